@@ -1,0 +1,1 @@
+"""The innermost ring: mathematics on tensors. Imports only torch and the standard library."""

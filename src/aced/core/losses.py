@@ -1,0 +1,129 @@
+"""Contrastive and distillation losses as pure functions of embeddings.
+
+Every loss is a mean over the b pairs of the batch. `student` carries the logit scale t and bias c that are trained;
+a `teacher` carries its own, frozen. z_ij = t x_i.y_j + c is the logit of image i with text j. Products are taken
+in float32 (or wider), whatever the embeddings' type. Shapes: b pairs, d the width; widths may differ by model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+
+Project = Callable[[Tensor], Tensor]
+"""Maps the student's embeddings `[b, d_student]` to the teacher's width `[b, d_teacher]`."""
+
+
+def sigmoid(student: Embeddings) -> Tensor:
+    """SigLIP's pairwise sigmoid loss, arXiv 2303.15343: mean over i of sum_j softplus(-s_ij z_ij), s_ii = 1, else -1.
+
+    Returns:
+        A float32 scalar, differentiable in the embeddings, scale and bias.
+    """
+    z = _logits(student)
+    # softplus(-z) = softplus(z) - z: all pairs as negatives, then the diagonal turned into positives.
+    return (F.softplus(z).sum() - z.diagonal().sum()) / len(student)
+
+
+def softmax(student: Embeddings) -> Tensor:
+    """CLIP's loss, arXiv 2103.00020: the mean of the image-to-text and text-to-image cross-entropies.
+
+    Returns:
+        A float32 scalar, differentiable in the embeddings and the scale (a bias cancels).
+    """
+    z = _logits(student)
+    own = torch.arange(len(student), device=z.device)
+    return (F.cross_entropy(z, own) + F.cross_entropy(z.T, own)) / 2
+
+
+def softmax_kd(
+    student: Embeddings, teacher: Embeddings | Sequence[Embeddings], *, teacher_temperature: float = 1.0
+) -> Tensor:
+    """Cross-entropy of the student's contrastive softmax matrices with the teacher's, arXiv 2411.18674 section 3.
+
+    l_i = -1/2 sum_j [p_ij log q_ij + p'_ij log q'_ij]: p and p' are the teacher's softmax over texts and over images
+    of its own logits, q and q' the student's. Of several teachers the probabilities are averaged.
+
+    Args:
+        student: b pairs; its scale should be one of its own for distillation (a sigmoid loss's scale is another).
+        teacher: one teacher or several, embeddings of the same b pairs.
+        teacher_temperature: divides the teacher's logits.
+    """
+    z = _logits(student)
+    teachers = [_logits(t).detach() / teacher_temperature for t in _teachers(student, teacher)]
+    rows = torch.stack([t.softmax(1) for t in teachers]).mean(0)
+    columns = torch.stack([t.softmax(0) for t in teachers]).mean(0)
+    return -((rows * z.log_softmax(1)).sum() + (columns * z.log_softmax(0)).sum()) / (2 * len(student))
+
+
+def sigmoid_kd(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Tensor:
+    """Mean over i of sum_j of the binary cross-entropy of sigmoid(student's z_ij) with sigmoid(teacher's z_ij).
+
+    Of several teachers the probabilities are averaged. A teacher without a bias gives probabilities that were
+    never trained to be any: use one that was trained with the sigmoid loss.
+    """
+    z = _logits(student)
+    target = torch.stack([_logits(t).detach().sigmoid() for t in _teachers(student, teacher)]).mean(0)
+    return (F.softplus(z) - target * z).sum() / len(student)
+
+
+def feature_matching(
+    student: Embeddings,
+    teacher: Embeddings | Sequence[Embeddings],
+    *,
+    project: Project | Sequence[Project] | None = None,
+) -> Tensor:
+    """Mean over i of half the squared distances between the student's and the teacher's unit vectors.
+
+    l_i = 1/2 (|x_i - X_i|^2 + |y_i - Y_i|^2); of several teachers the mean.
+
+    Args:
+        student: b pairs.
+        teacher: one teacher or several, embeddings of the same b pairs.
+        project: maps the student's embeddings to each teacher's width, one for each teacher; its output is
+            normalised here. May be left out where the widths are equal.
+    """
+    teachers = _teachers(student, teacher)
+    projections: Sequence[Project | None]
+    if project is None:
+        projections = [None] * len(teachers)
+    else:
+        projections = [project] if callable(project) else list(project)
+    if len(projections) != len(teachers):
+        raise ValueError(f"feature_matching: {len(teachers)} teachers but {len(projections)} projections.")
+    total = student.image.new_zeros((), dtype=torch.float32)
+    for t, p in zip(teachers, projections, strict=True):
+        if p is None and t.image.shape[1] != student.image.shape[1]:
+            raise ValueError(
+                f"feature_matching: the student's width is {student.image.shape[1]} and the teacher's "
+                f"{t.image.shape[1]}; give a projection."
+            )
+        for own, other in ((student.image, t.image), (student.text, t.text)):
+            mapped = own.float() if p is None else F.normalize(p(own).float(), dim=1)
+            total = total + (mapped - other.float().detach()).square().sum() / (2 * len(student))
+    return total / len(teachers)
+
+
+def _teachers(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Sequence[Embeddings]:
+    teachers = [teacher] if isinstance(teacher, Embeddings) else list(teacher)
+    if not teachers:
+        raise ValueError("distillation: the list of teachers is empty.")
+    for t in teachers:
+        if len(t) != len(student):
+            raise ValueError(
+                f"distillation: the student has {len(student)} pairs and a teacher {len(t)}; "
+                "both must embed the same batch."
+            )
+    return teachers
+
+
+def _logits(e: Embeddings) -> Tensor:
+    """`[b, b]` logits in float32 (float64 stays), also under autocast."""
+    wide = torch.float64 if e.image.dtype == torch.float64 else torch.float32
+    with torch.autocast(e.device.type, enabled=False):
+        return (e.image.to(wide) * e.scale) @ e.text.to(wide).T + e.bias

@@ -1,0 +1,338 @@
+"""Joint example selection (JEST) for active data curation: which b of B candidates to train on.
+
+Sources: arXiv 2406.17711 (JEST, the joint draw in chunks) and arXiv 2411.18674 (ACID and ACED, the scores).
+
+Nothing here forms a B x B matrix. A running vector of conditional scores `g_i(K)` is kept for all candidates and,
+after each chunk is drawn, the chunk's pair scores are added to it, tile by tile: `4 B b d` multiply-adds and
+`O(B b/n)` memory, where recomputing dense matrices at every chunk costs `6 n B^2 d`.
+
+Shapes: B candidates, b = `size` of them chosen, K those chosen so far, c a chunk, d the embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+
+Score = Literal["learnability", "easy-reference", "hard-student"]
+Strategy = Literal["joint", "independent", "top-k"]
+Loss = Literal["sigmoid", "softmax"]
+
+# Largest tile of pair scores that is held at once, in elements; a chunk's B x c block is cut into row tiles.
+_TILE = 1 << 21
+# How far a row's norm may be from 1, by the precision of the embeddings.
+_NORM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen, in drawing order.
+
+    Attributes:
+        indices: `[size]` int64, distinct rows of the super-batch.
+        gains: `[size]` float32, g_i(K): the conditional score of each when it was drawn, without the noise.
+        scores: `[B]` float32, g_i of the empty set for every candidate: s_ii for the sigmoid loss, zero for the
+            softmax loss with joint selection (a batch of one has no loss).
+        chunk: `[size]` int64, the chunk each was drawn in.
+    """
+
+    indices: Tensor
+    gains: Tensor
+    scores: Tensor
+    chunk: Tensor
+
+
+def select(
+    student: Embeddings | None,
+    reference: Embeddings | None,
+    size: int,
+    *,
+    score: Score = "learnability",
+    loss: Loss = "sigmoid",
+    strategy: Strategy = "joint",
+    chunks: int = 16,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Selection:
+    """Choose `size` of B candidates to train on.
+
+    Args:
+        student: the model in training, embeddings of the super-batch; may be None for `easy-reference`.
+        reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
+            `hard-student`.
+        size: how many to choose, 1 <= size <= B. Exactly so many distinct indices come back.
+        score: `learnability` (student's loss minus reference's: H-ACID), `easy-reference` (minus the reference's
+            loss: I-ACID) or `hard-student` (the student's loss).
+        loss: the contrastive loss that the scores are made of.
+        strategy: `joint` draws in chunks, each conditional on all chosen before; `independent` ignores the
+            others; `top-k` is `independent` without noise.
+        chunks: number of chunks n of a joint draw; sizes differ by at most one, never more chunks than `size`.
+        temperature: tau of the draw, probability proportional to exp(g / tau) without replacement (Gumbel-top-k);
+            0 takes the largest.
+        generator: source of the noise; the same generator state gives the same indices.
+
+    Returns:
+        A `Selection` on the embeddings' device. Scores are computed in float32 whatever the inputs' type.
+
+    Raises:
+        ValueError: too few candidates, a model missing that the score needs, shapes or devices that do not match,
+            rows that are not of unit length or not finite, or an unknown name.
+    """
+    models = _models(student, reference, score)
+    first = models[0].e
+    _check(models, size=size, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
+    with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
+        if strategy == "joint":
+            gains: _Gains = _SigmoidGains(models) if loss == "sigmoid" else _SoftmaxGains(models)
+            return _draw(gains, len(first), _chunk_sizes(size, chunks), temperature, generator)
+        fixed = _Fixed(_SigmoidGains(models).current() if loss == "sigmoid" else _whole_batch_softmax(models))
+        noise = 0.0 if strategy == "top-k" else temperature
+        return _draw(fixed, len(first), [size], noise, generator)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One model of a score: the sign with which its losses count."""
+
+    name: str
+    sign: float
+    e: Embeddings
+
+
+# --- drawing -----------------------------------------------------------------------------------------------------
+
+
+class _Gains(Protocol):
+    """The conditional scores of all candidates, given the chosen so far."""
+
+    def current(self) -> Tensor:
+        """`[B]` float32, g_i(K)."""
+        ...
+
+    def add(self, chosen: Tensor) -> None:
+        """Take the rows `chosen` `[c]` into K."""
+        ...
+
+
+def _chunk_sizes(size: int, chunks: int) -> list[int]:
+    n = min(chunks, size)
+    return [size // n + (i < size % n) for i in range(n)]
+
+
+def _draw(
+    gains: _Gains, count: int, sizes: Sequence[int], temperature: float, generator: torch.Generator | None
+) -> Selection:
+    scores = gains.current().clone()
+    taken = torch.zeros(count, dtype=torch.bool, device=scores.device)
+    indices, drawn = [], []
+    for number, c in enumerate(sizes):
+        g = gains.current()
+        # g + tau * Gumbel has the same order as g / tau + Gumbel, needs no division and so allows tau = 0.
+        noisy = g if temperature == 0 else g + temperature * _gumbel(count, generator, g.device)
+        chosen = noisy.masked_fill(taken, -torch.inf).topk(c).indices  # [c], descending: the order of the draw
+        taken[chosen] = True
+        indices.append(chosen)
+        drawn.append(g[chosen])
+        if number + 1 < len(sizes):
+            gains.add(chosen)
+    chunk = torch.arange(len(sizes), device=scores.device)
+    return Selection(
+        indices=torch.cat(indices),
+        gains=torch.cat(drawn),
+        scores=scores,
+        chunk=chunk.repeat_interleave(torch.tensor(sizes, device=scores.device)),
+    )
+
+
+def _gumbel(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    # Drawn on the generator's own device, so that a CPU generator gives the same noise for any device.
+    home = generator.device if generator is not None else device
+    exponential = torch.empty(count, dtype=torch.float32, device=home).exponential_(generator=generator)
+    return -exponential.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(device)
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Fixed:
+    """Scores that do not depend on what was chosen."""
+
+    scores: Tensor
+
+    def current(self) -> Tensor:
+        return self.scores
+
+    def add(self, chosen: Tensor) -> None:
+        """Nothing to update."""
+
+
+class _SigmoidGains:
+    """g_i(K) = s_ii + sum over k in K of (s_ik + s_ki); s is the signed sum of the models' pair losses."""
+
+    def __init__(self, models: Sequence[_Model]) -> None:
+        self.models = models
+        self.g = _signed_sum([(m.sign, F.softplus(-_diagonal(m.e))) for m in models])
+
+    def current(self) -> Tensor:
+        return self.g
+
+    def add(self, chosen: Tensor) -> None:
+        for m in self.models:
+            for side, other in ((m.e.image, m.e.text), (m.e.text, m.e.image)):
+                for rows, logits in _tiles(side, other[chosen], m.e):
+                    self.g[rows].add_(F.softplus(logits).sum(1), alpha=m.sign)
+
+
+class _SoftmaxGains:
+    """g_i(K) = the signed sum of the models' losses of i in the batch K + {i}.
+
+    Two running log-sum-exps per model, over the chosen texts and over the chosen images. What i changes in the
+    losses of K is left out, as in the published softmax variant of JEST.
+    """
+
+    def __init__(self, models: Sequence[_Model]) -> None:
+        self.models = models
+        self.own = [_diagonal(m.e) for m in models]  # z_ii
+        self.lse = [(torch.full_like(z, -torch.inf), torch.full_like(z, -torch.inf)) for z in self.own]
+
+    def current(self) -> Tensor:
+        losses = []
+        for m, own, (texts, images) in zip(self.models, self.own, self.lse, strict=True):
+            denominator = (torch.logaddexp(own, texts) + torch.logaddexp(own, images)) / 2
+            losses.append((m.sign, denominator - own))
+        return _signed_sum(losses)
+
+    def add(self, chosen: Tensor) -> None:
+        for m, running in zip(self.models, self.lse, strict=True):
+            for lse, side, other in zip(running, (m.e.image, m.e.text), (m.e.text, m.e.image), strict=True):
+                for rows, logits in _tiles(side, other[chosen], m.e):
+                    lse[rows] = torch.logaddexp(lse[rows], logits.logsumexp(1))
+
+
+def _whole_batch_softmax(models: Sequence[_Model]) -> Tensor:
+    """`[B]` the signed sum of the models' softmax losses of each pair against the whole super-batch, streamed."""
+    gains = _SoftmaxGains(models)
+    count = len(models[0].e)
+    step = max(1, min(count, _TILE // count))
+    # i itself is among the whole batch: its own logit must not be counted twice, so `own` is left out of current().
+    for start in range(0, count, step):
+        gains.add(torch.arange(start, min(start + step, count), device=models[0].e.device))
+    return _signed_sum(
+        [
+            (m.sign, (texts + images) / 2 - own)
+            for m, own, (texts, images) in zip(models, gains.own, gains.lse, strict=True)
+        ]
+    )
+
+
+def _signed_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    return torch.stack([sign * value for sign, value in terms]).sum(0)
+
+
+def _diagonal(e: Embeddings) -> Tensor:
+    """`[B]` float32 logits of the pairs themselves, z_ii."""
+    pieces = [
+        (x.float() * y.float()).sum(1)
+        for x, y in zip(e.image.split(_rows(e)), e.text.split(_rows(e)), strict=True)
+    ]
+    return torch.cat(pieces) * e.scale + e.bias
+
+
+def _tiles(side: Tensor, chosen: Tensor, e: Embeddings) -> Iterator[tuple[slice, Tensor]]:
+    """Row tiles of `scale * side @ chosen.T + bias` in float32: pairs of (rows, `[rows, c]`)."""
+    weight = (chosen.float() * e.scale).T  # [d, c]
+    step = max(1, _TILE // weight.shape[1])
+    for start in range(0, len(side), step):
+        rows = slice(start, min(start + step, len(side)))
+        yield rows, (side[rows].float() @ weight).add_(e.bias)
+
+
+def _rows(e: Embeddings) -> int:
+    return max(1, _TILE // e.image.shape[1])
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def _models(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[_Model]:
+    """The models that a score is made of."""
+    if score not in get_args(Score):
+        raise ValueError(f"select: unknown score {score!r}; known: {', '.join(get_args(Score))}.")
+    models = []
+    if score in ("learnability", "hard-student"):
+        if student is None:
+            raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
+        models.append(_Model("student", 1.0, student))
+    if score in ("learnability", "easy-reference"):
+        if reference is None:
+            raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
+        models.append(_Model("reference", -1.0, reference))
+    return models
+
+
+def _check(
+    models: Sequence[_Model], *, size: int, loss: str, strategy: str, chunks: int, temperature: float
+) -> None:
+    if loss not in get_args(Loss):
+        raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
+    if strategy not in get_args(Strategy):
+        raise ValueError(f"select: unknown strategy {strategy!r}; known: {', '.join(get_args(Strategy))}.")
+    if size < 1 or chunks < 1:
+        raise ValueError(f"select: size and chunks must be at least 1, got size={size}, chunks={chunks}.")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"select: temperature must be finite and not negative, got {temperature}.")
+    first = models[0]
+    if size > len(first.e):
+        raise ValueError(
+            f"select: cannot choose {size} of {len(first.e)} candidates; "
+            "give a larger super-batch or a smaller size."
+        )
+    for m in models:
+        if len(m.e) != len(first.e):
+            raise ValueError(
+                f"select: {first.name} has {len(first.e)} candidates and {m.name} {len(m.e)}; "
+                "both must embed the same super-batch."
+            )
+        if m.e.device != first.e.device:
+            raise ValueError(
+                f"select: {first.name} is on {first.e.device} and {m.name} on {m.e.device}; "
+                "move both to one device."
+            )
+        _check_rows(m)
+        _check_logits(m)
+
+
+def _check_rows(m: _Model) -> None:
+    for side, values in (("image", m.e.image), ("text", m.e.text)):
+        norms = torch.cat([v.float().norm(dim=1) for v in values.split(_rows(m.e))])
+        finite = torch.isfinite(norms)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise ValueError(
+                f"select: {m.name}'s {side} embedding {row} is not finite "
+                f"({int((~finite).sum())} of {len(norms)} are not)."
+            )
+        off = (norms - 1).abs()
+        if off.max() > _NORM_TOLERANCE.get(values.dtype, 2e-2):
+            row = int(off.argmax())
+            raise ValueError(
+                f"select: {m.name}'s {side} embeddings are not normalised: row {row} has length "
+                f"{norms[row]:.4g}; divide each row by its norm."
+            )
+
+
+def _check_logits(m: _Model) -> None:
+    scale, bias = float(m.e.scale), float(m.e.bias)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"select: {m.name}'s logit scale is {scale}; it must be finite and positive.")
+    if not math.isfinite(bias):
+        raise ValueError(f"select: {m.name}'s logit bias is {bias}; it must be finite.")

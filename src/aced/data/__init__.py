@@ -1,0 +1,1 @@
+"""Where samples come from: sources, order, shards, cached embeddings, scenes."""

@@ -1,0 +1,165 @@
+"""Files that are either whole or not there: temporary name, fsync, rename; a full disk told in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aced.errors import AcedError
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+# What safetensors and torch.save say instead of raising an OSError.
+_FULL_WORDS = (
+    "No space left",
+    "File too large",
+    "quota exceeded",
+    *(f"os error {code}" for code in sorted(_FULL)),
+)
+_ENFORCE = ("enforce fail", "unexpected pos", "PytorchStreamWriter failed")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an exception means that the disk, the quota or the file size limit is used up."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    words = str(error)
+    if isinstance(error, SafetensorError):
+        return any(word in words for word in _FULL_WORDS)
+    return isinstance(error, RuntimeError) and any(word in words for word in _ENFORCE)
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn the faults of writing `path` into AcedErrors: a full disk first, then any other OSError."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if is_disk_full(error):
+            raise AcedError(
+                f"Disk full while writing {path}: free some space or choose another folder; "
+                "nothing half-written was kept."
+            ) from error
+        if isinstance(error, OSError):
+            raise AcedError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file name beside `path` that becomes `path` when the block ends well, and is gone otherwise."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk, so that a rename after it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot fsync a folder; a real write error must not be hidden.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path | str, content: bytes | str) -> None:
+    """Write a whole file, or leave what was there before; text as UTF-8. Missing folders are made.
+
+    Raises:
+        AcedError: the disk is full or the path cannot be written.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save_tensors_atomic(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as one safetensors file, or leave what was there before. Missing folders are made.
+
+    Args:
+        path: the file to write.
+        tensors: by name; any device, any layout, none sharing memory with another.
+        metadata: strings for the header of the file.
+
+    Raises:
+        AcedError: the disk is full or the path cannot be written.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as temporary:
+            # The file gets the usual rights, whatever safetensors would have chosen.
+            temporary.touch()
+            mode = temporary.stat().st_mode & 0o777
+            flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_file(flat, temporary, metadata=dict(metadata) if metadata is not None else None)
+            temporary.chmod(mode)
+
+
+@contextlib.contextmanager
+def folder_atomic(folder: Path | str) -> Iterator[Path]:
+    """A temporary sibling folder to fill; it becomes `folder` when the block ends well, and is gone otherwise.
+
+    What killed runs of this machine left behind is removed first. The files must be synced by who writes them.
+
+    Raises:
+        AcedError: the disk is full, the path cannot be written, or `folder` exists and is not empty.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, folder)
+            sync(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary siblings of `folder` whose process on this machine is gone (it was killed)."""
+    prefix = f".{folder.name}.{socket.gethostname()}."
+    for leftover in folder.parent.iterdir():
+        if not (leftover.name.startswith(prefix) and leftover.name.endswith(".tmp")):
+            continue
+        pid = leftover.name[len(prefix) : -len(".tmp")]
+        if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

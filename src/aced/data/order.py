@@ -1,0 +1,68 @@
+"""The order of training as a pure function: which samples super-batch number `step` holds.
+
+There is no shuffle buffer and no hidden state. A run that resumes at step s asks for step s and gets what an
+uninterrupted run would have got.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from aced.errors import AcedError
+
+
+class Order:
+    """An endless sequence of epochs over n samples, cut into super-batches.
+
+    Epoch e is a permutation of `range(n)` that depends on (seed, e) alone. Each epoch gives `n // batch` full
+    super-batches; the `n % batch` samples at the end of its permutation sit that epoch out (they are others in
+    every epoch). So a super-batch never straddles two epochs and never holds a sample twice.
+
+    Attributes:
+        n: number of samples.
+        batch: size of a super-batch.
+        seed: seed of the order; any int.
+        steps_per_epoch: `n // batch`.
+
+    Raises:
+        AcedError: no samples, or a super-batch larger than the data.
+    """
+
+    def __init__(self, n: int, batch: int, seed: int) -> None:
+        if batch < 1:
+            raise AcedError(f"The super-batch must hold at least 1 sample, not {batch}.")
+        if batch > n:
+            raise AcedError(
+                f"The super-batch of {batch} is larger than the data ({n} samples); "
+                f"choose a super-batch of at most {n} or add data."
+            )
+        self.n = n
+        self.batch = batch
+        self.seed = seed
+        self.steps_per_epoch = n // batch
+        self._cached: tuple[int, Tensor] | None = None
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch (from 0) that super-batch `step` (from 0) belongs to."""
+        return step // self.steps_per_epoch
+
+    def indices(self, step: int) -> Tensor:
+        """Positions of super-batch `step` (from 0) in the source: `[batch]` int64, all different."""
+        if step < 0:
+            raise ValueError(f"step must be 0 or more, got {step}")
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self._permutation(epoch)
+        return order[place * self.batch : (place + 1) * self.batch].clone()
+
+    def _permutation(self, epoch: int) -> Tensor:
+        """The `[n]` int64 permutation of an epoch; the last one asked for is kept, which is all the state."""
+        cached = self._cached
+        if cached is None or cached[0] != epoch:
+            digest = hashlib.sha256(f"aced order {self.seed} {epoch}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            cached = (epoch, torch.randperm(self.n, generator=generator))
+            self._cached = cached
+        return cached[1]

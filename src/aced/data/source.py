@@ -1,0 +1,70 @@
+"""The contract between data and everything that reads it: `Source` and `Candidates`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from aced.data.views import View
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A sample that could not be used: its key, a short name of the fault for counting, and one sentence."""
+
+    key: str
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Raw pairs as they were loaded; B of them, faulty ones already left out.
+
+    Attributes:
+        indices: `[B]` int64 positions in the source.
+        texts: B captions.
+        images: for each `View` that was asked for, `[B, 3, size, size]` uint8.
+        faults: the samples that were asked for and could not be used.
+    """
+
+    indices: Tensor
+    texts: list[str]
+    images: dict[View, Tensor]
+    faults: tuple[Fault, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: Tensor) -> Candidates:
+        """The chosen rows only, in the order given."""
+        rows = rows.to("cpu", torch.int64)
+        return Candidates(
+            indices=self.indices[rows],
+            texts=[self.texts[i] for i in rows.tolist()],
+            images={view: pixels[rows] for view, pixels in self.images.items()},
+        )
+
+
+class Source(Protocol):
+    """A finite, indexable collection of image-text pairs.
+
+    `keys[i]` identifies sample i for good (for tars: `tar name/key`); `fingerprint` changes when the data do.
+    `kinds`, where it is known, says how each sample was spoilt. It is for measuring only: nothing that trains
+    or selects may read it.
+    """
+
+    name: str
+    keys: Sequence[str]
+    fingerprint: str
+    kinds: Sequence[str] | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        """Load the samples at `indices` (in that order) in every view; faulty ones are left out and reported."""
+        ...

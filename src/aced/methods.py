@@ -1,0 +1,189 @@
+"""The methods of curation and distillation, as data.
+
+A method says how the contrastive batch is chosen and what is distilled on which batch; the training loop reads the
+row and knows no method by name. A new method that combines these parts is a new row here and nothing else.
+Source: arXiv 2411.18674 sections 3 and 4, METHOD section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aced.core.selection import Score, Strategy
+from aced.errors import AcedError, nearest
+
+Distill = Literal["softmax", "sigmoid", "features"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: what users type.
+        title: what tables show.
+        about: one line for `aced methods`.
+        score: how candidates are scored for the contrastive batch; None draws it i.i.d.
+        strategy: how the batch is drawn from the scores.
+        distill: the distillation loss beside the contrastive one, or None.
+        weight: lambda, the weight of the distillation loss.
+        distill_on: the batch that is distilled on: the `same` as the contrastive one, or another `iid` one.
+        reference: whose scores: the `large` reference, or a `peer` of the student's own architecture (JEST).
+    """
+
+    name: str
+    title: str
+    about: str
+    score: Score | None = None
+    strategy: Strategy = "joint"
+    distill: Distill | None = None
+    weight: float = 0.0
+    distill_on: Literal["same", "iid"] = "same"
+    reference: Literal["large", "peer"] = "large"
+
+    @property
+    def scores_student(self) -> bool:
+        """Whether the student must embed the super-batch before the choice."""
+        return self.score in ("learnability", "hard-student")
+
+    @property
+    def scores_reference(self) -> bool:
+        """Whether the reference's embeddings of the super-batch are needed."""
+        return self.score in ("learnability", "easy-reference")
+
+    @property
+    def needs_large(self) -> bool:
+        """Whether the large reference (which is the teacher too) is needed at all."""
+        return self.distill is not None or (self.scores_reference and self.reference == "large")
+
+    @property
+    def needs_peer(self) -> bool:
+        """Whether a reference of the student's own size is needed."""
+        return self.scores_reference and self.reference == "peer"
+
+
+_TABLE = (
+    Method(name="iid", title="IID", about="random batches, contrastive loss only"),
+    Method(
+        name="softmax-kd",
+        title="Softmax-KD",
+        about="random batches, cross-entropy with the teacher's contrastive softmax",
+        distill="softmax",
+        weight=2.0,
+    ),
+    Method(
+        name="sigmoid-kd",
+        title="Sigmoid-KD",
+        about="random batches, binary cross-entropy with the teacher's pair probabilities",
+        distill="sigmoid",
+        weight=2.0,
+    ),
+    Method(
+        name="fm-kd",
+        title="FM-KD",
+        about="random batches, feature matching with the teacher's embeddings",
+        distill="features",
+        weight=2.0,
+    ),
+    Method(
+        name="i-acid",
+        title="I-ACID",
+        about="pairs that are easy for the reference, chosen jointly",
+        score="easy-reference",
+    ),
+    Method(
+        name="h-acid",
+        title="H-ACID",
+        about="pairs that are easy for the reference and hard for the student, chosen jointly",
+        score="learnability",
+    ),
+    Method(
+        name="i-aced",
+        title="I-ACED",
+        about="I-ACID with softmax distillation on the same batch; no scoring pass of the student",
+        score="easy-reference",
+        distill="softmax",
+        weight=2.0,
+    ),
+    Method(
+        name="aced",
+        title="ACED",
+        about="H-ACID with softmax distillation on the same batch (the paper's ACIDistill)",
+        score="learnability",
+        distill="softmax",
+        weight=2.0,
+    ),
+    Method(
+        name="aced-iidistill",
+        title="ACED-IIDistill",
+        about="H-ACID with softmax distillation on another, random batch",
+        score="learnability",
+        distill="softmax",
+        weight=2.0,
+        distill_on="iid",
+    ),
+    Method(
+        name="jest",
+        title="JEST",
+        about="joint learnability with a reference of the student's own size",
+        score="learnability",
+        reference="peer",
+    ),
+    Method(
+        name="rho",
+        title="RHO",
+        about="learnability, each pair chosen independently of the others",
+        score="learnability",
+        strategy="independent",
+    ),
+    Method(
+        name="i-acid-independent",
+        title="I-ACID, independent",
+        about="pairs that are easy for the reference, each chosen independently of the others",
+        score="easy-reference",
+        strategy="independent",
+    ),
+    Method(
+        name="i-aced-independent",
+        title="I-ACED, independent",
+        about="I-ACED with each pair chosen independently of the others",
+        score="easy-reference",
+        strategy="independent",
+        distill="softmax",
+        weight=2.0,
+    ),
+    Method(
+        name="aced-independent",
+        title="ACED, independent",
+        about="ACED with each pair chosen independently of the others",
+        score="learnability",
+        strategy="independent",
+        distill="softmax",
+        weight=2.0,
+    ),
+    Method(
+        name="hard-student",
+        title="Hard-student",
+        about="pairs that are hard for the student, whatever the reference says",
+        score="hard-student",
+    ),
+)
+
+METHODS: dict[str, Method] = {m.name: m for m in _TABLE}
+
+
+def get_method(name: str, *, weight: float | None = None) -> Method:
+    """The method of that name, with another lambda where one is given.
+
+    Raises:
+        AcedError: no such method (names the nearest), or a weight for a method that distils nothing.
+    """
+    if name not in METHODS:
+        raise AcedError(f"There is no method '{name}'.{nearest(name, METHODS)}")
+    method = METHODS[name]
+    if weight is None:
+        return method
+    if method.distill is None:
+        raise AcedError(f"Method '{name}' distils nothing, so a distillation weight has no meaning for it.")
+    return replace(method, weight=weight)
