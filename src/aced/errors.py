@@ -15,8 +15,8 @@ class AcedError(Exception):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the known name closest to `word`, or the list of all where none is close."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    names = {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
     if close:
-        return f" Did you mean '{close[0]}'?"
-    return f" Known: {', '.join(names)}."
+        return f" Did you mean '{names[close[0]]}'?"
+    return f" Known: {', '.join(names.values())}."

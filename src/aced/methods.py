@@ -1,12 +1,13 @@
 """The methods of curation and distillation, as data.
 
-A method says how the contrastive batch is chosen and what is distilled on which batch; the training loop reads the
-row and knows no method by name. A new method that combines these parts is a new row here and nothing else.
+A method says how the contrastive batch is chosen and what is distilled on which batch; the training loop
+reads the row and knows no method by name. A new method that combines these parts is a new row, nothing else.
 Source: arXiv 2411.18674 sections 3 and 4, METHOD section 5.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -177,7 +178,8 @@ def get_method(name: str, *, weight: float | None = None) -> Method:
     """The method of that name, with another lambda where one is given.
 
     Raises:
-        AcedError: no such method (names the nearest), or a weight for a method that distils nothing.
+        AcedError: no such method (names the nearest), a weight for a method that distils nothing, or a weight
+            that is not positive.
     """
     if name not in METHODS:
         raise AcedError(f"There is no method '{name}'.{nearest(name, METHODS)}")
@@ -186,4 +188,6 @@ def get_method(name: str, *, weight: float | None = None) -> Method:
         return method
     if method.distill is None:
         raise AcedError(f"Method '{name}' distils nothing, so a distillation weight has no meaning for it.")
+    if not 0 < weight < math.inf:
+        raise AcedError(f"The distillation weight must be positive and finite, not {weight}.")
     return replace(method, weight=weight)

@@ -37,11 +37,13 @@ class Embeddings:
             )
         if not (self.image.is_floating_point() and self.text.is_floating_point()):
             raise ValueError(
-                f"Embeddings: image and text must be floating point, got {self.image.dtype} and {self.text.dtype}."
+                "Embeddings: image and text must be floating point, got "
+                f"{self.image.dtype} and {self.text.dtype}."
             )
         if self.image.device != self.text.device:
             raise ValueError(
-                f"Embeddings: image is on {self.image.device} and text on {self.text.device}; move both to one device."
+                f"Embeddings: image is on {self.image.device} and text on {self.text.device}; "
+                "move both to one device."
             )
 
     def __len__(self) -> int:
@@ -50,7 +52,7 @@ class Embeddings:
     def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Embeddings:
         """The same pairs' embeddings, a subset of the rows."""
         if not isinstance(index, (Tensor, slice)):
-            index = torch.as_tensor(index, dtype=torch.int64, device=self.image.device)
+            index = list(index)
         return replace(self, image=self.image[index], text=self.text[index])
 
     @property

@@ -1,7 +1,8 @@
 """The cost ledger: what a run has spent, in the four budgets that methods are compared on.
 
-Trained samples, loaded samples, FLOPs (2 x multiply-adds) and wall time. FLOPs and seconds are told apart by phase,
-and what a cache of embeddings cost to make, which any number of runs share, is kept apart from what a run spends.
+Trained samples, loaded samples, FLOPs (2 x multiply-adds) and wall time. FLOPs and seconds are told apart by
+phase, and what a cache of embeddings cost to make, which any number of runs share, is kept apart from what a
+run spends.
 Definitions: METHOD section 4 (docs/cost.md).
 """
 
@@ -29,8 +30,8 @@ class Ledger:
         samples_loaded: pairs that were read as candidates.
         flops: by phase; `reference` and `teacher` hold only what was computed in this run, so zero where the
             embeddings came from a cache.
-        cached_flops: what computing the reference's and teacher's embeddings would have cost this run without a
-            cache; zero where there was none.
+        cached_flops: what computing the reference's and teacher's embeddings would have cost this run without
+            a cache; zero where there was none.
         seconds: wall time by phase.
     """
 
@@ -79,7 +80,7 @@ class Ledger:
 
 
 def selection_flops(candidates: int, size: int, chunks: int, widths: list[int]) -> float:
-    """FLOPs of one joint selection: two products of every candidate with all chunks but the last, for each model.
+    """FLOPs of one joint selection: two products of every candidate with all chunks but the last, per model.
 
     Args:
         candidates: B.

@@ -1,8 +1,9 @@
 """Contrastive and distillation losses as pure functions of embeddings.
 
-Every loss is a mean over the b pairs of the batch. `student` carries the logit scale t and bias c that are trained;
-a `teacher` carries its own, frozen. z_ij = t x_i.y_j + c is the logit of image i with text j. Products are taken
-in float32 (or wider), whatever the embeddings' type. Shapes: b pairs, d the width; widths may differ by model.
+Every loss is a mean over the b pairs of the batch. `student` carries the logit scale t and bias c that are
+trained; a `teacher` carries its own, frozen. z_ij = t x_i.y_j + c is the logit of image i with text j.
+Products are taken in float32 (or wider), whatever the embeddings' type. Shapes: b pairs, d the width; widths
+may differ by model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from aced.core.embeddings import Embeddings
 
@@ -20,7 +21,7 @@ Project = Callable[[Tensor], Tensor]
 
 
 def sigmoid(student: Embeddings) -> Tensor:
-    """SigLIP's pairwise sigmoid loss, arXiv 2303.15343: mean over i of sum_j softplus(-s_ij z_ij), s_ii = 1, else -1.
+    """SigLIP's pairwise loss, arXiv 2303.15343: mean over i of sum_j softplus(-s_ij z_ij), s_ii = 1, else -1.
 
     Returns:
         A float32 scalar, differentiable in the embeddings, scale and bias.
@@ -44,16 +45,18 @@ def softmax(student: Embeddings) -> Tensor:
 def softmax_kd(
     student: Embeddings, teacher: Embeddings | Sequence[Embeddings], *, teacher_temperature: float = 1.0
 ) -> Tensor:
-    """Cross-entropy of the student's contrastive softmax matrices with the teacher's, arXiv 2411.18674 section 3.
+    """Cross-entropy of the student's contrastive softmax with the teacher's, arXiv 2411.18674 section 3.
 
-    l_i = -1/2 sum_j [p_ij log q_ij + p'_ij log q'_ij]: p and p' are the teacher's softmax over texts and over images
-    of its own logits, q and q' the student's. Of several teachers the probabilities are averaged.
+    l_i = -1/2 sum_j [p_ij log q_ij + p'_ij log q'_ij]: p and p' are the teacher's softmax over texts and over
+    images of its own logits, q and q' the student's. Of several teachers the probabilities are averaged.
 
     Args:
-        student: b pairs; its scale should be one of its own for distillation (a sigmoid loss's scale is another).
+        student: b pairs; give it a scale of its own for distillation (a sigmoid loss's scale is another).
         teacher: one teacher or several, embeddings of the same b pairs.
         teacher_temperature: divides the teacher's logits.
     """
+    if not teacher_temperature > 0:
+        raise ValueError(f"softmax_kd: teacher_temperature must be positive, got {teacher_temperature}.")
     z = _logits(student)
     teachers = [_logits(t).detach() / teacher_temperature for t in _teachers(student, teacher)]
     rows = torch.stack([t.softmax(1) for t in teachers]).mean(0)
@@ -62,7 +65,7 @@ def softmax_kd(
 
 
 def sigmoid_kd(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Tensor:
-    """Mean over i of sum_j of the binary cross-entropy of sigmoid(student's z_ij) with sigmoid(teacher's z_ij).
+    """Mean over i of sum_j of the binary cross-entropy of the student's with the teacher's sigmoid(z_ij).
 
     Of several teachers the probabilities are averaged. A teacher without a bias gives probabilities that were
     never trained to be any: use one that was trained with the sigmoid loss.
@@ -76,7 +79,7 @@ def feature_matching(
     student: Embeddings,
     teacher: Embeddings | Sequence[Embeddings],
     *,
-    project: Project | Sequence[Project] | None = None,
+    project: Project | Sequence[Project] | nn.ModuleList | None = None,
 ) -> Tensor:
     """Mean over i of half the squared distances between the student's and the teacher's unit vectors.
 
@@ -89,11 +92,13 @@ def feature_matching(
             normalised here. May be left out where the widths are equal.
     """
     teachers = _teachers(student, teacher)
-    projections: Sequence[Project | None]
+    projections: list[Project | None]
     if project is None:
         projections = [None] * len(teachers)
+    elif isinstance(project, (Sequence, nn.ModuleList)):  # a ModuleList is callable too, but holds several
+        projections = list(project)
     else:
-        projections = [project] if callable(project) else list(project)
+        projections = [project]
     if len(projections) != len(teachers):
         raise ValueError(f"feature_matching: {len(teachers)} teachers but {len(projections)} projections.")
     total = student.image.new_zeros((), dtype=torch.float32)
@@ -104,9 +109,9 @@ def feature_matching(
                 f"{t.image.shape[1]}; give a projection."
             )
         for own, other in ((student.image, t.image), (student.text, t.text)):
-            mapped = own.float() if p is None else F.normalize(p(own).float(), dim=1)
-            total = total + (mapped - other.float().detach()).square().sum() / (2 * len(student))
-    return total / len(teachers)
+            mapped = _wide(own) if p is None else F.normalize(_wide(p(own)), dim=1)
+            total = total + (mapped - _wide(other).detach()).square().sum()
+    return total / (2 * len(student) * len(teachers))
 
 
 def _teachers(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Sequence[Embeddings]:
@@ -124,6 +129,9 @@ def _teachers(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -
 
 def _logits(e: Embeddings) -> Tensor:
     """`[b, b]` logits in float32 (float64 stays), also under autocast."""
-    wide = torch.float64 if e.image.dtype == torch.float64 else torch.float32
     with torch.autocast(e.device.type, enabled=False):
-        return (e.image.to(wide) * e.scale) @ e.text.to(wide).T + e.bias
+        return (_wide(e.image) * e.scale) @ _wide(e.text).T + e.bias
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

@@ -2,9 +2,9 @@
 
 Sources: arXiv 2406.17711 (JEST, the joint draw in chunks) and arXiv 2411.18674 (ACID and ACED, the scores).
 
-Nothing here forms a B x B matrix. A running vector of conditional scores `g_i(K)` is kept for all candidates and,
-after each chunk is drawn, the chunk's pair scores are added to it, tile by tile: `4 B b d` multiply-adds and
-`O(B b/n)` memory, where recomputing dense matrices at every chunk costs `6 n B^2 d`.
+Nothing here forms a B x B matrix. A running vector of conditional scores `g_i(K)` is kept for all candidates
+and, after each chunk is drawn, the chunk's pair scores are added to it, tile by tile: `4 B b d` multiply-adds
+and `O(B)` memory beside one tile, where recomputing dense matrices at every chunk costs `6 n B^2 d`.
 
 Shapes: B candidates, b = `size` of them chosen, K those chosen so far, c a chunk, d the embedding width.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -28,8 +28,10 @@ Loss = Literal["sigmoid", "softmax"]
 
 # Largest tile of pair scores that is held at once, in elements; a chunk's B x c block is cut into row tiles.
 _TILE = 1 << 21
-# How far a row's norm may be from 1, by the precision of the embeddings.
-_NORM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+# How far a row's norm may be from 1: more than unit vectors lose when they are rounded to bfloat16.
+_NORM_TOLERANCE = 1e-2
+# Largest logit scale or bias: sums over any batch stay finite in float32.
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Selection:
     Attributes:
         indices: `[size]` int64, distinct rows of the super-batch.
         gains: `[size]` float32, g_i(K): the conditional score of each when it was drawn, without the noise.
-        scores: `[B]` float32, g_i of the empty set for every candidate: s_ii for the sigmoid loss, zero for the
-            softmax loss with joint selection (a batch of one has no loss).
+        scores: `[B]` float32, g_i of the empty set for every candidate: s_ii for the sigmoid loss, zero for
+            the softmax loss with joint selection (a batch of one has no loss).
         chunk: `[size]` int64, the chunk each was drawn in.
     """
 
@@ -69,22 +71,23 @@ def select(
         reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
             `hard-student`.
         size: how many to choose, 1 <= size <= B. Exactly so many distinct indices come back.
-        score: `learnability` (student's loss minus reference's: H-ACID), `easy-reference` (minus the reference's
-            loss: I-ACID) or `hard-student` (the student's loss).
+        score: `learnability` (student's loss minus reference's: H-ACID), `easy-reference` (minus the
+            reference's loss: I-ACID) or `hard-student` (the student's loss).
         loss: the contrastive loss that the scores are made of.
         strategy: `joint` draws in chunks, each conditional on all chosen before; `independent` ignores the
             others; `top-k` is `independent` without noise.
-        chunks: number of chunks n of a joint draw; sizes differ by at most one, never more chunks than `size`.
-        temperature: tau of the draw, probability proportional to exp(g / tau) without replacement (Gumbel-top-k);
-            0 takes the largest.
+        chunks: number of chunks n of a joint draw; sizes differ by at most one, never more chunks than
+            `size`.
+        temperature: tau of the draw, probability proportional to exp(g / tau) without replacement
+            (Gumbel-top-k); 0 takes the largest.
         generator: source of the noise; the same generator state gives the same indices.
 
     Returns:
         A `Selection` on the embeddings' device. Scores are computed in float32 whatever the inputs' type.
 
     Raises:
-        ValueError: too few candidates, a model missing that the score needs, shapes or devices that do not match,
-            rows that are not of unit length or not finite, or an unknown name.
+        ValueError: too few candidates, a model missing that the score needs, shapes or devices that do not
+            match, rows that are not of unit length or not finite, or an unknown name.
     """
     models = _models(student, reference, score)
     first = models[0].e
@@ -107,7 +110,7 @@ class _Model:
     e: Embeddings
 
 
-# --- drawing -----------------------------------------------------------------------------------------------------
+# --- drawing ------------------------------------------------------------------------------------------------
 
 
 class _Gains(Protocol):
@@ -135,9 +138,12 @@ def _draw(
     indices, drawn = [], []
     for number, c in enumerate(sizes):
         g = gains.current()
-        # g + tau * Gumbel has the same order as g / tau + Gumbel, needs no division and so allows tau = 0.
-        noisy = g if temperature == 0 else g + temperature * _gumbel(count, generator, g.device)
-        chosen = noisy.masked_fill(taken, -torch.inf).topk(c).indices  # [c], descending: the order of the draw
+        # The order of g / tau + Gumbel, in a form that allows tau = 0 and overflows at no tau.
+        noisy = g / max(temperature, 1.0)
+        if temperature > 0:
+            noisy = noisy + min(temperature, 1.0) * _gumbel(count, generator, g.device)
+        # [c], descending, which is the order of the draw
+        chosen = noisy.masked_fill(taken, -torch.inf).topk(c).indices
         taken[chosen] = True
         indices.append(chosen)
         drawn.append(g[chosen])
@@ -159,7 +165,7 @@ def _gumbel(count: int, generator: torch.Generator | None, device: torch.device)
     return -exponential.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(device)
 
 
-# --- scores ------------------------------------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -195,8 +201,8 @@ class _SigmoidGains:
 class _SoftmaxGains:
     """g_i(K) = the signed sum of the models' losses of i in the batch K + {i}.
 
-    Two running log-sum-exps per model, over the chosen texts and over the chosen images. What i changes in the
-    losses of K is left out, as in the published softmax variant of JEST.
+    Two running log-sum-exps per model, over the chosen texts and over the chosen images. What i changes in
+    the losses of K is left out, as in the published softmax variant of JEST.
     """
 
     def __init__(self, models: Sequence[_Model]) -> None:
@@ -219,11 +225,11 @@ class _SoftmaxGains:
 
 
 def _whole_batch_softmax(models: Sequence[_Model]) -> Tensor:
-    """`[B]` the signed sum of the models' softmax losses of each pair against the whole super-batch, streamed."""
+    """`[B]` signed sum of the models' softmax losses of each pair against the whole super-batch, streamed."""
     gains = _SoftmaxGains(models)
     count = len(models[0].e)
-    step = max(1, min(count, _TILE // count))
-    # i itself is among the whole batch: its own logit must not be counted twice, so `own` is left out of current().
+    step = max(1, min(count, math.isqrt(_TILE)))
+    # i itself is among the whole batch: current() would count its own logit twice.
     for start in range(0, count, step):
         gains.add(torch.arange(start, min(start + step, count), device=models[0].e.device))
     return _signed_sum(
@@ -260,7 +266,7 @@ def _rows(e: Embeddings) -> int:
     return max(1, _TILE // e.image.shape[1])
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------------------
 
 
 def _models(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[_Model]:
@@ -271,12 +277,18 @@ def _models(student: Embeddings | None, reference: Embeddings | None, score: Sco
     if score in ("learnability", "hard-student"):
         if student is None:
             raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
-        models.append(_Model("student", 1.0, student))
+        models.append(_Model("student", 1.0, _plain(student)))
     if score in ("learnability", "easy-reference"):
         if reference is None:
             raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
-        models.append(_Model("reference", -1.0, reference))
+        models.append(_Model("reference", -1.0, _plain(reference)))
     return models
+
+
+def _plain(e: Embeddings) -> Embeddings:
+    """Without gradients, scale and bias as numbers, so that their type or shape can change no result."""
+    e = e.detach()
+    return replace(e, scale=float(e.scale), bias=float(e.bias))
 
 
 def _check(
@@ -322,7 +334,7 @@ def _check_rows(m: _Model) -> None:
                 f"({int((~finite).sum())} of {len(norms)} are not)."
             )
         off = (norms - 1).abs()
-        if off.max() > _NORM_TOLERANCE.get(values.dtype, 2e-2):
+        if off.max() > _NORM_TOLERANCE:
             row = int(off.argmax())
             raise ValueError(
                 f"select: {m.name}'s {side} embeddings are not normalised: row {row} has length "
@@ -332,7 +344,7 @@ def _check_rows(m: _Model) -> None:
 
 def _check_logits(m: _Model) -> None:
     scale, bias = float(m.e.scale), float(m.e.bias)
-    if not (math.isfinite(scale) and scale > 0):
+    if not 0 < scale <= _LARGEST:
         raise ValueError(f"select: {m.name}'s logit scale is {scale}; it must be finite and positive.")
-    if not math.isfinite(bias):
+    if not abs(bias) <= _LARGEST:
         raise ValueError(f"select: {m.name}'s logit bias is {bias}; it must be finite.")

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: temporary name, fsync, rename; a full disk told in one sentence."""
+"""Files that are either whole or not there: temporary name, fsync, rename; plain words for a full disk."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file name beside `path` that becomes `path` when the block ends well, and is gone otherwise."""
+    """A temporary name beside `path`; the file becomes `path` if the block ends well, else it is gone."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
@@ -121,27 +121,29 @@ def save_tensors_atomic(
 
 @contextlib.contextmanager
 def folder_atomic(folder: Path | str) -> Iterator[Path]:
-    """A temporary sibling folder to fill; it becomes `folder` when the block ends well, and is gone otherwise.
+    """A temporary sibling to fill; it becomes `folder` if the block ends well, else it is gone.
 
-    What killed runs of this machine left behind is removed first. The files must be synced by who writes them.
+    What killed runs of this machine left behind is removed first. Faults inside the block are not translated:
+    who writes there does so under `writing`, and syncs the files.
 
     Raises:
         AcedError: the disk is full, the path cannot be written, or `folder` exists and is not empty.
     """
     folder = Path(folder)
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-        try:
+    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder)
             temporary.mkdir()
-            yield temporary
+        yield temporary
+        with writing(folder):
             sync(temporary)
             os.replace(temporary, folder)
             sync(folder.parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -18,8 +18,8 @@ class Order:
     """An endless sequence of epochs over n samples, cut into super-batches.
 
     Epoch e is a permutation of `range(n)` that depends on (seed, e) alone. Each epoch gives `n // batch` full
-    super-batches; the `n % batch` samples at the end of its permutation sit that epoch out (they are others in
-    every epoch). So a super-batch never straddles two epochs and never holds a sample twice.
+    super-batches; the `n % batch` samples at the end of its permutation sit that epoch out (they are
+    others in every epoch). So a super-batch never straddles two epochs and never holds a sample twice.
 
     Attributes:
         n: number of samples.

@@ -1,0 +1,264 @@
+"""Every key of a training run: typed, bounded and documented once.
+
+A run is described by a TOML file; what is not in it has the default given here. `aced train FILE section.key=value`
+overrides single keys, and the resolved file is written into the run folder. The sentence below each field is its
+documentation; `aced config` prints them all.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aced.errors import AcedError, nearest
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the TOML file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    """The run itself."""
+
+    out: str = "runs/train"
+    """Folder of the run: config, metrics, checkpoints, results."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and the draws."""
+    device: str = "auto"
+    """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 chooses. Bit-equal repetition needs the same number, so it is recorded."""
+    log_every: Positive = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 500
+    """Steps between two checkpoints; 0 writes one at the end only."""
+
+
+class DataSection(Section):
+    """The pool that the student learns from."""
+
+    shards: list[str] = []
+    """Tars in webdataset/img2dataset/DataComp layout: files, folders, globs or `{00000..00009}` ranges. Empty: scenes."""
+    caption: str = "txt"
+    """Where captions are: `txt`, or `json:FIELD` for a field of the sample's .json."""
+    bad_tars: Literal["stop", "skip"] = "stop"
+    """What a damaged tar does: stop the run, or keep the whole samples before the damage."""
+    max_bad_share: Share = 0.01
+    """Largest share of unreadable samples among those read; above it the run stops."""
+    in_memory: bool = False
+    """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view)."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load ahead; 0 loads in the main process."""
+    index_dir: str = ""
+    """Folder for indexes of the tars; empty: none are kept."""
+    scenes: Literal["pool", "redundant", "curated"] = "pool"
+    """Built-in data, used where `shards` is empty: the noisy pool, a very redundant one, or the clean split."""
+    scenes_size: Positive = 24_000
+    """Number of pairs of the built-in data."""
+    scenes_seed: int = 1
+    """Seed of the built-in data."""
+
+
+class TowerSection(Section):
+    """A model."""
+
+    model: str = ""
+    """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
+    checkpoint: str = ""
+    """Local weights (.safetensors or .pt) for it; empty: random initialisation, or the folder's own weights."""
+
+
+class StudentSection(TowerSection):
+    """The model that is trained."""
+
+    model: str = "aced-demo-s"
+
+
+class ReferenceSection(TowerSection):
+    """The frozen model that scores the data; it is the teacher too, where none is given."""
+
+    cache: str = ""
+    """Folder for its cached embeddings, made at the first use; empty: they are computed at every step."""
+    cache_dtype: Literal["float32", "float16"] = "float16"
+    """Type in which cached embeddings are stored."""
+
+
+class TeacherSection(TowerSection):
+    """The frozen model that is distilled, where it is not the reference."""
+
+    cache: str = ""
+    """Folder for its cached embeddings; empty: they are computed at every step."""
+
+
+class MethodSection(Section):
+    """How batches are chosen and what is distilled."""
+
+    name: str = "aced"
+    """A row of the methods table: `aced methods` lists them."""
+    weight: Annotated[float, Field(ge=0)] | None = None
+    """lambda, the weight of the distillation loss; left out: the table's."""
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    """The contrastive loss, in training and in the scores."""
+    filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    """f = 1 - b/B: the share of the super-batch that is thrown away."""
+    chunks: Positive = 16
+    """n: in how many chunks a joint draw is made."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """tau of the draw: probability proportional to exp(score / tau); 0 takes the best."""
+    teacher_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Divides the teacher's logits in softmax distillation."""
+
+
+class TrainSection(Section):
+    """Steps and the optimiser (AdamW, cosine with warm-up)."""
+
+    batch: Positive = 64
+    """b: pairs that are trained on at each step."""
+    steps: Positive = 400
+    """Number of steps."""
+    lr: Rate = 1.5e-3
+    """Peak learning rate."""
+    warmup: Share = 0.08
+    """Share of the steps in which the rate rises linearly from 0."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's betas."""
+    weight_decay: Rate = 0.05
+    """Weight decay, on matrices only."""
+    scale_lr: Rate = 10.0
+    """Factor of the learning rate for logit scales and biases."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    micro_batch: Positive = 1024
+    """Pairs embedded at once without gradient (scoring, reference, teacher, evaluation)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` runs the towers under autocast; weights, losses and scores stay in float32."""
+
+
+class EvalSection(Section):
+    """Zero-shot evaluation of the student."""
+
+    tasks: list[str] = []
+    """Task folders in CLIP_benchmark's layout, or folders of them; empty: the scenes tasks where scenes are the data."""
+    split: Literal["test", "validation"] = "test"
+    """Which split of the scenes tasks."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two evaluations; 0 evaluates at the end only."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    student: StudentSection = StudentSection()
+    reference: ReferenceSection = ReferenceSection()
+    teacher: TeacherSection = TeacherSection()
+    method: MethodSection = MethodSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        from aced.methods import get_method
+
+        try:
+            method = get_method(self.method.name, weight=self.method.weight)
+        except AcedError as error:
+            raise ValueError(f"method: {error}") from None
+        if method.needs_large and not self.reference.model and not self.teacher.model:
+            raise ValueError(
+                f"method '{method.name}' needs a reference: set reference.model to a trained model "
+                "(the `model` folder of a run, or an open_clip name with reference.checkpoint)"
+            )
+        if method.needs_peer and not self.reference.model:
+            raise ValueError(f"method '{method.name}' needs reference.model, a model of the student's own size")
+        return self
+
+    @property
+    def super_batch(self) -> int:
+        """B: candidates loaded at each step; b itself for a method that does not choose."""
+        from aced.methods import METHODS
+
+        if METHODS[self.method.name].score is None:
+            return self.train.batch
+        return round(self.train.batch / (1 - self.method.filtering_ratio))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, or a packaged recipe by name, and apply `section.key=value` overrides.
+
+    Raises:
+        AcedError: no such file or recipe, invalid TOML, an unknown key (names the nearest), a value out of bounds.
+    """
+    text, where = _read(path)
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise AcedError(f"{where} is not valid TOML: {error}.") from None
+    for override in overrides:
+        _override(values, override)
+    return make_config(values, where)
+
+
+def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Check a nested mapping and make a `Config` of it; raises AcedError with every problem, a sentence each."""
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise AcedError(f"{where}: " + " ".join(_sentence(e) for e in error.errors())) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved TOML text."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True, mode="json"))
+
+
+def recipes() -> dict[str, Path]:
+    """The packaged recipes by name."""
+    return {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+
+
+def _read(path: str | Path) -> tuple[str, str]:
+    file = Path(path)
+    if not file.is_file():
+        known = recipes()
+        if str(path) not in known:
+            raise AcedError(f"There is no config file and no recipe '{path}'.{nearest(str(path), known)}")
+        file = known[str(path)]
+    return file.read_text(encoding="utf-8"), str(path)
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) != 2 or not all(parts):
+        raise AcedError(f"Cannot read the override '{text}': write section.key=value, for example train.steps=100.")
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string: method.name=aced
+    values.setdefault(parts[0], {})[parts[1]] = value
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(str(p) for p in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in error["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"There is no key '{where}'.{nearest(str(error['loc'][-1]), section.model_fields)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{message}."
+    return f"{where} = {error['input']!r} is not allowed: {message[0].lower()}{message[1:]}."

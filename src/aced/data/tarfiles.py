@@ -1,0 +1,139 @@
+"""What `Shards` stands on: open tars that are checked for changes, and keys in little memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from aced.errors import AcedError
+
+_OPEN_FILES = 64
+
+
+class TarFiles:
+    """Tars opened on demand, a few at a time in each thread and process, and checked against their index.
+
+    Args:
+        paths: the tars.
+        states: size and modification time (ns) of each when it was indexed.
+    """
+
+    def __init__(self, paths: Sequence[Path], states: Sequence[tuple[int, int]]) -> None:
+        self._paths = list(paths)
+        self._states = list(states)
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_paths": self._paths, "_states": self._states}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._local = threading.local()
+
+    def session(self) -> TarSession:
+        """For some reads in one thread; each tar's size and time are checked once in it."""
+        return TarSession(self)
+
+    def open(self, tar: int) -> FileIO:
+        """The open file of a tar, from this thread's own few."""
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid():
+            local.pid, local.files = os.getpid(), OrderedDict()
+        files: OrderedDict[int, FileIO] = local.files
+        if tar not in files:
+            try:
+                files[tar] = FileIO(self._paths[tar])
+            except OSError as error:
+                raise self.unreadable(tar, error) from error
+            if len(files) > _OPEN_FILES:
+                files.popitem(last=False)[1].close()
+        files.move_to_end(tar)
+        return files[tar]
+
+    def check(self, tar: int, file: FileIO) -> None:
+        """Refuse a tar that is not what was indexed."""
+        state = os.fstat(file.fileno())
+        if (state.st_size, state.st_mtime_ns) != self._states[tar]:
+            raise self.changed(tar)
+
+    def changed(self, tar: int) -> AcedError:
+        """The error for a tar that changed under the run."""
+        return AcedError(
+            f"{self._paths[tar]} has changed since it was indexed: wait until it is written, and start again."
+        )
+
+    def unreadable(self, tar: int, error: OSError) -> AcedError:
+        """The error for a tar that the system does not give."""
+        return AcedError(f"{self._paths[tar]} cannot be read ({error.strerror or error}).")
+
+
+class TarSession:
+    """Reads of one thread, one after the other; made by `TarFiles.session`."""
+
+    def __init__(self, files: TarFiles) -> None:
+        self._files = files
+        self._checked: set[int] = set()
+
+    def read(self, tar: int, place: np.ndarray) -> bytes:
+        """The bytes at `place` (offset, size) of a tar.
+
+        Raises:
+            AcedError: the tar changed since it was indexed, is shorter than that, or cannot be read.
+        """
+        file = self._files.open(tar)
+        if tar not in self._checked:
+            self._files.check(tar, file)
+            self._checked.add(tar)
+        offset, size = int(place[0]), int(place[1])
+        try:
+            content = os.pread(file.fileno(), size, offset)
+            while len(content) < size and (
+                more := os.pread(file.fileno(), size - len(content), offset + len(content))
+            ):
+                content += more
+        except OSError as error:
+            raise self._files.unreadable(tar, error) from error
+        if len(content) < size:
+            raise self._files.changed(tar)
+        return content
+
+
+class TarKeys(Sequence[str]):
+    """The keys `<tar>/<key>` of all samples, packed: millions of strings are slow to send and fork.
+
+    Args:
+        tars: names of the tars.
+        keys: the keys in each tar.
+    """
+
+    def __init__(self, tars: Sequence[str], keys: Sequence[Sequence[str]]) -> None:
+        self._tars = list(tars)
+        self._first = np.cumsum([0, *(len(part) for part in keys)])
+        packed = [key.encode("utf-8", "surrogateescape") for part in keys for key in part]
+        self._ends = np.cumsum([0, *(len(key) for key in packed)])
+        self._bytes = b"".join(packed)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"key {index} of {len(self)}")
+        tar = int(np.searchsorted(self._first, index, side="right")) - 1
+        key = self._bytes[self._ends[index] : self._ends[index + 1]]
+        return f"{self._tars[tar]}/{key.decode('utf-8', 'surrogateescape')}"

@@ -1,0 +1,280 @@
+"""The report: one HTML page with everything inside, which needs neither a network nor scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from aced.errors import AcedError
+from aced.report import aggregate, charts, numbers, panels
+from aced.report.aggregate import Group
+from aced.report.records import BUDGETS, ReferenceScore, Results, RunRecord, parse_results
+
+_FOLDER = Path(__file__).parent
+
+
+def write_report(out_html: Path, results: dict[str, Any], runs: Sequence[RunRecord]) -> Path:
+    """Write the page about one run or many.
+
+    Args:
+        out_html: the file to write; its folder is made where it is missing.
+        results: in the form of `results.json` (`load_results`, or `results_of` for runs made one by one).
+        runs: the run folders that the rows name; curves, kinds, phases and pairs come from them, and parts for
+            which there is nothing are left out.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        AcedError: the results are malformed, or the page cannot be written.
+    """
+    page = render(parse_results(results), runs)
+    out_html = Path(out_html)
+    try:
+        out_html.parent.mkdir(parents=True, exist_ok=True)
+        out_html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise AcedError(f"The report cannot be written to {out_html} ({error.strerror}); choose another.") from None
+    return out_html
+
+
+def render(results: Results, runs: Sequence[RunRecord]) -> str:
+    """The page as text; see `write_report`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        breakable=_breakable,
+        budget=lambda value, name: numbers.budget_text(name, value),
+        clamp=lambda value: min(max(value, 0.0), 100.0),
+        ratio=numbers.ratio,
+        score=lambda value: f"{value:.2f}".replace("-", "−"),
+        signed=numbers.signed,
+        unbroken=lambda text: text.replace(" %", "\u00a0%"),
+    )
+    context = _context(results, runs)
+    context["css"] = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
+    return environment.get_template("page.html").render(context)
+
+
+def _context(results: Results, runs: Sequence[RunRecord]) -> dict[str, Any]:
+    groups = aggregate.group_rows(results, runs)
+    styles = charts.series_styles([group.is_baseline for group in groups])
+    gallery_of, gallery = panels.gallery_parts(groups)
+    context: dict[str, Any] = {
+        "groups": groups,
+        "best": _best(groups),
+        "styles": styles,
+        "markers": [Markup(charts.marker_svg(style)) for style in styles],
+        "reference": results.reference,
+        "reference_costs": _reference_costs(results.reference),
+        "summary": results.summary,
+        "dash": numbers.DASH,
+        "budget_titles": panels.BUDGET_TITLES,
+        "chance": _mean_chance(results),
+        "accuracy": panels.accuracy_panels(groups, styles, results.reference),
+        "tasks": _task_rows(results, groups),
+        "kinds": panels.kinds_section(groups),
+        "scores": panels.score_panels(groups, styles),
+        "losses": panels.loss_panels(groups, styles),
+        "phases": panels.phase_blocks(groups),
+        "gallery": gallery,
+        "environment": [(k, v) for k, v in results.environment.items() if v not in (None, "")],
+        "configs": [{"title": g.title, "text": g.runs[0].config_text.strip()} for g in groups if g.runs],
+        "footer": "Written by aced. Everything on this page is in this one file.",
+    }
+    context |= _flags(results, groups)
+    context |= _words(results, groups, gallery_of)
+    context["tiles"] = _tiles(results, groups)
+    context["sections"] = _sections(context)
+    return context
+
+
+def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
+    """What there is to show, and the name of the baseline."""
+    tasks = aggregate.task_chances(results)
+    baseline = next((group.title for group in groups if group.is_baseline), "")
+    return {
+        "baseline": baseline,
+        "has": {
+            "average": any(group.average for group in groups),
+            "gain": bool(baseline) and len(groups) > 1,
+            "clean": any(group.clean for group in groups),
+            "budgets": [name for name in BUDGETS if any(name in group.budgets for group in groups)],
+            "chance": any(chance is not None for chance in tasks.values()),
+            "reference_tasks": bool(results.reference and results.reference.tasks.keys() & tasks.keys()),
+        },
+    }
+
+
+def _task_rows(results: Results, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row for each task; `heat` runs from 0 at chance to 1 at the best score of the row."""
+    rows = []
+    for name, chance in aggregate.task_chances(results).items():
+        known = results.reference.tasks.get(name) if results.reference else None
+        reference = known.value if known else None
+        values = [group.tasks[name].mean for group in groups if name in group.tasks]
+        best, low = max(values), chance or 0.0
+        span = max(best, reference or 0.0) - low
+        cells = []
+        for group in groups:
+            stat = group.tasks.get(name)
+            if stat is None:
+                cells.append(None)
+                continue
+            heat = min(max((stat.mean - low) / span, 0.0), 1.0) if span > 0 else 0.0
+            cells.append({"stat": stat, "heat": heat, "best": len(values) > 1 and stat.mean == best})
+        rows.append({"name": name, "chance": chance, "reference": reference, "cells": cells})
+    return rows
+
+
+def _mean_chance(results: Results) -> float | None:
+    chances = [chance for chance in aggregate.task_chances(results).values() if chance is not None]
+    return 100 * sum(chances) / len(chances) if chances else None
+
+
+def _reference_costs(reference: ReferenceScore | None) -> dict[str, str]:
+    """What training the reference and embedding the data cost together, by budget."""
+    if reference is None:
+        return {}
+    costs = {}
+    for name, parts in {
+        "flops": (reference.train_flops, reference.embed_flops),
+        "seconds": (reference.train_seconds, reference.embed_seconds),
+    }.items():
+        known = [part for part in parts if part is not None]
+        if known:
+            costs[name] = numbers.budget_text(name, sum(known))
+    return costs
+
+
+def _tiles(results: Results, groups: Sequence[Group]) -> list[dict[str, str]]:
+    """The few numbers that a reader takes away."""
+    scored = [group for group in groups if group.average]
+    best = max(scored, key=lambda g: g.average.mean if g.average else 0.0, default=None)
+    tiles = []
+    if best and best.average:
+        gain = f"{numbers.signed(best.gain)} points over IID" if best.gain is not None else "mean of the tasks"
+        tiles.append(_tile(best.title if len(groups) > 1 else "Average", best.average.mean, best.average.std, gain))
+    for group in scored:
+        if group.is_baseline and group is not best and group.average:
+            tiles.append(_tile(group.title, group.average.mean, group.average.std, "random batches"))
+    if results.reference and results.reference.average is not None:
+        tiles.append(_tile("Reference", results.reference.average, None, "the larger, frozen model"))
+    chance = _mean_chance(results)
+    if chance is not None:
+        tiles.append(_tile("Guessing", chance, None, "what chance scores"))
+    if len(groups) == 1:
+        for name, stat in groups[0].budgets.items():
+            value = numbers.budget_text(name, stat.mean)
+            tiles.append({"label": panels.BUDGET_TITLES[name], "value": value, "unit": "", "note": ""})
+    return tiles
+
+
+def _best(groups: Sequence[Group]) -> int | None:
+    """Index of the group with the highest average, where there are several to compare."""
+    scored = [(group.average.mean, group.index) for group in groups if group.average]
+    return max(scored)[1] if len(scored) > 1 else None
+
+
+def _tile(label: str, value: float, std: float | None, note: str) -> dict[str, str]:
+    unit = "%" if std is None else f"± {std:.1f} %"
+    return {"label": label, "value": f"{value:.1f}", "unit": unit, "note": note}
+
+
+def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
+    names = {
+        "budgets": ("accuracy", "Budgets"),
+        "tasks": ("tasks", "Tasks"),
+        "kinds": ("kinds", "What was kept"),
+        "scores": ("scores", "Scores"),
+        "losses": ("losses", "Losses"),
+        "phases": ("phases", "Time and compute"),
+        "pairs": ("gallery", "Pairs"),
+    }
+    found = [(anchor, name) for anchor, (key, name) in names.items() if context[key]]
+    setup = [("setup", "Setup")] if context["environment"] or context["configs"] else []
+    return [("results", "Results"), *found, *setup]
+
+
+def _words(results: Results, groups: Sequence[Group], gallery_of: str) -> dict[str, Any]:
+    """Title, lead and the explanations of the sections, in words that fit what is there."""
+    many = len(groups) > 1
+    seeds = max(len(group.rows) for group in groups)
+    tasks = len(aggregate.task_chances(results))
+    on_tasks = f" Accuracy is the average over {tasks} zero-shot task{'s' * (tasks != 1)}." if tasks else ""
+    if many:
+        title = f"Active data curation: {len(groups)} methods compared"
+        lead = (
+            "Each row is a way of choosing what a small image-text model is trained on: at every step a larger "
+            "super-batch is loaded, its pairs are scored, and only the most useful ones are trained on; some methods "
+            f"distil a larger, frozen reference as well.{on_tasks} Whether a method is better depends on the budget, "
+            "so each is shown against all four: samples trained, samples loaded, FLOPs and wall time."
+        )
+    else:
+        group = groups[0]
+        title = f"{group.title}: " + (f"seed {group.rows[0].seed}" if seeds == 1 else f"{seeds} seeds")
+        lead = (
+            f"A small image-text model trained with {group.title}.{on_tasks} The page shows what the run scored, what "
+            "it spent in samples, FLOPs and wall time, and what it chose to learn from."
+        )
+    return {"title": title, "lead": lead, "about": _about(groups, gallery_of), "notes": _notes(results, groups)}
+
+
+def _about(groups: Sequence[Group], gallery_of: str) -> dict[str, str]:
+    many = len(groups) > 1
+    curves = any(run.evals for group in groups for run in group.runs)
+    return {
+        "results": "Averages over the tasks, in percent, and what each method spent to get there."
+        if many
+        else "The average over the tasks, in percent, and what the run spent.",
+        "budgets": ("Large marks are means over the seeds, small ones single seeds." if many else "The end of the run.")
+        + (" Lines follow the evaluations during training." if curves else ""),
+        "tasks": "Percent correct. Shading runs from chance (none) to the best score of the row, the reference's "
+        "included." + (" The best method of each task is bold." if many else ""),
+        "kinds": "Shares of the kinds of pairs among those trained on, over the steps; the bar at the left of each "
+        "chart is the pool that they were chosen from.",
+        "scores": "Mean score of the chosen pairs (solid) and of all candidates (dashed) by step. Methods score "
+        "differently, so heights compare within a chart only.",
+        "losses": "Means over the seeds. Methods train on different batches, and a harder batch has a higher loss: "
+        "these curves show whether training is sound, not who is better.",
+        "pairs": f"Pairs that {gallery_of} scored highest and lowest in one super-batch, with their scores.",
+    }
+
+
+def _notes(results: Results, groups: Sequence[Group]) -> list[str] | dict[str, list[str]]:
+    notes = []
+    first = []
+    if any(group.average and group.average.std is not None for group in groups):
+        first.append("± is the sample standard deviation over the seeds.")
+    baseline = next((group.title for group in groups if group.is_baseline), None)
+    if baseline and len(groups) > 1:
+        first.append(
+            f"“vs {baseline}” is in percentage points, the mean over the seeds that both have; budgets are multiples "
+            f"of {baseline}'s, with the amount below."
+        )
+    if any(group.clean for group in groups):
+        first.append("Sound pairs: the share of trained pairs whose picture and caption are both right.")
+    if first:
+        notes.append(" ".join(first))
+    if results.reference and _reference_costs(results.reference):
+        notes.append(
+            "The reference's cost is that of training it and embedding the data once; any number of runs share it, "
+            "and it is not part of theirs."
+        )
+    return {"results": notes}
+
+
+def _breakable(text: str) -> Markup:
+    """Lets long names break after hyphens, underscores and slashes, but not within the likes of I-ACID."""
+    name = re.sub(r"\b(\w)-(?=\w)", "\\1\u2060-\u2060", str(escape(text)))
+    return Markup(re.sub(r"([-_/])(?=\w)", r"\1<wbr>", name))

@@ -1,0 +1,316 @@
+"""What runs leave on disk, read and checked: `results.json` and run folders."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from aced.errors import AcedError
+
+BUDGETS = ("samples_trained", "samples_loaded", "flops", "seconds")
+"""The four budgets that methods are compared on, in the order of tables and charts."""
+
+
+class TaskScore(BaseModel):
+    """A task's score: `value` and `chance` in [0, 1]; `n` scored queries."""
+
+    value: float
+    chance: float | None = None
+    n: int | None = None
+
+
+class Row(BaseModel):
+    """One finished run in `results.json`; `average` in percent, `clean_share` in [0, 1]."""
+
+    method: str
+    title: str = ""
+    seed: int = 0
+    average: float | None = None
+    tasks: dict[str, TaskScore] = {}
+    budgets: dict[str, float] = {}
+    clean_share: float | None = None
+    run: str = ""
+
+
+class ReferenceScore(BaseModel):
+    """The frozen reference: its scores and what it cost."""
+
+    average: float | None = None
+    tasks: dict[str, TaskScore] = {}
+    train_seconds: float | None = None
+    embed_seconds: float | None = None
+    train_flops: float | None = None
+    embed_flops: float | None = None
+
+
+class Results(BaseModel):
+    """`results.json`."""
+
+    rows: Annotated[list[Row], Field(min_length=1)]
+    reference: ReferenceScore | None = None
+    environment: dict[str, Any] = {}
+    summary: list[str] = []
+
+
+class Means(BaseModel):
+    """Mean score of a super-batch's candidates and of those that were chosen."""
+
+    pool: float
+    chosen: float
+
+
+class Kinds(BaseModel):
+    """How many pairs of each kind were chosen, and how many there were to choose from."""
+
+    chosen: dict[str, float] = {}
+    pool: dict[str, float] = {}
+
+
+class Step(BaseModel):
+    """A line of `metrics.jsonl`; `budgets`, `flops` and `seconds` are running totals."""
+
+    step: int
+    steps: int | None = None
+    loss: float | None = None
+    contrastive: float | None = None
+    kd: float | None = None
+    lr: float | None = None
+    learnability: Means | None = None
+    budgets: dict[str, float] = {}
+    flops: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    kinds: Kinds | None = None
+
+
+class Evaluation(BaseModel):
+    """A line of `evals.jsonl`; `average` in percent."""
+
+    step: int
+    average: float
+    tasks: dict[str, TaskScore] = {}
+    budgets: dict[str, float] = {}
+
+
+class Pair(BaseModel):
+    """A pair of the gallery."""
+
+    image: str
+    caption: str
+    score: float | None = None
+    kind: str | None = None
+
+    @field_validator("image")
+    @classmethod
+    def _inline(cls, value: str) -> str:
+        # Anything else would make the page fetch something.
+        if not value.startswith("data:image/"):
+            raise ValueError("not an inline image (data:image/...)")
+        return value
+
+
+class Gallery(BaseModel):
+    """The most and the least learnable pairs."""
+
+    most: list[Pair] = []
+    least: list[Pair] = []
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run folder, read.
+
+    Attributes:
+        folder: where it lies.
+        config: the resolved config as a nested dict.
+        config_text: the same as it was written.
+        steps: the logged steps, ascending.
+        evals: evaluations during training, ascending; often none.
+        gallery: the most and least learnable pairs, where the run wrote them.
+        row: the run's own row of results, where its folder holds a `results.json`.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    config_text: str
+    steps: list[Step]
+    evals: list[Evaluation] = field(default_factory=list)
+    gallery: Gallery | None = None
+    row: Row | None = None
+
+    @property
+    def method(self) -> str:
+        """The method's name in the config."""
+        return str(_section(self.config, "method").get("name", "run"))
+
+    @property
+    def seed(self) -> int:
+        """The run's seed in the config."""
+        seed = _section(self.config, "run").get("seed", 0)
+        return seed if isinstance(seed, int) else 0
+
+
+def load_run(folder: Path | str) -> RunRecord:
+    """Read a run folder: `metrics.jsonl` and `config.toml`, and where they are there `evals.jsonl`,
+    `gallery.json` and `results.json`.
+
+    A last line of a `.jsonl` file that breaks off (it is not JSON and has no newline) is left out, because a run
+    that is under way or was killed leaves one; any other line that cannot be read is an error. Where a resumed
+    run logged a step again, its later line counts.
+
+    Raises:
+        AcedError: the folder or one of its two files is missing, no step was logged yet, or a file is malformed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AcedError(f"There is no run folder {folder}; give the folder that `aced train` wrote.")
+    steps = _ascending(_read_lines(folder / "metrics.jsonl", Step))
+    if not steps:
+        raise AcedError(f"{folder / 'metrics.jsonl'} has no whole line; wait until the run has logged a step.")
+    text, config = _read_config(folder / "config.toml")
+    evals_file, gallery_file = folder / "evals.jsonl", folder / "gallery.json"
+    row = None
+    if (folder / "results.json").is_file():
+        row = parse_results(_read_json(folder / "results.json"), str(folder / "results.json")).rows[0]
+    return RunRecord(
+        folder=folder,
+        config=config,
+        config_text=text,
+        steps=steps,
+        evals=_ascending(_read_lines(evals_file, Evaluation)) if evals_file.is_file() else [],
+        gallery=_checked(Gallery, _read_json(gallery_file), str(gallery_file))
+        if gallery_file.is_file()
+        else None,
+        row=row,
+    )
+
+
+def load_results(path: Path | str) -> dict[str, Any]:
+    """Read and check a `results.json`, given the file or the folder that holds it.
+
+    Raises:
+        AcedError: it is missing or malformed.
+    """
+    path = Path(path)
+    file = path / "results.json" if path.is_dir() else path
+    raw = _read_json(file)
+    parse_results(raw, str(file))
+    return dict(raw)
+
+
+def results_of(runs: Sequence[RunRecord], environment: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The results of runs that were made one by one, in the form of `results.json`.
+
+    A run's scores are its own `results.json`'s or, without one, its last evaluation's; a run with neither has no
+    average.
+
+    Raises:
+        AcedError: there are no runs.
+    """
+    if not runs:
+        raise AcedError("A report needs at least one run; give the folders that `aced train` wrote.")
+    rows = []
+    for run in runs:
+        last = run.evals[-1] if run.evals else None
+        row = run.row or Row(
+            method=run.method,
+            title=_title(run.method),
+            seed=run.seed,
+            average=last.average if last else None,
+            tasks=last.tasks if last else {},
+            budgets=run.steps[-1].budgets,
+        )
+        rows.append(row.model_copy(update={"run": str(run.folder)}).model_dump())
+    return {"rows": rows, "environment": environment or {}}
+
+
+def parse_results(results: Any, where: str = "results") -> Results:
+    """Check a nested dict in the form of `results.json`.
+
+    Raises:
+        AcedError: a key is missing or a value has the wrong type.
+    """
+    return _checked(Results, results, where)
+
+
+Record = TypeVar("Record", bound=BaseModel)
+Logged = TypeVar("Logged", Step, Evaluation)
+
+
+def _checked(model: type[Record], value: Any, where: str) -> Record:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        message = first["msg"].removeprefix("Value error, ")
+        raise AcedError(
+            f"{where} cannot be used ({key}: {message[0].lower()}{message[1:]}); write it again with `aced`."
+        ) from None
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise AcedError(f"{file} is missing; give a folder that a run of `aced` has written.") from None
+    except OSError as error:
+        raise AcedError(f"{file} cannot be read ({error.strerror}); check its permissions.") from None
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(_read_bytes(file))
+    except ValueError as error:
+        raise AcedError(f"{file} is not valid JSON ({error}); write it again with `aced`.") from None
+
+
+def _read_lines(file: Path, model: type[Logged]) -> list[Logged]:
+    lines = _read_bytes(file).splitlines(keepends=True)
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            raise AcedError(
+                f"{file} line {number} is not valid JSON; remove the line, or leave this run out of the report."
+            ) from None
+        found.append(_checked(model, value, f"{file} line {number}"))
+    return found
+
+
+def _ascending(lines: list[Logged]) -> list[Logged]:
+    kept: list[Logged] = []
+    for line in lines:
+        while kept and kept[-1].step >= line.step:
+            kept.pop()
+        kept.append(line)
+    return kept
+
+
+def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = _read_bytes(file).decode("utf-8")
+        return text, tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both ValueErrors
+        raise AcedError(f"{file} is not valid TOML ({error}); restore the file that the run wrote.") from None
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _title(method: str) -> str:
+    from aced.methods import METHODS
+
+    return METHODS[method].title if method in METHODS else method

@@ -1,0 +1,17 @@
+"""Models: one interface over open_clip, the demo family, and what a forward pass costs."""
+
+from aced.towers.compat import ensure_torchvision, import_open_clip
+from aced.towers.flops import Flops
+from aced.towers.loading import load_tower, save_tower
+from aced.towers.tokenizers import WordTokenizer
+from aced.towers.tower import Tower
+
+__all__ = [
+    "Flops",
+    "Tower",
+    "WordTokenizer",
+    "ensure_torchvision",
+    "import_open_clip",
+    "load_tower",
+    "save_tower",
+]

@@ -1,0 +1,239 @@
+"""`Tower`: one interface over every open_clip model, from raw pixels and captions to embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aced.core.embeddings import Embeddings, Scalar
+from aced.data.source import Candidates
+from aced.data.views import View
+from aced.errors import AcedError
+from aced.towers import text
+from aced.towers.flops import Flops, count_image, count_text
+from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
+
+_MAX_CHARACTERS = 2000
+"""Captions are cut here before they are tokenised: 1 MB of text would take seconds for at most 77 tokens."""
+_MAX_MEMO = 200_000
+"""Captions whose tokens are remembered; about 100 bytes each, more for long ones."""
+
+
+class Tower(nn.Module):
+    """An open_clip model with its own preprocessing and tokenizer.
+
+    Attributes:
+        name: what the model was asked for as.
+        model: the open_clip model; its state dict is what open_clip saves and loads.
+        config: the open_clip model config that it was built from.
+        preprocess: open_clip's preprocessing config (size, mean, std, interpolation, resize_mode).
+        view: the geometric half of the preprocessing, done by whoever reads the images.
+        tokenizer: texts to `[B, context_length]` ids.
+        context_length: longest text in tokens.
+        width: d, the dimension of the embeddings.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        config: Mapping[str, Any],
+        preprocess: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        context_length: int,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.model = model
+        self.config = dict(config)
+        self.preprocess = dict(preprocess)
+        self.view = view_of(name, preprocess)
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.width = int(config["embed_dim"])
+        for key in ("mean", "std"):
+            values = torch.tensor(preprocess[key], dtype=torch.float32).expand(3)
+            # Not part of the state: they belong to the preprocessing, which is saved beside the weights.
+            self.register_buffer(key, values.reshape(3, 1, 1).clone(), persistent=False)
+        self._trims = text.trims(model)
+        self._memo: dict[str, list[int]] = {}
+        self._flops: dict[tuple[str, int], int] = {}
+
+    # -- inputs ------------------------------------------------------------------------------------------------
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """`[B, 3, S, S]` uint8 to float on the tower's device: scaled to 0..1, mean and standard deviation applied."""
+        images = images.to(self.mean.device, non_blocking=True)
+        return images.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """B texts to `[B, T]` int64 on the tower's device.
+
+        T is the longest text of the batch where the rest cannot change the embedding (causal attention, pooled at
+        the end of the text), and `context_length` elsewhere. Tokens are remembered per text.
+        """
+        missing = [t for t in dict.fromkeys(texts) if t not in self._memo]
+        rows = dict(zip(missing, self._tokenise([t[:_MAX_CHARACTERS] for t in missing]), strict=True))
+        listed = [self._memo[t] if t in self._memo else rows[t] for t in texts]
+        if len(self._memo) + len(rows) > _MAX_MEMO:
+            self._memo.clear()
+        self._memo.update(rows)
+        longest = max(map(len, listed), default=1)
+        padded = [row + [0] * (longest - len(row)) for row in listed]
+        return torch.tensor(padded, dtype=torch.int64).reshape(len(listed), longest).to(self.mean.device)
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text: whole rows, or cut behind the token at which the text tower pools."""
+        if not texts:
+            return []
+        if isinstance(self.tokenizer, WordTokenizer) and self._trims:
+            return [self.tokenizer.encode(t) for t in texts]
+        ids = self.tokenizer(texts)
+        if not self._trims:
+            return ids.tolist()
+        ends = text.pooled_positions(self.model, ids) + 1
+        return [row[:end] for row, end in zip(ids.tolist(), ends.tolist(), strict=True)]
+
+    # -- embeddings --------------------------------------------------------------------------------------------
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, with gradient where it is enabled."""
+        return F.normalize(self.model.encode_image(self.pixels(images)), dim=-1)  # type: ignore[operator]
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """B texts to `[B, d]` of unit length, with gradient where it is enabled."""
+        return F.normalize(text.encode(self.model, self.tokens(texts), self._trims), dim=-1)
+
+    def embed(self, candidates: Candidates) -> Embeddings:
+        """Embeddings of B pairs with the model's own logit scale and bias, with gradient where it is enabled.
+
+        Raises:
+            AcedError: the candidates were not read in this tower's view.
+        """
+        images = candidates.images.get(self.view)
+        if images is None:
+            raise AcedError(
+                f"Tower '{self.name}' needs images in {self.view}, but they were read in "
+                f"{', '.join(map(str, candidates.images)) or 'no view'}; pass tower.view to the source's read()."
+            )
+        scale, bias = self.scale_and_bias()
+        return Embeddings(self.embed_image(images), self.embed_text(candidates.texts), scale, bias)
+
+    def forward(self, candidates: Candidates) -> Embeddings:
+        """The same as `embed`; being the module's forward, it is what DistributedDataParallel wraps."""
+        return self.embed(candidates)
+
+    def scale_and_bias(self) -> tuple[Scalar, Scalar]:
+        """The logit scale, exp of the parameter, and the logit bias (0 for a model without one), as scalars."""
+        bias = getattr(self.model, "logit_bias", None)
+        scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
+        return scale.exp().reshape(()), 0.0 if bias is None else bias.reshape(())
+
+    def score(self, candidates: Candidates, micro_batch: int) -> Embeddings:
+        """Embeddings without gradient, in evaluation mode, at most `micro_batch` pairs at once.
+
+        The mode of every submodule is as before afterwards.
+        """
+        if micro_batch < 1:
+            raise ValueError(f"Tower.score: micro_batch must be at least 1, got {micro_batch}.")
+        with evaluating(self), torch.no_grad():
+            if len(candidates) <= micro_batch:
+                return self(candidates).detach() if len(candidates) else self._nothing()
+            rows = torch.arange(len(candidates)).split(micro_batch)
+            return Embeddings.cat([self(candidates[part]).detach() for part in rows])
+
+    def _nothing(self) -> Embeddings:
+        """Embeddings of no pairs."""
+        scale, bias = self.scale_and_bias()
+        empty = self.mean.new_zeros(0, self.width)
+        return Embeddings(empty, empty.clone(), scale, bias).detach()
+
+    # -- facts -------------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any weight, the preprocessing, the tokenizer or the text length.
+
+        Two towers of one fingerprint embed alike, whatever they are called.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            tensor = tensor.detach().to("cpu").contiguous()
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(repr((self.view, self.mean.tolist(), self.std.tolist())).encode())
+        digest.update(f"{tokenizer_identity(self.tokenizer)}:{self.context_length}".encode())
+        return digest.hexdigest()[:16]
+
+    def flops(self, text_length: int, image_size: int | None = None) -> Flops:
+        """FLOPs of one forward pass per sample (a multiply-add counts as 2); the backward pass costs twice that.
+
+        Args:
+            text_length: T of the tokens; counts as `context_length` where the tower does not trim.
+            image_size: side of the images in pixels; the view's where it is not given.
+        """
+        side = image_size or self.view.size
+        length = min(text_length, self.context_length) if self._trims else self.context_length
+        if ("image", side) not in self._flops:
+            self._flops["image", side] = count_image(self, side)
+        if ("text", length) not in self._flops:
+            self._flops["text", length] = count_text(self, length)
+        return Flops(self._flops["image", side], self._flops["text", length])
+
+
+    def forward_flops(self, texts: Sequence[str]) -> int:
+        """FLOPs per pair of one forward pass over a batch with these texts, padded to the longest of them."""
+        longest = self.tokens(texts).shape[1] if self._trims else self.context_length
+        return self.flops(longest).total
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.mean.device
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each submodule's own mode back afterwards."""
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+def view_of(name: str, preprocess: Mapping[str, Any]) -> View:
+    """The geometric half of an open_clip preprocessing config.
+
+    Raises:
+        AcedError: the config asks for something a `View` is not: an oblong image, padding, nearest pixels.
+    """
+    size = preprocess["size"]
+    if not isinstance(size, int):
+        if len(set(size)) != 1:
+            raise AcedError(f"{name}: image_size is {list(size)}; only square images are supported.")
+        size = size[0]
+    mode = preprocess.get("resize_mode") or "shortest"
+    if mode not in ("shortest", "squash"):
+        raise AcedError(f"{name}: resize_mode is '{mode}'; only 'shortest' and 'squash' are supported.")
+    # open_clip's inference transform knows these two, and takes bicubic for everything else.
+    interpolation = "bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic"
+    if any(not math.isfinite(v) or v == 0 for v in _listed(preprocess["std"])):
+        raise AcedError(f"{name}: the preprocessing's std is {preprocess['std']}; it must not contain zero.")
+    return View(int(size), mode, interpolation)
+
+
+def _listed(value: Any) -> Sequence[float]:
+    return value if isinstance(value, (list, tuple)) else [value]

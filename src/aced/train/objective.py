@@ -1,0 +1,96 @@
+"""The full objective: L = L_contrastive[B_ce] + lambda L_KD[B_kd], with what distillation itself has to learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from aced.core import losses
+from aced.core.embeddings import Embeddings
+from aced.core.selection import Loss
+from aced.methods import Method
+
+MAX_LOG_SCALE = math.log(100.0)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The scalar losses of one step, detached."""
+
+    loss: float
+    contrastive: float
+    distillation: float | None
+
+
+class Objective(nn.Module):
+    """Contrastive loss plus the method's distillation loss.
+
+    Distillation has a logit scale and bias of its own: the scale that fits a sigmoid loss is not the one that fits a
+    softmax over the batch. Feature matching has projections to the teachers' widths. All of them are trained and
+    thrown away afterwards.
+
+    Args:
+        method: the row of the table.
+        loss: the contrastive loss.
+        width: of the student's embeddings.
+        teacher_widths: of each teacher's.
+        teacher_temperature: divides the teacher's logits in softmax distillation.
+        seed: of the projections' initial weights.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        loss: Loss,
+        *,
+        width: int,
+        teacher_widths: Sequence[int] = (),
+        teacher_temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.method, self.loss, self.teacher_temperature = method, loss, teacher_temperature
+        if method.distill in ("softmax", "sigmoid"):
+            self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        if method.distill == "sigmoid":
+            self.bias = nn.Parameter(torch.tensor(-10.0))
+        if method.distill == "features":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.project = nn.ModuleList(nn.Linear(width, w, bias=False) for w in teacher_widths)
+
+    def forward(
+        self, contrastive: Embeddings, distilled: Embeddings | None, teachers: Sequence[Embeddings]
+    ) -> tuple[Tensor, Parts]:
+        """The loss of one step.
+
+        Args:
+            contrastive: the student's embeddings of B_ce.
+            distilled: the student's embeddings of B_kd; None where the method distils nothing.
+            teachers: the teachers' embeddings of B_kd.
+        """
+        base = getattr(losses, self.loss)(contrastive)
+        if distilled is None:
+            return base, Parts(base.item(), base.item(), None)
+        kd = self._distillation(distilled, teachers)
+        total = base + self.method.weight * kd
+        return total, Parts(total.item(), base.item(), kd.item())
+
+    def _distillation(self, student: Embeddings, teachers: Sequence[Embeddings]) -> Tensor:
+        if self.method.distill == "softmax":
+            scaled = replace(student, scale=self.log_scale.exp(), bias=0.0)
+            return losses.softmax_kd(scaled, teachers, teacher_temperature=self.teacher_temperature)
+        if self.method.distill == "sigmoid":
+            return losses.sigmoid_kd(replace(student, scale=self.log_scale.exp(), bias=self.bias), teachers)
+        return losses.feature_matching(student, teachers, project=list(self.project))
+
+    @torch.no_grad()
+    def clamp(self, model: nn.Module) -> None:
+        """Keep the logit scales, the model's and distillation's own, at 100 at most, as CLIP does."""
+        for parameter in (getattr(model, "logit_scale", None), getattr(self, "log_scale", None)):
+            if parameter is not None:
+                parameter.clamp_(max=MAX_LOG_SCALE)

@@ -1,0 +1,76 @@
+"""Where the embeddings of a frozen model come from: a cache on disk, or the model itself.
+
+The step cannot tell which; only the ledger can.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+from aced.core.ledger import FlopPhase, Ledger
+from aced.data.source import Candidates
+from aced.data.store import Store
+from aced.data.views import View
+from aced.towers import Tower
+
+
+class Provider(Protocol):
+    """Gives a frozen model's embeddings of candidates and counts what they cost."""
+
+    width: int
+    views: tuple[View, ...]
+
+    def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
+        """`[B, d]` float32 on the training device, in the order of the candidates."""
+        ...
+
+    def valid(self, indices: Tensor) -> Tensor:
+        """`[B]` bool: which samples have embeddings."""
+        ...
+
+
+class Cached:
+    """Embeddings from a store; they cost no forward pass, and the ledger notes what they would have cost."""
+
+    def __init__(self, store: Store, device: torch.device, forward_flops: float) -> None:
+        self.store, self.device, self.forward_flops = store, device, forward_flops
+        self.width = store.info.d
+        self.views: tuple[View, ...] = ()
+
+    def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
+        """Look the candidates up by sample key."""
+        ledger.cached_flops += len(candidates) * self.forward_flops
+        return self.store.lookup(candidates.indices).to(self.device)
+
+    def valid(self, indices: Tensor) -> Tensor:
+        """Samples that could be read when the store was made."""
+        return self.store.valid(indices)
+
+
+class Live:
+    """The model itself; each sample of the current super-batch is embedded once, also where two parts ask."""
+
+    def __init__(self, tower: Tower, micro_batch: int) -> None:
+        self.tower, self.micro_batch = tower, micro_batch
+        self.width = tower.width
+        self.views = (tower.view,)
+        self._rows: dict[int, int] = {}
+        self._last: Embeddings | None = None
+
+    def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
+        """Embed the candidates, or look them up where they belong to the last super-batch."""
+        wanted = candidates.indices.tolist()
+        if self._last is None or any(i not in self._rows for i in wanted):
+            self._last = self.tower.score(candidates, self.micro_batch)
+            self._rows = {i: row for row, i in enumerate(wanted)}
+            ledger.forward(phase, len(candidates), self.tower.forward_flops(candidates.texts))
+            return self._last
+        return self._last[[self._rows[i] for i in wanted]]
+
+    def valid(self, indices: Tensor) -> Tensor:
+        """Every sample that could be read."""
+        return torch.ones(len(indices), dtype=torch.bool)

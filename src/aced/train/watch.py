@@ -1,0 +1,83 @@
+"""Watching a run: one JSON line for each logged step, with what the selection kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aced.data.atomic import write_atomic, writing
+from aced.train.step import Outcome, Trainer
+
+
+class Metrics:
+    """Writes `metrics.jsonl`.
+
+    `kinds`, where the source knows them, says how each sample was spoilt; it is read here, to report what the
+    selection kept, and nowhere else.
+    """
+
+    def __init__(self, path: Path, kinds: Sequence[str] | None, every: int) -> None:
+        self.path, self.kinds, self.every = path, kinds, every
+        self.chosen_total: Counter[str] = Counter()
+        self._chosen: Counter[str] = Counter()
+        self._pool: Counter[str] = Counter()
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """The counts, for a checkpoint."""
+        return {"total": dict(self.chosen_total), "chosen": dict(self._chosen), "pool": dict(self._pool)}
+
+    def rewind(self, step: int, state: dict[str, dict[str, int]]) -> None:
+        """Go back to a checkpoint: drop the lines after `step`, which the resumed run writes again."""
+        kept = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+                # A line without its end was cut by a kill; it lies after the checkpoint.
+                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                    kept.append(line)
+        write_atomic(self.path, "".join(kept))
+        self.chosen_total, self._chosen, self._pool = (Counter(state[k]) for k in ("total", "chosen", "pool"))
+
+    def note(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any] | None:
+        """Count a step; on every `every`-th and on the last step write and return its line."""
+        if self.kinds is not None:
+            pool = [self.kinds[i] for i in outcome.candidates.tolist()]
+            self._pool.update(pool)
+            self._chosen.update(pool[row] for row in outcome.rows.tolist())
+        if outcome.step % self.every and outcome.step != trainer.settings.steps:
+            return None
+        line = self._line(trainer, outcome)
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.chosen_total.update(self._chosen)
+        self._chosen.clear()
+        self._pool.clear()
+        return line
+
+    def _line(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
+        scores = outcome.scores
+        scale, bias = trainer.student.scale_and_bias()
+        line: dict[str, Any] = {
+            "step": outcome.step,
+            "steps": trainer.settings.steps,
+            "loss": outcome.parts.loss,
+            "contrastive": outcome.parts.contrastive,
+            "kd": outcome.parts.distillation,
+            "lr": outcome.lr,
+            "scale": float(scale),
+            "bias": float(bias),
+            "grad_norm": outcome.grad_norm,
+            "learnability": None
+            if scores is None
+            else {"pool": scores.mean().item(), "chosen": scores[outcome.rows].mean().item()},
+            "budgets": trainer.ledger.budgets(),
+            "flops": dict(trainer.ledger.flops),
+            "cached_flops": trainer.ledger.cached_flops,
+            "seconds": dict(trainer.ledger.seconds),
+            "faults": dict(trainer.faults.counts),
+        }
+        if self.kinds is not None:
+            line["kinds"] = {"chosen": dict(self._chosen), "pool": dict(self._pool)}
+        return line

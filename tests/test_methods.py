@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import re
+from dataclasses import FrozenInstanceError
+from typing import get_args
+
+import pytest
+
+from aced.core.selection import Score, Strategy
+from aced.errors import AcedError, nearest
+from aced.methods import METHODS, Distill, Method, get_method
+
+EVERY = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+@EVERY
+def test_every_row_is_coherent(method: Method) -> None:
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", method.name)
+    assert METHODS[method.name] is method
+    assert method.title
+    assert method.about
+    assert not method.about.endswith(".")
+    assert method.score is None or method.score in get_args(Score)
+    assert method.strategy in get_args(Strategy)
+    assert method.distill is None or method.distill in get_args(Distill)
+    assert (method.weight > 0) == (method.distill is not None)
+    assert method.distill_on == "same" or method.distill is not None
+    assert method.distill_on == "same" or method.score is not None  # an i.i.d. batch is no other batch
+    assert method.reference == "large" or method.scores_reference
+
+
+@EVERY
+def test_every_row_says_what_it_needs(method: Method) -> None:
+    assert method.scores_student == (method.score in {"learnability", "hard-student"})
+    assert method.scores_reference == (method.score in {"learnability", "easy-reference"})
+    assert method.needs_large == (
+        method.distill is not None or (method.scores_reference and method.reference == "large")
+    )
+    assert method.needs_peer == (method.scores_reference and method.reference == "peer")
+
+
+def test_names_titles_and_combinations_are_unique() -> None:
+    rows = list(METHODS.values())
+    assert (
+        len({m.name for m in rows})
+        == len({m.title for m in rows})
+        == len({m.about for m in rows})
+        == len(rows)
+    )
+    effect = {(m.score, m.score and m.strategy, m.distill, m.distill_on, m.reference) for m in rows}
+    assert len(effect) == len(rows)
+
+
+# METHOD section 5: what each row of the paper does.
+@pytest.mark.parametrize(
+    ("name", "score", "distill", "distill_on", "needs_large"),
+    [
+        ("iid", None, None, "same", False),
+        ("softmax-kd", None, "softmax", "same", True),
+        ("sigmoid-kd", None, "sigmoid", "same", True),
+        ("fm-kd", None, "features", "same", True),
+        ("i-acid", "easy-reference", None, "same", True),
+        ("h-acid", "learnability", None, "same", True),
+        ("aced", "learnability", "softmax", "same", True),
+        ("aced-iidistill", "learnability", "softmax", "iid", True),
+        ("i-aced", "easy-reference", "softmax", "same", True),
+        ("jest", "learnability", None, "same", False),
+        ("hard-student", "hard-student", None, "same", False),
+    ],
+)
+def test_the_papers_rows(
+    name: str, score: str | None, distill: str | None, distill_on: str, needs_large: bool
+) -> None:
+    method = get_method(name)
+    assert (method.score, method.distill, method.distill_on) == (score, distill, distill_on)
+    assert method.strategy == "joint"
+    assert method.needs_large is needs_large
+    assert method.needs_peer is (name == "jest")
+
+
+def test_rows_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        get_method("aced").weight = 3.0  # type: ignore[misc]
+
+
+def test_another_weight_is_a_copy() -> None:
+    assert get_method("aced", weight=4.0).weight == 4.0
+    assert get_method("aced").weight == METHODS["aced"].weight == 2.0
+    assert get_method("aced", weight=4.0).score == "learnability"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("acid", "There is no method 'acid'. Did you mean '"),
+        ("softmaxkd", "Did you mean 'softmax-kd'?"),
+        ("ACED", "There is no method 'ACED'. Did you mean 'aced'?"),
+        ("H_ACID", "Did you mean 'h-acid'?"),
+        ("zzz", "There is no method 'zzz'. Known: aced, aced-iidistill, "),
+    ],
+)
+def test_an_unknown_name_names_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(AcedError) as error:
+        get_method(name)
+    assert message in str(error.value)
+
+
+def test_a_weight_for_a_method_that_distils_nothing() -> None:
+    with pytest.raises(AcedError, match="'h-acid' distils nothing"):
+        get_method("h-acid", weight=1.0)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_means_nothing(weight: float) -> None:
+    with pytest.raises(AcedError, match="must be positive and finite, not"):
+        get_method("aced", weight=weight)
+
+
+def test_nearest_keeps_the_known_names_case() -> None:
+    assert nearest("vit-ti", ["ViT-Ti", "RN50"]) == " Did you mean 'ViT-Ti'?"
+    assert nearest("x", ["b", "A"]) == " Known: A, b."
