@@ -182,7 +182,9 @@ class Config(Section):
                 "(the `model` folder of a run, or an open_clip name with reference.checkpoint)"
             )
         if method.needs_peer and not self.reference.model:
-            raise ValueError(f"method '{method.name}' needs reference.model, a model of the student's own size")
+            raise ValueError(
+                f"method '{method.name}' needs reference.model, a model of the student's own size"
+            )
         return self
 
     @property
@@ -229,6 +231,16 @@ def recipes() -> dict[str, Path]:
     return {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
 
 
+def describe_keys() -> list[tuple[str, str, str]]:
+    """Every key with its default (as TOML) and its documentation."""
+    rows = []
+    for section, field in Config.model_fields.items():
+        for key, inner in field.annotation.model_fields.items():  # type: ignore[union-attr]
+            default = "" if inner.default is None else tomli_w.dumps({"v": inner.default})[4:].strip()
+            rows.append((f"{section}.{key}", " ".join(default.split()), inner.description or ""))
+    return rows
+
+
 def _read(path: str | Path) -> tuple[str, str]:
     file = Path(path)
     if not file.is_file():
@@ -243,7 +255,9 @@ def _override(values: dict[str, Any], text: str) -> None:
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) != 2 or not all(parts):
-        raise AcedError(f"Cannot read the override '{text}': write section.key=value, for example train.steps=100.")
+        raise AcedError(
+            f"Cannot read the override '{text}': write section.key=value, for example train.steps=100."
+        )
     try:
         value = tomllib.loads(f"v = {raw}")["v"]
     except tomllib.TOMLDecodeError:

@@ -65,9 +65,7 @@ class ListSource:
         return Candidates(
             indices=torch.tensor(good, dtype=torch.int64),
             texts=[self.keys[i] for i in good],
-            images={
-                view: torch.zeros(len(good), 3, view.size, view.size, dtype=torch.uint8) for view in views
-            },
+            images={view: torch.zeros(len(good), 3, view.size, view.size, dtype=torch.uint8) for view in views},
             faults=tuple(Fault(self.keys[i], "bad_word", "a bad word") for i in indices if i not in good),
         )
 

@@ -33,8 +33,7 @@ def test_whole_epochs_are_permutations_and_differ():
 def test_the_rest_that_sits_out_changes_from_epoch_to_epoch():
     order = Order(11, 4, seed=0)
     left_out = [
-        set(range(11)) - set(torch.cat([order.indices(2 * e), order.indices(2 * e + 1)]).tolist())
-        for e in range(40)
+        set(range(11)) - set(torch.cat([order.indices(2 * e), order.indices(2 * e + 1)]).tolist()) for e in range(40)
     ]
     assert all(len(rest) == 3 for rest in left_out)
     assert set().union(*left_out) == set(range(11))

@@ -111,9 +111,7 @@ def test_workers_give_the_same_store(tmp_path: Path, store: Store):
 def test_it_refuses_another_tower_and_other_data(store: Store):
     with pytest.raises(AcedError, match=r"another tower .*made by words-8.* delete the folder"):
         open_store(store.folder, tower_fingerprint="new weights", source=ListSource(KEYS))
-    with pytest.raises(
-        AcedError, match=r"other data \(words\): 1 of 2 samples of words are not in it.* new1;"
-    ):
+    with pytest.raises(AcedError, match=r"other data \(words\): 1 of 2 samples of words are not in it.* new1;"):
         open_store(store.folder, tower_fingerprint="tower", source=ListSource(["w1", "new1"], "new"))
 
 

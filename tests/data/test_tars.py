@@ -166,9 +166,16 @@ def test_no_cut_is_silent(tmp_path: Path, at: int):
 def test_damaged_extended_headers(tmp_path: Path):
     content = tar_bytes([("é.jpg", b"x"), ("b.txt", b"y")], tarfile.PAX_FORMAT)
     assert names(listing(tmp_path, content)) == ["é.jpg", "b.txt"]
-    for record in (b"99 path=x\n", b"x path=x\n", b"12 path", b"12 size=-1\n"):
+    for record in (b"99 path=x\n", b"0 path=x\n", b"x path=x\n", b"12 path", b"12 size=-1\n"):
         broken = content[:512] + record + bytes(512 - len(record)) + content[1024:]
         assert listing(tmp_path, broken).fault.name == "bad_header", record
+    long = io.BytesIO()
+    with tarfile.open(fileobj=long, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.pax_headers = {"size": "9" * 5000}
+        tar.addfile(info)
+    assert listing(tmp_path, long.getvalue()).fault.name == "bad_header"
+    assert listing(tmp_path, long.getvalue().replace(b" size=", b"9" * 6)).fault.name == "bad_header"
     huge = with_header(content, {124: b"77777777777\0"})
     assert listing(tmp_path, huge).fault.name == "bad_header"
     assert listing(tmp_path, content[:700]).fault.name == "truncated"
@@ -183,7 +190,7 @@ def test_random_bytes_never_crash(tmp_path: Path):
         for _ in range(3):
             content[draw.randrange(2048)] = draw.randrange(256)
         found = listing(tmp_path, bytes(content))
-        assert all(0 <= m.size and m.offset + m.size <= len(content) for m in found.members)
+        assert all(m.size >= 0 and m.offset + m.size <= len(content) for m in found.members)
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def make(
         "summary": [
             "At equal trained samples ACED scores 59.3 %, 27.4 points above random batches and 6.0 above "
             "distillation alone.",
-            "It pays for that with 2.7 times the FLOPs of random batches; I-ACED keeps most of the gain (56.3 %) at "
-            "1.02 times.",
+            "It pays for that with 2.7 times the FLOPs of random batches; I-ACED keeps most of the gain "
+            "(56.3 %) at 1.02 times.",
             "92 % of the pairs that ACED trained on were sound, where the pool had 53 %.",
         ],
     }
@@ -137,9 +137,7 @@ def _row(name: str, seed: int, rng: random.Random, steps: int) -> dict[str, Any]
     }
 
 
-def _write_run(
-    run: Path, row: dict[str, Any], rng: random.Random, steps: int, kinds: bool, evals: bool
-) -> None:
+def _write_run(run: Path, row: dict[str, Any], rng: random.Random, steps: int, kinds: bool, evals: bool) -> None:
     name, budgets = row["method"], row["budgets"]
     _, _, flops, seconds, chooses, distils, sound = METHODS[name]
     lines, evaluations = [], []
@@ -178,13 +176,13 @@ def _write_run(
         lines.append(json.dumps(line))
         if evals and step % (steps // 5) == 0:
             average = 15 + (row["average"] - 15) * (1 - math.exp(-3.5 * share)) / (1 - math.exp(-3.5))
-            evaluations.append(json.dumps({"step": step, "average": average, "tasks": {}, "budgets": line["budgets"]}))
+            evaluations.append({"step": step, "average": average, "tasks": row["tasks"], "budgets": line["budgets"]})
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     if evals:
-        (run / "evals.jsonl").write_text("\n".join(evaluations) + "\n")
+        (run / "evals.jsonl").write_text("".join(json.dumps(e) + "\n" for e in evaluations))
     (run / "config.toml").write_text(
-        f'[run]\nout = "{row["run"]}"\nseed = {row["seed"]}\n\n[method]\nname = "{name}"\nfiltering_ratio = 0.8\n\n'
-        f"[train]\nbatch = 64\nsteps = {steps}\nlr = 0.0015\n"
+        f'[run]\nout = "{row["run"]}"\nseed = {row["seed"]}\n\n[method]\nname = "{name}"\n'
+        f"filtering_ratio = 0.8\n\n[train]\nbatch = 64\nsteps = {steps}\nlr = 0.0015\n"
     )
 
 

@@ -59,9 +59,7 @@ class InMemory:
             why = {fault.key: fault for fault in part.faults}
             for row in set(range(seen, done)).difference(part.indices.tolist()):
                 key = self.keys[row]
-                self._faulty[row] = why.get(key) or Fault(
-                    key, "left_out", f"{key}: left out without a reason."
-                )
+                self._faulty[row] = why.get(key) or Fault(key, "left_out", f"{key}: left out without a reason.")
             seen = done
             if progress is not None:
                 progress(done, n)

@@ -65,9 +65,7 @@ class Shards:
             rows.append(_usable(name, index, "json" if field else "txt", caption, faults))
         chosen = list(zip(indexes, rows, strict=True))
         self.faults = tuple(faults)
-        self.keys: Sequence[str] = TarKeys(
-            names, [[index.keys[row] for row in kept] for index, kept in chosen]
-        )
+        self.keys: Sequence[str] = TarKeys(names, [[index.keys[row] for row in kept] for index, kept in chosen])
         self._tar = np.repeat(np.arange(len(paths)), [len(kept) for kept in rows])
         places = {
             part: np.concatenate([index.places[part][kept] for index, kept in chosen])
@@ -219,9 +217,7 @@ def _check(path: Path, index: TarIndex, part: str, caption: str) -> None:
     if whole == 0:
         found = sorted({suffix for has in index.suffixes.values() for suffix in has})[:6]
         what = f"; its samples have {', '.join(found)}" if found else ""
-        raise AcedError(
-            f"{path} holds no pair of an image (jpg, jpeg, png, webp) and a caption ({caption}){what}."
-        )
+        raise AcedError(f"{path} holds no pair of an image (jpg, jpeg, png, webp) and a caption ({caption}){what}.")
 
 
 def _usable(tar: str, index: TarIndex, part: str, caption: str, faults: list[Fault]) -> np.ndarray:

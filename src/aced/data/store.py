@@ -110,9 +110,7 @@ class Store:
                 f"were faulty when it was made; if the data were repaired since then, {_AGAIN}."
             )
         rows = self._rows[indices.numpy()]
-        image, text = (
-            torch.from_numpy(self._file.rows(name)[rows].astype(np.float32)) for name in ("image", "text")
-        )
+        image, text = (torch.from_numpy(self._file.rows(name)[rows].astype(np.float32)) for name in ("image", "text"))
         if self.info.dtype != "float32":
             # Rounding to 16 bits changes the length of a row by up to 1e-3.
             image, text = (torch.nn.functional.normalize(rows, dim=1) for rows in (image, text))
@@ -121,9 +119,7 @@ class Store:
 
 def store_folder(cache_dir: Path | str, tower_fingerprint: str, source_fingerprint: str) -> Path:
     """Where the embeddings of these data by this tower belong inside a cache folder."""
-    names = [
-        hashlib.sha256(text.encode()).hexdigest()[:12] for text in (tower_fingerprint, source_fingerprint)
-    ]
+    names = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in (tower_fingerprint, source_fingerprint)]
     return Path(cache_dir) / "embeddings" / "-".join(names)
 
 
@@ -279,9 +275,7 @@ def open_store(folder: Path | str, *, tower_fingerprint: str, source: Source) ->
 def _read_info(folder: Path) -> StoreInfo:
     path = folder / "store.json"
     if not path.is_file():
-        raise AcedError(
-            f"{folder} is not a store of embeddings (it has no store.json): run the embedding first."
-        )
+        raise AcedError(f"{folder} is not a store of embeddings (it has no store.json): run the embedding first.")
     content = _json(path)
     if isinstance(content, dict) and content.get("version", _VERSION) != _VERSION:
         raise AcedError(f"The store {folder} was written by another version of aced: {_AGAIN}.")

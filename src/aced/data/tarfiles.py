@@ -94,9 +94,7 @@ class TarSession:
         offset, size = int(place[0]), int(place[1])
         try:
             content = os.pread(file.fileno(), size, offset)
-            while len(content) < size and (
-                more := os.pread(file.fileno(), size - len(content), offset + len(content))
-            ):
+            while len(content) < size and (more := os.pread(file.fileno(), size - len(content), offset + len(content))):
                 content += more
         except OSError as error:
             raise self._files.unreadable(tar, error) from error

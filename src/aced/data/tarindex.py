@@ -77,9 +77,7 @@ def index_tar(path: Path, index_dir: Path | None = None) -> TarIndex:
 def _group(listing: TarListing) -> TarIndex:
     """Members to samples. A sample's members need not be neighbours."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
-    notes = [
-        (name, "not_regular", "it is a link or a special file, which is not read") for name in listing.others
-    ]
+    notes = [(name, "not_regular", "it is a link or a special file, which is not read") for name in listing.others]
     for member in listing.members:
         split = split_key(member.name)
         if split is None:

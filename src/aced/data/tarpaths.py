@@ -34,9 +34,7 @@ def expand_tars(patterns: Sequence[str]) -> list[Path]:
 
 def _expand(pattern: str) -> list[Path]:
     if re.match(r"[a-z0-9+]+://", pattern) or pattern.startswith("pipe:"):
-        raise AcedError(
-            f"{pattern} is not a path: download the tars first and name the files or their folder."
-        )
+        raise AcedError(f"{pattern} is not a path: download the tars first and name the files or their folder.")
     if os.path.lexists(pattern):
         return _existing(Path(pattern))
     paths: list[Path] = []

@@ -164,7 +164,8 @@ class _Walk:
             pending["path"] = _text(content)
         elif kind == b"x":
             records = _pax(content)
-            if not records.get("size", "0").isdecimal():
+            size = records.get("size", "0")
+            if len(size) > 20 or not size.isdecimal():
                 raise _Broken("bad_header", "an extended header has an impossible size")
             pending.update(records)
         # Global headers (g) carry comments and times; long link names (K) belong to links.
@@ -176,8 +177,7 @@ class _Walk:
             if content.count(0) != len(content):
                 raise _Broken(
                     "data_after_end",
-                    f"it has data after its end mark at byte {offset} (a header became zeros, or two tars "
-                    "were joined)",
+                    f"it has data after its end mark at byte {offset} (a header became zeros, or two tars were joined)",
                 )
             place += len(content)
         if place - offset > _LONGEST_PADDING:
@@ -228,9 +228,9 @@ def _pax(content: bytes) -> dict[str, str]:
     records = {}
     while content and content[0] != 0:
         length, space, _ = content.partition(b" ")
-        end = int(length) if length.isdigit() and space else 0
+        end = int(length) if space and len(length) < 8 and length.isdigit() else 0
         field, equals, value = content[len(length) + 1 : end - 1].partition(b"=")
-        if not equals or end > len(content):
+        if not (equals and len(length) < end <= len(content)):
             raise _Broken("bad_header", "an extended header is damaged")
         records[field.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         content = content[end:]

@@ -13,6 +13,9 @@ from aced.config import Config, make_config
 from aced.errors import AcedError, nearest
 from aced.methods import METHODS, get_method
 
+STUDENT, REFERENCE = "aced-demo-s", "aced-demo-l"
+REFERENCE_COST = 5.7
+"""A forward pass of the reference relative to the student's, roughly; for the time left only."""
 WALL_OF = "aced"
 """The row whose wall time the rows of length `wall` are given."""
 
@@ -62,7 +65,9 @@ _LONGER = (
     Row("iid-longer", "IID, 4x longer", "iid", factor=4.0),
     Row("iid-wall", "IID at ACED's wall time", "iid", wall=True),
     Row("softmax-kd-wall", "Softmax-KD at ACED's wall time", "softmax-kd", wall=True),
-    Row("softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True),
+    Row(
+        "softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True
+    ),
     Row("i-aced-wall", "I-ACED at ACED's wall time", "i-aced", wall=True),
 )
 ROWS: dict[str, Row] = {
@@ -90,15 +95,17 @@ def choose_rows(methods: str | None) -> list[Row]:
     return [ROWS[name] for name in ROWS if name in wanted]
 
 
-def student_config(row: Row, seed: int, scale: Scale, out: Path, *, split: str, steps: int | None = None) -> Config:
+def student_config(
+    row: Row, seed: int, scale: Scale, out: Path, *, split: str, steps: int | None = None
+) -> Config:
     """The config of one row: the same for all but method, length and seed."""
     method = get_method(row.method)
-    reference = "aced-demo-s" if method.needs_peer else "aced-demo-l"
+    reference = STUDENT if method.needs_peer else REFERENCE
     return make_config(
         {
             "run": {"out": str(out), "seed": seed, "log_every": scale.log_every, "checkpoint_every": 0},
             "data": {"scenes": "pool", "scenes_size": scale.pool},
-            "student": {"model": "aced-demo-s"},
+            "student": {"model": STUDENT},
             "reference": {"model": reference},
             "method": {"name": row.method, "weight": row.weight},
             "train": {"steps": steps or round(scale.steps * row.factor), "batch": 64, "lr": 1.5e-3},

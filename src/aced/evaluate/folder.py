@@ -159,9 +159,7 @@ def _samples_of(tar: Path, suffix: str) -> Iterator[_Sample]:
     except OSError as error:
         raise AcedError(f"{tar} cannot be read ({error.strerror or error}).") from error
     if listing.fault is not None:
-        raise AcedError(
-            f"The evaluation tar {tar} cannot be used: {listing.fault.detail}; get the file again."
-        )
+        raise AcedError(f"The evaluation tar {tar} cannot be used: {listing.fault.detail}; get the file again.")
     parts: dict[str, dict[str, Member]] = {}
     for member in listing.members:
         split = split_key(member.name)
@@ -171,9 +169,7 @@ def _samples_of(tar: Path, suffix: str) -> Iterator[_Sample]:
         image = next((found[one] for one in IMAGE_SUFFIXES if one in found), None)
         if image is None or suffix not in found:
             lacks = "image" if image is None else f".{suffix}"
-            raise AcedError(
-                f"{key} in {tar} has no {lacks}: the evaluation task is incomplete, get it again."
-            )
+            raise AcedError(f"{key} in {tar} has no {lacks}: the evaluation task is incomplete, get it again.")
         yield _Sample(tar, key, image, _bytes(tar, found[suffix]))
     if not parts:
         raise AcedError(f"The evaluation tar {tar} holds no samples.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -65,3 +65,8 @@ class TaskResult:
     chance: float
     n: int
     metric: str
+
+
+def as_json(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
+    """Task results as they stand in results.json and evals.jsonl."""
+    return {name: asdict(result) for name, result in results.items()}

@@ -1,4 +1,4 @@
-"""From rows and logged steps to what tables and charts show: means over seeds, differences, curves, shares."""
+"""From rows and logged steps to what is shown: means over seeds, differences, curves and shares."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Group:
         rows: one for each run.
         runs: the run folders that were found for the rows; may be fewer.
         average: of the tasks, in percent.
-        gain: percentage points above the baseline, the mean over the seeds that both have (over all seeds where
-            they share none); None without a baseline and for the baseline itself.
+        gain: percentage points above the baseline, the mean over the seeds that both have (over all seeds
+            where they share none); None without a baseline and for the baseline itself.
         clean: share of sound pairs among those trained on, in [0, 1].
         budgets: by name.
         ratios: the mean budgets relative to the baseline's.
@@ -142,8 +142,8 @@ def task_chances(results: Results) -> dict[str, float | None]:
 def curve(group: Group, value: Callable[[Step], float | None], most: int = 80) -> Points:
     """A logged value over the steps: the mean over the group's runs at the steps that all of them logged.
 
-    Where the runs share no step the first run's curve stands for the group. At most `most` points: beyond that
-    neighbours are averaged.
+    Where the runs share no step the first run's curve stands for the group. At most `most` points: beyond
+    that neighbours are averaged.
     """
     found = []
     for run in group.runs:
@@ -155,7 +155,7 @@ def curve(group: Group, value: Callable[[Step], float | None], most: int = 80) -
 
 
 def accuracy_over(group: Group, budget: str) -> Points:
-    """The average during training against a budget: means over the group's runs at the steps that all evaluated."""
+    """The average during training against a budget: means over the runs at the steps that all evaluated."""
 
     def along(read: Callable[[Evaluation], float | None]) -> Points:
         found = []
@@ -211,9 +211,7 @@ def flops_per_sample(group: Group) -> dict[str, float]:
     return _per(group, lambda line: line.flops, lambda line: line.budgets.get("samples_trained", 0.0))
 
 
-def _per(
-    group: Group, read: Callable[[Step], dict[str, float]], units: Callable[[Step], float]
-) -> dict[str, float]:
+def _per(group: Group, read: Callable[[Step], dict[str, float]], units: Callable[[Step], float]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for run in group.runs:
         last = run.steps[-1]

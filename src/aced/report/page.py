@@ -24,8 +24,8 @@ def write_report(out_html: Path, results: dict[str, Any], runs: Sequence[RunReco
     Args:
         out_html: the file to write; its folder is made where it is missing.
         results: in the form of `results.json` (`load_results`, or `results_of` for runs made one by one).
-        runs: the run folders that the rows name; curves, kinds, phases and pairs come from them, and parts for
-            which there is nothing are left out.
+        runs: the run folders that the rows name; curves, kinds, phases and pairs come from them, and parts
+            for which there is nothing are left out.
 
     Returns:
         The path of the page.
@@ -106,6 +106,8 @@ def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
     return {
         "baseline": baseline,
         "has": {
+            # One run's numbers are all in the tiles.
+            "table": len(results.rows) > 1 or results.reference is not None,
             "average": any(group.average for group in groups),
             "gain": bool(baseline) and len(groups) > 1,
             "clean": any(group.clean for group in groups),
@@ -117,15 +119,16 @@ def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _task_rows(results: Results, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """A row for each task; `heat` runs from 0 at chance to 1 at the best score of the row."""
+    """A row for each task; `heat` runs from 0 at chance to 1 at the row's best (100 % for a lone method)."""
     rows = []
     for name, chance in aggregate.task_chances(results).items():
         known = results.reference.tasks.get(name) if results.reference else None
         reference = known.value if known else None
         values = [group.tasks[name].mean for group in groups if name in group.tasks]
         best, low = max(values), chance or 0.0
-        span = max(best, reference or 0.0) - low
-        cells = []
+        alone = len(groups) == 1 and reference is None
+        span = (1.0 if alone else max(best, reference or 0.0)) - low
+        cells: list[dict[str, Any] | None] = []
         for group in groups:
             stat = group.tasks.get(name)
             if stat is None:
@@ -203,7 +206,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     }
     found = [(anchor, name) for anchor, (key, name) in names.items() if context[key]]
     setup = [("setup", "Setup")] if context["environment"] or context["configs"] else []
-    return [("results", "Results"), *found, *setup]
+    return [("results", "Results")] * context["has"]["table"] + found + setup
 
 
 def _words(results: Results, groups: Sequence[Group], gallery_of: str) -> dict[str, Any]:
@@ -215,39 +218,50 @@ def _words(results: Results, groups: Sequence[Group], gallery_of: str) -> dict[s
     if many:
         title = f"Active data curation: {len(groups)} methods compared"
         lead = (
-            "Each row is a way of choosing what a small image-text model is trained on: at every step a larger "
-            "super-batch is loaded, its pairs are scored, and only the most useful ones are trained on; some methods "
-            f"distil a larger, frozen reference as well.{on_tasks} Whether a method is better depends on the budget, "
-            "so each is shown against all four: samples trained, samples loaded, FLOPs and wall time."
+            "Each row is a way of choosing what a small image-text model is trained on: at every step a "
+            "super-batch is loaded, its pairs are scored, and only the most useful ones are trained on; some "
+            f"methods distil a larger, frozen reference as well.{on_tasks} Whether a method is better "
+            "depends on the budget, so each is shown against all four: samples trained, samples loaded, "
+            "FLOPs and wall time."
         )
     else:
         group = groups[0]
         title = f"{group.title}: " + (f"seed {group.rows[0].seed}" if seeds == 1 else f"{seeds} seeds")
         lead = (
-            f"A small image-text model trained with {group.title}.{on_tasks} The page shows what the run scored, what "
-            "it spent in samples, FLOPs and wall time, and what it chose to learn from."
+            f"A small image-text model trained with {group.title}.{on_tasks} The page shows what it scored, "
+            "what it spent in samples, FLOPs and wall time, and what it learned from."
         )
-    return {"title": title, "lead": lead, "about": _about(groups, gallery_of), "notes": _notes(results, groups)}
+    return {
+        "title": title,
+        "lead": lead,
+        "about": _about(groups, gallery_of),
+        "notes": _notes(results, groups),
+    }
 
 
 def _about(groups: Sequence[Group], gallery_of: str) -> dict[str, str]:
     many = len(groups) > 1
+    several = any(len(group.rows) > 1 for group in groups)
     curves = any(run.evals for group in groups for run in group.runs)
     return {
         "results": "Averages over the tasks, in percent, and what each method spent to get there."
         if many
         else "The average over the tasks, in percent, and what the run spent.",
-        "budgets": ("Large marks are means over the seeds, small ones single seeds." if many else "The end of the run.")
+        "budgets": ("Large marks are means over the seeds, small ones single seeds." if several else "")
         + (" Lines follow the evaluations during training." if curves else ""),
-        "tasks": "Percent correct. Shading runs from chance (none) to the best score of the row, the reference's "
-        "included." + (" The best method of each task is bold." if many else ""),
-        "kinds": "Shares of the kinds of pairs among those trained on, over the steps; the bar at the left of each "
-        "chart is the pool that they were chosen from.",
-        "scores": "Mean score of the chosen pairs (solid) and of all candidates (dashed) by step. Methods score "
-        "differently, so heights compare within a chart only.",
-        "losses": "Means over the seeds. Methods train on different batches, and a harder batch has a higher loss: "
-        "these curves show whether training is sound, not who is better.",
-        "pairs": f"Pairs that {gallery_of} scored highest and lowest in one super-batch, with their scores.",
+        "tasks": "Percent correct; the shading runs from chance to the best score of the row, the "
+        "reference's included, and the best method of each task is bold."
+        if many
+        else "Percent correct; the shading runs from chance to the reference's score, or to 100 without one.",
+        "kinds": "Shares of the kinds of pairs among those trained on, over the steps; the bar at the left "
+        "of each chart is the pool that they were chosen from.",
+        "scores": "Mean score of the chosen pairs (solid) and of all candidates (dashed) by step."
+        + (" Methods score differently, so heights compare within a chart only." if many else ""),
+        "losses": ("Means over the seeds. " if several else "")
+        + "The loss is that of the batches trained on, and a harder batch has a higher one: "
+        + ("these curves show whether training runs smoothly, not which method is better." if many else "")
+        + ("the curve shows whether training runs smoothly." if not many else ""),
+        "pairs": f"The pairs that {gallery_of} scored highest and lowest, with their scores.",
     }
 
 
@@ -259,8 +273,8 @@ def _notes(results: Results, groups: Sequence[Group]) -> list[str] | dict[str, l
     baseline = next((group.title for group in groups if group.is_baseline), None)
     if baseline and len(groups) > 1:
         first.append(
-            f"“vs {baseline}” is in percentage points, the mean over the seeds that both have; budgets are multiples "
-            f"of {baseline}'s, with the amount below."
+            f"“vs {baseline}” is in percentage points, the mean over the seeds that both have; budgets are "
+            f"multiples of {baseline}'s, with the amount below."
         )
     if any(group.clean for group in groups):
         first.append("Sound pairs: the share of trained pairs whose picture and caption are both right.")
@@ -268,8 +282,8 @@ def _notes(results: Results, groups: Sequence[Group]) -> list[str] | dict[str, l
         notes.append(" ".join(first))
     if results.reference and _reference_costs(results.reference):
         notes.append(
-            "The reference's cost is that of training it and embedding the data once; any number of runs share it, "
-            "and it is not part of theirs."
+            "The reference's cost is that of training it and embedding the data once; any number of runs "
+            "share it, and it is not part of theirs."
         )
     return {"results": notes}
 

@@ -1,4 +1,4 @@
-"""The page's charts and bars, section by section, as the template takes them; an empty list leaves a section out."""
+"""The page's charts and bars, section by section; a section that gets an empty list is left out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from aced.report import aggregate, charts
 from aced.report.aggregate import Group
+from aced.report.canvas import KINDS
 from aced.report.charts import Series, Style
 from aced.report.numbers import budget_text, compact, duration, ratio
 from aced.report.records import BUDGETS, Pair, ReferenceScore, Step
@@ -56,9 +57,7 @@ class Panel:
     note: str = ""
 
 
-def accuracy_panels(
-    groups: Sequence[Group], styles: Sequence[Style], reference: ReferenceScore | None
-) -> list[Panel]:
+def accuracy_panels(groups: Sequence[Group], styles: Sequence[Style], reference: ReferenceScore | None) -> list[Panel]:
     """Average accuracy against each budget that was measured."""
     panels = []
     for budget in BUDGETS:
@@ -72,7 +71,8 @@ def accuracy_panels(
             line = aggregate.accuracy_over(group, budget)
             if points or line:
                 series.append(Series(group.title, style, points, line))
-        if series:
+        # A single mark without a line says no more than its number.
+        if sum(len(s.points) + len(s.line) for s in series) > 1:
             name = BUDGET_TITLES[budget]
             svg = charts.accuracy_chart(
                 series,
@@ -85,7 +85,7 @@ def accuracy_panels(
 
 
 def kinds_section(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """Legend and one panel per method of the kinds of pairs that were chosen; None where kinds are not known."""
+    """Legend, and one panel per method, of the kinds of pairs that were chosen; None where none are known."""
     found = [(group, shares) for group in groups if (shares := aggregate.kind_shares(group)) is not None]
     if not found:
         return None
@@ -95,26 +95,32 @@ def kinds_section(groups: Sequence[Group]) -> dict[str, Any] | None:
     unknown = [k for k in kinds if k not in places]
     for kind in unknown:
         # Without any known kind all colours are free; otherwise what is left of them.
-        places[kind] = unknown.index(kind) if len(unknown) == len(kinds) else charts.KINDS - 1
-    colours = {kind: f"k{min(places[kind], charts.KINDS - 1)}" for kind in kinds}
+        places[kind] = unknown.index(kind) if len(unknown) == len(kinds) else KINDS - 1
+    colours = {kind: f"k{min(places[kind], KINDS - 1)}" for kind in kinds}
     panels = []
+    wide = len(found) == 1
     for group, shares in found:
         note = f"{100 * group.clean.mean:.0f}\u00a0% sound" if group.clean else ""
         title = f"{group.title}: shares of the kinds of pairs among those chosen, by step"
-        panels.append(Panel(group.title, Markup(charts.kinds_chart(shares, colours, title=title)), note))
+        svg = charts.kinds_chart(shares, colours, title=title, wide=wide)
+        panels.append(Panel(group.title, Markup(svg), note))
     legend = [{"name": kind, "colour": colours[kind], "meaning": _KINDS.get(kind, "")} for kind in kinds]
     return {"legend": legend, "panels": panels}
 
 
 def score_panels(groups: Sequence[Group], styles: Sequence[Style]) -> list[Panel]:
     """Mean score of the chosen pairs and of all candidates, for each method that scores."""
-    panels = []
+    found = []
     for group, style in zip(groups, styles, strict=True):
         chosen = aggregate.curve(group, lambda line: line.learnability.chosen if line.learnability else None, 50)
         pool = aggregate.curve(group, lambda line: line.learnability.pool if line.learnability else None, 50)
         if len(chosen) > 1 and len(chosen) == len(pool):
-            title = f"{group.title}: mean score of the chosen pairs and of all candidates, by step"
-            panels.append(Panel(group.title, Markup(charts.scores_chart(chosen, pool, style, title=title))))
+            found.append((group, style, chosen, pool))
+    panels = []
+    for group, style, chosen, pool in found:
+        title = f"{group.title}: mean score of the chosen pairs and of all candidates, by step"
+        svg = charts.scores_chart(chosen, pool, style, title=title, wide=len(found) == 1)
+        panels.append(Panel(group.title, Markup(svg)))
     return panels
 
 
@@ -151,7 +157,10 @@ def gallery_parts(groups: Sequence[Group]) -> tuple[str, list[dict[str, Any]]]:
     if not found:
         return "", []
     group, gallery = min(found, key=lambda pair: (pair[0].method != "aced", pair[0].method != "h-acid"))
-    sides: list[tuple[str, list[Pair]]] = [("Most learnable", gallery.most), ("Least learnable", gallery.least)]
+    sides: list[tuple[str, list[Pair]]] = [
+        ("Most learnable", gallery.most),
+        ("Least learnable", gallery.least),
+    ]
     return group.title, [{"title": title, "pairs": pairs} for title, pairs in sides if pairs]
 
 

@@ -159,12 +159,13 @@ def load_run(folder: Path | str) -> RunRecord:
     """Read a run folder: `metrics.jsonl` and `config.toml`, and where they are there `evals.jsonl`,
     `gallery.json` and `results.json`.
 
-    A last line of a `.jsonl` file that breaks off (it is not JSON and has no newline) is left out, because a run
-    that is under way or was killed leaves one; any other line that cannot be read is an error. Where a resumed
-    run logged a step again, its later line counts.
+    A `.jsonl` file's last line that breaks off (it is not JSON and has no newline) is left out, because a run
+    that is under way or was killed leaves one; any other line that cannot be read is an error. Where a run
+    was resumed and logged steps again, the later lines count.
 
     Raises:
-        AcedError: the folder or one of its two files is missing, no step was logged yet, or a file is malformed.
+        AcedError: the folder or one of its two files is missing, nothing was logged yet, or a file is
+            malformed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -183,9 +184,7 @@ def load_run(folder: Path | str) -> RunRecord:
         config_text=text,
         steps=steps,
         evals=_ascending(_read_lines(evals_file, Evaluation)) if evals_file.is_file() else [],
-        gallery=_checked(Gallery, _read_json(gallery_file), str(gallery_file))
-        if gallery_file.is_file()
-        else None,
+        gallery=_checked(Gallery, _read_json(gallery_file), str(gallery_file)) if gallery_file.is_file() else None,
         row=row,
     )
 
@@ -206,8 +205,9 @@ def load_results(path: Path | str) -> dict[str, Any]:
 def results_of(runs: Sequence[RunRecord], environment: dict[str, Any] | None = None) -> dict[str, Any]:
     """The results of runs that were made one by one, in the form of `results.json`.
 
-    A run's scores are its own `results.json`'s or, without one, its last evaluation's; a run with neither has no
-    average.
+    A run's scores are its own `results.json`'s or, without one, its last evaluation's; a run with neither has
+    no average. Runs of one method are seeds of one row if only their `[run]` sections differ; otherwise their
+    folders' names are added to the title, so that nothing is averaged that does not belong together.
 
     Raises:
         AcedError: there are no runs.
@@ -225,8 +225,13 @@ def results_of(runs: Sequence[RunRecord], environment: dict[str, Any] | None = N
             tasks=last.tasks if last else {},
             budgets=run.steps[-1].budgets,
         )
-        rows.append(row.model_copy(update={"run": str(run.folder)}).model_dump())
-    return {"rows": rows, "environment": environment or {}}
+        rows.append(row.model_copy(update={"run": str(run.folder)}))
+    for title in {row.title for row in rows}:
+        same = [i for i, row in enumerate(rows) if row.title == title]
+        if not _only_seeds([runs[i] for i in same]):
+            for i in same:
+                rows[i] = rows[i].model_copy(update={"title": f"{title} ({runs[i].folder.name})"})
+    return {"rows": [row.model_dump() for row in rows], "environment": environment or {}}
 
 
 def parse_results(results: Any, where: str = "results") -> Results:
@@ -282,7 +287,7 @@ def _read_lines(file: Path, model: type[Logged]) -> list[Logged]:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise AcedError(
-                f"{file} line {number} is not valid JSON; remove the line, or leave this run out of the report."
+                f"{file} line {number} is not valid JSON; remove the line or leave the run out of the report."
             ) from None
         found.append(_checked(model, value, f"{file} line {number}"))
     return found
@@ -308,6 +313,12 @@ def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     section = config.get(name)
     return section if isinstance(section, dict) else {}
+
+
+def _only_seeds(runs: Sequence[RunRecord]) -> bool:
+    """Whether the runs are one config under different seeds."""
+    configs = [{name: part for name, part in run.config.items() if name != "run"} for run in runs]
+    return all(config == configs[0] for config in configs) and len({run.seed for run in runs}) == len(runs)
 
 
 def _title(method: str) -> str:

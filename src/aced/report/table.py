@@ -15,7 +15,7 @@ _HEADS = {"samples_trained": "Trained", "samples_loaded": "Loaded", "flops": "FL
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """Methods as rows: average in percent, difference to IID, sound pairs, and the four budgets; 100 columns wide.
+    """Methods as rows: average in percent, gain over IID, sound pairs, the four budgets; in 100 columns.
 
     Args:
         results: in the form of `results.json`.

@@ -1,9 +1,9 @@
 """Import torchvision, timm and open_clip on machines where torchvision's compiled operators are missing.
 
-A CPU build of torch beside a CUDA build of torchvision cannot load torchvision's shared library. Its Python side
-still registers meta kernels for those operators and so dies while it is imported, with
-`operator torchvision::nms does not exist`; open_clip and timm die with it. Nothing here uses the operators, only
-their *names* must exist.
+A CPU build of torch beside a CUDA build of torchvision cannot load torchvision's shared library. Its Python
+side still registers meta kernels for those operators and so dies while it is imported, with
+`operator torchvision::nms does not exist`; open_clip and timm die with it. Nothing here uses the operators,
+only their *names* must exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _open_clip: ModuleType | None = None
 
 
 def ensure_torchvision() -> list[str]:
-    """Make `import torchvision` work; returns the names of the operators that had to be defined (mostly none).
+    """Make `import torchvision` work; returns the operators that had to be defined (mostly none).
 
     The missing names are learned from the error messages, one try after the other. Any other failure of the
     import is raised as it is.
@@ -67,7 +67,7 @@ def _forget_half_imports() -> None:
 
 
 def import_open_clip() -> ModuleType:
-    """The `open_clip` module, with the demo family's configs and vision towers registered; cheap when repeated."""
+    """The `open_clip` module, the demo family's configs and vision towers registered; cheap when repeated."""
     global _open_clip
     with _lock:
         if _open_clip is None:

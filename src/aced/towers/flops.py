@@ -1,7 +1,7 @@
 """FLOPs of one forward pass: a formula for open_clip's transformers, torch's counter for everything else.
 
-A multiply-add counts as 2. Only matrix products and convolutions count, as in torch's `FlopCounterMode`; a test
-holds the formula equal to the counter to the digit.
+A multiply-add counts as 2. Only matrix products and convolutions count, as in torch's `FlopCounterMode`; a
+test holds the formula equal to the counter to the digit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Flops(NamedTuple):
 
 
 def transformer_flops(tokens: int, width: int, layers: int, hidden: int) -> int:
-    """Pre-norm transformer over `tokens` tokens: projections 8 T W^2, MLP 4 T W H, attention 4 T^2 W, per layer."""
+    """A transformer over T tokens: projections 8 T W^2, MLP 4 T W H and attention 4 T^2 W per layer."""
     return layers * (8 * tokens * width**2 + 4 * tokens * width * hidden + 4 * tokens**2 * width)
 
 
@@ -89,7 +89,7 @@ def count(tower: nn.Module, run: Callable[[], object]) -> int:
 
 @contextmanager
 def countable() -> Iterator[None]:
-    """Turn off what hides work from torch's counter on a CPU: the fast path of attention and its fused kernels."""
+    """Turn off what hides work from torch's counter on a CPU: attention's fast path and fused kernels."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -1,4 +1,4 @@
-"""Build a `Tower` from a name, a JSON config or a folder, with local weights, and save it. No network, ever."""
+"""Build a `Tower` from a name, a JSON config or a folder, with local weights; save it. Never the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aced.data.atomic import save_tensors_atomic, write_atomic
+from aced.data.atomic import save_tensors_atomic, write_atomic, writing
 from aced.errors import AcedError, nearest
 from aced.towers.compat import MODELS, import_open_clip
 from aced.towers.tokenizers import DEMO_VOCABULARY, WordTokenizer, choose_tokenizer
@@ -20,6 +20,7 @@ from aced.towers.tower import Tower
 from aced.towers.weights import load_weights
 
 TOWER_FILE, WEIGHTS_FILE, WORDS_FILE = "tower.json", "model.safetensors", "vocabulary.txt"
+_TOKENIZER_FOLDER = "tokenizer"
 _OPEN_CLIP_FILE = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 _FORMAT = 1
@@ -46,37 +47,42 @@ def load_tower(
     """Build an open_clip model with its preprocessing and tokenizer.
 
     Args:
-        model: an open_clip architecture (`ViT-S-32`), the demo family (`aced-demo-s`, `-m`, `-l`), the path of an
-            open_clip JSON config, a folder that `save_tower` wrote, or a folder with an `open_clip_config.json`.
-        checkpoint: local weights, .safetensors or .pt/.pth/.bin (read with `weights_only=True`); for a folder they
-            take the place of its own.
+        model: an open_clip architecture (`ViT-S-32`), the demo family (`aced-demo-s`, `-m`, `-l`), the path
+            of an open_clip JSON config, a folder that `save_tower` wrote, or a folder with an
+            `open_clip_config.json`.
+        checkpoint: local weights, .safetensors or .pt/.pth/.bin (read with `weights_only=True`); for a folder
+            they take the place of its own.
         device: where the model goes; it is always built on the CPU.
-        seed: seed of the initial weights. The global generator stays as it was; without a seed it is used.
+        seed: seed of the initial weights. The global generator stays as it was; without a seed it is used,
+            unless the weights are loaded.
 
-    A JSON config may carry a second level, `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub. Architecture
-    names get open_clip's default preprocessing, as with `open_clip.create_model` and a local file.
+    A JSON config may carry a second level, `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub.
+    Architecture names get open_clip's default preprocessing, as with `open_clip.create_model` and a local
+    file.
 
     Raises:
-        AcedError: unknown name, unreadable or invalid config, weights that do not fit, or something that would have
-            to be downloaded.
+        AcedError: unknown name, unreadable or invalid config, weights that do not fit, or something that
+            would have to be downloaded.
     """
     recipe = _find(str(model))
-    tower = _build(recipe, seed)
     weights = Path(checkpoint) if checkpoint is not None and str(checkpoint) else recipe.weights
+    # Where every weight is loaded anyway, the initial ones must not cost the caller random numbers.
+    tower = _build(recipe, 0 if seed is None and weights is not None else seed)
     if weights is not None:
         load_weights(tower.model, weights, tower.name)
     if weights == recipe.weights and recipe.fingerprint not in (None, tower.fingerprint()):
         raise AcedError(
-            f"{model}: {WEIGHTS_FILE} and {TOWER_FILE} do not belong together (the folder was overwritten in part, "
-            "or a file was changed); write the folder again."
+            f"{model}: {WEIGHTS_FILE} and {TOWER_FILE} do not belong together (the folder was overwritten "
+            "in part, or a file was changed); write the folder again."
         )
     return tower.to(device)
 
 
 def save_tower(tower: Tower, folder: str | Path) -> None:
-    """Write a folder that `load_tower` reads: `tower.json`, `model.safetensors` and a word list where there is one.
+    """Write a folder that `load_tower` reads: `tower.json`, `model.safetensors` and the tokenizer's own files.
 
-    Each file is replaced as a whole, the JSON last. The weights carry open_clip's own names.
+    Each file is replaced as a whole, the JSON last. The weights carry open_clip's own names. What else lies in
+    the folder stays.
 
     Raises:
         AcedError: the disk is full or the folder cannot be written.
@@ -85,12 +91,17 @@ def save_tower(tower: Tower, folder: str | Path) -> None:
     state = {name: tensor.cpu() for name, tensor in tower.model.state_dict().items()}
     save_tensors_atomic(folder / WEIGHTS_FILE, state)
     words = isinstance(tower.tokenizer, WordTokenizer)
+    config = json.loads(json.dumps(tower.config))
     if isinstance(tower.tokenizer, WordTokenizer):
         write_atomic(folder / WORDS_FILE, "\n".join(tower.tokenizer.words) + "\n")
+    elif hasattr(tower.tokenizer, "save_pretrained"):
+        with writing(folder / _TOKENIZER_FOLDER):
+            tower.tokenizer.save_pretrained(folder / _TOKENIZER_FOLDER)
+        config["text_cfg"]["hf_tokenizer_name"] = _TOKENIZER_FOLDER
     description = {
         "format": _FORMAT,
         "name": tower.name,
-        "model_cfg": tower.config,
+        "model_cfg": config,
         "preprocess_cfg": tower.preprocess,
         "vocabulary": WORDS_FILE if words else None,
         "fingerprint": tower.fingerprint(),
@@ -98,30 +109,33 @@ def save_tower(tower: Tower, folder: str | Path) -> None:
     write_atomic(folder / TOWER_FILE, json.dumps(description, indent=2) + "\n")
 
 
-# -- what was asked for ----------------------------------------------------------------------------------------
+# -- what was asked for --------------------------------------------------------------------------------------
 
 
 def _find(model: str) -> _Recipe:
     """The recipe behind a name or a path."""
+    if not model:
+        raise AcedError("No model is given; name an open_clip architecture, a JSON config or a model folder.")
     path = Path(model)
     if (path / TOWER_FILE).is_file():
         return _saved(path)
     if (path / _OPEN_CLIP_FILE).is_file():
         return _hub_copy(path)
     if path.suffix == ".json" and path.is_file():
-        config, preprocess = _levels(_read_json(path), path)
+        config, preprocess = _levels(path)
         beside = path.with_name(f"{path.stem}-vocab.txt")
         return _Recipe(path.stem, config, preprocess, vocabulary=beside if beside.is_file() else None)
-    if path.is_dir():
-        raise AcedError(
-            f"{model}: the folder holds neither {TOWER_FILE} nor {_OPEN_CLIP_FILE}; name the `model` folder of a run."
-        )
     if model.startswith(("hf-hub:", "hf_hub:", "local-dir:", "http:", "https:")):
         raise AcedError(
-            f"{model}: nothing is downloaded; fetch the model's folder yourself and give its path, or give an "
-            "architecture name and a local checkpoint."
+            f"{model}: nothing is downloaded; fetch the model's folder yourself and give its path, or give "
+            "an architecture name and a local checkpoint."
         )
-    if path.suffix == ".json" or len(path.parts) > 1 and not (MODELS / f"{model}.json").exists():
+    if path.suffix == ".json" or len(path.parts) > 1:
+        if path.is_dir():
+            raise AcedError(
+                f"{model}: the folder holds neither {TOWER_FILE} nor {_OPEN_CLIP_FILE}; name the `model` "
+                "folder of a run."
+            )
         raise AcedError(f"{model}: no such file or folder; give a JSON config, a model folder or a name.")
     return _named(model)
 
@@ -135,7 +149,8 @@ def _named(name: str) -> _Recipe:
         hint = nearest(name, known)
         if hint.startswith(" Known"):
             hint = f" There are {len(known)}; `open_clip.list_models()` lists them, the demo family among them."
-        raise AcedError(f"No model is called '{name}'.{hint}")
+        folder = f" (the folder {name} holds no {TOWER_FILE})" if Path(name).is_dir() else ""
+        raise AcedError(f"No model is called '{name}'{folder}.{hint}")
     demo = (MODELS / f"{name}.json").is_file()
     return _Recipe(name, config, vocabulary=DEMO_VOCABULARY if demo else None)
 
@@ -145,10 +160,10 @@ def _saved(folder: Path) -> _Recipe:
     description = _read_json(folder / TOWER_FILE)
     if description.get("format") != _FORMAT:
         raise AcedError(
-            f"{folder / TOWER_FILE}: format {description.get('format')!r} is unknown (this version reads {_FORMAT}); "
-            "update aced."
+            f"{folder / TOWER_FILE}: format {description.get('format')!r} is unknown (this version reads "
+            f"{_FORMAT}); update aced."
         )
-    config, preprocess = _levels(description, folder / TOWER_FILE)
+    config, preprocess = _levels(folder / TOWER_FILE, description)
     return _Recipe(
         str(description.get("name") or folder.name),
         config,
@@ -160,8 +175,8 @@ def _saved(folder: Path) -> _Recipe:
 
 
 def _hub_copy(folder: Path) -> _Recipe:
-    """A local copy of a model's folder on the hub; its tokenizer, if it needs one, lies in the same folder."""
-    config, preprocess = _levels(_read_json(folder / _OPEN_CLIP_FILE), folder / _OPEN_CLIP_FILE)
+    """A local copy of a model's folder on the hub; a tokenizer that it needs lies in the same folder."""
+    config, preprocess = _levels(folder / _OPEN_CLIP_FILE)
     if config["text_cfg"].get("hf_tokenizer_name"):
         config["text_cfg"]["hf_tokenizer_name"] = str(folder)
     weights = next((folder / name for name in _OPEN_CLIP_WEIGHTS if (folder / name).is_file()), None)
@@ -178,16 +193,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _levels(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model and preprocessing config of a JSON file of one or two levels."""
+def _levels(path: Path, content: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and preprocessing config of a JSON file of one or two levels, folders in it as seen from it."""
+    content = _read_json(path) if content is None else content
     config = content.get("model_cfg", content)
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if missing:
         raise AcedError(f"{path}: not an open_clip model config, '{missing[0]}' is missing.")
+    for key in ("vision_cfg", "text_cfg"):
+        if not isinstance(config[key], dict):
+            raise AcedError(f"{path}: '{key}' must be a JSON object.")
+    for key in ("hf_tokenizer_name", "hf_model_name"):
+        source = config["text_cfg"].get(key)
+        if source and (path.parent / str(source)).is_dir():
+            config["text_cfg"][key] = str(path.parent / str(source))
     return config, dict(content.get("preprocess_cfg") or {})
 
 
-# -- building --------------------------------------------------------------------------------------------------
+# -- building ------------------------------------------------------------------------------------------------
 
 
 def _build(recipe: _Recipe, seed: int | None) -> Tower:
@@ -202,7 +225,8 @@ def _build(recipe: _Recipe, seed: int | None) -> Tower:
     size = getattr(model.visual, "image_size", preprocess["size"])
     preprocess["size"] = list(size) if isinstance(size, tuple) else size
     for key in ("mean", "std"):
-        preprocess[key] = list(preprocess[key])
+        value = preprocess[key]
+        preprocess[key] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
     return Tower(recipe.name, model, recipe.config, preprocess, tokenizer, context_length)
 
 
@@ -230,24 +254,21 @@ def _refuse_downloads(recipe: _Recipe) -> None:
     """Stop before a part of the model would be fetched from a hub."""
     vision, text = recipe.config["vision_cfg"], recipe.config["text_cfg"]
     if str(vision.get("timm_model_name") or "").startswith(("hf-hub:", "hf_hub:")):
-        raise AcedError(
-            f"{recipe.name}: vision_cfg.timm_model_name points to a hub; name an architecture of timm instead."
-        )
+        raise AcedError(f"{recipe.name}: vision_cfg.timm_model_name is on a hub; name an architecture of timm instead.")
     source = text.get("hf_model_name")
     if source and not Path(str(source)).is_dir():
         raise AcedError(
-            f"{recipe.name}: its text tower '{source}' would have to be downloaded; put its config into a folder and "
-            "name that folder in 'text_cfg.hf_model_name' of a local copy of the config."
+            f"{recipe.name}: its text tower '{source}' would have to be downloaded; put its config into a "
+            "folder and name that folder in 'text_cfg.hf_model_name' of a local copy of the config."
         )
 
 
 @contextlib.contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed` inside and leave the global generator alone; without a seed, draw from the global one."""
+    """Draw from `seed` inside and leave the global generator alone; without a seed, use the global one."""
     if seed is None:
         yield
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-

@@ -1,17 +1,19 @@
 """A small vision transformer with a two-step stem, made to learn fast on tiny images on a CPU.
 
-It is registered in timm's registry as `aced_stem_vit_s`, `_m` and `_l`, so that an open_clip JSON config can name
-it (`timm_model_name`) and open_clip's own tools can build it.
+It is registered in timm's registry as `aced_stem_vit_s`, `_m` and `_l`, so that an open_clip JSON config can
+name it (`timm_model_name`) and open_clip's own tools can build it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
 
 from aced.errors import AcedError
 
@@ -41,6 +43,7 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(int(width * mlp_ratio), width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, width]` to the same shape."""
         batch, tokens, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -52,9 +55,9 @@ class Block(nn.Module):
 class StemViT(nn.Module):
     """`[B, 3, H, W]` images, H and W divisible by 8, to `[B, width]` features.
 
-    The stem is a 4x4 convolution of stride 4 to 48 channels, ReLU, and a 2x2 convolution of stride 2 to `width`,
-    written as two matrix products, which are several times faster than convolutions of this size on a CPU.
-    A position embedding is learned for `image_size`; other sizes get it interpolated.
+    The stem is a 4x4 convolution of stride 4 to 48 channels, ReLU, and a 2x2 convolution of stride 2 to
+    `width`, written as two matrix products, which is faster at this size on a CPU. A position embedding is
+    learned for `image_size`; other sizes get it interpolated.
 
     Args:
         width: width of the tokens.
@@ -134,12 +137,12 @@ class StemViT(nn.Module):
         return resized.flatten(2).transpose(1, 2)
 
     def _patches(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """`[B, 3, H, W]` to `[B, tokens, 4, 48]`: each token's four 4x4 patches side by side; and the grid."""
+        """`[B, 3, H, W]` to `[B, tokens, 4, 48]`, each token's four 4x4 patches in a row; and the grid."""
         batch, channels, height, width = x.shape
         if height % PATCH or width % PATCH:
             raise AcedError(
-                f"aced_stem_vit: image size {height}x{width} is not divisible by {PATCH}; set 'image_size' in the "
-                "model config to a multiple of it."
+                f"aced_stem_vit: image size {height}x{width} is not divisible by {PATCH}; set 'image_size' "
+                "in the model config to a multiple of it."
             )
         rows, columns = height // PATCH, width // PATCH
         x = x.view(batch, channels, rows, 2, _INNER, columns, 2, _INNER)
@@ -151,9 +154,7 @@ class StemViT(nn.Module):
         patches, grid = self._patches(x)
         x = self.stem2(F.relu(self.stem1(patches)).flatten(2)) + self.positions(grid)
         if self.grad_checkpointing and torch.is_grad_enabled():
-            x = torch.utils.checkpoint.checkpoint_sequential(
-                self.blocks, len(self.blocks), x, use_reentrant=False
-            )
+            x = checkpoint_sequential(self.blocks, len(self.blocks), x, use_reentrant=False)
         else:
             x = self.blocks(x)
         return self.norm(x)
@@ -178,14 +179,16 @@ def register_stem_vits() -> None:
             register_model(_entrypoint(name, size))
 
 
-def _entrypoint(name: str, size: dict[str, int]) -> Any:
+def _entrypoint(name: str, size: Mapping[str, int]) -> Any:
     """The function that timm calls to build `name`."""
 
     def build(pretrained: bool = False, **options: Any) -> StemViT:
         if pretrained:
             raise AcedError(f"{name}: there are no pretrained weights; set 'timm_model_pretrained' to false.")
+        # timm also passes what belongs to its own models: pretrained_cfg, cache_dir and the like.
         known = {"num_classes", "global_pool", "image_size", "mlp_ratio"}
-        return StemViT(**size, **{key: value for key, value in options.items() if key in known})
+        arguments: dict[str, Any] = {**size, **{k: v for k, v in options.items() if k in known}}
+        return StemViT(**arguments)
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = __name__

@@ -1,11 +1,10 @@
-"""Text towers at the length of the batch: open_clip's own forward pass needs every text padded to the full length."""
+"""Text towers at the length of the batch: open_clip's own forward pass needs texts of the full length."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 _POOLS = ("argmax", "eos")
@@ -14,8 +13,8 @@ _POOLS = ("argmax", "eos")
 def trims(model: nn.Module) -> bool:
     """Whether cutting the padding leaves this open_clip model's text embeddings as they are.
 
-    It does where attention is causal and the embedding is pooled at the end of the text, at the highest id or at
-    the end id: what stands behind is then never looked at.
+    It does where attention is causal and the embedding is pooled at the end of the text, at the highest id or
+    at the end id: what stands behind is then never looked at.
     """
     tower = _tower(model)
     return (
@@ -30,12 +29,12 @@ def trims(model: nn.Module) -> bool:
 def pooled_positions(model: nn.Module, ids: Tensor) -> Tensor:
     """`[B, T]` ids to `[B]`, the position at which a tower that trims pools each row."""
     if pool_type(model) == "eos":
-        return (ids == _eos(model)).int().argmax(dim=-1)
+        return ids.eq(_eos(model)).int().argmax(dim=-1)
     return ids.argmax(dim=-1)
 
 
 def encode(model: nn.Module, ids: Tensor, trimmed: bool) -> Tensor:
-    """`[B, T]` ids to `[B, d]` text features, not normalised. With `trimmed`, T may be less than the full length."""
+    """`[B, T]` ids to `[B, d]` features, not normalised; with `trimmed`, T may be below the full length."""
     if not trimmed:
         return model.encode_text(ids)  # type: ignore[operator]
     tower: Any = _tower(model)
@@ -57,10 +56,9 @@ def pool_type(model: nn.Module) -> str:
     return str(getattr(tower, "pool_type", None) or getattr(tower, "text_pool_type", ""))
 
 
-def _eos(model: nn.Module) -> int | None:
+def _eos(model: nn.Module) -> int:
     tower = _tower(model)
-    eos: int | None = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
-    return eos
+    return int(getattr(tower, "eos_id", getattr(tower, "text_eos_id", 0)))
 
 
 def _tower(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The demo family's word tokenizer, the choice of a tokenizer for a model config, and tokenizers' identities."""
+"""The demo family's word tokenizer, the choice of a tokenizer for a model, and tokenizers' identities."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _SPACE = 1 + ord(" ")
 class WordTokenizer:
     """One id per known word; an unknown word becomes the bytes of its UTF-8 form and a space.
 
-    Ids: 0 pads, 1 to 256 are bytes, then the words in their order, then the end of the text. The end is the highest
-    id, because the text towers pool at the highest id. Texts are lowered; no start id is used.
+    Ids: 0 pads, 1 to 256 are bytes, then the words in their order, then the end of the text. The end is the
+    highest id, because the text towers pool at the highest id. Texts are lowered; no start id is used.
 
     Args:
         words: the vocabulary, without repeats.
@@ -98,9 +98,9 @@ def choose_tokenizer(
 ) -> Tokenizer:
     """The tokenizer that belongs to a model config.
 
-    A vocabulary file beside the config wins; then a Hugging Face tokenizer that the config names (a local folder
-    only); then the demo family's words where `vocab_size` is theirs; then CLIP's own 49,408 pieces. The name of the
-    model decides nothing.
+    A vocabulary file beside the config wins; then a Hugging Face tokenizer that the config names (a local
+    folder only); then the demo family's words where `vocab_size` is theirs; then CLIP's own 49,408 pieces.
+    The name of the model decides nothing.
 
     Args:
         name: the model, for the error messages.
@@ -128,14 +128,12 @@ def choose_tokenizer(
     if size < CLIP_VOCABULARY_SIZE:
         raise AcedError(
             f"{name}: text_cfg.vocab_size is {size}, and no known tokenizer has so few pieces; set it to "
-            f"{CLIP_VOCABULARY_SIZE} (CLIP), to {len(demo_vocabulary()) + _BYTES + 2} (the demo family's words), or "
-            "put a word list named like the config, ending in '-vocab.txt', beside it."
+            f"{CLIP_VOCABULARY_SIZE} (CLIP), to {len(demo_vocabulary()) + _BYTES + 2} (the demo family's "
+            "words), or put a word list named like the config, ending in '-vocab.txt', beside it."
         )
     options = dict(text_cfg.get("tokenizer_kwargs") or {})
     if options.get("reduction_mask"):
-        raise AcedError(
-            f"{name}: tokenizer_kwargs.reduction_mask shortens texts at random; remove it from the config."
-        )
+        raise AcedError(f"{name}: tokenizer_kwargs.reduction_mask shortens texts at random; remove it from the config.")
     return cast(Tokenizer, import_open_clip().SimpleTokenizer(context_length=context_length, **options))
 
 
@@ -143,8 +141,8 @@ def _hugging_face(name: str, source: str, text_cfg: Mapping[str, Any], context_l
     """A Hugging Face tokenizer from a local folder."""
     if not Path(source).is_dir():
         raise AcedError(
-            f"{name}: its tokenizer '{source}' would have to be downloaded; copy the tokenizer's files into a folder "
-            "and name that folder in 'text_cfg.hf_tokenizer_name' of a local copy of the config."
+            f"{name}: its tokenizer '{source}' would have to be downloaded; copy the tokenizer's files into "
+            "a folder and name that folder in 'text_cfg.hf_tokenizer_name' of a local copy of the config."
         )
     try:
         return cast(

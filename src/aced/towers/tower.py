@@ -22,8 +22,8 @@ from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
 
 _MAX_CHARACTERS = 2000
 """Captions are cut here before they are tokenised: 1 MB of text would take seconds for at most 77 tokens."""
-_MAX_MEMO = 200_000
-"""Captions whose tokens are remembered; about 100 bytes each, more for long ones."""
+_MAX_MEMO = 100_000
+"""Captions whose tokens are remembered: some 60 MB of ordinary captions at most."""
 
 
 class Tower(nn.Module):
@@ -62,28 +62,30 @@ class Tower(nn.Module):
         self.context_length = context_length
         self.width = int(config["embed_dim"])
         for key in ("mean", "std"):
-            values = torch.tensor(preprocess[key], dtype=torch.float32).expand(3)
             # Not part of the state: they belong to the preprocessing, which is saved beside the weights.
-            self.register_buffer(key, values.reshape(3, 1, 1).clone(), persistent=False)
+            values = torch.tensor(preprocess[key], dtype=torch.float32)
+            self.register_buffer(key, values.reshape(3, 1, 1), persistent=False)
         self._trims = text.trims(model)
         self._memo: dict[str, list[int]] = {}
         self._flops: dict[tuple[str, int], int] = {}
 
-    # -- inputs ------------------------------------------------------------------------------------------------
+    # -- inputs ----------------------------------------------------------------------------------------------
 
     def pixels(self, images: Tensor) -> Tensor:
-        """`[B, 3, S, S]` uint8 to float on the tower's device: scaled to 0..1, mean and standard deviation applied."""
+        """`[B, 3, S, S]` uint8 to float on the tower's device: scaled to 0..1, then mean and std applied."""
         images = images.to(self.mean.device, non_blocking=True)
-        return images.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
+        # The first division is not in place: the caller may have handed over floats.
+        return images.to(self.mean.dtype).div(255).sub_(self.mean).div_(self.std)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """B texts to `[B, T]` int64 on the tower's device.
 
-        T is the longest text of the batch where the rest cannot change the embedding (causal attention, pooled at
-        the end of the text), and `context_length` elsewhere. Tokens are remembered per text.
+        T is the longest text of the batch where the rest cannot change the embedding (causal attention,
+        pooled at the end of the text), and `context_length` elsewhere. Tokens are remembered per text.
         """
+        texts = [t[:_MAX_CHARACTERS] for t in texts]
         missing = [t for t in dict.fromkeys(texts) if t not in self._memo]
-        rows = dict(zip(missing, self._tokenise([t[:_MAX_CHARACTERS] for t in missing]), strict=True))
+        rows = dict(zip(missing, self._tokenise(missing), strict=True))
         listed = [self._memo[t] if t in self._memo else rows[t] for t in texts]
         if len(self._memo) + len(rows) > _MAX_MEMO:
             self._memo.clear()
@@ -104,7 +106,7 @@ class Tower(nn.Module):
         ends = text.pooled_positions(self.model, ids) + 1
         return [row[:end] for row, end in zip(ids.tolist(), ends.tolist(), strict=True)]
 
-    # -- embeddings --------------------------------------------------------------------------------------------
+    # -- embeddings ------------------------------------------------------------------------------------------
 
     def embed_image(self, images: Tensor) -> Tensor:
         """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, with gradient where it is enabled."""
@@ -124,7 +126,8 @@ class Tower(nn.Module):
         if images is None:
             raise AcedError(
                 f"Tower '{self.name}' needs images in {self.view}, but they were read in "
-                f"{', '.join(map(str, candidates.images)) or 'no view'}; pass tower.view to the source's read()."
+                f"{', '.join(map(str, candidates.images)) or 'no view'}; pass tower.view to the source's "
+                "read()."
             )
         scale, bias = self.scale_and_bias()
         return Embeddings(self.embed_image(images), self.embed_text(candidates.texts), scale, bias)
@@ -134,7 +137,7 @@ class Tower(nn.Module):
         return self.embed(candidates)
 
     def scale_and_bias(self) -> tuple[Scalar, Scalar]:
-        """The logit scale, exp of the parameter, and the logit bias (0 for a model without one), as scalars."""
+        """The logit scale, exp of the parameter, and the logit bias, 0 for a model without one; scalars."""
         bias = getattr(self.model, "logit_bias", None)
         scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
         return scale.exp().reshape(()), 0.0 if bias is None else bias.reshape(())
@@ -158,10 +161,10 @@ class Tower(nn.Module):
         empty = self.mean.new_zeros(0, self.width)
         return Embeddings(empty, empty.clone(), scale, bias).detach()
 
-    # -- facts -------------------------------------------------------------------------------------------------
+    # -- facts -----------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any weight, the preprocessing, the tokenizer or the text length.
+        """16 hex digits that change with any weight, the preprocessing, the tokenizer or the text length.
 
         Two towers of one fingerprint embed alike, whatever they are called.
         """
@@ -175,7 +178,7 @@ class Tower(nn.Module):
         return digest.hexdigest()[:16]
 
     def flops(self, text_length: int, image_size: int | None = None) -> Flops:
-        """FLOPs of one forward pass per sample (a multiply-add counts as 2); the backward pass costs twice that.
+        """FLOPs of one forward pass per sample (a multiply-add counts as 2); backward costs twice that.
 
         Args:
             text_length: T of the tokens; counts as `context_length` where the tower does not trim.
@@ -188,7 +191,6 @@ class Tower(nn.Module):
         if ("text", length) not in self._flops:
             self._flops["text", length] = count_text(self, length)
         return Flops(self._flops["image", side], self._flops["text", length])
-
 
     def forward_flops(self, texts: Sequence[str]) -> int:
         """FLOPs per pair of one forward pass over a batch with these texts, padded to the longest of them."""
@@ -225,15 +227,11 @@ def view_of(name: str, preprocess: Mapping[str, Any]) -> View:
         if len(set(size)) != 1:
             raise AcedError(f"{name}: image_size is {list(size)}; only square images are supported.")
         size = size[0]
-    mode = preprocess.get("resize_mode") or "shortest"
+    mode: Any = preprocess.get("resize_mode") or "shortest"
     if mode not in ("shortest", "squash"):
         raise AcedError(f"{name}: resize_mode is '{mode}'; only 'shortest' and 'squash' are supported.")
     # open_clip's inference transform knows these two, and takes bicubic for everything else.
-    interpolation = "bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic"
-    if any(not math.isfinite(v) or v == 0 for v in _listed(preprocess["std"])):
+    bilinear = preprocess.get("interpolation") == "bilinear"
+    if any(not math.isfinite(v) or v == 0 for v in preprocess["std"]):
         raise AcedError(f"{name}: the preprocessing's std is {preprocess['std']}; it must not contain zero.")
-    return View(int(size), mode, interpolation)
-
-
-def _listed(value: Any) -> Sequence[float]:
-    return value if isinstance(value, (list, tuple)) else [value]
+    return View(int(size), mode, "bilinear" if bilinear else "bicubic")

@@ -1,4 +1,4 @@
-"""Local checkpoints into open_clip models: read safely, rename what open_clip renames, tell what does not fit."""
+"""Local checkpoints into open_clip models: read safely, renamed as open_clip does, misfits told."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def load_weights(model: nn.Module, path: Path, name: str) -> None:
 
     Args:
         model: the open_clip model.
-        path: .safetensors, or a file of `torch.save` with a state dict or `{"state_dict": ..}`. Pickled objects
-            other than tensors and plain values are refused.
+        path: .safetensors, or a file of `torch.save` with a state dict or `{"state_dict": ..}`. Pickled
+            objects other than tensors and plain values are refused.
         name: the model, for the error messages.
 
     Raises:
-        AcedError: the file is missing or unreadable, or its weights do not fit; the sentence names the first ones.
+        AcedError: the file is missing or unreadable, or its weights do not fit; the sentence names the first
+            ones.
     """
     state = _renamed(model, read_state(path))
     own = model.state_dict()
@@ -65,8 +66,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         )
     except pickle.UnpicklingError:
         raise AcedError(
-            f"{path}: not a plain file of tensors (only `weights_only` files are opened, because others can run "
-            "code); convert it to .safetensors."
+            f"{path}: not a plain file of tensors (only `weights_only` files are opened, because others can "
+            "run code); convert it to .safetensors."
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -88,7 +89,7 @@ def _bare(key: str) -> str:
 
 
 def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What open_clip's own loader does to old and foreign files, its silent resizing of positions left out."""
+    """What open_clip's own loader does to old and foreign files, but for its silent resizing of positions."""
     open_clip = import_open_clip()
     state = open_clip.factory.convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):

@@ -25,10 +25,19 @@ from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
 # Keys that do not change what a run computes, so that a resumed run may change them.
-_FREE = {"run.out", "run.log_every", "run.checkpoint_every", "data.workers", "data.index_dir", "data.in_memory"}
+_FREE = {
+    "run.out",
+    "run.log_every",
+    "run.checkpoint_every",
+    "data.workers",
+    "data.index_dir",
+    "data.in_memory",
+}
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, keep: int = 2) -> Path:
+def save_checkpoint(
+    folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, keep: int = 2
+) -> Path:
     """Write `folder/step-N` atomically and remove all but the newest `keep`.
 
     Raises:

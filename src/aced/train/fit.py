@@ -14,7 +14,7 @@ from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
 from aced.errors import AcedError
-from aced.evaluate.tasks import TaskResult
+from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.methods import get_method
 from aced.progress import Bars
@@ -119,18 +119,10 @@ def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:
         "title": title,
         "seed": seed,
         "average": average(fitted.results) if fitted.results else None,
-        "tasks": tasks_of(fitted.results),
+        "tasks": as_json(fitted.results),
         "budgets": fitted.ledger.budgets(),
         "clean_share": fitted.clean_share,
         "run": str(fitted.folder),
-    }
-
-
-def tasks_of(results: dict[str, TaskResult]) -> dict[str, dict[str, Any]]:
-    """Task results as they stand in results.json."""
-    return {
-        name: {"value": r.value, "chance": r.chance, "n": r.n, "metric": r.metric}
-        for name, r in results.items()
     }
 
 
@@ -155,25 +147,34 @@ def environment() -> dict[str, Any]:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         if info.is_file()
         else []
     )
     return f"{names[0]} x {len(names)}" if names else "unknown"
 
 
-def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, resume: bool) -> None:
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if resume:
-        if checkpoint is not None:
-            load_checkpoint(checkpoint, trainer, metrics, config)
-        elif metrics.path.exists():
-            metrics.path.unlink()
-        _trim_evals(folder / "evals.jsonl", trainer.step)
-    elif checkpoint is not None or metrics.path.exists():
+def refuse_occupied(folder: Path) -> None:
+    """Raise an AcedError if the folder holds a run already."""
+    if (folder / "metrics.jsonl").exists() or latest_checkpoint(folder / "checkpoints") is not None:
         raise AcedError(
             f"{folder} already holds a run: add --resume to go on with it, or choose another folder with run.out."
         )
+
+
+def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, resume: bool) -> None:
+    if not resume:
+        refuse_occupied(folder)
+    elif (checkpoint := latest_checkpoint(folder / "checkpoints")) is not None:
+        load_checkpoint(checkpoint, trainer, metrics, config)
+        _trim_evals(folder / "evals.jsonl", trainer.step)
+    else:  # killed before its first checkpoint: from the start, without the lines of that attempt
+        metrics.path.unlink(missing_ok=True)
+        (folder / "evals.jsonl").unlink(missing_ok=True)
     write_atomic(folder / "config.toml", dump_config(config))
 
 

@@ -11,7 +11,7 @@ from aced.data.atomic import writing
 from aced.data.order import Order
 from aced.data.source import Candidates, Source
 from aced.data.views import View
-from aced.evaluate.tasks import Task
+from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed
@@ -58,7 +58,7 @@ def _evaluate(trainer: Trainer, tasks: Sequence[Task], config: Config, folder: P
     line = {
         "step": trainer.step,
         "average": average(results),
-        "tasks": {name: result.value for name, result in results.items()},
+        "tasks": as_json(results),
         "budgets": trainer.ledger.budgets(),
     }
     path = folder / "evals.jsonl"

@@ -104,7 +104,13 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.objective.clamp(t.student.model)
     t.step += 1
     return Outcome(
-        t.step, candidates.indices, rows, None if chosen is None else chosen.scores.cpu(), parts, lr, grad_norm
+        t.step,
+        candidates.indices,
+        rows,
+        None if chosen is None else chosen.scores.cpu(),
+        parts,
+        lr,
+        grad_norm,
     )
 
 

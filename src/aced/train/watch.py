@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aced.data.atomic import write_atomic, writing
 from aced.train.step import Outcome, Trainer
 
@@ -58,7 +60,8 @@ class Metrics:
 
     def _line(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
         scores = outcome.scores
-        scale, bias = trainer.student.scale_and_bias()
+        with torch.no_grad():
+            scale, bias = trainer.student.scale_and_bias()
         line: dict[str, Any] = {
             "step": outcome.step,
             "steps": trainer.settings.steps,

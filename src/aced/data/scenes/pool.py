@@ -72,9 +72,7 @@ class Mix:
 
 
 DEFAULT_MIX = Mix()
-REDUNDANT_MIX = Mix(
-    clean=0.12, duplicate=0.60, shuffled=0.11, junk=0.05, vague=0.06, noisy=0.04, partial=0.02
-)
+REDUNDANT_MIX = Mix(clean=0.12, duplicate=0.60, shuffled=0.11, junk=0.05, vague=0.06, noisy=0.04, partial=0.02)
 """A pool that mostly repeats itself: where choosing batches jointly has the most to gain."""
 
 
@@ -149,9 +147,7 @@ def make_pool(n: int, seed: int, progress: Progress | None = None, mix: Mix = DE
 
     texts = _tell(plan.attributes, seed, rows)
     draw = random.Random(world.named_seed("pool", seed, "duplicates"))
-    choices = [
-        [captions.describe(row, draw) for _ in range(_CAPTIONS_PER_BASE)] for row in bases.attributes.tolist()
-    ]
+    choices = [[captions.describe(row, draw) for _ in range(_CAPTIONS_PER_BASE)] for row in bases.attributes.tolist()]
     for i, b in zip(rows["duplicate"].tolist(), base.tolist(), strict=True):
         texts[i] = choices[b][int(_CAPTIONS_PER_BASE * draw.random())]
     return _scenes("pool", n, seed, mix, pixels, texts, shuffled_kinds, plan.attributes)

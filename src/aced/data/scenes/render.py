@@ -25,7 +25,7 @@ _GROUNDS = torch.tensor(list(world.BACKGROUNDS.values()), dtype=torch.float32)
 _RADII = torch.tensor(list(world.SIZES.values()))
 _DIRECTIONS = torch.tensor([(-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (0.0, 0.0)])
 
-_SHIFT, _ANGLE, _SCALE = 1.0, 0.14, 0.05
+_SHIFT, _ANGLE, _SCALE = 0.6, 0.08, 0.05
 """Reach of the jitter: pixels, radians, share of the radius."""
 _SHADE, _GROUND_SHADE, _SLOPE, _NOISE = 12.0, 6.0, 5.0, 5.0
 """Reach of the shades and the slope, and standard deviation of the noise, in levels of 255."""

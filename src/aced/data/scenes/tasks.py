@@ -42,7 +42,7 @@ class Pictures:
         return self._views[view]
 
 
-def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: int = 200) -> list[Task]:
+def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: int = 300) -> list[Task]:
     """All tasks of a split; splits have no picture in common with each other or with any pool.
 
     Args:
@@ -54,9 +54,7 @@ def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: 
     plan = world.sample(n, world.generator(split, seed, "plan"), single=True)
     unseen = world.sample(n, world.generator(split, seed, "unseen"), unseen=True)
     photos = Pictures(lambda: render.render(plan))
-    noisy = Pictures(
-        lambda: shifts.add_noise(render.render(plan), _TASK_NOISE, world.generator(split, seed, "noise"))
-    )
+    noisy = Pictures(lambda: shifts.add_noise(render.render(plan), _TASK_NOISE, world.generator(split, seed, "noise")))
     return [
         _classify("shape", photos, plan, "shape"),
         _classify("colour", photos, plan, "colour"),
@@ -69,9 +67,7 @@ def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: 
         _classify("shape on grey", Pictures(lambda: shifts.grey(render.render(plan))), plan, "shape"),
         _classify("shape on sketches", Pictures(lambda: render.render(plan, "sketch")), plan, "shape"),
         _classify_pairs("colour and shape on noisy", noisy, plan, world.SEEN),
-        _classify_pairs(
-            "unseen combinations", Pictures(lambda: render.render(unseen)), unseen, world.ALL_PAIRS
-        ),
+        _classify_pairs("unseen combinations", Pictures(lambda: render.render(unseen)), unseen, world.ALL_PAIRS),
     ]
 
 
@@ -105,9 +101,7 @@ def _classify(name: str, images: Pictures, plan: world.Plan, attribute: str) -> 
     )
 
 
-def _classify_pairs(
-    name: str, images: Pictures, plan: world.Plan, pairs: list[tuple[int, int]]
-) -> Classification:
+def _classify_pairs(name: str, images: Pictures, plan: world.Plan, pairs: list[tuple[int, int]]) -> Classification:
     index = {pair: i for i, pair in enumerate(pairs)}
     shown = plan.attributes[:, [FIRST + COLOUR, FIRST + SHAPE]].tolist()
     return Classification(

@@ -1,0 +1,214 @@
+"""The command line: parses, calls one function each, prints. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from aced.errors import AcedError
+
+app = typer.Typer(
+    name="aced",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train small CLIP and SigLIP models by choosing what they learn from.\n\n"
+    "A large frozen [bold]reference[/] and the small [bold]student[/] score many candidates; the batch that is easy for "
+    "the one and hard for the other is trained on (ACID), with a distillation loss as well (ACED).\n\n"
+    "Start with [bold]aced demo[/]: it compares the methods on built-in data within minutes.",
+)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the runs.")] = Path(
+        "runs/demo"
+    ),
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows to run, separated by commas, or 'all'; see 'aced methods'.", show_default=False
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Train every row with this many seeds.")] = 1,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Under a minute: everything for real, but too short to tell methods apart."
+        ),
+    ] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 measures what is quickest.")] = 0,
+    split: Annotated[
+        str, typer.Option(help="Score on 'test', or on 'validation' to choose settings by.")
+    ] = "test",
+) -> None:
+    """Train a reference, then the same small student with each method, and compare them.
+
+    Examples:
+
+      aced demo
+
+      aced demo --quick --out /tmp/look
+
+      aced demo --methods iid,softmax-kd,aced --seeds 3
+    """
+    from rich.console import Console
+
+    from aced.demo.recipe import FULL, QUICK, choose_rows
+    from aced.demo.run import run_demo
+    from aced.report import results_table
+    from aced.threads import set_threads
+
+    choose_rows(methods)  # a wrong name is told before anything is computed
+    if split not in ("test", "validation"):
+        raise AcedError(f"--split is '{split}'; use 'test' or 'validation'.")
+    console = Console()
+    count = set_threads(threads)
+    console.print(f"aced demo on {count} thread{'s' * (count > 1)}; results go to {out}")
+    results = run_demo(
+        out, methods=methods, seeds=seeds, scale=QUICK if quick else FULL, console=console, split=split
+    )
+    console.print()
+    console.print(results_table(results))
+    for sentence in results["summary"]:
+        console.print(sentence)
+    if quick:
+        console.print(
+            "This was a quick look: far too short for the differences to mean anything.", style="yellow"
+        )
+    console.print(f"Report: {out / 'report.html'}   Figures: {out / 'results.json'}")
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe; see 'aced recipes'.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in run.out.")
+    ] = False,
+) -> None:
+    """Train a student on tars of image-text pairs (or on scenes) by any method.
+
+    Examples:
+
+      aced train photos-aced
+
+      aced train my.toml train.steps=2000 method.name=i-aced run.out=runs/mine
+
+      aced train my.toml --resume
+    """
+    from rich.console import Console
+
+    from aced.config import load_config
+    from aced.train.program import train_program
+
+    train_program(load_config(config, overrides or []), Console(), resume=resume)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a demo.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default: report.html in the first folder.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about one or more finished runs.
+
+    Example:
+
+      aced report runs/photos-iid runs/photos-aced --out photos.html
+    """
+    from rich.console import Console
+
+    from aced.report import load_results, load_run, results_table, write_report
+    from aced.report.records import results_of
+
+    console = Console()
+    folder = runs[0]
+    if len(runs) == 1 and (folder / "demo.json").is_file():
+        results = load_results(folder / "results.json")
+        records = [load_run(folder / row["run"]) for row in results["rows"]]
+    else:
+        records = [load_run(run) for run in runs]
+        results = results_of(records)
+    page = write_report(out or folder / "report.html", results, records)
+    console.print(results_table(results))
+    console.print(f"Report: {page}")
+
+
+@app.command()
+def methods() -> None:
+    """List the methods of curation and distillation, and the longer rows of the demo."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aced.demo.recipe import ROWS
+    from aced.methods import METHODS
+
+    table = Table("Name", "Title", "What it does")
+    for method in METHODS.values():
+        table.add_row(method.name, method.title, method.about)
+    table.add_section()
+    for row in ROWS.values():
+        if row.name not in METHODS:
+            table.add_row(row.name, row.title, "demo only: a longer run")
+    Console().print(table)
+
+
+@app.command()
+def recipes() -> None:
+    """List the packaged recipes for 'aced train'."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aced.config import recipes as packaged
+
+    table = Table("Name", "What it does", "File")
+    for name, path in packaged().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        table.add_row(name, first.removeprefix("# "), str(path))
+    Console().print(table)
+
+
+@app.command()
+def config() -> None:
+    """Print every key of a run with its default and its meaning."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aced.config import describe_keys
+
+    table = Table("Key", "Default", "Meaning")
+    for key, default, meaning in describe_keys():
+        table.add_row(key, default, meaning)
+    Console().print(table)
+
+
+# The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
+_UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
+
+
+def main() -> NoReturn:
+    """Entry point: a user's mistake ends in one sentence and status 2, Ctrl-C in one sentence and status 130."""
+    try:
+        status = app(standalone_mode=False)
+    except AcedError as error:
+        sys.stderr.write(f"aced: {error}\n")
+        sys.exit(2)
+    except _UsageFault as fault:
+        fault.show()
+        sys.exit(fault.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write(
+            "aced: interrupted. Whole checkpoints are kept: 'aced train ... --resume' goes on from them.\n"
+        )
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,137 @@
+"""An inner ring never imports an outer one, and the names of the package are loaded only when used."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aced
+
+PACKAGE = Path(aced.__file__).parent
+PROGRAMS = {"aced.train", "aced.demo", "aced.cli", "aced.report"}
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """The absolute names that a module's import statements may load, wherever in it they stand.
+
+    `from a import b` may load the module `a.b`, so that is what counts.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [above, node.module]))
+            yield from (f"{module}.{name.name}" for name in node.names)
+
+
+def modules(ring: str) -> list[Path]:
+    """The files of `aced.<ring>`, a module or a package."""
+    single = PACKAGE / f"{ring}.py"
+    return [single] if single.exists() else sorted((PACKAGE / ring).rglob("*.py"))
+
+
+def all_imports(path: Path) -> set[str]:
+    """What a file of the package imports."""
+    package = ".".join(["aced", *path.relative_to(PACKAGE).parent.parts])
+    return set(imports(ast.parse(path.read_text(encoding="utf-8")), package))
+
+
+def inside(name: str, rings: set[str]) -> bool:
+    return any(name == ring or name.startswith(ring + ".") for ring in rings)
+
+
+def test_the_reader_of_imports_sees_every_form() -> None:
+    source = """
+import aced.train
+import numpy as np, aced.cli as c
+from aced import demo
+from . import sibling
+from .near import x
+from ..up import y
+def f():
+    from aced.report.page import render
+"""
+    assert set(imports(ast.parse(source), "aced.data")) == {
+        "aced.train",
+        "numpy",
+        "aced.cli",
+        "aced.demo",
+        "aced.data.sibling",
+        "aced.data.near.x",
+        "aced.up.y",
+        "aced.report.page.render",
+    }
+
+
+def test_core_imports_torch_the_standard_library_and_itself() -> None:
+    files = modules("core")
+    assert len(files) >= 5
+    for path in files:
+        known = {"aced.core", "aced.errors", "torch", *sys.stdlib_module_names}
+        strangers = {n for n in all_imports(path) if not inside(n, known)}
+        assert not strangers, f"{path.name} imports {strangers}"
+
+
+@pytest.mark.parametrize("ring", ["data", "towers", "evaluate", "methods"])
+def test_parts_import_no_programs(ring: str) -> None:
+    files = modules(ring)
+    assert files
+    for path in files:
+        programs = {n for n in all_imports(path) if inside(n, PROGRAMS)}
+        assert not programs, f"{path.name} imports {programs}"
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that are loaded after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+def test_core_needs_nothing_but_torch() -> None:
+    core = [f"aced.core.{p.stem}" for p in modules("core") if p.stem != "__init__"]
+    extra = loaded_by(f"import {', '.join(core)}") - loaded_by("import torch") - set(sys.stdlib_module_names)
+    assert "aced" in extra
+    # Parts of torch may load more of torch's own dependencies on first use, but none of these.
+    assert not extra & {
+        "open_clip", "timm", "torchvision", "PIL", "pydantic", "rich", "typer", "jinja2", "matplotlib",
+        "safetensors", "simplejpeg", "scipy",
+    }  # fmt: skip
+
+
+def test_importing_the_package_is_light() -> None:
+    loaded = loaded_by("import aced")
+    assert "aced" in loaded
+    assert loaded - loaded_by("pass") - set(sys.stdlib_module_names) == {"aced"}
+
+
+def test_public_names_are_loaded_on_first_use() -> None:
+    light = "import aced; aced.__version__; dir(aced)"
+    assert "torch" not in loaded_by(light)
+    assert "torch" not in loaded_by("from aced import AcedError")
+    assert "torch" in loaded_by("import aced; aced.select")
+
+
+def test_every_public_name_is_there() -> None:
+    code = "import aced\nfor name in aced.__all__: assert getattr(aced, name) is not None, name"
+    assert "aced" in loaded_by(code)
+    assert "aced" in loaded_by("from aced import *; select, METHODS, Embeddings, load_tower, losses")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'aced' has no attribute 'selekt'"):
+        _ = aced.selekt
