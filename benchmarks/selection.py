@@ -179,7 +179,7 @@ def compare(args: argparse.Namespace, console: Console) -> dict[str, object]:
         if timed < args.n:
             name += f" ({timed} of {args.n} chunks timed, scaled)"
         r["time_ratio"] = r["seconds"] / ours["seconds"]
-        r["memory_ratio"] = r["extra_mib"] / ours["extra_mib"]
+        r["memory_ratio"] = r["extra_mib"] / max(ours["extra_mib"], 1.0)  # below a MiB nothing is told apart
         table.add_row(
             name,
             f"{r['seconds']:.3f}",

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -81,9 +82,7 @@ def told(caption: str, table: list[set[str]]) -> set[int]:
 def wrong_words(caption: str, params: list[int]) -> int:
     """How many attributes a caption of a one-object scene gets wrong."""
     tables = (GROUNDS, None, SHAPES, COLOURS, SIZES, TEXTURES, POSITIONS)
-    return sum(
-        len(told(caption, table) - {value}) for table, value in zip(tables, params[:7], strict=True) if table
-    )
+    return sum(len(told(caption, table) - {value}) for table, value in zip(tables, params[:7], strict=True) if table)
 
 
 def test_it_is_a_source(pool: Scenes) -> None:
@@ -116,10 +115,10 @@ def test_global_random_state_is_neither_read_nor_moved() -> None:
 
 
 def test_what_a_seed_gives_is_frozen_until_the_version_is_raised() -> None:
-    pool = make_pool(200, seed=1)
+    pool = make_pool(200, seed=1)  # Not the pixels: their last bits belong to the processor.
     assert pool.kinds is not None
     text = "\n".join([*pool.captions, *pool.kinds, str(pool.params.tolist())])
-    assert hashlib.sha256(text.encode()).hexdigest()[:12] == "5375542edc3f"
+    assert hashlib.sha256(text.encode()).hexdigest()[:12] == "9d26c7159941"
 
 
 def test_fingerprints_tell_everything_apart() -> None:
@@ -139,7 +138,7 @@ def test_shares_are_exact(mix: Mix) -> None:
     kinds = make_pool(2000, seed=1, mix=mix).kinds
     assert kinds is not None
     assert Counter(kinds) == {kind: round(2000 * share) for kind, share in mix.shares().items()}
-    assert SOUND_KINDS < set(kinds)
+    assert set(kinds) > SOUND_KINDS
 
 
 @given(st.integers(0, 5000))
@@ -173,7 +172,7 @@ def test_held_out_pairs_are_in_no_picture_and_no_caption(pool: Scenes, curated: 
             assert not pairs & HELD_OUT
         for caption in scenes.captions:
             found = split(caption)
-            for colour, shape in zip(found, found[1:], strict=False):
+            for colour, shape in pairwise(found):
                 assert not any({colour} == COLOURS[c] and shape in SHAPES[s] for c, s in HELD_OUT), caption
 
 

@@ -12,19 +12,20 @@ from aced.data.scenes.world import BLOCK, COLOUR, COUNT, FIRST, GROUND, POSITION
 
 @pytest.fixture(scope="module")
 def plan() -> world.Plan:
-    return world.sample(700, world.generator("test of rendering"))
+    return world.sample(330, world.generator("test of rendering"))
 
 
 @pytest.mark.parametrize("style", ["paint", "sketch"])
 def test_chunks_do_not_change_pictures(plan: world.Plan, style: str) -> None:
     whole = render(plan, style, chunk=len(plan))  # type: ignore[arg-type]
-    for chunk in (1, 7, 64, 256):
+    for chunk in (7, 64, 256):
         assert torch.equal(render(plan, style, chunk=chunk), whole)  # type: ignore[arg-type]
 
 
 def test_a_scene_alone_is_the_scene_in_a_batch(plan: world.Plan) -> None:
-    rows = torch.tensor([690, 3, 128, 3])
-    assert torch.equal(render(plan[rows]), render(plan)[rows])
+    whole = render(plan)
+    for rows in ([320, 3, 128, 3], [0], [329]):
+        assert torch.equal(render(plan[torch.tensor(rows)]), whole[rows])
 
 
 VALUES = {
@@ -39,17 +40,16 @@ VALUES = {
 
 @pytest.mark.parametrize("column", VALUES)
 def test_every_value_of_an_attribute_looks_different(column: int) -> None:
-    """With all else equal, two values differ by far more than the noise between two draws of one scene."""
-    plan = world.sample(60, world.generator("looks", column), single=True)
+    """With all else equal, noise and jitter too, two values differ plainly in at least eight pixels."""
+    plan = world.sample(40, world.generator("looks", column), single=True)
     pictures = []
     for value in range(VALUES[column]):
         plan.attributes[:, column] = value
         pictures.append(render(plan).float())
-    other = world.redraw(plan, world.generator("again"), 0.0)
-    noise = (render(other).float() - pictures[-1]).square().mean()
     for i, one in enumerate(pictures):
         for two in pictures[:i]:
-            assert (one - two).square().mean((1, 2, 3)).min() > 1.8 * noise
+            plain = ((one - two).abs().amax(1) > 25).sum((1, 2))
+            assert (plain >= 8).float().mean() > 0.95
 
 
 def test_large_is_larger_than_medium_than_small() -> None:

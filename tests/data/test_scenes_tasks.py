@@ -71,10 +71,10 @@ def test_retrieval(tasks: dict[str, Task], name: str) -> None:
     task = tasks[name]
     assert isinstance(task, Retrieval)
     assert task.direction == name.replace(" ", "_")
-    assert task.chance == pytest.approx(1 / 200)
-    assert task.images(VIEW).shape[0] == len(task.captions) == 200
+    assert task.chance == pytest.approx(1 / 300)
+    assert task.images(VIEW).shape[0] == len(task.captions) == 300
     texts = [caption for captions in task.captions for caption in captions]
-    assert len(set(texts)) == len(texts) == 200
+    assert len(set(texts)) == len(texts) == 300
 
 
 def test_tasks_on_the_same_pictures_share_them(tasks: dict[str, Task]) -> None:

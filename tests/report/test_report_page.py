@@ -10,6 +10,10 @@ import report_fake
 
 from aced.errors import AcedError
 from aced.report import RunRecord, load_results, load_run, results_of, write_report
+from aced.report.aggregate import group_rows
+from aced.report.charts import series_styles
+from aced.report.panels import accuracy_panels
+from aced.report.records import parse_results
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 
@@ -149,6 +153,21 @@ def test_a_single_run(tmp_path: Path) -> None:
     assert "ACED: seed 0" in page.text
     assert "Trained samples 3.2k" in page.text
     assert "vs IID" not in page.text
+
+
+def test_lines_reach_the_final_score(tmp_path: Path) -> None:
+    report_fake.make(tmp_path, ["aced"], seeds=1, steps=50)
+    file = tmp_path / "runs/aced-s0/evals.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    row = load_results(tmp_path)["rows"][0]
+    [group] = group_rows(parse_results({"rows": [row]}), [load_run(file.parent)])
+    panels = accuracy_panels([group], series_styles([False]), None)
+    assert len(panels) == 4
+    # Two evaluations and the end: the line is drawn through three points.
+    assert re.search(r'<path d="M [\d. ]+\nL [\d. ]+\nL [\d. ]+\n"', panels[0].svg)
+    file.unlink()
+    [group] = group_rows(parse_results({"rows": [row]}), [load_run(file.parent)])
+    assert accuracy_panels([group], series_styles([False]), None) == []
 
 
 def test_what_is_missing_leaves_no_heading(tmp_path: Path) -> None:

@@ -100,6 +100,14 @@ def test_trimmed_lengths_and_the_memory(towers: dict[str, Tower], monkeypatch: p
     assert demo.flops(5).text < demo.flops(20).text
 
 
+def test_a_batch_costs_what_its_longest_text_costs(towers: dict[str, Tower]) -> None:
+    demo, whole = towers["demo"], towers["tiny-siglip"]
+    texts = ["a", "a red circle on a dark background"]
+    assert demo.forward_flops(texts) == demo.forward_flops(texts[1:]) == demo.flops(8).total
+    assert demo.forward_flops(texts[:1]) == demo.flops(2).total
+    assert whole.forward_flops(texts) == whole.flops(24).total
+
+
 def test_other_architectures_are_counted(tmp_path: Path, towers: dict[str, Tower]) -> None:
     config = {
         "embed_dim": 32,

@@ -261,7 +261,7 @@ def _about(groups: Sequence[Group], gallery_of: str) -> dict[str, str]:
         + "The loss is that of the batches trained on, and a harder batch has a higher one: "
         + ("these curves show whether training runs smoothly, not which method is better." if many else "")
         + ("the curve shows whether training runs smoothly." if not many else ""),
-        "pairs": f"The pairs that {gallery_of} scored highest and lowest, with their scores.",
+        "pairs": f"What {gallery_of} wants most and least to learn from, with the scores.",
     }
 
 

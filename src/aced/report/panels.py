@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from aced.report import aggregate, charts
-from aced.report.aggregate import Group
+from aced.report.aggregate import Group, Points
 from aced.report.canvas import KINDS
 from aced.report.charts import Series, Style
 from aced.report.numbers import budget_text, compact, duration, ratio
@@ -68,7 +68,7 @@ def accuracy_panels(groups: Sequence[Group], styles: Sequence[Style], reference:
                 for row in group.rows
                 if row.average is not None and math.isfinite(row.average) and budget in row.budgets
             ]
-            line = aggregate.accuracy_over(group, budget)
+            line = _ending_at(aggregate.accuracy_over(group, budget), group, budget)
             if points or line:
                 series.append(Series(group.title, style, points, line))
         # A single mark without a line says no more than its number.
@@ -158,10 +158,18 @@ def gallery_parts(groups: Sequence[Group]) -> tuple[str, list[dict[str, Any]]]:
         return "", []
     group, gallery = min(found, key=lambda pair: (pair[0].method != "aced", pair[0].method != "h-acid"))
     sides: list[tuple[str, list[Pair]]] = [
-        ("Most learnable", gallery.most),
-        ("Least learnable", gallery.least),
+        ("Highest", gallery.most),
+        ("Lowest", gallery.least),
     ]
     return group.title, [{"title": title, "pairs": pairs} for title, pairs in sides if pairs]
+
+
+def _ending_at(line: Points, group: Group, budget: str) -> Points:
+    """The line as far as the final scores: evaluations during training may stop short of the end."""
+    spent = group.budgets.get(budget)
+    if not line or spent is None or group.average is None or spent.mean <= line[-1][0] * 1.001:
+        return line
+    return [*line, (spent.mean, group.average.mean)]
 
 
 def _unit(budget: str) -> Callable[[float], str]:

@@ -60,8 +60,7 @@ class Metrics:
 
     def _line(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
         scores = outcome.scores
-        with torch.no_grad():
-            scale, bias = trainer.student.scale_and_bias()
+        scale, bias = (torch.as_tensor(v).item() for v in trainer.student.scale_and_bias())
         line: dict[str, Any] = {
             "step": outcome.step,
             "steps": trainer.settings.steps,
@@ -69,8 +68,8 @@ class Metrics:
             "contrastive": outcome.parts.contrastive,
             "kd": outcome.parts.distillation,
             "lr": outcome.lr,
-            "scale": float(scale),
-            "bias": float(bias),
+            "scale": scale,
+            "bias": bias,
             "grad_norm": outcome.grad_norm,
             "learnability": None
             if scores is None
