@@ -15,25 +15,30 @@ Three ways to the same conditional scores g_i(K) of the sigmoid loss and learnab
 - *dense, once*: the form of the JEST paper's pseudo-code: the B x B matrix of pair scores is made once, and each
   chunk takes masked sums over it: 2 B^2 d multiply-adds and 2 n passes over the matrix.
 
-Each way runs in a process of its own with the same number of threads. The process makes the embeddings in place and
-runs a small selection first, so that libraries and thread pools are there; **peak extra memory** is by how much the
-process's largest resident size (`ru_maxrss`) grows from then on: what the machine has to hold, allocators and
-workspaces included, rather than what torch says it has asked for. **Time** is the median of the runs of streaming and
-of the single run of a dense form; chunks of the dense form cost the same, so that a part may be timed and scaled.
-**Difference** is the largest absolute one of all conditional scores g_i(K) that streaming drew by, where the dense
-forms are given streaming's chosen sets.
+Each way runs in a process of its own with the same number of threads. The process makes the embeddings in place
+and runs a small selection first, so that libraries and thread pools are there; **peak extra memory** is by how much
+the process's resident size then rises at most (VmHWM, reset before; not `ru_maxrss`, which a child inherits from
+its parent): what the machine has to hold, workspaces included, rather than what torch says it has asked for. Freed
+memory goes back to the system at once in these processes (MALLOC_ variables of glibc), so that none is found lying
+about. **Time** is the median of five runs of streaming and one run of a dense form; chunks of the dense form cost
+the same, so that a part may be timed and scaled. **Difference** is the largest absolute one of all the conditional
+scores g_i(K) that streaming drew by, where the dense forms are given streaming's chosen sets.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -97,8 +102,18 @@ def embeddings(count: int, width: int, seed: int) -> Embeddings:
     return Embeddings(sides[0], sides[1], scale=10.0, bias=-10.0)
 
 
-def resident() -> float:
-    """The largest resident size so far, in MiB."""
+def forget_peak() -> float:
+    """Start a new measurement of the largest resident size; returns the size now, in MiB."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> float:
+    """The largest resident size since `forget_peak` (elsewhere than on Linux: of the process), in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -122,7 +137,7 @@ def child(args: argparse.Namespace) -> dict[str, float]:
     warm = streaming(student[small], reference[small], len(student[small]) // 5, 4)
     form = dense if args.child == "dense" else dense_once
     list(form(student[small], reference[small], masks_of(warm, len(student[small]), [1])))
-    before = resident()
+    before = forget_peak()
 
     if args.child == "streaming":
         seconds = []
@@ -131,7 +146,7 @@ def child(args: argparse.Namespace) -> dict[str, float]:
             streaming(student, reference, size, args.n)
             seconds.append(time.perf_counter() - start)
             if repeat == 0:
-                extra = resident() - before
+                extra = peak() - before
         return {"seconds": statistics.median(seconds), "extra_mib": extra, "runs": len(seconds)}
 
     # Timed chunks are spread over the draw; the last, with the largest K, is always among them.
@@ -148,7 +163,7 @@ def child(args: argparse.Namespace) -> dict[str, float]:
     )
     return {
         "seconds": seconds_spent * (args.n / count if args.child == "dense" else 1),
-        "extra_mib": resident() - before,
+        "extra_mib": peak() - before,
         "difference": difference,
         "chunks_timed": count,
     }
@@ -159,7 +174,8 @@ def measure(args: argparse.Namespace, way: str, count: int, repeats: int) -> dic
     command = [sys.executable, __file__, "--child", way, "--B", str(count), "--repeats", str(repeats)]
     for name in ("d", "f", "n", "dense_chunks", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(result.stdout)
 
 
