@@ -1,4 +1,4 @@
-"""Joint selection: streaming (`aced.select`) against the dense forms, on the CPU or any device torch knows.
+"""Joint selection on the CPU: streaming (`aced.select`) against the dense forms.
 
     python benchmarks/selection.py                   # B = 8192, d = 512, f = 0.8, n = 16
     python benchmarks/selection.py --dense-chunks 4  # time four of the dense form's chunks and scale
@@ -15,14 +15,18 @@ Three ways to the same conditional scores g_i(K) of the sigmoid loss and learnab
 - *dense, once*: the form of the JEST paper's pseudo-code: the B x B matrix of pair scores is made once, and each
   chunk takes masked sums over it: 2 B^2 d multiply-adds and 2 n passes over the matrix.
 
-Each way runs in a process of its own with the same number of threads. The process makes the embeddings in place
-and runs a small selection first, so that libraries and thread pools are there; **peak extra memory** is by how much
-the process's resident size then rises at most (VmHWM, reset before; not `ru_maxrss`, which a child inherits from
-its parent): what the machine has to hold, workspaces included, rather than what torch says it has asked for. Freed
-memory goes back to the system at once in these processes (MALLOC_ variables of glibc), so that none is found lying
-about. **Time** is the median of five runs of streaming and one run of a dense form; chunks of the dense form cost
-the same, so that a part may be timed and scaled. **Difference** is the largest absolute one of all the conditional
-scores g_i(K) that streaming drew by, where the dense forms are given streaming's chosen sets.
+Each way is timed in one process of its own and its memory measured in another, all with the same number of
+threads. A process makes the embeddings in place and runs a small selection first, so that libraries and thread
+pools are there.
+
+- *Time*: the median of five runs of streaming (one above B = 8192), one run of a dense form. Chunks of the dense
+  form cost the same, so that a part may be timed and scaled.
+- *Peak extra memory*: by how much the resident size rises at most while one selection (of the dense form: one
+  chunk) runs: VmHWM, reset before, and not `ru_maxrss`, which a child inherits from its parent. So workspaces count
+  too. glibc is told to give freed memory back at once, so that the figure is what the work needs and not what the
+  allocator keeps.
+- *Difference*: the largest absolute one of all the conditional scores g_i(K) that streaming drew by; the dense
+  forms are given streaming's chosen sets.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ from aced.core.selection import Selection, select
 
 WAYS = ("streaming", "dense", "dense-once")
 TABLE = [1 << k for k in range(10, 17)]
+FREE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 
 # --- the three ways ---------------------------------------------------------------------------------------------
@@ -129,59 +134,69 @@ def masks_of(selection: Selection, count: int, numbers: list[int]) -> list[Tenso
 
 
 def child(args: argparse.Namespace) -> dict[str, float]:
-    """One way at one size, in this process."""
+    """One way at one size, in this process: its time, or its peak extra memory."""
     torch.set_num_threads(args.threads)
     size = round(args.B * (1 - args.f))
     student, reference = embeddings(args.B, args.d, 0), embeddings(args.B, args.d, 1)
-    small = slice(0, min(args.B, 512))
-    warm = streaming(student[small], reference[small], len(student[small]) // 5, 4)
-    form = dense if args.child == "dense" else dense_once
-    list(form(student[small], reference[small], masks_of(warm, len(student[small]), [1])))
-    before = forget_peak()
+    form = {"dense": dense, "dense-once": dense_once}.get(args.child)
+    few = slice(0, min(args.B, 512))
+    ours = streaming(student[few], reference[few], len(student[few]) // 5, 4)
+    if form is not None:
+        list(form(student[few], reference[few], masks_of(ours, len(student[few]), [1])))
+        ours = streaming(student, reference, size, args.n)
 
-    if args.child == "streaming":
+    if args.measure == "memory":
+        before = forget_peak()
+        if form is None:
+            streaming(student, reference, size, args.n)
+        else:
+            list(form(student, reference, masks_of(ours, args.B, [args.n - 1])))
+        return {"extra_mib": peak() - before}
+
+    if form is None:
         seconds = []
-        for repeat in range(args.repeats):
+        for _ in range(5 if args.B <= 8192 else 1):
             start = time.perf_counter()
             streaming(student, reference, size, args.n)
             seconds.append(time.perf_counter() - start)
-            if repeat == 0:
-                extra = peak() - before
-        return {"seconds": statistics.median(seconds), "extra_mib": extra, "runs": len(seconds)}
+        return {"seconds": statistics.median(seconds), "runs": len(seconds)}
 
     # Timed chunks are spread over the draw; the last, with the largest K, is always among them.
-    count = args.dense_chunks if args.child == "dense" and args.dense_chunks else args.n
+    count = args.dense_chunks if form is dense and args.dense_chunks else args.n
     numbers = [args.n - 1 - args.n * i // count for i in range(count)]
-    ours = streaming(student, reference, size, args.n)
     masks = masks_of(ours, args.B, numbers)
     start = time.perf_counter()
     gains = list(form(student, reference, masks))
-    seconds_spent = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     difference = max(
         float((theirs[ours.indices[ours.chunk == number]] - ours.gains[ours.chunk == number]).abs().max())
         for number, theirs in zip(numbers, gains, strict=True)
     )
-    return {
-        "seconds": seconds_spent * (args.n / count if args.child == "dense" else 1),
-        "extra_mib": peak() - before,
-        "difference": difference,
-        "chunks_timed": count,
-    }
+    scale = args.n / count if form is dense else 1
+    return {"seconds": seconds * scale, "difference": difference, "chunks_timed": count}
 
 
-def measure(args: argparse.Namespace, way: str, count: int, repeats: int) -> dict[str, float]:
-    """Run one way in a process of its own."""
-    command = [sys.executable, __file__, "--child", way, "--B", str(count), "--repeats", str(repeats)]
+def measure(args: argparse.Namespace, way: str, count: int) -> dict[str, float]:
+    """Run one way in processes of its own."""
+    command = [sys.executable, __file__, "--child", way, "--B", str(count)]
     for name in ("d", "f", "n", "dense_chunks", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(result.stdout)
+    result: dict[str, float] = {}
+    for what, malloc in (("time", {}), ("memory", FREE_AT_ONCE)):
+        run = subprocess.run(
+            [*command, "--measure", what],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **malloc},
+        )
+        result |= json.loads(run.stdout)
+    return result
 
 
 def compare(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Ours against both dense forms."""
-    results = {way: measure(args, way, args.B, 5) for way in WAYS}
+    results = {way: measure(args, way, args.B) for way in WAYS}
     ours = results["streaming"]
     table = Table(
         title=f"Joint selection, B = {args.B}, b = {round(args.B * (1 - args.f))}, d = {args.d}, "
@@ -218,7 +233,7 @@ def scaling(args: argparse.Namespace, console: Console) -> dict[str, object]:
     for column in ("B", "b", "time, s", "peak extra memory, MiB", "one B x B matrix would be, MiB"):
         table.add_column(column, justify="right")
     for count in [min(TABLE)] if args.quick else TABLE:
-        r = rows[count] = measure(args, "streaming", count, 5 if count <= 8192 else 1)
+        r = rows[count] = measure(args, "streaming", count)
         table.add_row(
             f"{count:,}",
             f"{round(count * (1 - args.f)):,}",
@@ -242,7 +257,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="streaming alone at B = 1,024 to 65,536")
     parser.add_argument("--quick", action="store_true", help="B = 1024, d = 64, n = 4")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--repeats", type=int, default=5, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=("time", "memory"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(child(args)))

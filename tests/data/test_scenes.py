@@ -88,7 +88,7 @@ def wrong_words(caption: str, params: list[int]) -> int:
 def test_it_is_a_source(pool: Scenes) -> None:
     source: Source = pool
     assert len(source) == len(source.keys) == len(pool.captions) == 3000
-    assert source.keys[123] == "scenes-pool-5/000123"
+    assert source.keys[123] == f"scenes-pool-5-{source.fingerprint[:8]}/000123"
     assert len(set(source.keys)) == 3000
     assert pool.pixels.shape == (3000, 3, IMAGE_SIZE, IMAGE_SIZE)
     assert pool.pixels.dtype == torch.uint8

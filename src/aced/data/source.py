@@ -58,10 +58,25 @@ class Source(Protocol):
     or selects may read it.
     """
 
-    name: str
-    keys: Sequence[str]
-    fingerprint: str
-    kinds: Sequence[str] | None
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """A lasting identity of each sample."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data do."""
+        ...
+
+    @property
+    def kinds(self) -> Sequence[str] | None:
+        """How each sample was spoilt, where that is known."""
+        ...
 
     def __len__(self) -> int: ...
 

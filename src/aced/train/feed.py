@@ -26,6 +26,12 @@ class Faults:
     keys: set[str] = field(default_factory=set)
     read: int = 0
 
+    def note(self, faults: Sequence[Fault]) -> None:
+        """Count what is known before anything is read, such as the damage found in tars; no limit applies."""
+        for fault in faults:
+            self.counts[fault.name] += 1
+            self.examples.setdefault(fault.name, fault)
+
     def add(self, faults: Sequence[Fault], read: int) -> None:
         """Count the faults of one super-batch of `read` samples.
 

@@ -13,6 +13,7 @@ import torch
 from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
+from aced.data.source import Source
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
@@ -108,8 +109,15 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower) -> Trainer:
         teachers=inputs.teachers,
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(),
-        faults=Faults(config.data.max_bad_share, len(inputs.source)),
+        faults=_faults_of(config, inputs.source),
     )
+
+
+def _faults_of(config: Config, source: Source) -> Faults:
+    """A count that starts with what was left out when the data were indexed."""
+    faults = Faults(config.data.max_bad_share, len(source))
+    faults.note(getattr(source, "faults", ()))
+    return faults
 
 
 def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:

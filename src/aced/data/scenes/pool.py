@@ -203,12 +203,14 @@ def _scenes(
 ) -> Scenes:
     name = f"scenes-{split}-{seed}"
     identity = f"{world.VERSION}/{name}/{n}/{mix}"
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return Scenes(
         name=name,
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        fingerprint=fingerprint,
         pixels=pixels,
         captions=texts,
         kinds=kinds,
-        keys=[f"{name}/{i:06d}" for i in range(n)],
+        # With the fingerprint, so that another mix or size of the same seed is not taken for the same samples.
+        keys=[f"{name}-{fingerprint[:8]}/{i:06d}" for i in range(n)],
         params=params,
     )

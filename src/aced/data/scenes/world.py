@@ -119,9 +119,9 @@ def sample(n: int, draw: torch.Generator, unseen: bool = False, single: bool = F
     attributes = torch.full((n, WIDTH), -1)
     attributes[:, GROUND] = torch.randint(len(BACKGROUNDS), (n,), generator=draw)
     attributes[:, COUNT] = 1 + two.long()
-    first = torch.randint(len(UNSEEN if unseen else SEEN), (n,), generator=draw)
-    second = _other_pair(first, torch.rand(n, generator=draw)) if not unseen else first
     pairs = torch.tensor(UNSEEN if unseen else SEEN)
+    first = torch.randint(len(pairs), (n,), generator=draw)
+    second = first if unseen else _other_pair(first, torch.rand(n, generator=draw))
     # Two objects fit side by side only when they are not large, and a relation needs them off the centre.
     sizes = torch.rand(n, 2, generator=draw) * torch.where(two, len(SIZES) - 1, len(SIZES))[:, None]
     position = (torch.rand(n, generator=draw) * torch.where(two, 4, len(POSITIONS))).long()
