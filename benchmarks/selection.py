@@ -200,7 +200,7 @@ def compare(args: argparse.Namespace, console: Console) -> dict[str, object]:
     ours = results["streaming"]
     table = Table(
         title=f"Joint selection, B = {args.B}, b = {round(args.B * (1 - args.f))}, d = {args.d}, "
-        f"n = {args.n}, sigmoid, learnability, {args.threads} threads"
+        f"n = {args.n}, sigmoid, learnability, {args.threads} thread(s)"
     )
     for column in ("", "time, s", "ratio", "peak extra memory, MiB", "ratio", "largest difference of g"):
         table.add_column(column, justify="right" if column else "left")
@@ -228,7 +228,7 @@ def scaling(args: argparse.Namespace, console: Console) -> dict[str, object]:
     rows = {}
     table = Table(
         title=f"Streaming joint selection, f = {args.f}, d = {args.d}, n = {args.n}, "
-        f"sigmoid, learnability, {args.threads} threads"
+        f"sigmoid, learnability, {args.threads} thread(s)"
     )
     for column in ("B", "b", "time, s", "peak extra memory, MiB", "one B x B matrix would be, MiB"):
         table.add_column(column, justify="right")
@@ -253,7 +253,12 @@ def main() -> None:
     parser.add_argument("--f", type=float, default=0.8, help="filtering ratio")
     parser.add_argument("--n", type=int, default=16, help="chunks")
     parser.add_argument("--dense-chunks", type=int, default=0, help="how many to time of the dense form; 0: all")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="more only on an idle machine: threads that wait for each other spoil the ratio",
+    )
     parser.add_argument("--table", action="store_true", help="streaming alone at B = 1,024 to 65,536")
     parser.add_argument("--quick", action="store_true", help="B = 1024, d = 64, n = 4")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)

@@ -16,10 +16,10 @@ that ours cuts texts to the longest of the batch (the embeddings stay the same) 
 length, the fused AdamW, and that ours checks the loss and the gradient and counts FLOPs and samples at each step.
 
 **Methods.** All rows of the methods table on the demo's student, pool and sizes, the reference's embeddings cached.
-Weights are random: a step costs what it costs whatever they are. All methods take turns, a few steps at a time; **time**
-is the median over the turns, the ratio is the median of the ratios to IID's step in the same turn, and the shares are
-the ledger's. **FLOPs** are the ledger's too, so the gap between the ratios of time and of FLOPs is what the parts that
-are not products cost (reading, the draw, small batches).
+Weights are random: a step costs what it costs whatever they are. All methods take turns, a few steps at a time;
+**time** is the median over the turns, the ratio is the median of the ratios to IID's step in the same turn, and the
+shares are the ledger's. **FLOPs** are the ledger's too, so the gap between the ratios of time and of FLOPs is what the
+parts that are not products cost (reading, the draw, small batches).
 """
 
 from __future__ import annotations

@@ -41,12 +41,7 @@ def test_every_row_says_what_it_needs(method: Method) -> None:
 
 def test_names_titles_and_combinations_are_unique() -> None:
     rows = list(METHODS.values())
-    assert (
-        len({m.name for m in rows})
-        == len({m.title for m in rows})
-        == len({m.about for m in rows})
-        == len(rows)
-    )
+    assert len({m.name for m in rows}) == len({m.title for m in rows}) == len({m.about for m in rows}) == len(rows)
     effect = {(m.score, m.score and m.strategy, m.distill, m.distill_on, m.reference) for m in rows}
     assert len(effect) == len(rows)
 
@@ -68,9 +63,7 @@ def test_names_titles_and_combinations_are_unique() -> None:
         ("hard-student", "hard-student", None, "same", False),
     ],
 )
-def test_the_papers_rows(
-    name: str, score: str | None, distill: str | None, distill_on: str, needs_large: bool
-) -> None:
+def test_the_papers_rows(name: str, score: str | None, distill: str | None, distill_on: str, needs_large: bool) -> None:
     method = get_method(name)
     assert (method.score, method.distill, method.distill_on) == (score, distill, distill_on)
     assert method.strategy == "joint"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -18,34 +19,26 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train small CLIP and SigLIP models by choosing what they learn from.\n\n"
-    "A large frozen [bold]reference[/] and the small [bold]student[/] score many candidates; the batch that is easy for "
-    "the one and hard for the other is trained on (ACID), with a distillation loss as well (ACED).\n\n"
+    "A large frozen [bold]reference[/] and the small [bold]student[/] score many candidates; the batch that is easy "
+    "for the one and hard for the other is trained on (ACID), with a distillation loss as well (ACED).\n\n"
     "Start with [bold]aced demo[/]: it compares the methods on built-in data within minutes.",
 )
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the runs.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the runs.")] = Path("runs/demo"),
     methods: Annotated[
         str | None,
-        typer.Option(
-            help="Rows to run, separated by commas, or 'all'; see 'aced methods'.", show_default=False
-        ),
+        typer.Option(help="Rows to run, separated by commas, or 'all'; see 'aced methods'.", show_default=False),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Train every row with this many seeds.")] = 1,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="Under a minute: everything for real, but too short to tell methods apart."
-        ),
+        typer.Option("--quick", help="Under a minute: everything for real, but too short to tell methods apart."),
     ] = False,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 measures what is quickest.")] = 0,
-    split: Annotated[
-        str, typer.Option(help="Score on 'test', or on 'validation' to choose settings by.")
-    ] = "test",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 measures what is quickest.")] = 0,
+    split: Annotated[str, typer.Option(help="Score on 'test', or on 'validation' to choose settings by.")] = "test",
 ) -> None:
     """Train a reference, then the same small student with each method, and compare them.
 
@@ -60,28 +53,26 @@ def demo(
     from rich.console import Console
 
     from aced.demo.recipe import FULL, QUICK, choose_rows
-    from aced.demo.run import run_demo
+    from aced.demo.run import check_demo, run_demo
     from aced.report import results_table
     from aced.threads import set_threads
 
-    choose_rows(methods)  # a wrong name is told before anything is computed
+    choose_rows(methods)  # what is wrong is told before anything is computed
+    check_demo(out, seeds)
     if split not in ("test", "validation"):
         raise AcedError(f"--split is '{split}'; use 'test' or 'validation'.")
     console = Console()
     count = set_threads(threads)
-    console.print(f"aced demo on {count} thread{'s' * (count > 1)}; results go to {out}")
-    results = run_demo(
-        out, methods=methods, seeds=seeds, scale=QUICK if quick else FULL, console=console, split=split
-    )
+    _say(console, f"aced demo on {count} thread{'s' * (count > 1)}; results go to {out}")
+    scale = QUICK if quick else FULL
+    results = run_demo(out, methods=methods, seeds=seeds, scale=scale, console=console, split=split)
     console.print()
     console.print(results_table(results))
     for sentence in results["summary"]:
-        console.print(sentence)
+        _say(console, sentence)
     if quick:
-        console.print(
-            "This was a quick look: far too short for the differences to mean anything.", style="yellow"
-        )
-    console.print(f"Report: {out / 'report.html'}   Figures: {out / 'results.json'}")
+        _say(console, "This was a quick look: far too short for the differences to mean anything.")
+    _say(console, f"Report: {out / 'report.html'}   Figures: {out / 'results.json'}")
 
 
 @app.command()
@@ -91,15 +82,15 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint in run.out.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in run.out.")] = False,
 ) -> None:
     """Train a student on tars of image-text pairs (or on scenes) by any method.
 
     Examples:
 
-      aced train photos-aced
+      aced train scenes method.name=iid run.out=runs/first
+
+      aced train photos data.shards=pool/ eval.tasks=eval/ method.name=aced
 
       aced train my.toml train.steps=2000 method.name=i-aced run.out=runs/mine
 
@@ -116,9 +107,7 @@ def train(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a demo.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The page; default: report.html in the first folder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first folder.")] = None,
 ) -> None:
     """Write one self-contained HTML page about one or more finished runs.
 
@@ -141,12 +130,17 @@ def report(
         results = results_of(records)
     page = write_report(out or folder / "report.html", results, records)
     console.print(results_table(results))
-    console.print(f"Report: {page}")
+    _say(console, f"Report: {page}")
 
 
 @app.command()
 def methods() -> None:
-    """List the methods of curation and distillation, and the longer rows of the demo."""
+    """List the methods of curation and distillation, and the longer rows of the demo.
+
+    Example:
+
+      aced methods
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -165,8 +159,14 @@ def methods() -> None:
 
 @app.command()
 def recipes() -> None:
-    """List the packaged recipes for 'aced train'."""
+    """List the packaged recipes for 'aced train'; each file begins with how it is used.
+
+    Example:
+
+      aced recipes
+    """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from aced.config import recipes as packaged
@@ -174,22 +174,33 @@ def recipes() -> None:
     table = Table("Name", "What it does", "File")
     for name, path in packaged().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        table.add_row(name, first.removeprefix("# "), str(path))
+        table.add_row(name, first.removeprefix("# "), escape(str(path)))
     Console().print(table)
 
 
 @app.command()
 def config() -> None:
-    """Print every key of a run with its default and its meaning."""
+    """Print every key of a run with its default and its meaning.
+
+    Example:
+
+      aced config
+    """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from aced.config import describe_keys
 
     table = Table("Key", "Default", "Meaning")
     for key, default, meaning in describe_keys():
-        table.add_row(key, default, meaning)
+        table.add_row(key, escape(default), escape(meaning))
     Console().print(table)
+
+
+def _say(console: Any, text: str) -> None:
+    """Print a line as it is: a path's brackets are no markup."""
+    console.print(text, markup=False, highlight=False)
 
 
 # The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
@@ -197,18 +208,37 @@ _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
 
 
 def main() -> NoReturn:
-    """Entry point: a user's mistake ends in one sentence and status 2, Ctrl-C in one sentence and status 130."""
+    """Entry point: a mistake of the user or a fault of the machine ends in one sentence and a status that is not 0."""
     try:
         status = app(standalone_mode=False)
     except AcedError as error:
-        sys.stderr.write(f"aced: {error}\n")
-        sys.exit(2)
+        _fail(str(error), 2)
     except _UsageFault as fault:
-        fault.show()
-        sys.exit(fault.exit_code)
+        if len(sys.argv) < 2:  # no command: the help is the answer
+            fault.show()
+            sys.exit(fault.exit_code)
+        command = fault.ctx.command_path if getattr(fault, "ctx", None) else "aced"
+        _fail(f"{fault.format_message().rstrip('.')}; see '{command} --help'.", 2)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write(
-            "aced: interrupted. Whole checkpoints are kept: 'aced train ... --resume' goes on from them.\n"
-        )
-        sys.exit(130)
+        hint = "; 'aced train ... --resume' goes on from the last checkpoint" if "train" in sys.argv[1:2] else ""
+        _fail(f"interrupted{hint}.", 130)
+    except BrokenPipeError:
+        # Whoever read our output has left; Python must not try to flush what is left of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}.", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)):
+            raise
+        _fail("out of memory: lower train.batch, train.micro_batch or data.workers.", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
+
+
+def _fail(sentence: str, status: int) -> NoReturn:
+    sys.stderr.write(f"aced: {sentence}\n")
+    sys.exit(status)

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from aced.errors import AcedError, nearest
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# A single path may stand for a list of one: data.shards=pool/
+Paths = Annotated[list[str], BeforeValidator(lambda value: [value][: len(value)] if isinstance(value, str) else value)]
 
 
 class Section(BaseModel):
@@ -33,7 +37,7 @@ class RunSection(Section):
 
     out: str = "runs/train"
     """Folder of the run: config, metrics, checkpoints, results."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights, the order of the data and the draws."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
@@ -48,8 +52,8 @@ class RunSection(Section):
 class DataSection(Section):
     """The pool that the student learns from."""
 
-    shards: list[str] = []
-    """Tars in webdataset/img2dataset/DataComp layout: files, folders, globs or `{00000..00009}` ranges. Empty: scenes."""
+    shards: Paths = []
+    """Tars in webdataset/img2dataset/DataComp layout: files, folders, globs, `{00000..00009}` ranges. Empty: scenes."""
     caption: str = "txt"
     """Where captions are: `txt`, or `json:FIELD` for a field of the sample's .json."""
     bad_tars: Literal["stop", "skip"] = "stop"
@@ -83,22 +87,25 @@ class StudentSection(TowerSection):
     """The model that is trained."""
 
     model: str = "aced-demo-s"
+    """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
 
 
-class ReferenceSection(TowerSection):
-    """The frozen model that scores the data; it is the teacher too, where none is given."""
+class FrozenSection(TowerSection):
+    """A model that is not trained."""
 
     cache: str = ""
     """Folder for its cached embeddings, made at the first use; empty: they are computed at every step."""
+
+
+class ReferenceSection(FrozenSection):
+    """The frozen model that scores the data; it is the teacher too, where none is given."""
+
     cache_dtype: Literal["float32", "float16"] = "float16"
     """Type in which cached embeddings are stored."""
 
 
-class TeacherSection(TowerSection):
+class TeacherSection(FrozenSection):
     """The frozen model that is distilled, where it is not the reference."""
-
-    cache: str = ""
-    """Folder for its cached embeddings; empty: they are computed at every step."""
 
 
 class MethodSection(Section):
@@ -131,7 +138,7 @@ class TrainSection(Section):
     """Peak learning rate."""
     warmup: Share = 0.08
     """Share of the steps in which the rate rises linearly from 0."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's betas."""
     weight_decay: Rate = 0.05
     """Weight decay, on matrices only."""
@@ -148,8 +155,8 @@ class TrainSection(Section):
 class EvalSection(Section):
     """Zero-shot evaluation of the student."""
 
-    tasks: list[str] = []
-    """Task folders in CLIP_benchmark's layout, or folders of them; empty: the scenes tasks where scenes are the data."""
+    tasks: Paths = []
+    """Task folders in CLIP_benchmark's layout, or folders of them; empty: the scenes tasks, if scenes are the data."""
     split: Literal["test", "validation"] = "test"
     """Which split of the scenes tasks."""
     every: Annotated[int, Field(ge=0)] = 0
@@ -175,15 +182,18 @@ class Config(Section):
         try:
             method = get_method(self.method.name, weight=self.method.weight)
         except AcedError as error:
-            raise ValueError(f"method: {error}") from None
-        if method.needs_large and not self.reference.model and not self.teacher.model:
+            raise ValueError(str(error)) from None
+        if self.reference.model or (self.teacher.model and not method.scores_reference):
+            return self
+        if method.needs_peer:
             raise ValueError(
-                f"method '{method.name}' needs a reference: set reference.model to a trained model "
-                "(the `model` folder of a run, or an open_clip name with reference.checkpoint)"
+                f"Method '{method.name}' needs a reference of the student's own size: set reference.model to the "
+                "`model` folder of a run."
             )
-        if method.needs_peer and not self.reference.model:
+        if method.needs_large:
             raise ValueError(
-                f"method '{method.name}' needs reference.model, a model of the student's own size"
+                f"Method '{method.name}' needs a reference: set reference.model to a trained model (the `model` folder "
+                "of a run, or an open_clip name with reference.checkpoint)."
             )
         return self
 
@@ -248,21 +258,25 @@ def _read(path: str | Path) -> tuple[str, str]:
         if str(path) not in known:
             raise AcedError(f"There is no config file and no recipe '{path}'.{nearest(str(path), known)}")
         file = known[str(path)]
-    return file.read_text(encoding="utf-8"), str(path)
+    try:
+        return file.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise AcedError(f"The config {path} cannot be read: {reason}.") from None
 
 
 def _override(values: dict[str, Any], text: str) -> None:
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) != 2 or not all(parts):
-        raise AcedError(
-            f"Cannot read the override '{text}': write section.key=value, for example train.steps=100."
-        )
+        raise AcedError(f"Cannot read the override '{text}': write section.key=value, for example train.steps=100.")
     try:
         value = tomllib.loads(f"v = {raw}")["v"]
     except tomllib.TOMLDecodeError:
         value = raw  # a bare word is a string: method.name=aced
-    values.setdefault(parts[0], {})[parts[1]] = value
+    section = values.setdefault(parts[0], {})
+    if isinstance(section, dict):  # what is no table is told when the whole is checked
+        section[parts[1]] = value
 
 
 def _sentence(error: Any) -> str:
@@ -274,5 +288,7 @@ def _sentence(error: Any) -> str:
         return f"There is no key '{where}'.{nearest(str(error['loc'][-1]), section.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if not where:
-        return f"{message}."
+        return str(message)
+    if error["type"] == "model_type":
+        message = f"a table is needed, [{where}]"
     return f"{where} = {error['input']!r} is not allowed: {message[0].lower()}{message[1:]}."

@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Tick(Protocol):
     """Moves a bar: `tick(done, note)` with the number done so far and a short remark."""
 
-    def __call__(self, done: float, note: str = "") -> None: ...
+    def __call__(self, done: float, note: str = "") -> None:
+        """Move the bar."""
+        ...
 
 
 class Bars:
@@ -60,7 +63,7 @@ class Bars:
     @contextmanager
     def bar(self, description: str, total: float) -> Iterator[Tick]:
         """A bar of its own while the block runs."""
-        task = self._progress.add_task(description, total=total, note="")
+        task = self._progress.add_task(escape(description), total=total, note="")
 
         def tick(done: float, note: str = "") -> None:
             self._progress.update(task, completed=done, note=note)
@@ -71,7 +74,7 @@ class Bars:
     @contextmanager
     def counting(self, description: str) -> Iterator[Callable[[int, int], None]]:
         """A bar for callbacks of the form (done, total)."""
-        task = self._progress.add_task(description, total=None, note="")
+        task = self._progress.add_task(escape(description), total=None, note="")
 
         def count(done: int, total: int) -> None:
             self._progress.update(task, completed=done, total=total)

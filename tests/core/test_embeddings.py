@@ -18,9 +18,7 @@ def test_length_and_device() -> None:
     assert (e.scale, e.bias) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    "index", [[4, 1, 1], torch.tensor([4, 1, 1]), (4, 1, 1)], ids=["list", "tensor", "tuple"]
-)
+@pytest.mark.parametrize("index", [[4, 1, 1], torch.tensor([4, 1, 1]), (4, 1, 1)], ids=["list", "tensor", "tuple"])
 def test_a_subset_keeps_pairs_together(index: list[int] | torch.Tensor) -> None:
     e = pairs(scale=2.0, bias=-3.0)
     part = e[index]

@@ -63,10 +63,7 @@ DISTILLING = [name for name in NAMES if name not in ("sigmoid", "softmax")]
 
 def logits(e: Embeddings) -> list[list[float]]:
     return [
-        [
-            float(e.scale) * math.fsum(a * b for a, b in zip(x, y, strict=True)) + float(e.bias)
-            for y in e.text.tolist()
-        ]
+        [float(e.scale) * math.fsum(a * b for a, b in zip(x, y, strict=True)) + float(e.bias) for y in e.text.tolist()]
         for x in e.image.tolist()
     ]
 
@@ -88,10 +85,7 @@ def mean_of(matrices: list[list[list[float]]]) -> list[list[float]]:
 def loop_sigmoid(e: Embeddings) -> float:
     z = logits(e)
     b = len(z)
-    return (
-        math.fsum(math.log1p(math.exp(-z[i][j] if i == j else z[i][j])) for i in range(b) for j in range(b))
-        / b
-    )
+    return math.fsum(math.log1p(math.exp(-z[i][j] if i == j else z[i][j])) for i in range(b) for j in range(b)) / b
 
 
 def loop_softmax(e: Embeddings) -> float:
@@ -118,9 +112,7 @@ def loop_sigmoid_kd(student: Embeddings, teachers: list[Embeddings]) -> float:
     q = [[1 / (1 + math.exp(-v)) for v in row] for row in logits(student)]
     return (
         -math.fsum(
-            p[i][j] * math.log(q[i][j]) + (1 - p[i][j]) * math.log(1 - q[i][j])
-            for i in range(b)
-            for j in range(b)
+            p[i][j] * math.log(q[i][j]) + (1 - p[i][j]) * math.log(1 - q[i][j]) for i in range(b) for j in range(b)
         )
         / b
     )
@@ -219,9 +211,7 @@ def test_a_student_equal_to_its_teacher_is_at_the_minimum(
         if leaf.grad is not None:
             torch.testing.assert_close(leaf.grad, torch.zeros_like(leaf), atol=1e-12, rtol=0)
     for seed in range(20):
-        noise = 0.05 * torch.randn(
-            2, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-        )
+        noise = 0.05 * torch.randn(2, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         nearby = replace(
             STUDENT,
             image=F.normalize(STUDENT.image + noise[0], dim=1),
@@ -311,9 +301,7 @@ def test_feature_matching_with_a_trained_projection_for_each_teacher(container: 
     teachers = [TEACHER, OTHER]
     projections = [nn.Linear(5, t.image.shape[1], bias=False, dtype=torch.float64) for t in teachers]
     loss = losses.feature_matching(STUDENT, teachers, project=container(projections))
-    single = [
-        losses.feature_matching(STUDENT, t, project=p) for t, p in zip(teachers, projections, strict=True)
-    ]
+    single = [losses.feature_matching(STUDENT, t, project=p) for t, p in zip(teachers, projections, strict=True)]
     torch.testing.assert_close(loss, (single[0] + single[1]) / 2)
     loss.backward()
     assert all(p.weight.grad is not None and p.weight.grad.abs().max() > 0 for p in projections)
@@ -348,9 +336,7 @@ def test_narrow_embeddings_are_computed_in_float32(name: str, dtype: torch.dtype
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("tile", [1 << 24, 300], ids=["whole", "tiled"])
-def test_autocast_changes_neither_value_nor_gradient(
-    name: str, tile: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_autocast_changes_neither_value_nor_gradient(name: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "_TILE", tile)
     teacher = embed(64, 9, seed=1, scale=13.0, dtype=torch.float32)
 

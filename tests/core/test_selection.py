@@ -172,14 +172,11 @@ def test_top_k_takes_the_largest_and_ignores_the_temperature() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("strategy", ["joint", "independent"])
-def test_scores_are_float32_sums_of_the_rounded_embeddings(
-    dtype: torch.dtype, loss: str, strategy: str
-) -> None:
+def test_scores_are_float32_sums_of_the_rounded_embeddings(dtype: torch.dtype, loss: str, strategy: str) -> None:
     narrow = models(64, dtype=dtype)
     wide = [replace(e, image=e.image.float(), text=e.text.float()) for e in narrow]
     results = [
-        select(*pair, 20, loss=loss, strategy=strategy, chunks=4, generator=generator())
-        for pair in (narrow, wide)
+        select(*pair, 20, loss=loss, strategy=strategy, chunks=4, generator=generator()) for pair in (narrow, wide)
     ]
     for result in results:
         assert (result.scores.dtype, result.gains.dtype) == (torch.float32, torch.float32)
@@ -222,9 +219,7 @@ def test_scale_and_bias_may_be_trained_tensors_of_any_type() -> None:
         image = student.image.clone().requires_grad_()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            got = select(
-                Embeddings(image, student.text, scale, bias), reference, 9, chunks=3, generator=generator()
-            )
+            got = select(Embeddings(image, student.text, scale, bias), reference, 9, chunks=3, generator=generator())
         assert torch.equal(got.indices, want.indices)
         assert torch.equal(got.gains, want.gains)
         assert not got.gains.requires_grad
@@ -234,9 +229,7 @@ def test_scale_and_bias_may_be_trained_tensors_of_any_type() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("strategy", ["joint", "independent"])
 @pytest.mark.parametrize("tile", [1, 7, 100])
-def test_small_tiles_change_nothing(
-    loss: str, strategy: str, tile: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_tiles_change_nothing(loss: str, strategy: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     student, reference = models(45)
 
     def run() -> Selection:
@@ -250,9 +243,7 @@ def test_small_tiles_change_nothing(
     torch.testing.assert_close(got.gains, want.gains, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("loss", "strategy"), [("sigmoid", "joint"), ("sigmoid", "top-k"), ("softmax", "top-k")]
-)
+@pytest.mark.parametrize(("loss", "strategy"), [("sigmoid", "joint"), ("sigmoid", "top-k"), ("softmax", "top-k")])
 def test_greedy_choice_does_not_depend_on_the_candidates_order(loss: str, strategy: str) -> None:
     student, reference = models(60)
     order = torch.randperm(60, generator=generator(9))
@@ -398,9 +389,7 @@ def test_a_high_temperature_is_uniform(temperature: float) -> None:
         4,
         2,
         lambda source: (
-            select(
-                student, reference, 2, strategy="independent", temperature=temperature, generator=source
-            ).indices
+            select(student, reference, 2, strategy="independent", temperature=temperature, generator=source).indices
         ),
     )
     assert chisquare(seen).pvalue > 1e-3
@@ -503,9 +492,7 @@ def test_joint_selection_never_makes_a_square_matrix(loss: str) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("strategy", "size"), [("joint", 1024), ("independent", 409)])
-def test_no_tile_is_larger_than_the_limit(
-    loss: str, strategy: str, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_tile_is_larger_than_the_limit(loss: str, strategy: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_TILE", 1 << 15)
     record = allocations(2048, size, loss=loss, strategy=strategy, chunks=2)
     assert record.largest <= 2048 * 32  # the embeddings

@@ -202,3 +202,16 @@ def test_store_folders_differ_by_tower_and_data(tmp_path: Path):
     folders = {store_folder(tmp_path, tower, data) for tower in ("a", "b") for data in ("a", "../x")}
     assert len(folders) == 4
     assert all(folder.parent == tmp_path / "embeddings" for folder in folders)
+
+
+def test_two_processes_that_build_the_same_store_end_with_one(tmp_path: Path):
+    folder, other = tmp_path / "s", tmp_path / "other"
+    build_store(other, ListSource(KEYS), WordTower(), micro_batch=8)
+
+    def another_finishes_first(done: int, total: int) -> None:
+        if done == total:
+            other.rename(folder)
+
+    store = build_store(folder, ListSource(KEYS), WordTower(), micro_batch=8, progress=another_finishes_first)
+    assert len(store) == 60
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]

@@ -100,11 +100,16 @@ def test_trimmed_lengths_and_the_memory(towers: dict[str, Tower], monkeypatch: p
     assert demo.flops(5).text < demo.flops(20).text
 
 
-def test_a_batch_costs_what_its_longest_text_costs(towers: dict[str, Tower]) -> None:
+def test_a_batch_costs_what_its_texts_cost_padding_included(towers: dict[str, Tower]) -> None:
     demo, whole = towers["demo"], towers["tiny-siglip"]
-    texts = ["a", "a red circle on a dark background"]
-    assert demo.forward_flops(texts) == demo.forward_flops(texts[1:]) == demo.flops(8).total
+    texts = ["a", "a red circle on a dark background", "a red circle"]
+    assert demo.forward_flops(texts[1:2]) == demo.flops(8).total
     assert demo.forward_flops(texts[:1]) == demo.flops(2).total
+    # The two short ones go together, padded to four tokens, and the long one alone.
+    together = demo.flops(8).image + (2 * demo.flops(4).text + demo.flops(8).text) / 3
+    assert demo.forward_flops(texts) == pytest.approx(together, rel=1e-12)
+    pairs = candidates([demo], texts)
+    assert 3 * demo.forward_flops(texts) == pytest.approx(count(demo, lambda: demo.embed(pairs)), rel=1e-12)
     assert whole.forward_flops(texts) == whole.flops(24).total
 
 

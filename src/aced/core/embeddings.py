@@ -37,13 +37,11 @@ class Embeddings:
             )
         if not (self.image.is_floating_point() and self.text.is_floating_point()):
             raise ValueError(
-                "Embeddings: image and text must be floating point, got "
-                f"{self.image.dtype} and {self.text.dtype}."
+                f"Embeddings: image and text must be floating point, got {self.image.dtype} and {self.text.dtype}."
             )
         if self.image.device != self.text.device:
             raise ValueError(
-                f"Embeddings: image is on {self.image.device} and text on {self.text.device}; "
-                "move both to one device."
+                f"Embeddings: image is on {self.image.device} and text on {self.text.device}; move both to one device."
             )
 
     def __len__(self) -> int:
@@ -82,6 +80,4 @@ class Embeddings:
     def cat(parts: Sequence[Embeddings]) -> Embeddings:
         """Concatenate micro-batches of one model; scale and bias are those of the first."""
         first = parts[0]
-        return replace(
-            first, image=torch.cat([p.image for p in parts]), text=torch.cat([p.text for p in parts])
-        )
+        return replace(first, image=torch.cat([p.image for p in parts]), text=torch.cat([p.text for p in parts]))

@@ -38,14 +38,10 @@ class Ledger:
     samples_trained: int = 0
     samples_loaded: int = 0
     flops: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("forward_backward", "scoring", "selection", "reference", "teacher"), 0.0
-        )
+        default_factory=lambda: dict.fromkeys(("forward_backward", "scoring", "selection", "reference", "teacher"), 0.0)
     )
     cached_flops: float = 0.0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("load", "score", "select", "train"), 0.0)
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("load", "score", "select", "train"), 0.0))
 
     @contextmanager
     def timed(self, phase: TimePhase) -> Iterator[None]:

@@ -73,9 +73,7 @@ def softmax_kd(
     """
     if not teacher_temperature > 0:
         raise ValueError(f"softmax_kd: teacher_temperature must be positive, got {teacher_temperature}.")
-    teachers = [
-        replace(t, scale=t.scale / teacher_temperature, bias=0.0) for t in _teachers(student, teacher)
-    ]
+    teachers = [replace(t, scale=t.scale / teacher_temperature, bias=0.0) for t in _teachers(student, teacher)]
     # Each teacher's log-sum-exp over the images, for every text.
     norms = [torch.stack(_by_rows(t, lambda z, _: z.logsumexp(0))).logsumexp(0) for t in teachers]
 

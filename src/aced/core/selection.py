@@ -247,8 +247,7 @@ def _signed_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
 def _diagonal(e: Embeddings) -> Tensor:
     """`[B]` float32 logits of the pairs themselves, z_ii."""
     pieces = [
-        (x.float() * y.float()).sum(1)
-        for x, y in zip(e.image.split(_rows(e)), e.text.split(_rows(e)), strict=True)
+        (x.float() * y.float()).sum(1) for x, y in zip(e.image.split(_rows(e)), e.text.split(_rows(e)), strict=True)
     ]
     return torch.cat(pieces) * e.scale + e.bias
 
@@ -291,9 +290,7 @@ def _plain(e: Embeddings) -> Embeddings:
     return replace(e, scale=float(e.scale), bias=float(e.bias))
 
 
-def _check(
-    models: Sequence[_Model], *, size: int, loss: str, strategy: str, chunks: int, temperature: float
-) -> None:
+def _check(models: Sequence[_Model], *, size: int, loss: str, strategy: str, chunks: int, temperature: float) -> None:
     if loss not in get_args(Loss):
         raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
     if strategy not in get_args(Strategy):
@@ -305,8 +302,7 @@ def _check(
     first = models[0]
     if size > len(first.e):
         raise ValueError(
-            f"select: cannot choose {size} of {len(first.e)} candidates; "
-            "give a larger super-batch or a smaller size."
+            f"select: cannot choose {size} of {len(first.e)} candidates; give a larger super-batch or a smaller size."
         )
     for m in models:
         if len(m.e) != len(first.e):
@@ -316,8 +312,7 @@ def _check(
             )
         if m.e.device != first.e.device:
             raise ValueError(
-                f"select: {first.name} is on {first.e.device} and {m.name} on {m.e.device}; "
-                "move both to one device."
+                f"select: {first.name} is on {first.e.device} and {m.name} on {m.e.device}; move both to one device."
             )
         _check_rows(m)
         _check_logits(m)

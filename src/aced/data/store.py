@@ -8,6 +8,7 @@ does not matter. It may hold more samples than the source that is read, or the s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -152,8 +153,13 @@ def build_store(
     if dtype not in ("float32", "float16"):
         raise AcedError(f"Embeddings are stored as float32 or float16, not {dtype}.")
     if not (folder.is_dir() and any(folder.iterdir())):
-        with folder_atomic(folder) as temporary:
-            _fill(temporary, source, tower, micro_batch, dtype, progress, workers)
+        try:
+            with folder_atomic(folder) as temporary:
+                _fill(temporary, source, tower, micro_batch, dtype, progress, workers)
+        except AcedError as error:
+            # Another process made the same store meanwhile: use that one, checked like any other.
+            if getattr(error.__cause__, "errno", None) not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     store = open_store(folder, tower_fingerprint=tower.fingerprint(), source=source)
     if store.info.dtype != dtype:
         raise AcedError(

@@ -65,9 +65,7 @@ _LONGER = (
     Row("iid-longer", "IID, 4x longer", "iid", factor=4.0),
     Row("iid-wall", "IID at ACED's wall time", "iid", wall=True),
     Row("softmax-kd-wall", "Softmax-KD at ACED's wall time", "softmax-kd", wall=True),
-    Row(
-        "softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True
-    ),
+    Row("softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True),
     Row("i-aced-wall", "I-ACED at ACED's wall time", "i-aced", wall=True),
 )
 ROWS: dict[str, Row] = {
@@ -95,9 +93,7 @@ def choose_rows(methods: str | None) -> list[Row]:
     return [ROWS[name] for name in ROWS if name in wanted]
 
 
-def student_config(
-    row: Row, seed: int, scale: Scale, out: Path, *, split: str, steps: int | None = None
-) -> Config:
+def student_config(row: Row, seed: int, scale: Scale, out: Path, *, split: str, steps: int | None = None) -> Config:
     """The config of one row: the same for all but method, length and seed."""
     method = get_method(row.method)
     reference = STUDENT if method.needs_peer else REFERENCE

@@ -32,9 +32,8 @@ from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average
 from aced.methods import get_method
 from aced.progress import Bars
-from aced.report.gallery import write_gallery
 from aced.train.fit import Fitted, environment, fit, make_student, row_of
-from aced.train.inputs import Inputs, make_cached, make_eval_tasks, make_scenes
+from aced.train.inputs import Inputs, device_of, make_cached, make_eval_tasks, make_scenes
 from aced.train.providers import Cached
 
 MARK = "demo.json"
@@ -59,12 +58,12 @@ class Demo:
     out: Path
     scale: Scale
     split: str
+    device: torch.device
     bars: Bars
     tasks: list[Task]
     pool: Source
     references: dict[str, Reference] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    steps: dict[str, int] = field(default_factory=dict)
 
 
 def run_demo(
@@ -84,13 +83,12 @@ def run_demo(
         AcedError: an unknown row, a folder in the way, or a run that failed.
     """
     rows = choose_rows(methods)
-    if seeds < 1:
-        raise AcedError(f"--seeds is {seeds}; give at least 1.")
+    check_demo(out, seeds)
     _clear(out)
     with Bars(console) as bars:
         pool = make_scenes("pool", scale.pool, 1, bars)
         first = student_config(rows[0], 0, scale, out, split=split)
-        demo = Demo(out, scale, split, bars, make_eval_tasks(first), pool)
+        demo = Demo(out, scale, split, device_of(first), bars, make_eval_tasks(first), pool)
         bars.overall("Demo", _work(rows, seeds, scale))
         for seed in range(seeds):
             for row in rows:
@@ -113,27 +111,35 @@ def _work(rows: list[Row], seeds: int, scale: Scale) -> float:
     """The demo's whole work in the units of `_row_work`; only the overall bar depends on it."""
     methods = [get_method(row.method) for row in rows]
     models = [
-        m
-        for m, used in ((REFERENCE, "needs_large"), (STUDENT, "needs_peer"))
-        if any(getattr(x, used) for x in methods)
+        m for m, used in ((REFERENCE, "needs_large"), (STUDENT, "needs_peer")) if any(getattr(x, used) for x in methods)
     ]
     return seeds * sum(_row_work(r, scale) for r in rows) + sum(_reference_work(m, scale) for m in models)
 
 
-def _clear(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file())):
+def check_demo(out: Path, seeds: int) -> None:
+    """Raise an AcedError for a number of seeds below 1, and for a folder that is not a demo's to clear."""
+    if seeds < 1:
+        raise AcedError(f"--seeds is {seeds}; give at least 1.")
+    if out.exists() and not out.is_dir():
+        raise AcedError(f"{out} is a file; choose a folder with --out.")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise AcedError(f"{out} is not empty and was not made by the demo; choose another folder with --out.")
-    if out.exists():
-        shutil.rmtree(out)
+
+
+def _clear(out: Path) -> None:
+    """Empty the folder of an earlier demo; its mark stays, so that a kill here leaves a folder to clear again."""
+    for entry in out.iterdir() if out.is_dir() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != MARK:
+            entry.unlink()
     write_atomic(out / MARK, json.dumps({"made_by": "aced demo"}) + "\n")
 
 
 def _run_row(demo: Demo, row: Row, seed: int, title: str) -> dict[str, Any]:
     method = get_method(row.method)
     folder = demo.out / "runs" / f"{row.name}-s{seed}"
-    config = student_config(
-        row, seed, demo.scale, folder, split=demo.split, steps=_wall_steps(demo, row, seed)
-    )
+    config = student_config(row, seed, demo.scale, folder, split=demo.split, steps=_wall_steps(demo, row, seed))
     reference = None
     if method.needs_large or method.needs_peer:
         reference = _reference(demo, config.reference.model)
@@ -145,7 +151,6 @@ def _run_row(demo: Demo, row: Row, seed: int, title: str) -> dict[str, Any]:
     )
     with demo.bars.part(_row_work(row, demo.scale)):
         fitted = fit(config, inputs, make_student(config), demo.bars, title=title)
-    _gallery(demo, config, fitted, reference)
     result = row_of(fitted, row.name, row.title, seed)
     return result | {"steps": config.train.steps, "run": str(folder.relative_to(demo.out))}
 
@@ -175,31 +180,11 @@ def _reference(demo: Demo, model: str) -> Reference:
                 title=f"Reference {model}",
             )
         trained = time.perf_counter()
-        device = fitted.student.device
-        provider = make_cached(fitted.student, demo.pool, demo.out / "cache", config, device, demo.bars)
+        provider = make_cached(fitted.student, demo.pool, demo.out / "cache", config, demo.device, demo.bars)
         end = time.perf_counter()
         forwards = len(demo.pool) * provider.forward_flops
         demo.references[model] = Reference(fitted, provider, trained - start, end - trained, forwards)
     return demo.references[model]
-
-
-def _gallery(demo: Demo, config: Config, fitted: Fitted, reference: Reference | None) -> None:
-    method = get_method(config.method.name)
-    if method.score is None:
-        return
-    generator = torch.Generator().manual_seed(config.run.seed)
-    rows = torch.randperm(len(demo.pool), generator=generator)[:1024]
-    candidates = demo.pool.read(rows.tolist(), [fitted.student.view])
-    write_gallery(
-        fitted.folder / "gallery.json",
-        demo.pool,
-        candidates,
-        fitted.student.score(candidates, config.train.micro_batch) if method.scores_student else None,
-        reference.provider.store.lookup(candidates.indices)
-        if reference and method.scores_reference
-        else None,
-        score=method.score,
-    )
 
 
 def _finish(demo: Demo) -> dict[str, Any]:
@@ -216,13 +201,9 @@ def _finish(demo: Demo) -> dict[str, Any]:
             "train_flops": large.fitted.ledger.budgets()["flops"],
             "embed_flops": large.pool_forwards,
         }
-    results["environment"] = environment()
-    results["summary"] = summarise(results, chance=_chance(demo))
+    results["environment"] = environment(demo.device)
+    results["summary"] = summarise(results)
     write_atomic(demo.out / "results.json", json.dumps(results, indent=1) + "\n")
     runs = [load_run(demo.out / row["run"]) for row in demo.rows]
     write_report(demo.out / "report.html", results, runs)
     return results
-
-
-def _chance(demo: Demo) -> float:
-    return 100 * sum(t.chance for t in demo.tasks) / len(demo.tasks)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+_TIE = 0.05
+"""Averages that differ by less are equal in the table, which has one decimal."""
 
-def summarise(results: dict[str, Any], *, chance: float) -> list[str]:
+
+def summarise(results: dict[str, Any]) -> list[str]:
     """Three sentences: what was compared, which row leads at equal samples, and how that stands by the clock.
 
     Args:
         results: in the form of results.json.
-        chance: what guessing scores on average, in percent.
     """
-    means = _means(results["rows"], "average")
-    seeds = len({row["seed"] for row in results["rows"]})
-    return [_setting(results, chance, seeds), _equal_samples(results, means), _by_the_clock(results, means)]
+    means, titles = _means(results["rows"], "average"), {row["method"]: row["title"] for row in results["rows"]}
+    return [_setting(results), _equal_samples(results, means, titles), _by_the_clock(results, means, titles)]
 
 
-def _setting(results: dict[str, Any], chance: float, seeds: int) -> str:
-    row = results["rows"][0]
+def _setting(results: dict[str, Any]) -> str:
+    tasks, seeds = results["rows"][0]["tasks"].values(), len({row["seed"] for row in results["rows"]})
     reference = results.get("reference")
     start = (
         f"Every row trained the same small student from the same initial weights"
-        f"{f' ({seeds} seeds)' if seeds > 1 else ''} and was scored on {len(row['tasks'])} zero-shot tasks, "
-        f"where guessing scores {chance:.1f} %"
+        f"{f' ({seeds} seeds)' if seeds > 1 else ''} and was scored on {len(tasks)} zero-shot tasks, "
+        f"where guessing scores {100 * statistics.fmean(task['chance'] for task in tasks):.1f} %"
     )
     if not reference:
         return start + "."
@@ -35,42 +36,49 @@ def _setting(results: dict[str, Any], chance: float, seeds: int) -> str:
     )
 
 
-def _equal_samples(results: dict[str, Any], means: dict[str, float]) -> str:
+def _equal_samples(results: dict[str, Any], means: dict[str, float], titles: dict[str, str]) -> str:
     trained = _means(results["rows"], "samples_trained")
-    titles = {row["method"]: row["title"] for row in results["rows"]}
     base = trained.get("iid") or min(trained.values())
     equal = {name: means[name] for name in means if abs(trained[name] - base) < 0.01 * base}
-    if "iid" not in equal or len(equal) < 2:
-        best = max(means, key=lambda name: means[name])
-        return f"{titles[best]} scores highest, {means[best]:.1f} %."
     best = max(equal, key=lambda name: equal[name])
-    if best == "iid":
-        return f"At {base:,.0f} trained samples no method does better than random batches (IID), {equal[best]:.1f} %."
+    at = f"At {base:,.0f} trained samples"
+    if len(equal) == 1:
+        return f"{at} there is one row, {titles[best]}, {equal[best]:.1f} %."
+    if "iid" not in equal:
+        return f"{at} {titles[best]} scores highest of these {len(equal)} rows, {equal[best]:.1f} %."
+    lead = equal[best] - equal["iid"]
+    if lead < _TIE:
+        return f"{at} no method does better than random batches (IID), {equal['iid']:.1f} %."
     return (
-        f"At {base:,.0f} trained samples {titles[best]} scores highest, {equal[best]:.1f} %, which is "
-        f"{equal[best] - equal['iid']:.1f} points above random batches (IID, {equal['iid']:.1f} %)."
+        f"{at} {titles[best]} scores highest, {equal[best]:.1f} %, which is {lead:.1f} points above random batches "
+        f"(IID, {equal['iid']:.1f} %)."
     )
 
 
-def _by_the_clock(results: dict[str, Any], means: dict[str, float]) -> str:
+def _by_the_clock(results: dict[str, Any], means: dict[str, float], titles: dict[str, str]) -> str:
     seconds = _means(results["rows"], "seconds")
     if "aced" not in means:
         slow = max(seconds, key=lambda name: seconds[name])
-        return f"The longest row, {slow}, took {seconds[slow]:.0f} s of training."
-    step = seconds["aced"] / seconds["iid"] if "iid" in seconds else None
-    text = f"ACED's {seconds['aced']:.0f} s of training are" + (
-        f" {step:.1f} times those of IID" if step else " more than those of IID"
-    )
+        return f"The longest row, {titles[slow]}, took {seconds[slow]:.0f} s of training."
+    text = f"ACED took {seconds['aced']:.0f} s of training"
+    if "iid" in seconds:
+        text += f", {seconds['aced'] / seconds['iid']:.1f} times as long as IID"
     walls = {name: means[name] for name in means if name.endswith("-wall")}
     if walls:
         best = max(walls, key=lambda name: walls[name])
-        title = next(row["title"] for row in results["rows"] if row["method"] == best)
-        verdict = "below" if walls[best] < means["aced"] - 0.05 else "not below"
-        return f"{text}, and with that much time the best other row, {title}, scores {walls[best]:.1f} %, {verdict} ACED's {means['aced']:.1f} %."
+        return (
+            f"{text}; the best other row in that time, {titles[best]}, scores {_against(walls[best], means['aced'])}."
+        )
     if "iid-longer" in means:
-        verdict = "still below" if means["iid-longer"] < means["aced"] else "not below"
-        return f"{text}, and IID trained 4 times longer scores {means['iid-longer']:.1f} %, {verdict} ACED's {means['aced']:.1f} %."
-    return f"{text}; --methods all adds the rows that other methods reach in the same time."
+        longer = f"{titles['iid-longer']} took {seconds['iid-longer']:.0f} s and scores"
+        return f"{text}; {longer} {_against(means['iid-longer'], means['aced'])}."
+    return f"{text}; --methods all adds the rows that show what other methods reach in the same time."
+
+
+def _against(value: float, aced: float) -> str:
+    """A score and how it compares with ACED's."""
+    verdict = "below" if value < aced - _TIE else "above" if value > aced + _TIE else "the same as"
+    return f"{value:.1f} %, {verdict} ACED's {aced:.1f} %"
 
 
 def _means(rows: list[dict[str, Any]], key: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from aced.data.atomic import save_tensors_atomic, write_atomic, writing
 from aced.errors import AcedError, nearest
+from aced.towers.attention import quicken_attention
 from aced.towers.compat import MODELS, import_open_clip
 from aced.towers.tokenizers import DEMO_VOCABULARY, WordTokenizer, choose_tokenizer
 from aced.towers.tower import Tower
@@ -221,6 +222,7 @@ def _build(recipe: _Recipe, seed: int | None) -> Tower:
     open_clip = import_open_clip()
     with _seeded(seed):
         model = _instantiate(open_clip, recipe)
+    quicken_attention(model)
     preprocess = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), recipe.preprocess)
     size = getattr(model.visual, "image_size", preprocess["size"])
     preprocess["size"] = list(size) if isinstance(size, tuple) else size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,22 @@ def pooled_positions(model: nn.Module, ids: Tensor) -> Tensor:
     if pool_type(model) == "eos":
         return ids.eq(_eos(model)).int().argmax(dim=-1)
     return ids.argmax(dim=-1)
+
+
+def by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Positions of B texts in one part, or in a short and a long one, each to be padded to its own longest text.
+
+    There are two where that spares a tenth of the tokens: captions of the web are short but for a few, so it mostly
+    spares a third. More parts spare little more, and small ones use a processor badly.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    longest = lengths[order[-1]] if order else 0
+    spared = [short * (longest - lengths[i]) for short, i in enumerate(order, 1)]
+    best = max(spared, default=0)
+    if best == 0 or 10 * best < len(order) * longest:
+        return [list(range(len(lengths)))]
+    cut = spared.index(best) + 1
+    return [order[:cut], order[cut:]]
 
 
 def encode(model: nn.Module, ids: Tensor, trimmed: bool) -> Tensor:

@@ -83,6 +83,10 @@ class Tower(nn.Module):
         T is the longest text of the batch where the rest cannot change the embedding (causal attention,
         pooled at the end of the text), and `context_length` elsewhere. Tokens are remembered per text.
         """
+        return self._padded(self._rows(texts))
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, as `_tokenise` gives them."""
         texts = [t[:_MAX_CHARACTERS] for t in texts]
         missing = [t for t in dict.fromkeys(texts) if t not in self._memo]
         rows = dict(zip(missing, self._tokenise(missing), strict=True))
@@ -90,9 +94,17 @@ class Tower(nn.Module):
         if len(self._memo) + len(rows) > _MAX_MEMO:
             self._memo.clear()
         self._memo.update(rows)
-        longest = max(map(len, listed), default=1)
-        padded = [row + [0] * (longest - len(row)) for row in listed]
-        return torch.tensor(padded, dtype=torch.int64).reshape(len(listed), longest).to(self.mean.device)
+        return listed
+
+    def _padded(self, rows: list[list[int]]) -> Tensor:
+        """Ids of B texts to `[B, T]`, T the length of the longest."""
+        longest = max(map(len, rows), default=1)
+        padded = [row + [0] * (longest - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest).to(self.mean.device)
+
+    def _parts(self, rows: list[list[int]]) -> list[list[int]]:
+        """The positions of the texts that go through the text tower together."""
+        return text.by_length([len(row) for row in rows]) if self._trims else [list(range(len(rows)))]
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text: whole rows, or cut behind the token at which the text tower pools."""
@@ -114,7 +126,13 @@ class Tower(nn.Module):
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """B texts to `[B, d]` of unit length, with gradient where it is enabled."""
-        return F.normalize(text.encode(self.model, self.tokens(texts), self._trims), dim=-1)
+        rows = self._rows(texts)
+        parts = self._parts(rows)
+        features = [text.encode(self.model, self._padded([rows[i] for i in part]), self._trims) for part in parts]
+        if len(parts) == 1:
+            return F.normalize(features[0], dim=-1)
+        back = torch.tensor([i for part in parts for i in part]).argsort().to(self.mean.device)
+        return F.normalize(torch.cat(features)[back], dim=-1)
 
     def embed(self, candidates: Candidates) -> Embeddings:
         """Embeddings of B pairs with the model's own logit scale and bias, with gradient where it is enabled.
@@ -192,10 +210,15 @@ class Tower(nn.Module):
             self._flops["text", length] = count_text(self, length)
         return Flops(self._flops["image", side], self._flops["text", length])
 
-    def forward_flops(self, texts: Sequence[str]) -> int:
-        """FLOPs per pair of one forward pass over a batch with these texts, padded to the longest of them."""
-        longest = self.tokens(texts).shape[1] if self._trims else self.context_length
-        return self.flops(longest).total
+    def forward_flops(self, texts: Sequence[str]) -> float:
+        """FLOPs per pair, on average, of one forward pass over a batch with these texts, padding included."""
+        rows = self._rows(texts)
+        parts = [part for part in self._parts(rows) if part]
+        image = self.flops(self.context_length).image
+        if not parts:
+            return image
+        spent = sum(len(part) * self.flops(max(len(rows[i]) for i in part)).text for part in parts)
+        return image + spent / len(rows)
 
     @property
     def device(self) -> torch.device:

@@ -1,18 +1,21 @@
 """Checkpoints: safetensors and JSON, never pickle; a folder that is either whole or not there.
 
-`checkpoints/step-000400/` holds `model/` (what `load_tower` reads), `train.safetensors` (optimiser, objective and
-generator) and `train.json` (step, ledger, counts, the resolved config).
+`checkpoints/step-00000400/` holds `model/` (what `load_tower` reads), `train.safetensors` (optimiser, objective and
+generator) and `train.json` (step, ledger, counts, the resolved config, hashes of the data and the frozen models).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from aced.config import Config
@@ -21,23 +24,27 @@ from aced.data.atomic import folder_atomic, save_tensors_atomic, write_atomic
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.towers import save_tower
+from aced.train.feed import Faults
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
-# Keys that do not change what a run computes, so that a resumed run may change them.
+_FORMAT = 1
+# Keys that a resumed run may change: they change nothing in what it computes, or (threads, device) only the rounding,
+# which is told; a run that stopped at too many faults goes on with another limit.
 _FREE = {
     "run.out",
+    "run.device",
+    "run.threads",
     "run.log_every",
     "run.checkpoint_every",
+    "data.max_bad_share",
     "data.workers",
     "data.index_dir",
     "data.in_memory",
 }
 
 
-def save_checkpoint(
-    folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, keep: int = 2
-) -> Path:
+def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, keep: int = 2) -> Path:
     """Write `folder/step-N` atomically and remove all but the newest `keep`.
 
     Raises:
@@ -60,29 +67,74 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `train.json` of a checkpoint says.
+
+    Raises:
+        AcedError: it is damaged.
+    """
+    with _reading(path):
+        facts = json.loads((path / "train.json").read_bytes())
+        if facts["format"] != _FORMAT:
+            raise AcedError(f"The checkpoint {path} was written by another version of aced; use that version.")
+        return dict(facts)
+
+
 def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Config) -> None:
     """Put a trainer back to where a checkpoint was written.
 
     Raises:
-        AcedError: the checkpoint is damaged or of another configuration (names the first key that differs).
+        AcedError: the checkpoint is damaged, or of another configuration (names the first key that differs), other
+            data or other frozen models.
     """
-    try:
-        facts = json.loads((path / "train.json").read_text(encoding="utf-8"))
+    facts = read_facts(path)
+    with _reading(path):
+        check_same(facts["config"], config, path)
+        _check_marks(facts["marks"], trainer, path)
         tensors = load_file(path / "train.safetensors")
-        weights = load_file(path / "model" / "model.safetensors")
-    except Exception as error:
+        trainer.student.model.load_state_dict(load_file(path / "model" / "model.safetensors"))
+        trainer.objective.load_state_dict(_under("objective.", tensors))
+        _load_optimizer(trainer.optimizer, tensors)
+        trainer.generator.set_state(tensors["generator"])
+        trainer.ledger = Ledger(**facts["ledger"])
+        _load_faults(trainer.faults, facts["faults"])
+        trainer.step = facts["step"]
+        metrics.rewind(trainer.step, facts["metrics"])
+
+
+def check_same(saved: dict[str, dict[str, Any]], config: Config, where: Path) -> None:
+    """Raise an AcedError where a run of the config `saved` cannot go on with `config`."""
+    for section, values in config.model_dump(mode="json").items():
+        if section == "eval":
+            continue
+        for key, value in values.items():
+            before = saved.get(section, {}).get(key)
+            if f"{section}.{key}" not in _FREE and before != value:
+                raise AcedError(
+                    f"{where} is of another configuration: {section}.{key} was {before!r} and is now {value!r}; set it "
+                    "back, or choose another run.out for a new run."
+                )
+
+
+def _check_marks(saved: dict[str, str], trainer: Trainer, path: Path) -> None:
+    for what, mark in trainer.marks.items():
+        if saved.get(what) != mark:
+            raise AcedError(
+                f"{path} cannot be gone on from: {what} changed since it was written; put back what was there, or "
+                "choose another run.out for a new run."
+            )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged checkpoint raises into an AcedError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         raise AcedError(
-            f"The checkpoint {path} cannot be read ({error}); delete that folder to go on from an earlier one."
+            f"The checkpoint {path} is damaged ({reason}); delete that folder to go on from the one before it."
         ) from error
-    _check_same(facts["config"], config, path)
-    trainer.student.model.load_state_dict(weights)
-    trainer.objective.load_state_dict(_under("objective.", tensors))
-    _load_optimizer(trainer.optimizer, tensors)
-    trainer.generator.set_state(tensors["generator"])
-    trainer.step = facts["step"]
-    trainer.ledger.__dict__.update(Ledger(**facts["ledger"]).__dict__)
-    _load_faults(trainer, facts["faults"])
-    metrics.rewind(trainer.step, facts["metrics"])
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -100,9 +152,11 @@ def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
 def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]:
     faults = trainer.faults
     return {
-        "format": 1,
+        "format": _FORMAT,
         "step": trainer.step,
         "threads": torch.get_num_threads(),
+        "device": str(trainer.student.device),
+        "marks": trainer.marks,
         "ledger": trainer.ledger.state(),
         "metrics": metrics.state(),
         "faults": {
@@ -115,19 +169,6 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
     }
 
 
-def _check_same(saved: dict[str, dict[str, Any]], config: Config, path: Path) -> None:
-    for section, values in config.model_dump(mode="json").items():
-        if section == "eval":
-            continue
-        for key, value in values.items():
-            before = saved.get(section, {}).get(key)
-            if f"{section}.{key}" not in _FREE and before != value:
-                raise AcedError(
-                    f"The checkpoint {path} is of another configuration: {section}.{key} was {before!r} and is now "
-                    f"{value!r}; set it back, or choose another run.out for a new run."
-                )
-
-
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():
@@ -136,8 +177,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _load_faults(trainer: Trainer, saved: dict[str, Any]) -> None:
-    faults = trainer.faults
+def _load_faults(faults: Faults, saved: dict[str, Any]) -> None:
     faults.read, faults.keys = saved["read"], set(saved["keys"])
     faults.counts = Counter(saved["counts"])
     faults.examples = {name: Fault(*fields) for name, fields in saved["examples"].items()}

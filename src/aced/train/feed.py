@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from aced.config import Config
 from aced.data.order import Order
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
@@ -17,7 +19,16 @@ from aced.errors import AcedError
 
 @dataclass
 class Faults:
-    """The unreadable samples of a run: how many of each sort, with the first as an example; each key counts once."""
+    """The unusable samples of a run: how many of each sort, with the first as an example; each key counts once.
+
+    Attributes:
+        max_share: largest share of unreadable samples among those read.
+        total: samples of the source.
+        counts: samples by name of the fault.
+        examples: the first of each name.
+        keys: of the samples that could not be read.
+        read: samples that were read, each counted once.
+    """
 
     max_share: float
     total: int
@@ -26,11 +37,10 @@ class Faults:
     keys: set[str] = field(default_factory=set)
     read: int = 0
 
-    def note(self, faults: Sequence[Fault]) -> None:
+    def note(self, faults: Iterable[Fault]) -> None:
         """Count what is known before anything is read, such as the damage found in tars; no limit applies."""
         for fault in faults:
-            self.counts[fault.name] += 1
-            self.examples.setdefault(fault.name, fault)
+            self._count(fault)
 
     def add(self, faults: Sequence[Fault], read: int) -> None:
         """Count the faults of one super-batch of `read` samples.
@@ -42,25 +52,48 @@ class Faults:
         for fault in faults:
             if fault.key not in self.keys:
                 self.keys.add(fault.key)
-                self.counts[fault.name] += 1
-                self.examples.setdefault(fault.name, fault)
-        if len(self.keys) > self.max_share * max(self.read, 200):
-            worst = self.counts.most_common(1)[0][0]
+                self._count(fault)
+        if faults and len(self.keys) > self.max_share * max(self.read, 200):
+            worst = Counter(fault.name for fault in faults).most_common(1)[0][0]
             raise AcedError(
                 f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "
-                f"{self.max_share:g} allows; the commonest fault is '{worst}', for example in "
-                f"{self.examples[worst].key}: {self.examples[worst].detail}"
+                f"{self.max_share:g} allows; for example {worst}: {self.examples[worst].detail}"
             )
 
+    def _count(self, fault: Fault) -> None:
+        self.counts[fault.name] += 1
+        self.examples.setdefault(fault.name, fault)
 
-class _Batches(Dataset[Candidates]):
+
+def make_order(config: Config, n: int) -> Order:
+    """The order of training over `n` samples.
+
+    Raises:
+        AcedError: the super-batch is larger than the data.
+    """
+    size, train = config.super_batch, config.train
+    if size > n:
+        what = f"The batch of {size} (train.batch)"
+        remedy = "train.batch"
+        if size > train.batch:
+            what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
+            remedy = "train.batch or method.filtering_ratio"
+        raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
+    return Order(n, size, config.run.seed)
+
+
+class _Batches(Dataset["Candidates | AcedError"]):
     """A map from a list of indices to candidates, which a DataLoader can run in worker processes."""
 
     def __init__(self, source: Source, views: Sequence[View]) -> None:
         self.source, self.views = source, views
 
-    def __getitem__(self, indices: Tensor) -> Candidates:
-        return self.source.read(indices.tolist(), self.views)
+    def __getitem__(self, indices: Tensor) -> Candidates | AcedError:
+        try:
+            return self.source.read(indices.tolist(), self.views)
+        except AcedError as error:
+            # A loader would wrap a worker's exception into a page of traceback; a value stays as it is.
+            return error
 
 
 class _Steps(Sampler[Tensor]):
@@ -77,13 +110,32 @@ class _Steps(Sampler[Tensor]):
 def feed(
     source: Source, order: Order, views: Sequence[View], *, start: int, stop: int, workers: int
 ) -> Iterator[Candidates]:
-    """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one)."""
-    return iter(
-        DataLoader(
-            _Batches(source, views),
-            sampler=_Steps(order, start, stop),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-        )
+    """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
+
+    The iterator raises an AcedError where the source does, in a worker too, and where a worker dies.
+    """
+    loader = DataLoader(
+        _Batches(source, views),
+        sampler=_Steps(order, start, stop),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        # Its own generator, because a loader draws a seed, and the global one belongs to the user.
+        generator=torch.Generator(),
     )
+    return _checked(iter(loader))
+
+
+def _checked(loaded: Iterator[Candidates | AcedError]) -> Iterator[Candidates]:
+    try:
+        for content in loaded:
+            if isinstance(content, AcedError):
+                raise content
+            yield content
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise AcedError(
+            f"A process that loads data died ({str(error).splitlines()[0]}); with too little memory, lower "
+            "data.workers."
+        ) from error

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
+import os
+import platform
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +24,15 @@ from aced.evaluate.zeroshot import average, evaluate
 from aced.methods import get_method
 from aced.progress import Bars
 from aced.towers import Tower, load_tower, save_tower
-from aced.train.checkpoint import latest_checkpoint, load_checkpoint
-from aced.train.feed import Faults
+from aced.report.gallery import write_gallery
+from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
+from aced.train.feed import Faults, make_order
 from aced.train.inputs import Inputs, device_of
 from aced.train.loop import run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
 from aced.train.step import Settings, Trainer
-from aced.train.watch import Metrics
+from aced.train.watch import Metrics, trim_lines
 
 SOUND = frozenset({"clean", "duplicate"})
 
@@ -47,30 +52,31 @@ class Fitted:
 def make_student(config: Config) -> Tower:
     """The student with its initial weights: seeded, or from a local checkpoint."""
     section = config.student
-    return load_tower(
-        section.model, section.checkpoint or None, device=str(device_of(config)), seed=config.run.seed
-    )
+    return load_tower(section.model, section.checkpoint or None, device=device_of(config), seed=config.run.seed)
 
 
-def fit(
-    config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: str = "", resume: bool = False
-) -> Fitted:
+def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: str = "", resume: bool = False) -> Fitted:
     """Train `student` as the config says and evaluate it.
 
-    Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/ and evals.jsonl.
+    Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
+    evals.jsonl and gallery.json.
 
     Raises:
         AcedError: the folder holds a run already (and `resume` is not set), a step fails, or the disk is full.
     """
-    folder = Path(config.run.out)
+    folder, steps = Path(config.run.out), config.train.steps
+    make_order(config, len(inputs.source))  # a super-batch that is too large is told before anything is written
     metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
     trainer = make_trainer(config, inputs, student)
     _open_folder(folder, trainer, metrics, config, resume=resume)
-    with bars.bar(title or f"Training {config.method.name}", config.train.steps) as tick:
+    with bars.bar(title or f"Training {config.method.name}", steps) as tick:
         tick(trainer.step)
         run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, tick)
-    results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch)
+        tick(steps, "scoring")
+        results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch)
+        tick(steps, f"{average(results):.1f} %" if results else "")
     save_tower(student, folder / "model")
+    _write_gallery(folder / "gallery.json", config, inputs, trainer)
     chosen = metrics.chosen_total
     share = sum(chosen[k] for k in SOUND) / chosen.total() if chosen else None
     return Fitted(student, results, trainer.ledger, trainer.faults, share, folder)
@@ -105,19 +111,52 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower) -> Trainer:
             micro_batch=train.micro_batch,
             precision=train.precision,
         ),
-        reference=inputs.reference,
-        teachers=inputs.teachers,
+        reference=inputs.reference if method.scores_reference else None,
+        teachers=inputs.teachers if method.distill else [],
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(),
         faults=_faults_of(config, inputs.source),
+        marks=_marks(inputs),
     )
 
 
 def _faults_of(config: Config, source: Source) -> Faults:
     """A count that starts with what was left out when the data were indexed."""
     faults = Faults(config.data.max_bad_share, len(source))
-    faults.note(getattr(source, "faults", ()))
+    if known := getattr(source, "faults", ()):
+        from aced.data.shards import HARMLESS
+
+        faults.note(fault for fault in known if fault.name not in HARMLESS)
     return faults
+
+
+def _marks(inputs: Inputs) -> dict[str, str]:
+    """Hashes of what a run is made of and its config only names."""
+    # Marks of tars, where there are some: unlike the fingerprint they are the same for a copy.
+    parts = getattr(inputs.source, "parts", {}) or inputs.source.fingerprint
+    marks = {"the data": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
+    if inputs.reference is not None:
+        marks["the reference"] = inputs.reference.fingerprint
+    return marks | {f"teacher {i}": teacher.fingerprint for i, teacher in enumerate(inputs.teachers, 1)}
+
+
+def _write_gallery(path: Path, config: Config, inputs: Inputs, trainer: Trainer, pairs: int = 1024) -> None:
+    """Pictures of the most and the least learnable of some pairs, as the trained student sees them."""
+    method, student = trainer.method, trainer.student
+    if method.score is None:
+        return
+    generator = torch.Generator().manual_seed(config.run.seed)
+    rows = torch.randperm(len(inputs.source), generator=generator)[:pairs]
+    views = [student.view, *(trainer.reference.views if trainer.reference else ())]
+    candidates = inputs.source.read(rows.tolist(), list(dict.fromkeys(views)))
+    if trainer.reference is not None:
+        candidates = candidates[trainer.reference.valid(candidates.indices).nonzero().flatten()]
+    if len(candidates) == 0:
+        return
+    embedded = student.score(candidates, config.train.micro_batch) if method.scores_student else None
+    # A ledger of its own: drawing pictures is no part of the run's cost.
+    reference = trainer.reference.embed(candidates, Ledger(), "reference") if trainer.reference else None
+    write_gallery(path, inputs.source, candidates, embedded, reference, score=method.score)
 
 
 def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:
@@ -134,10 +173,8 @@ def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """What a figure depends on besides the code: versions, machine, threads, date."""
-    import platform
-
     import open_clip
 
     return {
@@ -147,47 +184,52 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(terse=True),
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = (
-        [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if info.is_file()
-        else []
-    )
-    return f"{names[0]} x {len(names)}" if names else "unknown"
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x {len(names)}" if names else platform.processor() or "unknown"
 
 
-def refuse_occupied(folder: Path) -> None:
-    """Raise an AcedError if the folder holds a run already."""
-    if (folder / "metrics.jsonl").exists() or latest_checkpoint(folder / "checkpoints") is not None:
+_WRITTEN = ("metrics.jsonl", "checkpoints", "model", "evals.jsonl", "gallery.json", "results.json", "demo.json")
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Raise an AcedError where a run cannot be written into a folder, or a resumed one has nothing to go on with."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise AcedError(f"run.out = '{folder}' cannot be a folder: {there} is a file.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise AcedError(f"run.out = '{folder}' cannot be written: you have no right to write in {there}.")
+    if resume:
+        if not (folder / "config.toml").is_file():
+            raise AcedError(f"{folder} holds no run to go on with; leave out --resume to start one there.")
+    elif any((folder / name).exists() for name in _WRITTEN):
         raise AcedError(
             f"{folder} already holds a run: add --resume to go on with it, or choose another folder with run.out."
         )
 
 
 def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, resume: bool) -> None:
-    if not resume:
-        refuse_occupied(folder)
-    elif (checkpoint := latest_checkpoint(folder / "checkpoints")) is not None:
+    check_folder(folder, resume=resume)
+    checkpoint = latest_checkpoint(folder / "checkpoints") if resume else None
+    if checkpoint is not None:
         load_checkpoint(checkpoint, trainer, metrics, config)
-        _trim_evals(folder / "evals.jsonl", trainer.step)
-    else:  # killed before its first checkpoint: from the start, without the lines of that attempt
-        metrics.path.unlink(missing_ok=True)
-        (folder / "evals.jsonl").unlink(missing_ok=True)
+    elif resume:
+        # Killed before its first checkpoint: from the start, without the lines of that attempt.
+        check_same(_toml(folder / "config.toml"), config, folder)
+        trim_lines(metrics.path, 0)
+    trim_lines(folder / "evals.jsonl", trainer.step)
     write_atomic(folder / "config.toml", dump_config(config))
 
 
-def _trim_evals(path: Path, step: int) -> None:
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_atomic(path, "".join(kept))
+def _toml(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AcedError(f"{path} is damaged ({error}); choose another run.out for a new run.") from None

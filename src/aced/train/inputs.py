@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
-from aced.config import Config, TowerSection
+from aced.config import Config, FrozenSection
 from aced.data.source import Source
 from aced.data.store import build_store, store_folder
+from aced.data.views import View
+from aced.errors import AcedError
 from aced.evaluate.tasks import Task
-from aced.methods import Method, get_method
+from aced.methods import get_method
 from aced.progress import Bars
 from aced.towers import Tower, load_tower
+from aced.train.feed import make_order
 from aced.train.providers import Cached, Live, Provider
 
 
@@ -26,7 +29,6 @@ class Inputs:
         tasks: what the student is evaluated on.
         reference: scores the pool; None for methods that need none.
         teachers: are distilled.
-        costs: seconds that each cache of embeddings took to make, by model; empty where all were there.
     """
 
     source: Source
@@ -36,50 +38,84 @@ class Inputs:
 
 
 def device_of(config: Config) -> torch.device:
-    """The device that `run.device` names; `auto` is CUDA where there is one."""
-    if config.run.device != "auto":
-        return torch.device(config.run.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device that `run.device` names; `auto` is CUDA where there is one.
+
+    Raises:
+        AcedError: torch knows no such device, or it is not there.
+    """
+    name = config.run.device
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise AcedError(f"run.device = '{name}' cannot be used here: {reason}; 'auto' chooses one.") from None
+    return device
 
 
 def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
-    """Open the data, load the frozen models and make their caches, as the config says."""
+    """Open the data, load the frozen models and make their caches, as the config says.
+
+    What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
+    """
     method = get_method(config.method.name, weight=config.method.weight)
-    device = device_of(config)
-    source = make_source(config, student, method, bars)
-    inputs = Inputs(source=source, tasks=make_eval_tasks(config))
-    reference = None
+    tasks = make_eval_tasks(config)
+    towers: dict[str, Tower] = {}
     if method.scores_reference or (method.distill and not config.teacher.model):
-        reference = make_provider(config.reference, config, source, device, bars)
-    if method.scores_reference:
-        inputs.reference = reference
+        towers["reference"] = load_frozen("reference", config)
     if method.distill and config.teacher.model:
-        inputs.teachers = [make_provider(config.teacher, config, source, device, bars)]
-    elif method.distill and reference is not None:
-        inputs.teachers = [reference]
-    return inputs
+        towers["teacher"] = load_frozen("teacher", config)
+    pool = make_source(config, bars)
+    make_order(config, len(pool))
+    views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
+    source = _decoded(pool, views, config, bars)
+
+    providers: dict[str, Provider] = {}
+    for name, tower in towers.items():
+        # Without its view in memory, a cache is made from the tars themselves.
+        embedded = source if tower.view in views else pool
+        cache = frozen_section(name, config).cache
+        providers[name] = (
+            make_cached(tower, embedded, Path(cache), config, tower.device, bars)
+            if cache
+            else Live(tower, config.train.micro_batch)
+        )
+    teacher = providers.get("teacher", providers.get("reference"))
+    return Inputs(
+        source=source,
+        tasks=tasks,
+        reference=providers.get("reference") if method.scores_reference else None,
+        teachers=[teacher] if method.distill and teacher is not None else [],
+    )
 
 
-def make_source(config: Config, student: Tower, method: Method, bars: Bars) -> Source:
+def make_source(config: Config, bars: Bars) -> Source:
     """The pool: shards where the config names any, else scenes."""
     data = config.data
     if not data.shards:
         return make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
-    from aced.data.memory import InMemory
     from aced.data.shards import open_shards
 
     with bars.counting("Indexing tars") as progress:
-        shards = open_shards(
+        return open_shards(
             data.shards,
             caption=data.caption,
             bad_tars=data.bad_tars,
             index_dir=Path(data.index_dir) if data.index_dir else None,
             progress=progress,
         )
-    if not data.in_memory:
-        return shards
+
+
+def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:
+    """The pool in memory where the config says so; scenes always are."""
+    if not (config.data.shards and config.data.in_memory):
+        return pool
+    from aced.data.memory import InMemory
+
     with bars.counting("Decoding images") as progress:
-        return InMemory(shards, [student.view], workers=data.workers, progress=progress)
+        return InMemory(pool, views, workers=config.data.workers, progress=progress)
 
 
 def make_scenes(split: str, size: int, seed: int, bars: Bars) -> Source:
@@ -106,22 +142,32 @@ def make_eval_tasks(config: Config) -> list[Task]:
     return make_tasks(config.eval.split)
 
 
-def make_provider(
-    section: TowerSection, config: Config, source: Source, device: torch.device, bars: Bars
-) -> Provider:
-    """A frozen model's embeddings: from its cache where the config names a folder for one, else the model itself."""
-    tower = load_tower(section.model, section.checkpoint or None, device=str(device))
+def frozen_section(name: str, config: Config) -> FrozenSection:
+    """The config's `reference` or `teacher`."""
+    section: FrozenSection = getattr(config, name)
+    return section
+
+
+def load_frozen(name: str, config: Config) -> Tower:
+    """The `reference` or `teacher` of the config, in evaluation mode and without gradients.
+
+    Raises:
+        AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
+    """
+    section = frozen_section(name, config)
+    tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
+    folder = Path(section.model)
+    trained = folder.is_dir() and any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir())
+    if not (section.checkpoint or trained):
+        raise AcedError(
+            f"{name}.model = '{section.model}' has no trained weights: give a local file as {name}.checkpoint, or name "
+            "the `model` folder of a run."
+        )
     tower.requires_grad_(False)
-    tower.eval()
-    cache = getattr(section, "cache", "")
-    if not cache:
-        return Live(tower, config.train.micro_batch)
-    return make_cached(tower, source, Path(cache), config, device, bars)
+    return tower.eval()
 
 
-def make_cached(
-    tower: Tower, source: Source, cache: Path, config: Config, device: torch.device, bars: Bars
-) -> Cached:
+def make_cached(tower: Tower, source: Source, cache: Path, config: Config, device: torch.device, bars: Bars) -> Cached:
     """The embeddings of `source` by `tower` in a store below `cache`, made now where they are not there."""
     folder = store_folder(cache, tower.fingerprint(), source.fingerprint)
     with bars.counting(f"Embedding the pool with {tower.name}") as progress:
@@ -132,6 +178,7 @@ def make_cached(
             micro_batch=config.train.micro_batch,
             dtype=config.reference.cache_dtype,
             progress=progress,
+            workers=config.data.workers,
         )
     sample = source.read(range(min(64, len(source))), [])
     return Cached(store, device, tower.forward_flops(sample.texts))

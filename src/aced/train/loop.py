@@ -8,13 +8,11 @@ from pathlib import Path
 
 from aced.config import Config
 from aced.data.atomic import writing
-from aced.data.order import Order
 from aced.data.source import Candidates, Source
-from aced.data.views import View
 from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.train.checkpoint import save_checkpoint
-from aced.train.feed import feed
+from aced.train.feed import feed, make_order
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics
 
@@ -36,20 +34,25 @@ def run_steps(
     while trainer.step < steps:
         outcome = train_step(trainer, batches)
         metrics.note(trainer, outcome)
-        if trainer.step == steps or (every and trainer.step % every == 0):
-            save_checkpoint(folder / "checkpoints", trainer, metrics, config)
+        # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
         if config.eval.every and trainer.step % config.eval.every == 0 and trainer.step < steps:
             _evaluate(trainer, tasks, config, folder)
+        if trainer.step == steps or (every and trainer.step % every == 0):
+            save_checkpoint(folder / "checkpoints", trainer, metrics, config)
         on_step(trainer.step, f"loss {outcome.parts.loss:.2f}")
 
 
 def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
-    views: list[View] = [trainer.student.view]
-    for provider in [trainer.reference, *trainer.teachers]:
-        views += [] if provider is None else [v for v in provider.views if v not in views]
-    order = Order(len(source), config.super_batch, config.run.seed)
+    views = [trainer.student.view]
+    views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
+    order = make_order(config, len(source))
     return feed(
-        source, order, views, start=trainer.step, stop=config.train.steps, workers=config.data.workers
+        source,
+        order,
+        list(dict.fromkeys(views)),
+        start=trainer.step,
+        stop=config.train.steps,
+        workers=config.data.workers,
     )
 
 

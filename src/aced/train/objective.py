@@ -64,17 +64,17 @@ class Objective(nn.Module):
                 self.project = nn.ModuleList(nn.Linear(width, w, bias=False) for w in teacher_widths)
 
     def forward(
-        self, contrastive: Embeddings, distilled: Embeddings | None, teachers: Sequence[Embeddings]
+        self, contrastive: Embeddings, distilled: Embeddings, teachers: Sequence[Embeddings]
     ) -> tuple[Tensor, Parts]:
         """The loss of one step.
 
         Args:
             contrastive: the student's embeddings of B_ce.
-            distilled: the student's embeddings of B_kd; None where the method distils nothing.
+            distilled: the student's embeddings of B_kd; not used where the method distils nothing.
             teachers: the teachers' embeddings of B_kd.
         """
-        base = getattr(losses, self.loss)(contrastive)
-        if distilled is None:
+        base: Tensor = getattr(losses, self.loss)(contrastive)
+        if self.method.distill is None:
             return base, Parts(base.item(), base.item(), None)
         kd = self._distillation(distilled, teachers)
         total = base + self.method.weight * kd

@@ -17,7 +17,9 @@ def make_optimizer(modules: Iterable[nn.Module], config: TrainSection) -> torch.
     Three groups: matrices and larger decay; vectors do not; scalars (logit scales and biases) do not and learn at
     `scale_lr` times the rate. Each group carries `factor`, its multiple of the scheduled rate.
     """
-    matrices, vectors, scalars = [], [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    scalars: list[nn.Parameter] = []
     for module in modules:
         for p in module.parameters():
             if p.requires_grad:

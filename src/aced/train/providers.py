@@ -19,10 +19,17 @@ from aced.towers import Tower
 
 
 class Provider(Protocol):
-    """Gives a frozen model's embeddings of candidates and counts what they cost."""
+    """Gives a frozen model's embeddings of candidates and counts what they cost.
+
+    Attributes:
+        width: d of the embeddings.
+        views: what the candidates must have been read in; none for a cache.
+        fingerprint: hash of the model's weights, preprocessing and tokenizer.
+    """
 
     width: int
     views: tuple[View, ...]
+    fingerprint: str
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """`[B, d]` float32 on the training device, in the order of the candidates."""
@@ -40,6 +47,7 @@ class Cached:
         self.store, self.device, self.forward_flops = store, device, forward_flops
         self.width = store.info.d
         self.views: tuple[View, ...] = ()
+        self.fingerprint = store.info.tower_fingerprint
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """Look the candidates up by sample key."""
@@ -52,24 +60,18 @@ class Cached:
 
 
 class Live:
-    """The model itself; each sample of the current super-batch is embedded once, also where two parts ask."""
+    """The model itself."""
 
     def __init__(self, tower: Tower, micro_batch: int) -> None:
         self.tower, self.micro_batch = tower, micro_batch
         self.width = tower.width
-        self.views = (tower.view,)
-        self._rows: dict[int, int] = {}
-        self._last: Embeddings | None = None
+        self.views: tuple[View, ...] = (tower.view,)
+        self.fingerprint = tower.fingerprint()
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
-        """Embed the candidates, or look them up where they belong to the last super-batch."""
-        wanted = candidates.indices.tolist()
-        if self._last is None or any(i not in self._rows for i in wanted):
-            self._last = self.tower.score(candidates, self.micro_batch)
-            self._rows = {i: row for row, i in enumerate(wanted)}
-            ledger.forward(phase, len(candidates), self.tower.forward_flops(candidates.texts))
-            return self._last
-        return self._last[[self._rows[i] for i in wanted]]
+        """Embed the candidates."""
+        ledger.forward(phase, len(candidates), self.tower.forward_flops(candidates.texts))
+        return self.tower.score(candidates, self.micro_batch)
 
     def valid(self, indices: Tensor) -> Tensor:
         """Every sample that could be read."""

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aced.data.atomic import write_atomic, writing
+from aced.errors import AcedError
 from aced.train.step import Outcome, Trainer
 
 
@@ -33,13 +35,7 @@ class Metrics:
 
     def rewind(self, step: int, state: dict[str, dict[str, int]]) -> None:
         """Go back to a checkpoint: drop the lines after `step`, which the resumed run writes again."""
-        kept = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-                # A line without its end was cut by a kill; it lies after the checkpoint.
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
-                    kept.append(line)
-        write_atomic(self.path, "".join(kept))
+        trim_lines(self.path, step)
         self.chosen_total, self._chosen, self._pool = (Counter(state[k]) for k in ("total", "chosen", "pool"))
 
     def note(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any] | None:
@@ -71,9 +67,7 @@ class Metrics:
             "scale": scale,
             "bias": bias,
             "grad_norm": outcome.grad_norm,
-            "learnability": None
-            if scores is None
-            else {"pool": scores.mean().item(), "chosen": scores[outcome.rows].mean().item()},
+            "learnability": _means(scores, outcome.rows),
             "budgets": trainer.ledger.budgets(),
             "flops": dict(trainer.ledger.flops),
             "cached_flops": trainer.ledger.cached_flops,
@@ -83,3 +77,31 @@ class Metrics:
         if self.kinds is not None:
             line["kinds"] = {"chosen": dict(self._chosen), "pool": dict(self._pool)}
         return line
+
+
+def trim_lines(path: Path, step: int) -> None:
+    """Drop the lines of a `.jsonl` file that were written after `step`; a resumed run writes them again.
+
+    Raises:
+        AcedError: a line is not what was written, or the file cannot be written.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break  # cut by a kill, so it lies after the last checkpoint
+        try:
+            late = json.loads(line)["step"] > step
+        except (ValueError, KeyError, TypeError):
+            raise AcedError(f"{path} is damaged: a line of it is not what was written; remove that line.") from None
+        if not late:
+            kept.append(line)
+    write_atomic(path, "".join(kept))
+
+
+def _means(scores: Tensor | None, rows: Tensor) -> dict[str, float] | None:
+    # A joint draw by the softmax loss begins with scores that are zero for all: a pair alone has no loss there.
+    if scores is None or not scores.any():
+        return None
+    return {"pool": scores.mean().item(), "chosen": scores[rows].mean().item()}
