@@ -9,11 +9,13 @@
 fp32, threads, tars and number of decoding workers; each run is a process of its own, and the two sides take turns.
 Both are timed over whole steps, from the end of one to the end of the next: ours around `train_step` inside
 `aced train`, theirs by the mean step time that its log prints for each window of steps. The first windows, in which
-processes warm up, are left out; **images/s** is the median of the other windows of all runs, and the ratio is that of
-the medians. Random crops are switched off in open_clip_train (it is given its own inference transform), because ours
-does not augment; `--augment` leaves them in. What differs still is what is meant to: how tars are read and decoded,
-that ours cuts texts to the longest of the batch (the embeddings stay the same) where theirs computes the full context
-length, the fused AdamW, and that ours checks the loss and the gradient and counts FLOPs and samples at each step.
+processes warm up, are left out; **images/s** is the median of the other windows of all runs, and the **ratio** is that
+of these medians. The ratios of each turn's own medians stand beside it: where they differ, the machine was busy.
+Random crops are switched off in open_clip_train (it is given its own inference transform), because ours does not
+augment; `--augment` leaves them in. What differs still is what is meant to: how tars are read and decoded; that ours
+sends short and long texts through the text tower apart, each cut to the longest of them (the embeddings stay the same),
+where theirs computes the full context length; attention without copies; the fused AdamW; and that ours remembers the
+tokens of a caption, checks the loss and the gradient, and counts FLOPs and samples at each step.
 
 **Methods.** All rows of the methods table on the demo's student, pool and sizes, the reference's embeddings cached.
 Weights are random: a step costs what it costs whatever they are. All methods take turns, a few steps at a time;
@@ -62,6 +64,11 @@ class Speeds:
 
     images: list[float] = field(default_factory=list)
     waiting: list[float] = field(default_factory=list)
+
+    def turns(self, count: int) -> list[float]:
+        """The median images/s of each of `count` runs of equal length."""
+        length = len(self.images) // count
+        return [statistics.median(self.images[i * length : (i + 1) * length]) for i in range(count)]
 
 
 def child_aced(config: Path) -> None:
@@ -196,11 +203,16 @@ def against_open_clip(args: argparse.Namespace, console: Console) -> dict[str, o
                 else:
                     run_aced(args, folder, model, found, in_memory=side == "aced-memory")
     medians = {side: statistics.median(found.images) for side, found in speeds.items()}
+    turns = {side: found.turns(args.repeats) for side, found in speeds.items()}
+    ratios = {
+        side: [own / theirs for own, theirs in zip(found, turns["open-clip"], strict=True)]
+        for side, found in turns.items()
+    }
     table = Table(
         title=f"IID step, {args.loss} loss, batch {args.batch}, {args.threads} threads, {args.workers} workers, "
         f"{args.repeats} runs each in turn" + (", their random crops on" if args.augment else "")
     )
-    for column in ("", "images/s", "lowest to highest window", "ratio to open_clip_train", "waiting for data, %"):
+    for column in ("", "images/s", "lowest to highest window", "ratio", "by turn", "waiting for data, %"):
         table.add_column(column, justify="right" if column else "left")
     for side, found in speeds.items():
         table.add_row(
@@ -208,6 +220,7 @@ def against_open_clip(args: argparse.Namespace, console: Console) -> dict[str, o
             f"{medians[side]:.0f}",
             f"{min(found.images):.0f} to {max(found.images):.0f}",
             f"{medians[side] / medians['open-clip']:.2f}",
+            ", ".join(f"{ratio:.2f}" for ratio in ratios[side]),
             f"{100 * statistics.median(found.waiting):.0f}",
         )
     console.print(table)
@@ -215,6 +228,7 @@ def against_open_clip(args: argparse.Namespace, console: Console) -> dict[str, o
         side: {
             "images_per_second": medians[side],
             "ratio": medians[side] / medians["open-clip"],
+            "ratio_by_turn": ratios[side],
             "waiting": statistics.median(found.waiting),
             "windows": [round(value, 1) for value in found.images],
         }

@@ -26,7 +26,7 @@ from aced.report.numbers import duration
 from aced.report.records import Results, parse_results
 
 WIDTH, MARGIN, HEAD = 960, 16, 40
-BARS, GAP = 500, 20
+BARS, SCATTER, GAP = 500, 380, 20
 LIGHTER = 0.42
 """Opacity of the bars of rows that trained on more samples than IID."""
 
@@ -56,16 +56,18 @@ def draw(results: Results) -> str:
     reference = results.reference.average if results.reference else None
     bars = bar_chart(groups, styles, chance=mean_chance(results), reference=reference)
     series = [
-        Series(group.title, style, [(r.budgets["seconds"], r.average) for r in group.rows if r.average is not None])
+        Series(
+            _short(group.title), style, [(r.budgets["seconds"], r.average) for r in group.rows if r.average is not None]
+        )
         for group, style in zip(groups, styles, strict=True)
     ]
-    scatter = accuracy_chart(series, title="Average accuracy against wall time", unit=duration, reference=reference)
+    scatter = accuracy_chart(series, title="Average accuracy against wall time", unit=_seconds, reference=reference)
     seeds = max(len(group.rows) for group in groups)
     tasks = len(task_chances(results))
     over = f", {seeds} seeds" if seeds > 1 else ", one seed"
     left = (MARGIN, f"Average of {tasks} zero-shot tasks, %{over}", bars)
     right = (MARGIN + BARS + GAP, "The same against wall time of training", scatter)
-    return _page([left, right], [BARS, WIDTH - 2 * MARGIN - BARS - GAP])
+    return _page([left, right], [BARS, SCATTER])
 
 
 def mean_chance(results: Results) -> float | None:
@@ -74,12 +76,21 @@ def mean_chance(results: Results) -> float | None:
     return 100 * sum(chances) / len(chances) if chances else None
 
 
+def _short(title: str) -> str:
+    """A title that fits beside a chart."""
+    return title.replace(" at ACED's wall time", ", ACED's time").replace("lambda ", "\u03bb ")
+
+
+def _seconds(value: float) -> str:
+    return duration(value) if value else "0"
+
+
 @isolated
 def bar_chart(
     groups: Sequence[Group], styles: Sequence[Style], *, chance: float | None, reference: float | None
 ) -> str:
     """A bar for each row in the order of the table, with its standard deviation."""
-    names = round(12 + 6.3 * max(len(group.title) for group in groups))
+    names = round(12 + 6.3 * max(len(_short(group.title)) for group in groups))
     figure, axes = new_figure(BARS, 46 + 21 * len(groups), left=names, right=12, bottom=24, top=20, grid=False)
     base = next((group.budgets["samples_trained"].mean for group in groups if group.is_baseline), None)
     values = [group.average for group in groups if group.average]
@@ -95,12 +106,22 @@ def bar_chart(
         if value.std is not None:
             axes.plot([value.mean - value.std, value.mean + value.std], [y, y], color=css("ink"), linewidth=1.3)
             text, end = f"{text} ± {value.std:.1f}", value.mean + value.std
-        put_text(axes, end + 0.012 * high, y, text, ("data", "data"), color="ink", va="center")
-        put_text(axes, -8 / (BARS - names - 12), y, group.title, ("axes", "data"), color="ink", ha="right", va="center")
+        put_text(axes, end + 0.015 * high, y, text, ("data", "data"), color="ink", va="center")
+        put_text(
+            axes,
+            -8 / (BARS - names - 12),
+            y,
+            _short(group.title),
+            ("axes", "data"),
+            color="ink",
+            ha="right",
+            va="center",
+        )
     for level, name in ((chance, "guessing"), (reference, "reference")):
         if level is not None:
             axes.axvline(level, color=css("muted"), linewidth=1, linestyle=(0, (2, 3)), zorder=0)
-            put_text(axes, level, 1.0, f"{name} {level:.1f}", ("data", "axes"), color="muted", ha="center")
+            side = "right" if level > 0.8 * axes.get_xlim()[1] else "center"
+            put_text(axes, level, 1.0, f"{name} {level:.1f}", ("data", "axes"), color="muted", ha=side)
     set_ticks(axes.xaxis, plain, 5)
     axes.set_yticks([])
     return to_svg(figure, "Average accuracy of each row")
@@ -114,13 +135,14 @@ def _page(panels: Sequence[tuple[int, str, str]], widths: Sequence[int]) -> str:
         assert box is not None
         height = width * float(box[2]) / float(box[1])
         bottom = max(bottom, HEAD + height)
-        place = f'<svg x="{x}" y="{HEAD}" width="{width}" height="{height:.1f}" '
+        place = f'<svg x="{x}" y="{HEAD}" width="{width}" height="{height:.1f}" overflow="visible" '
         parts.append(f'<text x="{x}" y="26" font-size="14" font-weight="600" fill="var(--ink)">{escape(title)}</text>')
         parts.append(svg.replace("<svg ", place, 1))
     note = "Lighter bars: rows that train on more samples than IID. The reference's own cost is not in any row."
     height = round(bottom + 34)
     parts.append(f'<text x="{MARGIN}" y="{height - 14}" font-size="12" fill="var(--muted)">{note}</text>')
-    card = f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="10" fill="var(--card)" stroke="var(--line)"/>'
+    size = f'width="{WIDTH - 1}" height="{height - 1}"'
+    card = f'<rect x="0.5" y="0.5" {size} rx="10" fill="var(--card)" stroke="var(--line)"/>'
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'role="img" aria-label="Accuracy of each method, and the same against wall time">'

@@ -111,7 +111,9 @@ def _cost(reference: ReferenceScore) -> str:
         ("embedding the pool once", reference.embed_seconds, reference.embed_flops),
     ):
         parts = [
-            budget_text(k, v) + unit for k, v, unit in (("seconds", seconds, ""), ("flops", flops, "FLOP")) if v is not None
+            budget_text(k, v) + unit
+            for k, v, unit in (("seconds", seconds, ""), ("flops", flops, " FLOPs"))
+            if v is not None
         ]
         if parts:
             found.append(f"{name} {' and '.join(parts)}")

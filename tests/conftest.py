@@ -1,5 +1,52 @@
-"""One thread for every test: a second one on a busy core costs far more than it gives."""
+"""One thread for every test: a second one on a busy core costs far more than it gives. And the command line."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    status: object
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs `aced` with some words, in this process."""
+    from aced.cli import main
+
+    monkeypatch.setenv("COLUMNS", "200")  # sentences in tables are not broken
+
+    def run(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["aced", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ended(ended.value.code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of models with weights, to be used as reference: `large` and `peer`, wider and as wide as the student."""
+    from aced.towers import load_tower, save_tower
+
+    folder = tmp_path_factory.mktemp("trained")
+    for name, model in (("large", "aced-demo-m"), ("peer", "aced-demo-s")):
+        save_tower(load_tower(model, seed=7), folder / name)
+    return {name: folder / name for name in ("large", "peer")}

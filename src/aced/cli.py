@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -210,22 +209,18 @@ _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
 def main() -> NoReturn:
     """Entry point: a mistake of the user or a fault of the machine ends in one sentence and a status that is not 0."""
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="aced", standalone_mode=False)
     except AcedError as error:
         _fail(str(error), 2)
     except _UsageFault as fault:
         if len(sys.argv) < 2:  # no command: the help is the answer
             fault.show()
             sys.exit(fault.exit_code)
-        command = fault.ctx.command_path if getattr(fault, "ctx", None) else "aced"
+        context = getattr(fault, "ctx", None)
+        command = context.command_path if context else "aced"
         _fail(f"{fault.format_message().rstrip('.')}; see '{command} --help'.", 2)
     except (KeyboardInterrupt, typer.Abort):
-        hint = "; 'aced train ... --resume' goes on from the last checkpoint" if "train" in sys.argv[1:2] else ""
-        _fail(f"interrupted{hint}.", 130)
-    except BrokenPipeError:
-        # Whoever read our output has left; Python must not try to flush what is left of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        status = 130
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}.", 1)
@@ -233,6 +228,9 @@ def main() -> NoReturn:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)):
             raise
         _fail("out of memory: lower train.batch, train.micro_batch or data.workers.", 1)
+    if status == 130:  # also what newer versions of typer make of Ctrl-C
+        hint = "; 'aced train ... --resume' goes on from the last checkpoint" if "train" in sys.argv[1:2] else ""
+        _fail(f"interrupted{hint}.", 130)
     sys.exit(status if isinstance(status, int) else 0)
 
 

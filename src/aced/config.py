@@ -134,7 +134,7 @@ class TrainSection(Section):
     """b: pairs that are trained on at each step."""
     steps: Positive = 400
     """Number of steps."""
-    lr: Rate = 1.5e-3
+    lr: Rate = 1e-3
     """Peak learning rate."""
     warmup: Share = 0.08
     """Share of the steps in which the rate rises linearly from 0."""

@@ -16,6 +16,7 @@ from aced.methods import METHODS, get_method
 STUDENT, REFERENCE = "aced-demo-s", "aced-demo-l"
 REFERENCE_COST = 5.7
 """A forward pass of the reference relative to the student's, roughly; for the time left only."""
+LR, REFERENCE_LR, TEMPERATURE = 1e-3, 1.5e-3, 0.5
 WALL_OF = "aced"
 """The row whose wall time the rows of length `wall` are given."""
 
@@ -27,7 +28,7 @@ class Scale:
     pool: int = 24_000
     curated: int = 24_000
     steps: int = 400
-    reference_steps: int = 1200
+    reference_steps: int = 4000
     log_every: int = 10
 
 
@@ -103,8 +104,8 @@ def student_config(row: Row, seed: int, scale: Scale, out: Path, *, split: str, 
             "data": {"scenes": "pool", "scenes_size": scale.pool},
             "student": {"model": STUDENT},
             "reference": {"model": reference},
-            "method": {"name": row.method, "weight": row.weight},
-            "train": {"steps": steps or round(scale.steps * row.factor), "batch": 64, "lr": 1.5e-3},
+            "method": {"name": row.method, "weight": row.weight, "temperature": TEMPERATURE},
+            "train": {"steps": steps or round(scale.steps * row.factor), "batch": 64, "lr": LR},
             "eval": {"split": split},
         },
         f"demo row {row.name}",
@@ -119,7 +120,7 @@ def reference_config(model: str, scale: Scale, out: Path, *, split: str) -> Conf
             "data": {"scenes": "curated", "scenes_size": scale.curated, "scenes_seed": 2},
             "student": {"model": model},
             "method": {"name": "iid"},
-            "train": {"steps": scale.reference_steps, "batch": 64, "lr": 1e-3},
+            "train": {"steps": scale.reference_steps, "batch": 64, "lr": REFERENCE_LR},
             "eval": {"split": split},
         },
         f"demo reference {model}",

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from aced.config import Config
 from aced.data.atomic import write_atomic
 from aced.data.source import Source
 from aced.demo.recipe import (

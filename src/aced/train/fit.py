@@ -23,8 +23,8 @@ from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.methods import get_method
 from aced.progress import Bars
-from aced.towers import Tower, load_tower, save_tower
 from aced.report.gallery import write_gallery
+from aced.towers import Tower, load_tower, save_tower
 from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
 from aced.train.feed import Faults, make_order
 from aced.train.inputs import Inputs, device_of

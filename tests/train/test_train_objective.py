@@ -1,0 +1,102 @@
+"""The full objective: its parts, its own scales, and what is thrown away afterwards."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from aced.core import losses
+from aced.core.embeddings import Embeddings
+from aced.methods import get_method
+from aced.train.objective import Objective
+
+
+def embeddings(seed: int, width: int = 8, count: int = 6, **scalars: Any) -> Embeddings:
+    rows = torch.randn(2, count, width, generator=torch.Generator().manual_seed(seed))
+    image, text = nn.functional.normalize(rows, dim=2)
+    return Embeddings(image, text, **({"scale": 10.0, "bias": -10.0} | scalars))
+
+
+STUDENT, OTHER, TEACHER = embeddings(1), embeddings(2), embeddings(3, scale=20.0, bias=-8.0)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_without_distillation_the_loss_is_the_contrastive_one(loss: Any) -> None:
+    total, parts = Objective(get_method("iid"), loss, width=8)(STUDENT, STUDENT, [])
+    expected = getattr(losses, loss)(STUDENT)
+    assert torch.equal(total, expected)
+    assert (parts.loss, parts.contrastive, parts.distillation) == (expected.item(), expected.item(), None)
+
+
+@pytest.mark.parametrize("weight", [None, 0.5, 4.0])
+def test_lambda_weighs_the_distillation_on_its_own_batch(weight: float | None) -> None:
+    method = get_method("aced-iidistill", weight=weight)
+    objective = Objective(method, "sigmoid", width=8, teacher_widths=[8])
+    total, parts = objective(STUDENT, OTHER, [TEACHER])
+    kd = losses.softmax_kd(replace(OTHER, scale=10.0, bias=0.0), [TEACHER])
+    assert parts.distillation == pytest.approx(kd.item())
+    assert parts.contrastive == losses.sigmoid(STUDENT).item()
+    assert total.item() == pytest.approx(parts.contrastive + (weight or 2.0) * kd.item())
+
+
+def test_the_teachers_temperature_divides_its_logits() -> None:
+    objective = Objective(get_method("softmax-kd"), "sigmoid", width=8, teacher_widths=[8], teacher_temperature=4.0)
+    _, parts = objective(STUDENT, STUDENT, [TEACHER])
+    expected = losses.softmax_kd(replace(STUDENT, scale=10.0, bias=0.0), [replace(TEACHER, scale=5.0)])
+    assert parts.distillation == pytest.approx(expected.item())
+
+
+def test_distillation_has_a_scale_of_its_own() -> None:
+    scale = torch.tensor(30.0, requires_grad=True)
+    student = replace(STUDENT, scale=scale, image=STUDENT.image.clone().requires_grad_())
+    objective = Objective(get_method("softmax-kd"), "sigmoid", width=8, teacher_widths=[8])
+    assert {name: p.item() for name, p in objective.named_parameters()} == {"log_scale": pytest.approx(math.log(10))}
+    _, parts = objective(student, student, [TEACHER])
+    assert parts.distillation == pytest.approx(objective(STUDENT, STUDENT, [TEACHER])[1].distillation)
+    kd = objective._distillation(student, [TEACHER])
+    own, theirs = torch.autograd.grad(kd, [objective.log_scale, scale], allow_unused=True)
+    assert own.abs() > 0
+    assert theirs is None
+
+
+def test_sigmoid_distillation_has_a_bias_too() -> None:
+    objective = Objective(get_method("sigmoid-kd"), "softmax", width=8, teacher_widths=[8])
+    values = {name: p.item() for name, p in objective.named_parameters()}
+    assert values == {"log_scale": pytest.approx(math.log(10)), "bias": -10.0}
+    _, parts = objective(STUDENT, STUDENT, [TEACHER])
+    assert parts.distillation == pytest.approx(losses.sigmoid_kd(STUDENT, [TEACHER]).item())
+
+
+def test_feature_matching_projects_to_each_teachers_width() -> None:
+    teachers = [embeddings(4, width=5), embeddings(5, width=11)]
+    method = get_method("fm-kd")
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first, second, other = (Objective(method, "sigmoid", width=8, teacher_widths=[5, 11], seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator stays as it was
+    assert [tuple(p.shape) for p in first.parameters()] == [(5, 8), (11, 8)]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+    _, parts = first(STUDENT, STUDENT, teachers)
+    expected = losses.feature_matching(STUDENT, teachers, project=list(first.project))
+    assert parts.distillation == pytest.approx(expected.item())
+
+
+def test_logit_scales_are_kept_at_a_hundred() -> None:
+    model = nn.Module()
+    model.logit_scale = nn.Parameter(torch.tensor(9.0))
+    objective = Objective(get_method("softmax-kd"), "sigmoid", width=8, teacher_widths=[8])
+    with torch.no_grad():
+        objective.log_scale.fill_(7.0)
+    objective.clamp(model)
+    assert model.logit_scale.exp().item() == pytest.approx(100.0)
+    assert objective.log_scale.exp().item() == pytest.approx(100.0)
+    with torch.no_grad():
+        model.logit_scale.fill_(1.0)
+    objective.clamp(model)
+    assert model.logit_scale.item() == 1.0
