@@ -2,7 +2,7 @@
 
     python docs/tables.py runs/demo/results.json README.md
     python docs/tables.py runs/photos-iid-s* runs/photos-aced-s* README.md --block photos-table \\
-        --reference runs/photos-reference runs/photos-reference-curated
+        --reference runs/photos-reference
 
 The text between `<!-- NAME -->` and `<!-- /NAME -->` of the page is replaced. Results are a demo's results.json, or
 the folders of runs made one by one; runs that differ only in their seed share a row. With `-` for the page the table
@@ -20,6 +20,7 @@ from typing import Any
 
 from aced.data.atomic import write_atomic
 from aced.errors import AcedError
+from aced.methods import METHODS
 from aced.report import load_results, load_run, results_of
 from aced.report.aggregate import Group, group_rows, task_chances
 from aced.report.numbers import DASH, budget_text, signed
@@ -42,7 +43,9 @@ def read_results(paths: Sequence[Path], references: Sequence[Path]) -> Results:
         return parse_results(load_results(paths[0]), str(paths[0]))
     folders = [path if path.is_dir() else path.parent for path in paths]
     first = load_results(folders[0]).get("environment", {}) if (folders[0] / "results.json").is_file() else {}
-    results: dict[str, Any] = results_of([load_run(folder) for folder in folders], first)
+    order = list(METHODS)
+    runs = sorted((load_run(folder) for folder in folders), key=lambda run: (order.index(run.method), run.seed))
+    results: dict[str, Any] = results_of(runs, first)
     if references:
         rows = [parse_results(load_results(folder), str(folder)).rows[0] for folder in references]
         results["reference"] = ReferenceScore(
@@ -85,7 +88,7 @@ def _notes(results: Results, groups: Sequence[Group]) -> str:
     counts = sorted({len(group.rows) for group in groups})
     chances = task_chances(results)
     seeds = "One seed" if counts == [1] else f"Mean ± standard deviation over {' to '.join(map(str, counts))} seeds"
-    sentences = [f"{seeds}, {len(chances)} zero-shot tasks"]
+    sentences = [f"{seeds}, {len(chances)} zero-shot task{'s' * (len(chances) != 1)}"]
     known = [chance for chance in chances.values() if chance is not None]
     levels = [f"guessing scores {100 * sum(known) / len(known):.1f} %"] if known else []
     reference = results.reference

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
+from cli_fakes import Cli, Ended
+
 torch.set_num_threads(1)
-
-
-class Ended(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    status: object
-    out: str
-    err: str
-
-
-Cli = Callable[..., Ended]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from rich.console import Console
 
 from aced.config import Config, make_config
 from aced.data.scenes import Scenes, make_pool
+from aced.data.source import Candidates, Fault
+from aced.data.views import View
 from aced.methods import METHODS
 from aced.progress import Bars
 from aced.towers import load_tower
@@ -42,13 +44,30 @@ def even_pool() -> Scenes:
     return replace(pool, captions=captions)
 
 
+@dataclass(frozen=True, eq=False)
+class Holes(Scenes):
+    """A pool of which every `every`-th sample cannot be read."""
+
+    every: int = 0
+
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        bad = [i for i in indices if i % self.every == 0]
+        good = super().read([i for i in indices if i % self.every], views)
+        return replace(good, faults=tuple(Fault(self.keys[i], "image_empty", f"{self.keys[i]}: empty.") for i in bad))
+
+
+def with_holes(pool: Scenes, every: int) -> Holes:
+    """The pool with every `every`-th sample unreadable."""
+    return Holes(**{name: getattr(pool, name) for name in Scenes.__dataclass_fields__}, every=every)
+
+
 def run_config(out: Path, method: str = "iid", trained: dict[str, Path] | None = None, **keys: Any) -> Config:
     """A tiny run; `keys` as section__key, and the reference that the method needs from `trained`."""
     values: dict[str, dict[str, Any]] = {
         "run": {"out": str(out), "threads": 1, "log_every": 2, "checkpoint_every": 0},
         "data": {"scenes_size": POOL},
         "method": {"name": method, "chunks": 4},
-        "train": {"batch": BATCH, "steps": 3},
+        "train": {"batch": BATCH, "steps": 3, "lr": 1.5e-3},
     }
     if trained is not None:
         values["reference"] = {"model": str(trained["peer" if METHODS[method].needs_peer else "large"])}

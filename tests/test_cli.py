@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Cli
 
 from aced import cli as module
 from aced.config import describe_keys, recipes
 from aced.demo.recipe import ROWS
 from aced.methods import METHODS
+from cli_fakes import Cli
 
 COMMANDS = ("demo", "train", "report", "methods", "recipes", "config")
 
@@ -23,7 +23,9 @@ def test_the_manual_lists_every_command(cli: Cli) -> None:
     ended = cli("--help")
     assert ended.status == 0
     assert "aced demo" in ended.out
-    known = {command.name or command.callback.__name__ for command in module.app.registered_commands if command.callback}
+    known = {
+        command.name or command.callback.__name__ for command in module.app.registered_commands if command.callback
+    }
     assert known == set(COMMANDS)
     for name in COMMANDS:
         assert f" {name} " in ended.out
@@ -81,7 +83,17 @@ def test_the_manual_loads_nothing_heavy() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.rpartition("modules:")[2].split())
     assert {"aced", "typer"} <= loaded
-    assert not loaded & {"torch", "open_clip", "torchvision", "timm", "numpy", "PIL", "pydantic", "matplotlib", "jinja2"}
+    assert not loaded & {
+        "torch",
+        "open_clip",
+        "torchvision",
+        "timm",
+        "numpy",
+        "PIL",
+        "pydantic",
+        "matplotlib",
+        "jinja2",
+    }
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -105,7 +105,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ({"train": {"clip": 0}}, "train.clip = 0 is not allowed"),
         ({"train": 3}, "train = 3 is not allowed: a table is needed, [train]."),
         ({"run": {"seed": -1}}, "run.seed = -1 is not allowed"),
-        ({"data": {"bad_tars": "ignore"}}, "data.bad_tars = 'ignore' is not allowed: input should be 'stop' or 'skip'."),
+        (
+            {"data": {"bad_tars": "ignore"}},
+            "data.bad_tars = 'ignore' is not allowed: input should be 'stop' or 'skip'.",
+        ),
         ({"data": {"max_bad_share": 2}}, "data.max_bad_share = 2 is not allowed"),
         ({"eval": {"split": "tset"}}, "eval.split = 'tset' is not allowed"),
     ],
@@ -131,7 +134,7 @@ def test_every_problem_is_told() -> None:
 
 @pytest.mark.parametrize("override", ["steps=3", "train.steps", "train.=3", ".steps=3", "train.lr.peak=3", "=", ""])
 def test_an_override_of_another_form_is_told(override: str) -> None:
-    with pytest.raises(AcedError, match="write section.key=value, for example train.steps=100"):
+    with pytest.raises(AcedError, match=r"write section\.key=value, for example train\.steps=100"):
         load_config("scenes", [override])
 
 

@@ -38,7 +38,9 @@ def test_a_row_of_equal_time_brings_what_it_is_measured_against(name: str) -> No
     assert chosen[-1] == name  # it can only be run once they have been
 
 
-@pytest.mark.parametrize(("word", "near"), [("icad", "i-acid"), ("IID-longr", "iid-longer"), ("softmaxkd", "softmax-kd")])
+@pytest.mark.parametrize(
+    ("word", "near"), [("icad", "i-acid"), ("IID-longr", "iid-longer"), ("softmaxkd", "softmax-kd")]
+)
 def test_an_unknown_row_names_the_nearest(word: str, near: str) -> None:
     with pytest.raises(AcedError, match=f"There is no method '{word}'. Did you mean '{near}'"):
         choose_rows(f"iid,{word}")

@@ -45,7 +45,9 @@ def test_results_have_the_form_that_is_promised(made: tuple[Path, dict[str, Any]
         assert row["average"] == pytest.approx(100 * sum(values) / len(values))
         assert 0 <= row["clean_share"] <= 1
         assert row["seed"] == 0
-    assert {"average", "tasks", "train_seconds", "embed_seconds", "train_flops", "embed_flops"} == set(results["reference"])
+    assert {"average", "tasks", "train_seconds", "embed_seconds", "train_flops", "embed_flops"} == set(
+        results["reference"]
+    )
     assert {"torch", "python", "threads", "device", "date"} <= set(results["environment"])
     assert len(results["summary"]) == 3
 
@@ -111,7 +113,7 @@ def test_what_is_not_a_demos_is_left_alone(what: str, tmp_path: Path) -> None:
     else:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine/thesis.txt").write_text("precious")
-    with pytest.raises(AcedError, match="choose a.* folder with --out"):
+    with pytest.raises(AcedError, match=r"choose a.* folder with --out"):
         demo(tmp_path / "mine", "iid")
     kept = tmp_path / "mine" if what == "file" else tmp_path / "mine/thesis.txt"
     assert kept.read_text() == "precious"

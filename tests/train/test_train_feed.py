@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from run_fakes import POOL, run_config
 
 from aced.data.order import Order
 from aced.data.scenes import Scenes, make_pool
@@ -18,6 +17,7 @@ from aced.data.source import Candidates, Fault
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.train.feed import Faults, feed, make_order
+from run_fakes import POOL, run_config
 
 VIEWS = [View(32), View(24)]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from run_fakes import BATCH, SUPER, even_pool, run_config, take, trainer_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from aced.core.ledger import flops_per_trained_sample, selection_flops
@@ -18,6 +17,7 @@ from aced.methods import METHODS
 from aced.towers.flops import countable
 from aced.train import step as step_module
 from aced.train.providers import Live
+from run_fakes import BATCH, SUPER, even_pool, run_config, take, trainer_of
 
 STEPS = 3
 RUNS = [

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_fakes import run_config, take, trainer_of
 from torch import nn
 
 from aced.config import TrainSection
 from aced.data.scenes import make_pool
 from aced.train.optim import learning_rate, make_optimizer, set_learning_rate
+from run_fakes import run_config, take, trainer_of
 
 
 # By hand: 10 steps, 20 % warm-up, peak 1. Two steps of rise; then 8 steps of cosine from 1 towards 0.

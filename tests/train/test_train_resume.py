@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at
 
 from aced.config import Config
 from aced.data.scenes import Scenes, make_pool
@@ -24,6 +23,7 @@ from aced.errors import AcedError
 from aced.progress import Bars
 from aced.towers import load_tower, save_tower
 from aced.train.fit import Fitted, fit, make_student
+from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at, with_holes
 
 STEPS = 8
 """An epoch is five steps of 80 of the 400 pairs, so both halves of a run cross its end or start behind it."""
@@ -82,6 +82,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     same_run(tmp_path / "whole", tmp_path / "halves")
     assert [line["step"] for line in lines_of(tmp_path / "halves/metrics.jsonl")] == [3, 6, 8]
     assert halves.clean_share == whole.clean_share
+
+
+def test_the_count_of_faults_goes_on(pool: Scenes, tmp_path: Path) -> None:
+    source = with_holes(pool, 9)
+    keys: dict[str, Any] = {"run__checkpoint_every": 3, "train__steps": STEPS, "data__max_bad_share": 0.5}
+    whole = run(run_config(tmp_path / "whole", **keys), source)
+    interrupted(run_config(tmp_path / "halves", **keys), source, None, 5)
+    halves = run(run_config(tmp_path / "halves", **keys), source, resume=True)
+    assert halves.faults == whole.faults
+    assert whole.faults.counts["image_empty"] > 5
+    same_run(tmp_path / "whole", tmp_path / "halves")
 
 
 def test_resumed_twice_with_other_workers_and_log_steps(pool: Scenes, tmp_path: Path) -> None:
@@ -242,7 +253,7 @@ def test_weights_of_another_shape_are_damage(begun: Path, pool: Scenes, trained:
 def test_a_damaged_line_is_told(begun: Path, pool: Scenes) -> None:
     path = begun / "run/metrics.jsonl"
     path.write_text("what is this\n" + path.read_text())
-    with pytest.raises(AcedError, match="metrics.jsonl is damaged"):
+    with pytest.raises(AcedError, match=r"metrics\.jsonl is damaged"):
         run(begun_config(begun), pool, resume=True)
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 import pytest
 import torch
-from run_fakes import BATCH, POOL, SUPER, inputs_of, lines_of, quiet, run_config, take, trainer_of
 
 from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Candidates, Fault
-from aced.data.views import View
+from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.methods import METHODS
 from aced.train.fit import fit, make_student
 from aced.train.objective import Parts
+from run_fakes import BATCH, POOL, SUPER, inputs_of, lines_of, quiet, run_config, take, trainer_of, with_holes
 
 
 @pytest.fixture(scope="module")
@@ -101,22 +100,6 @@ def test_softmax_scores_of_single_pairs_are_not_reported_as_zero(
 # -- samples that are gone ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Holes(Scenes):
-    """A pool of which every `every`-th sample cannot be read."""
-
-    every: int = 0
-
-    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
-        bad = [i for i in indices if i % self.every == 0]
-        good = super().read([i for i in indices if i % self.every], views)
-        return replace(good, faults=tuple(Fault(self.keys[i], "image_empty", f"{self.keys[i]}: empty.") for i in bad))
-
-
-def with_holes(pool: Scenes, every: int) -> Holes:
-    return Holes(**{name: getattr(pool, name) for name in Scenes.__dataclass_fields__}, every=every)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_few_unreadable_samples_make_smaller_batches(
     name: str, pool: Scenes, tmp_path: Path, trained: dict[str, Path]
@@ -146,9 +129,7 @@ def test_most_unreadable_samples_stop_the_run(pool: Scenes, tmp_path: Path) -> N
         train_step(trainer, iter([replace(batch, faults=faults)]))
 
 
-def test_samples_without_an_embedding_are_left_out(
-    pool: Scenes, tmp_path: Path, trained: dict[str, Path]
-) -> None:
+def test_samples_without_an_embedding_are_left_out(pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
     config = run_config(tmp_path / "run", "i-aced", trained, data__max_bad_share=0.5)
     # The cache is made while some cannot be read; then they are repaired.
     trainer = trainer_of(config, with_holes(pool, 4), tmp_path / "cache")
@@ -189,9 +170,18 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_weights_change(
     assert trainer.step == 2
 
 
-def test_a_selection_that_cannot_be_made_names_the_step(
-    pool: Scenes, tmp_path: Path, trained: dict[str, Path]
-) -> None:
+def test_a_step_keeps_the_scales_in_bounds(pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
+    config = run_config(tmp_path, "softmax-kd", trained)
+    trainer = trainer_of(config, pool)
+    scales = [trainer.student.model.logit_scale, trainer.objective.log_scale]
+    with torch.no_grad():
+        for scale in scales:
+            scale.fill_(5.0)
+    take(trainer, config, pool, 1)
+    assert [scale.exp().item() for scale in scales] == pytest.approx([100.0, 100.0])
+
+
+def test_a_selection_that_cannot_be_made_names_the_step(pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
     config = run_config(tmp_path, "aced", trained)
     trainer = trainer_of(config, pool)
     with torch.no_grad():
@@ -229,5 +219,6 @@ def test_scoring_is_in_evaluation_mode_and_training_is_not(
         lambda c: (modes.append((len(c), trainer.student.model.training, torch.is_grad_enabled())), embed(c))[1],
     )
     trainer.settings = replace(trainer.settings, micro_batch=50)
+    trainer.student.eval()  # as an evaluation elsewhere may leave it
     take(trainer, config, pool, 1)
     assert modes == [(50, False, False), (30, False, False), (BATCH, True, True)]

@@ -62,9 +62,7 @@ def evaluate(
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise AcedError(
-            f"Evaluation tasks: the name '{twice[0]}' is used twice; give every task its own name."
-        )
+        raise AcedError(f"Evaluation tasks: the name '{twice[0]}' is used twice; give every task its own name.")
     results: dict[str, TaskResult] = {}
     embedder = _Embedder(tower, micro_batch)
     with torch.no_grad(), _evaluation_mode(tower):
@@ -127,11 +125,7 @@ class _Embedder:
         """`[n, d]` float32."""
         if id(read) not in self._images:
             pixels = read(self._tower.view)
-            parts = (
-                [self._tower.embed_image(part) for part in pixels.split(self._micro_batch)]
-                if len(pixels)
-                else []
-            )
+            parts = [self._tower.embed_image(part) for part in pixels.split(self._micro_batch)] if len(pixels) else []
             self._images[id(read)] = (read, _joined(parts, "image"))
         return self._images[id(read)][1]
 
@@ -169,9 +163,7 @@ def _joined(parts: Sequence[Tensor], what: str) -> Tensor:
 def _classify(embedder: _Embedder, task: Classification) -> TaskResult:
     classes = len(task.classes)
     if not classes or not task.templates:
-        raise AcedError(
-            f"Task '{task.name}': it has no classes or no prompt templates; give at least one of each."
-        )
+        raise AcedError(f"Task '{task.name}': it has no classes or no prompt templates; give at least one of each.")
     if len(task.labels) and not (int(task.labels.min()) >= 0 and int(task.labels.max()) < classes):
         raise AcedError(
             f"Task '{task.name}': its labels run from {int(task.labels.min())} to {int(task.labels.max())}, "

@@ -16,7 +16,7 @@ from aced.data.atomic import save_tensors_atomic, write_atomic, writing
 from aced.errors import AcedError, nearest
 from aced.towers.attention import quicken_attention
 from aced.towers.compat import MODELS, import_open_clip
-from aced.towers.tokenizers import DEMO_VOCABULARY, WordTokenizer, choose_tokenizer
+from aced.towers.tokenizers import WordTokenizer, choose_tokenizer
 from aced.towers.tower import Tower
 from aced.towers.weights import load_weights
 
@@ -152,8 +152,7 @@ def _named(name: str) -> _Recipe:
             hint = f" There are {len(known)}; `open_clip.list_models()` lists them, the demo family among them."
         folder = f" (the folder {name} holds no {TOWER_FILE})" if Path(name).is_dir() else ""
         raise AcedError(f"No model is called '{name}'{folder}.{hint}")
-    demo = (MODELS / f"{name}.json").is_file()
-    return _Recipe(name, config, vocabulary=DEMO_VOCABULARY if demo else None)
+    return _Recipe(name, config)
 
 
 def _saved(folder: Path) -> _Recipe:

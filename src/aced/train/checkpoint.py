@@ -155,7 +155,7 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "format": _FORMAT,
         "step": trainer.step,
         "threads": torch.get_num_threads(),
-        "device": str(trainer.student.device),
+        "device": trainer.student.device.type,
         "marks": trainer.marks,
         "ledger": trainer.ledger.state(),
         "metrics": metrics.state(),

@@ -30,7 +30,7 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
     """
     folder, device = Path(config.run.out), device_of(config)
     check_folder(folder, resume=resume)
-    _set_up(config, console, str(device), latest_checkpoint(folder / "checkpoints") if resume else None)
+    _set_up(config, console, device.type, latest_checkpoint(folder / "checkpoints") if resume else None)
     student = make_student(config)
     with Bars(console) as bars:
         inputs = make_inputs(config, student, bars)

@@ -1,0 +1,279 @@
+"""The pages say what is so: commands parse, links lead somewhere, snippets run, lists are complete."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+import aced
+from aced.cli import app
+from aced.config import Config, describe_keys, load_config, recipes
+from aced.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+GROUP: Any = typer.main.get_command(app)
+
+
+def text_of(*names: str) -> str:
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names)
+
+
+def script(path: str) -> ModuleType:
+    """A script of the repository, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem + "_script", ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[Any]:
+    """Every command line `aced ...` of the pages and of the recipes' comments, as words."""
+    found = [(page.name, block) for page in PAGES for block in blocks(page, "sh")]
+    for path in recipes().values():
+        comment = [line[1:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        found.append((path.name, "\n".join(line for line in comment if re.match(r"\s{3,}", line))))
+    for where, block in found:
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.strip().removeprefix(".venv/bin/").partition("  #")[0]
+            if line.startswith("aced ") and "[OPTIONS]" not in line:
+                yield pytest.param(shlex.split(line)[1:], id=f"{where}: {' '.join(line.split())}")
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_every_command_line_parses(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if words == ["--help"]:
+        return
+    name, *rest = words
+    context = GROUP.commands[name].make_context(name, rest)  # an unknown option or a missing argument is an error
+    if name == "train":
+        monkeypatch.chdir(tmp_path)
+        own = next(block for block in blocks(ROOT / "docs/guide.md", "toml") if block.startswith("# my.toml"))
+        (tmp_path / "my.toml").write_text(own, encoding="utf-8")
+        overrides = [
+            word.replace("$method", "aced").replace("$seed", "1") for word in context.params["overrides"] or []
+        ]
+        load_config(context.params["config"], overrides)
+    if name == "demo" and context.params["methods"]:
+        from aced.demo.recipe import choose_rows
+
+        choose_rows(context.params["methods"])
+
+
+def test_the_pages_name_every_command() -> None:
+    text = text_of("README.md", "docs/guide.md")
+    assert len(GROUP.commands) >= 6
+    for name in GROUP.commands:
+        assert f"aced {name}" in " ".join(text.split()), name
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(list(commands())) > 25
+
+
+# --- completeness ---------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_page_is_what_the_code_says() -> None:
+    page = script("docs/reference.py").page()
+    assert text_of("docs/reference.md") == page, "run: python docs/reference.py"
+    assert all(f"`{key}`" in page for key, _, _ in describe_keys())
+
+
+def test_the_pages_name_every_method_and_section() -> None:
+    method, guide = text_of("docs/method.md"), text_of("docs/guide.md")
+    for name in METHODS:
+        assert f"`{name}`" in method, name
+    for section in Config.model_fields:
+        assert f"`[{section}]`" in guide, section
+
+
+def test_the_map_names_every_module() -> None:
+    package = Path(aced.__file__).parent
+    shown = re.search(r"^```\nsrc/aced/\n(.*?)^```$", text_of("docs/design.md"), re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    for path in package.rglob("*.py"):
+        assert path.name == "__init__.py" or path.name in shown[1], path
+    for name in re.findall(r"[\w/]+\.py", shown[1]):
+        assert list(package.rglob(name)), f"there is no {name}"
+
+
+def test_what_the_readme_says_of_the_demo_is_so() -> None:
+    from aced.data.scenes import DEFAULT_MIX, IMAGE_SIZE, SOUND_KINDS
+    from aced.demo.recipe import FULL
+
+    text = " ".join(text_of("README.md").split())
+    shares = DEFAULT_MIX.shares()
+    assert f"a pool of {FULL.pool:,} noisy" in text
+    assert f"{IMAGE_SIZE}-pixel scenes" in text
+    assert f"near-copies of {DEFAULT_MIX.bases} scenes" in text
+    assert 0.28 < shares["duplicate"] < 0.38  # "a third"
+    assert 0.4 < 1 - sum(shares[kind] for kind in SOUND_KINDS) < 0.6  # "about half"
+
+
+def test_the_table_of_costs_is_so() -> None:
+    from aced.core.ledger import flops_per_trained_sample
+
+    def cost(ratio: float, *, scores: bool) -> float:
+        return flops_per_trained_sample(
+            filtering_ratio=ratio, reference=5.7, scores_student=scores, uses_reference=True, cached=True
+        )
+
+    assert cost(0.8, scores=False) == cost(0, scores=False) == 3
+    for ratio, shown in ((0.5, "1.67"), (0.8, "2.67"), (0.9, "4.33")):
+        assert f"{cost(ratio, scores=True) / 3:.2f}" == shown
+        assert shown in text_of("docs/guide.md")
+    assert all("| 3 + 1/(1-f) | 2.67 |" in text_of(page) for page in ("README.md", "docs/cost.md"))
+
+
+# --- links and words ------------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that headings get, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_images_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("image", sorted((ROOT / "docs/img").glob("*.svg")), ids=lambda image: image.name)
+def test_images_are_svg_that_need_nothing_else(image: Path) -> None:
+    tree = ElementTree.fromstring(image.read_text(encoding="utf-8"))
+    assert tree.tag == "{http://www.w3.org/2000/svg}svg"
+    assert not re.search(r"""(?:href|src)\s*=\s*["'](?!#)|url\((?!#)|@import""", image.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_speaks_of_a_machine_or_a_workplace(page: Path) -> None:
+    words = re.findall(r"/work/|/tmp/w|/home/|/root/|\bsubagent", page.read_text(encoding="utf-8"))
+    assert not words
+
+
+# --- snippets -------------------------------------------------------------------------------------------------------
+
+
+def embed(features: torch.Tensor) -> aced.Embeddings:
+    """Stands for a model: `[B, 2, d]` to embeddings of B pairs."""
+    sides = torch.nn.functional.normalize(features, dim=2)
+    return aced.Embeddings(sides[:, 0], sides[:, 1], 10.0, -10.0)
+
+
+def test_the_three_lines_of_the_readme_run() -> None:
+    lines = next(block for block in blocks(ROOT / "README.md", "python") if "aced.select" in block)
+    assert len(lines.splitlines()) == 3
+    g = torch.Generator().manual_seed(0)
+    superbatch = torch.randn(320, 2, 8, generator=g, requires_grad=True)
+    student, reference = embed(superbatch), embed(torch.randn(320, 2, 12, generator=g))
+    scope: dict[str, Any] = {
+        "aced": aced, "student": student, "reference": reference, "g": g, "superbatch": superbatch, "embed": embed,
+    }  # fmt: skip
+    exec(lines, scope)
+    assert len(set(scope["sel"].indices.tolist())) == 256
+    scope["loss"].backward()
+    assert superbatch.grad is not None
+    assert superbatch.grad.abs().sum() > 0
+
+
+def test_the_example_is_short_and_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len((ROOT / "examples/own_loop.py").read_text(encoding="utf-8").splitlines()) < 60
+    example = script("examples/own_loop.py")
+    for name, value in {"STEPS": 2, "SUPER_BATCH": 40, "BATCH": 8}.items():
+        monkeypatch.setattr(example, name, value)
+    example.main()
+    assert capsys.readouterr().out.count("loss") == 2
+
+
+# --- scripts --------------------------------------------------------------------------------------------------------
+
+
+def results(methods: dict[str, str], seeds: int = 3) -> dict[str, Any]:
+    """A results.json of so many rows."""
+    rows = [
+        {
+            "method": name,
+            "title": title,
+            "seed": seed,
+            "average": 30.0 + 3 * number + seed,
+            "tasks": {"shape": {"value": 0.3, "chance": 0.1, "n": 10, "metric": "acc1"}},
+            "budgets": {"samples_trained": 640, "samples_loaded": 3200, "flops": 1e12, "seconds": 10.0 + number},
+            "clean_share": 0.9,
+        }
+        for seed in range(seeds)
+        for number, (name, title) in enumerate(methods.items())
+    ]
+    reference = {"average": 84.0, "tasks": {}, "train_seconds": 80.0, "train_flops": 2e12, "embed_seconds": 4.0}
+    return {"rows": rows, "reference": reference, "environment": {"cpu": "some processor", "threads": 2, "torch": "2"}}
+
+
+def test_the_table_of_the_readme_is_filled_from_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, page = tmp_path / "results.json", tmp_path / "README.md"
+    file.write_text(json.dumps(results({"iid": "IID", "aced": "ACED"})), encoding="utf-8")
+    page.write_text("before\n<!-- demo-table -->\nold\n<!-- /demo-table -->\nafter\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["tables.py", str(file), str(page)])
+    script("docs/tables.py").main()
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- demo-table -->\n| Method |")
+    assert text.endswith("<!-- /demo-table -->\nafter\n")
+    assert "| ACED | 34.0 ± 1.0 | +3.0 | 90.0 % | 640 | 3.2k | 1T | 11 s |" in text
+    assert "over 3 seeds, 1 zero-shot task; guessing scores 10.0 % and the reference 84.0 %." in text
+    assert "training it 80 s and 2T FLOPs, embedding the pool once 4 s; the rows do not include it." in text
+    assert "old" not in text
+
+
+def test_tables_without_their_block_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, page = tmp_path / "results.json", tmp_path / "README.md"
+    file.write_text(json.dumps(results({"iid": "IID"})), encoding="utf-8")
+    page.write_text("nothing", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["tables.py", str(file), str(page)])
+    with pytest.raises(SystemExit, match="no block"):
+        script("docs/tables.py").main()
+
+
+def test_the_readme_has_both_blocks() -> None:
+    fill = script("docs/tables.py").fill
+    for name in ("demo-table", "photos-table"):
+        assert "| the table |" in fill(text_of("README.md"), name, "| the table |")
+
+
+def test_the_picture_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.demo.recipe import ROWS
+
+    file, out = tmp_path / "results.json", tmp_path / "demo.svg"
+    file.write_text(json.dumps(results({row.name: row.title for row in ROWS.values()})), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["figures.py", str(file), str(out)])
+    script("docs/figures.py").main()
+    ElementTree.fromstring(out.read_text(encoding="utf-8"))
+    for method in METHODS.values():
+        assert f">{method.title}<" in out.read_text(encoding="utf-8")

@@ -1,0 +1,88 @@
+"""Bars on the terminal, and the number of threads."""
+
+from __future__ import annotations
+
+import builtins
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from aced import threads
+from aced.progress import Bars
+
+
+@pytest.fixture
+def one_thread_afterwards() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
+def drawn(bars: Bars) -> str:
+    file = bars.console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_a_bar_shows_what_how_far_and_a_remark() -> None:
+    with Bars(Console(file=io.StringIO(), width=100)) as bars:
+        with bars.bar("Training [x]", 4) as tick:
+            tick(1)
+            tick(4, "loss 1.50")
+        with bars.counting("Indexing") as count:
+            count(3, 10)
+    assert "Training [x]" in drawn(bars)
+    assert "100% loss 1.50" in drawn(bars)
+    assert "30%" in drawn(bars)
+
+
+def test_the_overall_bar_moves_with_its_parts() -> None:
+    with Bars(Console(file=io.StringIO(), width=100)) as bars:
+        bars.overall("Demo", 10)
+        overall = bars._progress.tasks[0]
+        with bars.part(4), bars.bar("First", 8) as tick:
+            tick(4)
+            assert overall.completed == 2
+        assert overall.completed == 4
+        with bars.part(6), bars.bar("Second", 2) as tick:
+            tick(1)
+            assert overall.completed == 7
+        assert overall.completed == 10
+    assert "Demo" in drawn(bars)
+
+
+@pytest.mark.usefixtures("one_thread_afterwards")
+def test_threads_that_are_asked_for_are_set() -> None:
+    assert threads.set_threads(2) == torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("one_thread_afterwards")
+@pytest.mark.parametrize(("seconds", "quicker"), [({1: 0.2, 4: 0.1}, 4), ({1: 0.1, 4: 0.5}, 1)])
+def test_threads_that_are_not_asked_for_are_measured(
+    seconds: dict[int, float], quicker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "available_cores", lambda: 4)
+    monkeypatch.setattr(threads, "_small_training_step", lambda: seconds[torch.get_num_threads()])
+    assert threads.set_threads(0) == torch.get_num_threads() == quicker
+
+
+def test_the_measured_work_takes_time() -> None:
+    assert threads._small_training_step() > 0
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("150000 100000", 1), ("400000 100000", 4), ("900000 100000", 8), ("odd", 8)],
+)
+def test_a_containers_quota_counts(quota: str, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    original = builtins.open
+
+    def opened(path: Any, *rest: Any, **how: Any) -> Any:
+        return io.StringIO(quota) if path == "/sys/fs/cgroup/cpu.max" else original(path, *rest, **how)
+
+    monkeypatch.setattr(builtins, "open", opened)
+    assert threads.available_cores() == cores
