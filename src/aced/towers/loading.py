@@ -15,7 +15,7 @@ from torch import nn
 from aced.data.atomic import save_tensors_atomic, write_atomic, writing
 from aced.errors import AcedError, nearest
 from aced.towers.attention import quicken_attention
-from aced.towers.compat import MODELS, import_open_clip
+from aced.towers.compat import import_open_clip
 from aced.towers.tokenizers import WordTokenizer, choose_tokenizer
 from aced.towers.tower import Tower
 from aced.towers.weights import load_weights
