@@ -180,5 +180,6 @@ def make_cached(tower: Tower, source: Source, cache: Path, config: Config, devic
             progress=progress,
             workers=config.data.workers,
         )
+        progress(len(source), len(source))  # also where the store was there already
     sample = source.read(range(min(64, len(source))), [])
     return Cached(store, device, tower.forward_flops(sample.texts))
