@@ -36,7 +36,7 @@ def demo(
         bool,
         typer.Option("--quick", help="Under a minute: everything for real, but too short to tell methods apart."),
     ] = False,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 measures what is quickest.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
     split: Annotated[str, typer.Option(help="Score on 'test', or on 'validation' to choose settings by.")] = "test",
 ) -> None:
     """Train a reference, then the same small student with each method, and compare them.

@@ -41,7 +41,7 @@ class RunSection(Section):
     """Seed of the initial weights, the order of the data and the draws."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads; 0 chooses. Bit-equal repetition needs the same number, so it is recorded."""
     log_every: Positive = 10
     """Steps between two lines of metrics.jsonl."""

@@ -66,6 +66,8 @@ def test_a_reference_with_a_view_of_its_own(in_memory: bool, cache: bool, place:
     reference = {"cache": str(tmp_path / "cache")} if cache else {}
     inputs = run(config_of(place, tmp_path / "run", data={"in_memory": in_memory}, reference=reference))
     assert isinstance(inputs.source, InMemory if in_memory else Shards)
+    if isinstance(inputs.source, InMemory):  # what every step needs, and no more: a cache is made once
+        assert set(inputs.source._images) == ({View(32)} if cache else {View(32), View(48)})
     assert isinstance(inputs.reference, Cached if cache else Live)
     assert inputs.teachers == [inputs.reference]
     assert inputs.reference.views == (() if cache else (View(48),))

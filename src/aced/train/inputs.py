@@ -74,11 +74,9 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
 
     providers: dict[str, Provider] = {}
     for name, tower in towers.items():
-        # Without its view in memory, a cache is made from the tars themselves.
-        embedded = source if tower.view in views else pool
         cache = frozen_section(name, config).cache
         providers[name] = (
-            make_cached(tower, embedded, Path(cache), config, tower.device, bars)
+            make_cached(tower, source, Path(cache), config, tower.device, bars)
             if cache
             else Live(tower, config.train.micro_batch)
         )
