@@ -311,7 +311,8 @@ def running(tmp_path: Path) -> Iterator[Any]:
 
     def start(*words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, *words],
+            # A test run started in the background of a script ignores SIGINT, and its children would inherit that.
+            [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler); {CHILD}", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
