@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -39,3 +40,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, model in (("large", "aced-demo-m"), ("peer", "aced-demo-s")):
         save_tower(load_tower(model, seed=7), folder / name)
     return {name: folder / name for name in ("large", "peer")}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photos that lies beside a checkout, where there is one."""
+    place = os.environ.get("ACED_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    if not Path(place).is_dir():
+        pytest.skip(f"no real photos at {place} (set ACED_SHARED_DATA)")
+    return Path(place)

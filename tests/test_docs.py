@@ -120,7 +120,8 @@ def test_the_map_names_every_module() -> None:
 
 
 def test_what_the_readme_says_of_the_demo_is_so() -> None:
-    from aced.data.scenes import DEFAULT_MIX, IMAGE_SIZE, SOUND_KINDS
+    from aced.data.scenes import DEFAULT_MIX, IMAGE_SIZE
+    from aced.data.source import SOUND_KINDS
     from aced.demo.recipe import FULL
 
     text = " ".join(text_of("README.md").split())

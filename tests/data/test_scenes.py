@@ -17,14 +17,13 @@ from aced.data.scenes import (
     DEFAULT_MIX,
     IMAGE_SIZE,
     REDUNDANT_MIX,
-    SOUND_KINDS,
     Mix,
     Scenes,
     make_curated,
     make_pool,
     vocabulary,
 )
-from aced.data.source import Source
+from aced.data.source import SOUND_KINDS, Source
 from aced.data.views import View
 from aced.errors import AcedError
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from aced.data.views import View
 
+SOUND_KINDS = frozenset({"clean", "duplicate"})
+"""Kinds of samples whose picture and caption are both right, where a source tells kinds at all."""
+
 
 @dataclass(frozen=True)
 class Fault:

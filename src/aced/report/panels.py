@@ -33,7 +33,6 @@ _KINDS = {
     "junk": "file name or scraps for a caption",
     "shuffled": "caption of another picture",
 }
-SOUND = ("clean", "duplicate")
 
 _PHASES = {
     "train": ("training", "s1"),

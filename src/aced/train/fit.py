@@ -17,7 +17,7 @@ import torch
 from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
-from aced.data.source import Source
+from aced.data.source import SOUND_KINDS, Source
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
@@ -33,8 +33,6 @@ from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
 from aced.train.step import Settings, Trainer
 from aced.train.watch import Metrics, trim_lines
-
-SOUND = frozenset({"clean", "duplicate"})
 
 
 @dataclass
@@ -78,7 +76,7 @@ def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: st
     save_tower(student, folder / "model")
     _write_gallery(folder / "gallery.json", config, inputs, trainer)
     chosen = metrics.chosen_total
-    share = sum(chosen[k] for k in SOUND) / chosen.total() if chosen else None
+    share = sum(chosen[k] for k in SOUND_KINDS) / chosen.total() if chosen else None
     return Fitted(student, results, trainer.ledger, trainer.faults, share, folder)
 
 

@@ -6,7 +6,6 @@ from aced.data.scenes.captions import vocabulary
 from aced.data.scenes.pool import (
     DEFAULT_MIX,
     REDUNDANT_MIX,
-    SOUND_KINDS,
     Mix,
     Scenes,
     make_curated,
@@ -19,7 +18,6 @@ __all__ = [
     "DEFAULT_MIX",
     "IMAGE_SIZE",
     "REDUNDANT_MIX",
-    "SOUND_KINDS",
     "Mix",
     "Scenes",
     "make_curated",

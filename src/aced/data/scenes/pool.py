@@ -17,9 +17,6 @@ from aced.errors import AcedError
 
 Progress = Callable[[int, int], None]
 
-SOUND_KINDS = frozenset({"clean", "duplicate"})
-"""Kinds whose picture and caption are both right."""
-
 _SPREAD = 0.35
 """How far a near-duplicate's jitter moves from its base scene's, as a share of the whole range."""
 _CAPTIONS_PER_BASE = 2
