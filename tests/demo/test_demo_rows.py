@@ -80,3 +80,10 @@ def test_the_whole_work_is_that_of_its_parts() -> None:
     one = _work(choose_rows("iid"), 1, QUICK)
     assert _work(choose_rows("iid"), 3, QUICK) == 3 * one
     assert _work(choose_rows("iid,aced"), 1, QUICK) > 2 * one  # the reference comes with it
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_rows_of_the_methods_train_on_equally_many_samples(name: str) -> None:
+    config = student_config(ROWS[name], 0, FULL, Path("out"), split="validation")
+    batches = 2 if METHODS[name].distill_on == "iid" else 1
+    assert config.train.steps * config.train.batch * batches == FULL.steps * config.train.batch

@@ -16,7 +16,7 @@ from aced.methods import METHODS, get_method
 STUDENT, REFERENCE = "aced-demo-s", "aced-demo-l"
 REFERENCE_COST = 5.7
 """A forward pass of the reference relative to the student's, roughly; for the time left only."""
-LR, REFERENCE_LR, TEMPERATURE = 1e-3, 1.5e-3, 0.5
+LR, REFERENCE_LR, TEMPERATURE = 1e-3, 1.5e-3, 0.1
 WALL_OF = "aced"
 """The row whose wall time the rows of length `wall` are given."""
 
@@ -28,7 +28,7 @@ class Scale:
     pool: int = 24_000
     curated: int = 24_000
     steps: int = 400
-    reference_steps: int = 4000
+    reference_steps: int = 5000
     log_every: int = 10
 
 
@@ -62,7 +62,9 @@ class Row:
         return self.method
 
 
+# A step of a method that distils on another batch trains on twice as many samples: its own row takes half the steps.
 _LONGER = (
+    Row("aced-iidistill-longer", "ACED-IIDistill, twice the samples", "aced-iidistill"),
     Row("iid-longer", "IID, 4x longer", "iid", factor=4.0),
     Row("iid-wall", "IID at ACED's wall time", "iid", wall=True),
     Row("softmax-kd-wall", "Softmax-KD at ACED's wall time", "softmax-kd", wall=True),
@@ -70,7 +72,7 @@ _LONGER = (
     Row("i-aced-wall", "I-ACED at ACED's wall time", "i-aced", wall=True),
 )
 ROWS: dict[str, Row] = {
-    **{m.name: Row(m.name, m.title, m.name) for m in METHODS.values()},
+    **{m.name: Row(m.name, m.title, m.name, factor=1.0 if m.distill_on == "same" else 0.5) for m in METHODS.values()},
     **{row.name: row for row in _LONGER},
 }
 DEFAULT = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced", "iid-longer")
