@@ -170,7 +170,7 @@ def test_selection(tmp_path: Path):
     with pytest.raises(AcedError, match="odd: sets of 2 images and 3 captions are not known"):
         load_task_folder(tmp_path / "odd")
     write_task(tmp_path / "odd", [*members[:3], ("b.jpg", picture(1)), ("b.txt", b"1\n2")], dataset_type="selection")
-    with pytest.raises(AcedError, match="b in .* has 1 images and 2 captions, and a 2 and 2"):
+    with pytest.raises(AcedError, match=r"b in .* has 1 images and 2 captions, and a 2 and 2"):
         load_task_folder(tmp_path / "odd")
 
 
