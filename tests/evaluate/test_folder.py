@@ -11,7 +11,7 @@ from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate import tar_samples
 from aced.evaluate.folder import find_task_folders, load_task_folder
-from aced.evaluate.tasks import Attributes, Classification, Multilabel, Retrieval, Selection
+from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection
 
 VIEW = View(16)
 
@@ -172,6 +172,21 @@ def test_selection(tmp_path: Path):
     write_task(tmp_path / "odd", [*members[:3], ("b.jpg", picture(1)), ("b.txt", b"1\n2")], dataset_type="selection")
     with pytest.raises(AcedError, match=r"b in .* has 1 images and 2 captions, and a 2 and 2"):
         load_task_folder(tmp_path / "odd")
+
+
+def test_association(tmp_path: Path):
+    members = [*((f"a.{i}.jpg", picture(i)) for i in range(3)), ("a.txt", b"owl\n"), ("a.npy", array(0, 1, 1))]
+    (task,) = load_task_folder(write_task(tmp_path / "cues", members, dataset_type="association"))
+    assert isinstance(task, Association)
+    assert (task.cues, task.associated, task.main_metric) == (["owl"], [[False, True, True]], "avg_jaccard_score")
+    # Two of three guessed: both with probability 1/3, else one, of a union of three.
+    assert task.chance == pytest.approx(1 / 3 + 2 / 3 * 1 / 3)
+    with pytest.raises(AcedError, match="no set of 10 candidates"):
+        load_task_folder(write_task(tmp_path / "wds_winogavil", members, dataset_type="association"))
+    with pytest.raises(AcedError, match="has 2 values for 3 candidates"):
+        load_task_folder(
+            write_task(tmp_path / "cues", [*members[:4], ("a.npy", array(0, 1))], dataset_type="association")
+        )
 
 
 def test_finding_task_folders(tmp_path: Path, colours: Path, captions: Path):

@@ -16,7 +16,7 @@ from aced.evaluate import metrics, prompts, scoring
 from aced.evaluate.evidence import Evidence
 from aced.evaluate.groups import attribute_scores
 from aced.evaluate.metrics import positive_ranks
-from aced.evaluate.tasks import Attributes, Classification, GroupScores, Multilabel, Retrieval, Selection
+from aced.evaluate.tasks import Association, Attributes, Classification, GroupScores, Multilabel, Retrieval, Selection
 from aced.evaluate.zeroshot import evaluate
 
 GENERATOR = torch.Generator
@@ -135,6 +135,40 @@ def test_selection(images_per_set: int, captions_per_set: int) -> None:
     # Random embeddings are guesses; three standard deviations around chance.
     chance = scoring.chance_of_selection(images_per_set, captions_per_set)
     assert abs(result.value - chance) < 3 * math.sqrt(chance * (1 - chance) / sets)
+
+
+def test_association() -> None:
+    sizes = [5, 6, 10, 12] * 15
+    rng = np.random.default_rng(3)
+    images, cues = unit(sum(sizes), 16), unit(60, 17)
+    associated = []
+    for size in sizes:
+        row = np.zeros(size, bool)
+        row[rng.choice(size, size=rng.integers(1, 4), replace=False)] = True
+        associated.append(row.tolist())
+    task = Association("t", read(sum(sizes)), [str(i) for i in range(60)], associated, 0.2, "jaccard_score_10-12")
+    result = evaluate(Table(images, cues), [task])["t"]
+    jaccard, start = [], 0
+    for i, (size, row) in enumerate(zip(sizes, associated, strict=True)):
+        scores = (images[start : start + size] @ cues[i]).tolist()
+        start += size
+        chosen = set(sorted(range(size), key=lambda j: -scores[j])[: sum(row)])
+        truth = {j for j in range(size) if row[j]}
+        jaccard.append(len(chosen & truth) / len(chosen | truth))
+    for name, kept in (
+        ("avg_jaccard_score", {5, 6, 10, 12}),
+        ("jaccard_score_5-6", {5, 6}),
+        ("jaccard_score_12", {12}),
+    ):
+        expected = np.mean([score for score, size in zip(jaccard, sizes, strict=True) if size in kept])
+        assert result.metrics[name] == pytest.approx(expected, abs=1e-6)
+    large = [score for score, size in zip(jaccard, sizes, strict=True) if size >= 10]
+    assert (result.value, result.n) == (pytest.approx(np.mean(large), abs=1e-6), 30)
+    # The standard error of a mean of other things than hits is a bootstrap.
+    assert result.stderr == pytest.approx(np.std(large) / math.sqrt(30), rel=0.15)
+    guesses = [len({0, 1, 2} & set(rng.permutation(10)[:3].tolist())) for _ in range(4000)]
+    mean = np.mean([hits / (6 - hits) for hits in guesses])
+    assert scoring.chance_of_association(10, 3) == pytest.approx(mean, abs=0.02)
 
 
 def test_worst_group_and_macro_scores() -> None:

@@ -2,7 +2,7 @@
 
 A task is a folder `wds_<name>`, `wds_<name>_test` or `<name>` with `test/<i>.tar` and the number of tars in
 `test/nshards.txt`. `dataset_type.txt` says what it is: `classification` (or no such file), `multilabel`, `retrieval`,
-`groups` or `selection`. A name among DataComp's tasks decides the main metric and the groups.
+`groups`, `selection` or `association`. A name among DataComp's tasks decides the main metric and the groups.
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ from torch import Tensor
 
 from aced.errors import AcedError
 from aced.evaluate.groups import ATTRIBUTES, FACE_FIELDS
-from aced.evaluate.scoring import chance_of_selection
+from aced.evaluate.scoring import chance_of_association, chance_of_selection
 from aced.evaluate.suite import Known, known_chance, recognise, task_name
 from aced.evaluate.tar_samples import Sample, TarImages, read_lines, read_samples
-from aced.evaluate.tasks import Attributes, Classification, GroupScores, Multilabel, Retrieval, Selection, Task
+from aced.evaluate.tasks import (
+    Association,
+    Attributes,
+    Classification,
+    GroupScores,
+    Multilabel,
+    Retrieval,
+    Selection,
+    Task,
+)
 
 _LAYOUT = "a task has test/0.tar and classnames.txt (classification) or dataset_type.txt (retrieval)"
 _TEMPLATES = "zeroshot_classification_templates.txt"
-_KINDS = ("classification", "multilabel", "retrieval", "groups", "selection")
+_KINDS = ("classification", "multilabel", "retrieval", "groups", "selection", "association")
 
 
 def find_task_folders(dirs: Sequence[Path | str]) -> list[Path]:
@@ -85,6 +94,8 @@ def load_task_folder(path: Path | str) -> list[Task]:
         return [_retrieval(folder, name)]
     if kind == "selection":
         return [_selection(folder, name)]
+    if kind == "association":
+        return [_association(folder, name, known)]
     if kind == "multilabel":
         return [_multilabel(folder, name)]
     return [_classification(folder, name, known, by_group=kind == "groups")]
@@ -195,6 +206,25 @@ def _selection(folder: Path, name: str) -> Selection:
     except AcedError as error:
         raise AcedError(f"{folder}: {error}") from None
     return Selection(name, TarImages(samples), captions, len(first.images), chance)
+
+
+def _association(folder: Path, name: str, known: Known | None) -> Association:
+    samples = read_samples(folder, ["txt", "npy"])
+    rows = [sample.array("npy") for sample in samples]
+    for sample, row in zip(samples, rows, strict=True):
+        if len(row) != len(sample.images) or not np.isin(row, (0, 1)).all() or not row.any():
+            raise AcedError(
+                f"The .npy of {sample} has {len(row)} values for {len(sample.images)} candidates; give 1 for those "
+                "that belong to the cue (one at least) and 0 for the others."
+            )
+    cues = [" ".join(_captions(sample)) for sample in samples]
+    metric = known.main_metric if known is not None else "avg_jaccard_score"
+    counted = [row for row in rows if len(row) >= 10 or metric == "avg_jaccard_score"]
+    if not counted:
+        raise AcedError(f"{folder} has no set of 10 candidates or more, and those are what {name} is scored on.")
+    chance = sum(chance_of_association(len(row), int(row.sum())) for row in counted) / len(counted)
+    associated = [row.astype(bool).tolist() for row in rows]
+    return Association(name, TarImages(samples), cues, associated, chance, metric)
 
 
 def _attributes(folder: Path, name: str) -> Attributes:

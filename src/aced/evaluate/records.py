@@ -21,6 +21,7 @@ from aced.errors import AcedError
 from aced.evaluate.evidence import pack
 from aced.evaluate.suite import Known, recognise
 from aced.evaluate.tasks import (
+    Association,
     Attributes,
     Classification,
     Multilabel,
@@ -96,7 +97,7 @@ def kind_of(task: Task) -> str:
     """CLIP_benchmark's name for a kind of task."""
     if isinstance(task, Retrieval):
         return "zeroshot_retrieval"
-    return "image_caption_selection" if isinstance(task, Selection) else "zeroshot_classification"
+    return "image_caption_selection" if isinstance(task, Selection | Association) else "zeroshot_classification"
 
 
 def images_mark(task: Task) -> str | None:
@@ -111,6 +112,8 @@ def data_mark(task: Task) -> str:
         content += [task.labels.int().tolist(), list(task.classes), list(task.templates), task.main_metric]
     elif isinstance(task, Attributes):
         content += [task.metadata.tolist(), dict(task.classes), dict(task.templates)]
+    elif isinstance(task, Association):
+        content += [list(task.cues), [list(row) for row in task.associated], task.main_metric]
     else:
         content += [[list(lines) for lines in task.captions]]
         content += [task.direction if isinstance(task, Retrieval) else task.images_per_set]

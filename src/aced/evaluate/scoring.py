@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,16 @@ from aced.evaluate.embedder import Embedder
 from aced.evaluate.evidence import Evidence, standard_error
 from aced.evaluate.groups import attribute_scores, group_scores
 from aced.evaluate.metrics import best_match, class_ranks, positive_ranks
-from aced.evaluate.tasks import Attributes, Classification, Multilabel, Retrieval, Selection, Task, TaskResult
+from aced.evaluate.tasks import (
+    Association,
+    Attributes,
+    Classification,
+    Multilabel,
+    Retrieval,
+    Selection,
+    Task,
+    TaskResult,
+)
 
 TOP = (1, 5, 10)
 """k of recall@k in retrieval."""
@@ -28,6 +38,8 @@ def score_task(embedder: Embedder, task: Task) -> TaskResult:
     | multilabel | `mean_average_precision` |
     | retrieval | `text_retrieval_recall@k`, `image_retrieval_recall@k` for k = 1, 5, 10, and `mean_recall@1` |
     | selection | `image_acc`, `text_acc`, `acc` |
+    | association | `avg_jaccard_score`, and `jaccard_score_<k>` over the sets of k candidates |
+    | attributes | by group: `acc_gender_x_wg`, ... |
 
     Raises:
         AcedError: parts of the task that do not fit together.
@@ -38,6 +50,7 @@ def score_task(embedder: Embedder, task: Task) -> TaskResult:
         Multilabel: _multilabel,
         Retrieval: _retrieve,
         Selection: _select,
+        Association: _associate,
         Attributes: _attributes,
     }
     return scorers[type(task)](embedder, task)
@@ -156,6 +169,38 @@ def _select(embedder: Embedder, task: Selection) -> TaskResult:
         "acc": Evidence("mean", image & text),
     }
     return _result(task, "acc", found, sets)
+
+
+def _associate(embedder: Embedder, task: Association) -> TaskResult:
+    sizes = [len(row) for row in task.associated]
+    candidates = embedder.images(task.images, sum(sizes))
+    _check_images(task.name, len(candidates), sum(sizes), "candidates")
+    cues = embedder.captions(task.cues)
+    jaccard = np.empty(len(sizes), dtype=np.float32)
+    for row, (cue, own, belongs) in enumerate(zip(cues, candidates.split(sizes), task.associated, strict=True)):
+        truth = np.array(belongs, dtype=bool)
+        # Of equal scores the first is chosen.
+        chosen = (own @ cue).argsort(descending=True, stable=True)[: truth.sum()].cpu().numpy()
+        hits = int(truth[chosen].sum())
+        jaccard[row] = hits / (2 * truth.sum() - hits)
+    count = np.array(sizes)
+    subsets = {"avg_jaccard_score": count > 0, "jaccard_score_5-6": count <= 6, "jaccard_score_10-12": count >= 10}
+    subsets |= {f"jaccard_score_{size}": count == size for size in sorted(set(sizes))}
+    scores: dict[str, Evidence | float | None] = {
+        name: Evidence("mean", jaccard[rows]) for name, rows in subsets.items() if rows.any()
+    }
+    return _result(task, task.main_metric, scores, int(subsets[task.main_metric].sum()))
+
+
+def chance_of_association(candidates: int, associated: int) -> float:
+    """The expected Jaccard index of guessing which k of n candidates belong to a cue.
+
+    >>> chance_of_association(3, 1) == 1 / 3, round(chance_of_association(10, 3), 4)
+    (True, 0.2008)
+    """
+    k, others = associated, candidates - associated
+    ways = [comb(k, hits) * comb(others, k - hits) for hits in range(k + 1)]
+    return sum(way * hits / (2 * k - hits) for hits, way in enumerate(ways)) / comb(candidates, k)
 
 
 def _attributes(embedder: Embedder, task: Attributes) -> TaskResult:

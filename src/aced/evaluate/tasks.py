@@ -130,6 +130,27 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Association:
+    """A cue and several candidate images, of which k belong to it: WinoGAViL's form; scored by the Jaccard index.
+
+    Attributes:
+        name: unique name of the task.
+        images: loads all candidates in a view, set after set.
+        cues: the text of each of n sets.
+        associated: for each set, for each candidate, whether it belongs to the cue.
+        chance: score of guessing k of the candidates, in [0, 1].
+        main_metric: `avg_jaccard_score`, or `jaccard_score_10-12`, over the sets of 10 candidates and more.
+    """
+
+    name: str
+    images: ReadImages
+    cues: Sequence[str]
+    associated: Sequence[Sequence[bool]]
+    chance: float
+    main_metric: str = "avg_jaccard_score"
+
+
+@dataclass(frozen=True)
 class Attributes:
     """Faces with several attributes at once, each with classes and templates of its own (FairFace, UTKFace).
 
@@ -150,7 +171,7 @@ class Attributes:
     chance: float
 
 
-Task = Classification | Multilabel | Retrieval | Selection | Attributes
+Task = Classification | Multilabel | Retrieval | Selection | Association | Attributes
 
 
 @dataclass(frozen=True)
