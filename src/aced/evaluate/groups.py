@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,9 +47,7 @@ def group_scores(groups: GroupScores, hits: np.ndarray, predicted: np.ndarray, l
     return scores
 
 
-def _by_group(
-    name: str, worst: str, hits: np.ndarray, values: np.ndarray, fields: tuple[str, ...] | list[str]
-) -> AttributeScores:
+def _by_group(name: str, worst: str, hits: np.ndarray, values: np.ndarray, fields: Sequence[str]) -> AttributeScores:
     kinds, group = np.unique(values, axis=0, return_inverse=True)
     group = group.reshape(-1)
     scores: AttributeScores = {}

@@ -218,7 +218,14 @@ def read_evaluation(path: Path) -> Evaluation:
         raise AcedError(
             f"{path} has the format {content.get('format')!r}, and this version reads {_FORMAT}: update aced."
         )
-    needed = {"value": (int, float), "chance": (int, float), "n": int, "metric": str, "metrics": dict, "task": str}
+    needed: dict[str, Any] = {
+        "value": (int, float),
+        "chance": (int, float),
+        "n": int,
+        "metric": str,
+        "metrics": dict,
+        "task": str,
+    }
     try:
         setting = Setting(*(str(content[key]) for key in Setting.__dataclass_fields__))
         for name, record in content["tasks"].items():
