@@ -63,9 +63,10 @@ def make_venv(folder: Path) -> Path:
 class Sides:
     """Runs either program on task folders, each call a process of its own."""
 
-    def __init__(self, peer: Path, work: Path) -> None:
+    def __init__(self, peer: Path, work: Path, weights: Path | None) -> None:
         self.peer, self.work = peer, work
-        self.config, self.weights = write_model(work)
+        self.config, initial = write_model(work)
+        self.weights = weights or initial
 
     def clip_benchmark(self, folder: Path) -> tuple[dict[str, float], float]:
         """Metrics and seconds of one task."""
@@ -123,13 +124,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of task folders")
     parser.add_argument("--venv", type=Path, required=True, help="CLIP_benchmark's environment; made if missing")
     parser.add_argument("--work", type=Path, default=Path("/tmp/clip-benchmark-parity"), help="scratch folder")
+    parser.add_argument("--weights", type=Path, help="other weights of the same model than the initial ones")
     parser.add_argument("--task", default="wds_cifar10", help="folder of the timing on one task")
     parser.add_argument("--repeats", type=int, default=3, help="of the timing on one task")
     parser.add_argument("--golden", type=Path, help="write CLIP_benchmark's figures here")
     parser.add_argument("--out", type=Path, help="write all figures here")
     parser.add_argument("--parity-only", action="store_true", help="measure no time")
     options = parser.parse_args()
-    sides = Sides(make_venv(options.venv), options.work)
+    sides = Sides(make_venv(options.venv), options.work, options.weights)
     made = list(write_golden(options.work / "golden").values())
     folders = sorted(options.data.glob("wds_*"))
 

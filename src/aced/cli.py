@@ -151,6 +151,8 @@ def evaluate(
     words = {"data": [*(data or []), *(more or [])], "prompts": prompts, "precision": precision, "device": device}
     words |= {"checkpoint": checkpoint, "out": out, "micro_batch": micro_batch, "cache": cache}
     failed = eval_command(model, compare, words, Console())
+    for task, sentence in failed.items():
+        sys.stderr.write(f"aced: {task} failed: {sentence}\n")
     if failed:
         raise typer.Exit(1)
 

@@ -77,7 +77,7 @@ def test_a_folder_of_tasks_one_of_them_broken(
     assert len(content["failed"]) == 2
     assert "lacks 1.tar of its 2 tars" in content["failed"][str(data / "wds_captions")]
     assert "image a in" in content["failed"][str(data / "wds_torn")]
-    assert ended.out.count("Failed: ") == 2
+    assert ended.err.count(" failed: ") == ended.err.count("\n") == 2
     assert "Average of 2" in ended.out
     # Mended, the same command does what is left, and only that.
     (data / "wds_captions" / "test" / "nshards.txt").write_text("1")
@@ -131,7 +131,7 @@ def test_changed_data_are_scored_again(cli: Cli, trained: dict[str, Path], tmp_p
     (tmp_path / "t" / "zeroshot_classification_templates.txt").unlink()
     ended = cli(*words)
     assert ended.status == 1
-    assert "has no zeroshot_classification_templates.txt" in ended.out
+    assert "has no zeroshot_classification_templates.txt" in ended.err
     assert read(tmp_path / "out")["tasks"] == {}
 
 

@@ -111,7 +111,7 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     if kept:
         console.print(f"Kept {kept} result{'s' * (kept > 1)} that {options.out} held already.", highlight=False)
     print_results(evaluation, console)
-    console.print(f"Results: {options.out / FILE}", markup=False, highlight=False)
+    console.print(f"Results: {options.out / FILE}", markup=False, highlight=False, soft_wrap=True)
     return evaluation
 
 

@@ -11,7 +11,7 @@ from aced.evaluate.records import Evaluation, summary
 
 
 def print_results(evaluation: Evaluation, console: Console) -> None:
-    """The scores with their standard errors, what guessing would give, and the tasks that failed."""
+    """The scores with their standard errors, and what guessing would give."""
     setting, records = evaluation.setting, evaluation.tasks
     console.print(
         f"{setting.model} ({setting.fingerprint}), {setting.prompts} prompts, {setting.precision}",
@@ -35,8 +35,6 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
         table.add_row(f"Average of {len(records)}", "", *mean, "")
         console.print(table)
         console.print("Dim: less than two standard errors above chance.", highlight=False)
-    for name, sentence in evaluation.failed.items():
-        console.print(f"Failed: {name}: {sentence}", markup=False, highlight=False)
 
 
 def _percent(value: float | None) -> str:
@@ -67,4 +65,4 @@ def print_comparison(comparison: Comparison, names: tuple[str, str], console: Co
         highlight=False,
     )
     for name, reason in comparison.left_out.items():
-        console.print(f"Left out: {name}: {reason}.", markup=False, highlight=False)
+        console.print(f"Left out: {name}: {reason}.", markup=False, highlight=False, soft_wrap=True)
