@@ -103,6 +103,60 @@ def train(
     train_program(load_config(config, overrides or []), Console(), resume=resume)
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A run folder, an exported model's folder, or an open_clip name.", show_default=False),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[DIR]...", help="More of --data.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="A task folder, a folder of such, or 'scenes' for the built-in tasks."),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="Local weights for an open_clip name or JSON config.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: 'eval' in the run.", show_default=False)
+    ] = None,
+    prompts: Annotated[
+        str, typer.Option(help="'clip': templates as they are; 'siglip': lower case, no punctuation.")
+    ] = "clip",
+    precision: Annotated[str, typer.Option(help="'fp32' or 'bf16' (autocast).")] = "fp32",
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
+    micro_batch: Annotated[int, typer.Option(min=1, help="Images or texts embedded at a time.")] = 256,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of cached embeddings; default: in the results.", show_default=False)
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two evaluations instead.", show_default=False),
+    ] = None,
+) -> None:
+    """Score a model on zero-shot tasks, or compare two scored models; the same command goes on after an interruption.
+
+    Examples:
+
+      aced eval runs/first --data scenes
+
+      aced eval runs/first --data eval/ other/wds_cars
+
+      aced eval ViT-B-32 --checkpoint vit_b_32.safetensors --data eval/ --out eval-b32
+
+      aced eval --compare runs/a/eval/eval.json runs/b/eval/eval.json
+    """
+    from rich.console import Console
+
+    from aced.harness.program import eval_command
+
+    words = {"data": [*(data or []), *(more or [])], "prompts": prompts, "precision": precision, "device": device}
+    words |= {"checkpoint": checkpoint, "out": out, "micro_batch": micro_batch, "cache": cache}
+    failed = eval_command(model, compare, words, Console())
+    for task, sentence in failed.items():
+        sys.stderr.write(f"aced: {task} failed: {sentence}\n")
+    if failed:
+        raise typer.Exit(1)
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a demo.")],
@@ -230,6 +284,7 @@ def main() -> NoReturn:
         _fail("out of memory: lower train.batch, train.micro_batch or data.workers.", 1)
     if status == 130:  # also what newer versions of typer make of Ctrl-C
         hint = "; 'aced train ... --resume' goes on from the last checkpoint" if "train" in sys.argv[1:2] else ""
+        hint = "; the same command goes on with the tasks that are left" if "eval" in sys.argv[1:2] else hint
         _fail(f"interrupted{hint}.", 130)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -1,34 +1,19 @@
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from task_fakes import array, picture, write_tar, write_task
 
 from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate import folder as folder_module
+from aced.evaluate import tar_samples
 from aced.evaluate.folder import find_task_folders, load_task_folder
-from aced.evaluate.tasks import Classification, Retrieval
+from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection
 
 VIEW = View(16)
-
-
-def picture(number: int, form: str = "JPEG") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (30, 20), (40 * number % 256, 90, 200 - 30 * number)).save(out, form)
-    return out.getvalue()
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
 
 
 @pytest.fixture
@@ -75,29 +60,138 @@ def test_classification(colours: Path):
 
 def test_images_are_decoded_once_for_each_view(captions: Path, monkeypatch):
     calls = []
-    real = folder_module.decode_image
-    monkeypatch.setattr(folder_module, "decode_image", lambda content: calls.append(1) or real(content))
-    tasks = load_task_folder(captions)
+    real = tar_samples.decode_image
+    monkeypatch.setattr(tar_samples, "decode_image", lambda content: calls.append(1) or real(content))
+    (task,) = load_task_folder(captions)
     assert not calls
-    assert tasks[0].images(VIEW) is tasks[1].images(VIEW)
+    whole = task.images(VIEW)
+    assert task.images(VIEW) is whole
     assert len(calls) == 2
-    assert tasks[1].images(View(8)).shape == (2, 3, 8, 8)
+    assert task.images(View(8)).shape == (2, 3, 8, 8)
     assert len(calls) == 4
+    assert torch.equal(torch.cat(list(task.images.batches(VIEW, 1))), whole)
+    assert len(calls) == 4
+    assert [part.shape[0] for part in task.images.batches(View(4), 1)] == [1, 1]
+    assert len(calls) == 6
+    # Decoded batch by batch, and kept since they are few.
+    assert len(list(task.images.batches(View(4), 2))) == 1
+    assert len(calls) == 6
 
 
 def test_retrieval(captions: Path):
-    to_text, to_image = load_task_folder(captions)
-    assert isinstance(to_text, Retrieval)
-    assert isinstance(to_image, Retrieval)
-    assert (to_text.name, to_text.direction) == ("mycaps_i2t", "image_to_text")
-    assert (to_image.name, to_image.direction) == ("mycaps_t2i", "text_to_image")
-    assert to_text.captions == to_image.captions == [["one", "two", "three"], ["four"]]
-    assert to_image.chance == 1 / 2
-    assert to_text.chance == pytest.approx((3 / 4 + 1 / 4) / 2)
+    (task,) = load_task_folder(captions)
+    assert isinstance(task, Retrieval)
+    assert (task.name, task.direction) == ("mycaps", "both")
+    assert task.captions == [["one", "two", "three"], ["four"]]
+    # To an image: one of two. To a text: the mean of 3 of 4 and 1 of 4.
+    assert task.chance == pytest.approx((3 / 4 + 1 / 4) / 2) == 1 / 2
+
+
+def test_multilabel(tmp_path: Path):
+    members = [("a.jpg", picture(0)), ("a.npy", array(1, 0, 1)), ("b.jpg", picture(1)), ("b.npy", array(0, 0, 1))]
+    texts = {"classnames": "x\ny\nz", "zeroshot_classification_templates": "{c}", "dataset_type": "multilabel"}
+    (task,) = load_task_folder(write_task(tmp_path / "wds_many_test", members, **texts))
+    assert isinstance(task, Multilabel)
+    assert task.name == "many"
+    assert task.labels.tolist() == [[True, False, True], [False, False, True]]
+    assert task.chance == pytest.approx(1 / 2)
+    write_task(tmp_path / "wds_many_test", [*members[:3], ("b.npy", array(0, 2, 1))], **texts)
+    with pytest.raises(AcedError, match=r"labels of b in .*0\.tar .* 3 values.* 3 classes; give 0 or 1"):
+        load_task_folder(tmp_path / "wds_many_test")
+    write_task(tmp_path / "wds_many_test", [*members[:3], ("b.npy", b"no array")], **texts)
+    with pytest.raises(AcedError, match=r"\.npy of b in .* is not a numpy array"):
+        load_task_folder(tmp_path / "wds_many_test")
+
+
+def test_an_array_with_objects_is_not_opened(tmp_path: Path):
+    out = io.BytesIO()
+    np.save(out, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    texts = {"classnames": "x", "zeroshot_classification_templates": "{c}", "dataset_type": "multilabel"}
+    write_task(tmp_path / "t", [("a.jpg", picture(0)), ("a.npy", out.getvalue())], **texts)
+    with pytest.raises(AcedError, match="is not a numpy array of numbers"):
+        load_task_folder(tmp_path / "t")
+
+
+def test_groups_of_any_task(tmp_path: Path):
+    members = [(f"{i}.{s}", c) for i in range(3) for s, c in (("jpg", picture(i)), ("cls", b"1"), ("npy", array(i, 5)))]
+    texts = {"classnames": "x\ny", "zeroshot_classification_templates": "{c}", "dataset_type": "groups"}
+    (task,) = load_task_folder(write_task(tmp_path / "birds", members, **texts))
+    assert isinstance(task, Classification)
+    assert task.main_metric == "acc_wg"
+    assert task.groups is not None
+    assert task.groups.metadata.tolist() == [[0, 5], [1, 5], [2, 5]]
+    assert [list(fields) for fields in task.groups.group_by] == [["field0"]]
+
+
+def test_groups_of_a_task_of_datacomp(tmp_path: Path):
+    members = [(f"{i}.{s}", c) for i in range(3) for s, c in (("jpg", picture(i)), ("cls", b"1"), ("npy", array(i, 5)))]
+    texts = {"classnames": "x\ny", "zeroshot_classification_templates": "{c}"}
+    (task,) = load_task_folder(write_task(tmp_path / "wds_fairness-geode_test", members, **texts))
+    assert isinstance(task, Classification)
+    assert (task.name, task.main_metric, task.chance) == ("fairness-geode", "acc_wg", 1 / 2)
+    assert task.groups is not None
+    assert list(task.groups.fields) == ["region", "country"]
+    with pytest.raises(AcedError, match="have 2 fields, but those of wilds/fmow have 3"):
+        load_task_folder(write_task(tmp_path / "wds_wilds-fmow_test", members, **texts))
+    with pytest.raises(AcedError, match=r"1 in .* has no \.npy"):
+        load_task_folder(write_task(tmp_path / "wds_fairness-geode_test", members[:5], **texts))
+
+
+def test_faces(tmp_path: Path):
+    members = [("a.jpg", picture(0)), ("a.npy", array(3, 1, 0, 0))]
+    names = "race:black\nrace:white\ngender:man\ngender:woman\nage:young\nage:old\ntoxic:thief\ntoxic:ape"
+    templates = "race:a {c} person\ngender:a {c}\nage:{c}\ntoxic:a {c}\ntoxic:the {c}"
+    texts = {"classnames": names, "zeroshot_classification_templates": templates}
+    (task,) = load_task_folder(write_task(tmp_path / "wds_fairness-utkface_test", members, **texts))
+    assert isinstance(task, Attributes)
+    assert task.classes["gender"] == ["man", "woman"]
+    assert task.templates["toxic"] == ["a {c}", "the {c}"]
+    texts["classnames"] = "race:black\nman"
+    with pytest.raises(AcedError, match="the line 'man' does not begin with one of race, gender, age, toxic"):
+        load_task_folder(write_task(tmp_path / "wds_fairness-utkface_test", members, **texts))
+
+
+def test_selection(tmp_path: Path):
+    members = [("a.0.jpg", picture(0)), ("a.1.png", picture(1, "PNG")), ("a.txt", b"one\ntwo")]
+    members += [("b.txt", b"three\nfour"), ("b.1.jpg", picture(3)), ("b.0.jpg", picture(2))]
+    (task,) = load_task_folder(write_task(tmp_path / "wino", members, dataset_type="selection"))
+    assert isinstance(task, Selection)
+    assert task.captions == [["one", "two"], ["three", "four"]]
+    assert (task.images_per_set, task.chance) == (2, 1 / 6)
+    pixels = task.images(VIEW)
+    for row in range(4):
+        whole = np.asarray(Image.open(io.BytesIO(picture(row, "PNG" if row == 1 else "JPEG"))).convert("RGB"))
+        assert np.array_equal(pixels[row].numpy(), VIEW.apply(whole))
+    (task,) = load_task_folder(
+        write_task(tmp_path / "crepe", [("a.jpg", picture(0)), ("a.txt", b"right\nwrong")], dataset_type="selection")
+    )
+    assert (task.images_per_set, task.chance) == (1, 1 / 2)
+    write_task(tmp_path / "odd", [*members[:2], ("a.txt", b"1\n2\n3")], dataset_type="selection")
+    with pytest.raises(AcedError, match="odd: sets of 2 images and 3 captions are not known"):
+        load_task_folder(tmp_path / "odd")
+    write_task(tmp_path / "odd", [*members[:3], ("b.jpg", picture(1)), ("b.txt", b"1\n2")], dataset_type="selection")
+    with pytest.raises(AcedError, match=r"b in .* has 1 images and 2 captions, and a 2 and 2"):
+        load_task_folder(tmp_path / "odd")
+
+
+def test_association(tmp_path: Path):
+    members = [*((f"a.{i}.jpg", picture(i)) for i in range(3)), ("a.txt", b"owl\n"), ("a.npy", array(0, 1, 1))]
+    (task,) = load_task_folder(write_task(tmp_path / "cues", members, dataset_type="association"))
+    assert isinstance(task, Association)
+    assert (task.cues, task.associated, task.main_metric) == (["owl"], [[False, True, True]], "avg_jaccard_score")
+    # Two of three guessed: both with probability 1/3, else one, of a union of three.
+    assert task.chance == pytest.approx(1 / 3 + 2 / 3 * 1 / 3)
+    with pytest.raises(AcedError, match="no set of 10 candidates"):
+        load_task_folder(write_task(tmp_path / "wds_winogavil", members, dataset_type="association"))
+    with pytest.raises(AcedError, match="has 2 values for 3 candidates"):
+        load_task_folder(
+            write_task(tmp_path / "cues", [*members[:4], ("a.npy", array(0, 1))], dataset_type="association")
+        )
 
 
 def test_finding_task_folders(tmp_path: Path, colours: Path, captions: Path):
     (tmp_path / "tasks" / "other").mkdir()
+    (tmp_path / "tasks" / "note.txt").touch()
     assert find_task_folders([tmp_path / "tasks"]) == [captions, colours]
     assert find_task_folders([str(colours), tmp_path / "tasks"]) == [colours, captions]
     assert find_task_folders([]) == []
@@ -105,6 +199,14 @@ def test_finding_task_folders(tmp_path: Path, colours: Path, captions: Path):
         find_task_folders([tmp_path / "gone"])
     with pytest.raises(AcedError, match=r"other neither is an evaluation task nor holds any: a task has test/0\.tar"):
         find_task_folders([tmp_path / "tasks" / "other"])
+
+
+def test_a_folder_that_looks_like_a_task_is_not_left_out(tmp_path: Path, colours: Path):
+    broken = write_task(tmp_path / "tasks" / "broken", [("a.jpg", picture(0)), ("a.cls", b"0")])
+    (tmp_path / "tasks" / "wds_empty").mkdir()
+    assert find_task_folders([tmp_path / "tasks"]) == [broken, colours, tmp_path / "tasks" / "wds_empty"]
+    with pytest.raises(AcedError, match="broken is not an evaluation task"):
+        load_task_folder(broken)
 
 
 def retar(members: list[tuple[str, bytes]]):
@@ -127,6 +229,8 @@ def rewrite(name: str, content: str):
         (rewrite("dataset_type.txt", "ranking"), "says ranking; known are"),
         (rewrite("test/nshards.txt", "many"), "not a number of tars"),
         (rewrite("test/nshards.txt", "3"), r"lacks 2\.tar of its 3 tars"),
+        (rewrite("test/nshards.txt", "1"), r"nshards\.txt says 1, but there is also 1\.tar"),
+        (rewrite("test/nshards.txt", "2\n2"), "not a number of tars"),
         (retar([("a.jpg", picture(0)), ("a.cls", b"-1")]), "'-1', not a number"),
         (retar([("a.jpg", picture(0)), ("a.cls", b"cat")]), "'cat', not a number"),
         (retar([("a.jpg", picture(0))]), r"a in .*1\.tar has no \.cls"),
@@ -163,6 +267,9 @@ def test_real_tasks(shared_data: Path):
     assert (digits.name, digits.chance, len(digits.labels)) == ("sign_digits", 0.1, 500)
     assert digits.images(View(32)).shape == (500, 3, 32, 32)
     assert torch.bincount(digits.labels).tolist() == [50] * 10
-    to_text, _ = load_task_folder(shared_data / "eval" / "wds_flickr8k")
-    assert {len(lines) for lines in to_text.captions} == {5}
-    assert len(to_text.captions) == 1000
+    (flickr,) = load_task_folder(shared_data / "eval" / "wds_flickr8k")
+    assert {len(lines) for lines in flickr.captions} == {5}
+    assert len(flickr.captions) == 1000
+    (caltech,) = load_task_folder(shared_data / "eval" / "wds_caltech101")
+    # Scored as in DataComp; chance by its own 100 classes.
+    assert (caltech.main_metric, caltech.chance) == ("mean_per_class_recall", 0.01)

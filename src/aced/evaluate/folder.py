@@ -1,34 +1,46 @@
-"""Zero-shot tasks on disk in CLIP_benchmark's webdataset layout.
+"""Zero-shot tasks on disk in the webdataset layouts of CLIP_benchmark and DataComp; see docs/evaluate.md.
 
-A task is a folder `wds_<name>` (or `<name>`) with `test/<i>.tar` and, if there is more than one tar, their
-number in `test/nshards.txt`. Classification: `classnames.txt`, `zeroshot_classification_templates.txt` with
-`{c}`, and in the tars an image and a `.cls` for each key. Retrieval: `dataset_type.txt` says `retrieval`, and
-the tars hold an image and a `.txt` with one caption a line.
+A task is a folder `wds_<name>`, `wds_<name>_test` or `<name>` with `test/<i>.tar` and the number of tars in
+`test/nshards.txt`. `dataset_type.txt` says what it is: `classification` (or no such file), `multilabel`, `retrieval`,
+`groups`, `selection` or `association`. A name among DataComp's tasks decides the main metric and the groups.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aced.data.images import ImageFault, decode_image
-from aced.data.tarindex import IMAGE_SUFFIXES
-from aced.data.tars import Member, list_tar, split_key
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate.tasks import Classification, Retrieval, Task
+from aced.evaluate.groups import ATTRIBUTES, FACE_FIELDS
+from aced.evaluate.scoring import chance_of_association, chance_of_selection
+from aced.evaluate.suite import Known, known_chance, recognise, task_name
+from aced.evaluate.tar_samples import Sample, TarImages, read_lines, read_samples
+from aced.evaluate.tasks import (
+    Association,
+    Attributes,
+    Classification,
+    GroupScores,
+    Multilabel,
+    Retrieval,
+    Selection,
+    Task,
+)
 
 _LAYOUT = "a task has test/0.tar and classnames.txt (classification) or dataset_type.txt (retrieval)"
+_TEMPLATES = "zeroshot_classification_templates.txt"
+_KINDS = ("classification", "multilabel", "retrieval", "groups", "selection", "association")
 
 
 def find_task_folders(dirs: Sequence[Path | str]) -> list[Path]:
     """The task folders among some folders: each is one, or holds some; sorted within a folder, each once.
+
+    What only looks like a task (`wds_*`, or with tars in `test/`) counts: that it lacks a file is told when it is
+    loaded, instead of leaving it out.
 
     Raises:
         AcedError: a folder does not exist, or neither is a task nor holds one.
@@ -37,7 +49,7 @@ def find_task_folders(dirs: Sequence[Path | str]) -> list[Path]:
     for folder in map(Path, dirs):
         if not folder.is_dir():
             raise AcedError(f"There is no folder {folder} with evaluation tasks.")
-        tasks = [folder] if _is_task(folder) else sorted(filter(_is_task, folder.iterdir()))
+        tasks = [folder] if _is_task(folder) else sorted(filter(_looks_like_a_task, folder.iterdir()))
         if not tasks:
             raise AcedError(f"{folder} neither is an evaluation task nor holds any: {_LAYOUT}.")
         for task in tasks:
@@ -51,11 +63,17 @@ def _is_task(folder: Path) -> bool:
     )
 
 
-def load_task_folder(path: Path | str) -> list[Task]:
-    """The task in a folder; a retrieval folder gives two, `<name>_i2t` and `<name>_t2i`.
+def _looks_like_a_task(folder: Path) -> bool:
+    return folder.is_dir() and (
+        _is_task(folder) or folder.name.startswith("wds_") or any((folder / "test").glob("*.tar"))
+    )
 
-    The images are decoded when they are first asked for, once for each view. Chance is 1 / classes, and for
-    retrieval 1 / images in both directions.
+
+def load_task_folder(path: Path | str) -> list[Task]:
+    """The task in a folder.
+
+    The images are decoded when they are first asked for. Chance is DataComp's figure where the task is one of its own
+    in full; elsewhere 1 / classes, 1 / images in retrieval, and for several labels the share of images that have one.
 
     Raises:
         AcedError: not a task folder, or a missing, damaged or contradictory file in it; and from the
@@ -64,37 +82,77 @@ def load_task_folder(path: Path | str) -> list[Task]:
     folder = Path(path)
     if not _is_task(folder):
         raise AcedError(f"{folder} is not an evaluation task: {_LAYOUT}.")
-    name = folder.resolve().name.removeprefix("wds_")
+    name = task_name(folder.resolve().name)
+    known = recognise(name)
     kind_file = folder / "dataset_type.txt"
-    kind = _lines(kind_file)[0] if kind_file.is_file() else "classification"
+    kind = read_lines(kind_file)[0].lower() if kind_file.is_file() else "classification"
+    if kind not in _KINDS:
+        raise AcedError(f"{kind_file} says {kind}; known are {', '.join(_KINDS[:-1])} and {_KINDS[-1]}.")
+    if known is not None and known.attributes and kind == "classification":
+        return [_attributes(folder, name)]
     if kind == "retrieval":
-        return _retrieval(folder, name)
-    if kind == "classification":
-        return [_classification(folder, name)]
-    raise AcedError(f"{kind_file} says {kind}; known are classification and retrieval.")
+        return [_retrieval(folder, name)]
+    if kind == "selection":
+        return [_selection(folder, name)]
+    if kind == "association":
+        return [_association(folder, name, known)]
+    if kind == "multilabel":
+        return [_multilabel(folder, name)]
+    return [_classification(folder, name, known, by_group=kind == "groups")]
 
 
-def _classification(folder: Path, name: str) -> Classification:
-    classes = _lines(folder / "classnames.txt")
-    template_file = folder / "zeroshot_classification_templates.txt"
-    templates = _lines(template_file)
+def _prompts(folder: Path) -> tuple[list[str], list[str]]:
+    """Class names and templates."""
+    templates = read_lines(folder / _TEMPLATES)
     without = [template for template in templates if "{c}" not in template]
     if without:
-        raise AcedError(f"{template_file} has a template without {{c}} for the class name: {without[0]!r}.")
-    samples = _samples(folder, "cls")
+        raise AcedError(f"{folder / _TEMPLATES} has a template without {{c}} for the class name: {without[0]!r}.")
+    return read_lines(folder / "classnames.txt"), templates
+
+
+def _classification(folder: Path, name: str, known: Known | None, *, by_group: bool) -> Classification:
+    classes, templates = _prompts(folder)
+    by_group = by_group or (known is not None and bool(known.group_by))
+    samples = read_samples(folder, ["cls", "npy"] if by_group else ["cls"])
     labels = [_label(sample, len(classes)) for sample in samples]
+    metric = known.main_metric if known is not None else "acc_wg" if by_group else "acc1"
     return Classification(
         name=name,
-        images=_Images(samples),
+        images=TarImages(_single(samples)),
         labels=torch.tensor(labels, dtype=torch.int64),
         classes=classes,
         templates=templates,
-        chance=1 / len(classes),
+        chance=known_chance(known, metric, len(classes), len(samples)),
+        main_metric=metric,
+        groups=_groups(folder, samples, known) if by_group else None,
     )
 
 
-def _label(sample: _Sample, classes: int) -> int:
-    content = sample.other.decode("utf-8", "replace").strip()
+def _groups(folder: Path, samples: Sequence[Sample], known: Known | None) -> GroupScores:
+    metadata = _metadata(samples)
+    if known is not None and known.group_by:
+        if metadata.shape[1] != len(known.fields):
+            raise AcedError(
+                f"The metadata of {folder} have {metadata.shape[1]} fields, but those of {known.key} have "
+                f"{len(known.fields)} ({', '.join(known.fields)}); get the task again."
+            )
+        return GroupScores(
+            metadata, known.fields, known.group_by, 5 if "top5" in known.main_metric else 1, "F1" in known.main_metric
+        )
+    fields = [f"field{number}" for number in range(metadata.shape[1])]
+    return GroupScores(metadata, fields, [fields[:1]])
+
+
+def _metadata(samples: Sequence[Sample]) -> Tensor:
+    rows = [sample.array("npy") for sample in samples]
+    for sample, row in zip(samples, rows, strict=True):
+        if len(row) != len(rows[0]) or not len(row):
+            raise AcedError(f"The .npy of {sample} has {len(row)} values, and that of {samples[0]} {len(rows[0])}.")
+    return torch.from_numpy(np.stack(rows))
+
+
+def _label(sample: Sample, classes: int) -> int:
+    content = sample.text("cls")
     if not (content.isascii() and content.isdecimal()):
         raise AcedError(f"The label of {sample} is {content!r}, not a number.")
     label = int(content)
@@ -103,119 +161,103 @@ def _label(sample: _Sample, classes: int) -> int:
     return label
 
 
-def _retrieval(folder: Path, name: str) -> list[Task]:
-    samples = _samples(folder, "txt")
-    captions: list[list[str]] = []
-    for sample in samples:
-        lines = [line.strip() for line in sample.other.decode("utf-8", "replace").split("\n")]
-        lines = [line for line in lines if line]
-        if not lines:
-            raise AcedError(f"{sample} has no caption.")
-        captions.append(lines)
-    images = _Images(samples)
-    # To text, an image's c of all C captions are guessed with probability c / C: 1 / n in the mean.
-    chance = 1 / len(samples)
-    return [
-        Retrieval(f"{name}_i2t", images, captions, "image_to_text", chance),
-        Retrieval(f"{name}_t2i", images, captions, "text_to_image", chance),
-    ]
+def _multilabel(folder: Path, name: str) -> Multilabel:
+    classes, templates = _prompts(folder)
+    samples = read_samples(folder, ["npy"])
+    rows = [sample.array("npy") for sample in samples]
+    for sample, row in zip(samples, rows, strict=True):
+        if len(row) != len(classes) or not np.isin(row, (0, 1)).all():
+            raise AcedError(
+                f"The labels of {sample} are {len(row)} values, but there are {len(classes)} classes; give 0 or 1 "
+                "for each class."
+            )
+    labels = torch.from_numpy(np.stack(rows).astype(bool))
+    chance = float(labels.float().mean())
+    return Multilabel(name, TarImages(_single(samples)), labels, classes, templates, chance)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A key of a task's tar: where its image lies, and the bytes of its label or captions."""
-
-    tar: Path
-    key: str
-    image: Member
-    other: bytes
-
-    def __str__(self) -> str:
-        return f"{self.key} in {self.tar}"
-
-
-def _samples(folder: Path, suffix: str) -> list[_Sample]:
-    return [sample for tar in _tars(folder / "test") for sample in _samples_of(tar, suffix)]
-
-
-def _tars(test: Path) -> list[Path]:
-    count_file = test / "nshards.txt"
-    count = 1
-    if count_file.is_file():
-        word = _lines(count_file)[0]
-        if not (word.isascii() and word.isdecimal() and int(word) > 0):
-            raise AcedError(f"{count_file} says {word!r}, not a number of tars.")
-        count = int(word)
-    tars = [test / f"{number}.tar" for number in range(count)]
-    for tar in tars:
-        if not tar.is_file():
-            raise AcedError(f"The evaluation task {test.parent} lacks {tar.name} of its {count} tars.")
-    return tars
-
-
-def _samples_of(tar: Path, suffix: str) -> Iterator[_Sample]:
-    try:
-        listing = list_tar(tar)
-    except OSError as error:
-        raise AcedError(f"{tar} cannot be read ({error.strerror or error}).") from error
-    if listing.fault is not None:
-        raise AcedError(f"The evaluation tar {tar} cannot be used: {listing.fault.detail}; get the file again.")
-    parts: dict[str, dict[str, Member]] = {}
-    for member in listing.members:
-        split = split_key(member.name)
-        if split is not None:
-            parts.setdefault(split[0], {}).setdefault(split[1], member)
-    for key, found in parts.items():
-        image = next((found[one] for one in IMAGE_SUFFIXES if one in found), None)
-        if image is None or suffix not in found:
-            lacks = "image" if image is None else f".{suffix}"
-            raise AcedError(f"{key} in {tar} has no {lacks}: the evaluation task is incomplete, get it again.")
-        yield _Sample(tar, key, image, _bytes(tar, found[suffix]))
-    if not parts:
-        raise AcedError(f"The evaluation tar {tar} holds no samples.")
-
-
-def _bytes(tar: Path, member: Member) -> bytes:
-    try:
-        with open(tar, "rb") as file:
-            file.seek(member.offset)
-            content = file.read(member.size)
-    except OSError as error:
-        raise AcedError(f"{tar} cannot be read ({error.strerror or error}).") from error
-    if len(content) < member.size:
-        raise AcedError(f"{tar} has changed since the evaluation began: start it again.")
-    return content
-
-
-class _Images:
-    """Decodes a task's images in a view when they are asked for, and remembers them."""
-
-    def __init__(self, samples: Sequence[_Sample]) -> None:
-        self._samples = samples
-        self._known: dict[View, Tensor] = {}
-
-    def __call__(self, view: View) -> Tensor:
-        """All n images: `[n, 3, size, size]` uint8."""
-        if view not in self._known:
-            pixels = np.empty((len(self._samples), 3, view.size, view.size), dtype=np.uint8)
-            for row, sample in enumerate(self._samples):
-                try:
-                    pixels[row] = view.apply(decode_image(_bytes(sample.tar, sample.image)))
-                except ImageFault as fault:
-                    raise AcedError(f"The evaluation image {sample} cannot be used: {fault}.") from fault
-            self._known[view] = torch.from_numpy(pixels)
-        return self._known[view]
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file; none of them is empty, because an empty line would shift the classes."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        raise AcedError(f"The evaluation task {path.parent} has no {path.name}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise AcedError(f"{path} cannot be read ({error}).") from error
-    lines = [line.strip() for line in text.strip().split("\n")]
-    if not all(lines):
-        raise AcedError(f"{path} is empty or has an empty line.")
+def _captions(sample: Sample) -> list[str]:
+    lines = [line.strip() for line in sample.text("txt").split("\n")]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise AcedError(f"{sample} has no caption.")
     return lines
+
+
+def _retrieval(folder: Path, name: str) -> Retrieval:
+    samples = read_samples(folder, ["txt"])
+    captions = [_captions(sample) for sample in samples]
+    # To text, an image's c of all C captions are guessed with probability c / C: 1 / n in the mean.
+    return Retrieval(name, TarImages(_single(samples)), captions, "both", 1 / len(samples))
+
+
+def _selection(folder: Path, name: str) -> Selection:
+    samples = read_samples(folder, ["txt"])
+    captions = [_captions(sample) for sample in samples]
+    first = samples[0]
+    for sample, lines in zip(samples, captions, strict=True):
+        if (len(sample.images), len(lines)) != (len(first.images), len(captions[0])):
+            raise AcedError(
+                f"{sample} has {len(sample.images)} images and {len(lines)} captions, and {first.key} "
+                f"{len(first.images)} and {len(captions[0])}; give every set as many."
+            )
+    try:
+        chance = chance_of_selection(len(first.images), len(captions[0]))
+    except AcedError as error:
+        raise AcedError(f"{folder}: {error}") from None
+    return Selection(name, TarImages(samples), captions, len(first.images), chance)
+
+
+def _association(folder: Path, name: str, known: Known | None) -> Association:
+    samples = read_samples(folder, ["txt", "npy"])
+    rows = [sample.array("npy") for sample in samples]
+    for sample, row in zip(samples, rows, strict=True):
+        if len(row) != len(sample.images) or not np.isin(row, (0, 1)).all() or not row.any():
+            raise AcedError(
+                f"The .npy of {sample} has {len(row)} values for {len(sample.images)} candidates; give 1 for those "
+                "that belong to the cue (one at least) and 0 for the others."
+            )
+    cues = [" ".join(_captions(sample)) for sample in samples]
+    metric = known.main_metric if known is not None else "avg_jaccard_score"
+    counted = [row for row in rows if len(row) >= 10 or metric == "avg_jaccard_score"]
+    if not counted:
+        raise AcedError(f"{folder} has no set of 10 candidates or more, and those are what {name} is scored on.")
+    chance = sum(chance_of_association(len(row), int(row.sum())) for row in counted) / len(counted)
+    associated = [row.astype(bool).tolist() for row in rows]
+    return Association(name, TarImages(samples), cues, associated, chance, metric)
+
+
+def _attributes(folder: Path, name: str) -> Attributes:
+    """FairFace's and UTKFace's files: each line of class names and templates begins with the attribute and a colon."""
+    files = {part: folder / file for part, file in (("classes", "classnames.txt"), ("templates", _TEMPLATES))}
+    found: dict[str, dict[str, list[str]]] = {part: {key: [] for key in ATTRIBUTES} for part in files}
+    for part, file in files.items():
+        for line in read_lines(file):
+            attribute, colon, text = line.partition(":")
+            if not colon or attribute not in ATTRIBUTES:
+                raise AcedError(
+                    f"{file}: the line {line!r} does not begin with one of {', '.join(ATTRIBUTES)} and ':'."
+                )
+            found[part][attribute].append(text)
+        missing = [attribute for attribute, texts in found[part].items() if not texts]
+        if missing:
+            raise AcedError(f"{file} has no line for '{missing[0]}'.")
+    without = [text for texts in found["templates"].values() for text in texts if "{c}" not in text]
+    if without:
+        raise AcedError(f"{files['templates']} has a template without {{c}} for the class name: {without[0]!r}.")
+    samples = read_samples(folder, ["npy"])
+    metadata = _metadata(samples)
+    if metadata.shape[1] != len(FACE_FIELDS):
+        raise AcedError(
+            f"The metadata of {folder} have {metadata.shape[1]} fields, not {len(FACE_FIELDS)} "
+            f"({', '.join(FACE_FIELDS)}); get the task again."
+        )
+    images = TarImages(_single(samples))
+    return Attributes(name, images, metadata, found["classes"], found["templates"], chance=1 / 2)
+
+
+def _single(samples: Sequence[Sample]) -> Sequence[Sample]:
+    for sample in samples:
+        if len(sample.images) != 1:
+            raise AcedError(f"{sample} has {len(sample.images)} images, but the task wants one for each key.")
+    return samples

@@ -1,6 +1,8 @@
-"""Zero-shot metrics: pure functions of embeddings and labels."""
+"""Zero-shot metrics: pure functions of embeddings and labels. Of equal scores the lower index wins, everywhere."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -30,6 +32,18 @@ def best_match(queries: Tensor, candidates: Tensor, *, tile: int = 1024) -> Tens
     >>> best_match(torch.zeros(1, 2), candidates).tolist()  # a tie
     [0]
     """
+    best = [torch.zeros(0, dtype=torch.int64, device=queries.device)]
+    for _, scores in score_tiles(queries, candidates, tile=tile):
+        best.append(scores.argmax(dim=1))
+    return torch.cat(best)
+
+
+def score_tiles(queries: Tensor, candidates: Tensor, *, tile: int = 1024) -> Iterator[tuple[slice, Tensor]]:
+    """The dot products of `tile` queries at a time with all candidates: pairs of (queries' rows, `[t, m]` float32).
+
+    Raises:
+        ValueError: as for `best_match`.
+    """
     if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
         raise ValueError(
             f"best_match: queries and candidates must be [q, d] and [m, d], got {list(queries.shape)} "
@@ -38,14 +52,63 @@ def best_match(queries: Tensor, candidates: Tensor, *, tile: int = 1024) -> Tens
     if not len(candidates):
         raise ValueError("best_match: there are no candidates to choose from.")
     table = candidates.float().T
-    best = [torch.zeros(0, dtype=torch.int64, device=queries.device)]
-    for rows in queries.split(tile):
-        scores = rows.float() @ table
+    for start in range(0, len(queries), tile):
+        rows = slice(start, min(start + tile, len(queries)))
+        scores = queries[rows].float() @ table
         # argmax would silently prefer NaN, and so turn a diverged model into a score.
         if not torch.isfinite(scores).all():
             raise ValueError("best_match: a score is not finite.")
-        best.append(scores.argmax(dim=1))
-    return torch.cat(best)
+        yield rows, scores
+
+
+def positive_ranks(queries: Tensor, candidates: Tensor, query_owner: Tensor, candidate_owner: Tensor) -> Tensor:
+    """For each query the rank, from 0, of the best candidate that has the same owner.
+
+    Recall@k of a query is `rank < k`. With the classes as candidates, each its own owner, and labels as the queries'
+    owners, it is top-k accuracy.
+
+    Args:
+        queries: `[q, d]`.
+        candidates: `[m, d]`.
+        query_owner: `[q]` the image (or class) that each query belongs to; every one owns a candidate.
+        candidate_owner: `[m]` the image (or class) that each candidate belongs to.
+
+    Returns:
+        `[q]` int64 on the CPU.
+
+    Raises:
+        ValueError: as for `best_match`, or a query without a candidate of its own.
+
+    Image 0 owns captions 0 and 1, and its better one comes second; image 1 finds its caption first:
+
+    >>> images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> captions = torch.tensor([[0.8, 0.0], [0.0, 0.0], [0.9, 0.9]])
+    >>> positive_ranks(images, captions, torch.tensor([0, 1]), torch.tensor([0, 0, 1])).tolist()
+    [1, 0]
+    """
+    ranks = torch.zeros(len(queries), dtype=torch.int64)
+    query_owner, candidate_owner = query_owner.to(queries.device), candidate_owner.to(queries.device)
+    index = torch.arange(len(candidates), device=queries.device)
+    for rows, scores in score_tiles(queries, candidates):
+        own = query_owner[rows, None] == candidate_owner[None, :]
+        best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+        if torch.isinf(best).any():
+            raise ValueError("positive_ranks: a query has no candidate of its own.")
+        # Of equal maxima the first one has the best rank.
+        at = torch.where(own & (scores == best), index, len(candidates)).amin(dim=1, keepdim=True)
+        before = (scores > best) | ((scores == best) & (index < at))
+        ranks[rows] = before.sum(dim=1).cpu()
+    return ranks
+
+
+def class_ranks(scores: Tensor) -> Tensor:
+    """For each class the rank of every image by its score, from 0: `[n, C]` to `[n, C]` int64.
+
+    >>> class_ranks(torch.tensor([[0.1, 5.0], [0.3, 5.0], [0.2, 6.0]])).T.tolist()
+    [[2, 0, 1], [1, 2, 0]]
+    """
+    order = scores.argsort(dim=0, descending=True, stable=True)
+    return order.argsort(dim=0, stable=True)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

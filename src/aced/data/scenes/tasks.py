@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -35,11 +37,19 @@ class Pictures:
 
     def __call__(self, view: View) -> Tensor:
         """All n pictures, `[n, 3, size, size]` uint8."""
+        if view not in self._views:
+            self._views[view] = in_view(self._rendered(), view)
+        return self._views[view]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the pixels."""
+        return hashlib.sha256(self._rendered().numpy().tobytes()).hexdigest()[:24]
+
+    def _rendered(self) -> Tensor:
         if self._pixels is None:
             self._pixels = self.make()
-        if view not in self._views:
-            self._views[view] = in_view(self._pixels, view)
-        return self._views[view]
+        return self._pixels
 
 
 def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: int = 300) -> list[Task]:

@@ -1,0 +1,248 @@
+"""One task scored: every metric of its kind, the main one sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import comb
+from typing import Any
+
+import numpy as np
+import torch
+
+from aced.errors import AcedError
+from aced.evaluate.embedder import Embedder
+from aced.evaluate.evidence import Evidence, standard_error
+from aced.evaluate.groups import attribute_scores, group_scores
+from aced.evaluate.metrics import best_match, class_ranks, positive_ranks
+from aced.evaluate.tasks import (
+    Association,
+    Attributes,
+    Classification,
+    Multilabel,
+    Retrieval,
+    Selection,
+    Task,
+    TaskResult,
+)
+
+TOP = (1, 5, 10)
+"""k of recall@k in retrieval."""
+
+
+def score_task(embedder: Embedder, task: Task) -> TaskResult:
+    """Score one task.
+
+    | task | metrics, by CLIP_benchmark's and DataComp's names |
+    |---|---|
+    | classification | `acc1`, `acc5` (None below 5 classes), `mean_per_class_recall`; by group: `acc_<group>`, ... |
+    | multilabel | `mean_average_precision` |
+    | retrieval | `text_retrieval_recall@k`, `image_retrieval_recall@k` for k = 1, 5, 10, and `mean_recall@1` |
+    | selection | `image_acc`, `text_acc`, `acc` |
+    | association | `avg_jaccard_score`, and `jaccard_score_<k>` over the sets of k candidates |
+    | attributes | by group: `acc_gender_x_wg`, ... |
+
+    Raises:
+        AcedError: parts of the task that do not fit together.
+        NotFinite: embeddings that are not finite.
+    """
+    scorers: dict[type, Callable[[Embedder, Any], TaskResult]] = {
+        Classification: _classify,
+        Multilabel: _multilabel,
+        Retrieval: _retrieve,
+        Selection: _select,
+        Association: _associate,
+        Attributes: _attributes,
+    }
+    return scorers[type(task)](embedder, task)
+
+
+def _result(
+    task: Task, metric: str, scores: Mapping[str, Evidence | float | None], n: int, *, reported: str = ""
+) -> TaskResult:
+    """A result whose value is one of several metrics; `reported` is its name where the main one has another."""
+    main = scores.get(metric)
+    if not isinstance(main, Evidence):
+        raise AcedError(
+            f"Task '{task.name}': its main metric '{metric}' is not defined for it; it has "
+            f"{', '.join(name for name, score in scores.items() if isinstance(score, Evidence))}."
+        )
+    stderr, by = standard_error(main)
+    metrics = {name: score.score() if isinstance(score, Evidence) else score for name, score in scores.items()}
+    value = metrics[metric]
+    assert value is not None
+    return TaskResult(value, task.chance, n, reported or metric, stderr, by, metrics, main)
+
+
+def _classify(embedder: Embedder, task: Classification) -> TaskResult:
+    _check_classes(task)
+    classes = len(task.classes)
+    if len(task.labels) and not (int(task.labels.min()) >= 0 and int(task.labels.max()) < classes):
+        raise AcedError(
+            f"Task '{task.name}': its labels run from {int(task.labels.min())} to {int(task.labels.max())}, "
+            f"but there are {classes} classes; number them from 0."
+        )
+    images = embedder.images(task.images, len(task.labels))
+    _check_images(task.name, len(images), len(task.labels), "labels")
+    classifier = embedder.classifier(task.classes, task.templates)
+    ranks = positive_ranks(images, classifier, task.labels, torch.arange(classes)).numpy()
+    labels = task.labels.cpu().numpy()
+    scores: dict[str, Evidence | float | None] = {
+        "acc1": Evidence("mean", ranks < 1),
+        # As CLIP_benchmark: top 5 of fewer than 5 classes means nothing.
+        "acc5": Evidence("mean", ranks < 5) if classes >= 5 else None,
+        "mean_per_class_recall": Evidence("mean of groups", ranks < 1, labels),
+    }
+    if task.groups is not None:
+        predicted = best_match(images, classifier).cpu().numpy()
+        scores |= group_scores(task.groups, ranks < task.groups.top, predicted, labels)
+    return _result(task, task.main_metric, scores, len(images))
+
+
+def _multilabel(embedder: Embedder, task: Multilabel) -> TaskResult:
+    _check_classes(task)
+    if task.labels.shape[1:] != (len(task.classes),):
+        raise AcedError(
+            f"Task '{task.name}': its labels are {list(task.labels.shape)}, but there are {len(task.classes)} "
+            "classes; give one column for each class."
+        )
+    images = embedder.images(task.images, len(task.labels))
+    _check_images(task.name, len(images), len(task.labels), "rows of labels")
+    ranks = class_ranks(images @ embedder.classifier(task.classes, task.templates).T)
+    evidence = Evidence("map", ranks.cpu().numpy(), task.labels.bool().numpy())
+    return _result(task, task.main_metric, {task.main_metric: evidence}, len(images))
+
+
+def _retrieve(embedder: Embedder, task: Retrieval) -> TaskResult:
+    if task.direction not in ("image_to_text", "text_to_image", "both"):
+        raise AcedError(
+            f"Task '{task.name}': the direction '{task.direction}' is not known; use 'image_to_text', "
+            "'text_to_image' or 'both'."
+        )
+    texts = [caption for captions in task.captions for caption in captions]
+    if not all(task.captions):
+        raise AcedError(f"Task '{task.name}': an image has no caption; leave such images out of the task.")
+    images = embedder.images(task.images, len(task.captions))
+    _check_images(task.name, len(images), len(task.captions), "sets of captions")
+    captions = embedder.captions(texts)
+    image_owner = torch.arange(len(images))
+    text_owner = image_owner.repeat_interleave(torch.tensor([len(lines) for lines in task.captions]))
+    scores: dict[str, Evidence | float | None] = {}
+    hits: list[np.ndarray] = []
+    # Captions of one image stand or fall together: the image is the unit of the standard error.
+    several = len(texts) > len(images)
+    if task.direction != "text_to_image":
+        ranks = positive_ranks(images, captions, image_owner, text_owner).numpy()
+        scores |= {f"text_retrieval_recall@{k}": Evidence("mean", ranks < k) for k in TOP}
+        hits.append(ranks < 1)
+    if task.direction != "image_to_text":
+        ranks = positive_ranks(captions, images, text_owner, image_owner).numpy()
+        units = text_owner.numpy() if several else None
+        scores |= {f"image_retrieval_recall@{k}": Evidence("mean", ranks < k, units=units) for k in TOP}
+        hits.append(ranks < 1)
+    if task.direction == "both":
+        direction = np.repeat(np.arange(2, dtype=np.uint8), [len(images), len(texts)])
+        units = torch.cat([image_owner, text_owner]).numpy()
+        scores["mean_recall@1"] = Evidence("mean of groups", np.concatenate(hits), direction, units)
+        return _result(task, "mean_recall@1", scores, len(images))
+    metric = "text_retrieval_recall@1" if task.direction == "image_to_text" else "image_retrieval_recall@1"
+    return _result(task, metric, scores, len(hits[0]), reported="recall1")
+
+
+def _select(embedder: Embedder, task: Selection) -> TaskResult:
+    sets, images_per_set = len(task.captions), task.images_per_set
+    sizes = {len(captions) for captions in task.captions}
+    if len(sizes) > 1:
+        raise AcedError(f"Task '{task.name}': its sets have {sorted(sizes)} captions; give every set as many.")
+    embedded = embedder.images(task.images, sets * images_per_set)
+    _check_images(task.name, len(embedded), sets * images_per_set, "places in its sets")
+    captions = embedder.captions([caption for captions in task.captions for caption in captions])
+    scores = torch.einsum(
+        "sid,scd->sic", embedded.view(sets, images_per_set, -1), captions.view(sets, max(sizes), -1)
+    ).cpu()
+    # The i-th image belongs to the i-th caption; of equal scores the first wins, as in CLIP_benchmark.
+    pairs = torch.arange(min(images_per_set, max(sizes)))
+    text = (scores.argmax(dim=2)[:, : len(pairs)] == pairs).all(dim=1).numpy()
+    image = (scores.argmax(dim=1)[:, : len(pairs)] == pairs).all(dim=1).numpy()
+    found: dict[str, Evidence | float | None] = {
+        "image_acc": Evidence("mean", image),
+        "text_acc": Evidence("mean", text),
+        "acc": Evidence("mean", image & text),
+    }
+    return _result(task, "acc", found, sets)
+
+
+def _associate(embedder: Embedder, task: Association) -> TaskResult:
+    sizes = [len(row) for row in task.associated]
+    candidates = embedder.images(task.images, sum(sizes))
+    _check_images(task.name, len(candidates), sum(sizes), "candidates")
+    cues = embedder.captions(task.cues)
+    jaccard = np.empty(len(sizes), dtype=np.float32)
+    for row, (cue, own, belongs) in enumerate(zip(cues, candidates.split(sizes), task.associated, strict=True)):
+        truth = np.array(belongs, dtype=bool)
+        # Of equal scores the first is chosen.
+        chosen = (own @ cue).argsort(descending=True, stable=True)[: truth.sum()].cpu().numpy()
+        hits = int(truth[chosen].sum())
+        jaccard[row] = hits / (2 * truth.sum() - hits)
+    count = np.array(sizes)
+    subsets = {"avg_jaccard_score": count > 0, "jaccard_score_5-6": count <= 6, "jaccard_score_10-12": count >= 10}
+    subsets |= {f"jaccard_score_{size}": count == size for size in sorted(set(sizes))}
+    scores: dict[str, Evidence | float | None] = {
+        name: Evidence("mean", jaccard[rows]) for name, rows in subsets.items() if rows.any()
+    }
+    return _result(task, task.main_metric, scores, int(subsets[task.main_metric].sum()))
+
+
+def chance_of_association(candidates: int, associated: int) -> float:
+    """The expected Jaccard index of guessing which k of n candidates belong to a cue.
+
+    >>> chance_of_association(3, 1) == 1 / 3, round(chance_of_association(10, 3), 4)
+    (True, 0.2008)
+    """
+    k, others = associated, candidates - associated
+    ways = [comb(k, hits) * comb(others, k - hits) for hits in range(k + 1)]
+    return sum(way * hits / (2 * k - hits) for hits, way in enumerate(ways)) / comb(candidates, k)
+
+
+def _attributes(embedder: Embedder, task: Attributes) -> TaskResult:
+    images = embedder.images(task.images, len(task.metadata))
+    _check_images(task.name, len(images), len(task.metadata), "rows of metadata")
+    predicted = {
+        name: best_match(images, embedder.classifier(task.classes[name], task.templates[name])).cpu().numpy()
+        for name in task.classes
+    }
+    scores = attribute_scores(predicted, task.metadata.numpy())
+    return _result(task, "acc_gender_x_wg", scores, len(images))
+
+
+def _check_classes(task: Classification | Multilabel) -> None:
+    if not len(task.classes) or not task.templates:
+        raise AcedError(f"Task '{task.name}': it has no classes or no prompt templates; give at least one of each.")
+
+
+def _check_images(task: str, images: int, others: int, what: str) -> None:
+    if images != others:
+        raise AcedError(f"Task '{task}': {images} images but {others} {what}; give one for each image.")
+    if not images:
+        raise AcedError(f"Task '{task}': it has no images; leave it out or check its folder.")
+
+
+def chance_of_selection(images: int, captions: int) -> float:
+    """The chance that guessing is right throughout a set.
+
+    With one image it is one of the captions, with one caption one of the images. With two of each, both pairs must
+    outscore both mismatches: of the 4! orders of four scores 2! * 2! do.
+
+    Raises:
+        AcedError: a set of another size.
+
+    >>> chance_of_selection(1, 2), round(chance_of_selection(2, 2), 4)
+    (0.5, 0.1667)
+    """
+    if min(images, captions) == 1 and max(images, captions) > 1:
+        return 1 / max(images, captions)
+    if images == captions == 2:
+        return 1 / 6
+    raise AcedError(
+        f"sets of {images} images and {captions} captions are not known; give one image and several captions, "
+        "several images and one caption, or two of each."
+    )

@@ -1,0 +1,1 @@
+"""`aced eval`: a model on tasks, with a table at the end; two evaluations compared."""

@@ -1,0 +1,64 @@
+"""What MODEL means in `aced eval`: a run folder, a model folder, or an open_clip name with a local checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from aced.errors import AcedError
+from aced.towers import Tower, load_tower
+
+
+def open_model(model: str, checkpoint: str, device: str) -> Tower:
+    """The tower to evaluate, in evaluation mode.
+
+    Args:
+        model: a run folder, an exported model's folder, an open_clip JSON config, or an open_clip name.
+        checkpoint: a local file of weights; needed with a name or a config.
+        device: `auto`, or what torch calls it.
+
+    Raises:
+        AcedError: there is no such model, it has no trained weights, or the device is not there.
+    """
+    path = Path(model)
+    if (path / "model" / "tower.json").is_file():
+        model = str(path / "model")
+    elif path.is_dir() and (path / "config.toml").is_file():
+        raise AcedError(
+            f"The run {path} has no model yet: it writes one when it ends; go on with 'aced train ... --resume'."
+        )
+    elif not path.is_dir() and not checkpoint:
+        raise AcedError(f"{model} is a model without trained weights: give a local file with --checkpoint.")
+    tower = load_tower(model, checkpoint or None, device=device_of(device), seed=0)
+    folder = Path(model)
+    if not checkpoint and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir()):
+        raise AcedError(f"{model} holds no trained weights: give a local file with --checkpoint.")
+    return tower.eval()
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; `auto` is CUDA where there is one.
+
+    Raises:
+        AcedError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise AcedError(f"--device {name} cannot be used here: {reason}; 'auto' chooses one.") from None
+    return device
+
+
+def default_folder(model: str) -> Path:
+    """Where results go by default: `eval` in a run folder, `eval-<model>` here for everything else."""
+    path = Path(model)
+    if (path / "model").is_dir():
+        return path / "eval"
+    if path.name == "model" and (path.parent / "config.toml").is_file():
+        return path.parent / "eval"
+    return Path(f"eval-{path.stem if path.suffix == '.json' else path.name}")
