@@ -113,10 +113,8 @@ def make_place(folder: Path) -> None:
             members[f"{number:04d}.png"] = b"no image" if number % 17 == 0 else picture(number)
             members[f"{number:04d}.txt"] = f"a picture of thing {number % 7}".encode()
         write_tar(folder / f"pool/{tar:05d}.tar", members)
-    labelled = {
-        f"{i}.{end}": value for i in range(12) for end, value in (("png", picture(i)), ("cls", b"%d" % (i % 3)))
-    }
-    write_tar(folder / "task/test/0.tar", labelled)
+    labelled = {f"{i}.png": picture(i) for i in range(12)} | {f"{i}.cls": b"%d" % (i % 3) for i in range(12)}
+    write_tar(folder / "task/test/0.tar", dict(sorted(labelled.items())))
     (folder / "task/classnames.txt").write_text("one\ntwo\nthree\n")
     (folder / "task/zeroshot_classification_templates.txt").write_text("a picture of thing {c}\n")
     save_tower(load_tower("aced-demo-s", seed=7), folder / "reference")
@@ -170,29 +168,39 @@ class Place:
                 sys.stderr.flush()
             os._exit(status)
 
-    def finish(self, child: int, out: str, seconds: float = 120.0) -> bool:
-        """Wait for a child, and kill its whole group after so many seconds; whether it ended by itself."""
+    def finish(self, child: int, seconds: float = 120.0) -> int | None:
+        """Wait for a child, and kill its whole group after so many seconds; its status, or None if it was killed."""
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
-                return self._ended(status, out)
+                return self._status(status)
             time.sleep(0.002)
         with suppress(ProcessLookupError):  # killed before it has its group
             os.killpg(child, signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        return self._ended(os.waitpid(child, 0)[1], out)
+        return self._status(os.waitpid(child, 0)[1])
 
-    def _ended(self, status: int, out: str) -> bool:
+    def _status(self, status: int) -> int | None:
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL, status
             self.kills += 1
-            return False
-        if os.WEXITSTATUS(status):
-            tail = (self.folder / f"{out}.log").read_text(errors="replace")[-1500:]
-            raise SystemExit(f"{out} ended with status {os.WEXITSTATUS(status)}:\n{tail}")
-        return True
+            return None
+        return os.WEXITSTATUS(status)
+
+    def whole(self, out: str, words: Sequence[str]) -> None:
+        """Run the command to its end."""
+        self.check(self.finish(self.start(out, words)), out)
+
+    def check(self, status: int | None, out: str) -> None:
+        """Stop where a run ended otherwise than well."""
+        if status != 0:
+            raise RuntimeError(f"{out} ended with status {status}:\n{self.said(out)[-1500:]}")
+
+    def said(self, out: str) -> str:
+        """What the commands of a run have printed so far."""
+        return (self.folder / f"{out}.log").read_text(errors="replace")
 
 
 # --- kills ------------------------------------------------------------------------------------------------------
@@ -203,7 +211,9 @@ def killed_at_random(place: Place, out: str, words: Sequence[str], draw: random.
     while True:
         workers = f"data.workers={draw.choice((0, 0, 1, 2))}"
         child = place.start(out, [*words, workers])
-        if place.finish(child, out, draw.uniform(0, longest)):
+        status = place.finish(child, draw.uniform(0, longest))
+        if status is not None:
+            place.check(status, out)
             return
 
 
@@ -328,7 +338,7 @@ def a_place(folder: Path | None) -> Iterator[Place]:
 def uninterrupted(place: Place, name: str, words: Sequence[str]) -> tuple[Path, float]:
     """The run that the others are held against, and its time."""
     start = time.perf_counter()
-    assert place.finish(place.start(name, words), name)
+    place.whole(name, words)
     return place.folder / name, time.perf_counter() - start
 
 
@@ -358,10 +368,10 @@ def operation_kills(
     bad = 0
     for k in range(first, last, step):
         out = f"killed-{k}"
-        if place.finish(place.start(out, words, Counted(k).arm), out):
+        if place.finish(place.start(out, words, Counted(k).arm)) == 0:
             report(f"operation {k}: there are no more")
             break
-        assert place.finish(place.start(out, words), out)
+        place.whole(out, words)
         wrong = differences(whole, place.folder / out)
         bad += bool(wrong)
         report(f"operation {k}: {'; '.join(wrong) if wrong else 'the same'}")
