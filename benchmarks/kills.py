@@ -35,7 +35,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +135,6 @@ class Place:
     folder: Path
     starts: int = 0
     kills: int = 0
-    log: list[str] = field(default_factory=list)
 
     def start(self, out: str, words: Sequence[str], before: Callable[[], None] | None = None) -> int:
         """Fork a child that runs `aced train` in a session of its own; returns its process id."""
@@ -148,7 +147,7 @@ class Place:
         try:
             os.setsid()
             os.chdir(self.folder)
-            output = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            output = os.open(self.log(out), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1)
             os.dup2(output, 2)
             sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
@@ -200,7 +199,11 @@ class Place:
 
     def said(self, out: str) -> str:
         """What the commands of a run have printed so far."""
-        return (self.folder / f"{out}.log").read_text(errors="replace")
+        return self.log(out).read_text(errors="replace")
+
+    def log(self, out: str) -> Path:
+        """Where they print to."""
+        return self.folder / f"{out.replace('/', '-')}.log"
 
 
 # --- kills ------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def _fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, title: str,
         run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, tick)
         tick(steps, "scoring")
         results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch)
-        if config.run.keep_best:
+        if config.run.keep_best and results:
             keep_best(folder / BEST, student, results, steps)
         tick(steps, f"{average(results):.1f} %" if results else "")
     save_tower(student, folder / "model")

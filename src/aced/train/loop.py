@@ -84,5 +84,5 @@ def _evaluate(trainer: Trainer, tasks: Sequence[Task], config: Config, folder: P
         "budgets": trainer.ledger.budgets(),
     }
     append_line(folder / "evals.jsonl", json.dumps(line))
-    if config.run.keep_best:
+    if config.run.keep_best and results:
         keep_best(folder / BEST, trainer.student, results, trainer.step)
