@@ -60,6 +60,7 @@ SETTINGS: dict[str, list[str]] = {
     "h-acid, softmax, cached reference": ["method.name=h-acid", "method.loss=softmax", "reference.cache=cache"],
     "iid, dropped patches": ["method.name=iid", "student.model=dropping.json"],
 }
+SHORT = ["method.name=aced", "train.steps=4", "run.checkpoint_every=2", "run.keep=1"]
 BASE = """
 [run]
 threads = 1
@@ -147,6 +148,7 @@ class Place:
         try:
             os.setsid()
             os.chdir(self.folder)
+            os.environ["COLUMNS"] = "250"  # sentences are not broken
             output = os.open(self.log(out), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -302,7 +304,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
 def without_clock(value: object) -> object:
     """A JSON value without seconds and without what differs by where a run lies and how it was started."""
     if isinstance(value, dict):
-        skipped = ("seconds", "date", "run", "workers", "out")
+        skipped = ("seconds", "date", "run", "cache")
         return {key: without_clock(inner) for key, inner in value.items() if key not in skipped}
     return [without_clock(inner) for inner in value] if isinstance(value, list) else value
 
@@ -367,14 +369,16 @@ def operation_kills(
     place: Place, words: Sequence[str], first: int, last: int, step: int, report: Callable[[str], None]
 ) -> int:
     """A new run for each k, killed at its k-th operation and resumed; returns how many comparisons failed."""
-    whole, _ = uninterrupted(place, "whole", words)
+    # Each with a cache of its own, so that its making is killed too.
+    whole, _ = uninterrupted(place, "whole", [*words, "reference.cache=whole-cache"])
     bad = 0
     for k in range(first, last, step):
         out = f"killed-{k}"
-        if place.finish(place.start(out, words, Counted(k).arm)) == 0:
+        own = [*words, f"reference.cache={out}-cache"]
+        if place.finish(place.start(out, own, Counted(k).arm)) == 0:
             report(f"operation {k}: there are no more")
             break
-        place.whole(out, words)
+        place.whole(out, own)
         wrong = differences(whole, place.folder / out)
         bad += bool(wrong)
         report(f"operation {k}: {'; '.join(wrong) if wrong else 'the same'}")
@@ -397,8 +401,7 @@ def main() -> None:
     start = time.perf_counter()
     with a_place(args.keep) as place:
         if args.operations:
-            words = [*SETTINGS["aced, cached reference"], "train.steps=4", "run.checkpoint_every=2", "run.keep=1"]
-            bad = operation_kills(place, words, args.first, args.last, args.step, console.print)
+            bad = operation_kills(place, SHORT, args.first, args.last, args.step, console.print)
         else:
             bad = random_kills(place, args.kills, args.seed, console.print)
         result = {"kills": place.kills, "starts": place.starts, "different": bad}
