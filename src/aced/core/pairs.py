@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aced.core.embeddings import Embeddings
 
@@ -180,8 +179,9 @@ class _OverPairs(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: the saved gradients would pass for constants
+            raise NotImplementedError("aced.losses: a loss over pairs can be differentiated once, not twice.")
         gradients = [None if g is None else g * above.to(g.dtype) for g in ctx.saved_tensors]
         return (*gradients, None, None, None)
 
