@@ -9,14 +9,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from aced.data import atomic
-from aced.data.atomic import folder_atomic, is_disk_full, save_tensors_atomic, write_atomic
+from aced.data.atomic import append_line, folder_atomic, is_disk_full, remove_whole, save_tensors_atomic, write_atomic
 from aced.errors import AcedError
 
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from aced.data.atomic import save_tensors_atomic, write_atomic, writing
+from aced.data.atomic import append_line, save_tensors_atomic, write_atomic, writing
 from aced.data.store import build_store
 from aced.errors import AcedError
 sys.path.insert(0, sys.argv[2])
@@ -34,6 +34,7 @@ for name, act in {
     "text": lambda: write_atomic(folder / "text", "x" * 100_000),
     "tensors": lambda: save_tensors_atomic(folder / "tensors", {"x": torch.zeros(100_000)}),
     "torch.save": plain_torch_save,
+    "lines": lambda: append_line(folder / "lines", "x" * 30_000),
     "store": lambda: build_store(
         folder / "store", ListSource([str(i) for i in range(3000)]), WordTower(), micro_batch=64
     ),
@@ -50,6 +51,7 @@ print(json.dumps(told))
 def test_a_full_disk_is_told_and_leaves_the_old_files(tmp_path: Path):
     write_atomic(tmp_path / "text", "old text")
     save_tensors_atomic(tmp_path / "tensors", {"x": torch.ones(3)})
+    append_line(tmp_path / "lines", "old line")
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path), str(Path(__file__).parent)],
         capture_output=True,
@@ -58,12 +60,13 @@ def test_a_full_disk_is_told_and_leaves_the_old_files(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert len(told) == 4
+    assert len(told) == 5
     for name, sentence in told.items():
         assert sentence.startswith(f"Disk full while writing {tmp_path}"), name
     assert (tmp_path / "text").read_text() == "old text"
     assert load_file(tmp_path / "tensors")["x"].tolist() == [1, 1, 1]
-    assert {path.name for path in tmp_path.iterdir()} <= {"text", "tensors", "plain.pt"}
+    assert (tmp_path / "lines").read_text() == "old line\n"  # 20,000 bytes of the new one had been written
+    assert {path.name for path in tmp_path.iterdir()} <= {"text", "tensors", "lines", "plain.pt"}
 
 
 def test_files_are_written_whole_with_usual_rights(tmp_path: Path):
@@ -143,3 +146,32 @@ def test_what_a_killed_run_left_is_removed_but_not_a_living_one(tmp_path: Path):
         pass
     assert not left[0].exists()
     assert left[1].exists()
+
+
+def test_lines_are_appended(tmp_path: Path):
+    for line in ("one", "zwölf"):
+        append_line(tmp_path / "lines", line)
+    assert (tmp_path / "lines").read_text(encoding="utf-8") == "one\nzwölf\n"
+    with pytest.raises(AcedError, match=r"Cannot write .*lines/below"):
+        append_line(tmp_path / "lines/below", "x")
+
+
+def test_a_folder_that_is_removed_is_not_seen_in_part(tmp_path: Path, monkeypatch):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").touch()
+    remove_whole(tmp_path / "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_whole(tmp_path / "cut")
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".cut.")
+    assert left.name.endswith(".tmp")
+    monkeypatch.undo()
+    with pytest.raises(AcedError, match="Cannot write"):
+        remove_whole(tmp_path / "cut")

@@ -94,6 +94,22 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line of text, its end added, or nothing.
+
+    Raises:
+        AcedError: the disk is full or the path cannot be written.
+    """
+    with writing(path), path.open("ab", buffering=0) as file:
+        size, rest = file.seek(0, os.SEEK_END), memoryview(f"{line}\n".encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def save_tensors_atomic(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -117,6 +133,18 @@ def save_tensors_atomic(
             flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
             save_file(flat, temporary, metadata=dict(metadata) if metadata is not None else None)
             temporary.chmod(mode)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder so that it is never seen with a part of its files: it loses its name first.
+
+    Raises:
+        AcedError: it cannot be removed.
+    """
+    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with writing(folder):
+        os.replace(folder, gone)
+        shutil.rmtree(gone)
 
 
 @contextlib.contextmanager
