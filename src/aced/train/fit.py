@@ -63,7 +63,10 @@ def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: st
         AcedError: the folder holds a run already (and `resume` is not set), a step fails, or the disk is full.
     """
     folder, steps = Path(config.run.out), config.train.steps
-    make_order(config, len(inputs.source))  # a super-batch that is too large is told before anything is written
+    source = inputs.source
+    make_order(
+        config, len(source), getattr(source, "mixture", ())
+    )  # a super-batch that is too large is told before anything is written
     metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
     trainer = make_trainer(config, inputs, student)
     _open_folder(folder, trainer, metrics, config, resume=resume)
@@ -121,10 +124,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower) -> Trainer:
 def _faults_of(config: Config, source: Source) -> Faults:
     """A count that starts with what was left out when the data were indexed."""
     faults = Faults(config.data.max_bad_share, len(source))
-    if known := getattr(source, "faults", ()):
-        from aced.data.shards import HARMLESS
-
-        faults.note(fault for fault in known if fault.name not in HARMLESS)
+    faults.note(getattr(source, "faults", ()))
     return faults
 
 

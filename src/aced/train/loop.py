@@ -45,7 +45,7 @@ def run_steps(
 def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
     views = [trainer.student.view]
     views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
-    order = make_order(config, len(source))
+    order = make_order(config, len(source), getattr(source, "mixture", ()))
     return feed(
         source,
         order,
