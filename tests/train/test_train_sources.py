@@ -199,7 +199,7 @@ def test_a_run_on_addresses(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monkey
     try:
         ended = cli("train", "scenes", "data.shards=memory://run/0.tar", "data.spool_dir=spool", *WORDS)
         assert ended.status == 0, ended.err
-        ended = cli("train", "scenes", "data.shards=memory://run/1.tar", "data.spool_dir=spool", *WORDS)
+        ended = cli("train", "scenes", "data.shards=memory://run/1.tar", "data.spool_dir=spool", *WORDS, "run.out=two")
         assert "There is nothing at memory://run/1.tar." in ended.err
     finally:
         system.store.clear()

@@ -21,9 +21,9 @@ import torch
 from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
-from aced.data.located import Located, locate_tars
+from aced.data.located import locate_tars
 from aced.data.source import Candidates, Fault
-from aced.data.spool import Spool
+from aced.data.spool import Located, Spool
 from aced.data.tarfiles import TarFiles, TarKeys, TarSession
 from aced.data.tarindex import IMAGE_SUFFIXES, TarIndex, index_tar, no_index
 from aced.data.tarpaths import distinct_names

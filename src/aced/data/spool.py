@@ -127,7 +127,7 @@ class Spool:
             try:
                 while True:
                     try:
-                        content = unpacked.read1(_CHUNK)  # type: ignore[attr-defined]
+                        content = unpacked.read1(_CHUNK)
                     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                         return f"its gzip data are damaged after {done:,} unpacked bytes ({error})"
                     if not content:

@@ -126,7 +126,7 @@ class _Walk:
     """A walk over one open tar.
 
     With `late` the checksums are looked at in thousands, some time after the headers were used, and the first fault
-    of any kind ends the walk: it tells only whether the tar is whole. `found` is the last header that was searched for.
+    of any kind ends the walk: it tells only whether the tar is whole. `visited` are the headers that were read.
     """
 
     descriptor: int
@@ -138,7 +138,7 @@ class _Walk:
     faults: list[TarFault] = field(default_factory=list)
     headers: list[bytes] = field(default_factory=list)
     pending: dict[str, str] = field(default_factory=dict)
-    found: int = -1
+    visited: set[int] = field(default_factory=set)
 
     def run(self) -> None:
         """Walk to the end of the file."""
@@ -161,6 +161,7 @@ class _Walk:
     def _step(self, offset: int) -> int | None:
         """Take the header at `offset`; gives the offset of the next, or None at the end."""
         header = os.pread(self.descriptor, BLOCK, offset)
+        self.visited.add(offset)
         if len(header) < BLOCK:
             if offset == 0:
                 raise _Broken("not_a_tar", guess_content(header), offset)
@@ -234,9 +235,6 @@ class _Walk:
             if self.members and self._cut_by_zeros():
                 self.members.pop()  # the zeros begin inside it
             raise _Broken("zero_tail", f"it is filled with zeros from byte {offset} on", self.size)
-        if self.members and self.members[-1].name.lower().endswith((".txt", ".json")) and self._cut_by_zeros():
-            self.members.pop()
-            raise _Broken("zero_tail", "zeros took the place of its end", self.size)
         if place - offset < 2 * BLOCK:
             raise _Broken("truncated", f"it is cut off after {self.size} bytes, in its end mark", self.size)
 
@@ -255,26 +253,26 @@ class _Walk:
             return None
         last = self.members[-1] if self.members else None
         start = broken.offset if last is None else min(broken.offset, last.offset)
-        found = self._search(max(start, self.found + 1))
+        found = self._search(start)
         if found is None:
             return None
         if broken.offset == 0:
             self.faults[-1] = TarFault("bad_header", "the header at byte 0 is damaged")
         if last is not None and found < last.offset + last.size:
             self.members.pop()
-        self.found = found
         return found
 
     def _search(self, start: int) -> int | None:
-        """The first offset from `start` on where a whole header lies, at any byte."""
+        """The first offset from `start` on where a whole header lies that was not read before, at any byte."""
         place = start + MAGIC_AT
         while content := os.pread(self.descriptor, _SEARCH, place):
             at = content.find(MAGIC)
             while at >= 0:
                 offset = place + at - MAGIC_AT
-                header = os.pread(self.descriptor, BLOCK, offset)
-                if len(header) == BLOCK and checksum_fits(header):
-                    return offset
+                if offset not in self.visited:
+                    header = os.pread(self.descriptor, BLOCK, offset)
+                    if len(header) == BLOCK and checksum_fits(header):
+                        return offset
                 at = content.find(MAGIC, at + 1)
             if len(content) < len(MAGIC):
                 return None
