@@ -60,10 +60,20 @@ class DataSection(Section):
     """Tars in webdataset/img2dataset/DataComp layout: files, folders, globs, `{00000..00009}` ranges. Empty: scenes."""
     caption: str = "txt"
     """Where captions are: `txt`, or `json:FIELD` for a field of the sample's .json."""
+    caption_choice: Literal["whole", "first", "random"] = "whole"
+    """Of several captions (lines of the .txt, entries of a .json's list): the `first`, or a `random` one each epoch."""
+    weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
+    """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
     bad_tars: Literal["stop", "skip"] = "stop"
     """What a damaged tar does: stop the run, or keep the whole samples before the damage."""
     max_bad_share: Share = 0.01
     """Largest share of unreadable samples among those read; above it the run stops."""
+    spool_dir: str = ""
+    """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
+    spool_gb: Annotated[float, Field(gt=0)] = 100.0
+    """Largest size of that folder, in 10^9 bytes."""
+    scaled_decoding: bool = False
+    """Decode large JPEGs at a fraction of their size: quicker, and not pixel for pixel what evaluation sees."""
     in_memory: bool = False
     """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view)."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -76,6 +86,21 @@ class DataSection(Section):
     """Number of pairs of the built-in data."""
     scenes_seed: int = 1
     """Seed of the built-in data."""
+
+    def check(self, cache: str) -> None:
+        """Refuse keys that cannot go together, with a ValueError; `cache` is where embeddings are kept, if anywhere."""
+        if self.weights and len(self.weights) != len(self.shards):
+            raise ValueError(
+                f"data.weights has {len(self.weights)} numbers and data.shards {len(self.shards)} entries: give one "
+                "weight for each."
+            )
+        if self.caption_choice == "random" and (cache or self.in_memory):
+            what = "cached embeddings are of one caption" if cache else "data.in_memory keeps one caption"
+            remedy = "leave out the cache" if cache else "leave out data.in_memory"
+            raise ValueError(
+                f"data.caption_choice = 'random' takes another caption in every epoch and {what}: {remedy}, or take "
+                "the 'first'."
+            )
 
 
 class TowerSection(Section):
@@ -191,6 +216,7 @@ class Config(Section):
             raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
         if self.run.keep_best and self.data.shards and not self.eval.tasks:
             raise ValueError("run.keep_best needs tasks to compare models by: set eval.tasks, or leave it out.")
+        self.data.check(self.reference.cache or self.teacher.cache)
         if self.reference.model or (self.teacher.model and not method.scores_reference):
             return self
         if method.needs_peer:

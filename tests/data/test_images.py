@@ -10,8 +10,9 @@ from data_fakes import picture
 from PIL import Image
 
 from aced.data import images
-from aced.data.images import ImageFault, decode_image
+from aced.data.images import ImageFault, decode_image, decode_noted
 from aced.data.tars import list_tar
+from aced.data.views import View
 
 
 def encoded(pixels: np.ndarray, form: str, mode: str = "RGB", **options: object) -> bytes:
@@ -143,3 +144,19 @@ def test_real_photos_are_decoded_as_by_pillow(shared_data: Path):
         photo = content[member.offset : member.offset + member.size]
         assert np.array_equal(decode_image(photo), by_pillow(photo))
     assert len(photos) >= 50
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 900), (64, 64), (50, 40)])
+def test_scaled_decoding_gives_the_same_picture_and_never_too_few_pixels(size: tuple[int, int]):
+    smooth = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC)
+    content = encoded(np.asarray(image), "JPEG", quality=95)
+    whole, scaled = decode_image(content), decode_noted(content, least=64)[0]
+    assert min(scaled.shape[:2]) >= min(64, *size)
+    assert max(scaled.shape) <= max(whole.shape)
+    if min(size) > 128:
+        assert scaled.size < whole.size / 3
+    one, other = (View(64).apply(pixels).astype(int) for pixels in (whole, scaled))
+    assert np.abs(one - other).mean() < 1.5
+    if min(size) <= 64:
+        assert np.array_equal(whole, scaled)

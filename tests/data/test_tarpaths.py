@@ -50,7 +50,7 @@ def test_order_is_kept_and_each_tar_comes_once(folder: Path):
         ("a/7.tar", "no file or folder .*a/7.tar"),
         ("a/{00008..00011}.tar", r"no file or folder .*a/00011.tar \(from .*00008\.\.00011"),
         ("a/*.gz", "No file matches"),
-        ("empty", r"holds no \.tar files; x\.tar\.gz must be unpacked"),
+        ("empty", r"holds no \.tar files; x\.tar\.zst must be unpacked"),
         ("a/{3..1}.tar", "runs backwards"),
         ("a/{x}.tar", "neither a range"),
         ("dead.tar", "link to a file that does not exist"),
@@ -58,10 +58,18 @@ def test_order_is_kept_and_each_tar_comes_once(folder: Path):
 )
 def test_what_is_not_there_is_named(folder: Path, pattern: str, words: str):
     (folder / "empty").mkdir()
-    (folder / "empty" / "x.tar.gz").touch()
+    (folder / "empty" / "x.tar.zst").touch()
     (folder / "dead.tar").symlink_to(folder / "gone.tar")
     with pytest.raises(AcedError, match=words):
         expand_tars([str(folder / pattern)])
+
+
+def test_gzip_is_found_too_unless_it_lies_unpacked_beside(folder: Path):
+    for name in ("00009.tar.gz", "00011.tgz", "00012.tar.gz"):
+        (folder / "a" / name).touch()
+    found = [path.name for path in expand_tars([str(folder / "a")])]
+    assert found == ["00008.tar", "00009.tar", "00010.tar", "00011.tgz", "00012.tar.gz"]
+    assert expand_tars([f"file://{folder}/a/00008.tar"]) == [folder / "a/00008.tar"]
 
 
 def test_addresses_and_nothing_are_refused():

@@ -13,6 +13,10 @@ MAX_PIXELS = 89_000_000
 MAX_ASPECT = 20
 # What libjpeg says when part of the picture is missing; Pillow would fill it with grey.
 _MISSING = ("premature end", "bad huffman code")
+_EXIF = b"Exif\0\0"
+_EXIF_WITHIN = 4096
+"""EXIF is the first or second segment of a JPEG."""
+_ORIENTATION = 0x0112
 
 
 class ImageFault(Exception):
@@ -21,6 +25,10 @@ class ImageFault(Exception):
     def __init__(self, name: str, detail: str) -> None:
         super().__init__(detail)
         self.name = name
+
+
+Note = tuple[str, str]
+"""Name and detail of something odd about an image that is used."""
 
 
 def decode_image(content: bytes) -> np.ndarray:
@@ -33,16 +41,25 @@ def decode_image(content: bytes) -> np.ndarray:
         ImageFault: `image_empty`, `image_too_large` (over 89 million pixels), `image_aspect` (longer than
             20 to 1), `image_truncated` or `image_unreadable`.
     """
+    return decode_noted(content)[0]
+
+
+def decode_noted(content: bytes, *, least: int = 0) -> tuple[np.ndarray, list[Note]]:
+    """What `decode_image` gives, and what is odd: `image_alpha`, `image_16_bit`, `image_animated`, `image_turned`.
+
+    With `least`, a JPEG may come smaller, by the scaling of its own transform (1/8 to 7/8), with both sides at least
+    so long: many times quicker for large photos, and not pixel for pixel what resizing the whole picture gives.
+    """
     if not content:
         raise ImageFault("image_empty", "the image has no bytes")
     if content[:2] == b"\xff\xd8":
-        pixels = _decode_jpeg(content)
+        pixels = _decode_jpeg(content, least)
         if pixels is not None:
-            return pixels
+            return pixels, _turned(content) if _EXIF in content[:_EXIF_WITHIN] else []
     return _decode_any(content)
 
 
-def _decode_jpeg(content: bytes) -> np.ndarray | None:
+def _decode_jpeg(content: bytes, least: int) -> np.ndarray | None:
     """The fast path; None where Pillow must decide. The pixels are Pillow's, bit for bit."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -52,7 +69,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
     if colours not in ("YCbCr", "RGB", "Gray"):
         return None
     try:
-        return simplejpeg.decode_jpeg(content, colorspace="RGB")
+        return simplejpeg.decode_jpeg(content, colorspace="RGB", min_height=least, min_width=least)
     except ValueError as error:
         if any(words in str(error).lower() for words in _MISSING):
             raise ImageFault("image_truncated", f"part of the JPEG is missing ({error})") from error
@@ -60,14 +77,43 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
         return None
 
 
-def _decode_any(content: bytes) -> np.ndarray:
+def _turned(content: bytes) -> list[Note]:
+    """Whether EXIF says that a JPEG is to be turned or mirrored."""
+    exif = Image.Exif()
+    start = content.index(_EXIF)
+    try:
+        exif.load(content[start : start + (1 << 16)])
+        orientation = exif.get(_ORIENTATION, 1)
+    except Exception:  # Pillow lets any exception through; EXIF that cannot be read turns nothing
+        return []
+    return _orientation_note(orientation)
+
+
+def _orientation_note(orientation: object) -> list[Note]:
+    if orientation in range(2, 9):
+        return [("image_turned", f"its EXIF orientation {orientation} is not applied")]
+    return []
+
+
+def _check_cmyk(content: bytes) -> None:
+    """Pillow fills a missing part of a CMYK JPEG with grey; the strict decoder tells it."""
+    try:
+        simplejpeg.decode_jpeg(content, colorspace="CMYK")
+    except ValueError as error:
+        if any(words in str(error).lower() for words in _MISSING):
+            raise ImageFault("image_truncated", f"part of the JPEG is missing ({error})") from error
+
+
+def _decode_any(content: bytes) -> tuple[np.ndarray, list[Note]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
                 _check_size(*image.size)
+                if image.format == "JPEG" and image.mode == "CMYK":
+                    _check_cmyk(content)
                 image.load()
-                return _to_rgb(image)
+                return _to_rgb(image), _oddities(image)
     except ImageFault:
         raise
     except Image.DecompressionBombError as error:
@@ -93,3 +139,15 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
+
+
+def _oddities(image: Image.Image) -> list[Note]:
+    notes: list[Note] = []
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        notes.append(("image_16_bit", "its 16-bit grey is scaled to 8 bits"))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        notes.append(("image_alpha", "its transparency is dropped"))
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(("image_animated", f"the first of its {frames} frames is used"))
+    return notes + _orientation_note(image.getexif().get(_ORIENTATION, 1))

@@ -24,7 +24,7 @@ class InMemory:
         workers: processes that decode; 0 decodes in this one.
 
     Attributes:
-        name, keys, fingerprint, kinds, parts, faults: those of `source`.
+        name, keys, fingerprint, kinds, parts, part_sizes, mixture, faults: those of `source`.
 
     Raises:
         AcedError: it does not fit into the memory of this machine, or what `source` raises.
@@ -42,6 +42,8 @@ class InMemory:
         self.keys = source.keys
         self.fingerprint = source.fingerprint
         self.parts: dict[str, str] = dict(getattr(source, "parts", {}))
+        self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
+        self.mixture: tuple[int, ...] = tuple(getattr(source, "mixture", ()))
         self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
         self._source = source
         n = len(source)
@@ -50,12 +52,15 @@ class InMemory:
         self._images = {view: torch.empty((n, 3, view.size, view.size), dtype=torch.uint8) for view in views}
         self._texts = [""] * n
         self._faulty: dict[int, Fault] = {}
+        self._notes: dict[str, list[Fault]] = {}
         seen = 0
         for done, part in read_all(source, views, chunk=chunk_size(views), workers=workers):
             for view, pixels in part.images.items():
                 self._images[view][part.indices] = pixels
             for row, text in zip(part.indices.tolist(), part.texts, strict=True):
                 self._texts[row] = text
+            for note in part.notes:
+                self._notes.setdefault(note.key, []).append(note)
             why = {fault.key: fault for fault in part.faults}
             for row in set(range(seen, done)).difference(part.indices.tolist()):
                 key = self.keys[row]
@@ -92,6 +97,9 @@ class InMemory:
             texts=[self._texts[index] for index in good],
             images={view: self._images[view][rows] for view in views},
             faults=tuple(self._faulty[index] for index in wanted if index in self._faulty),
+            notes=tuple(note for index in good for note in self._notes.get(self.keys[index], ()))
+            if self._notes
+            else (),
         )
 
 

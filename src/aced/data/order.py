@@ -57,12 +57,21 @@ class Order:
         order = self._permutation(epoch)
         return order[place * self.batch : (place + 1) * self.batch].clone()
 
+    def epochs(self, step: int) -> Tensor:
+        """The epoch of each sample of super-batch `step`: `[batch]` int64, all alike."""
+        return torch.full((self.batch,), self.epoch_of(step), dtype=torch.int64)
+
     def _permutation(self, epoch: int) -> Tensor:
         """The `[n]` int64 permutation of an epoch; the last one asked for is kept, which is all the state."""
         cached = self._cached
         if cached is None or cached[0] != epoch:
-            digest = hashlib.sha256(f"aced order {self.seed} {epoch}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            cached = (epoch, torch.randperm(self.n, generator=generator))
+            cached = (epoch, permutation(self.n, f"aced order {self.seed} {epoch}"))
             self._cached = cached
         return cached[1]
+
+
+def permutation(n: int, words: str) -> Tensor:
+    """The `[n]` int64 permutation that follows from `words`."""
+    digest = hashlib.sha256(words.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randperm(n, generator=generator)

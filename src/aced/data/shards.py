@@ -8,28 +8,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from aced.data.images import ImageFault, decode_image
+from aced.data.captions import CaptionFault, Captions, Note
+from aced.data.faults import FaultList
+from aced.data.images import ImageFault, decode_noted
+from aced.data.located import locate_tars
 from aced.data.source import Candidates, Fault
+from aced.data.spool import Located, Spool
 from aced.data.tarfiles import TarFiles, TarKeys, TarSession
-from aced.data.tarindex import TarIndex, index_tar
-from aced.data.tarpaths import distinct_names, expand_tars
+from aced.data.tarindex import IMAGE_SUFFIXES, TarIndex, index_tar, no_index
+from aced.data.tarpaths import distinct_names
 from aced.data.tars import TarFault
 from aced.data.views import View
 from aced.errors import AcedError
 
-MAX_CAPTION = 8192
-"""Characters of a caption that are kept; a tokenizer needs seconds for a megabyte, to keep 77 tokens."""
-
-HARMLESS = frozenset({"not_regular", "no_key", "duplicate_member", "two_images"})
-"""Names of those faults in `Shards.faults` that leave out no sample."""
+_FAULTS = 1000
+"""Faults of each name that are kept one by one when tars are indexed; the others are counted."""
 
 
 class Shards:
@@ -42,50 +45,68 @@ class Shards:
         keys: `<tar name>/<key>` of each sample.
         fingerprint: hash of the tars' names, sizes and times and of the choice of caption.
         parts: for each tar name, a hash that a copy shares and a changed tar does not.
+        part_sizes: samples of each part; part by part they are the samples in order.
+        mixture: with sources apart, samples of each; part by part they are the samples in order. Else empty.
         paths: the tars.
         faults: what was left out or odd already at indexing: tars cut or damaged (`tar_...`, with the tar's
-            name as key), samples without image or caption or with an empty member, and what `HARMLESS` names.
+            name as key), samples without image or caption or with an empty member, and what
+            `aced.data.faults.HARMLESS` names.
+        captions_vary: whether the caption of a sample changes from epoch to epoch.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        located: Sequence[Located],
         names: Sequence[str],
         indexes: Sequence[TarIndex],
-        caption: str,
-        field: str,
+        captions: Captions,
+        groups: Sequence[int] = (),
+        scaled: bool = False,
     ) -> None:
-        self.paths = list(paths)
-        self.name = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths])).name or "data"
-        self._field = field
-        self._states = [(index.size, index.mtime_ns) for index in indexes]
-        faults: list[Fault] = []
-        rows: list[np.ndarray] = []
-        for name, index in zip(names, indexes, strict=True):
-            rows.append(_usable(name, index, "json" if field else "txt", caption, faults))
+        self.paths = [tar.path for tar in located]
+        folders = [os.path.dirname(os.path.abspath(tar.source)) for tar in located]
+        self.name = Path(os.path.commonpath(folders)).name or "data"
+        self._captions = captions
+        self.captions_vary = captions.choice == "random"
+        self._scaled = scaled
+        states = [(index.size, index.mtime_ns) for index in indexes]
+        faults = FaultList(_FAULTS)
+        rows = [_usable(name, index, captions, faults) for name, index in zip(names, indexes, strict=True)]
         chosen = list(zip(indexes, rows, strict=True))
+        keys = TarKeys(names, [index.keys.take(kept) for index, kept in chosen])
+        self.keys: Sequence[str] = keys
+        self._keys = keys
+        self._tar_of = keys.tar_of
+        _tell_repeated(keys, faults)
         self.faults = tuple(faults)
-        self.keys: Sequence[str] = TarKeys(names, [[index.keys[row] for row in kept] for index, kept in chosen])
-        self._tar = np.repeat(np.arange(len(paths)), [len(kept) for kept in rows])
         places = {
             part: np.concatenate([index.places[part][kept] for index, kept in chosen])
             for part in ("image", "txt", "json")
         }
         self._image, self._json = places["image"], places["json"]
-        self._caption = places["json" if field else "txt"]
-        states = [[name, *state] for name, state in zip(names, self._states, strict=True)]
-        self.fingerprint = hashlib.sha256(json.dumps([states, caption]).encode()).hexdigest()
-        self.parts = {name: f"{caption} {index.mark()}" for name, index in zip(names, indexes, strict=True)}
-        self._files = TarFiles(self.paths, self._states)
+        self._caption = places[captions.part]
+        how = f"{captions} scaled" if scaled else str(captions)
+        marks = [[name, *state] for name, state in zip(names, states, strict=True)]
+        self.fingerprint = hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
+        self.parts = {name: f"{how} {index.mark()}" for name, index in zip(names, indexes, strict=True)}
+        self.part_sizes = [len(kept) for kept in rows]
+        ends = np.cumsum([0, *groups])
+        self.mixture = tuple(sum(self.part_sizes[a:b]) for a, b in pairwise(ends))
+        self._files = TarFiles(self.paths, states)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+    def read(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int] | None = None) -> Candidates:
         """Load the samples at `indices` (in that order) in every view; faulty ones are left out, reported.
 
         Names of faults: those of `aced.data.images.decode_image`, `caption_empty`, `caption_no_field` and
-        `caption_bad_json`.
+        `caption_bad_json`; what is odd about the others is in `notes`.
+
+        Args:
+            indices: positions.
+            views: in which the images are wanted.
+            epochs: the epoch of each sample, for captions that vary; epoch 0 for all without it.
 
         Raises:
             AcedError: a tar changed since it was indexed, or cannot be read.
@@ -95,39 +116,56 @@ class Shards:
         good: list[int] = []
         texts: list[str] = []
         faults: list[Fault] = []
+        odd: list[Fault] = []
         session = self._files.session()
-        for index in map(int, indices):
+        for index, epoch in zip(map(int, indices), epochs or [0] * len(indices), strict=True):
             if not 0 <= index < len(self):
                 raise IndexError(f"sample {index} of {len(self)}")
+            notes: list[Note] = []
             try:
-                text, image = self._load(session, index)
-                for view, rows in pixels.items():
-                    rows[len(good)] = view.apply(image)
-            except (ImageFault, _CaptionFault) as fault:
+                text = self._text(session, index, int(epoch), notes)
+                content = session.read(self._tar_of(index), self._image[index])
+                for view, image in self._decoded(content, views, notes):
+                    pixels[view][len(good)] = view.apply(image)
+            except (ImageFault, CaptionFault) as fault:
                 faults.append(Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
                 continue
             good.append(index)
             texts.append(text)
+            odd += [
+                Fault(self.keys[index], name, f"{self.keys[index]}: {detail}.") for name, detail in dict(notes).items()
+            ]
         return Candidates(
             indices=torch.tensor(good, dtype=torch.int64),
             texts=texts,
             images={view: torch.from_numpy(rows[: len(good)]) for view, rows in pixels.items()},
             faults=tuple(faults),
+            notes=tuple(odd),
         )
 
-    def _load(self, session: TarSession, index: int) -> tuple[str, np.ndarray]:
-        tar = int(self._tar[index])
-        text = self._text(session.read(tar, self._caption[index]))
-        return text, decode_image(session.read(tar, self._image[index]))
+    def _text(self, session: TarSession, index: int, epoch: int, notes: list[Note]) -> str:
+        content = session.read(self._tar_of(index), self._caption[index])
+        key = self.keys[index] if self.captions_vary else ""
+        return self._captions.read(content, key, epoch, notes)
 
-    def _text(self, content: bytes) -> str:
-        text = content.decode("utf-8", "replace")
-        if self._field:
-            text = _json_field(text, self._field)
-        text = text.replace("\0", "").replace("\ufeff", "").strip()[:MAX_CAPTION]
-        if not text:
-            raise _CaptionFault("caption_empty", "the caption is empty")
-        return text
+    def _decoded(self, content: bytes, views: Sequence[View], notes: list[Note]) -> Iterator[tuple[View, np.ndarray]]:
+        """The image for each view: one for all, or with scaled decoding what suits that view alone."""
+        if not self._scaled or not views:
+            image, odd = decode_noted(content)
+            notes += odd
+            yield from ((view, image) for view in dict.fromkeys(views))
+            return
+        for view in dict.fromkeys(views):
+            image, odd = decode_noted(content, least=view.size)
+            notes += odd
+            yield view, image
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the index takes."""
+        return sum(rows.nbytes for rows in {id(r): r for r in (self._image, self._caption, self._json)}.values()) + (
+            self._keys.nbytes
+        )
 
     @cached_property
     def kinds(self) -> Sequence[str] | None:
@@ -139,7 +177,7 @@ class Shards:
 
         Only the first sample of each tar is asked whether there is one: a large pool has millions of jsons.
         """
-        _, firsts = np.unique(self._tar, return_index=True)
+        firsts = [end - size for end, size in zip(np.cumsum(self.part_sizes), self.part_sizes, strict=True) if size]
         session = self._files.session()
         if all(self._kind(session, int(index)) is None for index in firsts):
             return None
@@ -149,7 +187,7 @@ class Shards:
         if self._json[index, 0] < 0:
             return None
         try:
-            content = json.loads(session.read(int(self._tar[index]), self._json[index]))
+            content = json.loads(session.read(self._tar_of(index), self._json[index]))
         except ValueError:
             return None
         kind = content.get("kind") if isinstance(content, dict) else None
@@ -160,103 +198,123 @@ def open_shards(
     patterns: Sequence[str],
     *,
     caption: str = "txt",
+    caption_choice: str = "whole",
+    seed: int = 0,
     bad_tars: Literal["stop", "skip"] = "stop",
     index_dir: Path | None = None,
+    spool: Spool | None = None,
+    apart: bool = False,
+    scaled_decoding: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    fetching: Callable[[int, int], None] | None = None,
 ) -> Shards:
     """Index the tars that patterns name.
 
     Args:
-        patterns: files, folders (all `*.tar` in them), globs, brace ranges `{00000..00010}`.
-        caption: `txt`, or `json:<field>` for a field of the sample's json (of a list, the first entry).
-        bad_tars: at a damaged tar, `stop`, or `skip` what comes after the damage and tell it in `faults`.
+        patterns: files, folders (all tars in them), globs, brace ranges `{00000..00010}`, and with a spool addresses.
+        caption: `txt`, or `json:<field>` for a field of the sample's json.
+        caption_choice: of several captions (lines of the txt, entries of the json's list) the `first` or a `random`
+            one; `whole` takes the txt as it is, and of a list the first.
+        seed: of the random choice.
+        bad_tars: at a damaged tar, `stop`, or `skip` what is damaged and tell it in `faults`.
         index_dir: where indexes are kept for the next time; without it they are made anew.
+        spool: where addresses are fetched to and gzip files unpacked.
+        apart: whether each pattern is a source of its own; see `Shards.mixture`.
+        scaled_decoding: decode large JPEGs smaller; see `aced.data.images.decode_noted`.
         progress: called with (tars done, all tars).
+        fetching: called with (addresses fetched, all addresses).
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
     """
     if bad_tars not in ("stop", "skip"):
         raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{bad_tars}".')
-    kind, colon, field = caption.partition(":")
-    if not (caption == "txt" or (kind == "json" and colon and field)):
-        raise AcedError(f'The caption is "txt" or "json:<field>", not "{caption}".')
-    paths = expand_tars(patterns)
+    captions = Captions.parse(caption, caption_choice, seed)
+    groups = locate_tars(patterns, spool, apart=apart, progress=fetching)
+    located = [tar for group in groups for tar in group]
     indexes: list[TarIndex] = []
-    for path in paths:
-        try:
-            index = index_tar(path, Path(index_dir) if index_dir is not None else None)
-        except OSError as error:
-            fault = TarFault("unreadable", f"it cannot be read ({error.strerror or error})")
-            index = _nothing(fault)
+    for tar in located:
+        index = _index(tar, index_dir)
         if bad_tars == "stop":
-            _check(path, index, "json" if field else "txt", caption)
+            _check(tar.source, index, captions)
         indexes.append(index)
         if progress is not None:
-            progress(len(indexes), len(paths))
-    shards = Shards(paths, distinct_names(paths), indexes, caption, field)
+            progress(len(indexes), len(located))
+    names = distinct_names([Path(tar.source) for tar in located])
+    shards = Shards(
+        located, names, indexes, captions, [len(group) for group in groups] if apart else (), scaled_decoding
+    )
     if not len(shards):
-        first = f"; the first fault: {shards.faults[0].detail}" if shards.faults else "."
-        raise AcedError(f"None of the {len(paths)} tars holds a whole pair of image and caption{first}")
+        reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in _first_of_each(shards.faults))
+        told = f"; {reasons}." if reasons else "."
+        raise AcedError(f"None of the {len(located)} tars holds a whole pair of image and caption{told}")
     return shards
 
 
-def _nothing(fault: TarFault) -> TarIndex:
-    none = np.empty((0, 2), dtype=np.int64)
-    return TarIndex(-1, -1, [], {"image": none, "txt": none, "json": none}, {}, [], fault)
+def _index(tar: Located, index_dir: Path | None) -> TarIndex:
+    try:
+        index = index_tar(tar.path, Path(index_dir) if index_dir is not None else None)
+    except OSError as error:
+        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})"))
+    return index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])
 
 
-def _check(path: Path, index: TarIndex, part: str, caption: str) -> None:
+def _first_of_each(faults: Sequence[Fault]) -> list[Fault]:
+    found: dict[str, Fault] = {}
+    for fault in faults:
+        found.setdefault(fault.name, fault)
+    return list(found.values())[:3]
+
+
+def _check(source: str, index: TarIndex, captions: Captions) -> None:
     """Refuse a damaged tar and one without pairs."""
-    whole = int(((index.places["image"][:, 1] > 0) & (index.places[part][:, 1] > 0)).sum())
+    whole = int(((index.places["image"][:, 1] > 0) & (index.places[captions.part][:, 1] > 0)).sum())
     if index.fault is not None:
         raise AcedError(
-            f'{path} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" '
-            f"to go on with the {whole} whole samples before the fault."
+            f'{source} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" '
+            f"to go on with the {whole} whole samples in it."
         )
     if whole == 0:
         found = sorted({suffix for has in index.suffixes.values() for suffix in has})[:6]
         what = f"; its samples have {', '.join(found)}" if found else ""
-        raise AcedError(f"{path} holds no pair of an image (jpg, jpeg, png, webp) and a caption ({caption}){what}.")
+        raise AcedError(f"{source} holds no pair of an image (jpg, jpeg, png, webp) and a caption ({captions}){what}.")
 
 
-def _usable(tar: str, index: TarIndex, part: str, caption: str, faults: list[Fault]) -> np.ndarray:
+def _usable(tar: str, index: TarIndex, captions: Captions, faults: FaultList) -> np.ndarray:
     """The rows of a tar's whole samples; everything else goes to `faults`."""
-    if index.fault is not None:
-        sentence = f"{tar}: {index.fault.detail}; {len(index.keys)} samples before that were found."
-        faults.append(Fault(tar, f"tar_{index.fault.name}", sentence))
-    for key, name, detail in index.notes:
-        faults.append(Fault(f"{tar}/{key}", name, f"{tar}/{key}: {detail}."))
-    image, text = index.places["image"], index.places[part]
+    image, text = index.places["image"], index.places[captions.part]
     good = (image[:, 1] > 0) & (text[:, 1] > 0)
-    for row in np.flatnonzero(~good):
+    for damage in index.faults:
+        sentence = f"{tar}: {damage.detail}; {int(good.sum())} whole samples of it are used."
+        faults.add(Fault(tar, f"tar_{damage.name}", sentence))
+    for note in index.notes:
+        faults.add(Fault(f"{tar}/{note.key}", note.name, f"{tar}/{note.key}: {note.detail}.", note.count))
+    for row in map(int, np.flatnonzero(~good)):
         key = index.keys[row]
-        has = ", ".join(index.suffixes.get(key, []))
-        if image[row, 0] < 0:
-            name, detail = "no_image", f"it has no jpg, jpeg, png or webp (only {has})"
-        elif text[row, 0] < 0:
-            name, detail = "no_caption", f"it has no {part} for the caption {caption} (only {has})"
-        else:
-            empty = "image" if image[row, 1] == 0 else part
-            name, detail = "empty_member", f"its {empty} has no bytes"
-        faults.append(Fault(f"{tar}/{key}", name, f"{tar}/{key}: {detail}."))
+        name, detail, count = _why(index.suffixes.get(key, []), image[row], text[row], captions)
+        faults.add(Fault(f"{tar}/{key}", name, f"{tar}/{key}: {detail}.", count))
     return np.flatnonzero(good)
 
 
-class _CaptionFault(Exception):
-    def __init__(self, name: str, detail: str) -> None:
-        super().__init__(detail)
-        self.name = name
+def _why(suffixes: list[str], image: np.ndarray, text: np.ndarray, captions: Captions) -> tuple[str, str, int]:
+    """Name, detail and count of what an incomplete sample lacks."""
+    has = ", ".join(suffixes[:8])
+    dotted = [suffix for suffix in suffixes if suffix.rpartition(".")[2] in IMAGE_SUFFIXES and "." in suffix]
+    if image[0] < 0 and dotted:
+        detail = f"it has no jpg, jpeg, png or webp (only {has}), because a key ends at the first dot of a file name"
+        return "dotted_key", detail, len(dotted)
+    if image[0] < 0:
+        return "no_image", f"it has no jpg, jpeg, png or webp (only {has})", 1
+    if text[0] < 0:
+        return "no_caption", f"it has no {captions.part} for the caption {captions} (only {has})", 1
+    empty = "image" if image[1] == 0 else captions.part
+    return "empty_member", f"its {empty} has no bytes", 1
 
 
-def _json_field(text: str, field: str) -> str:
-    try:
-        content: Any = json.loads(text)
-    except ValueError as error:
-        raise _CaptionFault("caption_bad_json", "its json cannot be read") from error
-    value = content.get(field) if isinstance(content, dict) else None
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    if value is None:
-        raise _CaptionFault("caption_no_field", f"its json has no field {field}")
-    return str(value)
+def _tell_repeated(keys: TarKeys, faults: FaultList) -> None:
+    if len(keys.tars) < 2:
+        return
+    count, example = keys.repeated()
+    if example is not None:
+        detail = f"{example}: another tar has this key too; samples are told apart by tar and key."
+        faults.add(Fault(example, "key_in_two_tars", detail, count))

@@ -17,11 +17,15 @@ SOUND_KINDS = frozenset({"clean", "duplicate"})
 
 @dataclass(frozen=True)
 class Fault:
-    """A sample that could not be used: its key, a short name of the fault for counting, and one sentence."""
+    """A sample that could not be used or is odd: its key, a short name of the fault for counting, and one sentence.
+
+    `count` is more than 1 where one fault stands for many, of which this is an example.
+    """
 
     key: str
     name: str
     detail: str
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class Candidates:
         texts: B captions.
         images: for each `View` that was asked for, `[B, 3, size, size]` uint8.
         faults: the samples that were asked for and could not be used.
+        notes: what is odd about the samples that are there; see `aced.data.faults.HARMLESS`.
     """
 
     indices: Tensor
     texts: list[str]
     images: dict[View, Tensor]
     faults: tuple[Fault, ...] = field(default=())
+    notes: tuple[Fault, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.texts)

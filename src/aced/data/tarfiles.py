@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 import threading
 from collections import OrderedDict
@@ -12,6 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from aced.data.packed import PackedStrings
 from aced.errors import AcedError
 
 _OPEN_FILES = 64
@@ -111,15 +114,13 @@ class TarKeys(Sequence[str]):
         keys: the keys in each tar.
     """
 
-    def __init__(self, tars: Sequence[str], keys: Sequence[Sequence[str]]) -> None:
-        self._tars = list(tars)
-        self._first = np.cumsum([0, *(len(part) for part in keys)])
-        packed = [key.encode("utf-8", "surrogateescape") for part in keys for key in part]
-        self._ends = np.cumsum([0, *(len(key) for key in packed)])
-        self._bytes = b"".join(packed)
+    def __init__(self, tars: Sequence[str], keys: Sequence[PackedStrings]) -> None:
+        self.tars = list(tars)
+        self._first = [0, *itertools.accumulate(len(part) for part in keys)]
+        self._keys = PackedStrings.joined(keys)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._keys)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -130,8 +131,23 @@ class TarKeys(Sequence[str]):
             return [self[row] for row in range(*index.indices(len(self)))]
         if index < 0:
             index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(f"key {index} of {len(self)}")
-        tar = int(np.searchsorted(self._first, index, side="right")) - 1
-        key = self._bytes[self._ends[index] : self._ends[index + 1]]
-        return f"{self._tars[tar]}/{key.decode('utf-8', 'surrogateescape')}"
+        key = self._keys[index]
+        return f"{self.tars[self.tar_of(index)]}/{key}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, without the tars' names."""
+        return self._keys.nbytes
+
+    def tar_of(self, index: int) -> int:
+        """The number of the tar that sample `index` is in."""
+        return bisect.bisect_right(self._first, index) - 1
+
+    def repeated(self) -> tuple[int, str | None]:
+        """How many keys occur in more than one tar (each further time counts), and the first such key."""
+        hashes = np.fromiter(map(hash, self._keys), dtype=np.int64, count=len(self))
+        order = np.argsort(hashes, kind="stable")
+        again = np.flatnonzero(np.diff(hashes[order]) == 0)
+        if not len(again):
+            return 0, None
+        return len(again), self[int(order[again + 1].min())]

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from aced.data.atomic import write_atomic
-from aced.data.tars import TarFault, TarListing, list_tar, split_key
+from aced.data.faults import FaultList
+from aced.data.packed import PackedStrings
+from aced.data.source import Fault
+from aced.data.tars import Member, TarFault, TarListing, list_tar, split_key
 
 # In order of preference where a sample has more than one.
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _PARTS = ("image", "txt", "json")
-_VERSION = 1
+_VERSION = 2
+_NOTES = 100
+Parts = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -30,25 +37,28 @@ class TarIndex:
         keys: the n keys.
         places: for `image`, `txt` and `json`: `[n, 2]` int64 offset and size, offset -1 where there is none.
         suffixes: of the samples without image or txt, all suffixes that they have.
-        notes: key (or member), name and detail of oddities that do not make a sample unusable.
-        fault: what is wrong with the tar, if anything; the samples are then those before it.
+        notes: oddities that do not make a sample unusable; their key is that of the sample or the name of the member.
+        faults: what is wrong with the tar; the samples are those that are whole all the same.
+        content_mark: see `mark`.
     """
 
     size: int
     mtime_ns: int
-    keys: list[str]
+    keys: PackedStrings
     places: dict[str, np.ndarray]
     suffixes: dict[str, list[str]]
-    notes: list[tuple[str, str, str]]
-    fault: TarFault | None
+    notes: list[Fault]
+    faults: list[TarFault]
+    content_mark: str
+
+    @property
+    def fault(self) -> TarFault | None:
+        """The first fault of the tar, if there is any."""
+        return self.faults[0] if self.faults else None
 
     def mark(self) -> str:
         """A hash of everything but the time: equal for a copy, other for nearly any change of content."""
-        digest = hashlib.sha256(f"{self.size}\n".encode())
-        digest.update(json.dumps(self.keys).encode())
-        for part in _PARTS:
-            digest.update(self.places[part].astype("<i8").tobytes())
-        return digest.hexdigest()[:16]
+        return self.content_mark
 
 
 def index_tar(path: Path, index_dir: Path | None = None) -> TarIndex:
@@ -65,36 +75,35 @@ def index_tar(path: Path, index_dir: Path | None = None) -> TarIndex:
     if index_dir is None:
         return _group(list_tar(path))
     name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    cache = index_dir / f"{path.stem}-{name}.json"
+    cache = index_dir / f"{path.stem}-{name}.npz"
     state = os.stat(path)
     index = _load(cache)
     if index is None or (index.size, index.mtime_ns) != (state.st_size, state.st_mtime_ns):
         index = _group(list_tar(path))
-        write_atomic(cache, json.dumps(_to_json(index)))
+        write_atomic(cache, _packed(index))
     return index
+
+
+def no_index(fault: TarFault) -> TarIndex:
+    """The index of a tar that gives nothing."""
+    places = {part: np.empty((0, 2), dtype=np.int64) for part in _PARTS}
+    return TarIndex(-1, -1, PackedStrings.of([]), places, {}, [], [fault], "")
 
 
 def _group(listing: TarListing) -> TarIndex:
     """Members to samples. A sample's members need not be neighbours."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    notes = [(name, "not_regular", "it is a link or a special file, which is not read") for name in listing.others]
-    for member in listing.members:
-        split = split_key(member.name)
-        if split is None:
-            notes.append((member.name, "no_key", "its name has no key or no suffix"))
-            continue
-        key, suffix = split
-        parts = samples.setdefault(key, {})
-        if suffix in parts:
-            notes.append((key, "duplicate_member", f"it has {suffix} more than once; the first is used"))
-        else:
-            parts[suffix] = (member.offset, member.size)
+    notes = FaultList(_NOTES)
+    for name in listing.others:
+        notes.add(Fault(name, "not_regular", "it is a link or a special file, which is not read"))
+    for name in listing.folders:
+        notes.add(Fault(name, "folder", "it is an entry for a folder"))
+    samples = _samples(listing.members, notes)
     places = {part: np.full((len(samples), 2), -1, dtype=np.int64) for part in _PARTS}
     suffixes: dict[str, list[str]] = {}
     for row, (key, parts) in enumerate(samples.items()):
         images = [suffix for suffix in IMAGE_SUFFIXES if suffix in parts]
         if len(images) > 1:
-            notes.append((key, "two_images", f"it has {' and '.join(images)}; {images[0]} is used"))
+            notes.add(Fault(key, "two_images", f"it has {' and '.join(images)}; {images[0]} is used"))
         if images:
             places["image"][row] = parts[images[0]]
         for part in ("txt", "json"):
@@ -102,40 +111,93 @@ def _group(listing: TarListing) -> TarIndex:
                 places[part][row] = parts[part]
         if not images or "txt" not in parts:
             suffixes[key] = list(parts)
-    return TarIndex(listing.size, listing.mtime_ns, list(samples), places, suffixes, notes, listing.fault)
+    keys = PackedStrings.of(samples)
+    mark = _mark(listing.size, list(samples), places)
+    return TarIndex(listing.size, listing.mtime_ns, keys, places, suffixes, list(notes), listing.faults, mark)
 
 
-def _to_json(index: TarIndex) -> dict[str, Any]:
-    return {
+def _samples(members: Iterable[Member], notes: FaultList) -> dict[str, Parts]:
+    """Offset and size by key and suffix.
+
+    A name that comes twice in a row is a mistake, and the first counts. A key that begins again apart from the first
+    (tars that were joined) is another sample: `KEY#2`.
+    """
+    samples: dict[str, Parts] = {}
+    newest: dict[str, str] = {}  # only of keys that came again: what their last sample is called
+    before = None
+    for member in members:
+        split = split_key(member.name)
+        if split is None:
+            notes.add(Fault(member.name, "no_key", "its name has no key or no suffix"))
+            continue
+        key, suffix = split
+        name = newest.get(key, key)
+        parts = samples.setdefault(name, {})
+        if suffix in parts and before == key:
+            notes.add(Fault(name, "duplicate_member", f"it has {suffix} more than once; the first is used"))
+        elif suffix in parts:
+            number = 2
+            while (name := f"{key}#{number}") in samples:
+                number += 1
+            newest[key], samples[name] = name, {suffix: (member.offset, member.size)}
+            notes.add(Fault(name, "duplicate_key", f"the key {key} comes again and is taken for another sample"))
+        else:
+            parts[suffix] = (member.offset, member.size)
+        before = key
+    return samples
+
+
+def _mark(size: int, keys: list[str], places: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(f"{size}\n".encode())
+    digest.update(json.dumps(keys).encode())
+    for part in _PARTS:
+        digest.update(places[part].astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _packed(index: TarIndex) -> bytes:
+    """The content of a cache file: arrays, and the rest as JSON in one of them."""
+    facts = {
         "version": _VERSION,
         "size": index.size,
         "mtime_ns": index.mtime_ns,
-        "keys": index.keys,
-        "places": {part: rows.ravel().tolist() for part, rows in index.places.items()},
         "suffixes": index.suffixes,
-        "notes": index.notes,
-        "fault": [index.fault.name, index.fault.detail] if index.fault else None,
+        "notes": [asdict(note) for note in index.notes],
+        "faults": [asdict(fault) for fault in index.faults],
+        "mark": index.content_mark,
     }
+    arrays = {part: index.places[part] for part in _PARTS}
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
+    arrays["keys"] = np.frombuffer(index.keys.content, dtype=np.uint8)
+    arrays["ends"] = index.keys.ends
+    out = io.BytesIO()
+    np.savez(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
 
 
 def _load(cache: Path) -> TarIndex | None:
     """An index from the cache; None if there is none or it is not what this version writes."""
     try:
-        content = json.loads(cache.read_bytes())
-        if content["version"] != _VERSION:
+        with np.load(cache, allow_pickle=False) as file:
+            facts = json.loads(file["facts"].tobytes())
+            if facts["version"] != _VERSION:
+                return None
+            keys = PackedStrings(file["keys"].tobytes(), file["ends"])
+            places = {part: file[part] for part in _PARTS}
+        if any(rows.shape != (len(keys), 2) or rows.dtype != np.int64 for rows in places.values()):
             return None
-        places = {part: np.array(content["places"][part], dtype=np.int64).reshape(-1, 2) for part in _PARTS}
-        if any(len(rows) != len(content["keys"]) for rows in places.values()):
+        if keys.ends.dtype != np.int64 or keys.ends[0] != 0 or keys.ends[-1] != len(keys.content):
             return None
         return TarIndex(
-            content["size"],
-            content["mtime_ns"],
-            content["keys"],
+            facts["size"],
+            facts["mtime_ns"],
+            keys,
             places,
-            content["suffixes"],
-            [(key, name, detail) for key, name, detail in content["notes"]],
-            TarFault(*content["fault"]) if content["fault"] else None,
+            facts["suffixes"],
+            [Fault(**note) for note in facts["notes"]],
+            [TarFault(**fault) for fault in facts["faults"]],
+            facts["mark"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile):
         # A cache that cannot be read is made again.
         return None

@@ -18,7 +18,8 @@ def expand_tars(patterns: Sequence[str]) -> list[Path]:
     """The tars that patterns name, in the order given (within a folder or glob: sorted), each once.
 
     Args:
-        patterns: files, folders (all `*.tar` in them), globs, names with braces (`{00000..00010}`, `{a,b}`).
+        patterns: files, folders (all `*.tar`, `*.tar.gz` and `*.tgz` in them), globs, names with braces
+            (`{00000..00010}`, `{a,b}`).
 
     Raises:
         AcedError: nothing there, or an address instead of a path.
@@ -33,12 +34,13 @@ def expand_tars(patterns: Sequence[str]) -> list[Path]:
 
 
 def _expand(pattern: str) -> list[Path]:
+    pattern = pattern.removeprefix("file://")
     if re.match(r"[a-z0-9+]+://", pattern) or pattern.startswith("pipe:"):
         raise AcedError(f"{pattern} is not a path: download the tars first and name the files or their folder.")
     if os.path.lexists(pattern):
         return _existing(Path(pattern))
     paths: list[Path] = []
-    for name in _braces(pattern):
+    for name in braces(pattern):
         if os.path.lexists(name):
             paths += _existing(Path(name))
             continue
@@ -54,12 +56,16 @@ def _existing(path: Path) -> list[Path]:
         raise AcedError(f"{path} is a link to a file that does not exist.")
     if not path.is_dir():
         return [path]
-    tars = sorted(path.glob("*.tar"))
+    tars = {tar.name.removesuffix(".tar"): tar for tar in path.glob("*.tar")}
+    # Of a tar that was unpacked beside its gzip file, the tar is read.
+    for ending in (".tar.gz", ".tgz"):
+        for packed in path.glob(f"*{ending}"):
+            tars.setdefault(packed.name.removesuffix(ending), packed)
     if not tars:
-        packed = next(iter(sorted(path.glob("*.tar.*")) + sorted(path.glob("*.tgz"))), None)
-        hint = f"; {packed.name} must be unpacked to a .tar first" if packed else ""
+        other = next(iter(sorted(path.glob("*.tar.*"))), None)
+        hint = f"; {other.name} must be unpacked to a .tar first" if other else ""
         raise AcedError(f"The folder {path} holds no .tar files{hint}.")
-    return tars
+    return sorted(tars.values())
 
 
 def _nothing(pattern: str, name: str) -> str:
@@ -72,8 +78,8 @@ def _nothing(pattern: str, name: str) -> str:
     return f"There is no file or folder {name}{part}."
 
 
-def _braces(pattern: str) -> Iterator[str]:
-    """`a{0..2}` to a0, a1, a2 (zero-padded as written) and `a{x,y}` to ax, ay; braces may be nested."""
+def braces(pattern: str) -> Iterator[str]:
+    """What a pattern stands for: `a{0..2}` for a0, a1, a2 (zero-padded as written), `a{x,y}` for ax, ay; nested too."""
     match = _BRACES.search(pattern)
     if match is None:
         yield pattern
@@ -91,7 +97,7 @@ def _braces(pattern: str) -> Iterator[str]:
     else:
         raise AcedError(f"{match.group(0)} in {pattern} is neither a range {{00..09}} nor a list {{a,b}}.")
     for word in words:
-        yield from _braces(pattern[: match.start()] + word + pattern[match.end() :])
+        yield from braces(pattern[: match.start()] + word + pattern[match.end() :])
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

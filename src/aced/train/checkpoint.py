@@ -42,6 +42,8 @@ _FREE = {
     "data.workers",
     "data.index_dir",
     "data.in_memory",
+    "data.spool_dir",
+    "data.spool_gb",
 }
 
 

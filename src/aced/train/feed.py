@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aced.config import Config
+from aced.data.faults import HARMLESS
+from aced.data.mixture import Mixture
 from aced.data.order import Order
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
@@ -42,12 +44,16 @@ class Faults:
         for fault in faults:
             self._count(fault)
 
-    def add(self, faults: Sequence[Fault], read: int) -> None:
-        """Count the faults of one super-batch of `read` samples.
+    def add(self, faults: Sequence[Fault], read: int, odd: Sequence[Fault] = ()) -> None:
+        """Count the faults of one super-batch of `read` samples, and what is odd about the others.
+
+        Oddities are counted as long as no more samples were read than there are, so in the first epoch.
 
         Raises:
             AcedError: more than `max_share` of the samples read (of 200 at least) are unreadable.
         """
+        if self.read + read <= self.total:
+            self.note(odd)
         self.read = min(self.total, self.read + read)
         for fault in faults:
             if fault.key not in self.keys:
@@ -60,18 +66,30 @@ class Faults:
                 f"{self.max_share:g} allows; for example {worst}: {self.examples[worst].detail}"
             )
 
+    def commonest(self) -> str:
+        """`; for example NAME: sentence` of the commonest fault so far, or nothing."""
+        lost = [(count, name) for name, count in self.counts.items() if name not in HARMLESS]
+        return f"; for example {max(lost)[1]}: {self.examples[max(lost)[1]].detail.rstrip('.')}" if lost else ""
+
     def _count(self, fault: Fault) -> None:
-        self.counts[fault.name] += 1
+        self.counts[fault.name] += fault.count
         self.examples.setdefault(fault.name, fault)
 
 
-def make_order(config: Config, n: int) -> Order:
+def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Order | Mixture:
     """The order of training over `n` samples.
+
+    Args:
+        config: seed, sizes, and weights where there are several sources.
+        n: number of samples.
+        mixture: samples of each source, where the config has weights.
 
     Raises:
         AcedError: the super-batch is larger than the data.
     """
     size, train = config.super_batch, config.train
+    if config.data.weights and config.data.shards:
+        return Mixture(mixture, config.data.weights, size, config.run.seed)
     if size > n:
         what = f"The batch of {size} (train.batch)"
         remedy = "train.batch"
@@ -87,28 +105,32 @@ class _Batches(Dataset["Candidates | AcedError"]):
 
     def __init__(self, source: Source, views: Sequence[View]) -> None:
         self.source, self.views = source, views
+        self.captions_vary = bool(getattr(source, "captions_vary", False))
 
-    def __getitem__(self, indices: Tensor) -> Candidates | AcedError:
+    def __getitem__(self, drawn: tuple[Tensor, Tensor]) -> Candidates | AcedError:
+        indices, epochs = drawn
         try:
+            if self.captions_vary:
+                return self.source.read(indices.tolist(), self.views, epochs.tolist())  # type: ignore[call-arg]
             return self.source.read(indices.tolist(), self.views)
         except AcedError as error:
             # A loader would wrap a worker's exception into a page of traceback; a value stays as it is.
             return error
 
 
-class _Steps(Sampler[Tensor]):
-    def __init__(self, order: Order, start: int, stop: int) -> None:
+class _Steps(Sampler[tuple[Tensor, Tensor]]):
+    def __init__(self, order: Order | Mixture, start: int, stop: int) -> None:
         self.order, self.start, self.stop = order, start, stop
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.order.indices(step) for step in range(self.start, self.stop))
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((self.order.indices(step), self.order.epochs(step)) for step in range(self.start, self.stop))
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 def feed(
-    source: Source, order: Order, views: Sequence[View], *, start: int, stop: int, workers: int
+    source: Source, order: Order | Mixture, views: Sequence[View], *, start: int, stop: int, workers: int
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 

@@ -62,7 +62,9 @@ def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: st
         AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step
             fails, or the disk is full.
     """
-    make_order(config, len(inputs.source))  # a super-batch that is too large is told before anything is written
+    source = inputs.source
+    # A super-batch that is too large is told before anything is written.
+    make_order(config, len(source), getattr(source, "mixture", ()))
     check_folder(Path(config.run.out), resume=resume)
     with locked(Path(config.run.out)):
         return _fit(config, inputs, student, bars, title, resume=resume)
@@ -129,10 +131,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower) -> Trainer:
 def _faults_of(config: Config, source: Source) -> Faults:
     """A count that starts with what was left out when the data were indexed."""
     faults = Faults(config.data.max_bad_share, len(source))
-    if known := getattr(source, "faults", ()):
-        from aced.data.shards import HARMLESS
-
-        faults.note(fault for fault in known if fault.name not in HARMLESS)
+    faults.note(getattr(source, "faults", ()))
     return faults
 
 

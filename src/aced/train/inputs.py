@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
     if method.distill and config.teacher.model:
         towers["teacher"] = load_frozen("teacher", config)
     pool = make_source(config, bars)
-    make_order(config, len(pool))
+    make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
     source = _decoded(pool, views, config, bars)
 
@@ -95,14 +96,24 @@ def make_source(config: Config, bars: Bars) -> Source:
     if not data.shards:
         return make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
     from aced.data.shards import open_shards
+    from aced.data.spool import GIGABYTE, Spool, is_address
 
-    with bars.counting("Indexing tars") as progress:
+    with contextlib.ExitStack() as stack:
+        fetching = None
+        if any(is_address(pattern) for pattern in data.shards):
+            fetching = stack.enter_context(bars.counting("Fetching tars"))
         return open_shards(
             data.shards,
             caption=data.caption,
+            caption_choice=data.caption_choice,
+            seed=config.run.seed,
             bad_tars=data.bad_tars,
             index_dir=Path(data.index_dir) if data.index_dir else None,
-            progress=progress,
+            spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
+            apart=bool(data.weights),
+            scaled_decoding=data.scaled_decoding,
+            progress=stack.enter_context(bars.counting("Indexing tars")),
+            fetching=fetching,
         )
 
 

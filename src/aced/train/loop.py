@@ -64,7 +64,7 @@ def _own_draws(seed: int, step: int, device: torch.device) -> Iterator[None]:
 def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
     views = [trainer.student.view]
     views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
-    order = make_order(config, len(source))
+    order = make_order(config, len(source), getattr(source, "mixture", ()))
     return feed(
         source,
         order,

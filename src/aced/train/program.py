@@ -13,6 +13,7 @@ from rich.table import Table
 
 from aced.config import Config
 from aced.data.atomic import write_atomic
+from aced.data.faults import HARMLESS
 from aced.methods import METHODS
 from aced.progress import Bars
 from aced.report import load_run, results_table, write_report
@@ -45,8 +46,7 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
     if fitted.results:
         console.print(results_table(results))
         console.print(_task_table(fitted))
-    if fitted.faults.counts:
-        console.print(_fault_table(fitted.faults))
+    _print_faults(fitted.faults, console)
     written = f"Model: {folder / 'model'}   Report: {page}   Figures: {folder / 'results.json'}"
     console.print(written, markup=False, highlight=False)
     if best := best_model(folder / BEST):
@@ -95,8 +95,18 @@ def _task_table(fitted: Fitted) -> Table:
     return table
 
 
-def _fault_table(faults: Faults) -> Table:
-    table = Table("Left out", "How many", "For example", title="What could not be used")
-    for name, count in faults.counts.most_common():
-        table.add_row(name, str(count), escape(faults.examples[name].detail))
+def _fault_table(faults: Faults, title: str, names: list[str]) -> Table:
+    table = Table("Fault", "How many", "For example", title=title)
+    for name in names:
+        table.add_row(name, f"{faults.counts[name]:,}", escape(faults.examples[name].detail))
     return table
+
+
+def _print_faults(faults: Faults, console: Console) -> None:
+    """What was skipped and why, and what is odd but was used, with an example of each."""
+    names = [name for name, _ in faults.counts.most_common()]
+    lost, odd = [name for name in names if name not in HARMLESS], [name for name in names if name in HARMLESS]
+    if lost:
+        console.print(_fault_table(faults, "What could not be used", lost))
+    if odd:
+        console.print(_fault_table(faults, "Odd, but used", odd))

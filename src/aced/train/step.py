@@ -134,7 +134,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
 def _usable(t: Trainer, candidates: Candidates) -> Candidates:
     """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
     read = len(candidates) + len(candidates.faults)
-    t.faults.add(candidates.faults, read)
+    t.faults.add(candidates.faults, read, candidates.notes)
     t.ledger.samples_loaded += read
     for provider in [t.reference, *t.teachers]:
         if provider is not None and not (valid := provider.valid(candidates.indices)).all():
@@ -143,7 +143,7 @@ def _usable(t: Trainer, candidates: Candidates) -> Candidates:
     if 2 * len(candidates) < t.settings.batch:
         raise AcedError(
             f"Step {t.step + 1}: only {len(candidates)} of {read} candidates are usable, less than half a batch of "
-            f"{t.settings.batch}; repair the data."
+            f"{t.settings.batch}{t.faults.commonest()}; repair the data."
         )
     return candidates
 

@@ -1,0 +1,73 @@
+"""From the patterns of a config to tars on a local disk: paths as they are, addresses and gzip through the spool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from aced.data.spool import Located, Remote, Spool, find, is_address, is_gzip
+from aced.data.tarpaths import expand_tars
+from aced.errors import AcedError
+
+Progress = Callable[[int, int], None]
+
+
+def locate_tars(
+    patterns: Sequence[str], spool: Spool | None, *, apart: bool = False, progress: Progress | None = None
+) -> list[list[Located]]:
+    """The tars of each pattern, each tar once.
+
+    Args:
+        patterns: files, folders, globs, brace ranges, and addresses that fsspec knows.
+        spool: where addresses and gzip files go; without it addresses are refused and gzip files are left as they are.
+        apart: whether the patterns are sources of their own, so that none may name a tar of another.
+        progress: called with (files fetched, all files that must be fetched).
+
+    Raises:
+        AcedError: nothing there, a tar in two sources, or what the spool raises.
+    """
+    if not patterns:
+        expand_tars(patterns)  # says what is missing
+    groups: list[list[Path | Remote]] = [[] for _ in patterns]
+    seen: dict[str, int] = {}
+    for number, pattern in enumerate(patterns):
+        for tar in _expand(pattern, spool):
+            identity = tar.address if isinstance(tar, Remote) else os.path.realpath(tar)
+            if identity not in seen:
+                seen[identity] = number
+                groups[number].append(tar)
+            elif apart and seen[identity] != number:
+                raise AcedError(
+                    f"{identity} is in two sources of data.shards, {patterns[seen[identity]]} and {pattern}: with "
+                    "data.weights each tar belongs to one."
+                )
+    remotes = [tar for group in groups for tar in group if isinstance(tar, Remote)]
+    fetched: dict[str, Path] = {}
+    if remotes and spool is not None:
+        paths = spool.fetch(remotes, progress)
+        fetched = {remote.address: path for remote, path in zip(remotes, paths, strict=True)}
+    return [[_located(tar, fetched, spool) for tar in group] for group in groups]
+
+
+def _expand(pattern: str, spool: Spool | None) -> list[Path] | list[Remote]:
+    if not is_address(pattern):
+        return expand_tars([pattern])
+    if spool is None:
+        raise AcedError(
+            f"{pattern} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path."
+        )
+    return find(pattern)
+
+
+def _located(tar: Path | Remote, fetched: dict[str, Path], spool: Spool | None) -> Located:
+    path = fetched[tar.address] if isinstance(tar, Remote) else tar
+    source = tar.address if isinstance(tar, Remote) else str(tar)
+    try:
+        packed = is_gzip(path)
+    except OSError:
+        packed = False  # the index tells why it cannot be read
+    if not packed or spool is None:
+        return Located(source, path)
+    unpacked = spool.unpack(path)
+    return Located(source, unpacked.path, unpacked.fault)

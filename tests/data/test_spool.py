@@ -1,0 +1,224 @@
+"""Tars at addresses and in gzip: fetched and unpacked once, whole or not at all, within a bound."""
+
+from __future__ import annotations
+
+import gzip
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from data_fakes import pairs, tar_bytes
+
+from aced.data import spool as spool_module
+from aced.data.shards import Shards, open_shards
+from aced.data.spool import GIGABYTE, Spool, find
+from aced.data.views import View
+from aced.errors import AcedError
+
+WHOLE = [tar_bytes(pairs(3, start=3 * number)) for number in range(3)]
+VIEW = View(8)
+
+
+@pytest.fixture
+def store() -> Iterator[fsspec.AbstractFileSystem]:
+    """A file system in memory with three tars in `/pool`."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    for number, content in enumerate(WHOLE):
+        system.pipe(f"/pool/{number}.tar", content)
+    yield system
+    system.store.clear()
+
+
+def opened(tmp_path: Path, *patterns: str, limit: int = GIGABYTE) -> Shards:
+    return open_shards(patterns, spool=Spool(tmp_path / "spool", limit))
+
+
+def kept(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "spool").iterdir() if not path.name.endswith(".lock"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tars"),
+    [
+        ("memory://pool", [0, 1, 2]),
+        ("memory://pool/", [0, 1, 2]),
+        ("memory://pool/*.tar", [0, 1, 2]),
+        ("memory://pool/{1..2}.tar", [1, 2]),
+        ("memory://pool/0.tar", [0]),
+    ],
+)
+def test_addresses_are_read_as_files_are(store, tmp_path: Path, pattern: str, tars: list[int]):
+    source = opened(tmp_path, pattern)
+    assert list(source.keys) == [f"{tar}.tar/{number:05d}" for tar in tars for number in range(3 * tar, 3 * tar + 3)]
+    assert source.read(range(len(source)), [VIEW]).texts == [
+        f"caption {number}" for tar in tars for number in range(3 * tar, 3 * tar + 3)
+    ]
+    assert len(kept(tmp_path)) == len(tars)
+    assert all(path.read_bytes() in WHOLE for path in source.paths)
+
+
+def test_what_is_there_is_not_fetched_again_and_what_changed_is(store, tmp_path: Path, monkeypatch):
+    fetched: list[str] = []
+    real = spool_module._download
+    monkeypatch.setattr(spool_module, "_download", lambda r, path: (fetched.append(r.address), real(r, path)))
+    first = opened(tmp_path, "memory://pool")
+    assert len(fetched) == 3
+    again = opened(tmp_path, "memory://pool")
+    assert len(fetched) == 3
+    assert (again.fingerprint, again.paths) == (first.fingerprint, first.paths)
+    elsewhere = opened(tmp_path / "other", "memory://pool")
+    assert elsewhere.fingerprint == first.fingerprint  # the time of the copy is no part of it
+    store.pipe("/pool/1.tar", tar_bytes(pairs(5)))
+    changed = opened(tmp_path, "memory://pool")
+    assert fetched[6:] == ["memory:///pool/1.tar"]
+    assert len(changed) == 11
+    assert len(kept(tmp_path)) == 3  # the older state is gone
+
+
+def test_addresses_and_paths_together_and_each_once(store, tmp_path: Path):
+    (tmp_path / "local.tar").write_bytes(tar_bytes(pairs(2, start=90)))
+    source = opened(tmp_path, "memory://pool/0.tar", f"file://{tmp_path}/local.tar", "memory://pool/{0..1}.tar")
+    assert [key.split("/")[0] for key in source.keys] == ["0.tar"] * 3 + ["local.tar"] * 2 + ["1.tar"] * 3
+    assert source.paths[1] == tmp_path / "local.tar"  # read where it lies
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("memory://pool/7.tar", r"^There is nothing at memory://pool/7\.tar\.$"),
+        ("memory://pool/*.zip", r"^Nothing matches memory://pool/\*\.zip\.$"),
+        ("memory://nowhere", "There is nothing at memory://nowhere"),
+        ("nonsense://pool/0.tar", r"nonsense://pool/0\.tar cannot be opened: Protocol not known: nonsense"),
+    ],
+)
+def test_what_is_not_there_is_named(store, tmp_path: Path, pattern: str, words: str):
+    with pytest.raises(AcedError, match=words):
+        opened(tmp_path, pattern)
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch):
+    def missing(_: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(spool_module, "_open_url", missing)
+    with pytest.raises(AcedError, match=r"needs a package that is not installed: Install s3fs to access S3\.$"):
+        opened(tmp_path, "s3://bucket/0.tar")
+
+
+def test_without_a_spool_an_address_is_refused(store):
+    with pytest.raises(AcedError, match=r"is an address: set data\.spool_dir"):
+        open_shards(["memory://pool"])
+
+
+def test_too_much_is_refused_before_anything_is_fetched(store, tmp_path: Path, monkeypatch):
+    size = sum(map(len, WHOLE))
+    with pytest.raises(AcedError, match=r"^3 tars that must be fetched: .* GB are more than data\.spool_gb"):
+        opened(tmp_path, "memory://pool", limit=size - 1)
+    assert not (tmp_path / "spool").exists()
+    opened(tmp_path, "memory://pool", limit=size)
+    store.pipe("/pool/3.tar", WHOLE[0])
+    with pytest.raises(AcedError, match=r"GB beside the .* GB that are there are more than data\.spool_gb"):
+        opened(tmp_path, "memory://pool/3.tar", limit=size)
+    monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    with pytest.raises(AcedError, match="the disk has 1e-07 GB left: free some space"):
+        opened(tmp_path, "memory://pool")
+
+
+def test_a_broken_connection_is_tried_again_and_then_told(store, tmp_path: Path, monkeypatch):
+    calls = []
+    real = type(store).get_file
+
+    def cut(self, path, local, **_):
+        calls.append(path)
+        real(self, path, local)
+        if len(calls) < 3:
+            Path(local).write_bytes(Path(local).read_bytes()[:100])
+
+    monkeypatch.setattr(type(store), "get_file", cut)
+    assert len(opened(tmp_path, "memory://pool/0.tar")) == 3
+    assert len(calls) == 3
+    monkeypatch.setattr(type(store), "get_file", lambda self, path, local, **_: Path(local).write_bytes(b"x"))
+    with pytest.raises(AcedError, match=r"^memory:///pool/1\.tar cannot be fetched \(OSError: 1 of \d+ bytes came\)"):
+        opened(tmp_path, "memory://pool/1.tar")
+    assert len(kept(tmp_path)) == 1  # nothing half-written
+
+
+def test_what_a_killed_process_left_is_no_tar_and_is_removed(store, tmp_path: Path):
+    source = opened(tmp_path, "memory://pool/0.tar")
+    source.paths[0].rename(tmp_path / "spool" / f".{source.paths[0].name}.0123.tmp")
+    assert len(opened(tmp_path, "memory://pool/0.tar")) == 3
+    assert kept(tmp_path) == [source.paths[0].name]
+
+
+def test_gzip_is_unpacked_once(tmp_path: Path):
+    path = tmp_path / "0.tar.gz"
+    path.write_bytes(gzip.compress(WHOLE[0]))
+    source = opened(tmp_path, str(tmp_path / "*.gz"))
+    assert next(iter(source.keys)) == "0.tar.gz/00000"
+    assert source.paths[0].read_bytes() == WHOLE[0]
+    before = source.paths[0].stat().st_ino
+    assert opened(tmp_path, str(path)).paths[0].stat().st_ino == before
+    path.write_bytes(gzip.compress(WHOLE[1]))
+    os.utime(path, ns=(5, 5))
+    assert opened(tmp_path, str(path)).paths[0].read_bytes() == WHOLE[1]
+    assert len(kept(tmp_path)) == 1
+    with pytest.raises(AcedError, match=r"unpack it first, or set data\.spool_dir"):
+        open_shards([str(path)])
+
+
+def test_gzip_at_an_address(store, tmp_path: Path):
+    store.pipe("/pool/9.tar.gz", gzip.compress(WHOLE[2]))
+    assert opened(tmp_path, "memory://pool/9.tar.gz").read([0], [VIEW]).texts == ["caption 6"]
+
+
+def test_gzip_that_grows_too_large_is_refused(tmp_path: Path):
+    path = tmp_path / "0.tar.gz"
+    path.write_bytes(gzip.compress(bytes(1_000_000)))
+    with pytest.raises(AcedError, match=r"0\.tar\.gz.*: 0\.001 GB are more than data\.spool_gb"):
+        opened(tmp_path, str(path), limit=100_000)
+    lying = path.read_bytes()[:-4] + bytes(4)
+    path.write_bytes(lying)
+    with pytest.raises(AcedError, match=r"unpacked: .* more than"):
+        opened(tmp_path, str(path), limit=100_000)
+    assert kept(tmp_path) == []
+
+
+def _slow(folder: Path, marks: Path) -> None:
+    real = spool_module._download
+
+    def slow(remote, path):
+        (marks / f"{os.getpid()}").touch()
+        time.sleep(0.3)
+        real(remote, path)
+
+    spool_module._download = slow
+    Spool(folder, GIGABYTE).fetch(find("memory://pool/0.tar"))
+
+
+def test_of_two_processes_one_fetches(store, tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    (tmp_path / "marks").mkdir()
+    workers = [context.Process(target=_slow, args=(tmp_path / "spool", tmp_path / "marks")) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert len(list((tmp_path / "marks").iterdir())) == 1
+    assert len(kept(tmp_path)) == 1
+
+
+def test_sources_apart_have_sizes_of_their_own(store, tmp_path: Path):
+    spool = Spool(tmp_path / "spool", GIGABYTE)
+    patterns = ["memory://pool/{0..1}.tar", "memory://pool/2.tar"]
+    source = open_shards(patterns, spool=spool, apart=True)
+    assert source.mixture == (6, 3)
+    assert open_shards(patterns, spool=spool).mixture == ()
+    with pytest.raises(AcedError, match=r"memory:///pool/0\.tar is in two sources of data\.shards, .*each tar belongs"):
+        open_shards(["memory://pool", "memory://pool/0.tar"], spool=spool, apart=True)
