@@ -24,7 +24,7 @@ class InMemory:
         workers: processes that decode; 0 decodes in this one.
 
     Attributes:
-        name, keys, fingerprint, kinds, parts, faults: those of `source`.
+        name, keys, fingerprint, kinds, parts, part_sizes, faults: those of `source`.
 
     Raises:
         AcedError: it does not fit into the memory of this machine, or what `source` raises.
@@ -42,6 +42,7 @@ class InMemory:
         self.keys = source.keys
         self.fingerprint = source.fingerprint
         self.parts: dict[str, str] = dict(getattr(source, "parts", {}))
+        self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
         self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
         self._source = source
         n = len(source)

@@ -42,6 +42,7 @@ class Shards:
         keys: `<tar name>/<key>` of each sample.
         fingerprint: hash of the tars' names, sizes and times and of the choice of caption.
         parts: for each tar name, a hash that a copy shares and a changed tar does not.
+        part_sizes: samples of each part; part by part they are the samples in order.
         paths: the tars.
         faults: what was left out or odd already at indexing: tars cut or damaged (`tar_...`, with the tar's
             name as key), samples without image or caption or with an empty member, and what `HARMLESS` names.
@@ -76,6 +77,7 @@ class Shards:
         states = [[name, *state] for name, state in zip(names, self._states, strict=True)]
         self.fingerprint = hashlib.sha256(json.dumps([states, caption]).encode()).hexdigest()
         self.parts = {name: f"{caption} {index.mark()}" for name, index in zip(names, indexes, strict=True)}
+        self.part_sizes = [len(kept) for kept in rows]
         self._files = TarFiles(self.paths, self._states)
 
     def __len__(self) -> int:

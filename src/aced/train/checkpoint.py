@@ -41,6 +41,8 @@ _FREE = {
     "data.workers",
     "data.index_dir",
     "data.in_memory",
+    "reference.cache_missing",
+    "teacher.cache_missing",
 }
 
 

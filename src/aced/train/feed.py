@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aced.config import Config
+from aced.data.manyviews import ViewedOrder
 from aced.data.order import Order
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
@@ -79,6 +80,8 @@ def make_order(config: Config, n: int) -> Order:
             what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
             remedy = "train.batch or method.filtering_ratio"
         raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
+    if config.data.views > 1:
+        return ViewedOrder(n, size, config.run.seed, config.data.views)
     return Order(n, size, config.run.seed)
 
 
