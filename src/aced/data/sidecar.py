@@ -156,6 +156,8 @@ class SideCarWriter:
         self._keys = np.frombuffer(json.dumps(list(keys)).encode(), np.uint8)
         tensors = layout("image", (self._n, views), d, dtype) | layout("text", (self._n,), d, dtype)
         tensors |= {"valid": ("uint8", (self._n,)), "keys": ("uint8", self._keys.shape)}
+        # The widest first, so that each begins where its type must.
+        tensors = dict(sorted(tensors.items(), key=lambda entry: -np.dtype(entry[1][0]).itemsize))
         with writing(target):
             self._file = RowFileWriter(path, tensors, _METADATA_BYTES)
 
