@@ -19,15 +19,23 @@ from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
 
 
-def crops_of(positions: Tensor, seed: int, epoch: int, views: int) -> Tensor:
-    """The view of each sample in an epoch: `[B]` source positions to `[B]` int64 in `range(views)`.
+def crops_of(positions: Tensor, seed: int, epochs: Tensor | int, views: int) -> Tensor:
+    """The view of each sample in its epoch: `[B]` source positions to `[B]` int64 in `range(views)`.
 
     Uniform and independent from sample to sample and from epoch to epoch: the 64-bit finaliser of SplitMix64 (Steele,
     Lea and Flood, OOPSLA 2014) over the position, started from a hash of seed and epoch.
+
+    Args:
+        positions: `[B]` in the source.
+        seed: of the run.
+        epochs: `[B]`, or one for all.
+        views: K.
     """
-    start = int.from_bytes(hashlib.sha256(f"aced crops {seed} {epoch}".encode()).digest()[:8], "little")
+    each = torch.as_tensor(epochs).expand(len(positions)).tolist()
+    starts = {epoch: hashlib.sha256(f"aced crops {seed} {epoch}".encode()).digest()[:8] for epoch in set(each)}
+    start = np.frombuffer(b"".join(starts[epoch] for epoch in each), "<u8")
     with np.errstate(over="ignore"):
-        x = positions.cpu().numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+        x = positions.cpu().numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))

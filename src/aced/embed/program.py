@@ -66,7 +66,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
                 done(0, 0)
             tick(missing or 1, done.rate())
         seconds = time.perf_counter() - start
-    if not tally.usable:
+    if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
         raise AcedError(_nothing_usable(tally))
     if mine.index:
         line = f"{tally.tars} tars, {tally.made} of them embedded now, {tally.embedded:,} samples in {seconds:.0f} s."
@@ -111,13 +111,16 @@ def _plan(embedder: Embedder, there: Tally, tars: int, missing: int, share: Shar
     """
     settings, d = embedder.job.settings, embedder.tower.width
     each = sample_bytes(d, settings.dtype, settings.views)
-    free = check_space(embedder.cache, missing, d, settings)
+    # The other processes' shares are about as large, and they write to the same disk.
+    free = check_space(embedder.cache, missing * share.count, d, settings)
     views = f", {settings.views} views" if settings.views > 1 else ""
     whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
+    others = f" (all processes: about {size_text(missing * share.count * each)})" if share.count > 1 else ""
     return (
         f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
         f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
-        f"{size_text(missing * each)} to write, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} are free."
+        f"{size_text(missing * each)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
+        "are free."
     )
 
 

@@ -186,6 +186,11 @@ def make_cached(
     refuse: bool = False,
 ) -> Cached:
     """The embeddings of `source` by `tower` in side-cars below `cache`, those that are missing made now or refused."""
+    if getattr(source, "captions_vary", False):
+        raise AcedError(
+            "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
+            "reference.cache and teacher.cache empty."
+        )
     settings = cache_settings(config)
     if refuse:
         store = open_store(cache, tower.identity(), source, settings)
