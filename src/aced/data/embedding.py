@@ -126,7 +126,8 @@ def embed_parts(
                     done += len(span)
                     if progress is not None:
                         progress(done, total)
-                scale, bias = tower.scale_and_bias()
+                with torch.no_grad():
+                    scale, bias = map(float, tower.scale_and_bias())
                 file.finish(
                     tower=tower.name,
                     identity=identity,
@@ -134,8 +135,8 @@ def embed_parts(
                     mark=part.mark,
                     d=tower.width,
                     views=settings.views,
-                    scale=float(scale),
-                    bias=float(bias),
+                    scale=scale,
+                    bias=bias,
                     faults=dict(making.faults),
                     seconds=time.perf_counter() - making.start,
                     flops=making.flops,

@@ -45,7 +45,7 @@ def encode(name: str, rows: Tensor, dtype: str) -> dict[str, np.ndarray]:
     # Divided by the scale as it is stored, so that its rounding is no further error; 0 / 0 is a block of zeros.
     safe = np.where(scale == 0, np.float16(1), scale).astype(np.float32)
     whole = np.clip(np.rint(blocks / safe[..., None]), -127, 127).astype(np.int8)
-    return {name: whole.reshape(*values.shape[:-1], -1)[..., : values.shape[-1]], f"{name}_scale": scale}
+    return {name: _rows(whole, values.shape[-1]), f"{name}_scale": scale}
 
 
 def decode(name: str, stored: Mapping[str, np.ndarray], dtype: str) -> Tensor:
@@ -53,7 +53,7 @@ def decode(name: str, stored: Mapping[str, np.ndarray], dtype: str) -> Tensor:
     values = stored[name].astype(np.float32)
     if dtype == "int8":
         blocks = _blocks(values) * stored[f"{name}_scale"].astype(np.float32)[..., None]
-        values = blocks.reshape(*values.shape[:-1], -1)[..., : values.shape[-1]]
+        values = _rows(blocks, values.shape[-1])
     rows = torch.from_numpy(np.ascontiguousarray(values))
     # Rounding to 16 bits changes the length of a row by up to 1e-3, rounding to 8 bits by more.
     return rows if dtype == "float32" else torch.nn.functional.normalize(rows, dim=-1)
@@ -64,4 +64,9 @@ def _blocks(values: np.ndarray) -> np.ndarray:
     d = values.shape[-1]
     missing = -d % BLOCK
     padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)]) if missing else values
-    return padded.reshape(*values.shape[:-1], -1, BLOCK)
+    return padded.reshape(*values.shape[:-1], -(-d // BLOCK), BLOCK)
+
+
+def _rows(blocks: np.ndarray, d: int) -> np.ndarray:
+    """The way back."""
+    return blocks.reshape(*blocks.shape[:-2], blocks.shape[-2] * BLOCK)[..., :d]

@@ -8,7 +8,7 @@ a position to its part, and from there it is a row of a memory map.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,18 +133,16 @@ class Store:
             text[into] = sidecar.text(rows)
         return Embeddings(image, text, scale=self.info.scale, bias=self.info.bias)
 
-    def _found(self, indices: Tensor) -> list[tuple[SideCar, np.ndarray, np.ndarray]]:
+    def _found(self, indices: Tensor) -> Iterator[tuple[SideCar, np.ndarray, np.ndarray]]:
         """For each side-car that is needed: itself, places in `indices`, and its rows for them."""
         positions = indices.cpu().numpy().astype(np.int64)
         part = np.searchsorted(self._starts, positions, side="right") - 1
         order = np.argsort(part, kind="stable")
         needed, first = np.unique(part[order], return_index=True)
-        found = []
         for number, places in zip(needed.tolist(), np.split(order, first[1:]), strict=True):
             local, mapping = positions[places] - self._starts[number], self._rows[number]
             self._use(number)
-            found.append((self.sidecars[number], places, local if mapping is None else mapping[local]))
-        return found
+            yield self.sidecars[number], places, local if mapping is None else mapping[local]
 
     def _use(self, number: int) -> None:
         """Keep the number of memory maps below what a process may have."""

@@ -8,7 +8,6 @@ are open_clip's inference transform.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -65,18 +64,20 @@ class View:
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
-_LEAST_SIDE = 0.7
-"""Smallest side of a crop relative to the image's."""
+_SIDES = (0.6, 0.9)
+"""Sides of crops relative to the image's: small enough to be another picture, large enough to fit the caption."""
+_STEPS = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
+"""1/g, 1/g^2, 1/g^3 with g^4 = g + 1: multiples of these fill a cube evenly (Roberts' R3 sequence)."""
 
 
 def crop_box(crop: int, height: int, width: int) -> tuple[int, int, int, int]:
     """Crop number k >= 1 of an image as (top, left, height, width) in pixels.
 
-    Both sides are shortened to the share s in [0.7, 1), so that the aspect ratio stays, and the place is uniform. s and
-    the place follow from k alone: crop k is the same part of every image, for every tower.
+    Both sides are shortened to the same share in [0.6, 0.9), so that the aspect ratio stays. Share and place are point
+    k of a sequence that spreads evenly, whatever the number of crops: crop k is the same part of every image, for
+    every tower.
     """
-    digest = hashlib.sha256(f"aced crop {crop}".encode()).digest()
-    side, down, right = (int.from_bytes(digest[i : i + 4], "little") / 2**32 for i in (0, 4, 8))
-    share = _LEAST_SIDE + (1 - _LEAST_SIDE) * side
+    side, down, right = (crop * step % 1 for step in _STEPS)
+    share = _SIDES[0] + (_SIDES[1] - _SIDES[0]) * side
     tall, wide = max(1, round(share * height)), max(1, round(share * width))
     return int(down * (height - tall + 1)), int(right * (width - wide + 1)), tall, wide
