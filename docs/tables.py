@@ -48,12 +48,13 @@ def read_results(paths: Sequence[Path], references: Sequence[Path]) -> Results:
     results: dict[str, Any] = results_of(runs, first)
     if references:
         rows = [parse_results(load_results(folder), str(folder)).rows[0] for folder in references]
-        results["reference"] = ReferenceScore(
+        embedding = results.get("reference", {})
+        results["reference"] = embedding | ReferenceScore(
             average=rows[-1].average,
             tasks=rows[-1].tasks,
             train_seconds=sum(row.budgets["seconds"] for row in rows),
             train_flops=sum(row.budgets["flops"] for row in rows),
-        ).model_dump()
+        ).model_dump(exclude_none=True)
     return parse_results(results)
 
 

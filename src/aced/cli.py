@@ -158,6 +158,58 @@ def evaluate(
 
 
 @app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="The `model` folder of a run, or an open_clip name with --checkpoint.")],
+    shards: Annotated[list[str], typer.Argument(help="Tars: files, folders, globs, {00000..00009} ranges.")],
+    out: Annotated[Path, typer.Option(help="Cache folder, for reference.cache.")] = Path("runs/cache"),
+    checkpoint: Annotated[str, typer.Option(help="Local weights (.safetensors or .pt).")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
+    views: Annotated[int, typer.Option(help="K: the whole image and K - 1 crops, for data.views.")] = 1,
+    caption: Annotated[str, typer.Option(help="Where captions are: txt, or json:FIELD.")] = "txt",
+    bad_tars: Annotated[str, typer.Option(help="At a damaged tar: stop, or skip what is behind the damage.")] = "stop",
+    micro_batch: Annotated[int, typer.Option(help="Pairs that are embedded at once.")] = 256,
+    workers: Annotated[int, typer.Option(help="Processes that read and decode ahead.")] = 0,
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
+    index_dir: Annotated[str, typer.Option(help="Folder for indexes of the tars; empty: none are kept.")] = "",
+    share: Annotated[str, typer.Option(help="I/N: this process's share of the tars, I from 0; for job arrays.")] = "",
+    ray: Annotated[int, typer.Option(min=0, help="Embed with so many Ray actors, on one machine or a cluster.")] = 0,
+) -> None:
+    """Embed a pool once with a frozen model: a side-car for each tar, which 'aced train' looks up.
+
+    It says what it will store before it starts. Killed, it goes on where it was; run again, it makes what is missing.
+
+    Examples:
+
+      aced embed runs/photos-reference/model data/pool
+
+      aced embed ViT-B-32 'data/pool/{00000..00010}.tar' --checkpoint b32.safetensors --dtype int8 --out runs/cache
+
+      torchrun --standalone --nproc-per-node 8 --no-python aced embed runs/photos-reference/model data/pool
+    """
+    from typing import cast
+
+    from rich.console import Console
+
+    from aced.data.embedding import Settings
+    from aced.embed.job import Job
+    from aced.embed.program import embed_program
+
+    job = Job(
+        model=model,
+        checkpoint=checkpoint,
+        cache=str(out),
+        settings=Settings(dtype, views, micro_batch, workers),
+        caption=caption,
+        bad_tars=cast(Any, bad_tars),
+        index_dir=index_dir,
+        device=device,
+        threads=threads,
+    )
+    embed_program(job, shards, Console(), share=share, actors=ray)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a demo.")],
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first folder.")] = None,

@@ -80,6 +80,8 @@ class DataSection(Section):
     """Processes that load ahead; 0 loads in the main process."""
     index_dir: str = ""
     """Folder for indexes of the tars; empty: none are kept."""
+    views: Annotated[int, Field(ge=1, le=64)] = 1
+    """K: each pair is seen as the whole image or one of K - 1 fixed crops, another one in each epoch."""
     scenes: Literal["pool", "redundant", "curated"] = "pool"
     """Built-in data, used where `shards` is empty: the noisy pool, a very redundant one, or the clean split."""
     scenes_size: Positive = 24_000
@@ -123,14 +125,16 @@ class FrozenSection(TowerSection):
     """A model that is not trained."""
 
     cache: str = ""
-    """Folder for its cached embeddings, made at the first use; empty: they are computed at every step."""
+    """Folder for its cached embeddings; empty: they are computed at every step."""
+    cache_missing: Literal["make", "refuse"] = "make"
+    """What is done where the cache lacks a tar: embed it now, or refuse and say what there is instead."""
 
 
 class ReferenceSection(FrozenSection):
     """The frozen model that scores the data; it is the teacher too, where none is given."""
 
-    cache_dtype: Literal["float32", "float16"] = "float16"
-    """Type in which cached embeddings are stored."""
+    cache_dtype: Literal["float32", "float16", "int8"] = "float16"
+    """Type in which cached embeddings are stored, the teacher's too."""
 
 
 class TeacherSection(FrozenSection):

@@ -46,6 +46,10 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line above the bars, as it is."""
+        self.console.print(text, markup=False, highlight=False)
+
     def overall(self, description: str, total: float) -> None:
         """Show a bar for the whole program, in any unit of work."""
         self._overall = self._progress.add_task(f"[bold]{description}", total=total, note="time left in all")

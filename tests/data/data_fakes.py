@@ -12,6 +12,7 @@ from PIL import Image
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates, Fault
 from aced.data.views import View
+from aced.towers.flops import Flops
 
 Members = Iterable[tuple[str, bytes]]
 
@@ -75,17 +76,30 @@ class WordTower:
 
     name = "words-8"
     view = View(8)
+    width = 8
 
-    def __init__(self, mark: str = "tower") -> None:
-        self.mark = mark
+    def __init__(self, weights: str = "weights", preprocessing: str = "pixels", tokenizer: str = "words") -> None:
+        self.marks = {"weights": weights, "preprocessing": preprocessing, "tokenizer": tokenizer}
         self.calls = 0
 
-    def fingerprint(self) -> str:
-        return self.mark
+    def identity(self) -> dict[str, str]:
+        return self.marks | {"tower": "-".join(self.marks.values())}
+
+    def scale_and_bias(self) -> tuple[torch.Tensor, float]:
+        return torch.tensor(12.5), -4.0
 
     def score(self, candidates: Candidates, micro_batch: int) -> Embeddings:
         self.calls += 1
         seeds = [int.from_bytes(text.encode()[-6:], "little") for text in candidates.texts]
         rows = torch.stack([torch.randn(16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         rows = torch.nn.functional.normalize(rows.view(-1, 2, 8), dim=2)
-        return Embeddings(rows[:, 0], rows[:, 1], scale=torch.tensor(12.5), bias=-4.0)
+        return Embeddings(rows[:, 0], rows[:, 1], *self.scale_and_bias())
+
+    def score_images(self, images: torch.Tensor, micro_batch: int) -> torch.Tensor:
+        raise NotImplementedError("words have no pictures")
+
+    def forward_flops(self, texts: Sequence[str]) -> float:
+        return 1000.0
+
+    def flops(self, text_length: int) -> Flops:
+        return Flops(700, 300)

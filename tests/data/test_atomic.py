@@ -17,6 +17,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from aced.data.atomic import append_line, save_tensors_atomic, write_atomic, writing
+from aced.data.embedding import Settings
 from aced.data.store import build_store
 from aced.errors import AcedError
 sys.path.insert(0, sys.argv[2])
@@ -36,7 +37,7 @@ for name, act in {
     "torch.save": plain_torch_save,
     "lines": lambda: append_line(folder / "lines", "x" * 30_000),
     "store": lambda: build_store(
-        folder / "store", ListSource([str(i) for i in range(3000)]), WordTower(), micro_batch=64
+        folder / "store", ListSource([str(i) for i in range(3000)]), WordTower(), Settings()
     ),
 }.items():
     try:
@@ -66,7 +67,8 @@ def test_a_full_disk_is_told_and_leaves_the_old_files(tmp_path: Path):
     assert (tmp_path / "text").read_text() == "old text"
     assert load_file(tmp_path / "tensors")["x"].tolist() == [1, 1, 1]
     assert (tmp_path / "lines").read_text() == "old line\n"  # 20,000 bytes of the new one had been written
-    assert {path.name for path in tmp_path.iterdir()} <= {"text", "tensors", "lines", "plain.pt"}
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files <= {"text", "tensors", "lines", "plain.pt"}
 
 
 def test_files_are_written_whole_with_usual_rights(tmp_path: Path):

@@ -1,23 +1,39 @@
+"""Side-cars and stores: what is looked up is what was computed, and what does not belong is refused by name."""
+
+from __future__ import annotations
+
 import json
+import re
+import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from data_fakes import ListSource, WordTower
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aced.core.embeddings import Embeddings
-from aced.data.store import Store, build_store, open_store, store_folder
+from aced.data.embedding import Settings, check_space, size_text
+from aced.data.sidecar import Part, open_sidecar, parts_of, sample_bytes, sidecar_path
+from aced.data.store import Store, build_store, open_store
 from aced.data.tensorfile import RowFile, RowFileWriter
 from aced.errors import AcedError
 
-KEYS = [f"w{i}{'bad' if i % 7 == 3 else ''}" for i in range(60)]
+KEYS = [f"{tar}.tar/w{i}{'bad' if i % 7 == 3 else ''}" for tar, n in (("a", 25), ("b", 1), ("c", 34)) for i in range(n)]
+EXACT = Settings("float32", micro_batch=8)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return build_store(tmp_path / "store", ListSource(KEYS), WordTower(), micro_batch=8)
+def tars(keys: list[str] = KEYS, marks: str = "", fingerprint: str = "tars") -> ListSource:
+    """A source of words in tars."""
+    source: Any = ListSource(keys, fingerprint)
+    names = [key.partition("/")[0] for key in keys]
+    source.parts = {name: f"mark {name}{marks}" for name in dict.fromkeys(names)}
+    source.part_sizes = [names.count(name) for name in source.parts]
+    return source
 
 
 def expected(keys: list[str]) -> Embeddings:
@@ -25,106 +41,148 @@ def expected(keys: list[str]) -> Embeddings:
     return WordTower().score(source.read(range(len(keys)), []), 8)
 
 
-def test_cached_equals_computed(store: Store):
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return build_store(tmp_path, tars(), WordTower(), EXACT)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_cached_equals_computed(store: Store) -> None:
     good = [i for i, key in enumerate(KEYS) if not key.endswith("bad")]
     assert store.valid(torch.arange(60)).tolist() == [not key.endswith("bad") for key in KEYS]
-    found = store.lookup(torch.tensor(good[::-1]))
-    direct = expected([KEYS[i] for i in good[::-1]])
+    mixed = torch.tensor(good)[torch.randperm(len(good), generator=torch.Generator().manual_seed(0))]
+    found, direct = store.lookup(mixed), expected([KEYS[i] for i in mixed.tolist()])
     assert torch.equal(found.image, direct.image)
     assert torch.equal(found.text, direct.text)
-    assert (found.scale, found.bias) == (12.5, -4.0)
-    assert found.image.dtype == torch.float32
-    assert store.info.faults == {"bad_word": 9}
-    assert (store.info.n, store.info.d, len(store)) == (60, 8, 60)
+    assert (found.scale, found.bias, found.image.dtype) == (12.5, -4.0, torch.float32)
+    info = store.info
+    assert (info.n, info.d, info.views, info.usable, len(store)) == (60, 8, 1, 51, 60)
+    assert info.faults == {"bad_word": 9}
+    assert info.flops == 51 * 1000
+    assert info.seconds > 0
+    assert info.bytes == sum(path.stat().st_size for path in files(store.folder))
 
 
-def test_rows_are_found_by_key_in_another_order_and_a_part(tmp_path: Path, store: Store):
-    keys = [KEYS[i] for i in (50, 4, 4 * 7 + 3, 12)]
-    other = open_store(store.folder, tower_fingerprint="tower", source=ListSource(keys, "part"))
-    assert other.valid(torch.arange(4)).tolist() == [True, True, False, True]
-    rows = torch.tensor([3, 0, 1])
-    assert torch.equal(other.lookup(rows).text, expected([keys[i] for i in rows.tolist()]).text)
+def test_every_tar_has_a_file_of_its_own_that_other_tools_can_read(store: Store) -> None:
+    assert [re.sub(r"-[0-9a-f]{12}", "", path.name) for path in files(store.folder)] == [
+        f"{name}.safetensors" for name in "abc"
+    ]
+    path = files(store.folder)[0]
+    tensors = load_file(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "keys"}
+    assert shapes == {"image": (25, 1, 8), "text": (25, 8), "valid": (25,)}
+    assert torch.equal(tensors["text"][5], store.lookup(torch.tensor([5])).text[0])
+    assert json.loads(bytes(tensors["keys"].tolist()))[4] == "w4"
+    with safe_open(path, "pt") as file:
+        info = json.loads(file.metadata()["info"])
+    assert (info["tower"], info["part"], info["n"], info["dtype"]) == ("words-8", "a.tar", 25, "float32")
 
 
-def test_a_sample_without_embedding_is_never_looked_up_as_zeros(store: Store):
+def test_a_second_build_computes_nothing_and_a_new_tar_is_embedded_alone(tmp_path: Path, store: Store) -> None:
+    before = {path: path.stat().st_mtime_ns for path in files(store.folder)}
+    tower = WordTower()
+    build_store(tmp_path, tars(), tower, EXACT)
+    assert tower.calls == 0
+    more = [*KEYS, "d.tar/new"]
+    grown = build_store(tmp_path, tars(more), tower, EXACT)
+    assert tower.calls == 1
+    assert torch.equal(grown.lookup(torch.tensor([60, 0])).text, expected(["d.tar/new", KEYS[0]]).text)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_tars_are_found_in_another_order_under_another_folder_and_alone(tmp_path: Path, store: Store) -> None:
+    keys = [f"pool/{key}" for key in (*KEYS[26:], *KEYS[:25])]
+    source = tars(keys)
+    source.parts = {f"pool/{name}.tar": f"mark {name}.tar" for name in "ca"}
+    source.part_sizes = [34, 25]
+    other = open_store(tmp_path, WordTower().identity(), source, EXACT)
+    rows = torch.tensor([34, 0, 57, 32])
+    plain = [keys[i].removeprefix("pool/") for i in rows.tolist()]
+    assert torch.equal(other.lookup(rows).image, expected(plain).image)
+
+
+def test_rows_are_found_by_key_where_a_reader_gives_another_choice_of_samples(tmp_path: Path, store: Store) -> None:
+    keys = [KEYS[i] for i in (20, 4, 11)]
+    part = open_store(tmp_path, WordTower().identity(), tars(keys), EXACT)
+    assert torch.equal(part.lookup(torch.arange(3)).text, expected(keys).text)
+    with pytest.raises(AcedError, match=r"is of other data: 1 of 2 samples are not in it, for example newcomer;"):
+        open_store(tmp_path, WordTower().identity(), tars(["a.tar/w1", "a.tar/newcomer"]), EXACT)
+
+
+def test_a_sample_without_embedding_is_never_looked_up_as_zeros(store: Store) -> None:
     with pytest.raises(AcedError, match="1 of 2 samples have no embedding"):
         store.lookup(torch.tensor([0, 3]))
 
 
-def test_half_precision_keeps_unit_length(tmp_path: Path):
-    keys = [f"w{i}" for i in range(20)]
-    store = build_store(tmp_path / "s", ListSource(keys), WordTower(), micro_batch=8, dtype="float16")
-    found, direct = store.lookup(torch.arange(20)), expected(keys)
-    assert found.image.dtype == torch.float32
-    assert torch.allclose(found.image.norm(dim=1), torch.ones(20), atol=1e-6)
-    assert (found.image - direct.image).abs().max() < 1e-3
-    assert load_file(store.folder / "embeddings.safetensors")["image"].dtype == torch.float16
-    with pytest.raises(AcedError, match="holds float16 embeddings and float32 is asked for"):
-        build_store(store.folder, ListSource(keys), WordTower(), micro_batch=8)
-
-
-def test_a_second_build_computes_nothing(store: Store):
-    tower = WordTower()
-    again = build_store(store.folder, ListSource(KEYS), tower, micro_batch=8)
-    assert tower.calls == 0
-    assert torch.equal(again.lookup(torch.tensor([1])).image, store.lookup(torch.tensor([1])).image)
-
-
-def test_the_file_is_an_ordinary_safetensors_file(store: Store):
-    tensors = load_file(store.folder / "embeddings.safetensors")
-    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
-        "image": (60, 8),
-        "text": (60, 8),
-        "valid": (60,),
-    }
-    assert torch.equal(tensors["image"][5], store.lookup(torch.tensor([5])).image[0])
+def test_workers_give_the_same_store(tmp_path: Path, store: Store) -> None:
+    other = build_store(tmp_path / "w", tars(), WordTower(), EXACT._replace(workers=1))
+    assert [one.info.sha256 for one in other.sidecars] == [one.info.sha256 for one in store.sidecars]
 
 
 class Interrupting(WordTower):
-    def score(self, candidates, micro_batch):
-        if self.calls == 1:
+    def score(self, candidates: Any, micro_batch: int) -> Embeddings:
+        if self.calls == 2:
             raise KeyboardInterrupt
         return super().score(candidates, micro_batch)
 
 
-def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(tmp_path: Path):
-    source = ListSource([f"w{i}" for i in range(3000)])
+def test_an_interrupted_build_keeps_whole_tars_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        build_store(tmp_path / "s", source, Interrupting(), micro_batch=8)
-    assert not list(tmp_path.iterdir())
+        build_store(tmp_path, tars(), Interrupting(), EXACT)
+    assert [path.name[0] for path in files(tmp_path)] == ["a", "b"]
     done: list[tuple[int, int]] = []
-    store = build_store(
-        tmp_path / "s", source, WordTower(), micro_batch=8, progress=lambda *counts: done.append(counts)
-    )
-    assert done[-1] == (3000, 3000)
-    assert len(done) == 3
-    assert bool(store.valid(torch.arange(3000)).all())
-    ends = torch.tensor([0, 1023, 1024, 2999])
-    assert torch.equal(store.lookup(ends).image, expected([source.keys[i] for i in ends.tolist()]).image)
+    tower = WordTower()
+    store = build_store(tmp_path, tars(), tower, EXACT, lambda *counts: done.append(counts))
+    assert done == [(34, 34)]
+    assert tower.calls == 1
+    assert torch.equal(store.lookup(torch.tensor([0, 59])).text, expected([KEYS[0], KEYS[59]]).text)
 
 
-def test_workers_give_the_same_store(tmp_path: Path, store: Store):
-    other = build_store(tmp_path / "w", ListSource(KEYS), WordTower(), micro_batch=8, workers=1)
-    assert other.info.sha256 == store.info.sha256
+@pytest.mark.parametrize(
+    ("tower", "words"),
+    [
+        (WordTower(weights="new"), "of other weights than"),
+        (WordTower(preprocessing="new"), "of another preprocessing than"),
+        (WordTower(tokenizer="new"), "of another tokenizer than"),
+        (WordTower(weights="new", tokenizer="new"), "of other weights and another tokenizer than"),
+    ],
+)
+def test_it_refuses_what_another_tower_made_and_says_in_what_it_differs(
+    tmp_path: Path, store: Store, tower: WordTower, words: str
+) -> None:
+    with pytest.raises(AcedError, match=f"a.tar has no side-car .* is {words.removesuffix(' than')} .*made by words-8"):
+        open_store(tmp_path, tower.identity(), tars(), EXACT)
+    store.folder.rename(store.folder.parent / tower.identity()["tower"])
+    for build in (open_store, build_store):
+        by: Any = tower if build is build_store else tower.identity()
+        args = (tmp_path, tars(), by, EXACT) if build is build_store else (tmp_path, by, tars(), EXACT)
+        with pytest.raises(AcedError, match=f"{words} this model's .it was made by words-8.: name that model, or"):
+            build(*args)  # type: ignore[arg-type]
 
 
-def test_it_refuses_another_tower_and_other_data(store: Store):
-    with pytest.raises(AcedError, match=r"another tower .*made by words-8.* delete the folder"):
-        open_store(store.folder, tower_fingerprint="new weights", source=ListSource(KEYS))
-    with pytest.raises(AcedError, match=r"other data \(words\): 1 of 2 samples of words are not in it.* new1;"):
-        open_store(store.folder, tower_fingerprint="tower", source=ListSource(["w1", "new1"], "new"))
+def test_it_refuses_a_tar_that_changed_under_the_same_keys(tmp_path: Path, store: Store) -> None:
+    changed = tars(marks=" new")
+    with pytest.raises(
+        AcedError, match=r"a\.tar has no side-car .*is of another tar of that name, or of this one befor"
+    ):
+        open_store(tmp_path, WordTower().identity(), changed, EXACT)
+    tower = WordTower()
+    old, new = (sidecar_path(tmp_path, tower.identity()["tower"], parts_of(one)[0]) for one in (tars(), changed))
+    old.rename(new)
+    with pytest.raises(AcedError, match=r"is of another tar than a\.tar, or the tar has changed since it was embedded"):
+        build_store(tmp_path, changed, tower, EXACT)
 
 
-def test_it_refuses_a_tar_that_changed_under_the_same_keys(tmp_path: Path):
-    source = ListSource(["a.tar/1", "b.tar/1"])
-    source.parts = {"a.tar": "1", "b.tar": "1"}
-    store = build_store(tmp_path / "s", source, WordTower(), micro_batch=8)
-    part = ListSource(["b.tar/1"], "part")
-    part.parts = {"b.tar": "1"}
-    assert len(open_store(store.folder, tower_fingerprint="tower", source=part)) == 1
-    part.parts = {"b.tar": "2"}
-    with pytest.raises(AcedError, match=r"1 tars have changed since they were embedded, for example b\.tar"):
-        open_store(store.folder, tower_fingerprint="tower", source=part)
+def test_it_refuses_another_type_and_fewer_views(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(AcedError, match="holds embeddings as float32, and int8 is asked for: ask for float32, or"):
+        build_store(tmp_path, tars(), WordTower(), EXACT._replace(dtype="int8"))
+    with pytest.raises(AcedError, match="holds views: 1, and 3 is asked for"):
+        open_store(tmp_path, WordTower().identity(), tars(), EXACT._replace(views=3))
+    with pytest.raises(AcedError, match="stored as float32, float16 or int8, not bfloat16"):
+        build_store(tmp_path, tars(), WordTower(), EXACT._replace(dtype="bfloat16"))
 
 
 def cut(path: Path) -> None:
@@ -137,51 +195,95 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("file", "damage"),
-    [
-        ("embeddings.safetensors", cut),
-        ("embeddings.safetensors", flip),
-        ("embeddings.safetensors", Path.unlink),
-        ("keys.json", cut),
-        ("keys.json", Path.unlink),
-        ("keys.json", lambda path: path.write_text("[]")),
-        ("store.json", cut),
-        ("store.json", lambda path: path.write_text("{}")),
-    ],
-)
-def test_it_refuses_damage(store: Store, file: str, damage):
-    damage(store.folder / file)
-    with pytest.raises(AcedError, match=f"is damaged at .*{file}.*: delete the folder"):
-        open_store(store.folder, tower_fingerprint="tower", source=ListSource(KEYS))
-    with pytest.raises(AcedError, match="is damaged"):
-        build_store(store.folder, ListSource(KEYS), WordTower(), micro_batch=8)
+def edit(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'\\"usable\\"', b'\\"usabel\\"'))
 
 
-def test_it_refuses_what_is_no_store_or_of_another_version(tmp_path: Path, store: Store):
-    with pytest.raises(AcedError, match="is not a store of embeddings"):
-        open_store(tmp_path / "nowhere", tower_fingerprint="tower", source=ListSource(KEYS))
-    path = store.folder / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
-    with pytest.raises(AcedError, match="another version of aced"):
-        open_store(store.folder, tower_fingerprint="tower", source=ListSource(KEYS))
+def beginning(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5])
 
 
-def test_nothing_usable_and_numbers_that_are_not_finite(tmp_path: Path):
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [cut, flip, edit, beginning, zeros])
+def test_it_refuses_damage(tmp_path: Path, store: Store, damage: Callable[[Path], None]) -> None:
+    path = files(store.folder)[2]
+    damage(path)
+    sentence = rf"^The side-car of embeddings {path} is damaged \(.*\): delete the file and run 'aced embed' again"
+    with pytest.raises(AcedError, match=sentence):
+        open_store(tmp_path, WordTower().identity(), tars(), EXACT)
+    with pytest.raises(AcedError, match=sentence):
+        build_store(tmp_path, tars(), WordTower(), EXACT)
+
+
+def test_it_refuses_another_version(store: Store) -> None:
+    path = files(store.folder)[0]
+    path.write_bytes(path.read_bytes().replace(b'\\"version\\": 2', b'\\"version\\": 9'))
+    with pytest.raises(AcedError, match="was written by another version of aced"):
+        open_sidecar(path)
+
+
+def test_nothing_usable_and_numbers_that_are_not_finite(tmp_path: Path) -> None:
     class Broken(WordTower):
-        def score(self, candidates, micro_batch):
+        def score(self, candidates: Any, micro_batch: int) -> Embeddings:
             found = super().score(candidates, micro_batch)
             found.text[1, 2] = float("nan")
             return found
 
     with pytest.raises(AcedError, match="not finite"):
-        build_store(tmp_path / "s", ListSource(["a", "b"]), Broken(), micro_batch=8)
-    with pytest.raises(AcedError, match="No sample of words is usable"):
-        build_store(tmp_path / "s", ListSource(["bad", "xbad"]), WordTower(), micro_batch=8)
-    assert not list(tmp_path.iterdir())
+        build_store(tmp_path, ListSource(["a", "b"]), Broken(), EXACT)
+    assert not files(tmp_path)
+    for _ in range(2):  # also when the side-car, which says so, is there already
+        with pytest.raises(AcedError, match=r"No sample of words has an embedding: none was usable \(bad_word 2\)"):
+            build_store(tmp_path, ListSource(["bad", "xbad"]), WordTower(), EXACT)
 
 
-def test_looking_up_does_not_copy_the_file_into_memory(tmp_path: Path):
+@pytest.mark.parametrize(("dtype", "worst"), [("float16", 1e-3), ("int8", 0.02)])
+def test_smaller_types_keep_unit_length_and_direction(tmp_path: Path, dtype: str, worst: float) -> None:
+    keys = [f"w{i}" for i in range(20)]
+    store = build_store(tmp_path, ListSource(keys), WordTower(), Settings(dtype))
+    found, direct = store.lookup(torch.arange(20)), expected(keys)
+    assert found.image.dtype == torch.float32
+    assert torch.allclose(found.image.norm(dim=1), torch.ones(20), atol=1e-6)
+    assert 0 < (found.image - direct.image).abs().max() < worst
+    assert str(load_file(files(tmp_path)[0])["image"].dtype) == f"torch.{dtype}"
+
+
+@pytest.mark.parametrize("settings", [Settings("float32"), Settings("float16", 3), Settings("int8", 2)])
+def test_the_size_that_is_told_is_the_size_of_the_file(tmp_path: Path, settings: Settings) -> None:
+    class Pictures(WordTower):
+        def score_images(self, images: torch.Tensor, micro_batch: int) -> torch.Tensor:
+            return torch.eye(8)[torch.arange(len(images)) % 8]
+
+    n = 3000
+    keys = [f"{i:06d}" for i in range(n)]
+    store = build_store(tmp_path, ListSource(keys), Pictures(), settings)
+    told = sample_bytes(8, settings.dtype, settings.views) * n
+    assert told + n * len('"000000", ') <= store.info.bytes + 2 < told + n * len('"000000", ') + 10_000
+
+
+def test_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(AcedError, match=r"The embeddings of 1,000,000,000,000,000 samples need .* TB and .* are free"):
+        check_space(tmp_path / "not/there", 10**15, 512, Settings())
+    assert check_space(tmp_path, 10, 512, Settings()) > 0
+    assert [size_text(size) for size in (12, 1234, 98_765, 5.1e8, 1.54e11, 3e12)] == [
+        "12 bytes", "1.23 kB", "98.8 kB", "510 MB", "154 GB", "3 TB",
+    ]  # fmt: skip
+
+
+def test_many_tars_are_looked_up_with_a_bounded_number_of_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aced.data.store._MOST_MAPS", 3)
+    keys = [f"{tar:02d}.tar/w{i}" for tar in range(12) for i in range(2)]
+    store = build_store(tmp_path, tars(keys), WordTower(), EXACT)
+    for one in store.sidecars:
+        one.release()
+    assert torch.equal(store.lookup(torch.arange(24)).text, expected(keys).text)
+    assert sum(one._file._map is not None for one in store.sidecars) <= 4
+
+
+def test_looking_up_does_not_copy_the_file_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "big.safetensors"
     writer = RowFileWriter(path, {"image": ("float32", (40_000, 256))})
     for start in range(0, 40_000, 4000):
@@ -198,20 +300,54 @@ def test_looking_up_does_not_copy_the_file_into_memory(tmp_path: Path):
     assert private() - before < 8_000  # kB; the tensor has 40,000
 
 
-def test_store_folders_differ_by_tower_and_data(tmp_path: Path):
-    folders = {store_folder(tmp_path, tower, data) for tower in ("a", "b") for data in ("a", "../x")}
-    assert len(folders) == 4
-    assert all(folder.parent == tmp_path / "embeddings" for folder in folders)
+def test_a_file_that_was_not_finished_is_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "half"
+    writer = RowFileWriter(path, {"image": ("float32", (10, 4))}, 100)
+    writer.put("image", np.arange(10), np.zeros((10, 4), dtype=np.float32))
+    with pytest.raises(ValueError, match="no safetensors header"):
+        RowFile(path)
+    with pytest.raises(ValueError, match="were kept for it"):
+        writer.finish({"long": "x" * 200})
+    writer.finish({"short": "x"})
+    assert RowFile(path).metadata == {"short": "x"}
 
 
-def test_two_processes_that_build_the_same_store_end_with_one(tmp_path: Path):
-    folder, other = tmp_path / "s", tmp_path / "other"
-    build_store(other, ListSource(KEYS), WordTower(), micro_batch=8)
+def test_two_processes_that_make_the_same_side_car_end_with_one(tmp_path: Path) -> None:
+    other = build_store(tmp_path / "other", tars(), WordTower(), EXACT)
 
     def another_finishes_first(done: int, total: int) -> None:
-        if done == total:
-            other.rename(folder)
+        target = tmp_path / "s/embeddings" / other.folder.name
+        for path in files(other.folder):
+            (target / path.name).write_bytes(path.read_bytes())
 
-    store = build_store(folder, ListSource(KEYS), WordTower(), micro_batch=8, progress=another_finishes_first)
-    assert len(store) == 60
-    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+    store = build_store(tmp_path / "s", tars(), WordTower(), EXACT, another_finishes_first)
+    assert len(files(tmp_path / "s")) == 3
+    assert bool(store.valid(torch.tensor([0, 25, 59])).all())
+
+
+def test_parts_without_samples_need_no_side_car() -> None:
+    source = tars()
+    source.parts = {"none.tar": "x", **source.parts, "last.tar": "y"}
+    source.part_sizes = [0, *source.part_sizes, 0]
+    found = parts_of(source)
+    assert [(part.name, part.start, part.stop) for part in found] == [
+        ("a.tar", 0, 25), ("b.tar", 25, 26), ("c.tar", 26, 60),
+    ]  # fmt: skip
+    assert list(found[1].keys(source)) == ["w0"]
+    assert parts_of(ListSource(["x"])) == [Part("words", "words", 0, 1)]
+
+
+def test_a_full_disk_leaves_the_tars_that_were_whole(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the first two tars' side-cars with their headers, but not for the third, which is larger.
+    keys = [f"{tar}.tar/w{i}" for tar, n in (("a", 5), ("b", 5), ("c", 2000)) for i in range(n)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(AcedError, match=r"^Disk full while writing .*/c-.*\.safetensors: free some space"):
+            build_store(tmp_path, tars(keys), WordTower(), EXACT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name[0] for path in files(tmp_path)] == ["a", "b"]
+    tower = WordTower()
+    build_store(tmp_path, tars(keys), tower, EXACT)
+    assert len(files(tmp_path)) == 3

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ _FULL_WORDS = (
     "quota exceeded",
     *(f"os error {code}" for code in sorted(_FULL)),
 )
+_DAY = 24 * 3600
 _ENFORCE = ("enforce fail", "unexpected pos", "PytorchStreamWriter failed")
 
 
@@ -162,7 +165,7 @@ def folder_atomic(folder: Path | str) -> Iterator[Path]:
     try:
         with writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(folder)
+            sweep_leftovers(folder.parent, f".{glob.escape(folder.name)}.")
             temporary.mkdir()
         yield temporary
         with writing(folder):
@@ -174,15 +177,56 @@ def folder_atomic(folder: Path | str) -> Iterator[Path]:
         raise
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary siblings of `folder` whose process on this machine is gone (it was killed)."""
-    prefix = f".{folder.name}.{socket.gethostname()}."
-    for leftover in folder.parent.iterdir():
-        if not (leftover.name.startswith(prefix) and leftover.name.endswith(".tmp")):
+@contextlib.contextmanager
+def file_atomic(path: Path | str) -> Iterator[Path]:
+    """A temporary name for a file that takes long to write; it becomes `path` if the block ends well, else it is gone.
+
+    An older `path` is replaced. Two processes may write one path at a time: the last one's whole file stays. What a
+    killed process leaves behind is removed by `sweep_leftovers`.
+
+    Raises:
+        AcedError: the disk is full, or the path cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+        yield temporary
+        with writing(path):
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sweep_leftovers(folder: Path | str, prefix: str = ".") -> None:
+    """Remove the temporaries in a folder whose process is gone (it was killed).
+
+    Whether a process of another machine is gone cannot be known; its temporaries go when they are a day old.
+
+    Args:
+        folder: where to look; it need not exist.
+        prefix: what their names begin with.
+    """
+    host = socket.gethostname()
+    for leftover in Path(folder).glob(f"{prefix}*.tmp"):
+        start, _, pid = leftover.name.removesuffix(".tmp").rpartition(".")
+        if not pid.isdecimal():
             continue
-        pid = leftover.name[len(prefix) : -len(".tmp")]
-        if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
-            shutil.rmtree(leftover, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if start.endswith(f".{host}"):
+                gone = int(pid) == os.getpid() or not _alive(int(pid))
+            else:
+                gone = time.time() - leftover.stat().st_mtime > _DAY
+            if gone and leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            elif gone:
+                leftover.unlink()
 
 
 def _alive(pid: int) -> bool:

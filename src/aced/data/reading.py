@@ -35,26 +35,33 @@ def read_all(
     Raises:
         AcedError: what the source raises, from a worker too.
     """
-    chunks = _Chunks(source, views, chunk)
+    spans = [range(at, min(len(source), at + chunk)) for at in range(0, len(source), chunk)]
+    for span, content in zip(spans, read_spans(source, views, spans, workers=workers), strict=True):
+        yield span.stop, content
+
+
+def read_spans(
+    source: Source, views: Sequence[View], spans: Sequence[range], *, workers: int = 0
+) -> Iterator[Candidates]:
+    """The samples of each range of positions, one after the other; `read_all` documents the rest."""
     # Its own generator, because a loader draws a seed, and the global one belongs to the user.
-    loader = DataLoader(chunks, batch_size=None, num_workers=workers, generator=torch.Generator())
-    for number, content in enumerate(loader):
+    loader = DataLoader(_Spans(source, views, spans), batch_size=None, num_workers=workers, generator=torch.Generator())
+    for content in loader:
         if isinstance(content, AcedError):
             raise content
-        yield min(len(source), (number + 1) * chunk), content
+        yield content
 
 
-class _Chunks(Dataset["Candidates | AcedError"]):
-    def __init__(self, source: Source, views: Sequence[View], chunk: int) -> None:
-        self.source, self.views, self.chunk = source, list(views), chunk
+class _Spans(Dataset["Candidates | AcedError"]):
+    def __init__(self, source: Source, views: Sequence[View], spans: Sequence[range]) -> None:
+        self.source, self.views, self.spans = source, list(views), list(spans)
 
     def __len__(self) -> int:
-        return -(-len(self.source) // self.chunk)
+        return len(self.spans)
 
     def __getitem__(self, number: int) -> Candidates | AcedError:
-        start = number * self.chunk
         try:
-            return self.source.read(range(start, min(len(self.source), start + self.chunk)), self.views)
+            return self.source.read(self.spans[number], self.views)
         except AcedError as error:
             # A loader would wrap a worker's exception into a page of traceback; a value stays as it is.
             return error

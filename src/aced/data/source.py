@@ -38,6 +38,7 @@ class Candidates:
         images: for each `View` that was asked for, `[B, 3, size, size]` uint8.
         faults: the samples that were asked for and could not be used.
         notes: what is odd about the samples that are there; see `aced.data.faults.HARMLESS`.
+        crops: `[B]` int64, which crop of its image each pair was read in; None for whole images.
     """
 
     indices: Tensor
@@ -45,6 +46,7 @@ class Candidates:
     images: dict[View, Tensor]
     faults: tuple[Fault, ...] = field(default=())
     notes: tuple[Fault, ...] = field(default=())
+    crops: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -56,6 +58,7 @@ class Candidates:
             indices=self.indices[rows],
             texts=[self.texts[i] for i in rows.tolist()],
             images={view: pixels[rows] for view, pixels in self.images.items()},
+            crops=None if self.crops is None else self.crops[rows],
         )
 
 

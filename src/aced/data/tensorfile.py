@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-_DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
+_DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "int8": "I8"}
 _NUMPY = {code: np.dtype(name).newbyteorder("<") for name, code in _DTYPES.items()}
 
 Shape = tuple[int, ...]
@@ -26,15 +27,18 @@ Shape = tuple[int, ...]
 class RowFileWriter:
     """Writes tensors of known shapes, rows in any order; the space is reserved at once where the system can.
 
+    The header comes last: a file that was not finished begins with zeros, and no reader takes it.
+
     Args:
         path: a new file.
-        tensors: (dtype, shape) of each tensor by name; dtypes float32, float16 and uint8.
+        tensors: (dtype, shape) of each tensor by name; dtypes float32, float16, uint8 and int8.
+        metadata_bytes: room for the metadata that `finish` is given, as JSON.
 
     Raises:
         OSError: the disk is full or the file cannot be written (from any method).
     """
 
-    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, Shape]]) -> None:
+    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, Shape]], metadata_bytes: int = 0) -> None:
         header: dict[str, dict[str, object]] = {}
         begin: dict[str, int] = {}
         offset = 0
@@ -47,14 +51,13 @@ class RowFileWriter:
             }
             begin[name] = offset
             offset += size
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        self._tensors = dict(tensors)
-        self._start = {name: 8 + len(text) + place for name, place in begin.items()}
+        length = len(json.dumps(header)) + metadata_bytes
+        self._header, self._length = header, length + -length % 8
+        self._path, self._tensors = path, dict(tensors)
+        self._start = {name: 8 + self._length + place for name, place in begin.items()}
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            self._write(struct.pack("<Q", len(text)) + text, 0)
-            total = 8 + len(text) + offset
+            total = 8 + self._length + offset
             if hasattr(os, "posix_fallocate"):
                 self._reserve(total)
             os.ftruncate(self._descriptor, total)
@@ -95,8 +98,21 @@ class RowFileWriter:
             written = os.pwrite(self._descriptor, view, offset)
             view, offset = view[written:], offset + written
 
-    def finish(self) -> None:
-        """Flush everything to the disk and close."""
+    def sha256(self) -> str:
+        """Hash of everything that was put so far, header apart."""
+        return _sha256(self._path, 8 + self._length)
+
+    def finish(self, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the header, flush everything to the disk and close.
+
+        Raises:
+            ValueError: the metadata need more than the room that was kept for them.
+        """
+        header = self._header | ({"__metadata__": dict(metadata)} if metadata else {})
+        text = json.dumps(header).encode()
+        if len(text) > self._length:
+            raise ValueError(f"the header needs {len(text)} bytes and {self._length} were kept for it")
+        self._write(struct.pack("<Q", self._length) + text.ljust(self._length), 0)
         os.fsync(self._descriptor)
         self.close()
 
@@ -109,42 +125,68 @@ class RowFileWriter:
 
 
 class RowFile:
-    """The tensors of a safetensors file as memory maps: only the rows that are asked for are read.
+    """The tensors of a safetensors file as one memory map: only the rows that are asked for are read.
+
+    Attributes:
+        metadata: the strings of the header.
+        data_start: offset of the first byte behind the header.
+        size: bytes of the file.
 
     Raises:
-        ValueError: not a safetensors file, or one with dtypes other than float32, float16 and uint8.
+        ValueError: not a safetensors file, one that is cut, or one with dtypes that `RowFileWriter` does not write.
         OSError: the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
-        size = path.stat().st_size
+        self._path, self.size = path, path.stat().st_size
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
+            if not 0 < length <= self.size - 8:
                 raise ValueError(f"{path} has no safetensors header")
             header = json.loads(file.read(length))
-        self._maps: dict[str, np.ndarray] = {}
+        self.data_start = end = 8 + length
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        self._places: dict[str, tuple[np.dtype, Shape, int]] = {}
+        self._map: np.ndarray | None = None
         for name, entry in header.items():
-            if name == "__metadata__":
-                continue
             try:
                 dtype, shape = _NUMPY[entry["dtype"]], tuple(entry["shape"])
-                start, end = entry["data_offsets"]
+                first, last = entry["data_offsets"]
             except (KeyError, TypeError) as error:
                 raise ValueError(f"{path}: cannot read the header of {name}") from error
-            if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
-                raise ValueError(f"{path}: {name} does not fit into the file")
-            self._maps[name] = np.memmap(path, dtype, "r", 8 + length + start, shape)
+            if last - first != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{path}: {name} has another size than its shape")
+            end = max(end, self.data_start + last)
+            self._places[name] = dtype, shape, self.data_start + first
+        if end != self.size:
+            raise ValueError(f"it has {self.size} bytes instead of {end}")
 
     @property
     def names(self) -> list[str]:
         """The names of the tensors."""
-        return list(self._maps)
+        return list(self._places)
 
     def shape(self, name: str) -> Shape:
         """The shape of a tensor."""
-        return self._maps[name].shape
+        return self._places[name][1]
 
     def rows(self, name: str) -> np.ndarray:
         """A tensor as a read-only memory map."""
-        return self._maps[name]
+        if self._map is None:  # mapped at the first use: of many files, most are opened for their header alone
+            self._map = np.memmap(self._path, np.uint8, "r")
+        dtype, shape, start = self._places[name]
+        return self._map[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+    def sha256(self) -> str:
+        """Hash of everything behind the header."""
+        return _sha256(self._path, self.data_start)
+
+    def release(self) -> None:
+        """Give the memory map back until the next use."""
+        self._map = None
+
+
+def _sha256(path: Path, start: int) -> str:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -281,9 +281,14 @@ def _notes(results: Results, groups: Sequence[Group]) -> list[str] | dict[str, l
     if first:
         notes.append(" ".join(first))
     if results.reference and _reference_costs(results.reference):
+        known = results.reference
+        parts = {
+            "training it": (known.train_seconds, known.train_flops),
+            "embedding the data once": (known.embed_seconds, known.embed_flops),
+        }
+        what = " and ".join(name for name, costs in parts.items() if any(cost is not None for cost in costs))
         notes.append(
-            "The reference's cost is that of training it and embedding the data once; any number of runs "
-            "share it, and it is not part of theirs."
+            f"The reference's cost is that of {what}; any number of runs share it, and it is not part of theirs."
         )
     return {"results": notes}
 

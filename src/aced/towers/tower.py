@@ -173,6 +173,11 @@ class Tower(nn.Module):
             rows = torch.arange(len(candidates)).split(micro_batch)
             return Embeddings.cat([self(candidates[part]).detach() for part in rows])
 
+    def score_images(self, images: Tensor, micro_batch: int) -> Tensor:
+        """`[B, 3, S, S]` uint8 to `[B, d]` as in `score`, without the texts."""
+        with evaluating(self), torch.no_grad():
+            return torch.cat([self.embed_image(part) for part in images.split(micro_batch)])
+
     def _nothing(self) -> Embeddings:
         """Embeddings of no pairs."""
         scale, bias = self.scale_and_bias()
@@ -186,14 +191,23 @@ class Tower(nn.Module):
 
         Two towers of one fingerprint embed alike, whatever they are called.
         """
+        return self.identity()["tower"]
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of `weights`, `preprocessing` and `tokenizer` (with the text length), and of all as `tower`."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             tensor = tensor.detach().to("cpu").contiguous()
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-        digest.update(repr((self.view, self.mean.tolist(), self.std.tolist())).encode())
-        digest.update(f"{tokenizer_identity(self.tokenizer)}:{self.context_length}".encode())
-        return digest.hexdigest()[:16]
+        marks = {"weights": digest.hexdigest()[:16]}
+        for part, words in {
+            "preprocessing": repr((self.view, self.mean.tolist(), self.std.tolist())),
+            "tokenizer": f"{tokenizer_identity(self.tokenizer)}:{self.context_length}",
+        }.items():
+            digest.update(words.encode())
+            marks[part] = hashlib.sha256(words.encode()).hexdigest()[:16]
+        return marks | {"tower": digest.hexdigest()[:16]}
 
     def flops(self, text_length: int, image_size: int | None = None) -> Flops:
         """FLOPs of one forward pass per sample (a multiply-add counts as 2); backward costs twice that.

@@ -44,6 +44,8 @@ _FREE = {
     "data.in_memory",
     "data.spool_dir",
     "data.spool_gb",
+    "reference.cache_missing",
+    "teacher.cache_missing",
 }
 
 

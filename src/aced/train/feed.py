@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aced.config import Config
 from aced.data.faults import HARMLESS
+from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
 from aced.data.order import Order
 from aced.data.source import Candidates, Fault, Source
@@ -97,6 +98,8 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Order | M
             what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
             remedy = "train.batch or method.filtering_ratio"
         raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
+    if config.data.views > 1:
+        return ViewedOrder(n, size, config.run.seed, config.data.views)
     return Order(n, size, config.run.seed)
 
 

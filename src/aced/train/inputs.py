@@ -9,14 +9,16 @@ from pathlib import Path
 import torch
 
 from aced.config import Config, FrozenSection
+from aced.data.manyviews import ManyViews
 from aced.data.source import Source
-from aced.data.store import build_store, store_folder
+from aced.data.store import build_store, open_store
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.methods import get_method
 from aced.progress import Bars
 from aced.towers import Tower, load_tower
+from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.feed import make_order
 from aced.train.providers import Cached, Live, Provider
 
@@ -71,19 +73,21 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
     pool = make_source(config, bars)
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
-    source = _decoded(pool, views, config, bars)
+    source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
 
     providers: dict[str, Provider] = {}
     for name, tower in towers.items():
-        cache = frozen_section(name, config).cache
-        providers[name] = (
-            make_cached(tower, source, Path(cache), config, tower.device, bars)
-            if cache
-            else Live(tower, config.train.micro_batch)
-        )
+        section = frozen_section(name, config)
+        if section.cache:
+            refuse = section.cache_missing == "refuse"
+            cache = Path(section.cache)
+            providers[name] = make_cached(tower, source, cache, config, tower.device, bars, refuse=refuse)
+        else:
+            providers[name] = Live(tower, config.train.micro_batch)
+            bars.say(live_cost(name, tower, student, config, source))
     teacher = providers.get("teacher", providers.get("reference"))
     return Inputs(
-        source=source,
+        source=ManyViews(source) if config.data.views > 1 else source,
         tasks=tasks,
         reference=providers.get("reference") if method.scores_reference else None,
         teachers=[teacher] if method.distill and teacher is not None else [],
@@ -165,9 +169,7 @@ def load_frozen(name: str, config: Config) -> Tower:
     """
     section = frozen_section(name, config)
     tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
-    folder = Path(section.model)
-    trained = folder.is_dir() and any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir())
-    if not (section.checkpoint or trained):
+    if not has_weights(section.model, section.checkpoint):
         raise AcedError(
             f"{name}.model = '{section.model}' has no trained weights: give a local file as {name}.checkpoint, or name "
             "the `model` folder of a run."
@@ -176,19 +178,38 @@ def load_frozen(name: str, config: Config) -> Tower:
     return tower.eval()
 
 
-def make_cached(tower: Tower, source: Source, cache: Path, config: Config, device: torch.device, bars: Bars) -> Cached:
-    """The embeddings of `source` by `tower` in a store below `cache`, made now where they are not there."""
-    folder = store_folder(cache, tower.fingerprint(), source.fingerprint)
-    with bars.counting(f"Embedding the pool with {tower.name}") as progress:
-        store = build_store(
-            folder,
-            source,
-            tower,
-            micro_batch=config.train.micro_batch,
-            dtype=config.reference.cache_dtype,
-            progress=progress,
-            workers=config.data.workers,
+def has_weights(model: str, checkpoint: str) -> bool:
+    """Whether a model comes with trained weights: a checkpoint, or a folder that holds some."""
+    folder = Path(model)
+    return bool(checkpoint) or (
+        folder.is_dir() and any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir())
+    )
+
+
+def make_cached(
+    tower: Tower,
+    source: Source,
+    cache: Path,
+    config: Config,
+    device: torch.device,
+    bars: Bars,
+    *,
+    refuse: bool = False,
+) -> Cached:
+    """The embeddings of `source` by `tower` in side-cars below `cache`, those that are missing made now or refused."""
+    if getattr(source, "captions_vary", False):
+        raise AcedError(
+            "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
+            "reference.cache and teacher.cache empty."
         )
-        progress(len(source), len(source))  # also where the store was there already
+    settings = cache_settings(config)
+    if refuse:
+        store = open_store(cache, tower.identity(), source, settings)
+    else:
+        if notice := others_there(cache, tower, source):
+            bars.say(notice)
+        with bars.counting(f"Embedding the pool with {tower.name}") as progress:
+            store = build_store(cache, source, tower, settings, progress)
+            progress(len(source), len(source))  # also where they were there already
     sample = source.read(range(min(64, len(source))), [])
     return Cached(store, device, tower.forward_flops(sample.texts))

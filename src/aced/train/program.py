@@ -17,8 +17,10 @@ from aced.data.faults import HARMLESS
 from aced.methods import METHODS
 from aced.progress import Bars
 from aced.report import load_run, results_table, write_report
+from aced.report.records import embedding_score
 from aced.threads import set_threads
 from aced.train.best import best_model
+from aced.train.caching import embedding_cost
 from aced.train.checkpoint import latest_checkpoint, read_facts
 from aced.train.feed import Faults
 from aced.train.fit import Fitted, environment, fit, make_student, row_of
@@ -40,7 +42,9 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
         inputs = make_inputs(config, student, bars)
         fitted = fit(config, inputs, student, bars, resume=resume)
     row = row_of(fitted, config.method.name, METHODS[config.method.name].title, config.run.seed)
-    results: dict[str, Any] = {"rows": [row | {"run": "."}], "environment": environment(device)}
+    cost = embedding_cost([inputs.reference, *inputs.teachers])
+    results: dict[str, Any] = {"rows": [row | {"run": ".", "embedding": cost}], "environment": environment(device)}
+    results |= {"reference": embedding_score(cost)} if cost else {}
     write_atomic(folder / "results.json", json.dumps(results, indent=1) + "\n")
     page = write_report(folder / "report.html", results, [load_run(folder)])
     if fitted.results:

@@ -47,12 +47,12 @@ class Cached:
         self.store, self.device, self.forward_flops = store, device, forward_flops
         self.width = store.info.d
         self.views: tuple[View, ...] = ()
-        self.fingerprint = store.info.tower_fingerprint
+        self.fingerprint = store.info.identity["tower"]
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """Look the candidates up by sample key."""
         ledger.cached_flops += len(candidates) * self.forward_flops
-        return self.store.lookup(candidates.indices).to(self.device)
+        return self.store.lookup(candidates.indices, candidates.crops).to(self.device)
 
     def valid(self, indices: Tensor) -> Tensor:
         """Samples that could be read when the store was made."""

@@ -111,7 +111,7 @@ class Scenes:
 
 def in_view(pixels: Tensor, view: View) -> Tensor:
     """`[n, 3, 32, 32]` uint8 to `[n, 3, size, size]` uint8; at the pictures' own size nothing is copied."""
-    if view.size == world.IMAGE_SIZE:
+    if view.size == world.IMAGE_SIZE and not view.crop:
         return pixels
     images = [torch.from_numpy(view.apply(image)) for image in pixels.permute(0, 2, 3, 1).numpy()]
     return torch.stack(images) if images else pixels.new_empty(0, 3, view.size, view.size)

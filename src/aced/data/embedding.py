@@ -1,0 +1,199 @@
+"""Makes side-cars: every sample of some parts of a source through a frozen tower, one file for each part."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings, Scalar
+from aced.data.atomic import file_atomic
+from aced.data.reading import chunk_size, read_spans
+from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_path
+from aced.data.source import Candidates, Source
+from aced.data.views import View
+from aced.errors import AcedError
+
+
+class ForwardFlops(Protocol):
+    """FLOPs of one forward pass for each sample."""
+
+    @property
+    def image(self) -> int:
+        """Those of the image tower."""
+        ...
+
+
+class EmbeddingTower(Protocol):
+    """What side-cars need of a tower; `aced.towers.Tower` documents each."""
+
+    name: str
+    width: int
+
+    @property
+    def view(self) -> View:
+        """How the tower wants to see an image."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of weights, preprocessing and tokenizer, and of all three as `tower`."""
+        ...
+
+    def scale_and_bias(self) -> tuple[Scalar, Scalar]:
+        """Logit scale and bias."""
+        ...
+
+    def score(self, candidates: Candidates, micro_batch: int) -> Embeddings:
+        """The embeddings of all candidates, without gradients."""
+        ...
+
+    def score_images(self, images: Tensor, micro_batch: int) -> Tensor:
+        """Those of images alone, `[B, d]`."""
+        ...
+
+    def forward_flops(self, texts: Sequence[str]) -> float:
+        """FLOPs of a forward pass for each pair, on average."""
+        ...
+
+    def flops(self, text_length: int) -> ForwardFlops:
+        """FLOPs of a forward pass for each sample, by tower."""
+        ...
+
+
+class Settings(NamedTuple):
+    """How embeddings are made and kept.
+
+    Attributes:
+        dtype: `float32`, `float16` or `int8`.
+        views: K; the whole image and K - 1 crops of it.
+        micro_batch: samples that the tower embeds at a time.
+        workers: processes that read and decode; 0 does so in this one.
+    """
+
+    dtype: str = "float16"
+    views: int = 1
+    micro_batch: int = 256
+    workers: int = 0
+
+
+Progress = Callable[[int, int], None]
+
+
+def embed_parts(
+    cache: Path,
+    source: Source,
+    tower: EmbeddingTower,
+    parts: Sequence[Part],
+    settings: Settings,
+    progress: Progress | None = None,
+) -> Iterator[Part]:
+    """Make the side-car of each part, in order, and yield the part once its file is whole.
+
+    A run that is killed leaves the side-cars that were whole by then, and at most one temporary file.
+
+    Args:
+        cache: the cache folder.
+        source: what the parts are of.
+        tower: the frozen model.
+        parts: those to embed.
+        settings: how.
+        progress: called with (samples done, all samples of the parts).
+
+    Raises:
+        AcedError: an embedding is not finite, the disk is full, or what the source raises.
+    """
+    identity, total = tower.identity(), sum(map(len, parts))
+    views = [tower.view.cropped(crop) for crop in range(settings.views)]
+    step = chunk_size(views, settings.micro_batch)
+    spans = [[range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)] for part in parts]
+    # One reader for all parts, so that its workers need not start again for each.
+    chunks = read_spans(source, views, [span for own in spans for span in own], workers=settings.workers)
+    done = 0
+    for part, own in zip(parts, spans, strict=True):
+        making = _Making(tower, settings, views)
+        path = sidecar_path(cache, identity["tower"], part)
+        with file_atomic(path) as temporary:
+            file = SideCarWriter(temporary, path, part.keys(source), tower.width, settings.views, settings.dtype)
+            try:
+                for span in own:
+                    making.add(next(chunks), file, part)
+                    done += len(span)
+                    if progress is not None:
+                        progress(done, total)
+                with torch.no_grad():
+                    scale, bias = map(float, tower.scale_and_bias())
+                file.finish(
+                    tower=tower.name,
+                    identity=identity,
+                    part=part.name,
+                    mark=part.mark,
+                    d=tower.width,
+                    views=settings.views,
+                    scale=scale,
+                    bias=bias,
+                    faults=dict(making.faults),
+                    seconds=time.perf_counter() - making.start,
+                    flops=making.flops,
+                )
+            finally:
+                file.close()
+        yield part
+
+
+class _Making:
+    """What happens to the samples of one part."""
+
+    def __init__(self, tower: EmbeddingTower, settings: Settings, views: Sequence[View]) -> None:
+        self._tower, self._settings, self._views = tower, settings, views
+        self.start = time.perf_counter()
+        self.flops = 0.0
+        self.faults: Counter[str] = Counter()
+
+    def add(self, candidates: Candidates, file: SideCarWriter, part: Part) -> None:
+        """Embed some samples and write them."""
+        tower, micro_batch = self._tower, self._settings.micro_batch
+        self.faults.update(fault.name for fault in candidates.faults)
+        if not len(candidates):
+            return
+        found = tower.score(candidates, micro_batch)
+        image = [found.image, *(tower.score_images(candidates.images[view], micro_batch) for view in self._views[1:])]
+        rows = torch.stack([each.float().cpu() for each in image], dim=1)
+        text = found.text.float().cpu()
+        if not finite(rows, text):
+            raise AcedError(f"The tower {tower.name} gives embeddings that are not finite numbers.")
+        file.add(candidates.indices - part.start, rows, text)
+        self.flops += len(candidates) * tower.forward_flops(candidates.texts)
+        if len(self._views) > 1:
+            self.flops += len(candidates) * (len(self._views) - 1) * tower.flops(1).image
+
+
+def check_space(cache: Path, samples: int, d: int, settings: Settings) -> int:
+    """Bytes that are free where a cache is or will be; refuses one that does not fit.
+
+    Raises:
+        AcedError: the side-cars of so many samples are larger than what is free.
+    """
+    there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    need = samples * sample_bytes(d, settings.dtype, settings.views)
+    if need > free:
+        raise AcedError(
+            f"The embeddings of {samples:,} samples need {size_text(need)} and {size_text(free)} are free in {there}: "
+            "make room, choose another folder, store fewer views, or store them as int8."
+        )
+    return free
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB" if size < 1000 else f"{size:,.0f} TB"

@@ -1,0 +1,1 @@
+"""`aced embed`: the embeddings of a pool of tars by a frozen model, one side-car for each tar."""

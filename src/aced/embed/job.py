@@ -1,0 +1,194 @@
+"""The work of `aced embed` on some tars: one callable for a lone process, for torchrun's ranks and for Ray's actors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from aced.data.atomic import sweep_leftovers
+from aced.data.embedding import Progress, Settings, embed_parts
+from aced.data.shards import HARMLESS, Shards, open_shards
+from aced.data.sidecar import Part, open_sidecar, parts_of, sidecar_path, tower_folder
+from aced.data.store import sort_parts
+from aced.errors import AcedError
+from aced.towers import Tower, load_tower
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is embedded, by what, and how; plain data, so that it can be sent to another machine.
+
+    Attributes:
+        model, checkpoint: as in `load_tower`.
+        cache: the cache folder, on a file system that all processes see.
+        settings: type, views, micro-batch and workers.
+        caption: where captions are, see `open_shards`.
+        bad_tars: what a damaged tar does, see `open_shards`.
+        index_dir: where indexes of the tars are kept; empty for none.
+        device: of torch; `auto` is CUDA where the process has it.
+        threads: CPU threads; 0 leaves them as they are.
+    """
+
+    model: str
+    checkpoint: str
+    cache: str
+    settings: Settings
+    caption: str = "txt"
+    bad_tars: Literal["stop", "skip"] = "stop"
+    index_dir: str = ""
+    device: str = "cpu"
+    threads: int = 0
+
+
+@dataclass
+class Tally:
+    """What came of some tars.
+
+    Attributes:
+        tars: that were looked at.
+        made: those of them that were embedded now.
+        repaired: those of `made` whose side-car was there, but damaged.
+        samples: in all side-cars.
+        embedded: samples that went through the model now.
+        usable: samples that have an embedding.
+        bytes: of all side-cars.
+        seconds, flops: of those made now.
+        skipped: samples and tars left out, by name of the fault.
+        examples: a sentence for each name.
+    """
+
+    tars: int = 0
+    made: int = 0
+    repaired: int = 0
+    samples: int = 0
+    embedded: int = 0
+    usable: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, name: str, detail: str, count: int = 1) -> None:
+        """Count what was left out."""
+        self.skipped[name] += count
+        self.examples.setdefault(name, detail)
+
+    def add(self, other: Tally) -> None:
+        """Add the tally of other tars."""
+        for name in ("tars", "made", "repaired", "samples", "embedded", "usable", "bytes", "seconds", "flops"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, count in other.skipped.items():
+            self.skip(name, other.examples[name], count)
+
+
+class Embedder:
+    """Embeds tars: called with some, it makes the side-cars that they lack and says what came of it.
+
+    It can be called with the same tars again, by several processes at a time, and after a kill: whole side-cars stay,
+    and no other ones ever appear.
+
+    Args:
+        job: what to do. The model is loaded here, once.
+
+    Raises:
+        AcedError: the model cannot be loaded.
+    """
+
+    def __init__(self, job: Job) -> None:
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        device = auto if job.device == "auto" else job.device
+        self.job = job
+        self.tower: Tower = load_tower(job.model, job.checkpoint or None, device=device)
+        self.tower.requires_grad_(False).eval()
+        self.identity = self.tower.identity()
+        self.cache = Path(job.cache)
+        sweep_leftovers(tower_folder(self.cache, self.identity["tower"]))
+
+    def look(self, tars: Sequence[Path], progress: Progress | None = None) -> tuple[Tally, list[Path], int]:
+        """What is there and what is to do, found from the headers of the tars and of the side-cars.
+
+        Args:
+            tars: the files.
+            progress: called with (tars looked at, all tars).
+
+        Returns:
+            The tally of the tars that need nothing, the other tars, and the number of samples in those.
+
+        Raises:
+            AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car is of something else or holds another type
+                or fewer views. One that is damaged will be made again.
+        """
+        there, todo, missing = Tally(), [], 0
+        for number, tar in enumerate(tars, 1):
+            source = self._open([tar], there)
+            parts = parts_of(source) if source else []
+            if sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)[0]:
+                todo.append(tar)
+                missing += sum(map(len, parts))
+            else:
+                there.tars += 1
+                self._count(source, parts, there)
+            if progress is not None:
+                progress(number, len(tars))
+        return there, todo, missing
+
+    def __call__(self, tars: Sequence[Path], progress: Progress | None = None) -> Tally:
+        """Make the side-cars that some tars lack.
+
+        Args:
+            tars: the files.
+            progress: called with (samples embedded, samples that were missing).
+
+        Raises:
+            AcedError: as in `look`; or an embedding is not finite, or the disk is full.
+        """
+        tally = Tally(tars=len(tars))
+        source = self._open(tars, tally)
+        parts = parts_of(source) if source else []
+        missing, damaged = sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)
+        if source is None:
+            return tally
+        for part in embed_parts(self.cache, source, self.tower, missing, self.job.settings, progress):
+            info = open_sidecar(sidecar_path(self.cache, self.identity["tower"], part)).info
+            tally.seconds += info.seconds
+            tally.flops += info.flops
+            tally.embedded += info.n
+        tally.made, tally.repaired = len(missing), len(damaged)
+        self._count(source, parts, tally)
+        return tally
+
+    def _count(self, source: Shards | None, parts: Sequence[Part], tally: Tally) -> None:
+        """Add what the side-cars of some parts hold, and what their tars lost already at indexing."""
+        for fault in source.faults if source else ():
+            if fault.name not in HARMLESS:
+                tally.skip(fault.name, fault.detail)
+        for part in parts:
+            sidecar = open_sidecar(sidecar_path(self.cache, self.identity["tower"], part), self.identity, part)
+            tally.samples += sidecar.info.n
+            tally.usable += sidecar.info.usable
+            tally.bytes += sidecar.bytes
+            for name, count in sidecar.info.faults.items():
+                tally.skip(name, f"{count} of the {sidecar.info.n} samples of {part.name}.", count)
+
+    def _open(self, tars: Sequence[Path], tally: Tally) -> Shards | None:
+        """The tars as a source; None where they hold no pair and that is no reason to stop."""
+        try:
+            return open_shards(
+                [str(tar) for tar in tars],
+                caption=self.job.caption,
+                bad_tars=self.job.bad_tars,
+                index_dir=Path(self.job.index_dir) if self.job.index_dir else None,
+            )
+        except AcedError as error:
+            if self.job.bad_tars == "stop":
+                raise
+            tally.skip("tar_without_pairs", str(error), len(tars))
+            return None

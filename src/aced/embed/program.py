@@ -1,0 +1,177 @@
+"""`aced embed`: says what it will cost, embeds this process's share of the tars, and says what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from aced.config import make_config
+from aced.data.embedding import check_space, size_text
+from aced.data.rowcodec import DTYPES
+from aced.data.sidecar import sample_bytes, tower_folder
+from aced.data.tarpaths import expand_tars
+from aced.embed.job import Embedder, Job, Tally
+from aced.embed.spread import Share, own_share, with_ray
+from aced.errors import AcedError
+from aced.progress import Bars, Tick
+from aced.threads import set_threads
+from aced.towers import load_tower
+from aced.train.inputs import device_of, has_weights
+
+_GROUP = 16
+"""Tars that are open at a time: their indexes are in memory, and one reader serves them all."""
+
+
+def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: str = "", actors: int = 0) -> Tally:
+    """Make the side-cars of a pool that are not there yet.
+
+    Args:
+        job: the model, the cache and how.
+        shards: tars as `data.shards` names them.
+        console: where everything is printed; a process that is not the first prints one line, at the end.
+        share: see `own_share`.
+        actors: Ray's actors; 0 embeds in this process.
+
+    Returns:
+        What came of this process's tars.
+
+    Raises:
+        AcedError: whatever a user or the data did wrong, in one sentence.
+    """
+    mine = own_share(share)
+    tars = mine.of(expand_tars(shards))
+    job = _checked(job, mine)
+    if not tars:
+        console.print(f"Process {mine.index} of {mine.count} has no tar to embed.", highlight=False)
+        return Tally()
+    # One process draws and speaks; what the others have to say would only be in its way.
+    with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
+        embedder = Embedder(job)
+        with bars.counting("Looking at the tars") as progress:
+            tally, todo, missing = embedder.look(tars, progress)
+        bars.say(_plan(embedder, tally, len(tars), missing, mine))
+        start = time.perf_counter()
+        with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
+            done = _Done(tick, start)
+            for part in with_ray(job, todo, actors) if actors else _groups(embedder, todo, done):
+                tally.add(part)
+                done.whole = tally.embedded
+                done(0, 0)
+            tick(missing or 1, done.rate())
+        seconds = time.perf_counter() - start
+    if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
+        raise AcedError(_nothing_usable(tally))
+    if mine.index:
+        line = f"{tally.tars} tars, {tally.made} of them embedded now, {tally.embedded:,} samples in {seconds:.0f} s."
+        console.print(f"Process {mine.index} of {mine.count}: {line}", highlight=False)
+    else:
+        console.print(_table(tally, seconds))
+        if tally.skipped:
+            console.print(_skipped(tally))
+        where = f"Side-cars: {tower_folder(job.cache, embedder.identity['tower'])}"
+        console.print(f"{where}   Use: reference.cache={job.cache}", markup=False, highlight=False)
+    return tally
+
+
+def _checked(job: Job, share: Share) -> Job:
+    """The job with this process's device; what is quick to find wrong is found here."""
+    settings = job.settings
+    if settings.dtype not in DTYPES:
+        raise AcedError(f"--dtype is '{settings.dtype}'; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
+    if not 1 <= settings.views <= 64 or settings.micro_batch < 1 or settings.workers < 0:
+        raise AcedError("--views is from 1 to 64, --micro-batch at least 1 and --workers at least 0.")
+    if job.bad_tars not in ("stop", "skip"):
+        raise AcedError(f"--bad-tars is '{job.bad_tars}'; use stop or skip.")
+    config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
+    device_of(config)
+    if not has_weights(job.model, job.checkpoint):
+        load_tower(job.model)  # a name that there is not is told first
+        raise AcedError(
+            f"{job.model} has no trained weights: give a local file with --checkpoint, or name the `model` folder of a "
+            "run."
+        )
+    set_threads(job.threads)
+    if job.device == "auto" and torch.cuda.device_count() > 1:
+        return replace(job, device=f"cuda:{share.local % torch.cuda.device_count()}")
+    return job
+
+
+def _plan(embedder: Embedder, there: Tally, tars: int, missing: int, share: Share) -> str:
+    """What will be made and stored; refuses what does not fit on the disk.
+
+    Raises:
+        AcedError: there is less room than the side-cars need.
+    """
+    settings, d = embedder.job.settings, embedder.tower.width
+    each = sample_bytes(d, settings.dtype, settings.views)
+    # The other processes' shares are about as large, and they write to the same disk.
+    free = check_space(embedder.cache, missing * share.count, d, settings)
+    views = f", {settings.views} views" if settings.views > 1 else ""
+    whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
+    others = f" (all processes: about {size_text(missing * share.count * each)})" if share.count > 1 else ""
+    return (
+        f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
+        f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
+        f"{size_text(missing * each)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
+        "are free."
+    )
+
+
+def _groups(embedder: Embedder, todo: Sequence[Path], done: _Done) -> Iterator[Tally]:
+    for at in range(0, len(todo), _GROUP):
+        yield embedder(todo[at : at + _GROUP], done)
+
+
+class _Done:
+    """Moves the bar, with the rate as its remark.
+
+    Attributes:
+        whole: samples of the groups that are done; calls count from there.
+    """
+
+    def __init__(self, tick: Tick, start: float) -> None:
+        self._tick, self._start, self.whole, self._now = tick, start, 0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` samples more than the whole groups'."""
+        self._now = self.whole + done
+        self._tick(self._now, self.rate())
+
+    def rate(self) -> str:
+        """Samples a second since the start."""
+        return f"{self._now / max(time.perf_counter() - self._start, 1e-9):,.0f} samples/s"
+
+
+def _nothing_usable(tally: Tally) -> str:
+    name, count = tally.skipped.most_common(1)[0] if tally.skipped else ("", 0)
+    reason = f"; most often {name} ({count}), for example {tally.examples[name]}" if name else "."
+    return f"No sample of {tally.tars} tar{'s' * (tally.tars > 1)} is usable, so that there is nothing to embed{reason}"
+
+
+def _table(tally: Tally, seconds: float) -> Table:
+    table = Table("Side-cars", "", show_header=False)
+    table.columns[1].justify = "right"
+    repaired = f", {tally.repaired} of them damaged before" if tally.repaired else ""
+    table.add_row("Tars", f"{tally.tars:,}")
+    table.add_row("embedded now", f"{tally.made:,}{repaired}")
+    table.add_row("Samples", f"{tally.samples:,}")
+    table.add_row("with an embedding", f"{tally.usable:,}")
+    table.add_row("On disk", size_text(tally.bytes))
+    if tally.embedded:
+        table.add_row("Time", f"{seconds:,.1f} s, {tally.embedded / seconds:,.0f} samples/s")
+        table.add_row("FLOPs", f"{tally.flops:.3g}")
+    return table
+
+
+def _skipped(tally: Tally) -> Table:
+    table = Table("Left out", "How many", "For example", title="What could not be used")
+    for name, count in tally.skipped.most_common():
+        table.add_row(name, f"{count:,}", escape(tally.examples[name]))
+    return table

@@ -1,0 +1,107 @@
+"""What cached embeddings cost, and what it costs to have none: sentences for the terminal, figures for the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aced.config import Config
+from aced.core.ledger import BACKWARD
+from aced.data.embedding import EmbeddingTower, Settings, size_text
+from aced.data.sidecar import parts_of, sample_bytes, sidecar_path, why_missing
+from aced.data.source import Source
+from aced.methods import get_method
+from aced.train.providers import Cached, Provider
+
+
+def cache_settings(config: Config) -> Settings:
+    """How a run's config wants its embeddings cached."""
+    return Settings(
+        dtype=config.reference.cache_dtype,
+        views=config.data.views,
+        micro_batch=config.train.micro_batch,
+        workers=config.data.workers,
+    )
+
+
+def others_there(cache: Path, tower: EmbeddingTower, source: Source) -> str:
+    """A sentence about side-cars that look like the missing ones but are of something else; empty where none are."""
+    identity = tower.identity()
+    missing = [part for part in parts_of(source) if not sidecar_path(cache, identity["tower"], part).exists()]
+    if not missing:
+        return ""
+    why = why_missing(cache, identity, missing[0])
+    if why.startswith("there is none"):
+        return ""
+    return (
+        f"{len(missing)} of {len(parts_of(source))} parts of the data have no side-car by {tower.name} in {cache} and "
+        f"are embedded now; of {missing[0].name}, {why}."
+    )
+
+
+def live_cost(name: str, tower: Any, student: Any, config: Config, source: Source) -> str:
+    """What a frozen model costs that embeds at every step, next to the student, and how to have it cached.
+
+    Args:
+        name: `reference` or `teacher`.
+        tower: the frozen `Tower`.
+        student: the `Tower` that is trained.
+        config: the run's.
+        source: the pool; some of its captions tell how long texts are.
+    """
+    method, train = get_method(config.method.name, weight=config.method.weight), config.train
+    texts = source.read(range(min(64, len(source))), []).texts
+    forward, own = tower.forward_flops(texts), student.forward_flops(texts)
+    scores = name == "reference" and method.scores_reference
+    embedded = config.super_batch if scores else train.batch
+    spent = embedded * forward
+    step = own * ((1 + BACKWARD) * train.batch + (config.super_batch if method.scores_student else 0))
+    settings = cache_settings(config)
+    size = len(source) * sample_bytes(tower.width, settings.dtype, settings.views)
+    return (
+        f"No side-car: {tower.name} ({name}) embeds {embedded} pairs at every step, {spent:.2g} FLOPs, "
+        f"{spent / step:.2g} times the student's own {step:.2g}; all {train.steps} steps {spent * train.steps:.2g}. "
+        f"Embedding the "
+        f"{len(source):,} pairs once takes {len(source) * forward * _share(tower, settings):.2g} FLOPs and "
+        f"{size_text(size)}: {_command(name, config, settings)}"
+    )
+
+
+def _share(tower: Any, settings: Settings) -> float:
+    """A sample's FLOPs with all its views relative to those of a forward pass."""
+    flops = tower.flops(tower.context_length)
+    return float((settings.views * flops.image + flops.text) / (flops.image + flops.text))
+
+
+def _command(name: str, config: Config, settings: Settings) -> str:
+    """What makes the side-cars and has them used."""
+    section = getattr(config, name)
+    if not config.data.shards:
+        return f"{name}.cache=runs/cache"
+    words = ["aced embed", section.model, *config.data.shards, "--out runs/cache"]
+    words += [f"--checkpoint {section.checkpoint}"] * bool(section.checkpoint)
+    words += [f"--dtype {settings.dtype}"] * (settings.dtype != "float16")
+    words += [f"--views {settings.views}"] * (settings.views > 1)
+    words += [f"--caption {config.data.caption}"] * (config.data.caption != "txt")
+    return f"`{' '.join(words)}`, then {name}.cache=runs/cache"
+
+
+def embedding_cost(providers: Sequence[Provider | None]) -> dict[str, float] | None:
+    """What making the cached embeddings of a run cost, whenever that was: samples, seconds, FLOPs and bytes in all.
+
+    Args:
+        providers: of the run; one that occurs twice counts once, a live one not at all.
+
+    Returns:
+        None where nothing is cached.
+    """
+    infos = [one.store.info for one in dict.fromkeys(providers) if isinstance(one, Cached)]
+    if not infos:
+        return None
+    return {
+        "samples": sum(info.usable for info in infos),
+        "seconds": sum(info.seconds for info in infos),
+        "flops": sum(info.flops for info in infos),
+        "bytes": sum(info.bytes for info in infos),
+    }

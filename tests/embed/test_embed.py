@@ -1,0 +1,321 @@
+"""`aced embed` from outside: what it makes, what it says, and what it survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from aced.data.embedding import Settings
+from aced.data.shards import open_shards
+from aced.data.sidecar import open_sidecar
+from aced.data.store import open_store
+from aced.embed.job import Embedder, Job
+from aced.embed.program import embed_program
+from aced.embed.spread import own_share, with_ray
+from aced.errors import AcedError
+from aced.towers import load_tower, save_tower
+from cli_fakes import Cli
+from run_fakes import write_pairs
+
+PAIRS = {"0.tar": range(40), "1.tar": range(40, 70), "2.tar": range(70, 120)}
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    for name, numbers in PAIRS.items():
+        write_pairs(tmp_path / "pool" / name, numbers, bad=[75])
+    return tmp_path / "pool"
+
+
+def files(folder: Path) -> list[Path]:
+    """All files, hidden ones too."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def job_of(model: Path | str, cache: Path, **settings: Any) -> Job:
+    return Job(str(model), "", str(cache), Settings(**{"micro_batch": 16} | settings), device="cpu", threads=1)
+
+
+def words_of(model: Path | str, pool: Path, cache: Path, *more: object) -> tuple[object, ...]:
+    return ("embed", model, pool, "--out", cache, "--threads", 1, "--micro-batch", 16, *more)
+
+
+def in_a_child(act: Callable[[], object]) -> int:
+    """Run something in a forked process; its exit status, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        except BaseException:
+            os._exit(3)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# -- what it makes and says --------------------------------------------------------------------------------------------
+
+
+def test_a_pool_is_embedded_once_and_a_run_looks_it_up(
+    cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    cache, model = tmp_path / "cache", trained["large"]
+    first = cli(*words_of(model, pool, cache))
+    assert first.status == 0, first.err
+    told = " ".join(first.out.split())
+    # float16, d 96: an image and a text of 192 bytes, and a mark.
+    assert "3 tars, 120 samples; 0 have their embeddings, 120 to go. A sample takes 385 bytes (float16, d 96)" in told
+    assert "46.2 kB to write, 38.5 GB for 100 M samples; " in told
+    assert "image_unreadable" in told
+    assert told.index("38.5 GB") < told.index("Samples")
+    made = files(cache)
+    assert [path.name[:2] for path in made] == ["0-", "1-", "2-"]
+    assert open_sidecar(made[2]).info.faults == {"image_unreadable": 1}
+
+    source, tower = open_shards([str(pool)]), load_tower(model)
+    store = open_store(cache, tower.identity(), source, Settings())
+    rows = torch.tensor([119, 0, 41])
+    live = tower.score(source.read(rows.tolist(), [tower.view]), 8)
+    assert torch.allclose(store.lookup(rows).image, live.image, atol=1e-3)
+
+    again = cli(*words_of(model, pool, cache))
+    assert again.status == 0
+    assert "120 have their embeddings, 0 to go" in " ".join(again.out.split())
+    assert {path: path.stat().st_mtime_ns for path in made} == {path: path.stat().st_mtime_ns for path in files(cache)}
+
+    train = ("train", "scenes", f"data.shards={pool}", "data.max_bad_share=0.1", "student.model=aced-demo-s",
+             "train.batch=8", "train.steps=2", "run.threads=1", f"run.out={tmp_path / 'run'}", "method.name=i-acid",
+             f"reference.model={model}", f"reference.cache={cache}", "reference.cache_missing=refuse")  # fmt: skip
+    ended = cli(*train)
+    assert ended.status == 0, ended.err
+    assert "No side-car" not in ended.out
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["rows"][0]["embedding"]["samples"] == 119
+    assert results["rows"][0]["embedding"]["flops"] == pytest.approx(store.info.flops)
+    assert results["reference"] == {"tasks": {}, "embed_seconds": store.info.seconds, "embed_flops": store.info.flops}
+
+    # Another model, and the same tar with other content.
+    save_tower(load_tower("aced-demo-m", seed=8), tmp_path / "other")
+    refused = cli(*train, f"reference.model={tmp_path / 'other'}", f"run.out={tmp_path / 'no'}")
+    assert refused.status == 2
+    assert "has no side-car of this model: the one in" in refused.err
+    assert "is of other weights (it was made by aced-demo-m)" in refused.err
+    write_pairs(pool / "1.tar", range(41, 71))
+    refused = cli(*train, f"run.out={tmp_path / 'no'}")
+    assert refused.status == 2
+    assert "1.tar has no side-car of this model" in refused.err
+    assert "is of another tar of that name, or of this one before it was changed" in refused.err
+    assert not (tmp_path / "no").exists()
+
+
+def test_shares_are_disjoint_and_whole(pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any) -> None:
+    tars = sorted(pool.iterdir())
+    assert [path.name for rank in range(2) for path in own_share(f"{rank}/2").of(tars)] == ["0.tar", "2.tar", "1.tar"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        assert own_share("1/3")[:2] == (2 + rank, 6)
+        tally = embed_program(job_of(trained["peer"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
+        made.append((tally.tars, tally.made, tally.samples))
+    assert made == [(2, 2, 90), (1, 1, 30)]
+    assert len(files(tmp_path / "cache")) == 3
+    monkeypatch.setenv("WORLD_SIZE", "7")
+    monkeypatch.setenv("RANK", "5")
+    assert embed_program(job_of(trained["peer"], tmp_path / "cache"), [str(pool)], Console(quiet=True)).tars == 0
+
+
+@pytest.mark.slow
+def test_torchrun(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
+    program = tmp_path / "aced.py.txt"
+    program.write_text("from aced.cli import main; main()")
+    words = words_of(trained["peer"], pool, tmp_path / "cache")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program, *words]
+    done = subprocess.run(
+        [str(word) for word in launch], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Process 0 of 2: 2 tars, 90 samples" in " ".join(done.stdout.split())
+    assert "Process 1 of 2: 1 tars, 1 of them embedded now, 30 samples" in " ".join(done.stdout.split())
+    assert len(files(tmp_path / "cache")) == 3
+
+
+@pytest.mark.slow
+def test_ray(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
+    pytest.importorskip("ray")
+    job = job_of(trained["peer"], tmp_path / "ray")
+    tally = embed_program(job, [str(pool)], Console(quiet=True), actors=2)
+    assert (tally.tars, tally.made, tally.samples, tally.usable) == (3, 3, 120, 119)
+    embed_program(job_of(trained["peer"], tmp_path / "alone"), [str(pool)], Console(quiet=True))
+    hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("ray", "alone")]
+    assert hashes[0] == hashes[1]
+    write_pairs(pool / "3.tar", [1])
+    (pool / "3.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(AcedError, match=r"3\.tar cannot be used"):
+        list(with_ray(job, [pool / "3.tar"], 1))
+
+
+def test_without_ray_the_sentence_says_how_to_get_it(pool: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(AcedError, match=r"--ray needs Ray: run `pip install 'aced\[ray\]'`"):
+        list(with_ray(job_of("x", tmp_path), [pool / "0.tar"], 1))
+
+
+# -- what it survives --------------------------------------------------------------------------------------------------
+
+
+def kill_at(number: int, target: str, monkeypatch: Any) -> None:
+    """SIGKILL this process when a function is called for the `number`-th time."""
+    import importlib
+
+    module, _, name = target.rpartition(":")
+    owner: Any = importlib.import_module(module)
+    *path, last = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    inner, calls = getattr(owner, last), [0]
+
+    def wrapped(*args: Any, **keys: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inner(*args, **keys)
+
+    monkeypatch.setattr(owner, last, wrapped)
+
+
+@pytest.mark.parametrize(
+    ("target", "number", "whole"),
+    [
+        ("aced.data.sidecar:SideCarWriter.add", 5, 1),  # in the middle of the second tar (16 of its 30 are written)
+        ("aced.data.sidecar:SideCarWriter.finish", 2, 1),  # all its rows are written, its header is not
+        ("aced.data.atomic:os.replace", 2, 1),  # whole, but under the temporary name
+        ("aced.embed.job:open_sidecar", 2, 2),  # between the second and the third
+    ],
+)
+def test_killed_it_goes_on_where_it_was(
+    target: str, number: int, whole: int, pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any
+) -> None:
+    cache, tars = tmp_path / "cache", sorted(pool.iterdir())
+    monkeypatch.setattr("aced.data.reading._CHUNK_BYTES", 16 * 3 * 32 * 32)  # chunks of 16 samples
+    embedder = Embedder(job_of(trained["peer"], cache))
+
+    def act() -> None:
+        kill_at(number, target, monkeypatch)
+        embedder(tars)
+
+    assert in_a_child(act) == -signal.SIGKILL
+    before = {path: path.stat().st_mtime_ns for path in files(cache) if not path.name.startswith(".")}
+    assert len(before) == whole
+    assert len(files(cache)) - whole == (target != "aced.embed.job:open_sidecar")  # one temporary file
+    tally = Embedder(job_of(trained["peer"], cache))(tars)
+    assert (tally.tars, tally.made, tally.samples, tally.usable) == (3, 3 - whole, 120, 119)
+    assert len(files(cache)) == 3
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    alone = Embedder(job_of(trained["peer"], tmp_path / "alone"))
+    alone(tars)
+    hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("cache", "alone")]
+    assert hashes[0] == hashes[1]
+
+
+def test_two_processes_on_the_same_tars(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
+    cache, tars = tmp_path / "cache", sorted(pool.iterdir())
+    embedder = Embedder(job_of(trained["peer"], cache))
+    children = []
+    for order in (tars, tars[::-1]):
+        child = os.fork()
+        if child == 0:
+            try:
+                embedder(order)
+            finally:
+                os._exit(0 if len(files(cache)) >= 3 else 3)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert len(files(cache)) == 3
+    assert all(open_sidecar(path).intact() for path in files(cache))
+
+
+def test_damaged_side_cars_are_made_again_and_that_is_told(
+    cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    cache = tmp_path / "cache"
+    assert cli(*words_of(trained["peer"], pool, cache)).status == 0
+    whole = {path: open_sidecar(path).info.sha256 for path in files(cache)}
+    path = files(cache)[1]
+    path.write_bytes(path.read_bytes()[:-7])
+    ended = cli(*words_of(trained["peer"], pool, cache))
+    assert ended.status == 0, ended.err
+    assert "1, 1 of them damaged before" in ended.out
+    assert {path: open_sidecar(path).info.sha256 for path in files(cache)} == whole
+
+
+def test_damaged_tars_stop_it_or_are_told(cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
+    (pool / "3.tar").write_bytes((pool / "0.tar").read_bytes()[:20_000])
+    (pool / "4.tar").write_bytes(b"")
+    words = words_of(trained["peer"], pool, tmp_path / "cache")
+    ended = cli(*words)
+    assert ended.status == 2
+    assert "3.tar cannot be used" in ended.err
+    assert not files(tmp_path / "cache")
+    ended = cli(*words, "--bad-tars", "skip")
+    assert ended.status == 0, ended.err
+    assert [path.name[:2] for path in files(tmp_path / "cache")] == ["0-", "1-", "2-", "3-"]
+    for name in ("tar_truncated", "tar_without_pairs", "image_unreadable"):
+        assert name in ended.out
+
+
+def test_no_usable_sample(cli: Cli, tmp_path: Path, trained: dict[str, Path]) -> None:
+    write_pairs(tmp_path / "pool/0.tar", range(5), bad=range(5))
+    for _ in range(2):
+        ended = cli(*words_of(trained["peer"], tmp_path / "pool", tmp_path / "cache"))
+        assert ended.status == 2
+        assert "aced: No sample of 1 tar is usable" in ended.err
+        assert "image_unreadable (5)" in ended.err
+
+
+# -- what it refuses ---------------------------------------------------------------------------------------------------
+
+
+def test_mistakes(cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
+    cache, model = tmp_path / "cache", trained["peer"]
+    for words, sentence in {
+        words_of("ViT-B-33", pool, cache): "Did you mean 'ViT-B-32'?",
+        words_of("aced-demo-s", pool, cache): "aced-demo-s has no trained weights: give a local file with --checkpoint",
+        words_of(model, tmp_path / "none", cache): "There is no file or folder",
+        words_of(model, pool, cache, "--dtype", "bf16"): "--dtype is 'bf16'; use float32, float16 or int8.",
+        words_of(model, pool, cache, "--views", "0"): "--views is from 1 to 64",
+        words_of(model, pool, cache, "--share", "3/3"): "--share is '3/3'; write I/N with I from 0 to N - 1",
+        words_of(model, pool, cache, "--bad-tars", "eat"): "--bad-tars is 'eat'; use stop or skip.",
+        words_of(model, pool, cache, "--device", "cuda:99"): "run.device = 'cuda:99' cannot be used here",
+        words_of(model, pool, cache, "--caption", "tags"): 'The caption is "txt" or "json:<field>", not "tags".',
+    }.items():
+        ended = cli(*words)
+        assert ended.status == 2, words
+        assert sentence in " ".join(ended.err.split()), words
+        assert len(ended.err.splitlines()) == 1
+        assert not files(cache)
+    assert cli(*words_of(model, pool, cache)).status == 0
+    for more, sentence in {
+        ("--dtype", "int8"): "holds embeddings as float16, and int8 is asked for",
+        ("--views", "2"): "holds views: 1, and 2 is asked for",
+    }.items():
+        ended = cli(*words_of(model, pool, cache, *more))
+        assert (ended.status, sentence in ended.err) == (2, True)
+
+
+def test_a_disk_without_room_is_told_first(
+    pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 46_000})())
+    with pytest.raises(AcedError, match=r"of 120 samples need 46.2 kB and 46 kB are free in .*: make room, choose"):
+        embed_program(job_of(trained["large"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
+    assert not files(tmp_path / "cache")

@@ -1,0 +1,112 @@
+"""Cached and live embeddings in training: what is said of their cost, and that both see the same views."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from aced.data.manyviews import ManyViews
+from aced.progress import Bars
+from aced.report import load_run, results_table, write_report
+from aced.report.records import results_of
+from aced.towers import load_tower
+from aced.train.caching import embedding_cost, live_cost
+from aced.train.fit import make_student
+from aced.train.inputs import make_inputs
+from aced.train.program import train_program
+from aced.train.providers import Cached
+from run_fakes import even_pool, inputs_of, run_config, take, trainer_of, with_holes, write_pairs
+
+
+@pytest.mark.parametrize(
+    ("method", "phase"), [("aced", "reference"), ("i-acid", "reference"), ("softmax-kd", "teacher")]
+)
+def test_the_cost_that_is_told_is_what_the_steps_count(
+    method: str, phase: str, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    source = even_pool()
+    config = run_config(tmp_path, method, trained)
+    trainer = trainer_of(config, source)
+    take(trainer, config, source, 3)
+    flops = trainer.ledger.flops
+    sentence = live_cost(phase, load_tower(trained["large"]), trainer.student, config, source)
+    pairs = 80 if phase == "reference" else 16
+    step, times, own, run = re.search(
+        rf"embeds {pairs} pairs at every step, (\S+) FLOPs, (\S+) times the student's own (\S+); all 3 steps (\S+)\. ",
+        sentence,
+    ).groups()  # type: ignore[union-attr]
+    assert float(step) == pytest.approx(flops[phase] / 3, rel=0.06)
+    assert float(run) == pytest.approx(flops[phase], rel=0.06)
+    student = flops["forward_backward"] + flops["scoring"]
+    assert float(own) == pytest.approx(student / 3, rel=0.06)
+    assert float(times) == pytest.approx(flops[phase] / student, rel=0.1)
+    assert sentence.endswith(f"{phase}.cache=runs/cache")
+
+
+def test_a_run_without_a_cache_says_the_command_that_makes_one(tmp_path: Path, trained: dict[str, Path]) -> None:
+    write_pairs(tmp_path / "pool/0.tar", range(60))
+    keys: dict[str, Any] = {"data__shards": [str(tmp_path / "pool")], "data__views": 2, "train__batch": 8}
+    config = run_config(tmp_path / "run", "i-acid", trained, **keys, reference__cache_dtype="int8")
+    console = Console(record=True, width=1000, file=open("/dev/null", "w"))  # noqa: SIM115
+    with Bars(console) as bars:
+        inputs = make_inputs(config, make_student(config), bars)
+    assert isinstance(inputs.source, ManyViews)
+    text = console.export_text()
+    command = f"`aced embed {trained['large']} {tmp_path / 'pool'} --out runs/cache --dtype int8 --views 2`"
+    assert f"{command}, then reference.cache=runs/cache" in text
+    # Two views and a text of 96 dimensions and two scales, and a mark.
+    assert "Embedding the 60 pairs once takes" in text
+    assert "and 18.1 kB: " in text
+
+
+def test_the_cost_of_a_cache_is_in_results_and_report(tmp_path: Path, trained: dict[str, Path]) -> None:
+    write_pairs(tmp_path / "pool/0.tar", range(120))
+    keys: dict[str, Any] = {"reference__cache": str(tmp_path / "cache"), "data__shards": [str(tmp_path / "pool")]}
+    config = run_config(tmp_path / "run", "i-aced", trained, **keys)
+    results = train_program(config, Console(quiet=True), resume=False)
+    cost = results["rows"][0]["embedding"]
+    assert cost["samples"] == 120
+    assert cost["flops"] > 0 < cost["seconds"]
+    assert results["reference"]["embed_flops"] == cost["flops"]
+    assert "that of embedding the data once; any number of runs" in (tmp_path / "run/report.html").read_text()
+    again = run_config(tmp_path / "again", "i-aced", trained, **keys)
+    assert train_program(again, Console(quiet=True), resume=False)["rows"][0]["embedding"] == cost
+    runs = [load_run(tmp_path / name) for name in ("run", "again")]
+    both = results_of(runs)
+    assert both["reference"]["embed_seconds"] == cost["seconds"]
+    results_table(both)
+    assert "Reference" in write_report(tmp_path / "page.html", both, runs).read_text()
+
+
+def test_no_cache_no_cost(tmp_path: Path, trained: dict[str, Path]) -> None:
+    config = run_config(tmp_path, "aced", trained)
+    inputs = inputs_of(config, even_pool())
+    assert embedding_cost([inputs.reference, *inputs.teachers]) is None
+    cached = inputs_of(config, even_pool(), tmp_path / "cache")
+    assert isinstance(cached.reference, Cached)
+    once = embedding_cost([cached.reference])
+    assert once == embedding_cost([cached.reference, *cached.teachers, None])
+
+
+@pytest.mark.parametrize("holes", [0, 9])
+def test_cached_and_live_runs_see_the_same_views(holes: int, tmp_path: Path, trained: dict[str, Path]) -> None:
+    pool = with_holes(even_pool(), holes) if holes else even_pool()
+    keys: dict[str, Any] = {"data__views": 3, "reference__cache_dtype": "float32", "data__max_bad_share": 0.5}
+    config = run_config(tmp_path, "aced", trained, **keys)
+    live, cached = trainer_of(config, pool), trainer_of(config, pool, tmp_path / "cache")
+    assert isinstance(cached.reference, Cached)
+    assert cached.reference.store.info.views == 3
+    source = ManyViews(pool)
+    outcomes = [take(trainer, config, source, 6) for trainer in (live, cached)]  # more than an epoch
+    for one, other in zip(*outcomes, strict=True):
+        assert one.candidates.tolist() == other.candidates.tolist()
+        assert one.rows.tolist() == other.rows.tolist()
+        assert one.parts.loss == pytest.approx(other.parts.loss, abs=1e-4)
+    whole = run_config(tmp_path, "aced", trained, data__max_bad_share=0.5)
+    first = take(trainer_of(whole, pool), whole, pool, 1)[0]
+    assert first.candidates.tolist() == outcomes[0][0].candidates.tolist()
+    assert first.parts.loss != pytest.approx(outcomes[0][0].parts.loss, abs=1e-6)  # the same pairs in other views
