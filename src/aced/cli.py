@@ -146,7 +146,10 @@ def evaluate(
     """
     from rich.console import Console
 
-    from aced.harness.program import eval_command
+    from aced.startup import uncollected
+
+    with uncollected():
+        from aced.harness.program import eval_command
 
     words = {"data": [*(data or []), *(more or [])], "prompts": prompts, "precision": precision, "device": device}
     words |= {"checkpoint": checkpoint, "out": out, "micro_batch": micro_batch, "cache": cache}

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from aced.errors import AcedError
+from aced.startup import uncollected
 from aced.towers import Tower, load_tower
+from aced.towers.compat import import_open_clip
 
 
 def open_model(model: str, checkpoint: str, device: str) -> Tower:
@@ -30,6 +32,8 @@ def open_model(model: str, checkpoint: str, device: str) -> Tower:
         )
     elif not path.is_dir() and not checkpoint:
         raise AcedError(f"{model} is a model without trained weights: give a local file with --checkpoint.")
+    with uncollected():
+        import_open_clip()
     tower = load_tower(model, checkpoint or None, device=device_of(device), seed=0)
     folder = Path(model)
     if not checkpoint and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir()):
