@@ -157,7 +157,7 @@ def mean_over_pairs(student: Embeddings, form: Form, tile: int) -> Tensor:
     """
     inputs = (wide(student.image), wide(student.text), student.scale, student.bias)
     wanted = [torch.is_grad_enabled() and isinstance(v, Tensor) and v.requires_grad for v in inputs]
-    result: Tensor = _OverPairs.apply(*inputs, form, tile, wanted)
+    result: Tensor = _OverPairs.apply(*inputs, form, tile, wanted)  # type: ignore[no-untyped-call]
     return result
 
 
