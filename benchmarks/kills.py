@@ -304,7 +304,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
 def without_clock(value: object) -> object:
     """A JSON value without seconds and without what differs by where a run lies and how it was started."""
     if isinstance(value, dict):
-        skipped = ("seconds", "date", "run", "cache")
+        skipped = ("seconds", "date", "run", "cache", "workers")
         return {key: without_clock(inner) for key, inner in value.items() if key not in skipped}
     return [without_clock(inner) for inner in value] if isinstance(value, list) else value
 
@@ -370,10 +370,10 @@ def operation_kills(
 ) -> int:
     """A new run for each k, killed at its k-th operation and resumed; returns how many comparisons failed."""
     # Each with a cache of its own, so that its making is killed too.
-    whole, _ = uninterrupted(place, "whole", [*words, "reference.cache=whole-cache"])
+    whole, _ = uninterrupted(place, "operations", [*words, "reference.cache=operations-cache"])
     bad = 0
     for k in range(first, last, step):
-        out = f"killed-{k}"
+        out = f"operation-{k}"
         own = [*words, f"reference.cache={out}-cache"]
         if place.finish(place.start(out, own, Counted(k).arm)) == 0:
             report(f"operation {k}: there are no more")

@@ -157,7 +157,7 @@ def mean_over_pairs(student: Embeddings, form: Form, tile: int) -> Tensor:
     """
     inputs = (wide(student.image), wide(student.text), student.scale, student.bias)
     wanted = [torch.is_grad_enabled() and isinstance(v, Tensor) and v.requires_grad for v in inputs]
-    result: Tensor = _OverPairs.apply(*inputs, form, tile, wanted)
+    result: Tensor = _OverPairs.apply(*inputs, form, tile, wanted)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -201,16 +201,16 @@ def _walk(e: Embeddings, form: Form, tile: int, wanted: list[bool]) -> tuple[Ten
         z = z if z is not None and len(pieces) == 1 else logits(e, rows)
         totals.append(form.tile(z, rows, gradient=any(wanted)))
         gradients.add(z, rows)
-    return torch.stack(totals).sum() * form.share, gradients.all()
+    return _sum(totals) * form.share, gradients.all()
 
 
 class _Gradients:
     """Adds up the gradients of image, text, scale and bias from tiles of dL/dz."""
 
     def __init__(self, e: Embeddings, wanted: list[bool], form: Form) -> None:
-        self.e, self.share, self.wanted, self.shift_free = e, form.share, wanted, form.shift_free
-        self.image = torch.empty_like(e.image) if wanted[0] else None
-        self.text = torch.zeros_like(e.text) if wanted[1] else None
+        self.e, self.wanted, self.share, self.shift_free = e, wanted, form.share, form.shift_free
+        self.image: list[Tensor] = []
+        self.text: Tensor | None = None
         self.scale: list[Tensor] = []
         self.bias: list[Tensor] = []
 
@@ -221,20 +221,22 @@ class _Gradients:
             product = g @ self.e.text
             if self.wanted[2]:
                 self.scale.append((product * own).sum())
-            if self.image is not None:
-                torch.mul(product, self.e.scale * self.share, out=self.image[rows])
-        if self.text is not None:
-            self.text.addmm_(g.T, own)
+            if self.wanted[0]:
+                self.image.append(product)
+        if self.wanted[1]:
+            self.text = g.T @ own if self.text is None else self.text.addmm_(g.T, own)
         if self.wanted[3] and not self.shift_free:
             self.bias.append(g.sum())
 
     def all(self) -> list[Tensor | None]:
         """In the order of the inputs; None where none is wanted."""
-        if self.text is not None:
-            self.text *= self.e.scale * self.share
+        factor = self.e.scale * self.share
+        image = None
+        if self.image:
+            image = (self.image[0] if len(self.image) == 1 else torch.cat(self.image)).mul_(factor)
         return [
-            self.image,
-            self.text,
+            image,
+            None if self.text is None else self.text.mul_(factor),
             self._scalar(self.scale, self.e.scale) if self.wanted[2] else None,
             self._scalar(self.bias, self.e.bias) if self.wanted[3] else None,
         ]
@@ -243,13 +245,16 @@ class _Gradients:
         assert isinstance(like, Tensor)
         if not parts:
             return torch.zeros_like(like)
-        return (torch.stack(parts).sum() * self.share).to(like.dtype).reshape(like.shape)
+        return (_sum(parts) * self.share).to(like.dtype).reshape(like.shape)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
 def logits(e: Embeddings, rows: slice) -> Tensor:
-    """`[rows, b]` logits in float32 (float64 stays), also under autocast."""
-    with torch.autocast(e.device.type, enabled=False):
-        return ((wide(e.image[rows]) * e.scale) @ wide(e.text).T).add_(e.bias)
+    """`[rows, b]` logits in float32 (float64 stays); to be called without autocast."""
+    return ((wide(e.image[rows]) * e.scale) @ wide(e.text).T).add_(e.bias)
 
 
 def wide(values: Tensor) -> Tensor:

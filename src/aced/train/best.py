@@ -25,7 +25,7 @@ def keep_best(folder: Path, student: Tower, results: Mapping[str, TaskResult], s
     Raises:
         AcedError: the disk is full or the folder cannot be written; the best before is then still there.
     """
-    scores = {"step": step, "average": average(results), "tasks": as_json(results)}
+    scores: dict[str, Any] = {"step": step, "average": average(results), "tasks": as_json(results)}
     found = {path: _scores(path) for path in _folders(folder)}
     # Averages over other tasks say nothing about these.
     known = {path: s["average"] for path, s in found.items() if s["tasks"].keys() == scores["tasks"].keys()}
