@@ -56,8 +56,12 @@ def ours(paths: list[Path], size: int, workers: int, *, scaled: bool = False) ->
 
 def theirs(paths: list[Path], size: int, workers: int) -> Iterator[int]:
     """The same with webdataset."""
-    import torchvision.transforms as T
     import webdataset as wds
+
+    from aced.towers.compat import ensure_torchvision
+
+    ensure_torchvision()
+    import torchvision.transforms as T
 
     resize = T.Resize(size, interpolation=T.InterpolationMode.BICUBIC)
     transform = T.Compose([resize, T.CenterCrop(size), T.PILToTensor()])

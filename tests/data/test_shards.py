@@ -255,6 +255,23 @@ def test_the_index_is_kept_checked_and_made_again(tmp_path: Path, write_tar, mon
     assert [file.name for file in path.parent.iterdir()] == ["0.tar"]
 
 
+def test_many_tars_are_indexed_by_several_processes(tmp_path: Path, write_tar):
+    for number in range(17):
+        write_tar(f"d/{number:02d}.tar", pairs(2, start=2 * number))
+    alone, helped = (open_shards([str(tmp_path / "d")], workers=count) for count in (0, 2))
+    assert list(helped.keys) == list(alone.keys)
+    assert helped.fingerprint == alone.fingerprint
+    write_tar("d/03.tar", [("a.jpg", b"")])
+    (tmp_path / "d" / "05.tar").write_bytes(b"")
+    for count in (0, 2):
+        with pytest.raises(AcedError, match=r"03\.tar holds no pair"):
+            open_shards([str(tmp_path / "d")], workers=count)
+        assert fault_names(open_shards([str(tmp_path / "d")], workers=count, bad_tars="skip")) == {
+            "03.tar/a": "no_caption",
+            "05.tar": "tar_empty_file",
+        }
+
+
 def test_fingerprints_tell_data_apart(tmp_path: Path, write_tar):
     path = write_tar("0.tar", pairs(3))
     os.utime(path, ns=(5, 5))

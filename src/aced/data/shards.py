@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,8 @@ from aced.data.tars import TarFault
 from aced.data.views import View
 from aced.errors import AcedError
 
+_PARALLEL = 16
+"""Tars from which on it is worth while to index them in several processes."""
 _FAULTS = 1000
 """Faults of each name that are kept one by one when tars are indexed; the others are counted."""
 
@@ -205,6 +208,7 @@ def open_shards(
     spool: Spool | None = None,
     apart: bool = False,
     scaled_decoding: bool = False,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     fetching: Callable[[int, int], None] | None = None,
 ) -> Shards:
@@ -221,6 +225,7 @@ def open_shards(
         spool: where addresses are fetched to and gzip files unpacked.
         apart: whether each pattern is a source of its own; see `Shards.mixture`.
         scaled_decoding: decode large JPEGs smaller; see `aced.data.images.decode_noted`.
+        workers: processes that read headers, where there are many tars; 0 does so in this one.
         progress: called with (tars done, all tars).
         fetching: called with (addresses fetched, all addresses).
 
@@ -233,8 +238,7 @@ def open_shards(
     groups = locate_tars(patterns, spool, apart=apart, progress=fetching)
     located = [tar for group in groups for tar in group]
     indexes: list[TarIndex] = []
-    for tar in located:
-        index = _index(tar, index_dir)
+    for tar, index in zip(located, _indexes(located, index_dir, workers), strict=True):
         if bad_tars == "stop":
             _check(tar.source, index, captions)
         indexes.append(index)
@@ -251,9 +255,19 @@ def open_shards(
     return shards
 
 
+def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[TarIndex]:
+    """The index of each tar, in order."""
+    work = partial(_index, index_dir=Path(index_dir) if index_dir is not None else None)
+    if workers < 2 or len(located) < _PARALLEL:
+        yield from map(work, located)
+        return
+    with multiprocessing.Pool(min(workers, len(located))) as pool:
+        yield from pool.imap(work, located, chunksize=4)
+
+
 def _index(tar: Located, index_dir: Path | None) -> TarIndex:
     try:
-        index = index_tar(tar.path, Path(index_dir) if index_dir is not None else None)
+        index = index_tar(tar.path, index_dir)
     except OSError as error:
         return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})"))
     return index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])

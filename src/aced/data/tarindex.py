@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _PARTS = ("image", "txt", "json")
 _VERSION = 2
 _NOTES = 100
+_NOWHERE = (-1, -1)
 Parts = dict[str, tuple[int, int]]
 
 
@@ -98,19 +99,18 @@ def _group(listing: TarListing) -> TarIndex:
     for name in listing.folders:
         notes.add(Fault(name, "folder", "it is an entry for a folder"))
     samples = _samples(listing.members, notes)
-    places = {part: np.full((len(samples), 2), -1, dtype=np.int64) for part in _PARTS}
+    found: dict[str, list[tuple[int, int]]] = {part: [] for part in _PARTS}
     suffixes: dict[str, list[str]] = {}
-    for row, (key, parts) in enumerate(samples.items()):
+    for key, parts in samples.items():
         images = [suffix for suffix in IMAGE_SUFFIXES if suffix in parts]
         if len(images) > 1:
             notes.add(Fault(key, "two_images", f"it has {' and '.join(images)}; {images[0]} is used"))
-        if images:
-            places["image"][row] = parts[images[0]]
-        for part in ("txt", "json"):
-            if part in parts:
-                places[part][row] = parts[part]
+        found["image"].append(parts[images[0]] if images else _NOWHERE)
+        found["txt"].append(parts.get("txt", _NOWHERE))
+        found["json"].append(parts.get("json", _NOWHERE))
         if not images or "txt" not in parts:
             suffixes[key] = list(parts)
+    places = {part: np.array(rows, dtype=np.int64).reshape(-1, 2) for part, rows in found.items()}
     keys = PackedStrings.of(samples)
     mark = _mark(listing.size, list(samples), places)
     return TarIndex(listing.size, listing.mtime_ns, keys, places, suffixes, list(notes), listing.faults, mark)
@@ -131,8 +131,10 @@ def _samples(members: Iterable[Member], notes: FaultList) -> dict[str, Parts]:
             notes.add(Fault(member.name, "no_key", "its name has no key or no suffix"))
             continue
         key, suffix = split
-        name = newest.get(key, key)
-        parts = samples.setdefault(name, {})
+        name = newest.get(key, key) if newest else key
+        parts = samples.get(name)
+        if parts is None:
+            parts = samples[name] = {}
         if suffix in parts and before == key:
             notes.add(Fault(name, "duplicate_member", f"it has {suffix} more than once; the first is used"))
         elif suffix in parts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from aced.data.tarheader import (
     BLOCK,
@@ -37,8 +38,7 @@ _WITHOUT_DATA = b"123456"
 _LATE = 4096
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A regular file in a tar: its name, and where its bytes are."""
 
     name: str
@@ -161,7 +161,6 @@ class _Walk:
     def _step(self, offset: int) -> int | None:
         """Take the header at `offset`; gives the offset of the next, or None at the end."""
         header = os.pread(self.descriptor, BLOCK, offset)
-        self.visited.add(offset)
         if len(header) < BLOCK:
             if offset == 0:
                 raise _Broken("not_a_tar", guess_content(header), offset)
@@ -171,10 +170,11 @@ class _Walk:
             return None
         if self.late:
             self.headers.append(header)
-        elif not checksum_fits(header):
-            if offset == 0:
-                raise _Broken("not_a_tar", guess_content(header), offset)
-            raise _Broken("bad_header", f"the header at byte {offset} is damaged", offset)
+        else:
+            self.visited.add(offset)
+            if not checksum_fits(header):
+                name, detail = "bad_header", f"the header at byte {offset} is damaged"
+                raise _Broken(*(("not_a_tar", guess_content(header)) if offset == 0 else (name, detail)), offset)
         try:
             return self._member(header, offset)
         except BadHeader as bad:
@@ -190,9 +190,11 @@ class _Walk:
         if kind in (b"x", b"L", b"g", b"K"):
             self._extend(kind, data, size)
             return data + padded(size)
-        name = pending.get("path") or name_of(header)
-        sparse = kind == b"S" or any(key.startswith("GNU.sparse") for key in pending)
-        pending.clear()
+        name, sparse = "", kind == b"S"
+        if pending:
+            name, sparse = pending.get("path", ""), sparse or any(key.startswith("GNU.sparse") for key in pending)
+            pending.clear()
+        name = name or name_of(header)
         if kind in _WITHOUT_DATA:
             (self.folders if kind == b"5" else self.others).append(name)
             return data
