@@ -34,7 +34,7 @@ from aced.core.selection import Score, Selection, select
 from aced.data.embedding import Settings, size_text
 from aced.data.order import Order
 from aced.data.rowcodec import DTYPES
-from aced.data.source import Source
+from aced.data.source import Candidates, Source
 from aced.data.store import Store, build_store
 from aced.progress import Bars
 from aced.towers import Tower, load_tower
@@ -61,6 +61,31 @@ def config_of(options: argparse.Namespace, **run: Any) -> Config:
     if options.steps:
         values.setdefault("train", {})["steps"] = options.steps
     return make_config(values)
+
+
+class Stored:
+    """A tower that knows its embeddings by heart: float32 side-cars are written anew in another type."""
+
+    def __init__(self, tower: Tower, store: Store) -> None:
+        self.name, self.width, self.view = tower.name, tower.width, tower.view
+        self.identity, self.scale_and_bias, self.score_images = tower.identity, tower.scale_and_bias, tower.score_images
+        self.forward_flops, self.flops, self._store = tower.forward_flops, tower.flops, store
+
+    def score(self, candidates: Candidates, micro_batch: int) -> Embeddings:
+        """What is stored."""
+        return self._store.lookup(candidates.indices)
+
+
+def make_stores(options: argparse.Namespace, source: Source, bars: Bars) -> dict[str, Store]:
+    """The side-cars of each type; the model is asked for those of float32 only."""
+    tower: Any = load_tower(options.reference).eval()
+    stores: dict[str, Store] = {}
+    for dtype in ("float32", "float16", "int8"):
+        with bars.counting(f"Embedding as {dtype}") as progress:
+            by = Stored(tower, stores["float32"]) if stores else tower
+            folder = options.out / f"cache-{options.data}-{dtype}"
+            stores[dtype] = build_store(folder, source, by, Settings(dtype, micro_batch=256), progress)
+    return stores
 
 
 # --- overlap --------------------------------------------------------------------------------------------------------
@@ -102,14 +127,10 @@ def measure(
 def overlap(options: argparse.Namespace) -> None:
     """Print the tables of overlaps."""
     config = config_of(options)
-    tower, student = load_tower(options.reference).eval(), load_tower(options.student or config.student.model, seed=0)
+    student = load_tower(options.student or config.student.model, seed=0)
     with Bars(CONSOLE) as bars:
         source = make_source(config, bars)
-        stores = {}
-        for dtype in DTYPES:
-            with bars.counting(f"Embedding as {dtype}") as progress:
-                settings = Settings(dtype, micro_batch=256)
-                stores[dtype] = build_store(options.out / f"cache-{dtype}", source, tower, settings, progress)
+        stores = make_stores(options, source, bars)
     rows = torch.arange(len(source))[:: max(1, len(source) // 4000)]
     rows = rows[stores["float32"].valid(rows)]
     exact = stores["float32"].lookup(rows)
@@ -148,6 +169,8 @@ def mean(values: list[float]) -> str:
 def train(options: argparse.Namespace) -> None:
     """Make the runs that are not there, and print the table of all that are."""
     made = 0
+    with Bars(CONSOLE) as bars:
+        make_stores(options, make_source(config_of(options), bars), bars)
     for seed in range(options.seeds):
         for dtype in DTYPES:
             folder = options.out / f"{options.data}-{options.method}-{dtype}-s{seed}"
@@ -155,7 +178,7 @@ def train(options: argparse.Namespace) -> None:
                 continue
             config = config_of(options, out=str(folder), seed=seed)
             reference = config.reference.model_copy(
-                update={"cache": str(options.out / f"cache-{dtype}"), "cache_dtype": dtype}
+                update={"cache": str(options.out / f"cache-{options.data}-{dtype}"), "cache_dtype": dtype}
             )
             train_program(config.model_copy(update={"reference": reference}), CONSOLE, resume=False)
             made += 1

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aced.embed.job import Embedder, Job, Tally
 from aced.errors import AcedError
 
 
-class Share(NamedTuple):
-    """Process `index` (from 0) of `count`, and its place on its own machine."""
+@dataclass(frozen=True)
+class Share:
+    """Process `index` (from 0) of `count`, and its place `local` on its own machine."""
 
     index: int
     count: int

@@ -62,9 +62,8 @@ def live_cost(name: str, tower: Any, student: Any, config: Config, source: Sourc
     return (
         f"No side-car: {tower.name} ({name}) embeds {embedded} pairs at every step, {spent:.2g} FLOPs, "
         f"{spent / step:.2g} times the student's own {step:.2g}; all {train.steps} steps {spent * train.steps:.2g}. "
-        f"Embedding the "
-        f"{len(source):,} pairs once takes {len(source) * forward * _share(tower, settings):.2g} FLOPs and "
-        f"{size_text(size)}: {_command(name, config, settings)}"
+        f"Embedding the {len(source):,} pairs once takes {len(source) * forward * _share(tower, settings):.2g} FLOPs "
+        f"and {size_text(size)}: {_command(name, config, settings)}"
     )
 
 
