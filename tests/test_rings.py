@@ -14,7 +14,7 @@ import pytest
 import aced
 
 PACKAGE = Path(aced.__file__).parent
-PROGRAMS = {"aced.train", "aced.demo", "aced.cli", "aced.report"}
+PROGRAMS = {"aced.train", "aced.demo", "aced.cli", "aced.report", "aced.lit"}
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[str]:
