@@ -95,7 +95,7 @@ def print_differences(groups: dict[str, list[dict[str, Any]]]) -> None:
     """Each encoder against the first of the table, seed by seed: mean, spread, and in how many seeds it is above."""
     base, *others = groups.items()
     print(f"\nDifferences to {base[0]}, seed by seed\n\n| test | score | encoder | mean | std | above |")
-    print("| --- |" * 1 + " --- |" * 5)
+    print("|" + " --- |" * 6)
     for t, task in enumerate(base[1][0]["tasks"]):
         score = next(iter(task["scores"]))
         own = {run["seed"]: run["tasks"][t]["scores"][score] for run in base[1]}

@@ -125,7 +125,7 @@ def test_what_is_wrong_is_one_sentence(run: Path, done: dict[str, Any], tmp_path
         ((run, "--data", "scenes", "--beams", 0), "--beams is 0"),
         ((run, "--data", "scenes", "--split", "dev"), "--split is 'dev'"),
     ):
-        ended = cli("lit", *words)
+        ended = cli("lit", *words, "--threads", 1)
         assert ended.status == 2
         assert sentence in ended.err
         assert ended.err.count("\n") == 1

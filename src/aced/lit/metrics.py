@@ -186,7 +186,7 @@ def normal_answer(answer: str) -> str:
     >>> normal_answer("The two Dogs."), normal_answer("on-the-left")
     ('2 dogs', 'on left')
     """
-    words = [_NUMBERS.get(word, word) for word in split_words(answer)]
+    words = [_NUMBERS.get(word, word) for word in split_words(answer.replace("-", " "))]
     return " ".join(word for word in words if word not in _ARTICLES)
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-_TOKEN = re.compile(r"n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\w+?(?=n't\b)|\w+")
+_TOKEN = re.compile(r"n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\w+?(?=n't\b)|\w+(?:-\w+)*")
 
 PAD, START, END, UNKNOWN, CAPTION, QUESTION, ANSWER = range(7)
 """Ids of the tokens that are no words. A text begins with START and the task's prefix: CAPTION, or QUESTION, the
@@ -17,10 +17,10 @@ SPECIALS = ("<pad>", "<start>", "<end>", "<unknown>", "<caption>", "<question>",
 def split_words(text: str) -> list[str]:
     """The lower-case words of a text, as the COCO caption scorers count them.
 
-    Punctuation and hyphens part words and are left out, and a clitic is a word of its own.
+    Punctuation is left out, a hyphen inside a word stays in it, and a clitic is a word of its own.
 
-    >>> split_words("Two men's T-shirts, don't match.")
-    ['two', 'men', "'s", 't', 'shirts', 'do', "n't", 'match']
+    >>> split_words("Two men's T-shirts don't match.")
+    ['two', 'men', "'s", 't-shirts', 'do', "n't", 'match']
     """
     return _TOKEN.findall(text.lower().replace("\u2019", "'"))
 
