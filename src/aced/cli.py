@@ -113,9 +113,9 @@ def lit(
     out: Annotated[Path | None, typer.Option(help="A new folder; default: RUN/lit.", show_default=False)] = None,
     layers: Annotated[int, typer.Option(help="Layers of the decoder, 2 to 6.")] = 2,
     width: Annotated[int, typer.Option(help="Width of the decoder, a multiple of 4.")] = 96,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 500,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
     batch: Annotated[int, typer.Option(help="Examples of a step, shared evenly by the training sets.")] = 96,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the decoder and its training.")] = 0,
     beams: Annotated[int, typer.Option(help="Width of the beam search for captions; 1 is greedy.")] = 4,
     where: Annotated[

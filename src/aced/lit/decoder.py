@@ -30,7 +30,7 @@ class Shape:
     width: int = 96
     heads: int = 4
     max_length: int = 48
-    dropout: float = 0.1
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not LEAST_LAYERS <= self.layers <= MOST_LAYERS:

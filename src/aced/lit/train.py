@@ -41,9 +41,9 @@ class Settings:
         clip: largest norm of the gradient.
     """
 
-    steps: int = 500
+    steps: int = 600
     batch: int = 96
-    lr: float = 2e-3
+    lr: float = 3e-3
     weight_decay: float = 0.05
     clip: float = 1.0
 
