@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--where")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--split", default="test")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.what == "train":
         for run in options.runs:
             train(run, options)

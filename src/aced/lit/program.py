@@ -157,7 +157,7 @@ def build_vocabulary(data: Data) -> Vocabulary:
 def lit_table(results: dict[str, Any]) -> Table:
     """Scores of each test set, the decoder's first, then what sees no picture."""
     table = Table("Test", "Score", title=f"{results['tower']}, seed {results['seed']}")
-    for head in ("Decoder", "No image", "Constant", "Chance", "Human"):
+    for head in ("Decoder", "No image", "Constant", "Chance", "Caption 1"):
         table.add_column(head, justify="right")
     for task in results["tasks"]:
         for name, value in task["scores"].items():

@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from aced.data.atomic import write_atomic
+from aced.methods import METHODS
 from aced.report.numbers import DASH
 
 _FOLDER = Path(__file__).parent
@@ -19,10 +20,8 @@ _BASELINES = {
     "no image": "Decoder without images",
     "constant": "One constant text",
     "shuffled": "Another picture's caption",
-    "human": "Human, caption 1",
+    "human": "Caption 1 (on photos a person's)",
 }
-_METHODS = {"iid": "IID", "softmax-kd": "Softmax-KD", "h-acid": "H-ACID", "i-acid": "I-ACID"}
-_METHODS |= {"i-aced": "I-ACED", "aced": "ACED"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def stat(values: Sequence[float]) -> Stat:
 def title_of(results: dict[str, Any]) -> str:
     """What a decoder's encoder is called: its method, where the run tells it, and its architecture."""
     method = results.get("method")
-    return f"{_METHODS.get(method, method)} ({results['tower']})" if method else str(results["tower"])
+    title = METHODS[method].title if method in METHODS else method
+    return f"{title} ({results['tower']})" if title else str(results["tower"])
 
 
 def grouped(results: Sequence[dict[str, Any]], titles: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:

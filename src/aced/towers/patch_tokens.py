@@ -31,8 +31,9 @@ def encode_tokens(tower: Tower, images: Tensor) -> Tensor:
         pixels = tower.pixels(images)
         if isinstance(visual, import_open_clip().transformer.VisionTransformer):
             return _open_clip(visual, pixels).float()
-        if hasattr(visual, "trunk") and hasattr(visual.trunk, "forward_features"):
-            return _timm(tower.name, visual.trunk, pixels).float()
+        trunk = getattr(visual, "trunk", None)
+        if isinstance(trunk, nn.Module) and hasattr(trunk, "forward_features"):
+            return _timm(tower.name, trunk, pixels).float()
     raise AcedError(
         f"The patch tokens of '{tower.name}' are out of reach: its vision tower is a {type(visual).__name__}; known "
         "are open_clip's VisionTransformer and timm's towers; use a model with one of those."
