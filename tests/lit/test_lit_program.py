@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from safetensors.torch import load_file
 from aced.errors import AcedError
 from aced.lit.decoder import Shape
 from aced.lit.program import Options, find_model, lit_program
+from aced.lit.saved import load_decoder
+from aced.lit.scenes_vqa import make_scenes_examples
 from aced.lit.score import constant_answer, constant_caption, references, score, shuffled
 from aced.lit.tasks import Examples, Pictures
-from aced.lit.train import Settings
+from aced.lit.tokens import cached_tokens
+from aced.lit.train import Settings, sight_of, write_texts
+from aced.towers import load_tower, save_tower
 from cli_fakes import Cli
 
 QUIET = Console(quiet=True)
@@ -26,8 +31,6 @@ OPTIONS = Options(Shape(width=32, heads=2), Settings(steps=4, batch=16), beams=2
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a model."""
-    from aced.towers import load_tower, save_tower
-
     folder = tmp_path_factory.mktemp("run")
     save_tower(load_tower("aced-demo-s", seed=5), folder / "model")
     (folder / "config.toml").write_text('[method]\nname = "aced"\n', encoding="utf-8")
@@ -81,8 +84,6 @@ def test_a_second_seed_reuses_tokens_and_the_same_seed_repeats(
 def test_the_blind_decoder_is_trained_once_for_all_encoders(
     run: Path, done: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aced.towers import load_tower, save_tower
-
     other = tmp_path / "other"
     save_tower(load_tower("aced-demo-m", seed=6), other / "model")
     calls: list[object] = []
@@ -105,6 +106,30 @@ def test_files_of_all_kinds_through_the_command_line(run: Path, tmp_path: Path, 
     assert "squares captions" in ended.out
     results = json.loads((tmp_path / "o/results.json").read_text(encoding="utf-8"))
     assert [task["name"] for task in results["tasks"]] == ["easy-VQA", "squares captions"]
+
+
+def test_a_saved_decoder_writes_what_it_wrote(run: Path, done: dict[str, Any]) -> None:
+    tower = load_tower(run / "model")
+    decoder, vocabulary = load_decoder(run / "lit", tower)
+    captions, questions = make_scenes_examples(60, "test", 0)
+    sight = sight_of([captions.source], [cached_tokens(run / "lit-cache", tower, captions.source)])
+    for examples, name in ((captions, "scenes-captions"), (questions, "scenes-questions")):
+        lines = [json.loads(line) for line in (run / f"lit/{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        beams = 2 if examples is captions else 1
+        assert write_texts(decoder, vocabulary, examples, sight, beams=beams) == [line["written"] for line in lines]
+
+
+def test_a_saved_decoder_is_refused_where_it_does_not_belong(run: Path, done: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(AcedError, match=r"was trained on another encoder than 'aced-demo-s'"):
+        load_decoder(run / "lit", load_tower("aced-demo-s", seed=1))
+    tower = load_tower(run / "model")
+    for name, content in (("decoder.json", b"{}"), ("decoder.safetensors", b"x"), ("decoder.json", None)):
+        broken = tmp_path / "broken"
+        shutil.rmtree(broken, ignore_errors=True)
+        shutil.copytree(run / "lit", broken)
+        (broken / name).write_bytes(content) if content is not None else (broken / name).unlink()
+        with pytest.raises(AcedError, match=r"cannot be read \(.*\): train it again with aced lit\.$"):
+            load_decoder(broken, tower)
 
 
 # -- what it refuses -------------------------------------------------------------------------------------------------

@@ -14,22 +14,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aced.data.atomic import save_tensors_atomic, write_atomic
+from aced.data.atomic import write_atomic
 from aced.errors import AcedError
 from aced.lit.blind import blind_texts
 from aced.lit.decoder import Shape, TextDecoder, describe, make_decoder
+from aced.lit.saved import FORMAT, save_decoder
 from aced.lit.score import Written, constant_text, score
 from aced.lit.sources import load_data
 from aced.lit.tasks import Data, Examples
 from aced.lit.tokens import cached_tokens
 from aced.lit.train import Settings, Sight, sight_of, train_decoder, write_texts
-from aced.lit.words import SPECIALS, Vocabulary
+from aced.lit.words import Vocabulary
 from aced.progress import Bars
 from aced.report.gallery import picture_url
 from aced.report.lit import write_lit_report
 from aced.towers import Tower, load_tower
 
-FORMAT = 1
 GALLERY = 12
 """Pictures of each test set in the gallery."""
 
@@ -243,16 +243,7 @@ def _save(
     written: list[Written],
 ) -> None:
     """Everything of a finished program; `results.json` last, since it says that the rest is whole."""
-    save_tensors_atomic(out / "decoder.safetensors", decoder.state_dict())
-    description = {
-        "format": FORMAT,
-        **describe(decoder),
-        "tower": tower.name,
-        "tower_fingerprint": tower.fingerprint(),
-        "special": SPECIALS,
-        "words": vocabulary.words,
-    }
-    write_atomic(out / "decoder.json", json.dumps(description))
+    save_decoder(out, decoder, vocabulary, tower)
     for examples, texts in zip(data.test, written, strict=True):
         write_atomic(out / f"{examples.name.replace(' ', '-')}.jsonl", _lines(examples, texts))
     pairs = zip(data.test, written, strict=True)
