@@ -47,7 +47,7 @@ def write_gallery(
 
     def pair(row: int) -> dict[str, Any]:
         return {
-            "image": _data_url(pixels[row]),
+            "image": picture_url(pixels[row]),
             "caption": candidates.texts[row],
             "score": float(scores[row]),
             "kind": None if kinds is None else kinds[int(candidates.indices[row])],
@@ -57,7 +57,7 @@ def write_gallery(
     write_atomic(path, json.dumps(ends))
 
 
-def _data_url(pixels: Tensor) -> str:
+def picture_url(pixels: Tensor) -> str:
     """`[3, H, W]` uint8 to a PNG data URL."""
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).to(torch.uint8).numpy()).save(file, format="PNG", optimize=True)
