@@ -13,6 +13,7 @@ from torch.nn import functional
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.metrics import accuracy, best_match, recall_at_1
+from aced.evaluate.stability.suite import counted
 from aced.evaluate.tasks import Classification, ReadImages, Retrieval, Task, TaskResult
 
 Progress = Callable[[str, int, int], None]
@@ -83,12 +84,14 @@ def evaluate(
 
 
 def average(results: Mapping[str, TaskResult]) -> float:
-    """The plain mean of the tasks' values, in percent.
+    """The mean of the values of the tasks that count, in percent: those of a packaged suite, or else all.
+
+    See `aced.evaluate.stability.suite`: the scenes tasks have a suite.
 
     Raises:
         AcedError: there are no results.
     """
-    return _mean_percent([result.value for result in results.values()])
+    return _mean_percent([results[name].value for name in counted(results)])
 
 
 def chance_average(results: Mapping[str, TaskResult]) -> float:
@@ -97,7 +100,7 @@ def chance_average(results: Mapping[str, TaskResult]) -> float:
     Raises:
         AcedError: there are no results.
     """
-    return _mean_percent([result.chance for result in results.values()])
+    return _mean_percent([results[name].chance for name in counted(results)])
 
 
 def _mean_percent(values: Sequence[float]) -> float:

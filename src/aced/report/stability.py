@@ -16,6 +16,7 @@ from rich.table import Table
 
 import aced
 from aced.data.atomic import write_atomic
+from aced.evaluate.stability.files import file_of
 from aced.evaluate.stability.resampling import Rules
 from aced.evaluate.stability.stable import Stability, TaskStability, select_stable
 from aced.evaluate.stability.tables import Layout, read_scores
@@ -68,7 +69,7 @@ def stable_program(
 
 def stability_record(found: Stability, rules: Rules, inputs: Sequence[Path], command: Sequence[str]) -> dict[str, Any]:
     """What is written as JSON: where it comes from, then every field of `Stability`; unknown values are null."""
-    files = [path / "results.json" if path.is_dir() else path for path in inputs]
+    files = [file_of(path) for path in inputs]
     return {
         "made_by": f"aced {aced.__version__} stable",
         "command": list(command),

@@ -1,4 +1,4 @@
-"""The files that scores come in, as rows: `results.json`, DataComp's `eval_results.jsonl`, CSV wide and long."""
+"""The files that scores come in, as rows: `results.json`, `eval.json`, `eval_results.jsonl`, CSV wide and long."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _MISSING = {"", "nan", "none", "null", "na", "n/a", "-", "–"}
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a task: `n` scored queries, and what guessing scores."""
+    """What is known of a task: `n` scored queries, what guessing scores, and the standard error of a row's score."""
 
     n: float | None = None
     chance: float | None = None
+    stderr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,16 @@ class Row:
 
 
 def read_rows(path: Path, recipe_columns: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Row]:
-    """All rows of a file, or of the `results.json` of a folder.
+    """All rows of a file, or of the `results.json`, `eval.json` or `eval_results.jsonl` of a folder.
 
     Raises:
         AcedError: it is missing, of no known form, or malformed.
     """
     if path.is_dir():
-        if not (path / "results.json").is_file():
-            raise AcedError(f"{path} holds no results.json; give finished runs, a demo's folder, or a table.")
-        path = path / "results.json"
+        path = file_of(path)
     text = _text(path)
     if path.suffix == ".json":
-        rows = _results_json(path, text)
+        rows = _json_rows(path, text)
     elif path.suffix == ".jsonl":
         rows = [_jsonl(path, text)]
     elif path.suffix in (".csv", ".tsv"):
@@ -74,8 +73,24 @@ def read_rows(path: Path, recipe_columns: Sequence[str] = (), ignore: Sequence[s
     return rows
 
 
+def file_of(path: Path) -> Path:
+    """The file of scores that a path means: itself, or the one in the folder.
+
+    Raises:
+        AcedError: the folder holds none.
+    """
+    if not path.is_dir():
+        return path
+    for name in ("results.json", "eval.json", "eval_results.jsonl"):
+        if (path / name).is_file():
+            return path / name
+    raise AcedError(f"{path} holds no results.json; give finished runs, a demo's folder, or a table.")
+
+
 def read_facts(path: Path) -> dict[str, Facts]:
     """n and chance of tasks, from a CSV with the columns `task,n,chance` or a JSON object of such objects.
+
+    The object may also be the `tasks` of a list of tasks, whose entries have a `name` and for n a `size`.
 
     Raises:
         AcedError: it is missing or malformed.
@@ -84,6 +99,12 @@ def read_facts(path: Path) -> dict[str, Facts]:
     entries: dict[str, Any] = {}
     if path.suffix == ".json":
         entries = _json(path, text)
+        if isinstance(entries, dict) and isinstance(entries.get("tasks"), dict):
+            entries = {
+                str(entry.get("name", key)): entry | {"n": entry.get("n", entry.get("size"))}
+                for key, entry in entries["tasks"].items()
+                if isinstance(entry, dict)
+            }
     else:
         for line in csv.DictReader(io.StringIO(text)):
             if not {"task", "n", "chance"} <= line.keys():
@@ -113,12 +134,12 @@ def _json(path: Path, text: str) -> Any:
 
 
 def _fact(entry: Mapping[str, Any], where: str) -> Facts:
-    n, chance = (_number(entry.get(key), f"{key} of {where}") for key in ("n", "chance"))
+    n, chance, stderr = (_number(entry.get(key), f"{key} of {where}") for key in ("n", "chance", "stderr"))
     if n is not None and (n < 1 or n != int(n)):
         raise AcedError(f"n of {where} is {n:g}, not a positive whole number.")
     if chance is not None and not 0 <= chance <= 1:
         raise AcedError(f"chance of {where} is {chance:g}, not between 0 and 1.")
-    return Facts(n, chance)
+    return Facts(n, chance, stderr)
 
 
 def _number(value: Any, where: str) -> float | None:
@@ -137,24 +158,29 @@ def _number(value: Any, where: str) -> float | None:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def _results_json(path: Path, text: str) -> list[Row]:
+def _json_rows(path: Path, text: str) -> list[Row]:
     results = _json(path, text)
+    if isinstance(results, dict) and isinstance(results.get("tasks"), dict) and "rows" not in results:
+        # An `eval.json`: one model, which its folder names as it does beside an `eval_results.jsonl`.
+        return [_row(path, path.absolute().parent.name, "", results["tasks"], "")]
     entries = results.get("rows") if isinstance(results, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise AcedError(f"{path} has no list 'rows'; a results.json of `aced` does.")
     rows = []
     for entry in entries:
-        tasks = entry.get("tasks")
         recipe = str(entry.get("title") or entry.get("method") or "")
-        if not recipe or not isinstance(tasks, dict) or not all(isinstance(task, dict) for task in tasks.values()):
-            raise AcedError(f"{path} has a row without a method or without an object 'tasks'.")
-        seed = str(entry.get("seed", ""))
-        name = f"{recipe} seed {seed}" if seed else recipe
-        scores = {task: _number(part.get("value"), f"{path}, task '{task}'") for task, part in tasks.items()}
-        facts = {task: _fact(part, f"{path}, task '{task}'") for task, part in tasks.items()}
         config = _config(path.parent) if entry.get("run") == "." else ""
-        rows.append(Row(name, recipe, seed, str(path), scores, facts, config))
+        rows.append(_row(path, recipe, str(entry.get("seed", "")), entry.get("tasks"), config))
     return rows
+
+
+def _row(path: Path, recipe: str, seed: str, tasks: Any, config: str) -> Row:
+    if not recipe or not isinstance(tasks, dict) or not all(isinstance(task, dict) for task in tasks.values()):
+        raise AcedError(f"{path} has a row without a method or without an object 'tasks'.")
+    name = f"{recipe} seed {seed}" if seed else recipe
+    scores = {task: _number(part.get("value"), f"{path}, task '{task}'") for task, part in tasks.items()}
+    facts = {task: _fact(part, f"{path}, task '{task}'") for task, part in tasks.items()}
+    return Row(name, recipe, seed, str(path), scores, facts, config)
 
 
 def _config(folder: Path) -> str:

@@ -27,6 +27,7 @@ class Scores:
         recipes: R names; rows of one name are repeats (seeds) of one recipe.
         n: `[K]` scored queries of each task; NaN where unknown.
         chance: `[K]` what guessing scores, in [0, 1]; NaN where unknown.
+        errors: `[R, K]` standard errors of the scores, where the files have them; NaN elsewhere.
         ranked_only: `[R]` rows that measure no spread; where there are any, they alone are ranked as models.
     """
 
@@ -35,6 +36,7 @@ class Scores:
     recipes: Sequence[str]
     n: Floats
     chance: Floats
+    errors: Floats
     ranked_only: NDArray[np.bool_]
 
 

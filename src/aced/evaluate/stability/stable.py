@@ -35,7 +35,8 @@ class TaskStability:
         chance: what guessing scores.
         n: scored queries.
         p_value: of the best recipe's mean under guessing, times the number of recipes; at most 1.
-        sampling: binomial standard error of the mean score: what another test set of this size would change.
+        sampling: standard error of a score, what another test set of this size would change: the mean of the
+            files' own errors where each repeated row has one, else the binomial one of the mean score.
         sigma: standard deviation over the seeds, pooled within recipes.
         sigma_low: lower end of the bootstrap's 95 % interval of sigma.
         sigma_high: upper end.
@@ -193,6 +194,8 @@ def _task_rows(
     scores: Scores, repeats: Repeats, guard: Guard, choice: Choice, boot: Boot | None
 ) -> list[TaskStability]:
     mean, sigma = repeats.means(scores.values).mean(0), repeats.sigma(repeats.deviations(scores.values))
+    own = scores.errors[np.concatenate(repeats.groups)].mean(0)
+    sampling = np.where(np.isnan(own), np.sqrt(np.maximum(mean * (1 - mean), 0) / scores.n), own)
     at_chance = np.setdiff1d(np.arange(len(sigma)), choice.order)
     rows = []
     for k in [*choice.order, *at_chance[np.argsort(sigma[at_chance], kind="stable")]]:
@@ -206,7 +209,7 @@ def _task_rows(
                 chance=None if math.isnan(chance) else float(chance),
                 n=None if math.isnan(n) else int(n),
                 p_value=None if math.isnan(p) else float(p),
-                sampling=None if math.isnan(n) else math.sqrt(max(mean[k] * (1 - mean[k]), 0.0) / n),
+                sampling=None if math.isnan(sampling[k]) else float(sampling[k]),
                 sigma=float(sigma[k]),
                 sigma_low=float(np.quantile(boot.sigma[:, k], 0.025)) if boot else None,
                 sigma_high=float(np.quantile(boot.sigma[:, k], 0.975)) if boot else None,

@@ -13,6 +13,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from aced.errors import AcedError, nearest
+from aced.evaluate.stability.distributions import Floats
 from aced.evaluate.stability.files import Facts, Row, read_facts, read_rows
 from aced.evaluate.stability.spread import Scores
 
@@ -98,12 +99,15 @@ def read_scores(
         tasks=tasks,
         values=values,
         recipes=[row.recipe for row in rows],
-        n=np.array([known[task].n if known[task].n is not None else math.nan for task in tasks], dtype=np.float64),
-        chance=np.array(
-            [known[task].chance if known[task].chance is not None else math.nan for task in tasks], dtype=np.float64
-        ),
+        n=_array([known[task].n for task in tasks]),
+        chance=_array([known[task].chance for task in tasks]),
+        errors=np.stack([_array([row.facts.get(task, Facts()).stderr for task in tasks]) for row in rows]) / scale,
         ranked_only=np.array([only for only, keep in zip(found.ranked_only, kept, strict=True) if keep]),
     )
+
+
+def _array(values: Sequence[float | None]) -> Floats:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def _compiled(pattern: str) -> re.Pattern[str] | None:
