@@ -37,7 +37,7 @@ def found(seeds: int = 6, **more: Any) -> Stability:
         errors=np.full((seeds, 6), np.nan),
         ranked_only=np.zeros(seeds, dtype=bool),
     )
-    return select_stable(scores, Rules(resamples=200, splits=20))
+    return select_stable(scores, Rules(resamples=200, splits=20, least=4))
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def file(tmp_path: Path) -> Path:
         }
         for seed, line in enumerate(values().tolist())
     ]
-    rows.append(rows[0] | {"method": "aced", "title": "ACED", "seed": 0})
+    better = {task: part | {"value": 0.9} for task, part in rows[0]["tasks"].items()}
+    rows.append({"method": "aced", "title": "ACED", "seed": 0, "tasks": better})
     path = tmp_path / "in.json"
     path.write_text(json.dumps({"rows": rows}), encoding="utf-8")
     return path
@@ -60,7 +61,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_command_writes_json_and_page_and_prints(file: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "new/stable.json"
-    ended = cli("stable", file, "--out", out, "--resamples", 100)
+    ended = cli("stable", file, "--out", out, "--resamples", 100, "--least", 4)
     assert ended.status == 0, ended.err
     record = json.loads(out.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in the JSON"))
     assert record["kept"] == [t["name"] for t in record["tasks"] if t["verdict"] == "kept"]

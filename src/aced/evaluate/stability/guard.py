@@ -44,4 +44,5 @@ class Guard:
 
     def passes(self, means: Floats) -> NDArray[np.bool_]:
         """`[K]` whether any of the `[G, K]` means is high enough."""
-        return (means >= self.needed - 1e-9).any(0)
+        passed: NDArray[np.bool_] = np.any(means >= self.needed - 1e-9, axis=0)
+        return passed

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aced.evaluate.stability.distributions import Floats
 from aced.evaluate.stability.guard import Guard
-from aced.evaluate.stability.spread import Indices, Repeats, Scores, choose
+from aced.evaluate.stability.spread import EQUAL, Indices, Repeats, Scores, choose, pooled_sigma
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def bootstrap(scores: Scores, repeats: Repeats, guard: Guard, rules: Rules) -> B
     size, width = rules.resamples, len(scores.tasks)
     boot = Boot(np.zeros((size, width)), np.zeros((size, width), dtype=bool), np.zeros(size, dtype=np.int64), [])
     for b in range(size):
-        means, deviations = repeats.resampled(scores.values, generator)
-        boot.sigma[b] = repeats.sigma(deviations)
+        means, deviations, df = repeats.resampled(scores.values, generator)
+        boot.sigma[b] = pooled_sigma(deviations, df)
         passed = np.flatnonzero(guard.passes(means))
         if not len(passed):
             boot.curves.append(np.zeros(0))
             continue
-        choice = choose(deviations, passed, repeats.df, rules.least)
+        choice = choose(deviations, passed, df, rules.least)
         boot.count[b] = choice.count
         boot.kept[b, choice.kept] = True
         boot.curves.append(choice.curve)
@@ -87,7 +87,7 @@ def held_out(values: Floats, passed: Indices, repeats: Repeats, rules: Rules) ->
     generator = np.random.default_rng(rules.seed)
     stable = everything = 0.0
     for _ in range(rules.splits):
-        first, second = _halves(repeats.groups, generator)
+        first, second = _halves(repeats, generator)
         if not (first and second):
             return None
         chooser, judge = (Repeats(part, {}) for part in (first, second))
@@ -95,17 +95,14 @@ def held_out(values: Floats, passed: Indices, repeats: Repeats, rules: Rules) ->
         unseen = judge.deviations(values)
         stable += float((unseen[:, choice.kept].mean(1) ** 2).sum() / judge.df)
         everything += float((unseen[:, passed].mean(1) ** 2).sum() / judge.df)
-    return math.sqrt(stable / everything) if everything > 0 else None
+    return math.sqrt(stable / everything) if everything > EQUAL**2 * rules.splits else None
 
 
-def _halves(groups: list[Indices], generator: np.random.Generator) -> tuple[list[Indices], list[Indices]]:
-    """Two halves of the repeated rows: of recipes with four rows or more their rows, of smaller ones the recipes."""
+def _halves(repeats: Repeats, generator: np.random.Generator) -> tuple[list[Indices], list[Indices]]:
+    """Two halves of the repeated rows: of large recipes their rows, of small ones the recipes as wholes."""
     halves: tuple[list[Indices], list[Indices]] = ([], [])
-    small = []
-    for group in groups:
-        if len(group) < 4:
-            small.append(group)
-            continue
+    small, large = repeats.by_size()
+    for group in large:
         mixed = generator.permutation(group)
         halves[0].append(mixed[: len(mixed) // 2])
         halves[1].append(mixed[len(mixed) // 2 :])

@@ -13,8 +13,10 @@ from aced.errors import AcedError
 from aced.evaluate.stability.distributions import Floats
 
 Indices = NDArray[np.int64]
-_EQUAL = 1e-12
+EQUAL = 1e-12
 """Standard deviations that differ by less are equal: what remains is rounding."""
+SMALL = 4
+"""Recipes with fewer rows are too small to be resampled or halved by themselves."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,34 @@ class Repeats:
 
     def sigma(self, deviations: Floats) -> Floats:
         """`[K]` standard deviations, pooled within recipes."""
-        sigma: Floats = np.sqrt((deviations**2).sum(0) / self.df)
-        return sigma
+        return pooled_sigma(deviations, self.df)
 
-    def resampled(self, values: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:
-        """Means and deviations of rows drawn with replacement within each recipe.
+    def resampled(self, values: Floats, generator: np.random.Generator) -> tuple[Floats, Floats, int]:
+        """Means, deviations and degrees of freedom of a resample.
 
-        The deviations are stretched by sqrt(m / (m - 1)): a resample of m rows has (m - 1) / m of their variance on
-        average, which with few seeds is far too little.
+        Rows are drawn with replacement within each recipe, and their deviations stretched by sqrt(m / (m - 1)): a
+        resample of m rows has (m - 1) / m of their variance on average. Of two or three rows that would be a crude
+        thing (two are equal half of the time), so where there are several such recipes, they are drawn as wholes.
         """
-        means, parts = [], []
-        for group in self.groups:
-            drawn = values[generator.choice(group, len(group))]
-            mean = drawn.mean(0)
-            means.append(mean)
-            parts.append((drawn - mean) * math.sqrt(len(group) / (len(group) - 1)))
-        return np.stack(means), np.concatenate(parts)
+        small, large = self.by_size()
+        whole = len(small) >= SMALL
+        drawn = [(group, generator.choice(group, len(group))) for group in ([] if whole else small) + large]
+        parts = [(values[rows], math.sqrt(len(group) / (len(group) - 1))) for group, rows in drawn]
+        if whole:
+            parts += [(values[small[i]], 1.0) for i in generator.integers(len(small), size=len(small))]
+        means = np.stack([part.mean(0) for part, _ in parts])
+        deviations = np.concatenate([(part - part.mean(0)) * stretch for part, stretch in parts])
+        return means, deviations, len(deviations) - len(parts)
+
+    def by_size(self) -> tuple[list[Indices], list[Indices]]:
+        """The recipes with fewer than `SMALL` rows, and the others."""
+        return [g for g in self.groups if len(g) < SMALL], [g for g in self.groups if len(g) >= SMALL]
+
+
+def pooled_sigma(deviations: Floats, df: int) -> Floats:
+    """`[K]` standard deviations of `[rows, K]` deviations with `df` degrees of freedom."""
+    sigma: Floats = np.sqrt((deviations**2).sum(0) / df)
+    return sigma
 
 
 def std_curve(deviations: Floats, df: int) -> Floats:
@@ -123,7 +137,7 @@ def lowest(curve: Floats, least: int) -> int:
     4
     """
     rest = curve[least - 1 :]
-    return least + int(np.flatnonzero(rest <= rest.min() + _EQUAL)[-1])
+    return least + int(np.flatnonzero(rest <= rest.min() + EQUAL)[-1])
 
 
 @dataclass(frozen=True)

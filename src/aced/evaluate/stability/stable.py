@@ -18,7 +18,7 @@ from aced.errors import AcedError
 from aced.evaluate.stability.distributions import Floats, kendall_tau, sigma_interval
 from aced.evaluate.stability.guard import Guard
 from aced.evaluate.stability.resampling import Boot, Rules, bootstrap, held_out
-from aced.evaluate.stability.spread import Choice, Indices, Repeats, Scores, choose, model_means
+from aced.evaluate.stability.spread import EQUAL, Choice, Indices, Repeats, Scores, choose, model_means
 
 Verdict = Literal["kept", "noisy", "chance"]
 
@@ -222,7 +222,7 @@ def _task_rows(
 def _average(deviations: Floats, models: Floats, tasks: Indices, df: int) -> Average:
     std = math.sqrt(float((deviations[:, tasks].mean(1) ** 2).sum()) / df)
     spread = float(models[:, tasks].mean(1).std(ddof=1)) if len(models) > 1 else None
-    return Average(len(tasks), std, spread, spread / std if spread is not None and std > 0 else None)
+    return Average(len(tasks), std, spread, spread / std if spread is not None and std > EQUAL else None)
 
 
 def _ranking(full: Floats, stable: Floats) -> tuple[float | None, int]:
