@@ -19,7 +19,7 @@ from pathlib import Path
 from aced.data.atomic import write_atomic
 from aced.errors import AcedError
 from aced.report import load_results
-from aced.report.aggregate import Group, group_rows, task_chances
+from aced.report.aggregate import Group, averaged_chances, group_rows
 from aced.report.canvas import css, isolated, new_figure, plain, put_text, set_ticks, to_svg
 from aced.report.charts import Series, Style, accuracy_chart, series_styles
 from aced.report.numbers import duration
@@ -63,7 +63,7 @@ def draw(results: Results) -> str:
     ]
     scatter = accuracy_chart(series, title="Average accuracy against wall time", unit=_seconds, reference=reference)
     seeds = max(len(group.rows) for group in groups)
-    tasks = len(task_chances(results))
+    tasks = len(averaged_chances(results))
     over = f", {seeds} seeds" if seeds > 1 else ", one seed"
     left = (MARGIN, f"Average of {tasks} zero-shot tasks, %{over}", bars)
     right = (MARGIN + BARS + GAP, "The same against wall time of training", scatter)
@@ -72,7 +72,7 @@ def draw(results: Results) -> str:
 
 def mean_chance(results: Results) -> float | None:
     """What guessing scores on average, in percent."""
-    chances = [chance for chance in task_chances(results).values() if chance is not None]
+    chances = [chance for chance in averaged_chances(results).values() if chance is not None]
     return 100 * sum(chances) / len(chances) if chances else None
 
 

@@ -22,7 +22,7 @@ from aced.data.atomic import write_atomic
 from aced.errors import AcedError
 from aced.methods import METHODS
 from aced.report import load_results, load_run, results_of
-from aced.report.aggregate import Group, group_rows, task_chances
+from aced.report.aggregate import Group, averaged_chances, group_rows
 from aced.report.numbers import DASH, budget_text, signed
 from aced.report.records import BUDGETS, ReferenceScore, Results, parse_results
 
@@ -87,7 +87,7 @@ def _average(group: Group) -> str:
 
 def _notes(results: Results, groups: Sequence[Group]) -> str:
     counts = sorted({len(group.rows) for group in groups})
-    chances = task_chances(results)
+    chances = averaged_chances(results)
     seeds = "One seed" if counts == [1] else f"Mean ± standard deviation over {' to '.join(map(str, counts))} seeds"
     sentences = [f"{seeds}, {len(chances)} zero-shot task{'s' * (len(chances) != 1)}"]
     known = [chance for chance in chances.values() if chance is not None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from aced.evaluate.stability.suite import counted
+
 _TIE = 0.05
 """Averages that differ by less are equal in the table, which has one decimal."""
 
@@ -20,7 +22,8 @@ def summarise(results: dict[str, Any]) -> list[str]:
 
 
 def _setting(results: dict[str, Any]) -> str:
-    tasks, seeds = results["rows"][0]["tasks"].values(), len({row["seed"] for row in results["rows"]})
+    scored, seeds = results["rows"][0]["tasks"], len({row["seed"] for row in results["rows"]})
+    tasks = [scored[name] for name in counted(scored)]
     reference = results.get("reference")
     start = (
         f"Every row trained the same small student from the same initial weights"

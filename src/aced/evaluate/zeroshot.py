@@ -9,6 +9,7 @@ import torch
 from aced.errors import AcedError
 from aced.evaluate.embedder import Embedder, EmbeddingTower, NotFinite, evaluation_mode
 from aced.evaluate.scoring import score_task
+from aced.evaluate.stability.suite import counted
 from aced.evaluate.tasks import Task, TaskResult
 
 __all__ = ["EmbeddingTower", "Progress", "average", "chance_average", "evaluate", "evaluate_task"]
@@ -69,12 +70,14 @@ def evaluate_task(tower: EmbeddingTower, task: Task, embedder: Embedder) -> Task
 
 
 def average(results: Mapping[str, TaskResult]) -> float:
-    """The plain mean of the tasks' values, in percent.
+    """The mean of the values of the tasks that count, in percent: those of a packaged suite, or else all.
+
+    See `aced.evaluate.stability.suite`: the scenes tasks have a suite.
 
     Raises:
         AcedError: there are no results.
     """
-    return _mean_percent([result.value for result in results.values()])
+    return _mean_percent([results[name].value for name in counted(results)])
 
 
 def chance_average(results: Mapping[str, TaskResult]) -> float:
@@ -83,7 +86,7 @@ def chance_average(results: Mapping[str, TaskResult]) -> float:
     Raises:
         AcedError: there are no results.
     """
-    return _mean_percent([result.chance for result in results.values()])
+    return _mean_percent([results[name].chance for name in counted(results)])
 
 
 def _mean_percent(values: Sequence[float]) -> float:

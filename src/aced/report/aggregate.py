@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+from aced.evaluate.stability.suite import counted
 from aced.report.records import BUDGETS, Evaluation, Results, Row, RunRecord, Step
 
 BASELINE = "iid"
@@ -137,6 +138,12 @@ def task_chances(results: Results) -> dict[str, float | None]:
             if chances.get(name) is None:
                 chances[name] = score.chance
     return chances
+
+
+def averaged_chances(results: Results) -> dict[str, float | None]:
+    """The same for the tasks that averages count: those of a packaged suite, or else all."""
+    chances = task_chances(results)
+    return {name: chances[name] for name in counted(chances)}
 
 
 def curve(group: Group, value: Callable[[Step], float | None], most: int = 80) -> Points:

@@ -121,6 +121,7 @@ def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
 def _task_rows(results: Results, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A row for each task; `heat` runs from 0 at chance to 1 at the row's best (100 % for a lone method)."""
     rows = []
+    averaged = aggregate.averaged_chances(results)
     for name, chance in aggregate.task_chances(results).items():
         known = results.reference.tasks.get(name) if results.reference else None
         reference = known.value if known else None
@@ -136,12 +137,13 @@ def _task_rows(results: Results, groups: Sequence[Group]) -> list[dict[str, Any]
                 continue
             heat = min(max((stat.mean - low) / span, 0.0), 1.0) if span > 0 else 0.0
             cells.append({"stat": stat, "heat": heat, "best": len(values) > 1 and stat.mean == best})
-        rows.append({"name": name, "chance": chance, "reference": reference, "cells": cells})
+        row = {"name": name, "chance": chance, "reference": reference, "cells": cells}
+        rows.append(row | {"averaged": name in averaged})
     return rows
 
 
 def _mean_chance(results: Results) -> float | None:
-    chances = [chance for chance in aggregate.task_chances(results).values() if chance is not None]
+    chances = [chance for chance in aggregate.averaged_chances(results).values() if chance is not None]
     return 100 * sum(chances) / len(chances) if chances else None
 
 
@@ -213,7 +215,7 @@ def _words(results: Results, groups: Sequence[Group], gallery_of: str) -> dict[s
     """Title, lead and the explanations of the sections, in words that fit what is there."""
     many = len(groups) > 1
     seeds = max(len(group.rows) for group in groups)
-    tasks = len(aggregate.task_chances(results))
+    tasks = len(aggregate.averaged_chances(results))
     on_tasks = f" Accuracy is the average over {tasks} zero-shot task{'s' * (tasks != 1)}." if tasks else ""
     if many:
         title = f"Active data curation: {len(groups)} methods compared"
