@@ -94,7 +94,7 @@ def test_the_coarse_rows_are_evenly_spread(batch: int, share: float, rows: list[
 
 def test_training_partly_coarse_sees_each_row_as_it_should(plain: Tower) -> None:
     plain.partly = PartlyCoarse(32, 0.5)
-    batch = candidates([plain], TEXTS + ("a dog",))
+    batch = candidates([plain], (*TEXTS, "a dog"))
     pixels = batch.images[plain.view]
     try:
         plain.train()
