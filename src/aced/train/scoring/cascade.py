@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
+from aced.core.selection_many import easy_joint_many
 from aced.data.source import Candidates
 from aced.train.scoring.choosing import Around, Choice, Drawn, count_draw, draw_with
 
@@ -35,10 +36,38 @@ class Sieve:
 
     def keep(self, reference: Embeddings, step: int) -> Tensor:
         """`[m]` int64 rows that are kept at step number `step` (from 0), ascending, on the CPU."""
+        return self.keep_each(reference, [len(reference)], step)[0]
+
+    def keep_each(self, reference: Embeddings, counts: list[int], first: int) -> list[Tensor]:
+        """As `keep` for the super-batches of the steps from `first` on, which lie in `reference` one after the other.
+
+        Args:
+            reference: their embeddings.
+            counts: the number of candidates of each.
+            first: the first step.
+        """
+        generators = [_generator(self.seed, first + i) for i in range(len(counts))]
+        joint = self.method.strategy == "joint" and self.settings.loss == "sigmoid"
+        if joint and min(counts) >= self.size and reference.device.type == "cpu":
+            found = easy_joint_many(
+                reference,
+                counts,
+                self.size,
+                chunks=self.settings.chunks,
+                temperature=self.settings.temperature,
+                generators=generators,
+            )
+        else:
+            ends = torch.tensor(counts).cumsum(0).tolist()
+            found = [self._draw(reference[e - n : e], g) for n, e, g in zip(counts, ends, generators, strict=True)]
+        return [rows.sort().values for rows in found]
+
+    def _draw(self, reference: Embeddings, generator: torch.Generator) -> Tensor:
         size = min(self.size, len(reference))
-        generator = _generator(self.seed, step)
+        if size == 0:
+            return torch.empty(0, dtype=torch.int64)
         chosen = draw_with(self.settings, self.method, "easy-reference", size, None, reference, generator)
-        return chosen.indices.cpu().sort().values
+        return chosen.indices.cpu()
 
     def count(self, ledger: Ledger, candidates: int, width: int) -> None:
         """Count the FLOPs of one draw from so many candidates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from aced.data.order import Order
@@ -16,20 +17,36 @@ if TYPE_CHECKING:
     from aced.train.step import Trainer
 
 
+_AT_ONCE = 8192
+"""Candidates whose super-batches are sieved together: one large super-batch, or many small ones."""
+
+
 class SievedOrder(Order):
-    """An order of which, at each step, only what the sieve keeps is loaded."""
+    """An order of which, at each step, only what the sieve keeps is loaded.
+
+    Steps are sieved in groups that begin at fixed steps, so that a resumed run has the same groups.
+    """
 
     def __init__(self, order: Order, sieve: Sieve, reference: Cached) -> None:
         super().__init__(order.n, order.batch, order.seed)
         self._order, self._sieve, self._reference = order, sieve, reference
+        self._group = max(1, _AT_ONCE // order.batch)
+        self._kept: tuple[int, list[Tensor]] = (-1, [])
 
     def indices(self, step: int) -> Tensor:
         """`[m]` int64 positions in the source, in the order of the super-batch."""
-        found = self._order.indices(step)
-        found = found[self._reference.valid(found)]
-        if len(found) == 0:
-            return found
-        return found[self._sieve.keep(self._reference.store.lookup(found), step)]
+        number, place = divmod(step, self._group)
+        if self._kept[0] != number:
+            self._kept = number, self._sieved(number * self._group)
+        return self._kept[1][place]
+
+    def _sieved(self, first: int) -> list[Tensor]:
+        """What is kept of each step of the group that begins at `first`."""
+        found = [self._order.indices(step) for step in range(first, first + self._group)]
+        found = [indices[self._reference.valid(indices)] for indices in found]
+        embedded = self._reference.store.lookup(torch.cat(found))
+        kept = self._sieve.keep_each(embedded, [len(indices) for indices in found], first)
+        return [indices[rows] for indices, rows in zip(found, kept, strict=True)]
 
 
 class Presieved(Around):
