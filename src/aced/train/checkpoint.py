@@ -41,6 +41,7 @@ _FREE = {
     "data.workers",
     "data.index_dir",
     "data.in_memory",
+    "scoring.device",
 }
 
 
@@ -96,6 +97,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         trainer.objective.load_state_dict(_under("objective.", tensors))
         _load_optimizer(trainer.optimizer, tensors)
         trainer.generator.set_state(tensors["generator"])
+        trainer.chooser.load(_under("chooser.", tensors))
         trainer.ledger = Ledger(**facts["ledger"])
         _load_faults(trainer.faults, facts["faults"])
         trainer.step = facts["step"]
@@ -144,6 +146,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = {"generator": trainer.generator.get_state()}
     tensors |= {f"objective.{k}": v for k, v in trainer.objective.state_dict().items()}
+    tensors |= {f"chooser.{k}": v for k, v in trainer.chooser.tensors().items()}
     for number, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
     return tensors

@@ -31,6 +31,7 @@ from aced.train.inputs import Inputs, device_of
 from aced.train.loop import run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
+from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
 from aced.train.watch import Metrics, trim_lines
 
@@ -89,27 +90,33 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower) -> Trainer:
         width=student.width,
         teacher_widths=[p.width for p in inputs.teachers],
         teacher_temperature=config.method.teacher_temperature,
+        columns=config.method.columns,
+        sound=config.method.sound,
         seed=config.run.seed,
     ).to(student.device)
     train = config.train
+    settings = Settings(
+        batch=train.batch,
+        steps=train.steps,
+        loss=config.method.loss,
+        chunks=config.method.chunks,
+        temperature=config.method.temperature,
+        lr=train.lr,
+        warmup=train.warmup,
+        clip=train.clip,
+        micro_batch=train.micro_batch,
+        precision=train.precision,
+    )
+    reference = inputs.reference if method.scores_reference else None
+    student.partly = make_partly(config, student)
     return Trainer(
         student=student,
         objective=objective,
         optimizer=make_optimizer([student, objective], train),
         method=method,
-        settings=Settings(
-            batch=train.batch,
-            steps=train.steps,
-            loss=config.method.loss,
-            chunks=config.method.chunks,
-            temperature=config.method.temperature,
-            lr=train.lr,
-            warmup=train.warmup,
-            clip=train.clip,
-            micro_batch=train.micro_batch,
-            precision=train.precision,
-        ),
-        reference=inputs.reference if method.scores_reference else None,
+        settings=settings,
+        chooser=make_chooser(config, method, settings, student, reference),
+        reference=reference,
         teachers=inputs.teachers if method.distill else [],
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(),

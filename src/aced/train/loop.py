@@ -13,6 +13,7 @@ from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
+from aced.train.scoring.choosing import Peekable
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics
 
@@ -45,8 +46,8 @@ def run_steps(
 def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
     views = [trainer.student.view]
     views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
-    order = make_order(config, len(source))
-    return feed(
+    order = trainer.chooser.order(make_order(config, len(source)))
+    batches = feed(
         source,
         order,
         list(dict.fromkeys(views)),
@@ -54,6 +55,7 @@ def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candi
         stop=config.train.steps,
         workers=config.data.workers,
     )
+    return Peekable(batches)
 
 
 def _evaluate(trainer: Trainer, tasks: Sequence[Task], config: Config, folder: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger, selection_flops
-from aced.core.selection import Loss, Selection, select
+from aced.core.ledger import Ledger
+from aced.core.selection import Loss
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
@@ -20,6 +20,7 @@ from aced.train.feed import Faults
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
+from aced.train.scoring.choosing import Chooser, look_ahead, usable
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Trainer:
         optimizer: over the parameters of both.
         method: the row of the methods table.
         settings: numbers that do not change.
+        chooser: chooses the rows that are trained on.
         reference: scores the super-batch; None for a method that needs none.
         teachers: are distilled; the reference may be among them, and is then asked once for both.
         generator: of the draws.
@@ -62,6 +64,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     method: Method
     settings: Settings
+    chooser: Chooser
     reference: Provider | None
     teachers: list[Provider]
     generator: torch.Generator
@@ -79,7 +82,7 @@ class Outcome:
         step: its number, from 1.
         candidates: `[B]` positions in the source of the super-batch's usable samples.
         rows: `[b]` rows of the super-batch that were trained on.
-        scores: `[B]` s_ii, or None for a method that does not choose.
+        scores: `[B]` s_ii, NaN where a candidate was not scored; or None where nothing was chosen.
         parts: the losses.
         lr: learning rate.
         grad_norm: length of the gradient before it was clipped.
@@ -101,21 +104,18 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         AcedError: the loss or the gradient is not finite (the weights are then those before the step), or less than
             half a batch of the super-batch is usable.
     """
-    method, ledger, cfg = t.method, t.ledger, t.settings
+    ledger, cfg = t.ledger, t.settings
     with ledger.timed("load"):
         candidates = _usable(t, next(batches))  # B
-    with ledger.timed("score"):
-        # Scored in evaluation mode, without gradient, in micro-batches.
-        student = _score_student(t, candidates) if method.scores_student else None
-        reference = t.reference.embed(candidates, ledger, "reference") if t.reference else None
-    with ledger.timed("select"):
-        chosen = _choose(t, student, reference)
-        rows = torch.arange(len(candidates))[: cfg.batch] if chosen is None else chosen.indices.cpu()  # [b]
-        rows_kd = _distilled_rows(t, rows, len(candidates))
+    choice = t.chooser.choose(t, candidates)  # times itself: what it scores, and what it selects
+    rows = choice.rows  # [b]
+    rows_kd = _distilled_rows(t, rows, len(candidates))
+    look_ahead(t, batches)
     with ledger.timed("train"):
-        teachers = _teach(t, candidates, rows_kd, reference)
+        teachers = _teach(t, candidates, rows_kd, choice.reference)
         t.student.train()
-        embedded = embedded_kd = _train_embed(t, candidates[rows])
+        batch = candidates[rows]
+        embedded = embedded_kd = _train_embed(t, batch)
         if rows_kd is not None and rows_kd is not rows:
             embedded_kd = _train_embed(t, candidates[rows_kd])
         loss, parts = t.objective(embedded, embedded_kd, teachers)
@@ -126,9 +126,9 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         set_learning_rate(t.optimizer, lr)
         t.optimizer.step()
         t.objective.clamp(t.student.model)
+        t.chooser.trained(t, batch, embedded.detach())
     t.step += 1
-    scores = None if chosen is None else chosen.scores.cpu()
-    return Outcome(t.step, candidates.indices, rows, scores, parts, lr, grad_norm)
+    return Outcome(t.step, candidates.indices, rows, choice.scores, parts, lr, grad_norm)
 
 
 def _usable(t: Trainer, candidates: Candidates) -> Candidates:
@@ -136,9 +136,7 @@ def _usable(t: Trainer, candidates: Candidates) -> Candidates:
     read = len(candidates) + len(candidates.faults)
     t.faults.add(candidates.faults, read)
     t.ledger.samples_loaded += read
-    for provider in [t.reference, *t.teachers]:
-        if provider is not None and not (valid := provider.valid(candidates.indices)).all():
-            candidates = candidates[valid.nonzero().flatten()]
+    candidates = usable(t, candidates)
     # A few samples less make a smaller batch; with most of them gone the run would be another one.
     if 2 * len(candidates) < t.settings.batch:
         raise AcedError(
@@ -146,40 +144,6 @@ def _usable(t: Trainer, candidates: Candidates) -> Candidates:
             f"{t.settings.batch}; repair the data."
         )
     return candidates
-
-
-def _score_student(t: Trainer, candidates: Candidates) -> Embeddings:
-    with _autocast(t):
-        embedded = t.student.score(candidates, t.settings.micro_batch)
-    t.ledger.forward("scoring", len(candidates), t.student.forward_flops(candidates.texts))
-    return embedded
-
-
-def _choose(t: Trainer, student: Embeddings | None, reference: Embeddings | None) -> Selection | None:
-    if t.method.score is None:
-        return None
-    cfg, used = t.settings, [e for e in (student, reference) if e is not None]
-    size = min(cfg.batch, len(used[0]))
-    try:
-        chosen = select(
-            student,
-            reference,
-            size,
-            score=t.method.score,
-            loss=cfg.loss,
-            strategy=t.method.strategy,
-            chunks=cfg.chunks,
-            temperature=cfg.temperature,
-            generator=t.generator,
-        )
-    except ValueError as error:
-        raise AcedError(f"Step {t.step + 1}: {error}") from error
-    widths = [e.image.shape[1] for e in used]
-    if t.method.strategy == "joint":
-        t.ledger.flops["selection"] += selection_flops(len(used[0]), size, cfg.chunks, widths)
-    elif cfg.loss == "softmax":  # each candidate against the whole super-batch, in both directions
-        t.ledger.flops["selection"] += sum(4.0 * len(used[0]) ** 2 * width for width in widths)
-    return chosen
 
 
 def _distilled_rows(t: Trainer, rows: Tensor, candidates: int) -> Tensor | None:
@@ -205,7 +169,7 @@ def _teach(t: Trainer, candidates: Candidates, rows: Tensor | None, reference: E
 
 
 def _train_embed(t: Trainer, batch: Candidates) -> Embeddings:
-    t.ledger.trained(len(batch), t.student.forward_flops(batch.texts))
+    t.ledger.trained(len(batch), t.student.training_flops(batch.texts))
     with _autocast(t):
         embedded = t.student.embed(batch)
     # The losses and distillation's projections are in float32, whatever the towers ran in.
