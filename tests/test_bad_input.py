@@ -108,7 +108,6 @@ TRAIN: list[tuple[str, list[str]]] = [
     # folders
     ("run.out = 'file' cannot be a folder: file is a file", ["scenes", "run.out=file"]),
     ("run.out = 'file/run' cannot be a folder", ["scenes", "run.out=file/run"]),
-    ("out holds no run to go on with; leave out --resume", ["scenes", "--resume"]),
 ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in run.out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, or begin.")] = False,
 ) -> None:
     """Train a student on tars of image-text pairs (or on scenes) by any method.
 

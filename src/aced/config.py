@@ -50,6 +50,10 @@ class RunSection(Section):
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 500
     """Steps between two checkpoints; 0 writes one at the end only."""
+    keep: Positive = 2
+    """Newest checkpoints that are kept; an older one goes once a newer one is complete."""
+    keep_best: bool = False
+    """Keep the model with the best average of those that `eval.every` evaluates, in `best/`."""
 
 
 class DataSection(Section):
@@ -213,6 +217,10 @@ class Config(Section):
         except AcedError as error:
             raise ValueError(str(error)) from None
         self._check_scoring(method)
+        if self.run.keep_best and not self.eval.every:
+            raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
+        if self.run.keep_best and self.data.shards and not self.eval.tasks:
+            raise ValueError("run.keep_best needs tasks to compare models by: set eval.tasks, or leave it out.")
         if self.reference.model or (self.teacher.model and not method.scores_reference):
             return self
         if method.needs_peer:

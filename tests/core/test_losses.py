@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from core_losses import LOSSES, NAMES, OTHER, STUDENT, TEACHER, embed
 from core_memory import Allocations
 from torch import Tensor, nn
 
@@ -16,47 +17,6 @@ from aced.core import losses
 from aced.core.embeddings import Embeddings
 from aced.core.selection import select
 from aced.towers.compat import import_open_clip
-
-
-def embed(
-    count: int = 7,
-    width: int = 5,
-    *,
-    seed: int = 0,
-    scale: float = 6.0,
-    bias: float = -2.0,
-    dtype: torch.dtype = torch.float64,
-) -> Embeddings:
-    noise = torch.randn(3, count, width, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-    image, text = F.normalize(noise[0], dim=1), F.normalize(noise[0] + noise[1], dim=1)
-    return Embeddings(image, text, torch.tensor(scale, dtype=dtype), torch.tensor(bias, dtype=dtype))
-
-
-STUDENT = embed()
-TEACHER = embed(width=9, seed=1, scale=13.0, bias=-6.0)
-OTHER = embed(width=3, seed=2, scale=4.0, bias=-1.0)
-
-
-LOSSES: dict[str, Callable[[Embeddings, list[Embeddings]], Tensor]] = {
-    "sigmoid": lambda student, _: losses.sigmoid(student),
-    "softmax": lambda student, _: losses.softmax(student),
-    "softmax_kd": losses.softmax_kd,
-    "softmax_kd, tempered": lambda s, teachers: losses.softmax_kd(s, teachers, teacher_temperature=3.0),
-    "sigmoid_kd": losses.sigmoid_kd,
-    "feature_matching": lambda s, teachers: losses.feature_matching(
-        s, teachers, project=[resize(t.image.shape[1]) for t in teachers]
-    ),
-}
-
-
-def resize(width: int) -> Callable[[Tensor], Tensor]:
-    """A projection: pad or cut."""
-    return lambda x: F.pad(x, (0, width))[:, :width]
-
-
-NAMES = list(LOSSES)
-DISTILLING = [name for name in NAMES if name not in ("sigmoid", "softmax")]
-
 
 # --- loops over pairs ---------------------------------------------------------------------------------------
 
@@ -168,56 +128,6 @@ def test_softmax_kd_is_open_clips_distillation_loss(open_clip) -> None:
     )
     torch.testing.assert_close(losses.softmax_kd(STUDENT, TEACHER), distillation)
     torch.testing.assert_close(losses.softmax(STUDENT), contrastive)
-
-
-# --- gradients ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("tile", [1 << 24, 10], ids=["whole", "tiled"])
-def test_gradients_are_exact(name: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_TILE", tile)
-    teachers = [TEACHER, OTHER]
-
-    def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        return LOSSES[name](Embeddings(image, text, scale, bias), teachers)
-
-    inputs = [t.clone().requires_grad_() for t in (STUDENT.image, STUDENT.text, STUDENT.scale, STUDENT.bias)]
-    if name == "feature_matching":  # has neither scale nor bias
-        inputs[2:] = [t.detach() for t in inputs[2:]]
-    assert torch.autograd.gradcheck(loss, inputs)
-
-
-@pytest.mark.parametrize("name", DISTILLING)
-def test_no_gradient_flows_to_a_teacher(name: str) -> None:
-    leaves = [t.clone().requires_grad_() for t in (TEACHER.image, TEACHER.text, TEACHER.scale, TEACHER.bias)]
-    student = replace(STUDENT, image=STUDENT.image.clone().requires_grad_())
-    LOSSES[name](student, [Embeddings(*leaves), OTHER]).backward()
-    assert [leaf.grad for leaf in leaves] == [None] * 4
-    assert student.image.grad is not None
-    assert student.image.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("kd", [losses.softmax_kd, losses.sigmoid_kd, losses.feature_matching])
-@pytest.mark.parametrize("tile", [1 << 24, 10], ids=["whole", "tiled"])
-def test_a_student_equal_to_its_teacher_is_at_the_minimum(
-    kd: Callable[..., Tensor], tile: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(losses, "_TILE", tile)
-    leaves = [t.clone().requires_grad_() for t in (STUDENT.image, STUDENT.text, STUDENT.scale, STUDENT.bias)]
-    at_minimum = kd(Embeddings(*leaves), STUDENT)
-    at_minimum.backward()
-    for leaf in leaves:
-        if leaf.grad is not None:
-            torch.testing.assert_close(leaf.grad, torch.zeros_like(leaf), atol=1e-12, rtol=0)
-    for seed in range(20):
-        noise = 0.05 * torch.randn(2, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        nearby = replace(
-            STUDENT,
-            image=F.normalize(STUDENT.image + noise[0], dim=1),
-            text=F.normalize(STUDENT.text + noise[1], dim=1),
-        )
-        assert kd(nearby, STUDENT) > at_minimum
 
 
 # --- what the definitions imply -----------------------------------------------------------------------------

@@ -160,6 +160,68 @@ def test_only_the_newest_two_checkpoints_are_kept(pool: Scenes, tmp_path: Path) 
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000004", "step-00000005"]
 
 
+def test_as_many_checkpoints_are_kept_as_asked(pool: Scenes, tmp_path: Path) -> None:
+    run(run_config(tmp_path / "run", run__checkpoint_every=1, train__steps=4, run__keep=3), pool)
+    assert sorted(p.name[-1] for p in (tmp_path / "run/checkpoints").iterdir()) == ["2", "3", "4"]
+    # Fewer from now on: a resumed run may say so, and the older ones go with the next save.
+    interrupted(run_config(tmp_path / "less", run__checkpoint_every=1, train__steps=4, run__keep=3), pool, None, 3)
+    run(run_config(tmp_path / "less", run__checkpoint_every=1, train__steps=4, run__keep=1), pool, resume=True)
+    assert [p.name[-1] for p in (tmp_path / "less/checkpoints").iterdir()] == ["4"]
+
+
+def test_what_a_killed_process_was_writing_is_removed(pool: Scenes, tmp_path: Path) -> None:
+    config = run_config(tmp_path / "run", run__checkpoint_every=2, train__steps=4)
+    interrupted(config, pool, None, 3)
+    checkpoints = tmp_path / "run/checkpoints"
+    # Of another machine, of an older process, a file and a folder that had lost its name.
+    (checkpoints / ".step-00000004.elsewhere.1.tmp/model").mkdir(parents=True)
+    (checkpoints / ".step-00000001.0123456789ab.tmp").mkdir()
+    (tmp_path / "run/.metrics.jsonl.0123456789ab.tmp").write_text("half a li")
+    run(config, pool, resume=True)
+    left = [path.name for path in (tmp_path / "run").rglob(".*")]
+    assert left == [".lock"]
+
+
+def test_killed_again_before_the_next_checkpoint(pool: Scenes, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"run__log_every": 1, "run__checkpoint_every": 3, "train__steps": STEPS}
+    run(run_config(tmp_path / "whole", **keys), pool)
+    interrupted(run_config(tmp_path / "parts", **keys), pool, None, 5)
+    for workers, stop in ((2, 4), (1, 5), (0, 7), (2, 7)):
+        again = run_config(tmp_path / "parts", **keys, data__workers=workers)
+        with pytest.raises(KeyboardInterrupt):
+            run(again, pool, bars=stopping_at(stop), resume=True)
+    run(run_config(tmp_path / "parts", **keys), pool, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_resumed_run_may_begin(pool: Scenes, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"train__steps": 2}
+    run(run_config(tmp_path / "whole", **keys), pool)
+    run(run_config(tmp_path / "other", **keys), pool, resume=True)
+    assert lines_of(tmp_path / "whole/metrics.jsonl") == lines_of(tmp_path / "other/metrics.jsonl")
+    (tmp_path / "other/config.toml").unlink()
+    with pytest.raises(AcedError, match=r"other holds 'metrics\.jsonl' but no config\.toml, so it is no run"):
+        run(run_config(tmp_path / "other", **keys), pool, resume=True)
+
+
+def test_what_a_model_draws_depends_on_the_step(pool: Scenes, tmp_path: Path) -> None:
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16, "patch_dropout": 0.5}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
+    (tmp_path / "dropping.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    keys: dict[str, Any] = {"run__log_every": 1, "run__checkpoint_every": 2, "train__steps": 5}
+    keys |= {"student__model": str(tmp_path / "dropping.json"), "method__loss": "softmax"}
+    run(run_config(tmp_path / "whole", **keys), pool)
+    torch.manual_seed(9)
+    interrupted(run_config(tmp_path / "parts", **keys), pool, None, 3)
+    torch.manual_seed(10)
+    before = torch.get_rng_state()
+    run(run_config(tmp_path / "parts", **keys), pool, resume=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert lines_of(tmp_path / "whole/metrics.jsonl") == lines_of(tmp_path / "parts/metrics.jsonl")
+    whole, parts = (tmp_path / name / "model/model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
 def test_a_lost_newest_checkpoint_leaves_the_one_before(pool: Scenes, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"run__log_every": 3, "run__checkpoint_every": 3, "train__steps": STEPS}
     run(run_config(tmp_path / "whole", **keys), pool)

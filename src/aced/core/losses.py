@@ -3,29 +3,27 @@
 Every loss is a mean over the b pairs of the batch. `student` carries the logit scale t and bias c that are
 trained; a `teacher` carries its own, frozen. z_ij = t x_i.y_j + c is the logit of image i with text j.
 Products are taken in float32 (or wider), whatever the embeddings' type. Shapes: b pairs, d the width; widths
-may differ by model. The b x b logits are made in row tiles, so that memory grows with b, not with its square.
+may differ by model. The b x b logits are made in row tiles and the gradient is taken with them (`aced.core.pairs`),
+so that memory grows with b, not with its square.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from aced.core.embeddings import Embeddings
+from aced.core.pairs import Sigmoid, SigmoidKD, Softmax, SoftmaxKD, mean_over_pairs, wide
 
 Project = Callable[[Tensor], Tensor]
 """Maps the student's embeddings `[b, d_student]` to the teacher's width `[b, d_teacher]`."""
 
-T = TypeVar("T")
-
-# Largest tile of logits that is held at once, in elements: up to b = 4096 there is only one.
-_TILE = 1 << 24
+# Largest tile of logits that is held at once, in elements.
+_TILE = 1 << 22
 
 
 def sigmoid(student: Embeddings) -> Tensor:
@@ -34,12 +32,7 @@ def sigmoid(student: Embeddings) -> Tensor:
     Returns:
         A float32 scalar, differentiable in the embeddings, scale and bias.
     """
-
-    def tile(z: Tensor, rows: slice) -> Tensor:
-        # softplus(-z) = softplus(z) - z: all pairs as negatives, then the diagonal turned into positives.
-        return F.softplus(z).sum() - z.diagonal(rows.start).sum()
-
-    return torch.stack(_by_rows(student, tile)).sum() / len(student)
+    return mean_over_pairs(student, Sigmoid(len(student)), _TILE)
 
 
 def softmax(student: Embeddings) -> Tensor:
@@ -48,14 +41,7 @@ def softmax(student: Embeddings) -> Tensor:
     Returns:
         A float32 scalar, differentiable in the embeddings and the scale (a bias cancels).
     """
-
-    def tile(z: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        own = z.diagonal(rows.start).clone()  # a view would keep the tile alive
-        return (z.logsumexp(1) - own).sum(), z.logsumexp(0), own
-
-    images, columns, own = zip(*_by_rows(student, tile), strict=True)
-    texts = torch.stack(columns).logsumexp(0) - torch.cat(own)
-    return (torch.stack(images).sum() + texts.sum()) / (2 * len(student))
+    return mean_over_pairs(student, Softmax(len(student)), _TILE)
 
 
 def softmax_kd(
@@ -74,19 +60,7 @@ def softmax_kd(
     if not teacher_temperature > 0:
         raise ValueError(f"softmax_kd: teacher_temperature must be positive, got {teacher_temperature}.")
     teachers = [replace(t, scale=t.scale / teacher_temperature, bias=0.0) for t in _teachers(student, teacher)]
-    # Each teacher's log-sum-exp over the images, for every text.
-    norms = [torch.stack(_by_rows(t, lambda z, _: z.logsumexp(0))).logsumexp(0) for t in teachers]
-
-    def tile(z: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        logits = [_logits(t, rows) for t in teachers]
-        p_rows = torch.stack([t.softmax(1) for t in logits]).mean(0)
-        p_columns = torch.stack([(t - norm).exp() for t, norm in zip(logits, norms, strict=True)]).mean(0)
-        return -(p_rows * z.log_softmax(1)).sum(), z.logsumexp(0), (p_columns * z).sum(0)
-
-    images, columns, expected = zip(*_by_rows(student, tile), strict=True)
-    # The columns' softmax needs all the rows: -sum_i p' log q' = log-sum-exp - sum_i p' z, for every text.
-    texts = torch.stack(columns).logsumexp(0) - torch.stack(expected).sum(0)
-    return (torch.stack(images).sum() + texts.sum()) / (2 * len(student))
+    return mean_over_pairs(student, SoftmaxKD(len(student), teachers), _TILE)
 
 
 def sigmoid_kd(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Tensor:
@@ -95,13 +69,7 @@ def sigmoid_kd(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) 
     Of several teachers the probabilities are averaged. A teacher without a bias gives probabilities that were
     never trained to be any: use one that was trained with the sigmoid loss.
     """
-    teachers = _teachers(student, teacher)
-
-    def tile(z: Tensor, rows: slice) -> Tensor:
-        target = torch.stack([_logits(t, rows).sigmoid() for t in teachers]).mean(0)
-        return (F.softplus(z) - target * z).sum()
-
-    return torch.stack(_by_rows(student, tile)).sum() / len(student)
+    return mean_over_pairs(student, SigmoidKD(len(student), _teachers(student, teacher)), _TILE)
 
 
 def feature_matching(
@@ -138,8 +106,8 @@ def feature_matching(
                 f"{t.image.shape[1]}; give a projection."
             )
         for own, other in ((student.image, t.image), (student.text, t.text)):
-            mapped = _wide(own) if p is None else F.normalize(_wide(p(own)), dim=1)
-            total = total + (mapped - _wide(other)).square().sum()
+            mapped = wide(own) if p is None else F.normalize(wide(p(own)), dim=1)
+            total = total + (mapped - wide(other)).square().sum()
     return total / (2 * len(student) * len(teachers))
 
 
@@ -154,29 +122,3 @@ def _teachers(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -
                 "both must embed the same batch."
             )
     return [t.detach() for t in teachers]
-
-
-def _by_rows(e: Embeddings, tile: Callable[[Tensor, slice], T]) -> list[T]:
-    """`tile(logits[rows], rows)` for consecutive row tiles of the `[b, b]` logits.
-
-    Where there are several, each is computed anew in the backward pass: the whole matrix never exists.
-    """
-
-    def piece(rows: slice) -> T:
-        return tile(_logits(e, rows), rows)
-
-    step = max(1, _TILE // len(e))
-    pieces = [slice(start, min(start + step, len(e))) for start in range(0, len(e), step)]
-    if len(pieces) == 1:
-        return [piece(pieces[0])]
-    return [checkpoint(piece, rows, use_reentrant=False, preserve_rng_state=False) for rows in pieces]
-
-
-def _logits(e: Embeddings, rows: slice) -> Tensor:
-    """`[rows, b]` logits in float32 (float64 stays), also under autocast."""
-    with torch.autocast(e.device.type, enabled=False):
-        return (_wide(e.image[rows]) * e.scale) @ _wide(e.text).T + e.bias
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

@@ -146,6 +146,34 @@ def folder_atomic(folder: Path | str) -> Iterator[Path]:
         raise
 
 
+def remove_whole(folder: Path) -> None:
+    """Remove a folder so that it is never seen with a part of its files: it loses its name first.
+
+    Raises:
+        AcedError: it cannot be removed.
+    """
+    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with writing(folder):
+        os.replace(folder, gone)
+        shutil.rmtree(gone)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line of text, its end added, or nothing.
+
+    Raises:
+        AcedError: the disk is full or the path cannot be written.
+    """
+    with writing(path), path.open("ab", buffering=0) as file:
+        size, rest = file.seek(0, os.SEEK_END), memoryview(f"{line}\n".encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Remove temporary siblings of `folder` whose process on this machine is gone (it was killed)."""
     prefix = f".{folder.name}.{socket.gethostname()}."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 
 from aced.config import Config
 from aced.core.ledger import Ledger
-from aced.data.atomic import folder_atomic, save_tensors_atomic, write_atomic
+from aced.data.atomic import folder_atomic, remove_whole, save_tensors_atomic, sync, write_atomic, writing
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.towers import save_tower
@@ -37,6 +36,8 @@ _FREE = {
     "run.threads",
     "run.log_every",
     "run.checkpoint_every",
+    "run.keep",
+    "run.keep_best",
     "data.max_bad_share",
     "data.workers",
     "data.index_dir",
@@ -45,20 +46,25 @@ _FREE = {
 }
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, keep: int = 2) -> Path:
-    """Write `folder/step-N` atomically and remove all but the newest `keep`.
+def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config) -> Path:
+    """Write `folder/step-N` atomically, and then remove all but the newest `run.keep`.
 
     Raises:
         AcedError: the disk is full or the folder cannot be written; nothing half-written is kept.
     """
     target = folder / f"step-{trainer.step:08d}"
     if not target.exists():
+        # The lines first: no checkpoint may outlive, in a power cut, a line that is before it.
+        for lines in (metrics.path, metrics.path.with_name("evals.jsonl")):
+            if lines.is_file():
+                with writing(lines):
+                    sync(lines)
         with folder_atomic(target) as temporary:
             save_tower(trainer.student, temporary / "model")
             save_tensors_atomic(temporary / "train.safetensors", _tensors(trainer))
             write_atomic(temporary / "train.json", json.dumps(_facts(trainer, metrics, config), indent=1))
-    for old in _checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    for old in _checkpoints(folder)[: -config.run.keep]:
+        remove_whole(old)
     return target
 
 
@@ -158,6 +164,7 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "format": _FORMAT,
         "step": trainer.step,
         "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
         "device": trainer.student.device.type,
         "marks": trainer.marks,
         "ledger": trainer.ledger.state(),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 import platform
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,16 @@ from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
 from aced.data.source import SOUND_KINDS, Source
-from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.methods import get_method
 from aced.progress import Bars
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, load_tower, save_tower
+from aced.train.best import keep_best
 from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
 from aced.train.feed import Faults, make_order
+from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
 from aced.train.inputs import Inputs, device_of
 from aced.train.loop import run_steps
 from aced.train.objective import Objective
@@ -58,13 +57,20 @@ def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: st
     """Train `student` as the config says and evaluate it.
 
     Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
-    evals.jsonl and gallery.json.
+    evals.jsonl, best/ and gallery.json.
 
     Raises:
-        AcedError: the folder holds a run already (and `resume` is not set), a step fails, or the disk is full.
+        AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step
+            fails, or the disk is full.
     """
-    folder, steps = Path(config.run.out), config.train.steps
     make_order(config, len(inputs.source))  # a super-batch that is too large is told before anything is written
+    check_folder(Path(config.run.out), resume=resume)
+    with locked(Path(config.run.out)):
+        return _fit(config, inputs, student, bars, title, resume=resume)
+
+
+def _fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, title: str, *, resume: bool) -> Fitted:
+    folder, steps = Path(config.run.out), config.train.steps
     metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
     trainer = make_trainer(config, inputs, student)
     _open_folder(folder, trainer, metrics, config, resume=resume)
@@ -73,6 +79,8 @@ def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: st
         run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, tick)
         tick(steps, "scoring")
         results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch)
+        if config.run.keep_best and results:
+            keep_best(folder / BEST, student, results, steps)
         tick(steps, f"{average(results):.1f} %" if results else "")
     save_tower(student, folder / "model")
     _write_gallery(folder / "gallery.json", config, inputs, trainer)
@@ -201,40 +209,14 @@ def _cpu_name() -> str:
     return f"{names[0]} x {len(names)}" if names else platform.processor() or "unknown"
 
 
-_WRITTEN = ("metrics.jsonl", "checkpoints", "model", "evals.jsonl", "gallery.json", "results.json", "demo.json")
-
-
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raise an AcedError where a run cannot be written into a folder, or a resumed one has nothing to go on with."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise AcedError(f"run.out = '{folder}' cannot be a folder: {there} is a file.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise AcedError(f"run.out = '{folder}' cannot be written: you have no right to write in {there}.")
-    if resume:
-        if not (folder / "config.toml").is_file():
-            raise AcedError(f"{folder} holds no run to go on with; leave out --resume to start one there.")
-    elif any((folder / name).exists() for name in _WRITTEN):
-        raise AcedError(
-            f"{folder} already holds a run: add --resume to go on with it, or choose another folder with run.out."
-        )
-
-
 def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, resume: bool) -> None:
-    check_folder(folder, resume=resume)
-    checkpoint = latest_checkpoint(folder / "checkpoints") if resume else None
+    remove_leftovers(folder)
+    checkpoint = latest_checkpoint(folder / CHECKPOINTS) if resume else None
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer, metrics, config)
-    elif resume:
+    elif resume and is_run(folder):
         # Killed before its first checkpoint: from the start, without the lines of that attempt.
-        check_same(_toml(folder / "config.toml"), config, folder)
+        check_same(read_config(folder), config, folder)
         trim_lines(metrics.path, 0)
     trim_lines(folder / "evals.jsonl", trainer.step)
     write_atomic(folder / "config.toml", dump_config(config))
-
-
-def _toml(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AcedError(f"{path} is damaged ({error}); choose another run.out for a new run.") from None

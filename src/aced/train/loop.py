@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from aced.config import Config
-from aced.data.atomic import writing
+from aced.data.atomic import append_line
 from aced.data.source import Candidates, Source
 from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average, evaluate
+from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
+from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.scoring.choosing import Peekable
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics
@@ -33,14 +39,27 @@ def run_steps(
     steps, every = config.train.steps, config.run.checkpoint_every
     batches = _batches(trainer, source, config)
     while trainer.step < steps:
-        outcome = train_step(trainer, batches)
+        with _own_draws(config.run.seed, trainer.step, trainer.student.device):
+            outcome = train_step(trainer, batches)
         metrics.note(trainer, outcome)
         # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
         if config.eval.every and trainer.step % config.eval.every == 0 and trainer.step < steps:
             _evaluate(trainer, tasks, config, folder)
         if trainer.step == steps or (every and trainer.step % every == 0):
-            save_checkpoint(folder / "checkpoints", trainer, metrics, config)
+            save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
         on_step(trainer.step, f"loss {outcome.parts.loss:.2f}")
+
+
+@contextlib.contextmanager
+def _own_draws(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Let what a model draws in training (dropout, dropped patches) depend on the seed and the step alone.
+
+    Such layers know torch's global generator only; it is left as it was.
+    """
+    number = int.from_bytes(hashlib.sha256(f"draws {seed} {step}".encode()).digest()[:8], "big") >> 1
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(number)
+        yield
 
 
 def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
@@ -66,6 +85,6 @@ def _evaluate(trainer: Trainer, tasks: Sequence[Task], config: Config, folder: P
         "tasks": as_json(results),
         "budgets": trainer.ledger.budgets(),
     }
-    path = folder / "evals.jsonl"
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(folder / "evals.jsonl", json.dumps(line))
+    if config.run.keep_best and results:
+        keep_best(folder / BEST, trainer.student, results, trainer.step)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,9 +17,11 @@ from aced.methods import METHODS
 from aced.progress import Bars
 from aced.report import load_run, results_table, write_report
 from aced.threads import set_threads
+from aced.train.best import best_model
 from aced.train.checkpoint import latest_checkpoint, read_facts
 from aced.train.feed import Faults
-from aced.train.fit import Fitted, check_folder, environment, fit, make_student, row_of
+from aced.train.fit import Fitted, environment, fit, make_student, row_of
+from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run
 from aced.train.inputs import device_of, make_inputs
 
 
@@ -30,7 +33,7 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
     """
     folder, device = Path(config.run.out), device_of(config)
     check_folder(folder, resume=resume)
-    _set_up(config, console, device.type, latest_checkpoint(folder / "checkpoints") if resume else None)
+    _set_up(config, console, device.type, resume=resume)
     student = make_student(config)
     with Bars(console) as bars:
         inputs = make_inputs(config, student, bars)
@@ -46,25 +49,41 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
         console.print(_fault_table(fitted.faults))
     written = f"Model: {folder / 'model'}   Report: {page}   Figures: {folder / 'results.json'}"
     console.print(written, markup=False, highlight=False)
+    if best := best_model(folder / BEST):
+        path, scores = best
+        text = f"Best: {path} ({scores['average']:.1f} % at step {scores['step']})"
+        console.print(text, markup=False, highlight=False)
     return results
 
 
-def _set_up(config: Config, console: Console, device: str, checkpoint: Path | None) -> None:
+def _set_up(config: Config, console: Console, device: str, *, resume: bool) -> None:
     """Choose the threads, those of the run that is resumed where the config leaves them open, and tell them."""
+    folder = Path(config.run.out)
+    checkpoint = latest_checkpoint(folder / CHECKPOINTS) if resume else None
     if checkpoint is None:
         threads = set_threads(config.run.threads)
+        if resume:
+            why = "was stopped before its first checkpoint" if is_run(folder) else "has not begun yet"
+            text = f"The run in {folder} {why}: starting from the beginning."
+            console.print(text, markup=False, highlight=False)
         console.print(f"Training on {threads} CPU thread{'s' * (threads > 1)}.", highlight=False)
         return
     facts = read_facts(checkpoint)
     threads = set_threads(config.run.threads or facts["threads"])
     console.print(f"Resuming from step {facts['step']}.", highlight=False)
-    if (facts["threads"], facts["device"]) != (threads, device):
+    before = _circumstances(facts["threads"], facts["device"], facts.get("torch", torch.__version__))
+    now = _circumstances(threads, device, torch.__version__)
+    if before != now:
         console.print(
-            f"The run was on {facts['threads']} CPU threads ({facts['device']}) and goes on with {threads} ({device}): "
-            "its figures will agree closely, but not to the bit.",
+            f"The run was on {before} and goes on with {now}: its figures will agree closely, but not to the bit.",
             style="yellow",
             highlight=False,
         )
+
+
+def _circumstances(threads: int, device: str, version: str) -> str:
+    """What decides about the last bits."""
+    return f"{threads} CPU thread{'s' * (threads > 1)} ({device}, torch {version})"
 
 
 def _task_table(fitted: Fitted) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aced.data.atomic import write_atomic, writing
+from aced.data.atomic import append_line, write_atomic
 from aced.errors import AcedError
 from aced.train.step import Outcome, Trainer
 
@@ -47,8 +47,7 @@ class Metrics:
         if outcome.step % self.every and outcome.step != trainer.settings.steps:
             return None
         line = self._line(trainer, outcome)
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, json.dumps(line))
         self.chosen_total.update(self._chosen)
         self._chosen.clear()
         self._pool.clear()
