@@ -54,6 +54,10 @@ class RunSection(Section):
     """Newest checkpoints that are kept; an older one goes once a newer one is complete."""
     keep_best: bool = False
     """Keep the model with the best average of those that `eval.every` evaluates, in `best/`."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share the student: each holds it (DDP), or a part of its weights and moments (FSDP2)."""
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    """Seconds that processes wait for each other within a step before the job ends; one that dies ends it at once."""
 
 
 class DataSection(Section):
@@ -124,6 +128,8 @@ class MethodSection(Section):
     """lambda, the weight of the distillation loss; left out: the table's."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """The contrastive loss, in training and in the scores."""
+    scope: Literal["global", "quota", "local"] = "global"
+    """Who competes where several processes share a super-batch: all, each for its own share, or each alone."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8
     """f = 1 - b/B: the share of the super-batch that is thrown away."""
     chunks: Positive = 16
@@ -180,8 +186,14 @@ class TrainSection(Section):
     """Largest norm of the gradient."""
     micro_batch: Positive = 1024
     """Pairs embedded at once without gradient (scoring, reference, teacher, evaluation)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs the towers under autocast; weights, losses and scores stay in float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """`bf16` and `fp16` run the towers under autocast; weights, losses and scores stay in float32."""
+    grad_cache: Annotated[int, Field(ge=0)] = 0
+    """Pairs that a process embeds at once in training: bounded memory for one more forward pass; 0: its whole share."""
+    activation_checkpointing: bool = False
+    """Compute the towers' activations anew in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the towers with torch.compile; the first steps then take minutes."""
 
 
 class EvalSection(Section):
@@ -217,6 +229,10 @@ class Config(Section):
         except AcedError as error:
             raise ValueError(str(error)) from None
         self._check_scoring(method)
+        if self.run.parallel == "fsdp" and self.train.precision == "fp16":
+            raise ValueError(
+                "run.parallel = 'fsdp' goes with bf16 or fp32: set train.precision, or run.parallel = 'ddp'."
+            )
         if self.run.keep_best and not self.eval.every:
             raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
         if self.run.keep_best and self.data.shards and not self.eval.tasks:

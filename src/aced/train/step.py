@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,14 +12,18 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
 from aced.core.selection import Loss
+from aced.core.selection_ranks import Scope
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
+from aced.train.dealing import Dealt, Pool, all_faults
+from aced.train.distributed import World
 from aced.train.feed import Faults
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
+from aced.train.replica import Precision, Replica
 from aced.train.scoring.choosing import Chooser, look_ahead, usable
 
 
@@ -36,7 +40,8 @@ class Settings:
     warmup: float
     clip: float
     micro_batch: int
-    precision: str
+    precision: Precision
+    scope: Scope
 
 
 @dataclass
@@ -44,7 +49,9 @@ class Trainer:
     """What a step works on.
 
     Attributes:
+        world: the processes that train together.
         student: the model that is trained.
+        replica: the student as this process and the others train it.
         objective: the losses, with what distillation itself has to learn.
         optimizer: over the parameters of both.
         method: the row of the methods table.
@@ -59,7 +66,9 @@ class Trainer:
         step: number of steps taken.
     """
 
+    world: World
     student: Tower
+    replica: Replica
     objective: Objective
     optimizer: torch.optim.Optimizer
     method: Method
@@ -85,7 +94,7 @@ class Outcome:
         scores: `[B]` s_ii, NaN where a candidate was not scored; or None where nothing was chosen.
         parts: the losses.
         lr: learning rate.
-        grad_norm: length of the gradient before it was clipped.
+        grad_norm: length of the gradient before it was clipped; 0 where it overflowed fp16 and the step was skipped.
     """
 
     step: int
@@ -105,84 +114,81 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
             half a batch of the super-batch is usable.
     """
     ledger, cfg = t.ledger, t.settings
+    t.replica.begin()
     with ledger.timed("load"):
-        candidates = _usable(t, next(batches))  # B
-    choice = t.chooser.choose(t, candidates)  # times itself: what it scores, and what it selects
-    rows = choice.rows  # [b]
-    rows_kd = _distilled_rows(t, rows, len(candidates))
+        pool = _usable(t, next(batches))  # B, of which this process holds its own
+    choice = t.chooser.choose(t, pool.own)  # times itself: what it scores, and what it selects
+    dealt = pool.deal(choice.rows)  # b, and which process trains on each
+    dealt_kd = _distilled(t, dealt, pool)
     look_ahead(t, batches)
     with ledger.timed("train"):
-        teachers = _teach(t, candidates, rows_kd, choice.reference)
+        teachers = _teach(t, pool, dealt_kd, choice.reference)
         t.student.train()
-        batch = candidates[rows]
+        batch = pool.take(dealt)
         embedded = embedded_kd = _train_embed(t, batch)
-        if rows_kd is not None and rows_kd is not rows:
-            embedded_kd = _train_embed(t, candidates[rows_kd])
+        if dealt_kd is not None and dealt_kd is not dealt:
+            embedded_kd = _train_embed(t, pool.take(dealt_kd))
         loss, parts = t.objective(embedded, embedded_kd, teachers)
         t.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        t.replica.backward(loss)
         grad_norm = _clip(t, parts)
         lr = learning_rate(t.step, cfg.steps, peak=cfg.lr, warmup=cfg.warmup)
         set_learning_rate(t.optimizer, lr)
-        t.optimizer.step()
+        t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
         t.chooser.trained(t, batch, embedded.detach())
     t.step += 1
-    return Outcome(t.step, candidates.indices, rows, choice.scores, parts, lr, grad_norm)
+    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
 
 
-def _usable(t: Trainer, candidates: Candidates) -> Candidates:
+def _usable(t: Trainer, candidates: Candidates) -> Pool:
     """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
-    read = len(candidates) + len(candidates.faults)
-    t.faults.add(candidates.faults, read)
-    t.ledger.samples_loaded += read
-    candidates = usable(t, candidates)
+    own = len(candidates) + len(candidates.faults)
+    t.ledger.samples_loaded += own
+    faults, read = all_faults(t.world, candidates.faults, own)
+    t.faults.add(faults, read)
+    pool = Pool(usable(t, candidates), t.world, t.settings.scope)
     # A few samples less make a smaller batch; with most of them gone the run would be another one.
-    if 2 * len(candidates) < t.settings.batch:
+    if 2 * len(pool) < t.settings.batch:
         raise AcedError(
-            f"Step {t.step + 1}: only {len(candidates)} of {read} candidates are usable, less than half a batch of "
+            f"Step {t.step + 1}: only {len(pool)} of {read} candidates are usable, less than half a batch of "
             f"{t.settings.batch}; repair the data."
         )
-    return candidates
+    return pool
 
 
-def _distilled_rows(t: Trainer, rows: Tensor, candidates: int) -> Tensor | None:
-    """The rows of the super-batch that are distilled on, `[b]`; `rows` itself where it is the same batch."""
+def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
+    """The rows of the super-batch that are distilled on, b of them; `dealt` itself where it is the same batch."""
     if t.method.distill is None:
         return None
     if t.method.distill_on == "same":
-        return rows
+        return dealt
     # The super-batch is i.i.d., so b of it at random are an i.i.d. batch that costs no further loading.
-    return torch.randperm(candidates, generator=t.generator)[: len(rows)]
+    return pool.deal(pool.draw(len(dealt.rows), t.generator))
 
 
-def _teach(t: Trainer, candidates: Candidates, rows: Tensor | None, reference: Embeddings | None) -> list[Embeddings]:
+def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | None) -> list[Embeddings]:
     """The teachers' embeddings of the distilled rows; what the reference has embedded is not embedded again."""
-    if rows is None:
+    if dealt is None:
         return []
     return [
-        reference[rows]
+        pool.embeddings(dealt, reference)
         if reference is not None and p is t.reference
-        else p.embed(candidates[rows], t.ledger, "teacher")
+        else t.world.embeddings(p.embed(pool.take(dealt), t.ledger, "teacher"))
         for p in t.teachers
     ]
 
 
 def _train_embed(t: Trainer, batch: Candidates) -> Embeddings:
+    """The whole batch's embeddings, of which `batch` is this process's share."""
     t.ledger.trained(len(batch), t.student.training_flops(batch.texts))
-    with _autocast(t):
-        embedded = t.student.embed(batch)
-    # The losses and distillation's projections are in float32, whatever the towers ran in.
-    return replace(embedded, image=embedded.image.float(), text=embedded.text.float())
-
-
-def _autocast(t: Trainer) -> torch.autocast:
-    return torch.autocast(t.student.device.type, torch.bfloat16, enabled=t.settings.precision == "bf16")
+    return t.replica.embed(batch)
 
 
 def _clip(t: Trainer, parts: Parts) -> float:
-    parameters = [p for group in t.optimizer.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, t.settings.clip))
+    norm = t.replica.clip(t.optimizer, t.settings.clip)
+    if math.isfinite(parts.loss) and t.replica.skips(norm):
+        return 0.0
     if not (math.isfinite(parts.loss) and math.isfinite(norm)):
         raise AcedError(
             f"Step {t.step + 1}: the loss is {parts.loss:g} and the gradient's norm {norm:g}; the run stopped before "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,10 +12,12 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger, selection_flops
 from aced.core.selection import Score, Selection, select
+from aced.core.selection_ranks import select_ranks
 from aced.data.order import Order
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
+from aced.train.distributed import World
 
 if TYPE_CHECKING:
     from aced.train.scoring.scorers import Scorer
@@ -29,7 +31,7 @@ class Choice:
     """What a step trains on.
 
     Attributes:
-        rows: `[b]` int64 rows of the candidates, on the CPU.
+        rows: `[b]` int64 rows of the candidates (of all processes', one after the other), on the CPU.
         scores: `[B]` scores of single pairs, NaN for candidates that were not scored; None where nothing was.
         reference: the reference's embeddings of all candidates, where they were looked up.
     """
@@ -74,7 +76,7 @@ class InOrder(Chooser):
 
     def choose(self, t: Trainer, candidates: Candidates) -> Choice:
         """As in the contract."""
-        return Choice(torch.arange(len(candidates))[: t.settings.batch])
+        return Choice(torch.arange(t.world.total(len(candidates)))[: t.settings.batch])
 
 
 class Drawn(Chooser):
@@ -209,9 +211,9 @@ def draw(
         AcedError: what `select` refuses, with the number of the step.
     """
     needed = [e for e in (student, reference) if e is not None]
-    size = min(size, len(needed[0]))
+    size = min(size, t.world.total(len(needed[0])))
     try:
-        chosen = draw_with(t.settings, t.method, score, size, student, reference, generator)
+        chosen = draw_with(t.settings, t.method, score, size, student, reference, generator, t.world)
     except ValueError as error:
         raise AcedError(f"Step {t.step + 1}: {error}") from error
     count_draw(t.ledger, t.settings, t.method, len(needed[0]), size, [e.image.shape[1] for e in needed])
@@ -226,19 +228,20 @@ def draw_with(
     student: Embeddings | None,
     reference: Embeddings | None,
     generator: torch.Generator,
+    world: World | None = None,
 ) -> Selection:
-    """`select` with a run's settings."""
-    return select(
-        student,
-        reference,
-        size,
-        score=score,
-        loss=settings.loss,
-        strategy=method.strategy,
-        chunks=settings.chunks,
-        temperature=settings.temperature,
-        generator=generator,
-    )
+    """`select` with a run's settings; over the candidates of all processes of `world`, where that has several."""
+    how: dict[str, Any] = {
+        "score": score,
+        "loss": settings.loss,
+        "strategy": method.strategy,
+        "chunks": settings.chunks,
+        "temperature": settings.temperature,
+        "generator": generator,
+    }
+    if world is None or world.size == 1:
+        return select(student, reference, size, **how)
+    return select_ranks(student, reference, size, world, scope=settings.scope, **how)
 
 
 def count_draw(

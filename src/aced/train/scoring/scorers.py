@@ -14,6 +14,7 @@ from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
 from aced.towers import Tower
 from aced.towers.coarse import Resized
+from aced.train.replica import autocast
 
 if TYPE_CHECKING:
     from aced.train.step import Trainer
@@ -73,8 +74,7 @@ class Direct(Scorer):
     def embed_with(self, tower: Tower, t: Trainer, candidates: Candidates) -> Embeddings:
         """Embeddings by a copy of the student."""
         resized = Resized(tower, self.side) if self.side else tower
-        precision = t.settings.precision
-        with torch.autocast(tower.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(tower.device, t.settings.precision):
             return resized.score(candidates, t.settings.micro_batch)
 
 
