@@ -18,6 +18,7 @@ from torch import Tensor
 from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.errors import AcedError
+from aced.methods import METHODS
 
 T = TypeVar("T")
 
@@ -250,9 +251,11 @@ def check_divisible(config: Config, ranks: int) -> None:
 def check_alone(config: Config, ranks: int) -> None:
     """Raise an AcedError for options that decide inside one process, where there are several."""
     found = [key for key in ("cascade", "early", "reuse", "stale", "coarse_share") if _changed(config, key)]
-    if ranks > 1 and (found or config.method.name == "disagreement"):
-        what = f"scoring.{found[0]}" if found else "method.name = 'disagreement'"
-        raise AcedError(f"{what} works in one process only; leave it out here, where there are {ranks}.")
+    if METHODS[config.method.name].score == "disagreement":
+        found.append("disagreement")
+    if ranks > 1 and found:
+        what = f"method.name = '{config.method.name}'" if found[0] == "disagreement" else f"scoring.{found[0]}"
+        raise AcedError(f"{what} decides inside one process and cannot be used with {ranks}; choose another.")
 
 
 def _changed(config: Config, key: str) -> bool:

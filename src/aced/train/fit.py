@@ -68,8 +68,9 @@ def fit(
 ) -> Fitted:
     """Train `student` as the config says and evaluate it.
 
-    Of the processes of `world` the first one evaluates and writes; the others' results are empty. Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
-    evals.jsonl, best/ and gallery.json.
+    Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
+    evals.jsonl, best/ and gallery.json. Of the processes of `world` the first one evaluates and writes; the others'
+    results are empty.
 
     Raises:
         AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step

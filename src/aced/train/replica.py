@@ -7,6 +7,7 @@ and how gradients meet, is known here alone.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,8 +73,7 @@ class Replica:
             self._module = self._sharded = shard(self._module, student.device, world.size)
             together += [p for p in student.parameters() if p.numel() == 1]
         elif world.size > 1:
-            # Buffers are constants of the towers; running statistics, where a model has them, stay each rank's own.
-            self._module = nn.parallel.DistributedDataParallel(self._module, broadcast_buffers=False)
+            self._module = _ddp(self._module)
         self._together = [p for p in together if p.requires_grad]
 
     def begin(self) -> None:
@@ -145,6 +145,14 @@ class Replica:
                 yield
 
 
+def _ddp(module: nn.Module) -> nn.Module:
+    # Buffers are constants of the towers; running statistics, where a model has them, stay each rank's own.
+    names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: dict[str, Any] = {buffers: False}
+    return nn.parallel.DistributedDataParallel(module, **options)
+
+
 class _Pass(nn.Module):
     """A tower that returns tensors, which DDP and FSDP follow, instead of `Embeddings`."""
 
@@ -155,4 +163,6 @@ class _Pass(nn.Module):
     def forward(self, batch: Candidates) -> tuple[Tensor, Tensor, Scalar, Scalar]:
         """Image, text, scale and bias."""
         e = self.tower.embed(batch)
-        return e.image, e.text, e.scale, e.bias
+        # Copies, since FSDP hangs its work on what comes out, which a view may lose.
+        scale, bias = (v.clone() if isinstance(v, Tensor) else v for v in (e.scale, e.bias))
+        return e.image, e.text, scale, bias

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import _gumbel
+from aced.core.selection import gumbel
 from aced.data.source import Candidates
 from aced.train.scoring.choosing import Choice, Drawn
 
@@ -28,7 +28,7 @@ class Disagreeing(Drawn):
         with t.ledger.timed("select"), torch.no_grad():
             gains = disagreement(student, reference, float(t.objective.log_scale.exp()))
             tau = t.settings.temperature
-            noisy = gains + tau * _gumbel(len(gains), t.generator, gains.device)
+            noisy = gains + tau * gumbel(len(gains), t.generator, gains.device)
             rows = noisy.topk(min(t.settings.batch, len(gains))).indices
             widths = [student.image.shape[1], reference.image.shape[1]]
             t.ledger.flops["selection"] += sum(2.0 * len(gains) ** 2 * width for width in widths)
