@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Literal, Protocol, get_args
 
@@ -169,7 +170,7 @@ class _Draw:
             block = [m.e[start : start + step] for m in self.models]
             if not self.alone:
                 counts = [min(max(count - start, 0), step) for count in self.counts]
-                block = self._shared(block, lambda rows, counts=counts: self.ranks.gather(rows, counts))
+                block = self._shared(block, partial(self.ranks.gather, counts=counts))
             yield block
 
     def _best_of_all(self, noisy: Tensor, c: int) -> Tensor:

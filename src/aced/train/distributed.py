@@ -108,7 +108,8 @@ class World:
         """
         if self.size == 1:
             return own
-        both: Tensor = _Gather.apply(torch.cat([own.image, own.text], 1), self, self.counts(len(own)))
+        sides = torch.cat([own.image, own.text], 1)
+        both: Tensor = _Gather.apply(sides, self, self.counts(len(own)))  # type: ignore[no-untyped-call]
         image, text = both.chunk(2, dim=1)
         return Embeddings(image, text, own.scale, own.bias)
 
@@ -123,7 +124,7 @@ class _Gather(torch.autograd.Function):
         return world.gather(rows, counts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """As in torch."""
         return gradient[ctx.start : ctx.start + ctx.count] * ctx.size, None, None
 
@@ -154,7 +155,7 @@ class Ranks(World):
             torch.cuda.set_device(device)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=dist.PrefixStore("group", self._store),
+            store=self._store,
             rank=self.rank,
             world_size=self.size,
             timeout=self._limit,
