@@ -10,12 +10,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from aced.errors import AcedError, nearest
+
+if TYPE_CHECKING:
+    from aced.methods import Method
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -51,6 +54,10 @@ class RunSection(Section):
     """Newest checkpoints that are kept; an older one goes once a newer one is complete."""
     keep_best: bool = False
     """Keep the model with the best average of those that `eval.every` evaluates, in `best/`."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share the student: each holds it (DDP), or a part of its weights and moments (FSDP2)."""
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    """Seconds that processes wait for each other within a step before the job ends; one that dies ends it at once."""
 
 
 class DataSection(Section):
@@ -103,6 +110,9 @@ class DataSection(Section):
                 f"data.caption_choice = 'random' takes another caption in every epoch and {what}: {remedy}, or take "
                 "the 'first'."
             )
+        other = "weights" if self.weights else "caption_choice = 'random'" if self.caption_choice == "random" else ""
+        if self.views > 1 and other:
+            raise ValueError(f"data.views and data.{other} do not go together yet: leave out one of them.")
 
 
 class TowerSection(Section):
@@ -150,6 +160,8 @@ class MethodSection(Section):
     """lambda, the weight of the distillation loss; left out: the table's."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """The contrastive loss, in training and in the scores."""
+    scope: Literal["global", "quota", "local"] = "global"
+    """Who competes where several processes share a super-batch: all, each for its own share, or each alone."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8
     """f = 1 - b/B: the share of the super-batch that is thrown away."""
     chunks: Positive = 16
@@ -158,6 +170,31 @@ class MethodSection(Section):
     """tau of the draw: probability proportional to exp(score / tau); 0 takes the best."""
     teacher_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Divides the teacher's logits in softmax distillation."""
+    sound: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the batch, that fits best for the teacher, that the contrastive loss is taken on; distillation: all."""
+    columns: Annotated[int, Field(ge=0)] = 0
+    """Pairs of earlier batches that softmax distillation compares the batch with too, at no cost of a tower."""
+
+
+class ScoringSection(Section):
+    """How the student's scoring of the super-batch is made cheap, and what is decided before loading."""
+
+    cascade: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the super-batch that the reference keeps, jointly, for the student to score; 1: all of it."""
+    early: bool = False
+    """A cached reference decides before loading: of a super-batch only what it keeps is read."""
+    reuse: Annotated[int, Field(ge=0)] = 0
+    """Largest age in steps of the student's embeddings that are used again for scoring; 0: none are."""
+    every: Positive = 1
+    """The student scores at every so many steps; between them the reference chooses alone."""
+    resolution: Annotated[int, Field(ge=0)] = 0
+    """Side in pixels to which images are reduced for scoring; 0: the student's own."""
+    coarse_share: Share = 0.0
+    """Share of each training batch that is seen at `resolution` too."""
+    stale: bool = False
+    """Score the next super-batch in the background while this one trains: with weights one step old."""
+    device: str = ""
+    """Where `stale` scoring runs; empty: on the training device."""
 
 
 class TrainSection(Section):
@@ -181,8 +218,14 @@ class TrainSection(Section):
     """Largest norm of the gradient."""
     micro_batch: Positive = 1024
     """Pairs embedded at once without gradient (scoring, reference, teacher, evaluation)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs the towers under autocast; weights, losses and scores stay in float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """`bf16` and `fp16` run the towers under autocast; weights, losses and scores stay in float32."""
+    grad_cache: Annotated[int, Field(ge=0)] = 0
+    """Pairs that a process embeds at once in training: bounded memory for one more forward pass; 0: its whole share."""
+    activation_checkpointing: bool = False
+    """Compute the towers' activations anew in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the towers with torch.compile; the first steps then take minutes."""
 
 
 class EvalSection(Section):
@@ -205,6 +248,7 @@ class Config(Section):
     reference: ReferenceSection = ReferenceSection()
     teacher: TeacherSection = TeacherSection()
     method: MethodSection = MethodSection()
+    scoring: ScoringSection = ScoringSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
 
@@ -216,6 +260,11 @@ class Config(Section):
             method = get_method(self.method.name, weight=self.method.weight)
         except AcedError as error:
             raise ValueError(str(error)) from None
+        self._check_scoring(method)
+        if self.run.parallel == "fsdp" and self.train.precision == "fp16":
+            raise ValueError(
+                "run.parallel = 'fsdp' goes with bf16 or fp32: set train.precision, or run.parallel = 'ddp'."
+            )
         if self.run.keep_best and not self.eval.every:
             raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
         if self.run.keep_best and self.data.shards and not self.eval.tasks:
@@ -234,6 +283,29 @@ class Config(Section):
                 "of a run, or an open_clip name with reference.checkpoint)."
             )
         return self
+
+    def _check_scoring(self, method: Method) -> None:
+        """Raise a ValueError for an option of scoring that has no meaning beside the others."""
+        scoring, name = self.scoring, f"method '{method.name}'"
+        changed = {key for key, value in scoring if value != ScoringSection.model_fields[key].default}
+        of_student = {"reuse", "stale"} | (set() if scoring.coarse_share else {"resolution"})
+        for key in sorted(changed & of_student):
+            if not method.scores_student:
+                raise ValueError(f"scoring.{key} has no meaning for {name}, which needs no scores of the student.")
+        for key in sorted(changed & {"cascade", "every"}):
+            if not (method.scores_student and method.scores_reference):
+                raise ValueError(f"scoring.{key} has no meaning for {name}, which does not score by both models.")
+        if scoring.early and (not method.scores_reference or (method.scores_student and scoring.cascade == 1)):
+            raise ValueError(
+                f"scoring.early has nothing to decide for {name}: it goes with scoring.cascade below 1, or with a "
+                "method for which the reference chooses alone."
+            )
+        if scoring.early and self.data.views > 1:
+            raise ValueError("scoring.early and data.views do not go together yet: leave out one of them.")
+        if scoring.coarse_share and not scoring.resolution:
+            raise ValueError("scoring.coarse_share needs scoring.resolution: how small the images are to be.")
+        if scoring.device and not scoring.stale:
+            raise ValueError("scoring.device goes with scoring.stale: scores of this step cannot wait elsewhere.")
 
     @property
     def super_batch(self) -> int:

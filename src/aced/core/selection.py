@@ -12,7 +12,7 @@ Shapes: B candidates, b = `size` of them chosen, K those chosen so far, c a chun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 
-Score = Literal["learnability", "easy-reference", "hard-student"]
+Score = Literal["learnability", "easy-reference", "hard-student", "disagreement"]
 Strategy = Literal["joint", "independent", "top-k"]
 Loss = Literal["sigmoid", "softmax"]
 
@@ -89,20 +89,19 @@ def select(
         ValueError: too few candidates, a model missing that the score needs, shapes or devices that do not
             match, rows that are not of unit length or not finite, or an unknown name.
     """
-    models = _models(student, reference, score)
+    models = models_of(student, reference, score)
     first = models[0].e
-    _check(models, size=size, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
+    check(models, size=size, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
     with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
         if strategy == "joint":
-            gains: _Gains = _SigmoidGains(models) if loss == "sigmoid" else _SoftmaxGains(models)
-            return _draw(gains, len(first), _chunk_sizes(size, chunks), temperature, generator)
-        fixed = _Fixed(_SigmoidGains(models).current() if loss == "sigmoid" else _whole_batch_softmax(models))
+            return _draw(joint_gains(models, loss), models, chunk_sizes(size, chunks), temperature, generator)
+        fixed = independent_gains(models, loss, _blocks(models))
         noise = 0.0 if strategy == "top-k" else temperature
-        return _draw(fixed, len(first), [size], noise, generator)
+        return _draw(fixed, models, [size], noise, generator)
 
 
 @dataclass(frozen=True)
-class _Model:
+class Model:
     """One model of a score: the sign with which its losses count."""
 
     name: str
@@ -113,42 +112,46 @@ class _Model:
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-class _Gains(Protocol):
+class Gains(Protocol):
     """The conditional scores of all candidates, given the chosen so far."""
 
     def current(self) -> Tensor:
         """`[B]` float32, g_i(K)."""
         ...
 
-    def add(self, chosen: Tensor) -> None:
-        """Take the rows `chosen` `[c]` into K."""
+    def add(self, chosen: Sequence[Embeddings]) -> None:
+        """Take c pairs into K: each model's embeddings of them."""
         ...
 
 
-def _chunk_sizes(size: int, chunks: int) -> list[int]:
+def chunk_sizes(size: int, chunks: int) -> list[int]:
+    """The sizes of the chunks of a draw: they differ by at most one."""
     n = min(chunks, size)
     return [size // n + (i < size % n) for i in range(n)]
 
 
 def _draw(
-    gains: _Gains, count: int, sizes: Sequence[int], temperature: float, generator: torch.Generator | None
+    gains: Gains,
+    models: Sequence[Model],
+    sizes: Sequence[int],
+    temperature: float,
+    generator: torch.Generator | None,
 ) -> Selection:
     scores = gains.current().clone()
+    count = len(scores)
     taken = torch.zeros(count, dtype=torch.bool, device=scores.device)
     indices, drawn = [], []
     for number, c in enumerate(sizes):
         g = gains.current()
-        # The order of g / tau + Gumbel, in a form that allows tau = 0 and overflows at no tau.
-        noisy = g / max(temperature, 1.0)
-        if temperature > 0:
-            noisy = noisy + min(temperature, 1.0) * _gumbel(count, generator, g.device)
+        noise = gumbel(count, generator, g.device) if temperature > 0 else None
+        noisy = perturbed(g, noise, temperature)
         # [c], descending, which is the order of the draw
         chosen = noisy.masked_fill(taken, -torch.inf).topk(c).indices
         taken[chosen] = True
         indices.append(chosen)
         drawn.append(g[chosen])
         if number + 1 < len(sizes):
-            gains.add(chosen)
+            gains.add([m.e[chosen] for m in models])
     chunk = torch.arange(len(sizes), device=scores.device)
     return Selection(
         indices=torch.cat(indices),
@@ -158,7 +161,14 @@ def _draw(
     )
 
 
-def _gumbel(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def perturbed(g: Tensor, noise: Tensor | None, temperature: float) -> Tensor:
+    """The order of g / tau + Gumbel noise, in a form that allows tau = 0 (no noise) and overflows at no tau."""
+    scaled = g / max(temperature, 1.0)
+    return scaled if noise is None else scaled + min(temperature, 1.0) * noise
+
+
+def gumbel(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """`[count]` float32 of Gumbel noise."""
     # Drawn on the generator's own device, so that a CPU generator gives the same noise for any device.
     home = generator.device if generator is not None else device
     exponential = torch.empty(count, dtype=torch.float32, device=home).exponential_(generator=generator)
@@ -166,6 +176,20 @@ def _gumbel(count: int, generator: torch.Generator | None, device: torch.device)
 
 
 # --- scores -------------------------------------------------------------------------------------------------
+
+
+def joint_gains(models: Sequence[Model], loss: Loss) -> Gains:
+    """The gains of a joint draw, with nothing chosen yet."""
+    return _SigmoidGains(models) if loss == "sigmoid" else _SoftmaxGains(models)
+
+
+def independent_gains(models: Sequence[Model], loss: Loss, blocks: Iterable[Sequence[Embeddings]]) -> Gains:
+    """Gains that do not depend on what is chosen.
+
+    `blocks` make up the whole super-batch, each model's embeddings of some pairs: with the softmax loss a candidate's
+    gain is its loss against all of it, taken block by block.
+    """
+    return _Fixed(_SigmoidGains(models).current() if loss == "sigmoid" else _whole_batch_softmax(models, blocks))
 
 
 @dataclass
@@ -177,24 +201,24 @@ class _Fixed:
     def current(self) -> Tensor:
         return self.scores
 
-    def add(self, chosen: Tensor) -> None:
+    def add(self, chosen: Sequence[Embeddings]) -> None:
         """Nothing to update."""
 
 
 class _SigmoidGains:
     """g_i(K) = s_ii + sum over k in K of (s_ik + s_ki); s is the signed sum of the models' pair losses."""
 
-    def __init__(self, models: Sequence[_Model]) -> None:
+    def __init__(self, models: Sequence[Model]) -> None:
         self.models = models
         self.g = _signed_sum([(m.sign, F.softplus(-_diagonal(m.e))) for m in models])
 
     def current(self) -> Tensor:
         return self.g
 
-    def add(self, chosen: Tensor) -> None:
-        for m in self.models:
-            for side, other in ((m.e.image, m.e.text), (m.e.text, m.e.image)):
-                for rows, logits in _tiles(side, other[chosen], m.e):
+    def add(self, chosen: Sequence[Embeddings]) -> None:
+        for m, new in zip(self.models, chosen, strict=True):
+            for side, other in ((m.e.image, new.text), (m.e.text, new.image)):
+                for rows, logits in _tiles(side, other, m.e):
                     self.g[rows].add_(F.softplus(logits).sum(1), alpha=m.sign)
 
 
@@ -205,7 +229,7 @@ class _SoftmaxGains:
     the losses of K is left out, as in the published softmax variant of JEST.
     """
 
-    def __init__(self, models: Sequence[_Model]) -> None:
+    def __init__(self, models: Sequence[Model]) -> None:
         self.models = models
         self.own = [_diagonal(m.e) for m in models]  # z_ii
         self.lse = [(torch.full_like(z, -torch.inf), torch.full_like(z, -torch.inf)) for z in self.own]
@@ -217,27 +241,37 @@ class _SoftmaxGains:
             losses.append((m.sign, denominator - own))
         return _signed_sum(losses)
 
-    def add(self, chosen: Tensor) -> None:
-        for m, running in zip(self.models, self.lse, strict=True):
-            for lse, side, other in zip(running, (m.e.image, m.e.text), (m.e.text, m.e.image), strict=True):
-                for rows, logits in _tiles(side, other[chosen], m.e):
+    def add(self, chosen: Sequence[Embeddings]) -> None:
+        for m, new, running in zip(self.models, chosen, self.lse, strict=True):
+            for lse, side, other in zip(running, (m.e.image, m.e.text), (new.text, new.image), strict=True):
+                for rows, logits in _tiles(side, other, m.e):
                     lse[rows] = torch.logaddexp(lse[rows], logits.logsumexp(1))
 
 
-def _whole_batch_softmax(models: Sequence[_Model]) -> Tensor:
+def _whole_batch_softmax(models: Sequence[Model], blocks: Iterable[Sequence[Embeddings]]) -> Tensor:
     """`[B]` signed sum of the models' softmax losses of each pair against the whole super-batch, streamed."""
     gains = _SoftmaxGains(models)
-    count = len(models[0].e)
-    step = max(1, min(count, math.isqrt(_TILE)))
     # i itself is among the whole batch: current() would count its own logit twice.
-    for start in range(0, count, step):
-        gains.add(torch.arange(start, min(start + step, count), device=models[0].e.device))
+    for block in blocks:
+        gains.add(block)
     return _signed_sum(
         [
             (m.sign, (texts + images) / 2 - own)
             for m, own, (texts, images) in zip(models, gains.own, gains.lse, strict=True)
         ]
     )
+
+
+def block_rows(count: int) -> int:
+    """How many of `count` candidates make a block of `independent_gains`: a block's logits with all fit a tile."""
+    return max(1, min(count, math.isqrt(_TILE)))
+
+
+def _blocks(models: Sequence[Model]) -> Iterator[Sequence[Embeddings]]:
+    count = len(models[0].e)
+    step = block_rows(count)
+    for start in range(0, count, step):
+        yield [m.e[start : start + step] for m in models]
 
 
 def _signed_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
@@ -268,7 +302,7 @@ def _rows(e: Embeddings) -> int:
 # --- checks -------------------------------------------------------------------------------------------------
 
 
-def _models(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[_Model]:
+def models_of(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[Model]:
     """The models that a score is made of."""
     if score not in get_args(Score):
         raise ValueError(f"select: unknown score {score!r}; known: {', '.join(get_args(Score))}.")
@@ -276,11 +310,11 @@ def _models(student: Embeddings | None, reference: Embeddings | None, score: Sco
     if score in ("learnability", "hard-student"):
         if student is None:
             raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
-        models.append(_Model("student", 1.0, _plain(student)))
+        models.append(Model("student", 1.0, _plain(student)))
     if score in ("learnability", "easy-reference"):
         if reference is None:
             raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
-        models.append(_Model("reference", -1.0, _plain(reference)))
+        models.append(Model("reference", -1.0, _plain(reference)))
     return models
 
 
@@ -290,7 +324,8 @@ def _plain(e: Embeddings) -> Embeddings:
     return replace(e, scale=float(e.scale), bias=float(e.bias))
 
 
-def _check(models: Sequence[_Model], *, size: int, loss: str, strategy: str, chunks: int, temperature: float) -> None:
+def check(models: Sequence[Model], *, size: int, loss: str, strategy: str, chunks: int, temperature: float) -> None:
+    """Raise a ValueError for what `select` cannot work with."""
     if loss not in get_args(Loss):
         raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
     if strategy not in get_args(Strategy):
@@ -318,7 +353,7 @@ def _check(models: Sequence[_Model], *, size: int, loss: str, strategy: str, chu
         _check_logits(m)
 
 
-def _check_rows(m: _Model) -> None:
+def _check_rows(m: Model) -> None:
     for side, values in (("image", m.e.image), ("text", m.e.text)):
         norms = torch.cat([v.float().norm(dim=1) for v in values.split(_rows(m.e))])
         finite = torch.isfinite(norms)
@@ -337,7 +372,7 @@ def _check_rows(m: _Model) -> None:
             )
 
 
-def _check_logits(m: _Model) -> None:
+def _check_logits(m: Model) -> None:
     scale, bias = float(m.e.scale), float(m.e.bias)
     if not 0 < scale <= _LARGEST:
         raise ValueError(f"select: {m.name}'s logit scale is {scale}; it must be finite and positive.")

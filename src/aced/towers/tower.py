@@ -17,6 +17,7 @@ from aced.data.source import Candidates
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import text
+from aced.towers.coarse import PartlyCoarse
 from aced.towers.flops import Flops, count_image, count_text
 from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
 
@@ -38,10 +39,12 @@ class Tower(nn.Module):
         tokenizer: texts to `[B, context_length]` ids.
         context_length: longest text in tokens.
         width: d, the dimension of the embeddings.
+        partly: which training images are seen coarsely; None: every image is seen as it is.
     """
 
     mean: Tensor
     std: Tensor
+    partly: PartlyCoarse | None = None
 
     def __init__(
         self,
@@ -148,7 +151,9 @@ class Tower(nn.Module):
                 "read()."
             )
         scale, bias = self.scale_and_bias()
-        return Embeddings(self.embed_image(images), self.embed_text(candidates.texts), scale, bias)
+        partly = self.partly if self.training else None
+        image = self.embed_image(images) if partly is None else partly.embed_image(self, images)
+        return Embeddings(image, self.embed_text(candidates.texts), scale, bias)
 
     def forward(self, candidates: Candidates) -> Embeddings:
         """The same as `embed`; being the module's forward, it is what DistributedDataParallel wraps."""
@@ -224,11 +229,23 @@ class Tower(nn.Module):
             self._flops["text", length] = count_text(self, length)
         return Flops(self._flops["image", side], self._flops["text", length])
 
-    def forward_flops(self, texts: Sequence[str]) -> float:
-        """FLOPs per pair, on average, of one forward pass over a batch with these texts, padding included."""
+    def training_flops(self, texts: Sequence[str]) -> float:
+        """As `forward_flops`, of a forward pass in training mode, where some images may be seen coarsely."""
+        image = None if self.partly is None else self.partly.image_flops(self, len(texts))
+        return self._forward_flops(texts, self.flops(self.context_length).image if image is None else image)
+
+    def forward_flops(self, texts: Sequence[str], image_size: int | None = None) -> float:
+        """FLOPs per pair, on average, of one forward pass over a batch with these texts, padding included.
+
+        Args:
+            texts: the captions.
+            image_size: side of the images in pixels; the view's where it is not given.
+        """
+        return self._forward_flops(texts, self.flops(self.context_length, image_size).image)
+
+    def _forward_flops(self, texts: Sequence[str], image: float) -> float:
         rows = self._rows(texts)
         parts = [part for part in self._parts(rows) if part]
-        image = self.flops(self.context_length).image
         if not parts:
             return image
         spent = sum(len(part) * self.flops(max(len(rows[i]) for i in part)).text for part in parts)

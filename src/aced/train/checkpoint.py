@@ -22,8 +22,9 @@ from aced.core.ledger import Ledger
 from aced.data.atomic import folder_atomic, remove_whole, save_tensors_atomic, sync, write_atomic, writing
 from aced.data.source import Fault
 from aced.errors import AcedError
-from aced.towers import save_tower
+from aced.towers import Tower, save_tower
 from aced.train.feed import Faults
+from aced.train.sharding import part_like, whole
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
@@ -38,6 +39,8 @@ _FREE = {
     "run.checkpoint_every",
     "run.keep",
     "run.keep_best",
+    "run.parallel",
+    "run.timeout",
     "data.max_bad_share",
     "data.workers",
     "data.index_dir",
@@ -46,16 +49,29 @@ _FREE = {
     "data.spool_gb",
     "reference.cache_missing",
     "teacher.cache_missing",
+    "scoring.device",
 }
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config) -> Path:
     """Write `folder/step-N` atomically, and then remove all but the newest `run.keep`.
 
+    Every process of the job takes part, and the first one writes.
+
     Raises:
         AcedError: the disk is full or the folder cannot be written; nothing half-written is kept.
     """
     target = folder / f"step-{trainer.step:08d}"
+    student, tensors = trainer.replica.whole_student(), _tensors(trainer)
+    if trainer.world.first:
+        _write(target, trainer, metrics, config, student, tensors)
+    trainer.world.meet()
+    return target
+
+
+def _write(
+    target: Path, trainer: Trainer, metrics: Metrics, config: Config, student: Tower, tensors: dict[str, torch.Tensor]
+) -> None:
     if not target.exists():
         # The lines first: no checkpoint may outlive, in a power cut, a line that is before it.
         for lines in (metrics.path, metrics.path.with_name("evals.jsonl")):
@@ -63,12 +79,11 @@ def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Co
                 with writing(lines):
                     sync(lines)
         with folder_atomic(target) as temporary:
-            save_tower(trainer.student, temporary / "model")
-            save_tensors_atomic(temporary / "train.safetensors", _tensors(trainer))
+            save_tower(student, temporary / "model")
+            save_tensors_atomic(temporary / "train.safetensors", tensors)
             write_atomic(temporary / "train.json", json.dumps(_facts(trainer, metrics, config), indent=1))
-    for old in _checkpoints(folder)[: -config.run.keep]:
+    for old in _checkpoints(target.parent)[: -config.run.keep]:
         remove_whole(old)
-    return target
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -102,14 +117,17 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         check_same(facts["config"], config, path)
         _check_marks(facts["marks"], trainer, path)
         tensors = load_file(path / "train.safetensors")
-        trainer.student.model.load_state_dict(load_file(path / "model" / "model.safetensors"))
+        trainer.replica.load(load_file(path / "model" / "model.safetensors"))
+        trainer.replica.scaler.load_state_dict(facts.get("scaler", {}))
         trainer.objective.load_state_dict(_under("objective.", tensors))
         _load_optimizer(trainer.optimizer, tensors)
         trainer.generator.set_state(tensors["generator"])
+        trainer.chooser.load(_under("chooser.", tensors))
         trainer.ledger = Ledger(**facts["ledger"])
         _load_faults(trainer.faults, facts["faults"])
         trainer.step = facts["step"]
-        metrics.rewind(trainer.step, facts["metrics"])
+        if trainer.world.first:
+            metrics.rewind(trainer.step, facts["metrics"])
 
 
 def check_same(saved: dict[str, dict[str, Any]], config: Config, where: Path) -> None:
@@ -154,8 +172,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = {"generator": trainer.generator.get_state()}
     tensors |= {f"objective.{k}": v for k, v in trainer.objective.state_dict().items()}
+    tensors |= {f"chooser.{k}": v for k, v in trainer.chooser.tensors().items()}
     for number, state in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+        tensors |= {f"optimizer.{number}.{name}": whole(value) for name, value in state.items()}
     return tensors
 
 
@@ -167,6 +186,8 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "device": trainer.student.device.type,
+        "processes": trainer.world.size,
+        "scaler": trainer.replica.scaler.state_dict(),
         "marks": trainer.marks,
         "ledger": trainer.ledger.state(),
         "metrics": metrics.state(),
@@ -182,9 +203,10 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in _under("optimizer.", tensors).items():
         number, _, field = name.partition(".")
-        state.setdefault(int(number), {})[field] = value
+        state.setdefault(int(number), {})[field] = part_like(value, parameters[int(number)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -122,26 +122,39 @@ class _Batches(Dataset["Candidates | AcedError"]):
 
 
 class _Steps(Sampler[tuple[Tensor, Tensor]]):
-    def __init__(self, order: Order | Mixture, start: int, stop: int) -> None:
-        self.order, self.start, self.stop = order, start, stop
+    def __init__(self, order: Order | Mixture, start: int, stop: int, part: tuple[int, int]) -> None:
+        self.order, self.start, self.stop, self.part = order, start, stop, part
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((self.order.indices(step), self.order.epochs(step)) for step in range(self.start, self.stop))
+        rank, ranks = self.part
+        for step in range(self.start, self.stop):
+            indices, epochs = self.order.indices(step), self.order.epochs(step)
+            yield indices.tensor_split(ranks)[rank], epochs.tensor_split(ranks)[rank]
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 def feed(
-    source: Source, order: Order | Mixture, views: Sequence[View], *, start: int, stop: int, workers: int
+    source: Source,
+    order: Order | Mixture,
+    views: Sequence[View],
+    *,
+    start: int,
+    stop: int,
+    workers: int,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
+
+    Of each super-batch it is part `part[0]` of `part[1]` equal ones: the super-batches are the same however many
+    processes share them.
 
     The iterator raises an AcedError where the source does, in a worker too, and where a worker dies.
     """
     loader = DataLoader(
         _Batches(source, views),
-        sampler=_Steps(order, start, stop),
+        sampler=_Steps(order, start, stop, part),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,

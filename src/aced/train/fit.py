@@ -22,14 +22,18 @@ from aced.methods import get_method
 from aced.progress import Bars
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, load_tower, save_tower
+from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
 from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
+from aced.train.distributed import World, check_alone
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
 from aced.train.inputs import Inputs, device_of
 from aced.train.loop import run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
+from aced.train.replica import Replica
+from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
 from aced.train.watch import Metrics, trim_lines
 
@@ -52,11 +56,21 @@ def make_student(config: Config) -> Tower:
     return load_tower(section.model, section.checkpoint or None, device=device_of(config), seed=config.run.seed)
 
 
-def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: str = "", resume: bool = False) -> Fitted:
+def fit(
+    config: Config,
+    inputs: Inputs,
+    student: Tower,
+    bars: Bars,
+    *,
+    title: str = "",
+    resume: bool = False,
+    world: World | None = None,
+) -> Fitted:
     """Train `student` as the config says and evaluate it.
 
     Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
-    evals.jsonl, best/ and gallery.json.
+    evals.jsonl, best/ and gallery.json. Of the processes of `world` the first one evaluates and writes; the others'
+    results are empty.
 
     Raises:
         AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step
@@ -65,33 +79,41 @@ def fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, *, title: st
     source = inputs.source
     # A super-batch that is too large is told before anything is written.
     make_order(config, len(source), getattr(source, "mixture", ()))
-    check_folder(Path(config.run.out), resume=resume)
+    world = world or World()
+    if world.first:
+        check_folder(Path(config.run.out), resume=resume)
     with locked(Path(config.run.out)):
-        return _fit(config, inputs, student, bars, title, resume=resume)
+        return _fit(config, inputs, student, bars, title, world, resume=resume)
 
 
-def _fit(config: Config, inputs: Inputs, student: Tower, bars: Bars, title: str, *, resume: bool) -> Fitted:
+def _fit(
+    config: Config, inputs: Inputs, student: Tower, bars: Bars, title: str, world: World, *, resume: bool
+) -> Fitted:
     folder, steps = Path(config.run.out), config.train.steps
     metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
-    trainer = make_trainer(config, inputs, student)
+    trainer = make_trainer(config, inputs, student, world)
     _open_folder(folder, trainer, metrics, config, resume=resume)
     with bars.bar(title or f"Training {config.method.name}", steps) as tick:
         tick(trainer.step)
         run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, tick)
         tick(steps, "scoring")
-        results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch)
+        student = trainer.replica.whole_student()
+        results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch) if world.first else {}
         if config.run.keep_best and results:
             keep_best(folder / BEST, student, results, steps)
         tick(steps, f"{average(results):.1f} %" if results else "")
-    save_tower(student, folder / "model")
-    _write_gallery(folder / "gallery.json", config, inputs, trainer)
+    if world.first:
+        save_tower(student, folder / "model")
+        _write_gallery(folder / "gallery.json", config, inputs, trainer, student)
     chosen = metrics.chosen_total
     share = sum(chosen[k] for k in SOUND_KINDS) / chosen.total() if chosen else None
     return Fitted(student, results, trainer.ledger, trainer.faults, share, folder)
 
 
-def make_trainer(config: Config, inputs: Inputs, student: Tower) -> Trainer:
-    """Objective, optimiser, generator and ledger around a student."""
+def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | None = None) -> Trainer:
+    """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
+    world = world or World()
+    check_alone(config, world.size)
     method = get_method(config.method.name, weight=config.method.weight)
     objective = Objective(
         method,
@@ -99,27 +121,49 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower) -> Trainer:
         width=student.width,
         teacher_widths=[p.width for p in inputs.teachers],
         teacher_temperature=config.method.teacher_temperature,
+        columns=config.method.columns,
+        sound=config.method.sound,
         seed=config.run.seed,
     ).to(student.device)
     train = config.train
+    if train.activation_checkpointing:
+        checkpoint_activations(student)
+    student.flops(student.context_length)  # counted while the model is as it was built
+    replica = Replica(
+        student,
+        objective,
+        world,
+        parallel=config.run.parallel,
+        precision=train.precision,
+        grad_cache=train.grad_cache,
+    )
+    if train.compile:
+        compile_towers(student)
+    settings = Settings(
+        batch=train.batch,
+        steps=train.steps,
+        loss=config.method.loss,
+        chunks=config.method.chunks,
+        temperature=config.method.temperature,
+        lr=train.lr,
+        warmup=train.warmup,
+        clip=train.clip,
+        micro_batch=train.micro_batch,
+        precision=train.precision,
+        scope=config.method.scope,
+    )
+    reference = inputs.reference if method.scores_reference else None
+    student.partly = make_partly(config, student)
     return Trainer(
+        world=world,
         student=student,
+        replica=replica,
         objective=objective,
         optimizer=make_optimizer([student, objective], train),
         method=method,
-        settings=Settings(
-            batch=train.batch,
-            steps=train.steps,
-            loss=config.method.loss,
-            chunks=config.method.chunks,
-            temperature=config.method.temperature,
-            lr=train.lr,
-            warmup=train.warmup,
-            clip=train.clip,
-            micro_batch=train.micro_batch,
-            precision=train.precision,
-        ),
-        reference=inputs.reference if method.scores_reference else None,
+        settings=settings,
+        chooser=make_chooser(config, method, settings, student, reference),
+        reference=reference,
         teachers=inputs.teachers if method.distill else [],
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(),
@@ -145,9 +189,11 @@ def _marks(inputs: Inputs) -> dict[str, str]:
     return marks | {f"teacher {i}": teacher.fingerprint for i, teacher in enumerate(inputs.teachers, 1)}
 
 
-def _write_gallery(path: Path, config: Config, inputs: Inputs, trainer: Trainer, pairs: int = 1024) -> None:
+def _write_gallery(
+    path: Path, config: Config, inputs: Inputs, trainer: Trainer, student: Tower, pairs: int = 1024
+) -> None:
     """Pictures of the most and the least learnable of some pairs, as the trained student sees them."""
-    method, student = trainer.method, trainer.student
+    method = trainer.method
     if method.score is None:
         return
     generator = torch.Generator().manual_seed(config.run.seed)
@@ -202,13 +248,19 @@ def _cpu_name() -> str:
 
 
 def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, resume: bool) -> None:
-    remove_leftovers(folder)
+    first = trainer.world.first
+    if first:
+        remove_leftovers(folder)
+    trainer.world.meet()
     checkpoint = latest_checkpoint(folder / CHECKPOINTS) if resume else None
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer, metrics, config)
     elif resume and is_run(folder):
         # Killed before its first checkpoint: from the start, without the lines of that attempt.
         check_same(read_config(folder), config, folder)
-        trim_lines(metrics.path, 0)
-    trim_lines(folder / "evals.jsonl", trainer.step)
-    write_atomic(folder / "config.toml", dump_config(config))
+        if first:
+            trim_lines(metrics.path, 0)
+    trainer.world.meet()  # all have read what the first one now changes
+    if first:
+        trim_lines(folder / "evals.jsonl", trainer.step)
+        write_atomic(folder / "config.toml", dump_config(config))

@@ -19,6 +19,7 @@ from aced.methods import get_method
 from aced.progress import Bars
 from aced.towers import Tower, load_tower
 from aced.train.caching import cache_settings, live_cost, others_there
+from aced.train.distributed import local_device
 from aced.train.feed import make_order
 from aced.train.providers import Cached, Live, Provider
 
@@ -46,7 +47,7 @@ def device_of(config: Config) -> torch.device:
     Raises:
         AcedError: torch knows no such device, or it is not there.
     """
-    name = config.run.device
+    name = local_device(config.run.device)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -11,14 +11,17 @@ from pathlib import Path
 import torch
 
 from aced.config import Config
+from aced.core.ledger import Ledger
 from aced.data.atomic import append_line
 from aced.data.source import Candidates, Source
 from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average, evaluate
+from aced.towers import Tower
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
+from aced.train.scoring.choosing import Peekable
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics
 
@@ -38,9 +41,10 @@ def run_steps(
     steps, every = config.train.steps, config.run.checkpoint_every
     batches = _batches(trainer, source, config)
     while trainer.step < steps:
-        with _own_draws(config.run.seed, trainer.step, trainer.student.device):
+        with _own_draws(config.run.seed, trainer.step, trainer.student.device), _summed(trainer):
             outcome = train_step(trainer, batches)
-        metrics.note(trainer, outcome)
+        if trainer.world.first:
+            metrics.note(trainer, outcome)
         # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
         if config.eval.every and trainer.step % config.eval.every == 0 and trainer.step < steps:
             _evaluate(trainer, tasks, config, folder)
@@ -61,22 +65,51 @@ def _own_draws(seed: int, step: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _summed(trainer: Trainer) -> Iterator[None]:
+    """What the processes count inside, each for itself, becomes the sum of them all; wall time is each one's own."""
+    ledger = trainer.ledger
+    if trainer.world.size == 1:
+        yield
+        return
+    before = _counts(ledger)
+    yield
+    now = before + trainer.world.sum(_counts(ledger) - before)
+    loaded, trained, cached, *flops = now.tolist()
+    ledger.samples_loaded, ledger.samples_trained, ledger.cached_flops = round(loaded), round(trained), cached
+    ledger.flops.update(zip(ledger.flops, flops, strict=True))
+
+
+def _counts(ledger: Ledger) -> torch.Tensor:
+    counts = [ledger.samples_loaded, ledger.samples_trained, ledger.cached_flops, *ledger.flops.values()]
+    return torch.tensor(counts, dtype=torch.float64)
+
+
 def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
     views = [trainer.student.view]
     views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
-    order = make_order(config, len(source), getattr(source, "mixture", ()))
-    return feed(
+    order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
+    batches = feed(
         source,
         order,
         list(dict.fromkeys(views)),
         start=trainer.step,
         stop=config.train.steps,
         workers=config.data.workers,
+        part=(trainer.world.rank, trainer.world.size),
     )
+    return Peekable(batches)
 
 
 def _evaluate(trainer: Trainer, tasks: Sequence[Task], config: Config, folder: Path) -> None:
-    results = evaluate(trainer.student, tasks, micro_batch=config.train.micro_batch)
+    student = trainer.replica.whole_student()
+    if trainer.world.first:
+        _score(student, trainer, tasks, config, folder)
+    trainer.world.meet()
+
+
+def _score(student: Tower, trainer: Trainer, tasks: Sequence[Task], config: Config, folder: Path) -> None:
+    results = evaluate(student, tasks, micro_batch=config.train.micro_batch)
     line = {
         "step": trainer.step,
         "average": average(results),
@@ -85,4 +118,4 @@ def _evaluate(trainer: Trainer, tasks: Sequence[Task], config: Config, folder: P
     }
     append_line(folder / "evals.jsonl", json.dumps(line))
     if config.run.keep_best and results:
-        keep_best(folder / BEST, trainer.student, results, trainer.step)
+        keep_best(folder / BEST, student, results, trainer.step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,21 +15,21 @@ from aced.config import TrainSection
 def make_optimizer(modules: Iterable[nn.Module], config: TrainSection) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `modules`.
 
-    Three groups: matrices and larger decay; vectors do not; scalars (logit scales and biases) do not and learn at
-    `scale_lr` times the rate. Each group carries `factor`, its multiple of the scheduled rate.
+    Three kinds of groups: matrices and larger decay; vectors do not; scalars (logit scales and biases) do not and learn
+    at `scale_lr` times the rate. Each group carries `factor`, its multiple of the scheduled rate. The first two are
+    each module's own, because one fused call cannot take the parts of a sharded module and the whole ones of another.
     """
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
+    groups: list[dict[str, Any]] = []
     scalars: list[nn.Parameter] = []
     for module in modules:
+        matrices: list[nn.Parameter] = []
+        vectors: list[nn.Parameter] = []
         for p in module.parameters():
             if p.requires_grad:
                 (scalars if p.numel() == 1 and p.ndim <= 1 else vectors if p.ndim < 2 else matrices).append(p)
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay, "factor": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "factor": 1.0},
-        {"params": scalars, "weight_decay": 0.0, "factor": config.scale_lr},
-    ]
+        groups.append({"params": matrices, "weight_decay": config.weight_decay, "factor": 1.0})
+        groups.append({"params": vectors, "weight_decay": 0.0, "factor": 1.0})
+    groups.append({"params": scalars, "weight_decay": 0.0, "factor": config.scale_lr})
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, weight_decay=0.0, fused=True
     )

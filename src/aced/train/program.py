@@ -22,6 +22,8 @@ from aced.threads import set_threads
 from aced.train.best import best_model
 from aced.train.caching import embedding_cost
 from aced.train.checkpoint import latest_checkpoint, read_facts
+from aced.train.distributed import World, open_world
+from aced.train.ending import ending_together
 from aced.train.feed import Faults
 from aced.train.fit import Fitted, environment, fit, make_student, row_of
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run
@@ -34,13 +36,27 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
     Raises:
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
+    world = open_world(config.run.timeout)
+    with ending_together(world):
+        results = _train(config, console if world.first else Console(quiet=True), world, resume=resume)
+        world.close()
+    return results
+
+
+def _train(config: Config, console: Console, world: World, *, resume: bool) -> dict[str, Any]:
+    """What one of the processes of a job does; the first one gives the results."""
     folder, device = Path(config.run.out), device_of(config)
-    check_folder(folder, resume=resume)
-    _set_up(config, console, device.type, resume=resume)
+    world.connect(config, device)
+    if world.first:
+        check_folder(folder, resume=resume)
+    world.meet()
+    _set_up(config, console, world, device.type, resume=resume)
     student = make_student(config)
     with Bars(console) as bars:
-        inputs = make_inputs(config, student, bars)
-        fitted = fit(config, inputs, student, bars, resume=resume)
+        inputs = world.in_turn(lambda: make_inputs(config, student, bars))
+        fitted = fit(config, inputs, student, bars, resume=resume, world=world)
+    if not world.first:
+        return {}
     row = row_of(fitted, config.method.name, METHODS[config.method.name].title, config.run.seed)
     cost = embedding_cost([inputs.reference, *inputs.teachers])
     results: dict[str, Any] = {"rows": [row | {"run": ".", "embedding": cost}], "environment": environment(device)}
@@ -60,23 +76,26 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
     return results
 
 
-def _set_up(config: Config, console: Console, device: str, *, resume: bool) -> None:
+def _set_up(config: Config, console: Console, world: World, device: str, *, resume: bool) -> None:
     """Choose the threads, those of the run that is resumed where the config leaves them open, and tell them."""
     folder = Path(config.run.out)
     checkpoint = latest_checkpoint(folder / CHECKPOINTS) if resume else None
     if checkpoint is None:
-        threads = set_threads(config.run.threads)
+        # Processes that measure at the same time disturb each other; torchrun gives each one thread.
+        threads = set_threads(config.run.threads or (torch.get_num_threads() if world.size > 1 else 0))
         if resume:
             why = "was stopped before its first checkpoint" if is_run(folder) else "has not begun yet"
             text = f"The run in {folder} {why}: starting from the beginning."
             console.print(text, markup=False, highlight=False)
-        console.print(f"Training on {threads} CPU thread{'s' * (threads > 1)}.", highlight=False)
+        many = f"{world.size} processes, each with " if world.size > 1 else ""
+        console.print(f"Training on {many}{threads} CPU thread{'s' * (threads > 1)}.", highlight=False)
         return
     facts = read_facts(checkpoint)
     threads = set_threads(config.run.threads or facts["threads"])
     console.print(f"Resuming from step {facts['step']}.", highlight=False)
-    before = _circumstances(facts["threads"], facts["device"], facts.get("torch", torch.__version__))
-    now = _circumstances(threads, device, torch.__version__)
+    version, processes = facts.get("torch", torch.__version__), facts.get("processes", 1)
+    before = _circumstances(facts["threads"], facts["device"], version, processes)
+    now = _circumstances(threads, device, torch.__version__, world.size)
     if before != now:
         console.print(
             f"The run was on {before} and goes on with {now}: its figures will agree closely, but not to the bit.",
@@ -85,9 +104,10 @@ def _set_up(config: Config, console: Console, device: str, *, resume: bool) -> N
         )
 
 
-def _circumstances(threads: int, device: str, version: str) -> str:
+def _circumstances(threads: int, device: str, version: str, processes: int) -> str:
     """What decides about the last bits."""
-    return f"{threads} CPU thread{'s' * (threads > 1)} ({device}, torch {version})"
+    many = f"{processes} processes with " if processes > 1 else ""
+    return f"{many}{threads} CPU thread{'s' * (threads > 1)} ({device}, torch {version})"
 
 
 def _task_table(fitted: Fitted) -> Table:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger, selection_flops
-from aced.core.selection import Loss, Selection, select
+from aced.core.ledger import Ledger
+from aced.core.selection import Loss
+from aced.core.selection_ranks import Scope
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
+from aced.train.dealing import Dealt, Pool, all_faults
+from aced.train.distributed import World
 from aced.train.feed import Faults
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
+from aced.train.replica import Precision, Replica
+from aced.train.scoring.choosing import Chooser, look_ahead, usable
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Settings:
     warmup: float
     clip: float
     micro_batch: int
-    precision: str
+    precision: Precision
+    scope: Scope
 
 
 @dataclass
@@ -43,11 +49,14 @@ class Trainer:
     """What a step works on.
 
     Attributes:
+        world: the processes that train together.
         student: the model that is trained.
+        replica: the student as this process and the others train it.
         objective: the losses, with what distillation itself has to learn.
         optimizer: over the parameters of both.
         method: the row of the methods table.
         settings: numbers that do not change.
+        chooser: chooses the rows that are trained on.
         reference: scores the super-batch; None for a method that needs none.
         teachers: are distilled; the reference may be among them, and is then asked once for both.
         generator: of the draws.
@@ -57,11 +66,14 @@ class Trainer:
         step: number of steps taken.
     """
 
+    world: World
     student: Tower
+    replica: Replica
     objective: Objective
     optimizer: torch.optim.Optimizer
     method: Method
     settings: Settings
+    chooser: Chooser
     reference: Provider | None
     teachers: list[Provider]
     generator: torch.Generator
@@ -79,10 +91,10 @@ class Outcome:
         step: its number, from 1.
         candidates: `[B]` positions in the source of the super-batch's usable samples.
         rows: `[b]` rows of the super-batch that were trained on.
-        scores: `[B]` s_ii, or None for a method that does not choose.
+        scores: `[B]` s_ii, NaN where a candidate was not scored; or None where nothing was chosen.
         parts: the losses.
         lr: learning rate.
-        grad_norm: length of the gradient before it was clipped.
+        grad_norm: length of the gradient before it was clipped; 0 where it overflowed fp16 and the step was skipped.
     """
 
     step: int
@@ -101,124 +113,82 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         AcedError: the loss or the gradient is not finite (the weights are then those before the step), or less than
             half a batch of the super-batch is usable.
     """
-    method, ledger, cfg = t.method, t.ledger, t.settings
+    ledger, cfg = t.ledger, t.settings
+    t.replica.begin()
     with ledger.timed("load"):
-        candidates = _usable(t, next(batches))  # B
-    with ledger.timed("score"):
-        # Scored in evaluation mode, without gradient, in micro-batches.
-        student = _score_student(t, candidates) if method.scores_student else None
-        reference = t.reference.embed(candidates, ledger, "reference") if t.reference else None
-    with ledger.timed("select"):
-        chosen = _choose(t, student, reference)
-        rows = torch.arange(len(candidates))[: cfg.batch] if chosen is None else chosen.indices.cpu()  # [b]
-        rows_kd = _distilled_rows(t, rows, len(candidates))
+        pool = _usable(t, next(batches))  # B, of which this process holds its own
+    choice = t.chooser.choose(t, pool.own)  # times itself: what it scores, and what it selects
+    dealt = pool.deal(choice.rows)  # b, and which process trains on each
+    dealt_kd = _distilled(t, dealt, pool)
+    look_ahead(t, batches)
     with ledger.timed("train"):
-        teachers = _teach(t, candidates, rows_kd, reference)
+        teachers = _teach(t, pool, dealt_kd, choice.reference)
         t.student.train()
-        embedded = embedded_kd = _train_embed(t, candidates[rows])
-        if rows_kd is not None and rows_kd is not rows:
-            embedded_kd = _train_embed(t, candidates[rows_kd])
+        batch = pool.take(dealt)
+        embedded = embedded_kd = _train_embed(t, batch)
+        if dealt_kd is not None and dealt_kd is not dealt:
+            embedded_kd = _train_embed(t, pool.take(dealt_kd))
         loss, parts = t.objective(embedded, embedded_kd, teachers)
         t.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        t.replica.backward(loss)
         grad_norm = _clip(t, parts)
         lr = learning_rate(t.step, cfg.steps, peak=cfg.lr, warmup=cfg.warmup)
         set_learning_rate(t.optimizer, lr)
-        t.optimizer.step()
+        t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
+        t.chooser.trained(t, batch, embedded.detach())
     t.step += 1
-    scores = None if chosen is None else chosen.scores.cpu()
-    return Outcome(t.step, candidates.indices, rows, scores, parts, lr, grad_norm)
+    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
 
 
-def _usable(t: Trainer, candidates: Candidates) -> Candidates:
+def _usable(t: Trainer, candidates: Candidates) -> Pool:
     """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
-    read = len(candidates) + len(candidates.faults)
-    t.faults.add(candidates.faults, read, candidates.notes)
-    t.ledger.samples_loaded += read
-    for provider in [t.reference, *t.teachers]:
-        if provider is not None and not (valid := provider.valid(candidates.indices)).all():
-            candidates = candidates[valid.nonzero().flatten()]
+    own = len(candidates) + len(candidates.faults)
+    t.ledger.samples_loaded += own
+    faults, notes, read = all_faults(t.world, candidates, own)
+    t.faults.add(faults, read, notes)
+    pool = Pool(usable(t, candidates), t.world, t.settings.scope)
     # A few samples less make a smaller batch; with most of them gone the run would be another one.
-    if 2 * len(candidates) < t.settings.batch:
+    if 2 * len(pool) < t.settings.batch:
         raise AcedError(
-            f"Step {t.step + 1}: only {len(candidates)} of {read} candidates are usable, less than half a batch of "
+            f"Step {t.step + 1}: only {len(pool)} of {read} candidates are usable, less than half a batch of "
             f"{t.settings.batch}{t.faults.commonest()}; repair the data."
         )
-    return candidates
+    return pool
 
 
-def _score_student(t: Trainer, candidates: Candidates) -> Embeddings:
-    with _autocast(t):
-        embedded = t.student.score(candidates, t.settings.micro_batch)
-    t.ledger.forward("scoring", len(candidates), t.student.forward_flops(candidates.texts))
-    return embedded
-
-
-def _choose(t: Trainer, student: Embeddings | None, reference: Embeddings | None) -> Selection | None:
-    if t.method.score is None:
-        return None
-    cfg, used = t.settings, [e for e in (student, reference) if e is not None]
-    size = min(cfg.batch, len(used[0]))
-    try:
-        chosen = select(
-            student,
-            reference,
-            size,
-            score=t.method.score,
-            loss=cfg.loss,
-            strategy=t.method.strategy,
-            chunks=cfg.chunks,
-            temperature=cfg.temperature,
-            generator=t.generator,
-        )
-    except ValueError as error:
-        raise AcedError(f"Step {t.step + 1}: {error}") from error
-    widths = [e.image.shape[1] for e in used]
-    if t.method.strategy == "joint":
-        t.ledger.flops["selection"] += selection_flops(len(used[0]), size, cfg.chunks, widths)
-    elif cfg.loss == "softmax":  # each candidate against the whole super-batch, in both directions
-        t.ledger.flops["selection"] += sum(4.0 * len(used[0]) ** 2 * width for width in widths)
-    return chosen
-
-
-def _distilled_rows(t: Trainer, rows: Tensor, candidates: int) -> Tensor | None:
-    """The rows of the super-batch that are distilled on, `[b]`; `rows` itself where it is the same batch."""
+def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
+    """The rows of the super-batch that are distilled on, b of them; `dealt` itself where it is the same batch."""
     if t.method.distill is None:
         return None
     if t.method.distill_on == "same":
-        return rows
+        return dealt
     # The super-batch is i.i.d., so b of it at random are an i.i.d. batch that costs no further loading.
-    return torch.randperm(candidates, generator=t.generator)[: len(rows)]
+    return pool.deal(pool.draw(len(dealt.rows), t.generator))
 
 
-def _teach(t: Trainer, candidates: Candidates, rows: Tensor | None, reference: Embeddings | None) -> list[Embeddings]:
+def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | None) -> list[Embeddings]:
     """The teachers' embeddings of the distilled rows; what the reference has embedded is not embedded again."""
-    if rows is None:
+    if dealt is None:
         return []
     return [
-        reference[rows]
+        pool.embeddings(dealt, reference)
         if reference is not None and p is t.reference
-        else p.embed(candidates[rows], t.ledger, "teacher")
+        else t.world.embeddings(p.embed(pool.take(dealt), t.ledger, "teacher"))
         for p in t.teachers
     ]
 
 
 def _train_embed(t: Trainer, batch: Candidates) -> Embeddings:
-    t.ledger.trained(len(batch), t.student.forward_flops(batch.texts))
-    with _autocast(t):
-        embedded = t.student.embed(batch)
-    # The losses and distillation's projections are in float32, whatever the towers ran in.
-    return replace(embedded, image=embedded.image.float(), text=embedded.text.float())
-
-
-def _autocast(t: Trainer) -> torch.autocast:
-    return torch.autocast(t.student.device.type, torch.bfloat16, enabled=t.settings.precision == "bf16")
+    """The whole batch's embeddings, of which `batch` is this process's share."""
+    t.ledger.trained(len(batch), t.student.training_flops(batch.texts))
+    return t.replica.embed(batch)
 
 
 def _clip(t: Trainer, parts: Parts) -> float:
-    parameters = [p for group in t.optimizer.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, t.settings.clip))
+    norm = t.replica.clip(t.optimizer, t.settings.clip)
+    if math.isfinite(parts.loss) and t.replica.skips(norm):
+        return 0.0
     if not (math.isfinite(parts.loss) and math.isfinite(norm)):
         raise AcedError(
             f"Step {t.step + 1}: the loss is {parts.loss:g} and the gradient's norm {norm:g}; the run stopped before "

@@ -101,6 +101,7 @@ def trim_lines(path: Path, step: int) -> None:
 
 def _means(scores: Tensor | None, rows: Tensor) -> dict[str, float] | None:
     # A joint draw by the softmax loss begins with scores that are zero for all: a pair alone has no loss there.
-    if scores is None or not scores.any():
+    # NaN are candidates that were not scored.
+    if scores is None or not scores.nan_to_num().any():
         return None
-    return {"pool": scores.mean().item(), "chosen": scores[rows].mean().item()}
+    return {"pool": scores.nanmean().item(), "chosen": scores[rows].nanmean().item()}

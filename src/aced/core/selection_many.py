@@ -1,0 +1,81 @@
+"""Several small draws by easy-reference at once.
+
+At super-batches of a few hundred a draw is mostly the overhead of its many small operations. The draws of several
+steps do not depend on each other where the reference decides alone, so they share the operations. Each gives what
+`select` gives with the same generator, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+
+
+def easy_joint_many(
+    reference: Embeddings,
+    counts: Sequence[int],
+    size: int,
+    *,
+    chunks: int,
+    temperature: float,
+    generators: Sequence[torch.Generator],
+) -> list[Tensor]:
+    """Draw `size` of the candidates of each of G super-batches, jointly and by easy-reference, sigmoid loss.
+
+    Args:
+        reference: the reference's embeddings of all super-batches, one after the other, on the CPU; rows of unit
+            length.
+        counts: the number of candidates of each, `size` or more.
+        size: how many are chosen of each.
+        chunks: number of chunks of each draw.
+        temperature: tau of the draws.
+        generators: one for each.
+
+    Returns:
+        For each the `[size]` chosen rows within it, in drawing order.
+    """
+    if min(counts) < size or len(counts) != len(generators):
+        raise ValueError(f"easy_joint_many: {size} of {min(counts)} candidates, {len(generators)} generators.")
+    scale, bias = float(reference.scale), float(reference.bias)
+    with torch.no_grad():
+        image, text = (_padded(e.float(), counts) for e in (reference.image, reference.text))  # [G, B, d]
+        there = torch.arange(image.shape[1]) < torch.tensor(list(counts))[:, None]
+        g = -F.softplus(-((image * text).sum(2) * scale + bias))
+        free = torch.zeros_like(g).masked_fill_(~there, -torch.inf)  # 0 where it can be chosen
+        image = image * scale  # once, in place of every product
+        chosen = []
+        n = min(chunks, size)
+        sizes = [size // n + (i < size % n) for i in range(n)]
+        for number, c in enumerate(sizes):
+            noisy = g / max(temperature, 1.0) + free
+            if temperature > 0:
+                noisy += min(temperature, 1.0) * _noise(counts, image.shape[1], generators)
+            rows = noisy.topk(c, dim=1).indices  # [G, c]
+            chosen.append(rows)
+            free.scatter_(1, rows, -torch.inf)
+            if number + 1 < n:
+                wide = rows[:, :, None].expand(-1, -1, image.shape[2])
+                for side, other in ((image, text), (text, image)):
+                    logits = side @ other.gather(1, wide).mT
+                    g -= F.softplus(logits.add_(bias)).sum(2)
+    return list(torch.cat(chosen, 1))
+
+
+def _padded(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """`[sum of counts, d]` to `[G, largest count, d]`, zeros behind."""
+    if len(set(counts)) == 1:
+        return rows.reshape(len(counts), counts[0], -1)
+    return torch.nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
+
+
+def _noise(counts: Sequence[int], width: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """`[G, width]` Gumbel noise, drawn as `select` draws it."""
+    noise = torch.ones(len(counts), width)
+    for row, count, generator in zip(noise, counts, generators, strict=True):
+        row[:count] = torch.empty(count).exponential_(generator=generator)
+    return noise.clamp_min_(torch.finfo(torch.float32).tiny).log_().neg_()

@@ -1,0 +1,156 @@
+"""Which rank trains on which of the chosen pairs, and how their inputs get there.
+
+A super-batch lies spread over the ranks: rank r's candidates follow those of rank r - 1. "Row" means a row of the
+whole, and is one of the only process's candidates where there is but one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+from aced.core.selection_ranks import Scope
+from aced.data.source import Candidates, Fault
+from aced.train.distributed import World
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Chosen rows and who has them.
+
+    Attributes:
+        rows: `[b]` rows, those that rank 0 trains on first and so on.
+        owners: `[b]` the rank that loaded each.
+        takers: `[b]` the rank that trains on it, ascending.
+    """
+
+    rows: Tensor
+    owners: Tensor
+    takers: Tensor
+
+
+class Pool:
+    """A super-batch as this rank sees it.
+
+    Attributes:
+        own: this rank's candidates.
+        counts: the number of every rank's.
+        positions: `[B]` positions in the source of all.
+    """
+
+    def __init__(self, own: Candidates, world: World, scope: Scope) -> None:
+        self.own, self.world, self.scope = own, world, scope
+        self.counts = world.counts(len(own))
+        self.positions = world.gather(own.indices, self.counts)
+        self._ends = torch.tensor(self.counts).cumsum(0)
+        self._start = sum(self.counts[: world.rank])
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def draw(self, size: int, generator: torch.Generator) -> Tensor:
+        """`[size]` rows at random, an i.i.d. batch; unless the scope is global, as many of each rank as it can have."""
+        rows = torch.randperm(len(self), generator=generator)
+        if self.world.size == 1 or self.scope == "global":
+            return rows[:size]
+        owners = self._owners(rows)
+        shares = zip(range(self.world.size), self._shares(size), strict=True)
+        return torch.cat([rows[owners == rank][:share] for rank, share in shares])
+
+    def deal(self, rows: Tensor) -> Dealt:
+        """Share out chosen rows: evenly with the global scope, else each stays where it was loaded."""
+        owners = self._owners(rows)
+        takers = owners.clone()
+        if self.scope == "global" and self.world.size > 1:
+            shares, surplus, gaps = self._shares(len(rows)), [], []
+            for rank, share in enumerate(shares):
+                mine = (owners == rank).nonzero().flatten()
+                surplus.append(mine[share:])
+                gaps.append(max(0, share - len(mine)))
+            takers[torch.cat(surplus)] = torch.arange(len(gaps)).repeat_interleave(torch.tensor(gaps))
+        order = takers.argsort(stable=True)
+        return Dealt(rows[order], owners[order], takers[order])
+
+    def take(self, dealt: Dealt) -> Candidates:
+        """This rank's share of the inputs; those that others loaded travel here, raw."""
+        me, size = self.world.rank, self.world.size
+        taken = dealt.takers == me
+        here = taken & (dealt.owners == me)
+        kept = self.own[dealt.rows[here] - self._start]
+        moving = dealt.owners != dealt.takers
+        if not moving.any():  # the same on every rank
+            return kept
+        away = (moving & (dealt.owners == me)).nonzero().flatten()  # ascending takers
+        coming = (moving & taken).nonzero().flatten()
+        coming = coming[dealt.owners[coming].argsort(stable=True)]
+        send = torch.bincount(dealt.takers[away], minlength=size).tolist()
+        receive = torch.bincount(dealt.owners[coming], minlength=size).tolist()
+        moved = _exchange(self.own[dealt.rows[away] - self._start], self.world, send, receive)
+        order = torch.cat([here.nonzero().flatten(), coming]).argsort()
+        return _cat(kept, moved)[order]
+
+    def embeddings(self, dealt: Dealt, own: Embeddings) -> Embeddings:
+        """`[b, d]` embeddings of all dealt rows on every rank, of which each knows those of its own candidates."""
+        if self.world.size == 1:
+            return own[dealt.rows]
+        mine = own[dealt.rows[dealt.owners == self.world.rank] - self._start]
+        counts = torch.bincount(dealt.owners, minlength=self.world.size).tolist()
+        both = self.world.gather(torch.cat([mine.image, mine.text], 1), counts)
+        back = dealt.owners.argsort(stable=True).argsort().to(both.device)
+        image, text = both[back].chunk(2, dim=1)
+        return Embeddings(image, text, own.scale, own.bias)
+
+    def _owners(self, rows: Tensor) -> Tensor:
+        return torch.bucketize(rows, self._ends, right=True)
+
+    def _shares(self, size: int) -> list[int]:
+        return [size // self.world.size + (rank < size % self.world.size) for rank in range(self.world.size)]
+
+
+def all_faults(world: World, own: Candidates, read: int) -> tuple[Sequence[Fault], Sequence[Fault], int]:
+    """The faults of every rank's candidates, what is odd about the others, and how many all ranks have read."""
+    if world.size == 1:
+        return own.faults, own.notes, read
+    numbers = world.sum(torch.tensor([len(own.faults) + len(own.notes), read]))
+    if not numbers[0]:  # usual, so that no objects are sent
+        return (), (), int(numbers[1])
+    pairs = world.objects((own.faults, own.notes))
+    faults, notes = ([fault for some in part for fault in some] for part in zip(*pairs, strict=True))
+    return faults, notes, int(numbers[1])
+
+
+def _exchange(given: Candidates, world: World, send: list[int], receive: list[int]) -> Candidates:
+    """Candidates that other ranks gave, for those that this one gives away."""
+    texts = [text.encode("utf-8", "surrogatepass") for text in given.texts]
+    lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
+    new_lengths = world.exchange(lengths, send, receive)
+
+    def totals(values: Tensor, counts: list[int]) -> list[int]:
+        return [int(part.sum()) for part in values.split(counts)]
+
+    joined = b"".join(texts)
+    letters = torch.frombuffer(bytearray(joined or b"-"), dtype=torch.uint8)[: len(joined)]
+    letters = world.exchange(letters, totals(lengths, send), totals(new_lengths, receive))
+    content, end, new_texts = letters.numpy().tobytes(), 0, []
+    for length in new_lengths.tolist():
+        new_texts.append(content[end : end + length].decode("utf-8", "surrogatepass"))
+        end += length
+    return Candidates(
+        indices=world.exchange(given.indices, send, receive),
+        texts=new_texts,
+        images={view: world.exchange(given.images[view], send, receive) for view in sorted(given.images)},
+        crops=None if given.crops is None else world.exchange(given.crops, send, receive),
+    )
+
+
+def _cat(one: Candidates, other: Candidates) -> Candidates:
+    return Candidates(
+        indices=torch.cat([one.indices, other.indices]),
+        texts=[*one.texts, *other.texts],
+        images={view: torch.cat([pixels, other.images[view]]) for view, pixels in one.images.items()},
+        crops=None if one.crops is None or other.crops is None else torch.cat([one.crops, other.crops]),
+    )

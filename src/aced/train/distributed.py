@@ -1,0 +1,281 @@
+"""The processes of a job: one, or several that torchrun started, which exchange tensors over gloo or NCCL.
+
+Everything else knows a `World` only. In one process every exchange gives back what it was given.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aced.config import Config
+from aced.core.embeddings import Embeddings
+from aced.errors import AcedError
+from aced.methods import METHODS
+
+T = TypeVar("T")
+
+
+class World:
+    """A job of one process, and what all jobs can do.
+
+    Every process makes the same calls in the same order; in each, tensors have one type and one number of columns.
+
+    Attributes:
+        rank: this process, from 0.
+        size: W, the number of processes.
+    """
+
+    rank = 0
+    size = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows of every rank, `[sum(counts), ...]`; rank r gives `counts[r]`, and its own are `rows`."""
+        return rows
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of every rank's `values`, which have one shape."""
+        return values
+
+    def objects(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks."""
+        return [value]
+
+    def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """Give rows away: the first `send[0]` to rank 0 and so on; `receive[r]` come from rank r, in that order."""
+        return rows
+
+    def meet(self) -> None:
+        """Wait for all ranks, however long it takes: for what the first does alone, such as writing and scoring."""
+
+    def connect(self, config: Config, device: torch.device) -> None:
+        """Begin the job's exchanges.
+
+        Raises:
+            AcedError: the batch or super-batch cannot be divided by the number of ranks, or NCCL is missing.
+        """
+
+    def close(self) -> None:
+        """End the job's exchanges."""
+
+    def tell(self, reason: str) -> bool:
+        """Record why the job ends; True for the first rank that does, which is to print it."""
+        return True
+
+    def counts(self, count: int) -> list[int]:
+        """Every rank's `count`."""
+        return self.gather(torch.tensor([count]), [1] * self.size).tolist()
+
+    def total(self, count: int) -> int:
+        """The sum of every rank's `count`."""
+        return sum(self.counts(count))
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """`work()`, by the first rank before the others: what it leaves on the disk they find there."""
+        if self.first:
+            result = work()
+            self.meet()
+        else:
+            self.meet()
+            result = work()
+        return result
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their mean over the ranks, in one exchange."""
+        if self.size == 1 or not tensors:
+            return
+        flat = self.sum(torch.cat([t.reshape(-1) for t in tensors])) / self.size
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def embeddings(self, own: Embeddings) -> Embeddings:
+        """Every rank's embeddings, one rank after the other, with gradient.
+
+        The loss must be computed on every rank. Where its gradients are then averaged over the ranks, as
+        DistributedDataParallel and FSDP do, they are those of one process with the whole batch.
+        """
+        if self.size == 1:
+            return own
+        sides = torch.cat([own.image, own.text], 1)
+        both: Tensor = _Gather.apply(sides, self, self.counts(len(own)))  # type: ignore[no-untyped-call]
+        image, text = both.chunk(2, dim=1)
+        return Embeddings(image, text, own.scale, own.bias)
+
+
+class _Gather(torch.autograd.Function):
+    """`World.gather` with the gradient of this rank's rows, times W because gradients are averaged afterwards."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, world: World, counts: list[int]) -> Tensor:
+        """As in torch."""
+        ctx.start, ctx.count, ctx.size = sum(counts[: world.rank]), counts[world.rank], world.size
+        return world.gather(rows, counts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """As in torch."""
+        return gradient[ctx.start : ctx.start + ctx.count] * ctx.size, None, None
+
+
+class Ranks(World):
+    """One of the processes that torchrun started; `connect` it before anything but `tell` and `meet`.
+
+    Args:
+        timeout: seconds that an exchange waits for the other ranks.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        from torch.distributed.rendezvous import rendezvous
+
+        self._limit = datetime.timedelta(seconds=timeout)
+        self._store, self.rank, self.size = next(iter(rendezvous("env://", timeout=self._limit)))
+        self._meetings = 0
+
+    def connect(self, config: Config, device: torch.device) -> None:
+        """As in `World`: with CUDA, tensors there travel by NCCL, all others by gloo."""
+        check_divisible(config, self.size)
+        cuda = device.type == "cuda"
+        if cuda:
+            if not dist.is_nccl_available():
+                raise AcedError(
+                    "This build of torch has no NCCL, which several processes on GPUs need; set run.device=cpu."
+                )
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=self._store,
+            rank=self.rank,
+            world_size=self.size,
+            timeout=self._limit,
+            device_id=device if cuda else None,
+        )
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """As in `World`."""
+        most = max(counts)
+        if most == 0:
+            return rows
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def sum(self, values: Tensor) -> Tensor:
+        """As in `World`."""
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def objects(self, value: T) -> list[T]:
+        """As in `World`."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """As in `World`."""
+        received = rows.new_empty(sum(receive), *rows.shape[1:])
+        dist.all_to_all_single(received, rows.contiguous(), list(receive), list(send))
+        return received
+
+    def meet(self) -> None:
+        """As in `World`: through the store, which has no time limit of its own."""
+        self._meetings += 1
+        name = f"meeting {self._meetings}"
+        self._store.add(name, 1)
+        pause = 0.01
+        while self._store.add(name, 0) < self.size:
+            if self.ended:
+                raise JobEnded
+            time.sleep(pause)
+            pause = min(0.25, 1.5 * pause)
+
+    def tell(self, reason: str) -> bool:
+        """As in `World`."""
+        return self._store.add("ended", 1) == 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether a rank has told why the job ends."""
+        return self._store.add("ended", 0) > 0
+
+    def close(self) -> None:
+        """As in `World`."""
+        self.meet()
+        dist.destroy_process_group()
+
+
+class JobEnded(Exception):
+    """Another rank has told why the job ends."""
+
+
+def open_world(timeout: float) -> World:
+    """The job that this process belongs to: torchrun's, or its own.
+
+    Raises:
+        AcedError: the environment is not that of torchrun.
+    """
+    if "RANK" not in os.environ:
+        return World()
+    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise AcedError(
+            f"The environment has RANK but not {missing[0]}: start several processes with torchrun, or unset RANK for "
+            "one."
+        )
+    return Ranks(timeout)
+
+
+def check_divisible(config: Config, ranks: int) -> None:
+    """Raise an AcedError where the ranks cannot have equal shares of the batch and the super-batch."""
+    for size, what, key in (
+        (config.train.batch, "batch", "train.batch"),
+        (config.super_batch, "super-batch", "train.batch or method.filtering_ratio"),
+    ):
+        if size % ranks:
+            raise AcedError(f"The {what} of {size} cannot be divided by {ranks} processes: change {key}.")
+
+
+def check_alone(config: Config, ranks: int) -> None:
+    """Raise an AcedError for options that decide inside one process, where there are several."""
+    found = [key for key in ("cascade", "early", "reuse", "stale", "coarse_share") if _changed(config, key)]
+    if METHODS[config.method.name].score == "disagreement":
+        found.append("disagreement")
+    if ranks > 1 and found:
+        what = f"method.name = '{config.method.name}'" if found[0] == "disagreement" else f"scoring.{found[0]}"
+        raise AcedError(f"{what} decides inside one process and cannot be used with {ranks}; choose another.")
+
+
+def _changed(config: Config, key: str) -> bool:
+    default: object = type(config.scoring).model_fields[key].default
+    return bool(getattr(config.scoring, key) != default)
+
+
+def local_device(name: str) -> str:
+    """The device that `run.device` means in this process: under torchrun `auto` and `cuda` are the rank's own GPU.
+
+    Raises:
+        AcedError: there are more processes on this machine than GPUs.
+    """
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or "RANK" not in os.environ or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    if int(rank) >= torch.cuda.device_count():
+        raise AcedError(
+            f"Process {rank} of this machine has no GPU: there are {torch.cuda.device_count()}. Start as many with "
+            "torchrun --nproc-per-node, or set run.device=cpu."
+        )
+    return f"cuda:{rank}"

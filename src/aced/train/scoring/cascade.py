@@ -1,0 +1,109 @@
+"""The joint cascade: the reference keeps the easier share of a super-batch, and only that is scored by the student."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+from aced.core.ledger import Ledger
+from aced.core.selection_many import easy_joint_many
+from aced.data.source import Candidates
+from aced.train.scoring.choosing import Around, Choice, Drawn, count_draw, draw_with
+
+if TYPE_CHECKING:
+    from aced.methods import Method
+    from aced.train.step import Settings, Trainer
+
+
+class Sieve:
+    """Keeps the part of a super-batch that is easiest for the reference, drawn jointly, so that it de-duplicates.
+
+    Its draws follow from (seed, step) alone: the same rows come out whether it works before or after loading.
+
+    Args:
+        size: how many are kept.
+        settings: chunks, temperature and loss of the draw.
+        method: its strategy.
+        seed: of the draws.
+    """
+
+    def __init__(self, size: int, settings: Settings, method: Method, seed: int) -> None:
+        self.size, self.settings, self.method, self.seed = size, settings, method, seed
+
+    def keep(self, reference: Embeddings, step: int) -> Tensor:
+        """`[m]` int64 rows that are kept at step number `step` (from 0), ascending, on the CPU."""
+        return self.keep_each(reference, [len(reference)], step)[0]
+
+    def keep_each(self, reference: Embeddings, counts: list[int], first: int) -> list[Tensor]:
+        """As `keep` for the super-batches of the steps from `first` on, which lie in `reference` one after the other.
+
+        Args:
+            reference: their embeddings.
+            counts: the number of candidates of each.
+            first: the first step.
+        """
+        generators = [_generator(self.seed, first + i) for i in range(len(counts))]
+        joint = self.method.strategy == "joint" and self.settings.loss == "sigmoid"
+        if joint and min(counts) >= self.size and reference.device.type == "cpu":
+            found = easy_joint_many(
+                reference,
+                counts,
+                self.size,
+                chunks=self.settings.chunks,
+                temperature=self.settings.temperature,
+                generators=generators,
+            )
+        else:
+            ends = torch.tensor(counts).cumsum(0).tolist()
+            found = [self._draw(reference[e - n : e], g) for n, e, g in zip(counts, ends, generators, strict=True)]
+        return [rows.sort().values for rows in found]
+
+    def _draw(self, reference: Embeddings, generator: torch.Generator) -> Tensor:
+        size = min(self.size, len(reference))
+        if size == 0:
+            return torch.empty(0, dtype=torch.int64)
+        chosen = draw_with(self.settings, self.method, "easy-reference", size, None, reference, generator)
+        return chosen.indices.cpu()
+
+    def count(self, ledger: Ledger, candidates: int, width: int) -> None:
+        """Count the FLOPs of one draw from so many candidates."""
+        count_draw(ledger, self.settings, self.method, candidates, min(self.size, candidates), [width])
+
+
+class Cascaded(Around):
+    """The sieve, then another draw among what it kept; the student scores no more than that."""
+
+    def __init__(self, sieve: Sieve, inner: Drawn) -> None:
+        self.sieve, self.inner, self.drawn = sieve, inner, inner
+
+    def choose(self, t: Trainer, candidates: Candidates) -> Choice:
+        """As in the contract; scores are those of the inner draw, NaN for what the sieve dropped."""
+        assert t.reference is not None
+        with t.ledger.timed("score"):
+            reference = t.reference.embed(candidates, t.ledger, "reference")
+        with t.ledger.timed("select"):
+            kept = self.sieve.keep(reference, t.step)
+            self.sieve.count(t.ledger, len(candidates), t.reference.width)
+        choice = self.drawn.among(t, candidates[kept], reference[kept.to(reference.device)])
+        scores = torch.full((len(candidates),), torch.nan)
+        if choice.scores is not None:
+            scores[kept] = choice.scores
+        return Choice(kept[choice.rows], scores, reference)
+
+    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
+        """As in the contract: the inner chooser is shown what the sieve will keep."""
+        if coming is not None:
+            assert t.reference is not None
+            # A ledger of its own: the step itself looks the embeddings up again and counts them.
+            reference = t.reference.embed(coming, Ledger(), "reference")
+            coming = coming[self.sieve.keep(reference, t.step + 1)]
+        self.inner.ahead(t, coming)
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    digest = hashlib.sha256(f"aced sieve {seed} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

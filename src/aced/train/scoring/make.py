@@ -1,0 +1,97 @@
+"""From the `[scoring]` section of a config to the chooser of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from aced.config import Config
+from aced.errors import AcedError
+from aced.methods import Method
+from aced.towers import Tower
+from aced.towers.coarse import PartlyCoarse, check_side
+from aced.train.providers import Cached, Provider
+from aced.train.scoring.cascade import Cascaded, Sieve
+from aced.train.scoring.choosing import Alternating, Chooser, Drawn, InOrder
+from aced.train.scoring.disagreement import Disagreeing
+from aced.train.scoring.memory import Reused
+from aced.train.scoring.scorers import Direct, Scorer, Stale
+from aced.train.scoring.sieve import Presieved
+
+if TYPE_CHECKING:
+    from aced.train.step import Settings
+
+
+def make_chooser(
+    config: Config, method: Method, settings: Settings, student: Tower, reference: Provider | None
+) -> Chooser:
+    """The chooser of a run; which keys go with which method was checked with the config.
+
+    Raises:
+        AcedError: the student cannot see images of `scoring.resolution`, or what is to be decided ahead needs a
+            cached reference and has none.
+    """
+    if method.score is None:
+        return InOrder()
+    section = config.scoring
+    if not method.scores_student:
+        return _by_reference(config, method, settings, reference)
+    kind = Disagreeing if method.score == "disagreement" else Drawn
+    drawn = kind(method.score, _scorer(config, student))
+    main = _cascade(config, method, settings, reference, drawn) if section.cascade < 1 else drawn
+    if section.every > 1:
+        main = Alternating(section.every, main, _by_reference(config, method, settings, reference))
+    return main
+
+
+def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
+    """Which training images the student sees coarsely.
+
+    Raises:
+        AcedError: it cannot see images of `scoring.resolution`.
+    """
+    section = config.scoring
+    if not section.coarse_share:
+        return None
+    check_side(student, section.resolution)
+    return PartlyCoarse(section.resolution, section.coarse_share)
+
+
+def _scorer(config: Config, student: Tower) -> Scorer:
+    section = config.scoring
+    if section.resolution:
+        check_side(student, section.resolution)
+    scorer: Scorer = Direct(section.resolution or None)
+    if section.stale:
+        scorer = Stale(scorer, torch.device(section.device) if section.device else None)
+    return Reused(scorer, section.reuse) if section.reuse else scorer
+
+
+def _by_reference(config: Config, method: Method, settings: Settings, reference: Provider | None) -> Chooser:
+    """Easy-reference over the whole super-batch."""
+    if not config.scoring.early:
+        return Drawn("easy-reference", None)
+    sieve = Sieve(settings.batch, settings, method, config.run.seed)
+    again = method.distill is not None
+    return Presieved(sieve, _cached(reference, "early"), InOrder(), config.super_batch, again=again)
+
+
+def _cascade(config: Config, method: Method, settings: Settings, reference: Provider | None, main: Drawn) -> Chooser:
+    section = config.scoring
+    size = max(settings.batch, round(section.cascade * config.super_batch))
+    sieve = Sieve(size, settings, method, config.run.seed)
+    if section.early:
+        return Presieved(sieve, _cached(reference, "early"), main, config.super_batch, again=True)
+    if section.stale:
+        _cached(reference, "stale")
+    return Cascaded(sieve, main)
+
+
+def _cached(reference: Provider | None, key: str) -> Cached:
+    if not isinstance(reference, Cached):
+        raise AcedError(
+            f"scoring.{key} asks the reference before a super-batch is loaded and so needs its cached embeddings: set "
+            f"reference.cache, or leave scoring.{key} out."
+        )
+    return reference

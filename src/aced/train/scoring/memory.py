@@ -1,0 +1,165 @@
+"""The student's embeddings of earlier steps, by sample: what was embedded a few steps ago is not embedded again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+from aced.data.source import Candidates
+from aced.train.scoring.scorers import Scorer
+
+if TYPE_CHECKING:
+    from aced.train.step import Trainer
+
+_FIRST = 1024
+"""Places for embeddings to begin with; doubled where they do not suffice."""
+
+
+class Memory:
+    """Embeddings of samples, each with the number of the step whose weights made it.
+
+    Beside 4 bytes a sample it holds what was seen within the last `age` steps or so, and so does not grow with the
+    data.
+
+    Args:
+        age: how many steps old an embedding may be.
+    """
+
+    def __init__(self, age: int) -> None:
+        self.age = age
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._place = torch.empty(0, dtype=torch.int32)  # of each sample; -1: none
+        self._sample = torch.full((_FIRST,), -1)  # in each place; -1: free
+        self._step = torch.zeros(_FIRST, dtype=torch.int64)
+        self._image = self._text = torch.empty(_FIRST, 0)
+
+    def __len__(self) -> int:
+        return int((self._sample >= 0).sum())
+
+    def missing(self, indices: Tensor, step: int) -> Tensor:
+        """`[m]` int64 rows of `indices` `[B]` that are not here, or too old at step number `step`."""
+        self._reach(indices)
+        place = self._place[indices].long()
+        young = step - self._step[place.clamp(min=0)] <= self.age
+        return (~(young & (place >= 0))).nonzero().flatten()
+
+    def put(self, indices: Tensor, image: Tensor, text: Tensor, step: int) -> None:
+        """Remember embeddings `[m, d]` made with the weights of step `step`; earlier ones are replaced."""
+        if len(indices) == 0:
+            return
+        if self._image.shape[1] == 0:
+            self._image, self._text = (e.new_zeros(len(self._sample), e.shape[1]) for e in (image, text))
+        self._reach(indices)
+        new = indices[self._place[indices] < 0]
+        if len(new):
+            place = self._free(len(new), step)
+            self._place[new] = place.to(torch.int32)
+            self._sample[place] = new
+        place = self._place[indices].long()
+        self._step[place] = step
+        there = place.to(image.device)
+        self._image[there], self._text[there] = image, text
+
+    def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and text embeddings `[B, d]` of samples that are not `missing`."""
+        place = self._place[indices].long().to(self._image.device)
+        return self._image[place], self._text[place]
+
+    def step_of(self, indices: Tensor) -> Tensor:
+        """`[B]` the steps whose weights made the embeddings of samples that are here."""
+        return self._step[self._place[indices].long()]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is here, as tensors by name."""
+        place = (self._sample >= 0).nonzero().flatten()
+        there = place.to(self._image.device)
+        return {
+            "sample": self._sample[place],
+            "step": self._step[place],
+            "image": self._image[there],
+            "text": self._text[there],
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` gave, in place of what is here."""
+        self.clear()
+        for step in tensors["step"].unique().tolist():
+            made = tensors["step"] == step
+            self.put(*(tensors[name][made] for name in ("sample", "image", "text")), step=step)
+
+    def _reach(self, indices: Tensor) -> None:
+        """Make room for the numbers of these samples."""
+        short = int(indices.max()) + 1 - len(self._place) if len(indices) else 0
+        if short > 0:
+            more = torch.full((max(short, len(self._place)),), -1, dtype=torch.int32)
+            self._place = torch.cat([self._place, more])
+
+    def _free(self, count: int, step: int) -> Tensor:
+        """`[count]` free places, after forgetting what is too old and growing where that is not enough."""
+        free = (self._sample < 0).nonzero().flatten()
+        if len(free) < count:
+            old = (self._sample >= 0) & (step - self._step > self.age)
+            self._place[self._sample[old]] = -1
+            self._sample[old] = -1
+            free = (self._sample < 0).nonzero().flatten()
+        while len(free) < count:
+            self._sample = torch.cat([self._sample, torch.full_like(self._sample, -1)])
+            self._step = torch.cat([self._step, torch.zeros_like(self._step)])
+            self._image, self._text = (torch.cat([e, torch.zeros_like(e)]) for e in (self._image, self._text))
+            free = (self._sample < 0).nonzero().flatten()
+        return free[:count]
+
+
+class Reused(Scorer):
+    """Embeds only what the memory has not, or has too old; training forward passes refresh it for nothing.
+
+    Args:
+        inner: embeds the rest.
+        age: how many steps old an embedding may be.
+    """
+
+    def __init__(self, inner: Scorer, age: int) -> None:
+        self.inner, self.lag = inner, inner.lag
+        self.memory = Memory(age)
+
+    def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
+        """As in the contract."""
+        rows = self.memory.missing(candidates.indices, t.step)
+        if len(rows):
+            missing = candidates[rows]
+            embedded = self.inner.embed(t, missing)
+            self.memory.put(missing.indices, embedded.image, embedded.text, t.step - self.inner.lag)
+        image, text = self.memory.get(candidates.indices)
+        scale, bias = t.student.scale_and_bias()
+        return Embeddings(image, text, scale, bias).detach()
+
+    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
+        """As in the contract: what the memory will not have; training may still add some of it."""
+        if coming is not None:
+            coming = coming[self.memory.missing(coming.indices, t.step + 1)]
+        self.inner.ahead(t, coming)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """As in the contract."""
+        return self.inner.looks_ahead
+
+    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
+        """As in the contract."""
+        self.memory.put(batch.indices, embedded.image, embedded.text, t.step)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in the contract."""
+        return {f"memory.{k}": v for k, v in self.memory.tensors().items()} | self.inner.tensors()
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """As in the contract."""
+        mine = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
+        self.memory.load(mine)
+        self.inner.load(tensors)

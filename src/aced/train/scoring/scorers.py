@@ -1,0 +1,180 @@
+"""The student's embeddings of candidates: at full or lower resolution, now or one step stale."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+from aced.data.source import Candidates
+from aced.towers import Tower
+from aced.towers.coarse import Resized
+from aced.train.replica import autocast
+
+if TYPE_CHECKING:
+    from aced.train.step import Trainer
+
+
+class Scorer:
+    """Embeds candidates by the student, in evaluation mode, without gradient and in micro-batches.
+
+    Attributes:
+        lag: how many steps older than the student the weights are that it embeds with.
+    """
+
+    lag = 0
+
+    def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
+        """`[B, d]` embeddings of the candidates with the student's present scale and bias, counted in the ledger."""
+        raise NotImplementedError
+
+    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
+        """Told before step `t.step` trains: what the next step is going to ask for."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `ahead` wants the next candidates."""
+        return False
+
+    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
+        """Told what the training forward pass made of a batch."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state that an exactly resumed run needs."""
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up the state that `tensors` gave."""
+
+
+class Direct(Scorer):
+    """The student itself.
+
+    Args:
+        side: side in pixels to which images are reduced; None for the student's own.
+    """
+
+    def __init__(self, side: int | None = None) -> None:
+        self.side = side
+
+    def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
+        """As in the contract."""
+        t.ledger.forward("scoring", len(candidates), self.flops(t, candidates))
+        return self.embed_with(t.student, t, candidates)
+
+    def flops(self, t: Trainer, candidates: Candidates) -> float:
+        """Of one forward pass, for each candidate."""
+        return t.student.forward_flops(candidates.texts, self.side)
+
+    def embed_with(self, tower: Tower, t: Trainer, candidates: Candidates) -> Embeddings:
+        """Embeddings by a copy of the student."""
+        resized = Resized(tower, self.side) if self.side else tower
+        with autocast(tower.device, t.settings.precision):
+            return resized.score(candidates, t.settings.micro_batch)
+
+
+@dataclass
+class _Pending:
+    """Embeddings that were or are being made for the next step.
+
+    Attributes:
+        indices: `[m]` positions in the source, ascending.
+        flops: what they cost in all.
+        work: gives image and text, `[m, d]`.
+    """
+
+    indices: Tensor
+    flops: float
+    work: Future[tuple[Tensor, Tensor]]
+
+
+class Stale(Scorer):
+    """Scores the candidates of the next step while this one trains, with the weights from before its update.
+
+    The scores of step s use the weights that step s - 1 began with, whenever and wherever they are computed; those of
+    the first step use the initial weights.
+
+    Args:
+        inner: embeds.
+        device: where; None for the training device, in a background thread.
+    """
+
+    lag = 1
+
+    def __init__(self, inner: Direct, device: torch.device | None = None) -> None:
+        self.inner, self.device = inner, device
+        self._copy: Tower | None = None
+        self._pending: _Pending | None = None
+        self._thread = ThreadPoolExecutor(1, "aced-scoring")
+
+    @property
+    def looks_ahead(self) -> bool:
+        """As in the contract."""
+        return True
+
+    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
+        """As in the contract: begins to embed `coming` in the background."""
+        self._pending = None
+        if coming is None:
+            return
+        order = coming.indices.argsort()
+        coming, tower = coming[order], self._current(t)
+        flops = len(coming) * self.inner.flops(t, coming)
+        home = t.student.device
+
+        def work() -> tuple[Tensor, Tensor]:
+            embedded = self.inner.embed_with(tower, t, coming)
+            return embedded.image.to(home), embedded.text.to(home)
+
+        self._pending = _Pending(coming.indices, flops, self._thread.submit(work))
+
+    def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
+        """As in the contract.
+
+        Raises:
+            RuntimeError: other candidates were announced than are asked for.
+        """
+        if self._pending is None:
+            return self.inner.embed(t, candidates)
+        pending, self._pending = self._pending, None
+        place = torch.searchsorted(pending.indices, candidates.indices).clamp(max=max(0, len(pending.indices) - 1))
+        if len(candidates) and not (len(pending.indices) and torch.equal(pending.indices[place], candidates.indices)):
+            raise RuntimeError("other candidates were scored ahead than this step has")
+        image, text = pending.work.result()
+        t.ledger.flops["scoring"] += pending.flops
+        scale, bias = t.student.scale_and_bias()
+        place = place.to(image.device)
+        return Embeddings(image[place], text[place], scale, bias).detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in the contract; waits for what is being embedded."""
+        if self._pending is None:
+            return {}
+        image, text = self._pending.work.result()
+        flops = torch.tensor(self._pending.flops, dtype=torch.float64)
+        return {"ahead.indices": self._pending.indices, "ahead.flops": flops, "ahead.image": image, "ahead.text": text}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """As in the contract."""
+        self._pending = None
+        if "ahead.indices" in tensors:
+            work: Future[tuple[Tensor, Tensor]] = Future()
+            work.set_result((tensors["ahead.image"], tensors["ahead.text"]))
+            self._pending = _Pending(tensors["ahead.indices"], float(tensors["ahead.flops"]), work)
+
+    def _current(self, t: Trainer) -> Tower:
+        """A copy of the student that training does not touch, with its present weights."""
+        if self._copy is None:
+            self._copy = copy.deepcopy(t.student).eval().requires_grad_(False)
+            self._copy.to(self.device or t.student.device)
+        else:
+            with torch.no_grad():
+                theirs = t.student.state_dict()
+                for name, value in self._copy.state_dict().items():
+                    value.copy_(theirs[name])
+        return self._copy

@@ -1,0 +1,84 @@
+"""FSDP2: weights, gradients and optimiser state in shards, one for each rank, and whole again for everyone else.
+
+The student is one group: its weights are gathered once for a step, for scoring and training alike, and kept until the
+backward pass is done. Then gradients are scattered, so that between steps a rank holds its part of the weights and of
+both moments. Parameters of one element (logit scales and biases), which cannot be cut, are whole on every rank.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aced.errors import AcedError
+
+
+def shard(module: nn.Module, device: torch.device, size: int) -> Any:
+    """Cut the parameters of a module, in place; what comes back is the module with FSDP's methods.
+
+    Raises:
+        AcedError: torch is too old.
+    """
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        fully_shard = None  # type: ignore[assignment]
+    if fully_shard is None or "ignored_params" not in inspect.signature(fully_shard).parameters:
+        raise AcedError(f"run.parallel = 'fsdp' needs torch 2.7 or newer, this is {torch.__version__}; use 'ddp'.")
+    from torch.distributed.device_mesh import init_device_mesh
+
+    uncut = {p for p in module.parameters() if p.numel() == 1}
+    mesh = init_device_mesh(device.type, (size,))
+    return fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=uncut)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a rank's part of a larger one."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor; every rank must ask for it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def part_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor, cut as `model` is; the tensor itself where that is whole."""
+    if not is_sharded(model) or tensor.shape != model.shape:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(model, DTensor)
+    # Every rank has the whole and cuts its own part: nothing is sent.
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """`load_state_dict` of whole tensors into a module that may be sharded."""
+    own = module.state_dict()
+    module.load_state_dict({name: part_like(t, own[name]) if name in own else t for name, t in state.items()})
+
+
+def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
+    """Scale gradients so that their common length is `limit` at most; the length before.
+
+    Whole and sharded gradients cannot stand in one of torch's fused calls, so each kind is taken by itself.
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    parts = [p for p in parameters if is_sharded(p)]
+    if not parts:
+        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+    rest = [p for p in parameters if not is_sharded(p)]
+    norms = [whole(torch.nn.utils.get_total_norm(_gradients(kind))) for kind in (parts, rest) if kind]
+    norm = torch.stack(norms).norm()
+    for kind in (parts, rest):
+        torch.nn.utils.clip_grads_with_norm_(kind, limit, norm)
+    return float(norm)
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]

@@ -1,0 +1,40 @@
+"""Many small draws at once against one after the other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aced.core.embeddings import Embeddings
+from aced.core.selection import select
+from aced.core.selection_many import easy_joint_many
+
+
+def embeddings(count: int, seed: int) -> Embeddings:
+    g = torch.Generator().manual_seed(seed)
+    image = F.normalize(torch.randn(count, 24, generator=g), dim=1)
+    text = F.normalize(image + 0.5 * torch.randn(count, 24, generator=g), dim=1)
+    return Embeddings(image, text, 10.0, -5.0)
+
+
+@pytest.mark.parametrize("counts", [[40], [40, 40, 40], [40, 25, 33]])
+@pytest.mark.parametrize(("chunks", "temperature"), [(16, 1.0), (5, 0.5), (1, 1.0), (7, 0.0), (3, 4.0)])
+def test_each_draw_is_the_single_one(counts: list[int], chunks: int, temperature: float) -> None:
+    e = embeddings(sum(counts), 3)
+    how = {"chunks": chunks, "temperature": temperature}
+    many = easy_joint_many(
+        e, counts, 20, generators=[torch.Generator().manual_seed(i) for i in range(len(counts))], **how
+    )
+    start = 0
+    for i, count in enumerate(counts):
+        one = e[start : start + count]
+        g = torch.Generator().manual_seed(i)
+        alone = select(None, one, 20, score="easy-reference", generator=g, **how)  # type: ignore[arg-type]
+        assert many[i].tolist() == alone.indices.tolist()
+        start += count
+
+
+def test_too_few_candidates() -> None:
+    with pytest.raises(ValueError, match="20 of 19 candidates"):
+        easy_joint_many(embeddings(19, 0), [19], 20, chunks=4, temperature=1.0, generators=[torch.Generator()])

@@ -1,0 +1,216 @@
+"""Steps on several ranks, for test_train_ranks.py; in one process the same functions give what is to be expected.
+
+As a script, under torchrun: `ranks_job.py OUT REFERENCE`. The first rank writes what came out to OUT.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aced.config import Config
+from aced.data.scenes import Scenes, make_pool
+from aced.train.checkpoint import load_checkpoint, save_checkpoint
+from aced.train.dealing import Pool
+from aced.train.distributed import World, open_world
+from aced.train.feed import feed, make_order
+from aced.train.fit import make_student, make_trainer
+from aced.train.loop import _own_draws, _summed
+from aced.train.sharding import whole
+from aced.train.step import Outcome, Trainer, train_step
+from aced.train.watch import Metrics
+from run_fakes import POOL, inputs_of, run_config, with_holes
+
+STEPS = 3
+
+METHODS: dict[str, dict[str, Any]] = {
+    "aced": {},
+    "aced-iidistill": {},
+    "h-acid": {"method__loss": "softmax"},
+    "i-aced": {},
+    "iid": {},
+    "fm-kd": {},
+    "sigmoid-kd": {},
+}
+"""Learnability and easy-reference, both losses, every distillation (feature matching projects), and no choice."""
+
+
+def config_of(reference: Path, method: str, **keys: Any) -> Config:
+    keys = {"method__weight": 1.0, **keys} if "kd" in method else keys
+    return run_config(Path("unused"), method, {"large": reference, "peer": reference}, **keys)
+
+
+def trainer_for(config: Config, source: Scenes, world: World) -> Trainer:
+    return make_trainer(config, inputs_of(config, source), make_student(config), world)
+
+
+def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[list[Outcome], dict[str, Tensor]]:
+    """So many steps; and the gradients of the first of them, before they are clipped."""
+    gradients: dict[str, Tensor] = {}
+    clip = trainer.replica.clip
+
+    def noting(*arguments: Any) -> float:
+        if not gradients:
+            modules = {"student": trainer.student, "objective": trainer.objective}
+            for prefix, module in modules.items():
+                for name, p in module.named_parameters():
+                    if p.grad is not None:
+                        gradients[f"{prefix}.{name}"] = whole(p.grad).clone()
+        return clip(*arguments)
+
+    trainer.replica.clip = noting  # type: ignore[method-assign]
+    views = [trainer.student.view]
+    views += [view for p in (trainer.reference, *trainer.teachers) if p is not None for view in p.views]
+    batches = feed(
+        source,
+        make_order(config, len(source)),
+        list(dict.fromkeys(views)),
+        start=trainer.step,
+        stop=trainer.step + steps,
+        workers=0,
+        part=(trainer.world.rank, trainer.world.size),
+    )
+    outcomes = []
+    for _ in range(steps):
+        with _own_draws(0, trainer.step, trainer.student.device), _summed(trainer):
+            outcomes.append(train_step(trainer, batches))
+    return outcomes, gradients
+
+
+def facts_of(outcomes: list[Outcome], trainer: Trainer) -> dict[str, Any]:
+    """What can be told apart about steps, JSON-ready; batches as sets, since ranks order them by their shares."""
+    ledger = trainer.ledger
+    return {
+        "candidates": [o.candidates.tolist() for o in outcomes],
+        "batches": [sorted(o.candidates[o.rows].tolist()) for o in outcomes],
+        "losses": [[o.parts.loss, o.parts.contrastive, o.parts.distillation or 0.0] for o in outcomes],
+        "norms": [o.grad_norm for o in outcomes],
+        "counts": [ledger.samples_loaded, ledger.samples_trained],
+        "flops": dict(ledger.flops),
+        "faults": dict(trainer.faults.counts),
+    }
+
+
+def method_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
+    """Every method, each plain and with gradient caching."""
+    found: dict[str, Any] = {}
+    for name, keys in METHODS.items():
+        for cache in (0, 3):
+            config = config_of(reference, name, train__grad_cache=cache, **keys)
+            trainer = trainer_for(config, pool, world)
+            outcomes, gradients = run(trainer, config, pool, STEPS if not cache else 1)
+            found[f"{name} {cache}"] = (facts_of(outcomes, trainer), gradients)
+    return found
+
+
+def hole_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
+    """A pool of which every seventh sample is unreadable: ranks have unequal numbers of candidates."""
+    found = {}
+    for name in ("aced", "iid"):
+        config = config_of(reference, name, data__max_bad_share=0.5)
+        source = with_holes(pool, 7)
+        trainer = trainer_for(config, source, world)
+        outcomes, gradients = run(trainer, config, source, STEPS)
+        found[f"holes {name}"] = (facts_of(outcomes, trainer), gradients)
+    return found
+
+
+def fsdp_steps(world: World, pool: Scenes, reference: Path, folder: Path) -> dict[str, Any]:
+    """Three steps sharded; their weights; and one more step after a checkpoint, written sharded, read by DDP."""
+    found: dict[str, Any] = {}
+    for parallel, cache in (("ddp", 0), ("fsdp", 0), ("fsdp", 5)):
+        config = config_of(reference, "aced", run__parallel=parallel, train__grad_cache=cache)
+        trainer = trainer_for(config, pool, world)
+        outcomes, gradients = run(trainer, config, pool, STEPS)
+        state = {f"weights.{k}": v.clone() for k, v in trainer.replica.whole_student().model.state_dict().items()}
+        found[f"{parallel} {cache}"] = (facts_of(outcomes, trainer), gradients | state)
+        if cache:
+            continue
+        metrics = Metrics(folder / f"{parallel}.jsonl", None, 1)
+        path = save_checkpoint(folder / parallel, trainer, metrics, config)
+        for other in ("ddp", "fsdp"):
+            config = config_of(reference, "aced", run__parallel=other)
+            again = trainer_for(config, pool, world)
+            load_checkpoint(path, again, metrics, config)
+            facts = facts_of(run(again, config, pool, 1)[0], again)
+            state = {f"weights.{k}": v.clone() for k, v in again.replica.whole_student().model.state_dict().items()}
+            found[f"{parallel} then {other}"] = (facts, state)
+    return found
+
+
+def inputs_travel(world: World, pool: Scenes) -> bool:
+    """Whether each rank's share of a batch, wherever it was loaded, is what the source has at its positions."""
+    g = torch.Generator().manual_seed(0)
+    views = [make_student(run_config(Path("unused"))).view]
+    positions = torch.randperm(POOL, generator=g)[:77]
+    starts = torch.tensor([*[0, 1, 50, 60, 77][: world.size], 77])
+    own = positions[starts[world.rank] : starts[world.rank + 1]] if world.size > 1 else positions
+    for scope in ("global", "quota"):
+        there = Pool(pool.read(own.tolist(), views), world, scope)  # type: ignore[arg-type]
+        assert there.positions.tolist() == positions.tolist()
+        dealt = there.deal(torch.randperm(77, generator=g)[:30])
+        mine = there.take(dealt)
+        expected = positions[dealt.rows[dealt.takers == world.rank]]
+        true = pool.read(expected.tolist(), views)
+        assert mine.indices.tolist() == expected.tolist()
+        assert mine.texts == true.texts
+        assert all(torch.equal(mine.images[v], true.images[v]) for v in views)
+        shares = torch.bincount(dealt.takers, minlength=world.size)
+        assert scope == "quota" or int(shares.max() - shares.min()) <= 1
+        assert scope == "global" or torch.equal(dealt.takers, dealt.owners)
+    return True
+
+
+def scope_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
+    """Quota and local: how many of each rank's candidates were chosen, step by step."""
+    found = {}
+    for scope in ("quota", "local"):
+        for name in ("aced", "aced-iidistill"):
+            config = config_of(reference, name, method__scope=scope)
+            outcomes, _ = run(trainer := trainer_for(config, pool, world), config, pool, STEPS)
+            owners = [(o.rows // (len(o.candidates) // world.size)).tolist() for o in outcomes]
+            shares = [[of.count(r) for r in range(world.size)] for of in owners]
+            found[f"{scope} {name}"] = facts_of(outcomes, trainer) | {"shares": shares}
+    return found
+
+
+def same_everywhere(world: World, value: Any) -> bool:
+    return len({json.dumps(v, sort_keys=True) for v in world.objects(value)}) == 1
+
+
+def main(out: Path, reference: Path) -> None:
+    world = open_world(60)
+    config = config_of(reference, "aced")
+    world.connect(config, torch.device("cpu"))
+    pool = make_pool(POOL, 1)
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
+        "methods": lambda: method_steps(world, pool, reference) | hole_steps(world, pool, reference)
+    }
+    if world.size == 2:
+        sections["fsdp"] = lambda: fsdp_steps(world, pool, reference, out / "fsdp")
+    results: dict[str, Any] = {"size": world.size, "inputs": inputs_travel(world, pool)}
+    tensors: dict[str, Tensor] = {}
+    for section, work in sections.items():
+        for name, (facts, found) in work().items():
+            facts["everywhere"] = same_everywhere(world, [facts["batches"], facts["losses"]])
+            results[name] = facts
+            tensors |= {f"{name}/{key}": value.contiguous() for key, value in found.items()}
+        assert section
+    results |= scope_steps(world, pool, reference)
+    if world.first:
+        from safetensors.torch import save_file
+
+        save_file(tensors, out / "tensors.safetensors")
+        (out / "results.json").write_text(json.dumps(results))
+    world.close()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

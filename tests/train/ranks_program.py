@@ -1,0 +1,53 @@
+"""`aced train` on several ranks, for test_train_ranks_program.py, with a fault at one step of one rank.
+
+`ranks_program.py MODE RANK STEP LOG WORDS...`: MODE is what happens to RANK at STEP (from 0): `none`, `kill`, `raise`,
+`bug` or `hang`. The first rank appends the positions of each step's super-batch to LOG.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from aced.data.source import Candidates
+from aced.errors import AcedError
+from aced.train import inputs, loop
+from aced.train.step import Outcome, Trainer, train_step
+
+
+def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
+    def faulty(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
+        if (t.world.rank, t.step) == (rank, step):
+            if mode == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if mode == "raise":
+                raise AcedError("The disk of this machine has melted; buy another one.")
+            if mode == "bug":
+                raise KeyError("a bug")
+            if mode == "hang":
+                time.sleep(600)
+        outcome = train_step(t, batches)
+        if t.world.first:
+            chosen = sorted(outcome.candidates[outcome.rows].tolist())
+            with log.open("a") as file:
+                file.write(json.dumps([outcome.step, outcome.candidates.tolist(), chosen]) + "\n")
+        return outcome
+
+    loop.train_step = faulty  # type: ignore[assignment]
+    inputs.make_eval_tasks = lambda config: []  # scoring takes longer than such a run
+    sys.argv = ["aced", *words]
+    from aced.cli import main as cli
+
+    cli()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5:])

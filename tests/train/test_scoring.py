@@ -1,0 +1,355 @@
+"""Cheap scoring: each piece against what it stands for, worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aced.config import Config, make_config
+from aced.core.embeddings import Embeddings
+from aced.core.ledger import selection_flops
+from aced.core.selection import select
+from aced.data.scenes import Scenes, make_pool
+from aced.data.source import Candidates
+from aced.errors import AcedError
+from aced.towers.flops import countable
+from aced.train.feed import make_order
+from aced.train.scoring.cascade import _generator
+from aced.train.scoring.choosing import Peekable
+from aced.train.scoring.make import make_chooser
+from aced.train.step import Outcome, Trainer, train_step
+from run_fakes import BATCH, POOL, SUPER, even_pool, inputs_of, run_config, take, trainer_of, with_holes
+
+KEPT = 32
+"""What a cascade of 0.4 keeps of 80."""
+
+
+@pytest.fixture(scope="module")
+def pool() -> Scenes:
+    return make_pool(POOL, 1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+class Make:
+    """Makes configs and trainers of one pool and cache."""
+
+    def __init__(self, pool: Scenes, cache: Path, trained: dict[str, Path], out: Path) -> None:
+        self.pool, self.cache, self.trained, self.out = pool, cache, trained, out
+
+    def config(self, method: str = "aced", **scoring: Any) -> Config:
+        keys = {name if "__" in name else f"scoring__{name}": value for name, value in scoring.items()}
+        return run_config(self.out, method, self.trained, **keys)
+
+    def trainer(self, config: Config, source: Scenes | None = None) -> Trainer:
+        return trainer_of(config, source or self.pool, self.cache)
+
+    def steps(self, count: int, method: str = "aced", **scoring: Any) -> tuple[list[Outcome], Trainer]:
+        config = self.config(method, **scoring)
+        trainer = self.trainer(config)
+        return take(trainer, config, self.pool, count), trainer
+
+
+@pytest.fixture
+def make(pool: Scenes, cache: Path, trained: dict[str, Path], tmp_path: Path) -> Make:
+    return Make(pool, cache, trained, tmp_path / "run")
+
+
+def positions(outcome: Outcome) -> list[int]:
+    """The chosen samples, in drawing order."""
+    return outcome.candidates[outcome.rows].tolist()
+
+
+def hand_select(trainer: Trainer, student: Embeddings | None, reference: Embeddings, size: int, **how: Any) -> Any:
+    cfg = trainer.settings
+    return select(student, reference, size, loss=cfg.loss, chunks=cfg.chunks, temperature=cfg.temperature, **how)
+
+
+# -- nothing asked for -------------------------------------------------------------------------------------------------
+
+
+def test_without_options_the_choice_is_one_draw_by_both_models(make: Make) -> None:
+    config = make.config(cascade=1.0, reuse=0, every=1)
+    trainer, other = make.trainer(config), make.trainer(config)
+    candidates = make.pool.read(make_order(config, POOL).indices(0).tolist(), [trainer.student.view])
+    assert other.reference is not None
+    reference = other.reference.embed(candidates, other.ledger, "reference")
+    student = other.student.score(candidates, 1024)
+    by_hand = hand_select(other, student, reference, BATCH, score="learnability", generator=other.generator)
+    outcome = take(trainer, config, make.pool, 1)[0]
+    assert outcome.rows.tolist() == by_hand.indices.tolist()
+    assert torch.equal(outcome.scores, by_hand.scores)  # type: ignore[arg-type]
+
+
+# -- cascade -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_the_cascade_is_two_draws_one_after_the_other(make: Make, early: bool) -> None:
+    config = make.config(cascade=0.4, early=early)
+    trainer, other = make.trainer(config), make.trainer(config)
+    outcome = take(trainer, config, make.pool, 1)[0]
+
+    candidates = make.pool.read(make_order(config, POOL).indices(0).tolist(), [trainer.student.view])
+    assert other.reference is not None
+    reference = other.reference.embed(candidates, other.ledger, "reference")
+    easy = hand_select(other, None, reference, KEPT, score="easy-reference", generator=_generator(0, 0))
+    kept = easy.indices.sort().values
+    student = other.student.score(candidates[kept], 1024)
+    by_hand = hand_select(other, student, reference[kept], BATCH, score="learnability", generator=other.generator)
+    assert positions(outcome) == candidates.indices[kept[by_hand.indices]].tolist()
+    assert outcome.scores is not None
+    scored = (~outcome.scores.isnan()).nonzero().flatten()
+    assert outcome.candidates[scored].tolist() == candidates.indices[kept].tolist()
+    assert trainer.ledger.samples_loaded == (KEPT if early else SUPER)
+
+
+def test_deciding_before_loading_changes_nothing_but_what_is_loaded(make: Make) -> None:
+    (late, a), (early, b) = (make.steps(6, cascade=0.4, early=early) for early in (False, True))
+    assert [positions(o) for o in late] == [positions(o) for o in early]
+    assert [o.parts.loss for o in late] == [o.parts.loss for o in early]
+    assert a.ledger.flops == b.ledger.flops
+    assert a.ledger.cached_flops == pytest.approx(b.ledger.cached_flops, rel=1e-12)
+    assert a.ledger.samples_loaded == 6 * SUPER
+    assert b.ledger.samples_loaded == 6 * KEPT
+
+
+@pytest.mark.parametrize("method", ["i-aced", "i-acid"])
+def test_early_i_aced_loads_what_it_trains_on(make: Make, method: str) -> None:
+    outcomes, trainer = make.steps(5, method, early=True)
+    assert trainer.ledger.samples_loaded == trainer.ledger.samples_trained == 5 * BATCH
+    other = make.trainer(make.config(method))
+    order = make_order(make.config(method), POOL)
+    assert other.reference is not None
+    for step, outcome in enumerate(outcomes):
+        candidates = make.pool.read(order.indices(step).tolist(), [])
+        reference = other.reference.embed(candidates, other.ledger, "reference")
+        easy = hand_select(other, None, reference, BATCH, score="easy-reference", generator=_generator(0, step))
+        assert sorted(positions(outcome)) == sorted(candidates.indices[easy.indices].tolist())
+    assert trainer.ledger.cached_flops == pytest.approx(other.ledger.cached_flops, rel=1e-12)
+
+
+def test_early_leaves_out_what_the_cache_has_not(make: Make, tmp_path: Path) -> None:
+    make.cache = tmp_path / "another"
+    make.trainer(make.config(), with_holes(make.pool, 4))  # makes the cache
+    outcomes, trainer = make.steps(3, cascade=0.4, early=True)
+    assert all(not (o.candidates % 4 == 0).any() for o in outcomes)
+    assert trainer.ledger.samples_loaded == 3 * KEPT
+
+
+def test_scoring_is_counted_for_the_survivors(make: Make) -> None:
+    make.pool = even_pool()
+    (_, full), (_, cascaded) = (make.steps(3, cascade=share) for share in (1.0, 0.4))
+    assert cascaded.ledger.flops["scoring"] == pytest.approx(0.4 * full.ledger.flops["scoring"])
+    widths = [cascaded.student.width, cascaded.reference.width]  # type: ignore[union-attr]
+    drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + selection_flops(KEPT, BATCH, 4, widths)
+    assert cascaded.ledger.flops["selection"] == 3 * drawn
+
+
+# -- every k-th step ---------------------------------------------------------------------------------------------------
+
+
+def test_the_student_scores_at_every_third_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train.scoring import choosing
+
+    scores: list[str] = []
+    monkeypatch.setattr(choosing, "select", lambda *a, **k: (scores.append(k["score"]), select(*a, **k))[1])
+    _, trainer = make.steps(7, every=3)
+    learn, easy = "learnability", "easy-reference"
+    assert scores == [learn, easy, easy, learn, easy, easy, learn]
+    _, plain = make.steps(7)
+    assert 0 < trainer.ledger.flops["scoring"] < 0.6 * plain.ledger.flops["scoring"]
+
+
+def test_every_with_early_loads_what_each_step_needs(make: Make) -> None:
+    outcomes, trainer = make.steps(4, every=2, cascade=0.4, early=True)
+    assert [len(o.candidates) for o in outcomes] == [KEPT, BATCH, KEPT, BATCH]
+    assert trainer.ledger.samples_loaded == 2 * (KEPT + BATCH)
+
+
+# -- reuse -------------------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_age_out_and_training_refreshes_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the student embeds at each step, and the values it scores by, against a plain dictionary."""
+    age, config = 6, make.config(reuse=6)
+    trainer = make.trainer(config)
+    known: dict[int, tuple[int, torch.Tensor]] = {}
+    asked: list[list[int]] = []
+    score, embed = trainer.student.score, trainer.student.embed
+
+    def watched_score(candidates: Candidates, micro_batch: int) -> Embeddings:
+        embedded = score(candidates, micro_batch)
+        asked.append(candidates.indices.tolist())
+        for i, row in zip(candidates.indices.tolist(), embedded.image, strict=True):
+            known[i] = (trainer.step, row)
+        return embedded
+
+    def watched_embed(candidates: Candidates) -> Embeddings:
+        embedded = embed(candidates)
+        if trainer.student.training:
+            for i, row in zip(candidates.indices.tolist(), embedded.image.detach(), strict=True):
+                known[i] = (trainer.step, row.clone())
+        return embedded
+
+    monkeypatch.setattr(trainer.student, "score", watched_score)
+    monkeypatch.setattr(trainer.student, "embed", watched_embed)
+    order = make_order(config, POOL)
+    memory = trainer.chooser.scorer.memory  # type: ignore[attr-defined]
+    refreshed = 0
+    for step in range(14):  # an epoch is five steps
+        indices = order.indices(step).tolist()
+        due = [i for i in indices if i not in known or step - known[i][0] > age]
+        refreshed += sum(i in known and known[i][0] >= step - age for i in indices)
+        before = len(asked)
+        take(trainer, config, make.pool, 1)
+        assert [i for part in asked[before:] for i in part] == due
+        there = torch.tensor(indices)
+        image, text = memory.get(there)
+        assert torch.equal(image, torch.stack([known[i][1] for i in indices]))
+        assert memory.step_of(there).tolist() == [known[i][0] for i in indices]
+        assert text.shape == image.shape
+    assert refreshed > 100
+
+
+def test_reuse_of_age_zero_steps_would_be_the_plain_run(make: Make) -> None:
+    """Within an epoch nothing is seen twice, so nothing is reused and the run is the plain one."""
+    (plain, _), (reused, _) = make.steps(5), make.steps(5, reuse=50)
+    assert [positions(o) for o in plain] == [positions(o) for o in reused]
+    assert [o.parts.loss for o in plain] == [o.parts.loss for o in reused]
+
+
+def test_reuse_spares_scoring(make: Make) -> None:
+    (_, plain), (_, reused) = make.steps(15), make.steps(15, reuse=50)
+    assert reused.ledger.flops["scoring"] == pytest.approx(plain.ledger.flops["scoring"] / 3, rel=0.05)
+
+
+# -- lower resolution --------------------------------------------------------------------------------------------------
+
+
+def test_a_lower_resolution_is_counted_as_the_counter_counts(make: Make) -> None:
+    make.pool = even_pool()
+    _, trainer = make.steps(1, resolution=16, cascade=0.4)
+    config = make.config(resolution=16)
+    chooser = make_chooser(config, trainer.method, trainer.settings, trainer.student, trainer.reference)
+    candidates = make.pool.read(range(KEPT), [trainer.student.view])
+    with countable(), FlopCounterMode(display=False) as counter:
+        chooser.scorer.embed(trainer, candidates)  # type: ignore[attr-defined]
+    assert trainer.ledger.flops["scoring"] == 2 * counter.get_total_flops()  # embedded twice: above, and in the step
+    assert counter.get_total_flops() < 0.7 * KEPT * trainer.student.forward_flops(candidates.texts)
+
+
+def test_training_partly_coarse_is_counted_as_the_counter_counts(make: Make) -> None:
+    make.pool = even_pool()
+    config = make.config("iid", resolution=16, coarse_share=0.5)
+    trainer = make.trainer(config)
+    take(trainer, config, make.pool, 1)
+    candidates = make.pool.read(range(BATCH), [trainer.student.view])
+    trainer.student.train()
+    with countable(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        trainer.student.embed(candidates)
+    assert trainer.ledger.flops["forward_backward"] == 3 * counter.get_total_flops()
+
+
+# -- one step stale ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [{}, {"cascade": 0.4}, {"cascade": 0.4, "early": True}], ids=["", "late", "early"])
+def test_stale_scores_are_those_of_the_weights_before(make: Make, keys: dict[str, Any]) -> None:
+    config = make.config(stale=True, **keys)
+    trainer = make.trainer(config)
+    order = trainer.chooser.order(make_order(config, POOL))
+    views = [trainer.student.view]
+    batches = Peekable(iter([make.pool.read(order.indices(s).tolist(), views) for s in range(4)]))
+    before = copy.deepcopy(trainer.student)
+    for step in range(4):
+        now = copy.deepcopy(trainer.student)
+        scores = train_step(trainer, batches).scores
+        assert scores is not None
+        candidates = make.pool.read(order.indices(step).tolist(), views)
+        assert trainer.reference is not None
+        reference = trainer.reference.embed(candidates, trainer.ledger, "reference")
+        student = before.score(candidates, 1024)
+        scale, bias = now.scale_and_bias()  # scale and bias are the present ones
+        student = Embeddings(student.image, student.text, scale, bias)
+        expected = select(student, reference, 1).scores
+        found = ~scores.isnan()
+        assert int(found.sum()) == (KEPT if keys else SUPER)
+        torch.testing.assert_close(scores[found], expected[found], rtol=1e-5, atol=1e-6)
+        before = now
+    again, _ = make.steps(4, stale=True, **keys)
+    assert torch.equal(again[-1].scores.nan_to_num(), scores.nan_to_num())  # type: ignore[union-attr]
+
+
+def test_stale_counts_what_plain_scoring_counts(make: Make) -> None:
+    (_, plain), (_, stale) = make.steps(4), make.steps(4, stale=True)
+    assert stale.ledger.flops["scoring"] == pytest.approx(plain.ledger.flops["scoring"], rel=1e-12)
+    assert stale.ledger.samples_loaded == plain.ledger.samples_loaded
+
+
+def test_stale_needs_to_see_the_next_candidates(make: Make) -> None:
+    config = make.config(stale=True)
+    trainer = make.trainer(config)
+    batch = make.pool.read(range(SUPER), [trainer.student.view])
+    with pytest.raises(TypeError, match="Peekable"):
+        train_step(trainer, iter([batch]))
+
+
+def test_peekable() -> None:
+    values: Peekable[int] = Peekable(iter([1, 2]))
+    assert (values.peek(), values.peek(), next(values), next(values), values.peek()) == (1, 1, 1, 2, None)
+    with pytest.raises(StopIteration):
+        next(values)
+
+
+# -- together, and what does not go together ---------------------------------------------------------------------------
+
+
+def test_all_pieces_together_learn(make: Make) -> None:
+    keys = {"cascade": 0.5, "early": True, "reuse": 10, "every": 2, "resolution": 16, "coarse_share": 0.5}
+    outcomes, trainer = make.steps(12, stale=True, train__steps=12, **keys)
+    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    assert trainer.ledger.samples_trained == 12 * BATCH
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "sentence"),
+    [
+        ("i-aced", {"reuse": 5}, r"scoring\.reuse has no meaning for method 'i-aced', which needs no scores of"),
+        ("iid", {"stale": True}, r"scoring\.stale has no meaning for method 'iid'"),
+        ("i-aced", {"resolution": 16}, r"scoring\.resolution has no meaning"),
+        ("hard-student", {"cascade": 0.5}, r"scoring\.cascade has no meaning .*, which does not score by both models"),
+        ("i-aced", {"every": 2}, r"scoring\.every has no meaning"),
+        ("aced", {"early": True}, r"scoring\.early has nothing to decide for method 'aced': it goes with scoring\."),
+        ("iid", {"early": True}, r"scoring\.early has nothing to decide"),
+        ("aced", {"coarse_share": 0.5}, r"scoring\.coarse_share needs scoring\.resolution"),
+        ("aced", {"device": "cpu"}, r"scoring\.device goes with scoring\.stale"),
+        ("aced", {"cascade": 0.0}, r"scoring\.cascade = 0\.0 is not allowed"),
+    ],
+)
+def test_what_does_not_go_together_is_told(method: str, keys: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(AcedError, match=sentence):
+        make_config({"reference": {"model": "x"}, "method": {"name": method}, "scoring": keys})
+
+
+@pytest.mark.parametrize("keys", [{"early": True, "cascade": 0.5}, {"stale": True, "cascade": 0.5}])
+def test_a_cache_is_asked_for_where_one_is_needed(make: Make, keys: dict[str, Any]) -> None:
+    with pytest.raises(AcedError, match=r"needs its cached embeddings: set reference\.cache"):
+        trainer_of(make.config(**keys), make.pool)
+
+
+def test_a_resolution_that_the_student_cannot_see(make: Make) -> None:
+    with pytest.raises(AcedError, match=r"scoring\.resolution is 20; 'aced-demo-s' takes multiples of its patch of 8"):
+        make.trainer(make.config(resolution=20))
+
+
+def test_the_inputs_of_a_run_are_as_before(make: Make) -> None:
+    assert inputs_of(make.config("iid"), make.pool).reference is None

@@ -1,0 +1,138 @@
+"""What is told before several processes begin, and how they share out what was chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aced.config import make_config
+from aced.data.scenes import Scenes, make_pool
+from aced.data.source import Candidates
+from aced.errors import AcedError
+from aced.train.dealing import Pool
+from aced.train.distributed import World, check_alone, check_divisible, local_device, open_world
+from aced.train.ending import ending_together
+from run_fakes import POOL, run_config
+
+
+@pytest.fixture(scope="module")
+def pool() -> Scenes:
+    return make_pool(POOL, 1)
+
+
+class Fake(World):
+    """Rank `rank` of a job whose ranks have `sizes` candidates; it exchanges nothing."""
+
+    def __init__(self, rank: int, sizes: list[int]) -> None:
+        self.rank, self.size, self._sizes = rank, len(sizes), sizes
+
+    def counts(self, count: int) -> list[int]:
+        assert count == self._sizes[self.rank]
+        return self._sizes
+
+    def gather(self, rows: torch.Tensor, counts: Any) -> torch.Tensor:
+        return torch.arange(sum(counts))
+
+
+def pool_of(rank: int, sizes: list[int], scope: Any) -> Pool:
+    own = Candidates(torch.arange(sizes[rank]), [""] * sizes[rank], {})
+    return Pool(own, Fake(rank, sizes), scope)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_are_even_and_as_few_as_can_be_move(seed: int) -> None:
+    sizes = [10, 30, 20, 5]
+    rows = torch.randperm(65, generator=torch.Generator().manual_seed(seed))[:22]
+    dealt = pool_of(0, sizes, "global").deal(rows)
+    assert sorted(dealt.rows.tolist()) == sorted(rows.tolist())
+    assert torch.bincount(dealt.takers, minlength=4).tolist() == [6, 6, 5, 5]
+    assert dealt.takers.tolist() == sorted(dealt.takers.tolist())
+    owned = torch.bincount(dealt.owners, minlength=4).tolist()
+    surplus = sum(max(0, have - share) for have, share in zip(owned, [6, 6, 5, 5], strict=True))
+    assert int((dealt.owners != dealt.takers).sum()) == surplus
+    starts = torch.tensor([0, 10, 40, 60])
+    assert bool(
+        (
+            (dealt.rows >= starts[dealt.owners])
+            & (dealt.rows < starts[dealt.owners] + torch.tensor(sizes)[dealt.owners])
+        ).all()
+    )
+
+
+@pytest.mark.parametrize("scope", ["quota", "local"])
+def test_other_scopes_move_nothing(scope: str) -> None:
+    there = pool_of(1, [20, 20, 20], scope)
+    rows = there.draw(12, torch.Generator().manual_seed(0))
+    dealt = there.deal(rows)
+    assert torch.equal(dealt.owners, dealt.takers)
+    assert torch.bincount(dealt.owners, minlength=3).tolist() == [4, 4, 4]
+    assert len(there.take(dealt)) == 4
+
+
+def test_one_process_keeps_the_order_of_the_draw(pool: Scenes) -> None:
+    own = pool.read(range(50), [])
+    there = Pool(own, World(), "global")
+    rows = torch.randperm(50)[:20]
+    dealt = there.deal(rows)
+    assert torch.equal(dealt.rows, rows)
+    assert there.take(dealt).texts == [own.texts[i] for i in rows.tolist()]
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_environment_that_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert type(open_world(1)) is World
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(AcedError, match="has RANK but not WORLD_SIZE: start several processes with torchrun"):
+        open_world(1)
+
+
+@pytest.mark.parametrize(
+    ("batch", "ratio", "words"),
+    [(30, 0.0, "The batch of 30 cannot be divided by 4"), (32, 0.62, "The super-batch of 84 cannot be divided by 8")],
+)
+def test_shares_that_are_not_whole(
+    batch: int, ratio: float, words: str, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    config = run_config(tmp_path, "h-acid", trained, train__batch=batch, method__filtering_ratio=ratio)
+    with pytest.raises(AcedError, match=words):
+        check_divisible(config, int(words[-1]))
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert local_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert local_device("auto") == local_device("cuda") == "cuda:3"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(AcedError, match="Process 3 of this machine has no GPU: there are 2"):
+        local_device("auto")
+
+
+@pytest.mark.parametrize("key", ["cascade", "reuse", "stale"])
+def test_what_decides_inside_one_process_is_refused_in_several(
+    key: str, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    value = {"cascade": 0.5, "reuse": 3, "stale": True}[key]
+    config = run_config(tmp_path, "aced", trained, **{f"scoring__{key}": value})
+    check_alone(config, 1)
+    with pytest.raises(AcedError, match=f"scoring.{key} decides inside one process and cannot be used with 2"):
+        check_alone(config, 2)
+
+
+def test_fsdp_takes_no_fp16() -> None:
+    with pytest.raises(AcedError, match="'fsdp' takes no fp16"):
+        make_config({"run": {"parallel": "fsdp"}, "method": {"name": "iid"}, "train": {"precision": "fp16"}})
+
+
+def test_one_process_ends_as_it_always_did() -> None:
+    with pytest.raises(AcedError, match="a reason"), ending_together(World()):
+        raise AcedError("a reason")

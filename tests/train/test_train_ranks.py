@@ -1,0 +1,144 @@
+"""1, 2 and 4 processes choose, lose and learn what one process does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launch import torchrun
+from ranks_job import METHODS, hole_steps, method_steps
+from safetensors.torch import load_file
+from torch import Tensor
+
+from aced.data.scenes import make_pool
+from aced.train.distributed import World
+from run_fakes import BATCH, POOL, SUPER
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a job wrote."""
+
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def gradients(self, name: str) -> dict[str, Tensor]:
+        return {k.partition("/")[2]: v for k, v in self.tensors.items() if k.startswith(f"{name}/")}
+
+
+@pytest.fixture(scope="module")
+def one(trained: dict[str, Path]) -> dict[str, Any]:
+    """The same steps in this process."""
+    pool = make_pool(POOL, 1)
+    return method_steps(World(), pool, trained["large"]) | hole_steps(World(), pool, trained["large"])
+
+
+@pytest.fixture(scope="module")
+def jobs(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Found]:
+    found = {}
+    for ranks in (1, 2, 4):
+        out = tmp_path_factory.mktemp(f"ranks{ranks}")
+        job = torchrun("ranks_job.py", ranks, out, trained["large"])
+        assert job.status == 0, job.output[-3000:]
+        found[ranks] = Found(json.loads((out / "results.json").read_text()), load_file(out / "tensors.safetensors"))
+    return found
+
+
+NAMES = [f"{name} {cache}" for name in METHODS for cache in (0, 3)] + ["holes aced", "holes iid"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_choose_and_lose_as_one_process(
+    name: str, ranks: int, one: dict[str, Any], jobs: dict[int, Found]
+) -> None:
+    facts, expected = jobs[ranks].facts[name], one[name][0]
+    assert facts["everywhere"], "the ranks differ among themselves"
+    for key in ("candidates", "batches", "counts", "faults"):
+        assert facts[key] == expected[key], key
+    assert facts["losses"][0] == pytest.approx(expected["losses"][0], rel=1e-6, abs=1e-6)
+    # Later steps begin from weights that differ in the last bits.
+    for got, wanted in zip(facts["losses"], expected["losses"], strict=True):
+        assert got == pytest.approx(wanted, rel=1e-4)
+    for phase, flops in expected["flops"].items():
+        # Each rank pads its texts to the longest of its own.
+        assert facts["flops"][phase] == pytest.approx(flops, rel=0.15), phase
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_one_process(name: str, ranks: int, one: dict[str, Any], jobs: dict[int, Found]) -> None:
+    """To 1e-6 of the largest element of all, for every parameter: scales, biases and projections too."""
+    got, expected = jobs[ranks].gradients(name), one[name][1]
+    assert got.keys() == expected.keys()
+    assert any("logit_scale" in key for key in got)
+    largest = max(1.0, *(float(g.abs().max()) for g in expected.values()))
+    for key, gradient in expected.items():
+        difference = float((got[key] - gradient).abs().max())
+        assert difference <= 1e-6 * largest, f"{key}: {difference:.2g} of {largest:.2g}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_cached_gradients_are_the_plain_steps(name: str, one: dict[str, Any]) -> None:
+    """In one process; to 1e-5, with scale, bias, and what distillation learns by itself."""
+    (facts, plain), (cached_facts, cached) = one[f"{name} 0"], one[f"{name} 3"]
+    assert cached_facts["losses"][0] == pytest.approx(facts["losses"][0], rel=1e-6)
+    assert cached.keys() == plain.keys()
+    for key, gradient in plain.items():
+        torch.testing.assert_close(cached[key], gradient, atol=1e-5, rtol=1e-5, msg=key)
+        assert "logit" not in key or float(gradient.abs().max()) > 0 or "bias" in key
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("scope", ["quota", "local"])
+@pytest.mark.parametrize("name", ["aced", "aced-iidistill"])
+def test_scopes_take_equal_shares(name: str, scope: str, ranks: int, jobs: dict[int, Found]) -> None:
+    facts = jobs[ranks].facts[f"{scope} {name}"]
+    assert all(shares == [BATCH // ranks] * ranks for shares in facts["shares"])
+    assert facts["counts"] == [3 * SUPER, 3 * BATCH * (1 + (name == "aced-iidistill"))]
+
+
+def test_scopes_differ(jobs: dict[int, Found]) -> None:
+    batches = [jobs[4].facts[name]["batches"] for name in ("aced 0", "quota aced", "local aced")]
+    assert batches[0] != batches[1] != batches[2] != batches[0]
+
+
+def test_inputs_travel_to_who_trains_on_them(jobs: dict[int, Found]) -> None:
+    assert all(found.facts["inputs"] for found in jobs.values())
+
+
+def same_tensors(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """Equal but for the biases of attention's keys, on which no output depends: their gradient is rounding alone."""
+    assert got.keys() == expected.keys()
+    for key, tensor in expected.items():
+        keep = torch.ones(len(tensor) if tensor.ndim else 1, dtype=torch.bool)
+        if key.startswith("weights") and key.endswith(("in_proj_bias", "qkv.bias")):
+            keep[len(tensor) // 3 : 2 * len(tensor) // 3] = False
+        torch.testing.assert_close(
+            got[key].reshape(len(keep), -1)[keep],
+            tensor.reshape(len(keep), -1)[keep],
+            atol=tolerance,
+            rtol=tolerance,
+            msg=lambda text, key=key: f"{key}: {text}",
+        )
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("fsdp 0", 1e-6), ("fsdp 5", 1e-5)])
+def test_sharded_training_is_ddps(name: str, tolerance: float, jobs: dict[int, Found]) -> None:
+    """Gradients of the first step and weights after three; also with gradient caching."""
+    facts, wanted = jobs[2].facts[name], jobs[2].facts["ddp 0"]
+    assert facts["batches"] == wanted["batches"]
+    assert facts["norms"] == pytest.approx(wanted["norms"], rel=1e-5)
+    same_tensors(jobs[2].gradients(name), jobs[2].gradients("ddp 0"), tolerance)
+
+
+@pytest.mark.parametrize("after", ["ddp", "fsdp"])
+@pytest.mark.parametrize("before", ["ddp", "fsdp"])
+def test_a_checkpoint_is_whole_however_it_was_trained(before: str, after: str, jobs: dict[int, Found]) -> None:
+    same_tensors(jobs[2].gradients(f"{before} then {after}"), jobs[2].gradients("ddp then ddp"), 1e-6)

@@ -1,0 +1,142 @@
+"""`aced train` under torchrun: it ends with one reason when a rank fails, and is resumed by any number of ranks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import Job, torchrun
+from safetensors.torch import load_file
+
+from aced.config import dump_config
+from run_fakes import run_config
+
+pytestmark = pytest.mark.slow
+
+STEPS, EVERY, AT = 6, 2, 3
+"""Steps of a run, between checkpoints, and the step (from 0) at which a rank fails: after the checkpoint of 2."""
+
+OUR_TRACEBACK = re.compile(r'File ".*/aced/')
+"""torchrun prints a traceback of its own."""
+
+
+@dataclass
+class Runs:
+    """Runs of one config in folders of their own."""
+
+    place: Path
+    reference: Path
+
+    def __call__(
+        self, name: str, ranks: int, *words: str, mode: str = "none", rank: int = 1, resume: bool = False, **keys: Any
+    ) -> Job:
+        config = run_config(
+            self.place / name,
+            "aced",
+            {"large": self.reference},
+            **{"train__steps": STEPS, "run__checkpoint_every": EVERY, "run__log_every": 1, **keys},
+        )
+        file = self.place / f"{name}.toml"
+        file.write_text(dump_config(config))
+        more = ["--resume"] if resume else []
+        log = self.place / f"{name}.log"
+        return torchrun("ranks_program.py", ranks, mode, rank, AT, log, "train", file, *words, *more, seconds=100)
+
+    def steps(self, name: str) -> dict[int, list[list[int]]]:
+        """Candidates and batch of each step; of a step that was taken twice both must agree."""
+        found: dict[int, list[list[int]]] = {}
+        for line in (self.place / f"{name}.log").read_text().splitlines():
+            step, *positions = json.loads(line)
+            assert found.setdefault(step, positions) == positions
+        return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Path]) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"), trained["large"])
+
+
+@pytest.fixture(scope="module")
+def straight(runs: Runs) -> Job:
+    """A run on two ranks that nothing happens to."""
+    job = runs("straight", 2)
+    assert job.status == 0, job.output[-3000:]
+    return job
+
+
+@pytest.fixture(scope="module")
+def killed(runs: Runs) -> Job:
+    return runs("killed", 2, mode="kill")
+
+
+def test_the_first_rank_writes_and_prints(straight: Job, runs: Runs) -> None:
+    folder = runs.place / "straight"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert lines[-1]["budgets"]["samples_trained"] == 16 * STEPS  # of all ranks
+    assert all((folder / name).exists() for name in ("model", "results.json", "report.html", "gallery.json"))
+    assert straight.output.count("Training on 2 processes, each with 1 CPU thread.") == 1
+    assert straight.output.count("Figures:") == 1
+    assert "Warning" not in straight.output
+
+
+def test_a_killed_rank_ends_the_job_with_its_reason(killed: Job) -> None:
+    assert killed.status != 0
+    assert killed.seconds < 60
+    assert "Signal 9 (SIGKILL)" in killed.output  # torchrun's, of the rank that died
+    assert killed.output.count("aced: process 0 of 2 lost another one, which died or hung") == 1
+    assert not OUR_TRACEBACK.search(killed.output)
+
+
+def test_a_resumed_job_is_the_one_that_was_not_killed(killed: Job, straight: Job, runs: Runs) -> None:
+    shutil.copytree(runs.place / "killed", runs.place / "other")
+    shutil.copy(runs.place / "killed.log", runs.place / "other.log")
+    job = runs("killed", 2, resume=True)
+    assert job.status == 0, job.output[-3000:]
+    assert "Resuming from step 2." in job.output
+    assert runs.steps("killed") == runs.steps("straight")
+    for name in ("model/model.safetensors", f"checkpoints/step-{STEPS:08d}/train.safetensors"):
+        assert (runs.place / "killed" / name).read_bytes() == (runs.place / "straight" / name).read_bytes(), name
+
+
+def test_another_number_of_ranks_gets_the_same_batches(killed: Job, straight: Job, runs: Runs) -> None:
+    if not (runs.place / "other").exists():
+        pytest.skip("needs the copy of the killed run")
+    job = runs("other", 4, resume=True, run__parallel="fsdp")
+    assert job.status == 0, job.output[-3000:]
+    assert "The run was on 2 processes with 1 CPU thread" in job.output
+    assert runs.steps("other") == runs.steps("straight")
+    one, other = (load_file(runs.place / name / "model/model.safetensors") for name in ("straight", "other"))
+    assert one.keys() == other.keys()
+    assert all(one[key].shape == other[key].shape for key in one)
+
+
+def test_a_rank_that_raises_ends_the_job_with_one_sentence(runs: Runs) -> None:
+    job = runs("raised", 2, mode="raise", rank=1)
+    assert job.status != 0
+    assert job.seconds < 60
+    sentence = "aced: process 1 of 2: The disk of this machine has melted; buy another one.\n"
+    assert job.output.count(sentence) == 1
+    assert job.output.count("aced: ") == 1
+    assert not OUR_TRACEBACK.search(job.output)
+
+
+def test_a_rank_that_hangs_ends_the_job_at_the_time_limit(runs: Runs) -> None:
+    job = runs("hung", 2, mode="hang", rank=1, run__timeout=4)
+    assert job.status != 0
+    assert job.seconds < 60
+    assert job.output.count("aced: process 0 of 2 lost another one, which died or hung") == 1
+    assert "imed out" in job.output
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_once(runs: Runs) -> None:
+    job = runs("uneven", 3)
+    assert job.status != 0
+    assert job.output.count("aced: ") == 1
+    assert "The batch of 16 cannot be divided by 3 processes: change train.batch." in job.output
+    assert not (runs.place / "uneven").exists()
