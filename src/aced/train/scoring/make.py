@@ -62,9 +62,9 @@ def _scorer(config: Config, student: Tower) -> Scorer:
     section = config.scoring
     if section.resolution:
         check_side(student, section.resolution)
-    scorer: Scorer = Direct(section.resolution or None)
-    if section.stale:
-        scorer = Stale(scorer, torch.device(section.device) if section.device else None)
+    direct = Direct(section.resolution or None)
+    device = torch.device(section.device) if section.device else None
+    scorer: Scorer = Stale(direct, device) if section.stale else direct
     return Reused(scorer, section.reuse) if section.reuse else scorer
 
 
