@@ -112,8 +112,10 @@ def test_the_cascade_is_two_draws_one_after_the_other(make: Make, early: bool) -
     assert trainer.ledger.samples_loaded == (KEPT if early else SUPER)
 
 
-def test_deciding_before_loading_changes_nothing_but_what_is_loaded(make: Make) -> None:
-    (late, a), (early, b) = (make.steps(6, cascade=0.4, early=early) for early in (False, True))
+@pytest.mark.parametrize(("method", "loss"), [("aced", "sigmoid"), ("aced", "softmax"), ("rho", "sigmoid")])
+def test_deciding_before_loading_changes_nothing_but_what_is_loaded(make: Make, method: str, loss: str) -> None:
+    keys = {"cascade": 0.4, "method__loss": loss}
+    (late, a), (early, b) = (make.steps(6, method, early=early, **keys) for early in (False, True))
     assert [positions(o) for o in late] == [positions(o) for o in early]
     assert [o.parts.loss for o in late] == [o.parts.loss for o in early]
     assert a.ledger.flops == b.ledger.flops
