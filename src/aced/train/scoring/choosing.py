@@ -12,6 +12,7 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger, selection_flops
 from aced.core.selection import Score, Selection, select
+from aced.core.selection_many import learnability_small
 from aced.data.order import Order
 from aced.data.source import Candidates
 from aced.errors import AcedError
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from aced.train.step import Settings, Trainer
 
 T = TypeVar("T")
+
+_SMALL = 192
+"""Largest number of candidates at which the matrix of all pairs is quicker than its tiles one by one."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,17 @@ def draw_with(
     generator: torch.Generator,
 ) -> Selection:
     """`select` with a run's settings."""
+    if student is not None and reference is not None and _small(settings, method, score, student):
+        small = learnability_small(
+            student,
+            reference,
+            size,
+            chunks=settings.chunks,
+            temperature=settings.temperature,
+            generator=generator,
+        )
+        if small is not None:
+            return small
     return select(
         student,
         reference,
@@ -239,6 +254,12 @@ def draw_with(
         temperature=settings.temperature,
         generator=generator,
     )
+
+
+def _small(settings: Settings, method: Method, score: Score, student: Embeddings) -> bool:
+    """Whether a draw is one that is quicker on the matrix of all pairs."""
+    plain = score == "learnability" and method.strategy == "joint" and settings.loss == "sigmoid"
+    return plain and len(student) <= _SMALL and student.device.type == "cpu"
 
 
 def count_draw(
