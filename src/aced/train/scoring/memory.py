@@ -93,7 +93,7 @@ class Memory:
         self.clear()
         for step in tensors["step"].unique().tolist():
             made = tensors["step"] == step
-            self.put(*(tensors[name][made] for name in ("sample", "image", "text")), step=step)
+            self.put(tensors["sample"][made], tensors["image"][made], tensors["text"][made], step)
 
     def _reach(self, indices: Tensor) -> None:
         """Make room for the numbers of these samples."""
