@@ -170,10 +170,6 @@ class MethodSection(Section):
     """tau of the draw: probability proportional to exp(score / tau); 0 takes the best."""
     teacher_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Divides the teacher's logits in softmax distillation."""
-    sound: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the batch, that fits best for the teacher, that the contrastive loss is taken on; distillation: all."""
-    columns: Annotated[int, Field(ge=0)] = 0
-    """Pairs of earlier batches that softmax distillation compares the batch with too, at no cost of a tower."""
 
 
 class ScoringSection(Section):

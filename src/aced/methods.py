@@ -46,12 +46,12 @@ class Method:
     @property
     def scores_student(self) -> bool:
         """Whether the student must embed the super-batch before the choice."""
-        return self.score in ("learnability", "hard-student", "disagreement")
+        return self.score in ("learnability", "hard-student")
 
     @property
     def scores_reference(self) -> bool:
         """Whether the reference's embeddings of the super-batch are needed."""
-        return self.score in ("learnability", "easy-reference", "disagreement")
+        return self.score in ("learnability", "easy-reference")
 
     @property
     def needs_large(self) -> bool:
@@ -112,15 +112,6 @@ _TABLE = (
         title="ACED",
         about="H-ACID with softmax distillation on the same batch (the paper's ACIDistill)",
         score="learnability",
-        distill="softmax",
-        weight=2.0,
-    ),
-    Method(
-        name="d-aced",
-        title="D-ACED",
-        about="pairs on which student and reference disagree most, whatever their caption, with softmax distillation",
-        score="disagreement",
-        strategy="independent",
         distill="softmax",
         weight=2.0,
     ),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import select
-from aced.core.selection_many import easy_joint_many
+from aced.core.selection_many import easy_joint_many, learnability_small
 
 
 def embeddings(count: int, seed: int) -> Embeddings:
@@ -38,3 +38,23 @@ def test_each_draw_is_the_single_one(counts: list[int], chunks: int, temperature
 def test_too_few_candidates() -> None:
     with pytest.raises(ValueError, match="20 of 19 candidates"):
         easy_joint_many(embeddings(19, 0), [19], 20, chunks=4, temperature=1.0, generators=[torch.Generator()])
+
+
+@pytest.mark.parametrize(("chunks", "temperature"), [(16, 1.0), (5, 0.5), (1, 1.0), (7, 0.0), (3, 4.0)])
+def test_a_draw_on_the_matrix_is_the_streamed_one(chunks: int, temperature: float) -> None:
+    student, reference = embeddings(60, 1), embeddings(60, 2)
+    how = {"chunks": chunks, "temperature": temperature}
+    one = learnability_small(student, reference, 21, generator=torch.Generator().manual_seed(5), **how)  # type: ignore[arg-type]
+    other = select(student, reference, 21, generator=torch.Generator().manual_seed(5), **how)  # type: ignore[arg-type]
+    assert one is not None
+    assert one.indices.tolist() == other.indices.tolist()
+    assert one.chunk.tolist() == other.chunk.tolist()
+    torch.testing.assert_close(one.gains, other.gains, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one.scores, other.scores)
+
+
+def test_scores_that_are_not_finite_are_left_to_select() -> None:
+    broken = embeddings(30, 1)
+    broken.image[3, 3] = torch.nan
+    how = {"chunks": 4, "temperature": 1.0, "generator": torch.Generator()}
+    assert learnability_small(broken, embeddings(30, 2), 5, **how) is None  # type: ignore[arg-type]

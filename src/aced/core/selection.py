@@ -22,7 +22,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 
-Score = Literal["learnability", "easy-reference", "hard-student", "disagreement"]
+Score = Literal["learnability", "easy-reference", "hard-student"]
 Strategy = Literal["joint", "independent", "top-k"]
 Loss = Literal["sigmoid", "softmax"]
 

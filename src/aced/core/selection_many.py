@@ -1,8 +1,9 @@
-"""Several small draws by easy-reference at once.
+"""Small joint draws by the sigmoid loss, for little: several at once, or one on a matrix.
 
 At super-batches of a few hundred a draw is mostly the overhead of its many small operations. The draws of several
-steps do not depend on each other where the reference decides alone, so they share the operations. Each gives what
-`select` gives with the same generator, up to rounding.
+steps do not depend on each other where the reference decides alone, so they share the operations; and among one or two
+hundred candidates the whole matrix of pair scores costs less than its tiles one by one. Each gives what `select` gives
+with the same generator, up to rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
+from aced.core.selection import Selection
 
 
 def easy_joint_many(
@@ -64,6 +66,54 @@ def easy_joint_many(
                     logits = side @ other.gather(1, wide).mT
                     g -= F.softplus(logits.add_(bias)).sum(2)
     return list(torch.cat(chosen, 1))
+
+
+def learnability_small(
+    student: Embeddings,
+    reference: Embeddings,
+    size: int,
+    *,
+    chunks: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Selection | None:
+    """Draw `size` of B candidates jointly by learnability, on the B x B matrix of pair scores, on the CPU.
+
+    Args:
+        student: the student's embeddings, unit rows.
+        reference: the reference's of the same pairs.
+        size: how many are chosen, B at most.
+        chunks: number of chunks.
+        temperature: tau of the draw.
+        generator: of the noise.
+
+    Returns:
+        The selection; None where a score is not finite, which `select` explains.
+    """
+    with torch.no_grad():
+        pairs, own = (torch.zeros(shape) for shape in ((len(student),) * 2, (len(student),)))
+        for sign, e in ((1.0, student), (-1.0, reference)):
+            logits = (e.image.float() * float(e.scale)) @ e.text.float().T + float(e.bias)
+            own += sign * F.softplus(-logits.diagonal())
+            pairs += sign * F.softplus(logits)
+        pairs = pairs + pairs.T
+        if not (own.isfinite().all() and pairs.isfinite().all()):
+            return None
+        g, taken = own.clone(), torch.zeros(len(own))
+        n = min(chunks, size)
+        sizes = [size // n + (i < size % n) for i in range(n)]
+        chosen, gains = [], []
+        for c in sizes:
+            noisy = g / max(temperature, 1.0) + taken
+            if temperature > 0:
+                noisy += min(temperature, 1.0) * _noise([len(g)], len(g), [generator])[0]
+            rows = noisy.topk(c).indices
+            chosen.append(rows)
+            gains.append(g[rows])
+            taken[rows] = -torch.inf
+            g = g + pairs[rows].sum(0)
+        chunk = torch.arange(n).repeat_interleave(torch.tensor(sizes))
+        return Selection(torch.cat(chosen), torch.cat(gains), own, chunk)
 
 
 def _padded(rows: Tensor, counts: Sequence[int]) -> Tensor:

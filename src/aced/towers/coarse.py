@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
@@ -111,7 +111,7 @@ class PartlyCoarse:
         return share * small + (1 - share) * full
 
 
-def _patch(visual: nn.Module) -> int | None:
+def _patch(visual: Any) -> int | None:
     """The side of an image token in pixels, of a tower that can see smaller images; None for another one."""
     from aced.towers.stem_vit import PATCH, StemViT
 

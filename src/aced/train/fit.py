@@ -121,8 +121,6 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         width=student.width,
         teacher_widths=[p.width for p in inputs.teachers],
         teacher_temperature=config.method.teacher_temperature,
-        columns=config.method.columns,
-        sound=config.method.sound,
         seed=config.run.seed,
     ).to(student.device)
     train = config.train

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from aced.core import losses
-from aced.core.columns import Columns, softmax_kd_columns
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Loss
 from aced.methods import Method
@@ -40,8 +39,6 @@ class Objective(nn.Module):
         width: of the student's embeddings.
         teacher_widths: of each teacher's.
         teacher_temperature: divides the teacher's logits in softmax distillation.
-        columns: pairs of earlier batches that softmax distillation compares with too.
-        sound: share of the batch that the contrastive loss is taken on: the pairs that fit best for the teachers.
         seed: of the projections' initial weights.
     """
 
@@ -53,16 +50,12 @@ class Objective(nn.Module):
         width: int,
         teacher_widths: Sequence[int] = (),
         teacher_temperature: float = 1.0,
-        columns: int = 0,
-        sound: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.method, self.loss, self.teacher_temperature = method, loss, teacher_temperature
-        self.sound = sound
         if method.distill in ("softmax", "sigmoid"):
             self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.columns = Columns(columns, [width, *teacher_widths]) if columns else None
         if method.distill == "sigmoid":
             self.bias = nn.Parameter(torch.tensor(-10.0))
         if method.distill == "features":
@@ -80,8 +73,6 @@ class Objective(nn.Module):
             distilled: the student's embeddings of B_kd; not used where the method distils nothing.
             teachers: the teachers' embeddings of B_kd.
         """
-        if self.sound < 1:
-            contrastive = contrastive[_soundest(teachers, round(self.sound * len(contrastive)))]
         base: Tensor = getattr(losses, self.loss)(contrastive)
         if self.method.distill is None:
             return base, Parts(base.item(), base.item(), None)
@@ -92,13 +83,7 @@ class Objective(nn.Module):
     def _distillation(self, student: Embeddings, teachers: Sequence[Embeddings]) -> Tensor:
         if self.method.distill == "softmax":
             scaled = replace(student, scale=self.log_scale.exp(), bias=0.0)
-            if self.columns is None:
-                return losses.softmax_kd(scaled, teachers, teacher_temperature=self.teacher_temperature)
-            more, *of_teachers = self.columns.get([scaled, *teachers])
-            temperature = self.teacher_temperature
-            loss = softmax_kd_columns(scaled, teachers, more, of_teachers, teacher_temperature=temperature)
-            self.columns.put([student.detach(), *teachers])
-            return loss
+            return losses.softmax_kd(scaled, teachers, teacher_temperature=self.teacher_temperature)
         if self.method.distill == "sigmoid":
             return losses.sigmoid_kd(replace(student, scale=self.log_scale.exp(), bias=self.bias), teachers)
         return losses.feature_matching(student, teachers, project=list(self.project))
@@ -109,9 +94,3 @@ class Objective(nn.Module):
         for parameter in (getattr(model, "logit_scale", None), getattr(self, "log_scale", None)):
             if parameter is not None:
                 parameter.clamp_(max=MAX_LOG_SCALE)
-
-
-def _soundest(teachers: Sequence[Embeddings], size: int) -> Tensor:
-    """The rows of the pairs with the largest logits of their own, by the mean over the teachers' cosines."""
-    own = torch.stack([(t.image.float() * t.text.float()).sum(1) for t in teachers]).mean(0)
-    return own.topk(max(1, size)).indices

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger, selection_flops
 from aced.core.selection import Score, Selection, select
+from aced.core.selection_many import learnability_small
 from aced.core.selection_ranks import select_ranks
 from aced.data.order import Order
 from aced.data.source import Candidates
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from aced.train.step import Settings, Trainer
 
 T = TypeVar("T")
+
+_SMALL = 192
+"""Largest number of candidates at which the matrix of all pairs is quicker than its tiles one by one."""
 
 
 @dataclass(frozen=True)
@@ -235,17 +239,48 @@ def draw_with(
     world: World | None = None,
 ) -> Selection:
     """`select` with a run's settings; over the candidates of all processes of `world`, where that has several."""
-    how: dict[str, Any] = {
-        "score": score,
-        "loss": settings.loss,
-        "strategy": method.strategy,
-        "chunks": settings.chunks,
-        "temperature": settings.temperature,
-        "generator": generator,
-    }
-    if world is None or world.size == 1:
-        return select(student, reference, size, **how)
-    return select_ranks(student, reference, size, world, scope=settings.scope, **how)
+    if world is not None and world.size > 1:
+        return select_ranks(
+            student,
+            reference,
+            size,
+            world,
+            scope=settings.scope,
+            score=score,
+            loss=settings.loss,
+            strategy=method.strategy,
+            chunks=settings.chunks,
+            temperature=settings.temperature,
+            generator=generator,
+        )
+    if student is not None and reference is not None and _small(settings, method, score, student):
+        small = learnability_small(
+            student,
+            reference,
+            size,
+            chunks=settings.chunks,
+            temperature=settings.temperature,
+            generator=generator,
+        )
+        if small is not None:
+            return small
+    return select(
+        student,
+        reference,
+        size,
+        score=score,
+        loss=settings.loss,
+        strategy=method.strategy,
+        chunks=settings.chunks,
+        temperature=settings.temperature,
+        generator=generator,
+    )
+
+
+def _small(settings: Settings, method: Method, score: Score, student: Embeddings) -> bool:
+    """Whether a draw is one that is quicker on the matrix of all pairs."""
+    plain = score == "learnability" and method.strategy == "joint" and settings.loss == "sigmoid"
+    return plain and len(student) <= _SMALL and student.device.type == "cpu"
 
 
 def count_draw(

@@ -14,7 +14,6 @@ from aced.towers.coarse import PartlyCoarse, check_side
 from aced.train.providers import Cached, Provider
 from aced.train.scoring.cascade import Cascaded, Sieve
 from aced.train.scoring.choosing import Alternating, Chooser, Drawn, InOrder
-from aced.train.scoring.disagreement import Disagreeing
 from aced.train.scoring.memory import Reused
 from aced.train.scoring.scorers import Direct, Scorer, Stale
 from aced.train.scoring.sieve import Presieved
@@ -37,8 +36,7 @@ def make_chooser(
     section = config.scoring
     if not method.scores_student:
         return _by_reference(config, method, settings, reference)
-    kind = Disagreeing if method.score == "disagreement" else Drawn
-    drawn = kind(method.score, _scorer(config, student))
+    drawn = Drawn(method.score, _scorer(config, student))
     main = _cascade(config, method, settings, reference, drawn) if section.cascade < 1 else drawn
     if section.every > 1:
         main = Alternating(section.every, main, _by_reference(config, method, settings, reference))
@@ -62,9 +60,9 @@ def _scorer(config: Config, student: Tower) -> Scorer:
     section = config.scoring
     if section.resolution:
         check_side(student, section.resolution)
-    scorer: Scorer = Direct(section.resolution or None)
-    if section.stale:
-        scorer = Stale(scorer, torch.device(section.device) if section.device else None)
+    direct = Direct(section.resolution or None)
+    device = torch.device(section.device) if section.device else None
+    scorer: Scorer = Stale(direct, device) if section.stale else direct
     return Reused(scorer, section.reuse) if section.reuse else scorer
 
 

@@ -76,8 +76,10 @@ class Memory:
         return self._step[self._place[indices].long()]
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is here, as tensors by name."""
-        place = (self._sample >= 0).nonzero().flatten()
+        """What is here and may still be used, as tensors by name; the same whatever places it lies in."""
+        held = self._sample >= 0
+        place = (held & (self._step[held].max() - self._step <= self.age) if held.any() else held).nonzero().flatten()
+        place = place[self._sample[place].argsort()]
         there = place.to(self._image.device)
         return {
             "sample": self._sample[place],
@@ -91,7 +93,7 @@ class Memory:
         self.clear()
         for step in tensors["step"].unique().tolist():
             made = tensors["step"] == step
-            self.put(*(tensors[name][made] for name in ("sample", "image", "text")), step=step)
+            self.put(tensors["sample"][made], tensors["image"][made], tensors["text"][made], step)
 
     def _reach(self, indices: Tensor) -> None:
         """Make room for the numbers of these samples."""
