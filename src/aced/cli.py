@@ -151,7 +151,12 @@ def evaluate(
     with uncollected():
         from aced.harness.program import eval_command
 
-    words = {"data": [*(data or []), *(more or [])], "prompts": prompts, "precision": precision, "device": device}
+    words: dict[str, Any] = {
+        "data": [*(data or []), *(more or [])],
+        "prompts": prompts,
+        "precision": precision,
+        "device": device,
+    }
     words |= {"checkpoint": checkpoint, "out": out, "micro_batch": micro_batch, "cache": cache}
     failed = eval_command(model, compare, words, Console())
     for task, sentence in failed.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -121,12 +122,11 @@ def _jobs(data: Sequence[str]) -> list[_Job]:
         if place in (SCENES, f"{SCENES}:test", f"{SCENES}:validation") and not Path(place).is_dir():
             from aced.data.scenes import make_tasks
 
-            jobs += [
-                _Job(t.name, lambda t=t: [t], False) for t in make_tasks("validation" if ":v" in place else "test")
-            ]
+            tasks = make_tasks("validation" if place.endswith("validation") else "test")
+            jobs += [_Job(task.name, partial(list, [task]), False) for task in tasks]
             continue
         for folder in find_task_folders([place]):
-            jobs.append(_Job(str(folder), lambda folder=folder: load_task_folder(folder), True))
+            jobs.append(_Job(str(folder), partial(load_task_folder, folder), True))
     return jobs
 
 
