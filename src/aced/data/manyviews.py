@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -101,6 +102,7 @@ class ManyViews:
             texts=[text for _, _, part in groups for text in part.texts],
             images={view: _cat([part.images[cropped[view]] for _, cropped, part in groups], view) for view in views},
             faults=tuple(fault for _, _, part in groups for fault in part.faults),
+            notes=tuple(note for _, _, part in groups for note in part.notes),
             crops=torch.tensor([crop for crop, _, part in groups for _ in part.texts], dtype=torch.int64),
         )
         # Back into the order that was asked for; what is missing was faulty.
@@ -108,7 +110,7 @@ class ManyViews:
         assert found.crops is not None
         back = torch.tensor([place[index] for index in (found.indices + n * found.crops).tolist()], dtype=torch.int64)
         ordered = found[back.argsort()]
-        return Candidates(ordered.indices, ordered.texts, ordered.images, found.faults, ordered.crops)
+        return replace(ordered, faults=found.faults, notes=found.notes)
 
 
 def _cat(parts: Sequence[Tensor], view: View) -> Tensor:

@@ -7,11 +7,40 @@ uninterrupted run would have got.
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from aced.errors import AcedError
+
+
+class Orders(Protocol):
+    """What gives the super-batches of a run, as a pure function of the step.
+
+    Attributes:
+        n: number of samples.
+        batch: size of a super-batch.
+        seed: seed of the order.
+        steps_per_epoch: super-batches of an epoch.
+    """
+
+    n: int
+    batch: int
+    seed: int
+    steps_per_epoch: int
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch (from 0) that super-batch `step` (from 0) belongs to."""
+        ...
+
+    def indices(self, step: int) -> Tensor:
+        """Positions of super-batch `step` in the source, int64, all different."""
+        ...
+
+    def epochs(self, step: int) -> Tensor:
+        """The epoch of each of them, int64."""
+        ...
 
 
 class Order:

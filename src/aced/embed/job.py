@@ -12,7 +12,8 @@ import torch
 
 from aced.data.atomic import sweep_leftovers
 from aced.data.embedding import Progress, Settings, embed_parts
-from aced.data.shards import HARMLESS, Shards, open_shards
+from aced.data.faults import HARMLESS
+from aced.data.shards import Shards, open_shards
 from aced.data.sidecar import Part, open_sidecar, parts_of, sidecar_path, tower_folder
 from aced.data.store import sort_parts
 from aced.errors import AcedError

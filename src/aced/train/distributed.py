@@ -18,7 +18,6 @@ from torch import Tensor
 from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.errors import AcedError
-from aced.methods import METHODS
 
 T = TypeVar("T")
 
@@ -252,11 +251,8 @@ def check_divisible(config: Config, ranks: int) -> None:
 def check_alone(config: Config, ranks: int) -> None:
     """Raise an AcedError for options that decide inside one process, where there are several."""
     found = [key for key in ("cascade", "early", "reuse", "stale", "coarse_share") if _changed(config, key)]
-    if METHODS[config.method.name].score == "disagreement":
-        found.append("disagreement")
     if ranks > 1 and found:
-        what = f"method.name = '{config.method.name}'" if found[0] == "disagreement" else f"scoring.{found[0]}"
-        raise AcedError(f"{what} decides inside one process and cannot be used with {ranks}; choose another.")
+        raise AcedError(f"scoring.{found[0]} decides inside one process and cannot be used with {ranks}: leave it out.")
 
 
 def _changed(config: Config, key: str) -> bool:

@@ -14,7 +14,7 @@ from aced.config import Config
 from aced.data.faults import HARMLESS
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
-from aced.data.order import Order
+from aced.data.order import Order, Orders
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
 from aced.errors import AcedError
@@ -77,7 +77,7 @@ class Faults:
         self.examples.setdefault(fault.name, fault)
 
 
-def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Order | Mixture:
+def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
     """The order of training over `n` samples.
 
     Args:
@@ -122,7 +122,7 @@ class _Batches(Dataset["Candidates | AcedError"]):
 
 
 class _Steps(Sampler[tuple[Tensor, Tensor]]):
-    def __init__(self, order: Order | Mixture, start: int, stop: int, part: tuple[int, int]) -> None:
+    def __init__(self, order: Orders, start: int, stop: int, part: tuple[int, int]) -> None:
         self.order, self.start, self.stop, self.part = order, start, stop, part
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -137,7 +137,7 @@ class _Steps(Sampler[tuple[Tensor, Tensor]]):
 
 def feed(
     source: Source,
-    order: Order | Mixture,
+    order: Orders,
     views: Sequence[View],
     *,
     start: int,

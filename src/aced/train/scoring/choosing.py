@@ -14,7 +14,7 @@ from aced.core.ledger import Ledger, selection_flops
 from aced.core.selection import Score, Selection, select
 from aced.core.selection_many import learnability_small
 from aced.core.selection_ranks import select_ranks
-from aced.data.order import Order
+from aced.data.order import Order, Orders
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
@@ -52,7 +52,7 @@ class Chooser:
         """The rows to train on at step `t.step`, counted and timed in the ledger."""
         raise NotImplementedError
 
-    def order(self, order: Order) -> Order:
+    def order(self, order: Orders) -> Orders:
         """The order in which candidates are loaded; another one where the choice begins before loading."""
         return order
 
@@ -139,7 +139,7 @@ class Around(Chooser):
 
     inner: Chooser
 
-    def order(self, order: Order) -> Order:
+    def order(self, order: Orders) -> Orders:
         """As in the contract."""
         return self.inner.order(order)
 
@@ -179,7 +179,7 @@ class Alternating(Around):
         """As in the contract."""
         return self.at(t.step).choose(t, candidates)
 
-    def order(self, order: Order) -> Order:
+    def order(self, order: Orders) -> Orders:
         """As in the contract."""
         return _AlternatingOrder(self, order)
 
@@ -191,8 +191,9 @@ class Alternating(Around):
 class _AlternatingOrder(Order):
     """At each step the order of the chooser whose turn it is."""
 
-    def __init__(self, turns: Alternating, order: Order) -> None:
+    def __init__(self, turns: Alternating, order: Orders) -> None:
         super().__init__(order.n, order.batch, order.seed)
+        self.steps_per_epoch = order.steps_per_epoch
         self._turns = turns
         self._orders = {id(chooser): chooser.order(order) for chooser in (turns.inner, turns.between)}
 

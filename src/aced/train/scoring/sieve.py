@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aced.data.order import Order
+from aced.data.order import Order, Orders
 from aced.data.source import Candidates
 from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve
@@ -27,8 +27,9 @@ class SievedOrder(Order):
     Steps are sieved in groups that begin at fixed steps, so that a resumed run has the same groups.
     """
 
-    def __init__(self, order: Order, sieve: Sieve, reference: Cached) -> None:
+    def __init__(self, order: Orders, sieve: Sieve, reference: Cached) -> None:
         super().__init__(order.n, order.batch, order.seed)
+        self.steps_per_epoch = order.steps_per_epoch
         self._order, self._sieve, self._reference = order, sieve, reference
         self._group = max(1, _AT_ONCE // order.batch)
         self._kept: tuple[int, list[Tensor]] = (-1, [])
@@ -73,7 +74,7 @@ class Presieved(Around):
             again,
         )
 
-    def order(self, order: Order) -> Order:
+    def order(self, order: Orders) -> Orders:
         """As in the contract."""
         return SievedOrder(order, self.sieve, self.reference)
 
