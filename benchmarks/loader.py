@@ -251,7 +251,7 @@ def main() -> None:
         compare(console, table, "small photos to 64 px", paths[: args.tars], 64, args)
     if "large" in wanted:
         with tempfile.TemporaryDirectory() as folder:
-            large = write_photos(Path(folder), 2 if args.quick else 4, 40 if args.quick else 150)
+            large = write_photos(Path(folder), 2 if args.quick else 4, 150)
             compare(console, table, "large photos to 224 px", large, 224, args)
     if table.row_count:
         console.print(table)

@@ -72,7 +72,7 @@ class DataSection(Section):
     weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
     """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
     bad_tars: Literal["stop", "skip"] = "stop"
-    """What a damaged tar does: stop the run, or keep the whole samples before the damage."""
+    """What a damaged tar does: stop the run, or leave out what is damaged, count it and read on behind it."""
     max_bad_share: Share = 0.01
     """Largest share of unreadable samples among those read; above it the run stops."""
     spool_dir: str = ""
