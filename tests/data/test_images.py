@@ -12,7 +12,7 @@ from PIL import Image
 from aced.data import images
 from aced.data.images import ImageFault, decode_image, decode_noted
 from aced.data.tars import list_tar
-from aced.data.views import View
+from aced.data.views import View, crop_box
 
 
 def encoded(pixels: np.ndarray, form: str, mode: str = "RGB", **options: object) -> bytes:
@@ -160,3 +160,10 @@ def test_scaled_decoding_gives_the_same_picture_and_never_too_few_pixels(size: t
     assert np.abs(one - other).mean() < 1.5
     if min(size) <= 64:
         assert np.array_equal(whole, scaled)
+
+
+@pytest.mark.parametrize("crop", [0, 1, 2, 5])
+def test_an_image_of_the_least_size_is_not_enlarged_by_any_crop(crop: int) -> None:
+    view = View(64).cropped(crop)
+    _, _, height, width = crop_box(crop, view.least, view.least) if crop else (0, 0, view.least, view.least)
+    assert min(height, width) >= 64

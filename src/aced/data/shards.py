@@ -159,7 +159,7 @@ class Shards:
             yield from ((view, image) for view in dict.fromkeys(views))
             return
         for view in dict.fromkeys(views):
-            image, odd = decode_noted(content, least=view.size)
+            image, odd = decode_noted(content, least=view.least)
             notes += odd
             yield view, image
 

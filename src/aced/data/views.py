@@ -8,6 +8,7 @@ are open_clip's inference transform.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -41,6 +42,11 @@ class View:
     def cropped(self, crop: int) -> View:
         """The same view of crop number `crop`."""
         return replace(self, crop=crop)
+
+    @property
+    def least(self) -> int:
+        """Pixels that an image's short side must have so that no part of this view is enlarged."""
+        return math.ceil(self.size / _SIDES[0]) if self.crop else self.size
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """`[H, W, 3]` uint8 to `[3, size, size]` uint8, pixel for pixel what open_clip's transform gives."""
