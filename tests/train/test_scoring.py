@@ -139,6 +139,11 @@ def test_early_i_aced_loads_what_it_trains_on(make: Make, method: str) -> None:
     assert trainer.ledger.cached_flops == pytest.approx(other.ledger.cached_flops, rel=1e-12)
 
 
+def test_the_sieve_draws_anew_at_every_step_and_for_every_seed() -> None:
+    states = {tuple(_generator(seed, step).get_state().tolist()) for seed in range(3) for step in range(3)}
+    assert len(states) == 9
+
+
 def test_early_leaves_out_what_the_cache_has_not(make: Make, tmp_path: Path) -> None:
     make.cache = tmp_path / "another"
     make.trainer(make.config(), with_holes(make.pool, 4))  # makes the cache
@@ -152,7 +157,8 @@ def test_scoring_is_counted_for_the_survivors(make: Make) -> None:
     (_, full), (_, cascaded) = (make.steps(3, cascade=share) for share in (1.0, 0.4))
     assert cascaded.ledger.flops["scoring"] == pytest.approx(0.4 * full.ledger.flops["scoring"])
     widths = [cascaded.student.width, cascaded.reference.width]  # type: ignore[union-attr]
-    drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + selection_flops(KEPT, BATCH, 4, widths)
+    # The second draw is among so few that it is made on the matrix of all pairs.
+    drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + sum(2 * KEPT**2 * width for width in widths)
     assert cascaded.ledger.flops["selection"] == 3 * drawn
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SMALL = 192
-"""Largest number of candidates at which the matrix of all pairs is quicker than its tiles one by one."""
+"""Largest number of candidates at which the matrix of all pairs, more FLOPs, is quicker than its tiles one by one."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,11 @@ def draw(
         chosen = draw_with(t.settings, t.method, score, size, student, reference, generator, t.world)
     except ValueError as error:
         raise AcedError(f"Step {t.step + 1}: {error}") from error
-    count_draw(t.ledger, t.settings, t.method, len(needed[0]), size, [e.image.shape[1] for e in needed])
+    widths = [e.image.shape[1] for e in needed]
+    if len(needed) == 2 and _small(t.settings, t.method, score, needed[0]):
+        t.ledger.flops["selection"] += sum(2.0 * len(needed[0]) ** 2 * width for width in widths)
+    else:
+        count_draw(t.ledger, t.settings, t.method, len(needed[0]), size, widths)
     return chosen
 
 
