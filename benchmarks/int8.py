@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="train: 0 is the recipe's")
     parser.add_argument("--most", type=int, default=0, help="train: make at most so many runs; 0 makes all")
-    parser.add_argument("--draws", type=int, default=40, help="overlap: super-batches")
+    parser.add_argument("--draws", type=int, default=20, help="overlap: super-batches")
     parser.add_argument("--super-batch", type=int, nargs="+", default=[320, 2560], help="overlap: B")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/int8"))

@@ -218,6 +218,14 @@ def test_it_refuses_damage(tmp_path: Path, store: Store, damage: Callable[[Path]
         build_store(tmp_path, tars(), WordTower(), EXACT)
 
 
+@pytest.mark.parametrize("damage", [cut, beginning, zeros])
+def test_a_cut_file_is_seen_by_its_header_alone(store: Store, damage: Callable[[Path], None]) -> None:
+    """Large stores are not hashed when they are opened."""
+    damage(files(store.folder)[2])
+    with pytest.raises(AcedError, match="is damaged"):
+        open_sidecar(files(store.folder)[2])
+
+
 def test_it_refuses_another_version(store: Store) -> None:
     path = files(store.folder)[0]
     path.write_bytes(path.read_bytes().replace(b'\\"version\\": 2', b'\\"version\\": 9'))

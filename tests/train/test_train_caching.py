@@ -47,6 +47,15 @@ def test_the_cost_that_is_told_is_what_the_steps_count(
     assert sentence.endswith(f"{phase}.cache=runs/cache")
 
 
+def test_a_teacher_of_its_own_embeds_the_batch_and_not_the_super_batch(
+    tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    config = run_config(tmp_path, "aced", trained, teacher__model=str(trained["large"]))
+    tower, student = load_tower(trained["large"]), make_student(config)
+    for name, pairs in (("teacher", 16), ("reference", 80)):
+        assert f"({name}) embeds {pairs} pairs at every step" in live_cost(name, tower, student, config, even_pool())
+
+
 def test_a_run_without_a_cache_says_the_command_that_makes_one(tmp_path: Path, trained: dict[str, Path]) -> None:
     write_pairs(tmp_path / "pool/0.tar", range(60))
     keys: dict[str, Any] = {"data__shards": [str(tmp_path / "pool")], "data__views": 2, "train__batch": 8}

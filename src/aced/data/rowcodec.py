@@ -1,8 +1,8 @@
 """How embeddings are stored: float32, float16, or int8 with a scale for each block of a row.
 
 int8 is symmetric: in each block of 64 dimensions the largest absolute value becomes 127. A scale for each block and
-not for each row, because CLIP models have a few dimensions that are ten times as large as all others; one scale for
-the row would leave the rest of it a handful of levels.
+not for each row: where a few dimensions are ten times as large as all others, as is known of large CLIP models, one
+scale for the row would leave the rest of it a handful of levels.
 """
 
 from __future__ import annotations
