@@ -124,7 +124,7 @@ def test_what_decides_inside_one_process_is_refused_in_several(
 
 
 def test_fsdp_takes_no_fp16() -> None:
-    with pytest.raises(AcedError, match="'fsdp' takes no fp16"):
+    with pytest.raises(AcedError, match="'fsdp' goes with bf16 or fp32"):
         make_config({"run": {"parallel": "fsdp"}, "method": {"name": "iid"}, "train": {"precision": "fp16"}})
 
 
