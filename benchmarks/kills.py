@@ -315,7 +315,7 @@ def differences(whole: Path, other: Path) -> list[str]:
     names = {p.relative_to(root) for root in (whole, other) for p in root.rglob("*") if p.is_file()}
     for name in sorted(names):
         one, two = whole / name, other / name
-        if name.name in ("report.html", ".lock", "config.toml"):
+        if name.name in ("report.html", "run.lock", "config.toml"):
             continue  # times, and the folder's name
         if not (one.is_file() and two.is_file()):
             found.append(f"{name} is only in {whole.name if one.is_file() else other.name}")

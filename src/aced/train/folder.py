@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows: without the lock
     fcntl = None  # type: ignore[assignment]
 
-CHECKPOINTS, BEST, LOCK = "checkpoints", "best", ".lock"
+CHECKPOINTS, BEST, LOCK = "checkpoints", "best", "run.lock"
 _WRITTEN = (
     "metrics.jsonl",
     CHECKPOINTS,
