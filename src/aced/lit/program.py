@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,8 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
         "method": _method(home),
         "tower": tower.name,
         "tower_fingerprint": tower.fingerprint(),
-        "seed": options.seed,
         "decoder": describe(decoder) | {"vocabulary": len(vocabulary)},
-        "training": {**options.settings.__dict__, "beams": options.beams, "where": options.where},
-        "data": data,
-        "split": options.split,
+        **_asked(options, data),
         "tasks": [score(one, texts) for one, texts in zip(found.test, written, strict=True)],
         "seconds": seconds,
     }
@@ -124,6 +121,12 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
     lines = f"Decoder: {out / 'decoder.safetensors'}   Report: {out / 'report.html'}   Figures: {out / 'results.json'}"
     console.print(lines, markup=False, highlight=False, soft_wrap=True)
     return results
+
+
+def _asked(options: Options, data: list[str]) -> dict[str, Any]:
+    """What was asked for, as it stands in `results.json`."""
+    training = {**asdict(options.settings), "beams": options.beams, "where": options.where}
+    return {"seed": options.seed, "training": training, "data": data, "split": options.split}
 
 
 def find_model(run: str, checkpoint: Path | None) -> str:
