@@ -78,7 +78,7 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
     )
     outcomes = []
     for _ in range(steps):
-        with _own_draws(0, trainer.step, trainer.student.device), _summed(trainer):
+        with _own_draws(0, trainer.step, trainer.world.rank, trainer.student.device), _summed(trainer):
             outcomes.append(train_step(trainer, batches))
     return outcomes, gradients
 

@@ -170,7 +170,7 @@ class Embedder:
         """Add what the side-cars of some parts hold, and what their tars lost already at indexing."""
         for fault in source.faults if source else ():
             if fault.name not in HARMLESS:
-                tally.skip(fault.name, fault.detail)
+                tally.skip(fault.name, fault.detail, fault.count)
         for part in parts:
             sidecar = open_sidecar(sidecar_path(self.cache, self.identity["tower"], part), self.identity, part)
             tally.samples += sidecar.info.n

@@ -16,6 +16,7 @@ from aced.config import make_config
 from aced.data.embedding import check_space, size_text
 from aced.data.rowcodec import DTYPES
 from aced.data.sidecar import sample_bytes, tower_folder
+from aced.data.spool import is_address
 from aced.data.tarpaths import expand_tars
 from aced.embed.job import Embedder, Job, Tally
 from aced.embed.spread import Share, own_share, with_ray
@@ -46,6 +47,11 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
     mine = own_share(share)
+    if remote := next((place for place in shards if is_address(place)), None):
+        raise AcedError(
+            f"{remote} is an address, and 'aced embed' reads paths only: fetch the tars first, or let a training run "
+            "with data.spool_dir and reference.cache embed what it fetches."
+        )
     tars = mine.of(expand_tars(shards))
     job = _checked(job, mine)
     if not tars:

@@ -19,6 +19,7 @@ from typing import Any
 from aced.data.atomic import write_atomic
 from aced.errors import AcedError
 from aced.evaluate.evidence import pack
+from aced.evaluate.stability.suite import counted
 from aced.evaluate.suite import Known, recognise
 from aced.evaluate.tasks import (
     Association,
@@ -173,10 +174,11 @@ def _datacomp_line(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The plain mean of the tasks' values, its standard error (tasks taken as independent), and that of guessing."""
+    """The mean of the tasks that count (`counted`), its standard error as if they were independent, and chance."""
     if not tasks:
         return {"average": None, "average_stderr": None, "average_chance": None}
-    records, count = list(tasks.values()), len(tasks)
+    records = [tasks[name] for name in counted(tasks)]
+    count = len(records)
     errors = [record["stderr"] for record in records]
     known = all(error is not None for error in errors)
     return {

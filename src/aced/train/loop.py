@@ -41,7 +41,7 @@ def run_steps(
     steps, every = config.train.steps, config.run.checkpoint_every
     batches = _batches(trainer, source, config)
     while trainer.step < steps:
-        with _own_draws(config.run.seed, trainer.step, trainer.student.device), _summed(trainer):
+        with _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device), _summed(trainer):
             outcome = train_step(trainer, batches)
         if trainer.world.first:
             metrics.note(trainer, outcome)
@@ -54,12 +54,12 @@ def run_steps(
 
 
 @contextlib.contextmanager
-def _own_draws(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Let what a model draws in training (dropout, dropped patches) depend on the seed and the step alone.
+def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """Let what a model draws in training (dropout, dropped patches) depend on seed, step and process alone.
 
     Such layers know torch's global generator only; it is left as it was.
     """
-    number = int.from_bytes(hashlib.sha256(f"draws {seed} {step}".encode()).digest()[:8], "big") >> 1
+    number = int.from_bytes(hashlib.sha256(f"draws {seed} {step} {rank}".encode()).digest()[:8], "big") >> 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(number)
         yield

@@ -226,7 +226,7 @@ def draw(
     except ValueError as error:
         raise AcedError(f"Step {t.step + 1}: {error}") from error
     widths = [e.image.shape[1] for e in needed]
-    if len(needed) == 2 and _small(t.settings, t.method, score, needed[0]):
+    if t.world.size == 1 and len(needed) == 2 and _small(t.settings, t.method, score, needed[0]):
         t.ledger.flops["selection"] += sum(2.0 * len(needed[0]) ** 2 * width for width in widths)
     else:
         count_draw(t.ledger, t.settings, t.method, len(needed[0]), size, widths)
