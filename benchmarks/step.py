@@ -270,7 +270,10 @@ def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict
 
     # As many as a super-batch of a few steps: a larger pool makes no step slower, only the preparation.
     scale = Scale(pool=args.pool, steps=args.turns * args.steps_per_turn + args.steps_per_turn)
-    configs = {name: student_config(ROWS[name], 0, scale, folder / name, split="validation") for name in METHODS}
+    configs = {
+        name: student_config(ROWS[name], 0, scale, folder / name, split="validation", steps=scale.steps)
+        for name in METHODS
+    }
     with Bars(console) as bars:
         pool = make_scenes("pool", args.pool, 1, bars)
         caches = {
