@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing.util
 import os
 import random
 import signal
@@ -146,6 +147,8 @@ class Place:
             return child
         status = 70
         try:
+            # A plain fork: what multiprocessing has open, such as its thread that hands over tensors, is the parent's.
+            multiprocessing.util._run_after_forkers()  # type: ignore[attr-defined]
             os.setsid()
             os.chdir(self.folder)
             os.environ["COLUMNS"] = "250"  # sentences are not broken

@@ -89,7 +89,8 @@ def test_a_killed_rank_ends_the_job_with_its_reason(killed: Job) -> None:
     assert killed.status != 0
     assert killed.seconds < 60
     assert "Signal 9 (SIGKILL)" in killed.output  # torchrun's, of the rank that died
-    assert killed.output.count("aced: process 0 of 2 lost another one, which died or hung") == 1
+    # torchrun may end the other rank before that one has noticed.
+    assert killed.output.count("aced: process 0 of 2 lost another one, which died or hung") <= 1
     assert not OUR_TRACEBACK.search(killed.output)
 
 

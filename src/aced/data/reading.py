@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from aced.data.source import Candidates, Source
 from aced.data.views import View
+from aced.data.workers import quiet_end
 from aced.errors import AcedError
 
 _CHUNK_BYTES = 1 << 25
@@ -45,7 +46,13 @@ def read_spans(
 ) -> Iterator[Candidates]:
     """The samples of each range of positions, one after the other; `read_all` documents the rest."""
     # Its own generator, because a loader draws a seed, and the global one belongs to the user.
-    loader = DataLoader(_Spans(source, views, spans), batch_size=None, num_workers=workers, generator=torch.Generator())
+    loader = DataLoader(
+        _Spans(source, views, spans),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=quiet_end,
+        generator=torch.Generator(),
+    )
     for content in loader:
         if isinstance(content, AcedError):
             raise content

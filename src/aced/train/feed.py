@@ -17,6 +17,7 @@ from aced.data.mixture import Mixture
 from aced.data.order import Order, Orders
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
+from aced.data.workers import quiet_end
 from aced.errors import AcedError
 
 
@@ -158,6 +159,7 @@ def feed(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
+        worker_init_fn=quiet_end,
         # Its own generator, because a loader draws a seed, and the global one belongs to the user.
         generator=torch.Generator(),
     )
