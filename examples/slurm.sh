@@ -23,4 +23,4 @@ srun --kill-on-bad-exit=1 torchrun \
     --rdzv-backend c10d \
     --rdzv-id "$SLURM_JOB_ID" \
     --rdzv-endpoint "$MASTER:29500" \
-    -m aced train "$@" --resume data.workers=4
+    -m aced train --resume "$1" data.workers=4 "${@:2}"

@@ -83,6 +83,9 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert dump_config(load_config(file)) == dump_config(config)
 
 
+ACED: dict[str, Any] = {"method": {"name": "aced"}, "reference": {"model": "x"}}
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -111,6 +114,18 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ),
         ({"data": {"max_bad_share": 2}}, "data.max_bad_share = 2 is not allowed"),
         ({"eval": {"split": "tset"}}, "eval.split = 'tset' is not allowed"),
+        ({"data": {"shards": ["p"]}, "eval": {"every": 5}}, "eval.every needs tasks to evaluate on"),
+        ({"data": {"shards": ["p"], "weights": [1.0], "views": 2}}, "data.views and data.weights do not go together"),
+        ({**ACED, "scoring": {"reuse": 4}, "data": {"views": 2}}, "and data.views changes them in every epoch"),
+        ({**ACED, "scoring": {"cascade": 0.4, "early": True}, "data": {"views": 2}}, "scoring.early and data.views"),
+        (
+            {**ACED, "method": {"name": "aced-iidistill"}, "scoring": {"cascade": 0.4, "early": True}},
+            "method 'aced-iidistill' distils on a random batch",
+        ),
+        (
+            {**ACED, "scoring": {"resolution": 16, "coarse_share": 0.1}, "train": {"grad_cache": 8}},
+            "scoring.coarse_share of train.grad_cache pairs is less than one",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_sentence(values: dict[str, Any], sentence: str) -> None:

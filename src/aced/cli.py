@@ -174,7 +174,9 @@ def embed(
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
     views: Annotated[int, typer.Option(help="K: the whole image and K - 1 crops, for data.views.")] = 1,
     caption: Annotated[str, typer.Option(help="Where captions are: txt, or json:FIELD.")] = "txt",
-    bad_tars: Annotated[str, typer.Option(help="At a damaged tar: stop, or skip what is behind the damage.")] = "stop",
+    bad_tars: Annotated[
+        str, typer.Option(help="At a damaged tar: stop, or skip what is damaged and read on behind it.")
+    ] = "stop",
     micro_batch: Annotated[int, typer.Option(help="Pairs that are embedded at once.")] = 256,
     workers: Annotated[int, typer.Option(help="Processes that read and decode ahead.")] = 0,
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",

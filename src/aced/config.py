@@ -261,10 +261,10 @@ class Config(Section):
             raise ValueError(
                 "run.parallel = 'fsdp' goes with bf16 or fp32: set train.precision, or run.parallel = 'ddp'."
             )
+        if self.eval.every and self.data.shards and not self.eval.tasks:
+            raise ValueError("eval.every needs tasks to evaluate on: set eval.tasks, or leave it out.")
         if self.run.keep_best and not self.eval.every:
             raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
-        if self.run.keep_best and self.data.shards and not self.eval.tasks:
-            raise ValueError("run.keep_best needs tasks to compare models by: set eval.tasks, or leave it out.")
         self.data.check(self.reference.cache or self.teacher.cache)
         if self.reference.model or (self.teacher.model and not method.scores_reference):
             return self
@@ -296,6 +296,18 @@ class Config(Section):
                 f"scoring.early has nothing to decide for {name}: it goes with scoring.cascade below 1, or with a "
                 "method for which the reference chooses alone."
             )
+        vary = "views" if self.data.views > 1 else "caption_choice" if self.data.caption_choice == "random" else ""
+        if scoring.reuse and vary:
+            raise ValueError(
+                f"scoring.reuse remembers one picture and caption of each pair, and data.{vary} changes them in every "
+                "epoch: leave out one of them."
+            )
+        if scoring.early and method.distill_on == "iid":
+            raise ValueError(
+                f"scoring.early loads only what the reference keeps and {name} distils on a random batch: leave it out."
+            )
+        if 0 < scoring.coarse_share * self.train.grad_cache < 1:
+            raise ValueError("scoring.coarse_share of train.grad_cache pairs is less than one: raise one of them.")
         if scoring.early and self.data.views > 1:
             raise ValueError("scoring.early and data.views do not go together yet: leave out one of them.")
         if scoring.coarse_share and not scoring.resolution:

@@ -147,9 +147,13 @@ def test_the_sieve_draws_anew_at_every_step_and_for_every_seed() -> None:
 def test_early_leaves_out_what_the_cache_has_not(make: Make, tmp_path: Path) -> None:
     make.cache = tmp_path / "another"
     make.trainer(make.config(), with_holes(make.pool, 4))  # makes the cache
-    outcomes, trainer = make.steps(3, cascade=0.4, early=True)
+    outcomes, trainer = make.steps(3, cascade=0.4, early=True, data__max_bad_share=0.3)
     assert all(not (o.candidates % 4 == 0).any() for o in outcomes)
     assert trainer.ledger.samples_loaded == 3 * KEPT
+    # They are never read, so the cache's own count is what tells of them, and what is limited.
+    assert trainer.faults.counts.total() == len(make.pool) / 4
+    with pytest.raises(AcedError, match=r"have no embedding in the reference's cache, more than data\.max_bad_share"):
+        make.steps(1, cascade=0.4, early=True)
 
 
 def test_scoring_is_counted_for_the_survivors(make: Make) -> None:

@@ -112,7 +112,7 @@ def test_averages_over_other_tasks_are_not_compared(tmp_path: Path) -> None:
     ("keys", "what"),
     [
         ({}, "compares evaluations during the run: set eval.every"),
-        ({"eval__every": 5, "data__shards": ["pool"]}, "needs tasks to compare models by: set eval.tasks"),
+        ({"eval__every": 5, "data__shards": ["pool"]}, "eval.every needs tasks to evaluate on: set eval.tasks"),
     ],
 )
 def test_a_best_model_of_nothing_is_refused(keys: dict[str, Any], what: str, tmp_path: Path) -> None:

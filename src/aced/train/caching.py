@@ -11,6 +11,7 @@ from aced.core.ledger import BACKWARD
 from aced.data.embedding import EmbeddingTower, Settings, size_text
 from aced.data.sidecar import parts_of, sample_bytes, sidecar_path, why_missing
 from aced.data.source import Source
+from aced.data.spool import is_address
 from aced.methods import get_method
 from aced.train.providers import Cached, Provider
 
@@ -75,14 +76,18 @@ def _share(tower: Any, settings: Settings) -> float:
 
 def _command(name: str, config: Config, settings: Settings) -> str:
     """What makes the side-cars and has them used."""
-    section = getattr(config, name)
-    if not config.data.shards:
+    section, data = getattr(config, name), config.data
+    if data.caption_choice == "random":
+        return "not possible while data.caption_choice = 'random'."
+    # Side-cars of what `aced embed` cannot read alike are made by the training run itself.
+    if not data.shards or data.caption_choice != "whole" or data.scaled_decoding or any(map(is_address, data.shards)):
         return f"{name}.cache=runs/cache"
     words = ["aced embed", section.model, *config.data.shards, "--out runs/cache"]
     words += [f"--checkpoint {section.checkpoint}"] * bool(section.checkpoint)
     words += [f"--dtype {settings.dtype}"] * (settings.dtype != "float16")
     words += [f"--views {settings.views}"] * (settings.views > 1)
-    words += [f"--caption {config.data.caption}"] * (config.data.caption != "txt")
+    words += [f"--caption {data.caption}"] * (data.caption != "txt")
+    words += ["--bad-tars skip"] * (data.bad_tars == "skip")
     return f"`{' '.join(words)}`, then {name}.cache=runs/cache"
 
 

@@ -122,7 +122,9 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         trainer.objective.load_state_dict(_under("objective.", tensors))
         _load_optimizer(trainer.optimizer, tensors)
         trainer.generator.set_state(tensors["generator"])
-        trainer.chooser.load(_under("chooser.", tensors))
+        held, device = _under("chooser.", tensors), trainer.student.device
+        # Embeddings go where the student is; positions and steps stay on the CPU.
+        trainer.chooser.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
         trainer.ledger = Ledger(**facts["ledger"])
         _load_faults(trainer.faults, facts["faults"])
         trainer.step = facts["step"]

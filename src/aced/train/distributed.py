@@ -89,6 +89,7 @@ class World:
         else:
             self.meet()
             result = work()
+        self.meet()  # other exchanges have a time limit, and the others' work takes as long as the first one's
         return result
 
     def average(self, tensors: Sequence[Tensor]) -> None:

@@ -15,7 +15,8 @@ import torch
 from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
-from aced.data.source import SOUND_KINDS, Source
+from aced.data.source import SOUND_KINDS, Fault, Source
+from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.methods import get_method
@@ -32,6 +33,7 @@ from aced.train.inputs import Inputs, device_of
 from aced.train.loop import run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
+from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
 from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
@@ -149,6 +151,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         micro_batch=train.micro_batch,
         precision=train.precision,
         scope=config.method.scope,
+        recomputed=(train.grad_cache > 0) + train.activation_checkpointing,
     )
     reference = inputs.reference if method.scores_reference else None
     student.partly = make_partly(config, student)
@@ -165,15 +168,28 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         teachers=inputs.teachers if method.distill else [],
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(),
-        faults=_faults_of(config, inputs.source),
+        faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
         marks=_marks(inputs),
     )
 
 
-def _faults_of(config: Config, source: Source) -> Faults:
-    """A count that starts with what was left out when the data were indexed."""
+def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults:
+    """A count that starts with what was left out when the data were indexed.
+
+    With `scoring.early` also with what has no embedding in the reference's cache, since that is never read.
+    """
     faults = Faults(config.data.max_bad_share, len(source))
     faults.note(getattr(source, "faults", ()))
+    if isinstance(early, Cached):
+        info = early.store.info
+        lost = sum(info.faults.values())
+        if lost > config.data.max_bad_share * max(info.n, 200):
+            raise AcedError(
+                f"{lost} of {info.n} samples have no embedding in the reference's cache, more than data.max_bad_share "
+                f"= {config.data.max_bad_share:g} allows ({', '.join(sorted(info.faults))}): repair the data."
+            )
+        for name, count in info.faults.items():
+            faults.note([Fault(source.name, name, f"{count} samples could not be embedded.", count)])
     return faults
 
 

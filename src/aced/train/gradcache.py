@@ -83,7 +83,7 @@ def _random_state() -> list[Tensor]:
     """The state of torch's global generators, which dropout draws from."""
     state = [torch.get_rng_state()]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state.append(torch.cuda.get_rng_state())
+        state += torch.cuda.get_rng_state_all()
     return state
 
 
@@ -101,4 +101,4 @@ def _replayed(state: list[Tensor]) -> Iterator[None]:
 def _set_random_state(state: list[Tensor]) -> None:
     torch.set_rng_state(state[0])
     if len(state) > 1:
-        torch.cuda.set_rng_state(state[1])
+        torch.cuda.set_rng_state_all(state[1:])

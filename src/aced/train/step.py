@@ -42,6 +42,8 @@ class Settings:
     micro_batch: int
     precision: Precision
     scope: Scope
+    recomputed: int = 0
+    """Forward passes of the training batch that are made again to save memory."""
 
 
 @dataclass
@@ -181,7 +183,9 @@ def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | 
 
 def _train_embed(t: Trainer, batch: Candidates) -> Embeddings:
     """The whole batch's embeddings, of which `batch` is this process's share."""
-    t.ledger.trained(len(batch), t.student.training_flops(batch.texts))
+    flops = t.student.training_flops(batch.texts)
+    t.ledger.trained(len(batch), flops)
+    t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
     return t.replica.embed(batch)
 
 
