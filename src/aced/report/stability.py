@@ -25,7 +25,7 @@ from aced.report.stability_page import write_stability_page
 
 FEW = 4
 """Below so many degrees of freedom a sigma is known to within a factor of three at best, and that is told."""
-VERDICTS = {"kept": "kept", "noisy": "left out: noisy", "chance": "left out: at chance"}
+VERDICTS = {"kept": "kept", "noisy": "noisy", "chance": "at chance"}
 
 
 def stable_program(
@@ -83,9 +83,10 @@ def stability_record(found: Stability, rules: Rules, inputs: Sequence[Path], com
 
 def stability_table(found: Stability) -> Table:
     """A row for each task, the most stable first, scores and errors in percentage points."""
-    table = Table(header_style="bold")
-    table.add_column("Task", max_width=30)
-    for head in ("Mean, %", "Chance", "n", "Sampling", "Sigma", "95 %", "Kept in"):
+    # Narrow enough for a terminal of 80 columns; names are broken there, but never gone.
+    table = Table(header_style="bold", padding=(0, 0), pad_edge=False)
+    table.add_column("Task", min_width=14, max_width=30)
+    for head in ("Mean, %", "Chance", "n", "Error", "Sigma", "95 %", "Kept in"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     last = None
