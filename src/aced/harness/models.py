@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from aced.devices import find_device
 from aced.errors import AcedError
 from aced.startup import uncollected
 from aced.towers import Tower, load_tower
@@ -47,15 +48,7 @@ def device_of(name: str) -> torch.device:
     Raises:
         AcedError: torch knows no such device, or it is not there.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise AcedError(f"--device {name} cannot be used here: {reason}; 'auto' chooses one.") from None
-    return device
+    return find_device(name, f"--device {name}")
 
 
 def default_folder(model: str) -> Path:

@@ -13,6 +13,7 @@ from aced.data.manyviews import ManyViews
 from aced.data.source import Source
 from aced.data.store import build_store, open_store
 from aced.data.views import View
+from aced.devices import find_device
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.methods import get_method
@@ -48,15 +49,7 @@ def device_of(config: Config) -> torch.device:
         AcedError: torch knows no such device, or it is not there.
     """
     name = local_device(config.run.device)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise AcedError(f"run.device = '{name}' cannot be used here: {reason}; 'auto' chooses one.") from None
-    return device
+    return find_device(name, f"run.device = '{name}'")
 
 
 def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
