@@ -19,6 +19,7 @@ from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.train.distributed import World
+from aced.train.scoring.piece import Piece
 
 if TYPE_CHECKING:
     from aced.train.scoring.scorers import Scorer
@@ -45,8 +46,8 @@ class Choice:
     reference: Embeddings | None = None
 
 
-class Chooser:
-    """Chooses the rows of each step; pieces that need less do nothing in the other methods."""
+class Chooser(Piece):
+    """Chooses the rows of each step."""
 
     def choose(self, t: Trainer, candidates: Candidates) -> Choice:
         """The rows to train on at step `t.step`, counted and timed in the ledger."""
@@ -55,24 +56,6 @@ class Chooser:
     def order(self, order: Orders) -> Orders:
         """The order in which candidates are loaded; another one where the choice begins before loading."""
         return order
-
-    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
-        """Told before step `t.step` trains: the next step's candidates, or None after the last."""
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether `ahead` wants the next candidates, which are then loaded one step early."""
-        return False
-
-    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
-        """Told what the training forward pass of step `t.step` made of its batch, without gradient."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The state that an exactly resumed run needs."""
-        return {}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up the state that `tensors` gave."""
 
 
 class InOrder(Chooser):

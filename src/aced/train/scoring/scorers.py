@@ -15,12 +15,13 @@ from aced.data.source import Candidates
 from aced.towers import Tower
 from aced.towers.coarse import Resized
 from aced.train.replica import autocast
+from aced.train.scoring.piece import Piece
 
 if TYPE_CHECKING:
     from aced.train.step import Trainer
 
 
-class Scorer:
+class Scorer(Piece):
     """Embeds candidates by the student, in evaluation mode, without gradient and in micro-batches.
 
     Attributes:
@@ -32,24 +33,6 @@ class Scorer:
     def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
         """`[B, d]` embeddings of the candidates with the student's present scale and bias, counted in the ledger."""
         raise NotImplementedError
-
-    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
-        """Told before step `t.step` trains: what the next step is going to ask for."""
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether `ahead` wants the next candidates."""
-        return False
-
-    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
-        """Told what the training forward pass made of a batch."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The state that an exactly resumed run needs."""
-        return {}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up the state that `tensors` gave."""
 
 
 class Direct(Scorer):

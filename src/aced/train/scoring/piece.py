@@ -1,0 +1,35 @@
+"""What every piece of the choice of a batch may be told and may keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+from aced.data.source import Candidates
+
+if TYPE_CHECKING:
+    from aced.train.step import Trainer
+
+
+class Piece:
+    """Hears of the steps and may have state; one that needs less does nothing in the other methods."""
+
+    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
+        """Told before step `t.step` trains: the next step's candidates, or None after the last."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `ahead` wants the next candidates, which are then loaded one step early."""
+        return False
+
+    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
+        """Told what the training forward pass of step `t.step` made of its batch, without gradient."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state that an exactly resumed run needs."""
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up the state that `tensors` gave."""
