@@ -1,6 +1,6 @@
 """`aced eval` against CLIP_benchmark 1.6.2: the same figures, and how much quicker.
 
-    python benchmarks/clip_benchmark.py --data ../shared/data/eval --venv /tmp/venv-clip-benchmark
+    python benchmarks/clip_benchmark.py --data data/eval --venv VENV
 
 CLIP_benchmark gets a virtual environment of its own (it needs numpy < 2.4), which is made where it is not there; torch
 and open_clip in it are those of this environment. Both sides evaluate the same randomly initialised model (seed 0) in
