@@ -221,6 +221,7 @@ def _build(recipe: _Recipe, seed: int | None) -> Tower:
     open_clip = import_open_clip()
     with _seeded(seed):
         model = _instantiate(open_clip, recipe)
+        _start_decoder(open_clip, model)
     quicken_attention(model)
     preprocess = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), recipe.preprocess)
     size = getattr(model.visual, "image_size", preprocess["size"])
@@ -249,6 +250,16 @@ def _instantiate(open_clip: Any, recipe: _Recipe) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError, ImportError) as error:
         raise AcedError(f"{recipe.name}: open_clip cannot build this config: {error}.") from error
     return model
+
+
+def _start_decoder(open_clip: Any, model: nn.Module) -> None:
+    """Draw the one weight that open_clip allocates and never fills: the projection of CoCa's text decoder.
+
+    Left as it was found in memory it would differ between two builds of the same seed, and be NaN now and then.
+    """
+    for module in model.modules():
+        if isinstance(module, open_clip.transformer.MultimodalTransformer) and module.text_projection is not None:
+            nn.init.normal_(module.text_projection, std=module.width**-0.5)
 
 
 def _refuse_downloads(recipe: _Recipe) -> None:
