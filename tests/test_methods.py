@@ -27,12 +27,14 @@ def test_every_row_is_coherent(method: Method) -> None:
     assert method.distill_on == "same" or method.distill is not None
     assert method.distill_on == "same" or method.score is not None  # an i.i.d. batch is no other batch
     assert method.reference == "large" or method.scores_reference
+    assert not method.columns or method.distill == "softmax"
+    assert method.strategy == "joint" or method.score != "diverse"
 
 
 @EVERY
 def test_every_row_says_what_it_needs(method: Method) -> None:
     assert method.scores_student == (method.score in {"learnability", "hard-student"})
-    assert method.scores_reference == (method.score in {"learnability", "easy-reference"})
+    assert method.scores_reference == (method.score in {"learnability", "easy-reference", "diverse"})
     assert method.needs_large == (
         method.distill is not None or (method.scores_reference and method.reference == "large")
     )
@@ -42,7 +44,7 @@ def test_every_row_says_what_it_needs(method: Method) -> None:
 def test_names_titles_and_combinations_are_unique() -> None:
     rows = list(METHODS.values())
     assert len({m.name for m in rows}) == len({m.title for m in rows}) == len({m.about for m in rows}) == len(rows)
-    effect = {(m.score, m.score and m.strategy, m.distill, m.distill_on, m.reference) for m in rows}
+    effect = {(m.score, m.score and m.strategy, m.distill, m.distill_on, m.reference, m.columns) for m in rows}
     assert len(effect) == len(rows)
 
 

@@ -158,6 +158,8 @@ class MethodSection(Section):
     """A row of the methods table: `aced methods` lists them."""
     weight: Annotated[float, Field(ge=0)] | None = None
     """lambda, the weight of the distillation loss; left out: the table's."""
+    columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    """m: further pairs, of the teacher's cache, that softmax distillation compares with; left out: the table's."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """The contrastive loss, in training and in the scores."""
     scope: Literal["global", "quota", "local"] = "global"
@@ -250,10 +252,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Config:
-        from aced.methods import get_method
-
         try:
-            method = get_method(self.method.name, weight=self.method.weight)
+            method = self.row
         except AcedError as error:
             raise ValueError(str(error)) from None
         self._check_scoring(method)
@@ -314,6 +314,13 @@ class Config(Section):
             raise ValueError("scoring.coarse_share needs scoring.resolution: how small the images are to be.")
         if scoring.device and not scoring.stale:
             raise ValueError("scoring.device goes with scoring.stale: scores of this step cannot wait elsewhere.")
+
+    @property
+    def row(self) -> Method:
+        """The row of the methods table, with the config's own lambda and columns; AcedError where they do not fit."""
+        from aced.methods import get_method
+
+        return get_method(self.method.name, weight=self.method.weight, columns=self.method.columns)
 
     @property
     def super_batch(self) -> int:

@@ -31,6 +31,7 @@ class Method:
         weight: lambda, the weight of the distillation loss.
         distill_on: the batch that is distilled on: the `same` as the contrastive one, or another `iid` one.
         reference: whose scores: the `large` reference, or a `peer` of the student's own architecture (JEST).
+        columns: how many pairs beside the batch's the teacher's embeddings serve as columns of; 0 for none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Method:
     weight: float = 0.0
     distill_on: Literal["same", "iid"] = "same"
     reference: Literal["large", "peer"] = "large"
+    columns: int = 0
 
     @property
     def scores_student(self) -> bool:
@@ -51,7 +53,12 @@ class Method:
     @property
     def scores_reference(self) -> bool:
         """Whether the reference's embeddings of the super-batch are needed."""
-        return self.score in ("learnability", "easy-reference")
+        return self.score in ("learnability", "easy-reference", "diverse")
+
+    @property
+    def score_of_reference(self) -> Score:
+        """The score by which the reference chooses alone: the method's own, or easy-reference."""
+        return "diverse" if self.score == "diverse" else "easy-reference"
 
     @property
     def needs_large(self) -> bool:
@@ -125,6 +132,23 @@ _TABLE = (
         distill_on="iid",
     ),
     Method(
+        name="columns-kd",
+        title="Softmax-KD, columns",
+        about="Softmax-KD against the teacher's cached embeddings of further pairs as well",
+        distill="softmax",
+        weight=16.0,
+        columns=512,
+    ),
+    Method(
+        name="d-aced",
+        title="D-ACED",
+        about="pairs unlike each other for the reference, with distillation as in columns-kd; no scoring pass",
+        score="diverse",
+        distill="softmax",
+        weight=16.0,
+        columns=512,
+    ),
+    Method(
         name="jest",
         title="JEST",
         about="joint learnability with a reference of the student's own size",
@@ -174,20 +198,24 @@ _TABLE = (
 METHODS: dict[str, Method] = {m.name: m for m in _TABLE}
 
 
-def get_method(name: str, *, weight: float | None = None) -> Method:
-    """The method of that name, with another lambda where one is given.
+def get_method(name: str, *, weight: float | None = None, columns: int | None = None) -> Method:
+    """The method of that name, with another lambda or number of columns where they are given.
 
     Raises:
-        AcedError: no such method (names the nearest), a weight for a method that distils nothing, or a weight
-            that is not positive.
+        AcedError: no such method (names the nearest), a weight for a method that distils nothing, a weight that is not
+            positive, or columns for a method that does not distil by softmax.
     """
     if name not in METHODS:
         raise AcedError(f"There is no method '{name}'.{nearest(name, METHODS)}")
     method = METHODS[name]
-    if weight is None:
-        return method
-    if method.distill is None:
-        raise AcedError(f"Method '{name}' distils nothing, so a distillation weight has no meaning for it.")
-    if not 0 < weight < math.inf:
-        raise AcedError(f"The distillation weight must be positive and finite, not {weight}.")
-    return replace(method, weight=weight)
+    if weight is not None:
+        if method.distill is None:
+            raise AcedError(f"Method '{name}' distils nothing, so a distillation weight has no meaning for it.")
+        if not 0 < weight < math.inf:
+            raise AcedError(f"The distillation weight must be positive and finite, not {weight}.")
+        method = replace(method, weight=weight)
+    if columns is not None:
+        if columns and method.distill != "softmax":
+            raise AcedError(f"Method '{name}' does not distil by softmax, so columns have no meaning for it.")
+        method = replace(method, columns=columns)
+    return method

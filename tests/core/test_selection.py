@@ -21,7 +21,8 @@ from aced.core import selection
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Selection, select
 
-SCORES = ("learnability", "easy-reference", "hard-student")
+PAIRED = ("learnability", "easy-reference", "hard-student")
+SCORES = (*PAIRED, "diverse")
 LOSSES = ("sigmoid", "softmax")
 
 
@@ -67,6 +68,19 @@ def log_sum_exp(values: Sequence[float]) -> float:
     return math.log(math.fsum(math.exp(v) for v in values))
 
 
+def within(e: Embeddings, i: int, k: int) -> list[float]:
+    """Logits of two images and of two texts."""
+    products = [math.fsum(a * b for a, b in zip(x[i], x[k], strict=True)) for x in (e.image.tolist(), e.text.tolist())]
+    return [float(e.scale) * product + float(e.bias) for product in products]
+
+
+def diverse_gain(e: Embeddings, loss: str, i: int, chosen: Sequence[int]) -> float:
+    """How much like the chosen ones a candidate is, within each modality."""
+    if loss == "softmax":
+        return math.fsum(log_sum_exp([0.0, *(within(e, i, k)[side] for k in chosen)]) / 2 for side in (0, 1))
+    return math.fsum(math.log1p(math.exp(z)) for k in chosen for z in within(e, i, k))
+
+
 def model_gain(z: list[list[float]], loss: str, i: int, chosen: Sequence[int]) -> float:
     """One model's share of g_i(K) without its sign."""
     if loss == "softmax":
@@ -82,6 +96,8 @@ Oracle = Callable[[int, Sequence[int]], float]
 
 def oracle(student: Embeddings, reference: Embeddings, score: str, loss: str) -> Oracle:
     """g_i(K) by loops."""
+    if score == "diverse":
+        return lambda i, chosen: -diverse_gain(reference, loss, i, chosen)
     signed = {
         "learnability": [(1, student), (-1, reference)],
         "easy-reference": [(-1, reference)],
@@ -124,12 +140,13 @@ def test_greedy_joint_choice_agrees_with_loops(score: str, loss: str) -> None:
     for c in range(3):
         gains = {i: gain(i, chosen) for i in range(24) if i not in chosen}
         drawn = result.indices[result.chunk == c].tolist()
-        if loss == "sigmoid" or c:  # the softmax loss knows no difference in the first chunk
+        # The softmax loss knows no difference in the first chunk, and nothing is unlike nothing.
+        if c or (loss == "sigmoid" and score != "diverse"):
             assert drawn == sorted(gains, key=gains.__getitem__, reverse=True)[:3]
         chosen += drawn
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", PAIRED)
 @pytest.mark.parametrize("strategy", ["independent", "top-k"])
 def test_independent_sigmoid_scores_are_the_pairs_own_losses(score: str, strategy: str) -> None:
     student, reference = models(20)
@@ -140,7 +157,7 @@ def test_independent_sigmoid_scores_are_the_pairs_own_losses(score: str, strateg
     assert result.chunk.tolist() == [0] * 6
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", PAIRED)
 @pytest.mark.parametrize("tile", [1, 50, 1 << 21])
 def test_independent_softmax_scores_are_the_whole_batch_losses(
     score: str, tile: int, monkeypatch: pytest.MonkeyPatch
@@ -279,7 +296,7 @@ def test_exactly_size_distinct_indices_in_even_chunks(data: st.DataObject) -> No
         student,
         reference,
         size,
-        score=data.draw(st.sampled_from(SCORES), label="score"),
+        score=data.draw(st.sampled_from(SCORES if strategy == "joint" else PAIRED), label="score"),
         loss=data.draw(st.sampled_from(LOSSES), label="loss"),
         strategy=strategy,
         chunks=chunks,
@@ -462,6 +479,26 @@ def test_joint_selection_takes_fewer_copies_than_one_draw(loss: str, seed: int, 
 
     source = generator(seed)
     assert distinct(10) > distinct(1) + 10
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_diverse_draw_takes_one_of_each_whatever_fits(loss: str) -> None:
+    """Four copies of each of five images, half of them with a caption that has nothing to do with it."""
+    group = torch.arange(20) % 5
+    image = F.normalize(torch.randn(5, 32, generator=generator(3)), dim=1)[group]
+    other = F.normalize(torch.randn(20, 32, generator=generator(4)), dim=1)
+    reference = Embeddings(image, torch.where(torch.arange(20)[:, None] < 10, image, other), 30.0, -15.0)
+    for seed in range(20):
+        chosen = select(
+            None, reference, 5, score="diverse", loss=loss, chunks=5, temperature=0.1, generator=generator(seed)
+        )
+        assert sorted(group[chosen.indices].tolist()) == [0, 1, 2, 3, 4]
+    assert any(
+        (
+            select(None, reference, 5, score="diverse", loss=loss, chunks=5, generator=generator(seed)).indices >= 10
+        ).any()
+        for seed in range(20)
+    )
 
 
 def test_one_chunk_is_the_independent_draw() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import select
-from aced.core.selection_many import easy_joint_many, learnability_small
+from aced.core.selection_many import learnability_small, reference_joint_many
 
 
 def embeddings(count: int, seed: int) -> Embeddings:
@@ -20,24 +20,48 @@ def embeddings(count: int, seed: int) -> Embeddings:
 
 @pytest.mark.parametrize("counts", [[40], [40, 40, 40], [40, 25, 33]])
 @pytest.mark.parametrize(("chunks", "temperature"), [(16, 1.0), (5, 0.5), (1, 1.0), (7, 0.0), (3, 4.0)])
-def test_each_draw_is_the_single_one(counts: list[int], chunks: int, temperature: float) -> None:
+@pytest.mark.parametrize("score", ["easy-reference", "diverse"])
+def test_each_draw_is_the_single_one(counts: list[int], chunks: int, temperature: float, score: str) -> None:
     e = embeddings(sum(counts), 3)
-    how = {"chunks": chunks, "temperature": temperature}
-    many = easy_joint_many(
+    if (score, temperature) == ("diverse", 0.0):
+        pytest.skip("nothing is unlike nothing: the first chunk of a draw without noise is a tie")
+    how = {"chunks": chunks, "temperature": temperature, "score": score}
+    many = reference_joint_many(
         e, counts, 20, generators=[torch.Generator().manual_seed(i) for i in range(len(counts))], **how
     )
     start = 0
     for i, count in enumerate(counts):
         one = e[start : start + count]
         g = torch.Generator().manual_seed(i)
-        alone = select(None, one, 20, score="easy-reference", generator=g, **how)  # type: ignore[arg-type]
+        alone = select(None, one, 20, generator=g, **how)  # type: ignore[arg-type]
         assert many[i].tolist() == alone.indices.tolist()
         start += count
 
 
 def test_too_few_candidates() -> None:
     with pytest.raises(ValueError, match="20 of 19 candidates"):
-        easy_joint_many(embeddings(19, 0), [19], 20, chunks=4, temperature=1.0, generators=[torch.Generator()])
+        reference_joint_many(
+            embeddings(19, 0),
+            [19],
+            20,
+            score="diverse",
+            chunks=4,
+            temperature=1.0,
+            generators=[torch.Generator()],
+        )
+
+
+def test_a_score_of_both_models() -> None:
+    with pytest.raises(ValueError, match="'learnability' is not one of the reference alone"):
+        reference_joint_many(
+            embeddings(30, 0),
+            [30],
+            20,
+            score="learnability",
+            chunks=4,
+            temperature=1.0,
+            generators=[torch.Generator()],
+        )
 
 
 @pytest.mark.parametrize(("chunks", "temperature"), [(16, 1.0), (5, 0.5), (1, 1.0), (7, 0.0), (3, 4.0)])

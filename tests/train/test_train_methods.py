@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from aced.core.columns import column_flops
 from aced.core.ledger import flops_per_trained_sample, selection_flops
 from aced.data.scenes import Scenes
+from aced.errors import AcedError
 from aced.methods import METHODS
 from aced.towers.flops import countable
-from aced.train.providers import Live
+from aced.train.providers import Cached, Live
 from aced.train.scoring import choosing
 from run_fakes import BATCH, SUPER, even_pool, run_config, take, trainer_of
 
@@ -24,6 +26,7 @@ RUNS = [
     pytest.param(name, cached, id=f"{name}-{'cached' if cached else 'live'}")
     for name, method in METHODS.items()
     for cached in ((False, True) if method.needs_large or method.needs_peer else (False,))
+    if cached or not method.columns
 ]
 
 
@@ -65,7 +68,9 @@ def test_a_method_trains_and_its_ledger_is_exact(
     assert ledger.flops["forward_backward"] == 3 * student * STEPS * BATCH * batches
     assert ledger.flops["scoring"] == (student * STEPS * SUPER if method.scores_student else 0)
     assert ledger.flops["reference"] == (large * STEPS * SUPER if method.scores_reference else 0)
-    assert ledger.flops["teacher"] == (large * STEPS * BATCH if method.distill and not method.score else 0)
+    compared = column_flops(BATCH, method.columns, frozen.width) if method.columns and frozen is not None else 0.0
+    of_teacher = large * BATCH if method.distill and not method.score else 0
+    assert ledger.flops["teacher"] == STEPS * (of_teacher + compared)
     widths = [64] * method.scores_student
     widths += [frozen.width] if frozen is not None and method.scores_reference else []
     joint = method.score is not None and method.strategy == "joint"
@@ -81,7 +86,7 @@ def test_a_method_trains_and_its_ledger_is_exact(
             uses_reference=frozen is not None,
             cached=cached,
         )
-        spent = sum(ledger.flops.values()) - ledger.flops["selection"]
+        spent = sum(ledger.flops.values()) - ledger.flops["selection"] - STEPS * compared
         assert spent / (student * ledger.samples_trained) == pytest.approx(expected, rel=1e-12)
     assert (ledger.cached_flops > 0) == cached
 
@@ -131,11 +136,48 @@ def test_the_teacher_sees_the_rows_that_are_distilled_on(
     objective = trainer.objective.forward
     monkeypatch.setattr(trainer.objective, "forward", lambda *parts: (taught.append(parts), objective(*parts))[1])
     (outcome,) = take(trainer, config, pool, 1)
-    contrastive, distilled, (teacher,) = taught[0]
+    contrastive, distilled, (teacher,), columns = taught[0]
     assert contrastive is distilled
+    assert columns == []
     chosen = pool.read(outcome.candidates[outcome.rows].tolist(), [provider.tower.view])
     torch.testing.assert_close(teacher.image, provider.tower.score(chosen, 64).image)
     torch.testing.assert_close(teacher.text, provider.tower.score(chosen, 64).text)
+
+
+def test_columns_are_the_teachers_and_follow_from_seed_and_step(
+    pool: Scenes, cache: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def columns_of(seed: int) -> list[Any]:
+        config = run_config(tmp_path, "columns-kd", trained, method__columns=9, run__seed=seed)
+        trainer = trainer_of(config, pool, cache)
+        seen: list[Any] = []
+        objective = trainer.objective.forward
+        monkeypatch.setattr(trainer.objective, "forward", lambda *parts: (seen.append(parts[3]), objective(*parts))[1])
+        take(trainer, config, pool, 2)
+        provider = trainer.teachers[0]
+        assert isinstance(provider, Cached)
+        whole = provider.store.lookup(torch.arange(len(pool))).image
+        for (columns,) in seen:
+            assert columns.image.shape == columns.text.shape == (9, provider.width)
+            assert all((whole == row).all(1).any() for row in columns.image)
+        return [columns.image for (columns,) in seen]
+
+    first, again, other = columns_of(3), columns_of(3), columns_of(4)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_columns_need_a_cache_and_the_config_can_leave_them_out(
+    pool: Scenes, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    with pytest.raises(AcedError, match=r"against 512 columns .* set reference.cache .* or method.columns=0"):
+        trainer_of(run_config(tmp_path, "d-aced", trained), pool)
+    trainer = trainer_of(run_config(tmp_path, "d-aced", trained, method__columns=0), pool)
+    assert trainer.columns is None
+    take(trainer, run_config(tmp_path, "d-aced", trained, method__columns=0), pool, 1)
+    with pytest.raises(AcedError, match="'h-acid' does not distil by softmax, so columns have no meaning for it"):
+        run_config(tmp_path, "h-acid", trained, method__columns=5)
 
 
 def test_a_reference_that_the_method_does_not_need_costs_nothing(

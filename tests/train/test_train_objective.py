@@ -87,15 +87,37 @@ def test_feature_matching_projects_to_each_teachers_width() -> None:
     assert parts.distillation == pytest.approx(expected.item())
 
 
+def test_columns_add_to_softmax_distillation() -> None:
+    teachers, columns = (
+        [embeddings(4, width=5), embeddings(5, width=11)],
+        [embeddings(6, width=5), embeddings(7, width=11)],
+    )
+    objective = Objective(get_method("columns-kd"), "sigmoid", width=8, teacher_widths=[5, 11], teacher_temperature=2.0)
+    total, parts = objective(STUDENT, OTHER, teachers, columns)
+    batch = losses.softmax_kd(replace(OTHER, scale=10.0, bias=0.0), teachers, teacher_temperature=2.0)
+    against = [
+        losses.column_kd(OTHER, teacher, others, project=(image, text), scale=10.0, teacher_temperature=2.0)
+        for image, text, teacher, others in zip(
+            objective.column_images, objective.column_texts, teachers, columns, strict=True
+        )
+    ]
+    assert parts.distillation == pytest.approx((batch + sum(against) / 2).item())
+    assert total.item() == pytest.approx(parts.contrastive + 16 * parts.distillation)
+    total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
+
+
 def test_logit_scales_are_kept_at_a_hundred() -> None:
     model = nn.Module()
     model.logit_scale = nn.Parameter(torch.tensor(9.0))
-    objective = Objective(get_method("softmax-kd"), "sigmoid", width=8, teacher_widths=[8])
+    objective = Objective(get_method("columns-kd"), "sigmoid", width=8, teacher_widths=[8])
     with torch.no_grad():
         objective.log_scale.fill_(7.0)
+        objective.column_log_scale.fill_(8.0)
     objective.clamp(model)
     assert model.logit_scale.exp().item() == pytest.approx(100.0)
     assert objective.log_scale.exp().item() == pytest.approx(100.0)
+    assert objective.column_log_scale.exp().item() == pytest.approx(100.0)
     with torch.no_grad():
         model.logit_scale.fill_(1.0)
     objective.clamp(model)

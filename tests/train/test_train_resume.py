@@ -66,7 +66,8 @@ def same_run(one: Path, other: Path) -> None:
 
 # Log lines at 3, 6 and 8: a checkpoint at 4 lies between two of them, one at 3 at a line. Five steps are an epoch.
 @pytest.mark.parametrize(
-    ("name", "every", "stop"), [("aced", 4, 6), ("aced-iidistill", 3, 5), ("fm-kd", 4, 7), ("iid", 5, 5)]
+    ("name", "every", "stop"),
+    [("aced", 4, 6), ("aced-iidistill", 3, 5), ("fm-kd", 4, 7), ("iid", 5, 5), ("d-aced", 4, 6)],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(
     name: str, every: int, stop: int, pool: Scenes, cache: Path, tmp_path: Path, trained: dict[str, Path]

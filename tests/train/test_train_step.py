@@ -106,7 +106,7 @@ def test_a_few_unreadable_samples_make_smaller_batches(
 ) -> None:
     config = run_config(tmp_path, name, trained, data__max_bad_share=0.5)
     source = with_holes(pool, 10)
-    trainer = trainer_of(config, source)
+    trainer = trainer_of(config, source, tmp_path / "cache" if METHODS[name].columns else None)
     outcomes = take(trainer, config, source, 3)
     asked = SUPER if METHODS[name].score else BATCH
     assert trainer.ledger.samples_loaded == 3 * asked

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aced.core.columns import column_kd as column_kd
 from aced.core.embeddings import Embeddings
 from aced.core.pairs import Sigmoid, SigmoidKD, Softmax, SoftmaxKD, mean_over_pairs, wide
 

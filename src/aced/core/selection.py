@@ -1,6 +1,7 @@
 """Joint example selection (JEST) for active data curation: which b of B candidates to train on.
 
-Sources: arXiv 2406.17711 (JEST, the joint draw in chunks) and arXiv 2411.18674 (ACID and ACED, the scores).
+Sources: arXiv 2406.17711 (JEST, the joint draw in chunks) and arXiv 2411.18674 (ACID and ACED, the scores); the score
+`diverse` is this project's.
 
 Nothing here forms a B x B matrix. A running vector of conditional scores `g_i(K)` is kept for all candidates
 and, after each chunk is drawn, the chunk's pair scores are added to it, tile by tile: `4 B b d` multiply-adds
@@ -12,7 +13,7 @@ Shapes: B candidates, b = `size` of them chosen, K those chosen so far, c a chun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 
-Score = Literal["learnability", "easy-reference", "hard-student"]
+Score = Literal["learnability", "easy-reference", "hard-student", "diverse"]
 Strategy = Literal["joint", "independent", "top-k"]
 Loss = Literal["sigmoid", "softmax"]
 
@@ -67,12 +68,14 @@ def select(
     """Choose `size` of B candidates to train on.
 
     Args:
-        student: the model in training, embeddings of the super-batch; may be None for `easy-reference`.
+        student: the model in training, embeddings of the super-batch; may be None for `easy-reference` and
+            `diverse`.
         reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
             `hard-student`.
         size: how many to choose, 1 <= size <= B. Exactly so many distinct indices come back.
         score: `learnability` (student's loss minus reference's: H-ACID), `easy-reference` (minus the
-            reference's loss: I-ACID) or `hard-student` (the student's loss).
+            reference's loss: I-ACID), `hard-student` (the student's loss), or `diverse` (unlike what was chosen
+            before, by the reference's similarities of images and of texts; whether a pair fits does not count).
         loss: the contrastive loss that the scores are made of.
         strategy: `joint` draws in chunks, each conditional on all chosen before; `independent` ignores the
             others; `top-k` is `independent` without noise.
@@ -102,11 +105,25 @@ def select(
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a score: the sign with which its losses count."""
+    """One model of a score.
+
+    Attributes:
+        name: for messages.
+        sign: with which its losses count.
+        e: its embeddings of the super-batch.
+        within: whether candidates are compared within a modality, image with image and text with text, and not
+            across; a candidate alone then has no loss.
+    """
 
     name: str
     sign: float
     e: Embeddings
+    within: bool = False
+
+    def sides(self, new: Embeddings) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """For each direction what all candidates show, `[B, d]`, and what of `new` it is compared with, `[c, d]`."""
+        image, text = (new.image, new.text) if self.within else (new.text, new.image)
+        return (self.e.image, image), (self.e.text, text)
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
@@ -206,18 +223,21 @@ class _Fixed:
 
 
 class _SigmoidGains:
-    """g_i(K) = s_ii + sum over k in K of (s_ik + s_ki); s is the signed sum of the models' pair losses."""
+    """g_i(K) = s_ii + sum over k in K of (s_ik + s_ki); s is the signed sum of the models' pair losses.
+
+    Within a modality s_ik is the loss of the images of i and k as negatives of each other, s_ki that of their texts.
+    """
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = models
-        self.g = _signed_sum([(m.sign, F.softplus(-_diagonal(m.e))) for m in models])
+        self.g = _signed_sum([(m.sign, _alone(m, lambda e: F.softplus(-_diagonal(e)))) for m in models])
 
     def current(self) -> Tensor:
         return self.g
 
     def add(self, chosen: Sequence[Embeddings]) -> None:
         for m, new in zip(self.models, chosen, strict=True):
-            for side, other in ((m.e.image, new.text), (m.e.text, new.image)):
+            for side, other in m.sides(new):
                 for rows, logits in _tiles(side, other, m.e):
                     self.g[rows].add_(F.softplus(logits).sum(1), alpha=m.sign)
 
@@ -226,12 +246,13 @@ class _SoftmaxGains:
     """g_i(K) = the signed sum of the models' losses of i in the batch K + {i}.
 
     Two running log-sum-exps per model, over the chosen texts and over the chosen images. What i changes in
-    the losses of K is left out, as in the published softmax variant of JEST.
+    the losses of K is left out, as in the published softmax variant of JEST. Within a modality z_ii is 0, and the loss
+    that of telling i from K by an image (or text) that is like nothing else.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = models
-        self.own = [_diagonal(m.e) for m in models]  # z_ii
+        self.own = [_alone(m, _diagonal) for m in models]  # z_ii
         self.lse = [(torch.full_like(z, -torch.inf), torch.full_like(z, -torch.inf)) for z in self.own]
 
     def current(self) -> Tensor:
@@ -243,7 +264,7 @@ class _SoftmaxGains:
 
     def add(self, chosen: Sequence[Embeddings]) -> None:
         for m, new, running in zip(self.models, chosen, self.lse, strict=True):
-            for lse, side, other in zip(running, (m.e.image, m.e.text), (new.text, new.image), strict=True):
+            for lse, (side, other) in zip(running, m.sides(new), strict=True):
                 for rows, logits in _tiles(side, other, m.e):
                     lse[rows] = torch.logaddexp(lse[rows], logits.logsumexp(1))
 
@@ -276,6 +297,11 @@ def _blocks(models: Sequence[Model]) -> Iterator[Sequence[Embeddings]]:
 
 def _signed_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     return torch.stack([sign * value for sign, value in terms]).sum(0)
+
+
+def _alone(m: Model, value: Callable[[Embeddings], Tensor]) -> Tensor:
+    """`[B]` what each candidate's own pair gives; zero where pairs are not looked at."""
+    return torch.zeros(len(m.e), device=m.e.device) if m.within else value(m.e)
 
 
 def _diagonal(e: Embeddings) -> Tensor:
@@ -311,10 +337,10 @@ def models_of(student: Embeddings | None, reference: Embeddings | None, score: S
         if student is None:
             raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
         models.append(Model("student", 1.0, _plain(student)))
-    if score in ("learnability", "easy-reference"):
+    if score in ("learnability", "easy-reference", "diverse"):
         if reference is None:
             raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
-        models.append(Model("reference", -1.0, _plain(reference)))
+        models.append(Model("reference", -1.0, _plain(reference), within=score == "diverse"))
     return models
 
 
@@ -330,6 +356,10 @@ def check(models: Sequence[Model], *, size: int, loss: str, strategy: str, chunk
         raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
     if strategy not in get_args(Strategy):
         raise ValueError(f"select: unknown strategy {strategy!r}; known: {', '.join(get_args(Strategy))}.")
+    if models[0].within and strategy != "joint":
+        raise ValueError(
+            f"select: score 'diverse' compares with what is chosen and needs strategy 'joint', not {strategy!r}."
+        )
     if size < 1 or chunks < 1:
         raise ValueError(f"select: size and chunks must be at least 1, got size={size}, chunks={chunks}.")
     if not 0 <= temperature < math.inf:

@@ -15,25 +15,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Selection
+from aced.core.selection import Score, Selection
 
 
-def easy_joint_many(
+def reference_joint_many(
     reference: Embeddings,
     counts: Sequence[int],
     size: int,
     *,
+    score: Score,
     chunks: int,
     temperature: float,
     generators: Sequence[torch.Generator],
 ) -> list[Tensor]:
-    """Draw `size` of the candidates of each of G super-batches, jointly and by easy-reference, sigmoid loss.
+    """Draw `size` of the candidates of each of G super-batches, jointly and by the reference alone, sigmoid loss.
 
     Args:
         reference: the reference's embeddings of all super-batches, one after the other, on the CPU; rows of unit
             length.
         counts: the number of candidates of each, `size` or more.
         size: how many are chosen of each.
+        score: `easy-reference` or `diverse`.
         chunks: number of chunks of each draw.
         temperature: tau of the draws.
         generators: one for each.
@@ -42,14 +44,17 @@ def easy_joint_many(
         For each the `[size]` chosen rows within it, in drawing order.
     """
     if min(counts) < size or len(counts) != len(generators):
-        raise ValueError(f"easy_joint_many: {size} of {min(counts)} candidates, {len(generators)} generators.")
+        raise ValueError(f"reference_joint_many: {size} of {min(counts)} candidates, {len(generators)} generators.")
+    if score not in ("easy-reference", "diverse"):
+        raise ValueError(f"reference_joint_many: score {score!r} is not one of the reference alone.")
     scale, bias = float(reference.scale), float(reference.bias)
     with torch.no_grad():
         image, text = (_padded(e.float(), counts) for e in (reference.image, reference.text))  # [G, B, d]
         there = torch.arange(image.shape[1]) < torch.tensor(list(counts))[:, None]
-        g = -F.softplus(-((image * text).sum(2) * scale + bias))
+        within = score == "diverse"
+        own = (image * text).sum(2) * scale + bias
+        g = torch.zeros_like(own) if within else -F.softplus(-own)
         free = torch.zeros_like(g).masked_fill_(~there, -torch.inf)  # 0 where it can be chosen
-        image = image * scale  # once, in place of every product
         chosen = []
         n = min(chunks, size)
         sizes = [size // n + (i < size % n) for i in range(n)]
@@ -62,8 +67,8 @@ def easy_joint_many(
             free.scatter_(1, rows, -torch.inf)
             if number + 1 < n:
                 wide = rows[:, :, None].expand(-1, -1, image.shape[2])
-                for side, other in ((image, text), (text, image)):
-                    logits = side @ other.gather(1, wide).mT
+                for side, other in ((image, image), (text, text)) if within else ((image, text), (text, image)):
+                    logits = side @ (other.gather(1, wide) * scale).mT
                     g -= F.softplus(logits.add_(bias)).sum(2)
     return list(torch.cat(chosen, 1))
 

@@ -12,7 +12,6 @@ from aced.data.embedding import EmbeddingTower, Settings, size_text
 from aced.data.sidecar import parts_of, sample_bytes, sidecar_path, why_missing
 from aced.data.source import Source
 from aced.data.spool import is_address
-from aced.methods import get_method
 from aced.train.providers import Cached, Provider
 
 
@@ -51,7 +50,7 @@ def live_cost(name: str, tower: Any, student: Any, config: Config, source: Sourc
         config: the run's.
         source: the pool; some of its captions tell how long texts are.
     """
-    method, train = get_method(config.method.name, weight=config.method.weight), config.train
+    method, train = config.row, config.train
     texts = source.read(range(min(64, len(source))), []).texts
     forward, own = tower.forward_flops(texts), student.forward_flops(texts)
     scores = name == "reference" and method.scores_reference

@@ -19,13 +19,13 @@ from aced.data.source import SOUND_KINDS, Fault, Source
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
-from aced.methods import get_method
 from aced.progress import Bars
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, load_tower, save_tower
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
 from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
+from aced.train.columns import Columns
 from aced.train.distributed import World, check_alone
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
@@ -116,7 +116,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
     check_alone(config, world.size)
-    method = get_method(config.method.name, weight=config.method.weight)
+    method = config.row
     objective = Objective(
         method,
         config.method.loss,
@@ -166,6 +166,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         chooser=make_chooser(config, method, settings, student, reference),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
+        columns=Columns(inputs.teachers, method.columns, config.run.seed) if method.columns else None,
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),

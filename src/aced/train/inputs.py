@@ -16,7 +16,6 @@ from aced.data.views import View
 from aced.devices import find_device
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
-from aced.methods import get_method
 from aced.progress import Bars
 from aced.towers import Tower, load_tower
 from aced.train.caching import cache_settings, live_cost, others_there
@@ -57,7 +56,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
 
     What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
     """
-    method = get_method(config.method.name, weight=config.method.weight)
+    method = config.row
     tasks = make_eval_tasks(config)
     towers: dict[str, Tower] = {}
     if method.scores_reference or (method.distill and not config.teacher.model):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aced.core import losses
+from aced.core.columns import column_kd
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Loss
 from aced.methods import Method
@@ -30,8 +31,8 @@ class Objective(nn.Module):
     """Contrastive loss plus the method's distillation loss.
 
     Distillation has a logit scale and bias of its own: the scale that fits a sigmoid loss is not the one that fits a
-    softmax over the batch. Feature matching has projections to the teachers' widths. All of them are trained and
-    thrown away afterwards.
+    softmax over the batch. Feature matching has projections to the teachers' widths, and so has distillation against
+    columns, one for images and one for texts. All of them are trained and thrown away afterwards.
 
     Args:
         method: the row of the table.
@@ -58,13 +59,20 @@ class Objective(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         if method.distill == "sigmoid":
             self.bias = nn.Parameter(torch.tensor(-10.0))
-        if method.distill == "features":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.project = nn.ModuleList(nn.Linear(width, w, bias=False) for w in teacher_widths)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if method.distill == "features":
+                self.project = _projections(width, teacher_widths)
+            if method.columns:
+                self.column_images, self.column_texts = (_projections(width, teacher_widths) for _ in range(2))
+                self.column_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def forward(
-        self, contrastive: Embeddings, distilled: Embeddings, teachers: Sequence[Embeddings]
+        self,
+        contrastive: Embeddings,
+        distilled: Embeddings,
+        teachers: Sequence[Embeddings],
+        columns: Sequence[Embeddings] = (),
     ) -> tuple[Tensor, Parts]:
         """The loss of one step.
 
@@ -72,11 +80,14 @@ class Objective(nn.Module):
             contrastive: the student's embeddings of B_ce.
             distilled: the student's embeddings of B_kd; not used where the method distils nothing.
             teachers: the teachers' embeddings of B_kd.
+            columns: the teachers' embeddings of further pairs; none where the method has no columns.
         """
         base: Tensor = getattr(losses, self.loss)(contrastive)
         if self.method.distill is None:
             return base, Parts(base.item(), base.item(), None)
         kd = self._distillation(distilled, teachers)
+        if self.method.columns:
+            kd = kd + self._against_columns(distilled, teachers, columns)
         total = base + self.method.weight * kd
         return total, Parts(total.item(), base.item(), kd.item())
 
@@ -88,9 +99,34 @@ class Objective(nn.Module):
             return losses.sigmoid_kd(replace(student, scale=self.log_scale.exp(), bias=self.bias), teachers)
         return losses.feature_matching(student, teachers, project=list(self.project))
 
+    def _against_columns(
+        self, student: Embeddings, teachers: Sequence[Embeddings], columns: Sequence[Embeddings]
+    ) -> Tensor:
+        """The mean over the teachers."""
+        parts = [
+            column_kd(
+                student,
+                teacher,
+                others,
+                project=(images, texts),
+                scale=self.column_log_scale.exp(),
+                teacher_temperature=self.teacher_temperature,
+            )
+            for images, texts, teacher, others in zip(
+                self.column_images, self.column_texts, teachers, columns, strict=True
+            )
+        ]
+        return torch.stack(parts).mean()
+
     @torch.no_grad()
     def clamp(self, model: nn.Module) -> None:
         """Keep the logit scales, the model's and distillation's own, at 100 at most, as CLIP does."""
-        for parameter in (getattr(model, "logit_scale", None), getattr(self, "log_scale", None)):
+        own = [getattr(self, name, None) for name in ("log_scale", "column_log_scale")]
+        for parameter in (getattr(model, "logit_scale", None), *own):
             if parameter is not None:
                 parameter.clamp_(max=MAX_LOG_SCALE)
+
+
+def _projections(width: int, widths: Sequence[int]) -> nn.ModuleList:
+    """Linear maps from the student's width to each teacher's."""
+    return nn.ModuleList(nn.Linear(width, w, bias=False) for w in widths)

@@ -17,6 +17,7 @@ from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
+from aced.train.columns import Columns
 from aced.train.dealing import Dealt, Pool, all_faults
 from aced.train.distributed import World
 from aced.train.feed import Faults
@@ -61,6 +62,7 @@ class Trainer:
         chooser: chooses the rows that are trained on.
         reference: scores the super-batch; None for a method that needs none.
         teachers: are distilled; the reference may be among them, and is then asked once for both.
+        columns: draws further pairs that the teachers alone have embedded; None for a method without.
         generator: of the draws.
         ledger: what the run has spent.
         faults: which samples could not be read.
@@ -78,6 +80,7 @@ class Trainer:
     chooser: Chooser
     reference: Provider | None
     teachers: list[Provider]
+    columns: Columns | None
     generator: torch.Generator
     ledger: Ledger
     faults: Faults
@@ -130,7 +133,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         embedded = embedded_kd = _train_embed(t, batch)
         if dealt_kd is not None and dealt_kd is not dealt:
             embedded_kd = _train_embed(t, pool.take(dealt_kd))
-        loss, parts = t.objective(embedded, embedded_kd, teachers)
+        loss, parts = t.objective(embedded, embedded_kd, teachers, _columns(t, batch))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         grad_norm = _clip(t, parts)
@@ -179,6 +182,11 @@ def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | 
         else t.world.embeddings(p.embed(pool.take(dealt), t.ledger, "teacher"))
         for p in t.teachers
     ]
+
+
+def _columns(t: Trainer, batch: Candidates) -> list[Embeddings]:
+    """The teachers' embeddings of further pairs, the same in every process, each of which counts its own part."""
+    return [] if t.columns is None else t.columns.at(t.step, len(batch), t.ledger, 1 / t.world.size)
 
 
 def _train_embed(t: Trainer, batch: Candidates) -> Embeddings:

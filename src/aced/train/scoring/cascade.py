@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
-from aced.core.selection_many import easy_joint_many
+from aced.core.selection_many import reference_joint_many
 from aced.data.source import Candidates
 from aced.train.scoring.choosing import Around, Choice, Drawn, count_draw, draw_with
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
 
 class Sieve:
-    """Keeps the part of a super-batch that is easiest for the reference, drawn jointly, so that it de-duplicates.
+    """Keeps the part of a super-batch that the reference would choose alone, drawn jointly, so that it de-duplicates.
 
     Its draws follow from (seed, step) alone: the same rows come out whether it works before or after loading.
 
     Args:
         size: how many are kept.
         settings: chunks, temperature and loss of the draw.
-        method: its strategy.
+        method: its strategy, and its score where that asks the reference alone; easy-reference otherwise.
         seed: of the draws.
     """
 
     def __init__(self, size: int, settings: Settings, method: Method, seed: int) -> None:
         self.size, self.settings, self.method, self.seed = size, settings, method, seed
+        self.score = method.score_of_reference
 
     def keep(self, reference: Embeddings, step: int) -> Tensor:
         """`[m]` int64 rows that are kept at step number `step` (from 0), ascending, on the CPU."""
@@ -49,10 +50,11 @@ class Sieve:
         generators = [_generator(self.seed, first + i) for i in range(len(counts))]
         joint = self.method.strategy == "joint" and self.settings.loss == "sigmoid"
         if joint and min(counts) >= self.size and reference.device.type == "cpu":
-            found = easy_joint_many(
+            found = reference_joint_many(
                 reference,
                 counts,
                 self.size,
+                score=self.score,
                 chunks=self.settings.chunks,
                 temperature=self.settings.temperature,
                 generators=generators,
@@ -66,7 +68,7 @@ class Sieve:
         size = min(self.size, len(reference))
         if size == 0:
             return torch.empty(0, dtype=torch.int64)
-        chosen = draw_with(self.settings, self.method, "easy-reference", size, None, reference, generator)
+        chosen = draw_with(self.settings, self.method, self.score, size, None, reference, generator)
         return chosen.indices.cpu()
 
     def count(self, ledger: Ledger, candidates: int, width: int) -> None:

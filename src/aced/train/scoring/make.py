@@ -67,9 +67,9 @@ def _scorer(config: Config, student: Tower) -> Scorer:
 
 
 def _by_reference(config: Config, method: Method, settings: Settings, reference: Provider | None) -> Chooser:
-    """Easy-reference over the whole super-batch."""
+    """The reference's own choice from the whole super-batch."""
     if not config.scoring.early:
-        return Drawn("easy-reference", None)
+        return Drawn(method.score_of_reference, None)
     sieve = Sieve(settings.batch, settings, method, config.run.seed)
     again = method.distill is not None
     return Presieved(sieve, _cached(reference, "early"), InOrder(), config.super_batch, again=again)
