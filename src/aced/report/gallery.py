@@ -28,7 +28,9 @@ def write_gallery(
     score: Score,
     count: int = 24,
 ) -> None:
-    """Write `gallery.json`: the `count` pairs of `candidates` with the highest and the lowest score s_ii.
+    """Write `gallery.json`: the `count` pairs of `candidates` with the highest and the lowest score.
+
+    That is s_ii, or, for a score that compares pairs only, g_i given those that a draw without noise takes first.
 
     Args:
         path: the file.
@@ -39,7 +41,7 @@ def write_gallery(
         score: what the method ranks by.
         count: pairs at either end.
     """
-    scores = select(student, reference, 1, score=score, strategy="top-k").scores
+    scores = _scores(student, reference, score, len(candidates))
     order = scores.argsort(descending=True).tolist()
     count = min(count, len(order) // 2)
     pixels = next(iter(candidates.images.values()))
@@ -55,6 +57,14 @@ def write_gallery(
 
     ends = {"most": [pair(r) for r in order[:count]], "least": [pair(r) for r in order[::-1][:count]]}
     write_atomic(path, json.dumps(ends))
+
+
+def _scores(student: Embeddings | None, reference: Embeddings | None, score: Score, count: int) -> Tensor:
+    """`[B]` what each pair is worth."""
+    if score != "diverse":
+        return select(student, reference, 1, score=score, strategy="top-k").scores
+    drawn = select(student, reference, count, score=score, chunks=count, temperature=0)
+    return torch.empty_like(drawn.gains).scatter_(0, drawn.indices, drawn.gains)
 
 
 def picture_url(pixels: Tensor) -> str:
