@@ -67,7 +67,8 @@ def draw(results: Results) -> str:
     over = f", {seeds} seeds" if seeds > 1 else ", one seed"
     left = (MARGIN, f"Average of {tasks} zero-shot tasks, %{over}", bars)
     right = (MARGIN + BARS + GAP, "The same against wall time of training", scatter)
-    return _page([left, right], [BARS, SCATTER])
+    note = "Lighter bars: rows that train on more samples than IID. The reference's own cost is not in any row."
+    return page([left, right], [BARS, SCATTER], note, "Accuracy of each method, and the same against wall time")
 
 
 def mean_chance(results: Results) -> float | None:
@@ -127,25 +128,35 @@ def bar_chart(
     return to_svg(figure, "Average accuracy of each row")
 
 
-def _page(panels: Sequence[tuple[int, str, str]], widths: Sequence[int]) -> str:
-    """Charts side by side on a card."""
-    parts, bottom = [], 0.0
+def page(panels: Sequence[tuple[int, str, str]], widths: Sequence[int], note: str, label: str) -> str:
+    """Charts side by side on a card, in several rows where a panel begins left of the one before it.
+
+    Args:
+        panels: of each its left edge, its title and its SVG.
+        widths: of the panels.
+        note: a sentence below them.
+        label: what the picture shows, for those who cannot see it.
+    """
+    parts, top, bottom, before = [], 0.0, 0.0, -1
     for (x, title, svg), width in zip(panels, widths, strict=True):
+        if x <= before:
+            top = bottom
+        before = x
         box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
         assert box is not None
         height = width * float(box[2]) / float(box[1])
-        bottom = max(bottom, HEAD + height)
-        place = f'<svg x="{x}" y="{HEAD}" width="{width}" height="{height:.1f}" overflow="visible" '
-        parts.append(f'<text x="{x}" y="26" font-size="14" font-weight="600" fill="var(--ink)">{escape(title)}</text>')
+        bottom = max(bottom, top + HEAD + height)
+        place = f'<svg x="{x}" y="{top + HEAD:.0f}" width="{width}" height="{height:.1f}" overflow="visible" '
+        head = f'<text x="{x}" y="{top + 26:.0f}" font-size="14" font-weight="600" fill="var(--ink)">'
+        parts.append(f"{head}{escape(title)}</text>")
         parts.append(svg.replace("<svg ", place, 1))
-    note = "Lighter bars: rows that train on more samples than IID. The reference's own cost is not in any row."
     height = round(bottom + 34)
-    parts.append(f'<text x="{MARGIN}" y="{height - 14}" font-size="12" fill="var(--muted)">{note}</text>')
+    parts.append(f'<text x="{MARGIN}" y="{height - 14}" font-size="12" fill="var(--muted)">{escape(note)}</text>')
     size = f'width="{WIDTH - 1}" height="{height - 1}"'
     card = f'<rect x="0.5" y="0.5" {size} rx="10" fill="var(--card)" stroke="var(--line)"/>'
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'role="img" aria-label="Accuracy of each method, and the same against wall time">'
+        f'role="img" aria-label="{escape(label)}">'
     )
     return f"{head}\n<style>{STYLE}</style>\n{card}\n" + "\n".join(parts) + "\n</svg>\n"
 
