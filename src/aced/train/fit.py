@@ -16,6 +16,7 @@ from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
 from aced.data.source import SOUND_KINDS, Fault, Source
+from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
@@ -167,7 +168,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         generator=torch.Generator().manual_seed(config.run.seed),
-        ledger=Ledger(),
+        ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
         marks=_marks(inputs),
     )
