@@ -24,6 +24,7 @@ from aced.methods import get_method
 from aced.progress import Bars
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, load_tower, save_tower
+from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
 from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
@@ -241,12 +242,10 @@ def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a figure depends on besides the code: versions, machine, threads, date."""
-    import open_clip
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
+        "open_clip": import_open_clip().__version__,
         "platform": platform.platform(terse=True),
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
