@@ -15,7 +15,7 @@ after a warm-up; memory is what the allocator held at most, so without what CUDA
 - `host`: what the processor does for a super-batch: tokenising, copying rows, sending images.
 - `steps`: the project's own step on candidates in memory with a cached reference under bfloat16, each method relative
   to IID with its shares of load, score, select and train; and one IID step of b = 32,768 with gradient caching.
-- `compile`: the same step compiled by inductor, with activations computed anew, and in float16.
+- `compile`: the same step compiled by inductor, with activations computed anew, in float16.
 - `fsdp`: the step with FSDP2 on one device against the plain one.
 - `nccl`: torchrun with one process: every exchange, the draw over ranks, DDP, and `aced train`.
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from pathlib import Path
 
 import losses as loss_benchmark
 import torch
-from gpu_measure import FULL, SMALL, Row, Sizes, attempt, extra_mib, seconds_of
+from gpu_measure import FULL, SMALL, Row, Sizes, attempt, extra_mib, run_command, seconds_of
 from gpu_steps import compile_part, fsdp_part, host_part, nccl_part, steps_part
 from rich.console import Console
 from rich.table import Table
@@ -133,9 +133,9 @@ def run_part(name: str, arguments: list[str]) -> list[Row]:
     """The rows of one part, from a process of its own; one row with an error where it ended without any."""
     command = [sys.executable, __file__, "--child", name, *arguments]
     try:
-        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return [{"row": name, "error": f"not done after {LIMIT} seconds"}]
+        ended = run_command(command, LIMIT, quiet=False)
+    except TimeoutError as error:
+        return [{"row": name, "error": str(error)}]
     try:
         rows: list[Row] = json.loads(ended.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
@@ -180,6 +180,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="the JSON file")
     parser.add_argument("--child", choices=list(PARTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    # So that what was started ends with this process: the parts are in sessions of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sizes, device = SMALL if args.small else FULL, find_device(args.device, f"--device {args.device}")
     if args.child:
         print(json.dumps(PARTS[args.child](sizes, device)))

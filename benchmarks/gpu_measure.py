@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +51,7 @@ class Sizes:
     scenes: int
 
 
-FULL = Sizes(163_840, 32_768, 768, ("ViT-S-32", "ViT-B-32"), 2048, 32_768, 512, 2048, (4096, 32_768), 512, 5, 3, 4096)
+FULL = Sizes(163_840, 32_768, 768, ("ViT-S-32", "ViT-B-32"), 2048, 32_768, 512, 2048, (4096, 32_768), 512, 4, 3, 4096)
 SMALL = Sizes(1280, 256, 32, ("aced-demo-s", "aced-demo-l"), 16, 64, 16, 64, (128,), 32, 2, 2, 400)
 
 
@@ -101,3 +105,23 @@ def attempt(rows: list[Row], name: str, work: Callable[[], Row]) -> Row:
         torch.cuda.empty_cache()
     rows.append(row)
     return row
+
+
+def run_command(command: Sequence[str], limit: float, *, quiet: bool) -> subprocess.CompletedProcess[str]:
+    """Run a command, and end all that it started; `quiet` keeps what it says on stderr instead of printing it.
+
+    Raises:
+        TimeoutError: it takes longer than `limit` seconds.
+    """
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe if quiet else None, text=True, start_new_session=True)
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"not done after {limit:.0f} seconds") from None
+    finally:
+        # What torchrun has started outlives it where it is killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return subprocess.CompletedProcess(command, process.returncode, out, err or "")

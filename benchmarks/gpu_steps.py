@@ -11,14 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from activations import pairs_of
-from gpu_measure import FULL, SMALL, Row, Sizes, attempt, seconds_of, synchronize
+from gpu_measure import FULL, SMALL, Row, Sizes, attempt, run_command, seconds_of, synchronize
 from torch import Tensor
 
 from aced.config import Config, make_config
@@ -107,6 +107,12 @@ def trainer_of(config: Config, student: Tower, table: Table | None) -> Trainer:
     return make_trainer(config, inputs, student)
 
 
+def noise_pairs(tower: Tower, count: int) -> Candidates:
+    """The same pairs of noise whenever they are asked for."""
+    torch.manual_seed(0)
+    return pairs_of(tower, count)
+
+
 def measured(trainer: Trainer, candidates: Candidates, sizes: Sizes) -> Row:
     """Median time of a step on the same candidates, its shares, and the most memory that was held."""
     device, batches = trainer.student.device, itertools.repeat(candidates)
@@ -151,16 +157,16 @@ def steps_part(sizes: Sizes, device: torch.device) -> list[Row]:
         student = load_tower(model, device=device, seed=0)
         rows += steps_of(student, table, sizes)
     name = sizes.models[-1]
-    large = pairs_of(student, sizes.large)
+    large, few = noise_pairs(student, sizes.large), replace(sizes, steps=2)
     config = config_of(name, "iid", sizes.large, device, sizes, train__grad_cache=sizes.grad_cache)
-    attempt(rows, f"{name}, iid, grad_cache", lambda: measured(trainer_of(config, student, None), large, sizes))
+    attempt(rows, f"{name}, iid, grad_cache", lambda: measured(trainer_of(config, student, None), large, few))
     return rows
 
 
 def steps_of(student: Tower, table: Table, sizes: Sizes) -> list[Row]:
     """A row for each method."""
     rows: list[Row] = []
-    candidates = pairs_of(student, SELECTING * sizes.batch)
+    candidates = noise_pairs(student, SELECTING * sizes.batch)
     few = candidates.split(sizes.batch)[0]
 
     def work(method: str, keys: dict[str, Any]) -> Row:
@@ -180,7 +186,7 @@ def host_part(sizes: Sizes, device: torch.device) -> list[Row]:
     """What the processor does for a super-batch of the steps, beside the device."""
     rows: list[Row] = []
     tower = load_tower(sizes.models[-1], device=device, seed=0)
-    candidates = pairs_of(tower, SELECTING * sizes.batch)
+    candidates = noise_pairs(tower, SELECTING * sizes.batch)
     images = candidates.images[tower.view]
     gigabytes = images.numel() / 1e9
 
@@ -211,25 +217,24 @@ def host_part(sizes: Sizes, device: torch.device) -> list[Row]:
 def compile_part(sizes: Sizes, device: torch.device) -> list[Row]:
     """An H-ACID step in each of the ways that change how the towers run."""
     rows: list[Row] = []
-    table = Table(SELECTING * sizes.batch, device)
-    plain: Row = {}
-    for name, keys in (
-        ("bf16", {}),
-        ("bf16, compiled", {"train__compile": True}),
-        ("bf16, activations anew", {"train__activation_checkpointing": True}),
-        ("fp16", {"train__precision": "fp16"}),
-        ("fp32", {"train__precision": "fp32", "train__grad_cache": max(1, sizes.batch // 4)}),
-    ):
+    name, table = sizes.models[-1], Table(SELECTING * sizes.batch, device)
+    candidates = noise_pairs(load_tower(name, seed=0), SELECTING * sizes.batch)
 
-        def work(keys: dict[str, Any] = keys) -> Row:
-            student = load_tower(sizes.models[-1], device=device, seed=0)
-            config = config_of(sizes.models[-1], "h-acid", sizes.batch, device, sizes, **keys)
-            return measured(trainer_of(config, student, table), pairs_of(student, config.super_batch), sizes)
+    def work(keys: dict[str, Any]) -> Row:
+        student = load_tower(name, device=device, seed=0)
+        config = config_of(name, "h-acid", sizes.batch, device, sizes, **keys)
+        return measured(trainer_of(config, student, table), candidates, sizes)
 
-        row = attempt(rows, name, work)
-        plain = plain or row
-        if "error" not in row and "error" not in plain:
-            row["to_bf16"] = row["seconds"] / plain["seconds"]
+    cases: dict[str, dict[str, Any]] = {
+        "bf16": {},
+        "bf16, compiled": {"train__compile": True},
+        "bf16, activations anew": {"train__activation_checkpointing": True},
+        "fp16": {"train__precision": "fp16"},
+    }
+    for case, keys in cases.items():
+        row = attempt(rows, case, partial(work, keys))
+        if "error" not in row and "error" not in rows[0]:
+            row["to_bf16"] = row["seconds"] / rows[0]["seconds"]
     return rows
 
 
@@ -251,7 +256,7 @@ def wrapped_row(parallel: str, sizes: Sizes, device: torch.device) -> Row:
     trainer = trainer_of(config, student, None)
     trainer.replica = Alone(student, trainer.objective, parallel=parallel)
     trainer.optimizer = make_optimizer([student, trainer.objective], config.train)
-    return measured(trainer, pairs_of(student, sizes.batch), sizes)
+    return measured(trainer, noise_pairs(student, sizes.batch), sizes)
 
 
 def fsdp_part(sizes: Sizes, device: torch.device) -> list[Row]:
@@ -284,31 +289,33 @@ def nccl_part(sizes: Sizes, device: torch.device) -> list[Row]:
     rows: list[Row] = []
     small = ["--small"] * (sizes is SMALL)
     name = "cuda" if device.type == "cuda" else "cpu"
-    ended = torchrun([__file__, name, *small])
-    try:
-        rows += json.loads(ended.stdout.splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        rows.append({"row": "exchanges", "error": _last_line(ended)})
 
-    def program(parallel: str) -> Row:
+    def exchanged() -> Row:
+        ended = torchrun([__file__, name, *small])
+        if ended.returncode:
+            raise ChildProcessError(_last_line(ended))
+        rows.extend(json.loads(ended.stdout.splitlines()[-1]))
+        return {}
+
+    def program() -> Row:
         with tempfile.TemporaryDirectory() as folder:
             words = ["scenes", "method.name=iid", f"data.scenes_size={sizes.scenes}", "train.steps=3"]
-            words += [f"run.device={name}", "train.precision=bf16", f"run.parallel={parallel}", f"run.out={folder}/run"]
+            words += [f"run.device={name}", "train.precision=bf16", f"run.out={folder}/run"]
             start = time.perf_counter()
             ended = torchrun(["-m", "aced", "train", *words])
             if ended.returncode:
                 raise ChildProcessError(_last_line(ended))
             return {"seconds": time.perf_counter() - start}
 
-    for parallel in ("ddp", "fsdp"):
-        attempt(rows, f"torchrun -m aced train, {parallel}", lambda parallel=parallel: program(parallel))
+    attempt(rows, "torchrun", exchanged)
+    attempt(rows, "torchrun -m aced train", program)
     return rows
 
 
 def torchrun(words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a script or a module by torchrun in one process."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150)
+    return run_command(command, 150, quiet=True)
 
 
 def _last_line(ended: subprocess.CompletedProcess[str]) -> str:
