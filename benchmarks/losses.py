@@ -86,13 +86,13 @@ PEERS = {"sigmoid": "open_clip SigLipLoss", "softmax": "open_clip ClipLoss"}
 # --- measuring --------------------------------------------------------------------------------------------------
 
 
-def inputs(count: int, width: int) -> tuple[Embeddings, Embeddings]:
+def inputs(count: int, width: int, device: torch.device | str = "cpu") -> tuple[Embeddings, Embeddings]:
     """A student whose four parts want gradients, and a teacher."""
-    student = embeddings(count, width, 0)
+    student = embeddings(count, width, 0).to(device)
     for side in (student.image, student.text):
         side.requires_grad_()
-    scale, bias = (torch.tensor(v, requires_grad=True) for v in (10.0, -10.0))
-    return replace(student, scale=scale, bias=bias), embeddings(count, width, 1)
+    scale, bias = (torch.tensor(v, device=device, requires_grad=True) for v in (10.0, -10.0))
+    return replace(student, scale=scale, bias=bias), embeddings(count, width, 1).to(device)
 
 
 def pass_through(loss: Loss, student: Embeddings, teacher: Embeddings) -> list[Tensor]:

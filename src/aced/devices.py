@@ -1,6 +1,9 @@
-"""The device that a name means."""
+"""The device that a name means, and the time that its work takes."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 import torch
 
@@ -26,3 +29,15 @@ def find_device(name: str, said: str) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise AcedError(f"{said} cannot be used here: {reason}; 'auto' chooses one.") from None
     return device
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Seconds that have passed since some moment; on a GPU, once it has done all that this thread asked of it."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.current_stream(device).synchronize()
+        return time.perf_counter()
+
+    return clock

@@ -60,6 +60,16 @@ def test_timed_counts_a_block_that_fails() -> None:
     assert ledger.seconds["load"] >= 0.01
 
 
+def test_phases_are_told_by_the_clock_that_was_given() -> None:
+    times = iter([1.0, 3.5, 10.0, 10.25])
+    ledger = Ledger(clock=lambda: next(times))
+    for phase in ("score", "train"):
+        with ledger.timed(phase):  # type: ignore[arg-type]
+            pass
+    assert (ledger.seconds["score"], ledger.seconds["train"]) == (2.5, 0.25)
+    assert "clock" not in ledger.state()
+
+
 def test_state_survives_json_and_is_a_copy() -> None:
     ledger = Ledger()
     ledger.trained(3, 5.0)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
+from aced.core.products import logits_with
 
 Score = Literal["learnability", "easy-reference", "hard-student", "diverse"]
 Strategy = Literal["joint", "independent", "top-k"]
@@ -29,6 +30,8 @@ Loss = Literal["sigmoid", "softmax"]
 
 # Largest tile of pair scores that is held at once, in elements; a chunk's B x c block is cut into row tiles.
 _TILE = 1 << 21
+# The same on a GPU (32 MB, and as much for the losses): a smaller one is computed sooner than Python can ask for it.
+_GPU_TILE = 1 << 23
 # How far a row's norm may be from 1: more than unit vectors lose when they are rounded to bfloat16.
 _NORM_TOLERANCE = 1e-2
 # Largest logit scale or bias: sums over any batch stay finite in float32.
@@ -174,7 +177,8 @@ def _draw(
         indices=torch.cat(indices),
         gains=torch.cat(drawn),
         scores=scores,
-        chunk=chunk.repeat_interleave(torch.tensor(sizes, device=scores.device)),
+        # With the length known a GPU need not be waited for.
+        chunk=chunk.repeat_interleave(torch.tensor(sizes, device=scores.device), output_size=sum(sizes)),
     )
 
 
@@ -239,7 +243,7 @@ class _SigmoidGains:
         for m, new in zip(self.models, chosen, strict=True):
             for side, other in m.sides(new):
                 for rows, logits in _tiles(side, other, m.e):
-                    self.g[rows].add_(F.softplus(logits).sum(1), alpha=m.sign)
+                    self.g[rows].add_(_sum_of_losses(logits), alpha=m.sign)
 
 
 class _SoftmaxGains:
@@ -283,14 +287,14 @@ def _whole_batch_softmax(models: Sequence[Model], blocks: Iterable[Sequence[Embe
     )
 
 
-def block_rows(count: int) -> int:
+def block_rows(count: int, device: torch.device) -> int:
     """How many of `count` candidates make a block of `independent_gains`: a block's logits with all fit a tile."""
-    return max(1, min(count, math.isqrt(_TILE)))
+    return max(1, min(count, math.isqrt(_tile(device))))
 
 
 def _blocks(models: Sequence[Model]) -> Iterator[Sequence[Embeddings]]:
     count = len(models[0].e)
-    step = block_rows(count)
+    step = block_rows(count, models[0].e.device)
     for start in range(0, count, step):
         yield [m.e[start : start + step] for m in models]
 
@@ -314,15 +318,24 @@ def _diagonal(e: Embeddings) -> Tensor:
 
 def _tiles(side: Tensor, chosen: Tensor, e: Embeddings) -> Iterator[tuple[slice, Tensor]]:
     """Row tiles of `scale * side @ chosen.T + bias` in float32: pairs of (rows, `[rows, c]`)."""
-    weight = (chosen.float() * e.scale).T  # [d, c]
-    step = max(1, _TILE // weight.shape[1])
+    logits = logits_with(chosen, side, float(e.scale), float(e.bias))
+    step = max(1, _tile(side.device) // len(chosen))
     for start in range(0, len(side), step):
         rows = slice(start, min(start + step, len(side)))
-        yield rows, (side[rows].float() @ weight).add_(e.bias)
+        yield rows, logits(side[rows])
+
+
+def _sum_of_losses(logits: Tensor) -> Tensor:
+    """`[rows]` sums over the chosen ones, as negatives, of softplus(z)."""
+    return F.softplus(logits).sum(1)
 
 
 def _rows(e: Embeddings) -> int:
-    return max(1, _TILE // e.image.shape[1])
+    return max(1, _tile(e.device) // e.image.shape[1])
+
+
+def _tile(device: torch.device) -> int:
+    return _GPU_TILE if device.type == "cuda" else _TILE
 
 
 # --- checks -------------------------------------------------------------------------------------------------

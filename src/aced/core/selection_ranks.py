@@ -165,7 +165,7 @@ class _Draw:
 
     def blocks(self) -> Iterator[Sequence[Embeddings]]:
         """The whole super-batch (this rank's own where it draws alone) in blocks of each model's embeddings."""
-        step = block_rows(self.count if self.alone else max(self.counts))
+        step = block_rows(self.count if self.alone else max(self.counts), self.device)
         for start in range(0, self.count if self.alone else max(self.counts), step):
             block = [m.e[start : start + step] for m in self.models]
             if not self.alone:

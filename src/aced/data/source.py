@@ -57,9 +57,23 @@ class Candidates:
         return Candidates(
             indices=self.indices[rows],
             texts=[self.texts[i] for i in rows.tolist()],
-            images={view: pixels[rows] for view, pixels in self.images.items()},
+            # Rows as a whole; plain indexing goes byte by byte.
+            images={view: pixels.index_select(0, rows) for view, pixels in self.images.items()},
             crops=None if self.crops is None else self.crops[rows],
         )
+
+    def split(self, size: int) -> list[Candidates]:
+        """Consecutive parts of `size` rows, the last of fewer; their images are not copied."""
+        pieces = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [
+            Candidates(
+                indices=self.indices[piece],
+                texts=self.texts[piece],
+                images={view: pixels[piece] for view, pixels in self.images.items()},
+                crops=None if self.crops is None else self.crops[piece],
+            )
+            for piece in pieces
+        ]
 
 
 class Source(Protocol):

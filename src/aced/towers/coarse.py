@@ -68,8 +68,7 @@ class Resized:
         with evaluating(self.tower), torch.no_grad():
             if len(candidates) == 0:
                 return self.tower.score(candidates, micro_batch)
-            parts = torch.arange(len(candidates)).split(micro_batch)
-            return Embeddings.cat([self._embed(candidates[part]) for part in parts])
+            return Embeddings.cat([self._embed(part) for part in candidates.split(micro_batch)])
 
     def _embed(self, candidates: Candidates) -> Embeddings:
         scale, bias = self.tower.scale_and_bias()

@@ -175,8 +175,7 @@ class Tower(nn.Module):
         with evaluating(self), torch.no_grad():
             if len(candidates) <= micro_batch:
                 return self(candidates).detach() if len(candidates) else self._nothing()
-            rows = torch.arange(len(candidates)).split(micro_batch)
-            return Embeddings.cat([self(candidates[part]).detach() for part in rows])
+            return Embeddings.cat([self(part).detach() for part in candidates.split(micro_batch)])
 
     def score_images(self, images: Tensor, micro_batch: int) -> Tensor:
         """`[B, 3, S, S]` uint8 to `[B, d]` as in `score`, without the texts."""

@@ -125,7 +125,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         held, device = _under("chooser.", tensors), trainer.student.device
         # Embeddings go where the student is; positions and steps stay on the CPU.
         trainer.chooser.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
-        trainer.ledger = Ledger(**facts["ledger"])
+        trainer.ledger = Ledger(**facts["ledger"], clock=trainer.ledger.clock)
         _load_faults(trainer.faults, facts["faults"])
         trainer.step = facts["step"]
         if trainer.world.first:

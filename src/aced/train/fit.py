@@ -16,12 +16,14 @@ from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
 from aced.data.source import SOUND_KINDS, Fault, Source
+from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.progress import Bars
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, load_tower, save_tower
+from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
 from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
@@ -168,7 +170,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         teachers=inputs.teachers if method.distill else [],
         columns=Columns(inputs.teachers, method.columns, config.run.seed) if method.columns else None,
         generator=torch.Generator().manual_seed(config.run.seed),
-        ledger=Ledger(),
+        ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
         marks=_marks(inputs),
     )
@@ -241,12 +243,10 @@ def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a figure depends on besides the code: versions, machine, threads, date."""
-    import open_clip
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
+        "open_clip": import_open_clip().__version__,
         "platform": platform.platform(terse=True),
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),

@@ -34,13 +34,13 @@ class GradCache:
 
     def __init__(self, forward: Forward, batch: Candidates, micro_batch: int) -> None:
         self._forward = forward
-        self._batch, self._parts = batch, torch.arange(len(batch)).split(micro_batch)
+        self._parts = batch.split(micro_batch)
         self._states: list[list[Tensor]] = []
         parts = []
         with torch.no_grad():
-            for rows in self._parts:
+            for part in self._parts:
                 self._states.append(_random_state())
-                parts.append(forward(batch[rows]))
+                parts.append(forward(part))
         whole = Embeddings.cat(parts)
         self.embedded = Embeddings(
             _leaf(whole.image.float()), _leaf(whole.text.float()), _leaf(whole.scale), _leaf(whole.bias)
@@ -53,12 +53,12 @@ class GradCache:
             syncing: a context for one backward pass; its argument says whether the ranks exchange gradients in it.
             last: whether they do so in the last micro-batch.
         """
-        e = self.embedded
-        for number, (rows, state) in enumerate(zip(self._parts, self._states, strict=True), 1):
+        e, end = self.embedded, 0
+        for number, (part, state) in enumerate(zip(self._parts, self._states, strict=True), 1):
             final = number == len(self._parts)
+            there, end = slice(end, end + len(part)), end + len(part)
             with syncing(final and last), _replayed(state):
-                again = self._forward(self._batch[rows])
-                there = slice(int(rows[0]), int(rows[-1]) + 1)
+                again = self._forward(part)
                 pairs = [(again.image, _gradient(e.image)[there]), (again.text, _gradient(e.text)[there])]
                 if final:  # scale and bias belong to the whole batch: once is enough
                     pairs += [

@@ -1,0 +1,210 @@
+"""All that is to be known of a GPU, in one run: selection, losses, steps, compilation, FSDP2 and NCCL.
+
+    python benchmarks/gpu.py                          # everything; meant for one GPU with 80 GB, under ten minutes
+    python benchmarks/gpu.py --parts selection steps  # some of it
+    python benchmarks/gpu.py --small                  # small sizes, to see on a CPU that it runs
+
+Each part runs in a process of its own, and each of its rows may fail alone (out of memory, say): the row then holds
+the error, the others go on, and the exit status is 1. Time is by the device's events and the median of several runs
+after a warm-up; memory is what the allocator held at most, so without what CUDA itself takes.
+
+- `selection`: 163,840 to 32,768 at d = 768 in bfloat16, float32, float32 with TensorFloat-32 allowed, mixed as a run
+  with `train.precision=bf16` has them, and in bfloat16 with the losses' kernel compiled into one; with the share of the
+  draw that the float32 one has too.
+- `losses`: ours against open_clip's or whole matrices, forward and backward.
+- `host`: what the processor does for a super-batch: tokenising, copying rows, sending images.
+- `steps`: the project's own step on candidates in memory with a cached reference under bfloat16, each method relative
+  to IID with its shares of load, score, select and train; and one IID step of b = 32,768 with gradient caching.
+- `compile`: the same step compiled by inductor, with activations computed anew, in float16.
+- `fsdp`: the step with FSDP2 on one device against the plain one.
+- `nccl`: torchrun with one process: every exchange, the draw over ranks, DDP, and `aced train`.
+
+The line below the tables puts selection in proportion: its share of an H-ACID step of that size by the last model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import losses as loss_benchmark
+import torch
+from gpu_measure import FULL, SMALL, Row, Sizes, attempt, extra_mib, run_command, seconds_of
+from gpu_steps import compile_part, fsdp_part, host_part, nccl_part, steps_part
+from rich.console import Console
+from rich.table import Table
+from selection import embeddings
+
+from aced.core import selection
+from aced.core.embeddings import Embeddings
+from aced.core.ledger import selection_flops
+from aced.devices import find_device
+
+Part = Callable[[Sizes, torch.device], list[Row]]
+
+LIMIT = 300
+"""Seconds after which a part is given up."""
+
+
+def cast(e: Embeddings, dtype: torch.dtype) -> Embeddings:
+    """The same in another type."""
+    return Embeddings(e.image.to(dtype), e.text.to(dtype), e.scale, e.bias)
+
+
+def selection_part(sizes: Sizes, device: torch.device) -> list[Row]:
+    """The joint draw by learnability in several types."""
+    wide = [embeddings(sizes.candidates, sizes.width, seed).to(device) for seed in (0, 1)]
+    narrow = [cast(e, torch.bfloat16) for e in wide]
+    flops = selection_flops(sizes.candidates, sizes.chosen, 16, [sizes.width] * 2)
+    eager = selection._sum_of_losses
+    rows: list[Row] = []
+    truth: set[int] = set()
+
+    def measured(student: Embeddings, reference: Embeddings, precision: str, compiled: bool) -> Row:
+        def draw() -> selection.Selection:
+            noise = torch.Generator().manual_seed(0)
+            return selection.select(student, reference, sizes.chosen, generator=noise)
+
+        torch.set_float32_matmul_precision(precision)
+        selection._sum_of_losses = torch.compile(eager, dynamic=True) if compiled else eager
+        try:
+            chosen = set(draw().indices.tolist())
+            seconds, extra = seconds_of(draw, device, sizes.runs), extra_mib(draw, device)
+        finally:
+            selection._sum_of_losses = eager
+            torch.set_float32_matmul_precision("highest")
+        if not truth:
+            truth.update(chosen)
+        same = len(chosen & truth) / len(truth)
+        return {"seconds": seconds, "extra_mib": extra, "tflops": flops / seconds / 1e12, "same_as_fp32": same}
+
+    for name, student, reference, precision, compiled in (
+        ("fp32", wide[0], wide[1], "highest", False),
+        ("fp32, TF32 allowed", wide[0], wide[1], "high", False),
+        ("bf16", narrow[0], narrow[1], "highest", False),
+        ("student bf16, reference fp32", narrow[0], wide[1], "highest", False),
+        ("bf16, losses compiled", narrow[0], narrow[1], "highest", True),
+    ):
+        attempt(rows, name, lambda case=(student, reference, precision, compiled): measured(*case))
+    return rows
+
+
+def losses_part(sizes: Sizes, device: torch.device) -> list[Row]:
+    """Ours against theirs."""
+    rows: list[Row] = []
+
+    def measured(count: int, name: str, side: str) -> Row:
+        student, teacher = loss_benchmark.inputs(count, sizes.loss_width, device)
+        loss = loss_benchmark.SIDES[name][side]
+
+        def work() -> object:
+            return loss_benchmark.pass_through(loss, student, teacher)
+
+        return {"seconds": seconds_of(work, device, sizes.runs), "extra_mib": extra_mib(work, device)}
+
+    for count in sizes.losses:
+        for name in loss_benchmark.SIDES:
+            ours = attempt(rows, f"{name}, n = {count:,}", lambda n=count, k=name: measured(n, k, "ours"))
+            peer = loss_benchmark.PEERS.get(name, "whole matrices")
+            theirs = attempt(rows, f"{name}, n = {count:,}, {peer}", lambda n=count, k=name: measured(n, k, "theirs"))
+            if "error" not in ours and "error" not in theirs:
+                ours["time_ratio"] = ours["seconds"] / theirs["seconds"]
+                ours["memory_ratio"] = ours["extra_mib"] / theirs["extra_mib"] if theirs["extra_mib"] else None
+    return rows
+
+
+PARTS: dict[str, Part] = {
+    "selection": selection_part,
+    "losses": losses_part,
+    "host": host_part,
+    "steps": steps_part,
+    "compile": compile_part,
+    "fsdp": fsdp_part,
+    "nccl": nccl_part,
+}
+
+
+def run_part(name: str, arguments: list[str]) -> list[Row]:
+    """The rows of one part, from a process of its own; one row with an error where it ended without any."""
+    command = [sys.executable, __file__, "--child", name, *arguments]
+    try:
+        ended = run_command(command, LIMIT, quiet=False)
+    except TimeoutError as error:
+        return [{"row": name, "error": str(error)}]
+    try:
+        rows: list[Row] = json.loads(ended.stdout.splitlines()[-1])
+    except (IndexError, json.JSONDecodeError):
+        return [{"row": name, "error": f"ended with status {ended.returncode}, see above"}]
+    return rows
+
+
+def table_of(name: str, rows: list[Row], seconds: float) -> Table:
+    """Whatever figures the rows have, a column each."""
+    table = Table(title=f"{name} ({seconds:.0f} s)")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if column in ("row", "error") else "right")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def share_of_step(results: dict[str, list[Row]], sizes: Sizes) -> dict[str, float]:
+    """Each selection's share of an H-ACID step: scoring and training as the steps took them, for each pair."""
+    steps = {row["row"]: row for row in results.get("steps", []) if "error" not in row}
+    model = sizes.models[-1]
+    scored, trained = steps.get(f"{model}, h-acid"), steps.get(f"{model}, iid, grad_cache")
+    if scored is None or trained is None:
+        return {}
+    score = scored["seconds"] * scored["score"] / (5 * sizes.batch) * sizes.candidates
+    train = trained["seconds"] / sizes.large * sizes.chosen
+    found = [row for row in results.get("selection", []) if "error" not in row]
+    return {row["row"]: row["seconds"] / (row["seconds"] + score + train) for row in found}
+
+
+def main() -> None:
+    """Run the parts, print their tables, write one JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="which ones")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--small", action="store_true", help="small sizes")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="the JSON file")
+    parser.add_argument("--child", choices=list(PARTS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    # So that what was started ends with this process: the parts are in sessions of their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sizes, device = SMALL if args.small else FULL, find_device(args.device, f"--device {args.device}")
+    if args.child:
+        print(json.dumps(PARTS[args.child](sizes, device)))
+        return
+
+    from aced.train.fit import environment
+
+    console, results = Console(width=150), {}
+    for name in args.parts:
+        start = time.perf_counter()
+        results[name] = run_part(name, [f"--device={device}", *["--small"] * args.small])
+        console.print(table_of(name, results[name], time.perf_counter() - start))
+    shares = share_of_step(results, sizes)
+    if shares:
+        told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+        console.print(f"Selection as a share of an H-ACID step of its size by {sizes.models[-1]}: {told}")
+    facts = {"benchmark": "gpu", "small": args.small, "environment": environment(device), "share_of_step": shares}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(facts | {"parts": results}, indent=1) + "\n", encoding="utf-8")
+    failed = [row["row"] for rows in results.values() for row in rows if "error" in row]
+    console.print(f"Written to {args.out}." + (f" Failed: {'; '.join(failed)}" if failed else ""), highlight=False)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

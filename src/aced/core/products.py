@@ -1,0 +1,64 @@
+"""Logits of many candidates with a few chosen ones, as the device computes them best.
+
+A CPU multiplies in float32, whatever the embeddings' type. A GPU multiplies bfloat16 and float16 many times as fast on
+its tensor cores: the product of two such numbers is exact in float32, and their sum is taken and left in float32, so
+that it is the same sum in another order. float32 embeddings are multiplied in float32 on both; TensorFloat-32, which
+rounds them, stays torch's own switch (`torch.set_float32_matmul_precision`).
+
+Shapes: r rows of the candidates, c chosen, d the embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_NARROW = (torch.bfloat16, torch.float16)
+_TENSOR_CORES = (8, 0)
+"""Compute capability from which tensor cores take bfloat16."""
+
+
+def logits_with(chosen: Tensor, like: Tensor, scale: float, bias: float) -> Callable[[Tensor], Tensor]:
+    """A function from rows `[r, d]` to `scale * rows @ chosen.T + bias`, `[r, c]` float32; without gradient.
+
+    Args:
+        chosen: `[c, d]`, of the type of `like`, or its values in a wider one.
+        like: embeddings that the rows are taken from.
+        scale: logit scale.
+        bias: logit bias.
+    """
+    if not multiplies_narrow(like):
+        weight = (chosen.float() * scale).T  # [d, c]
+        return lambda rows: (rows.float() @ weight).add_(bias)
+    other = chosen.to(like.dtype).T
+    offset = torch.full((), bias, device=like.device)
+
+    def narrow(rows: Tensor) -> Tensor:
+        products = narrow_product(rows, other)
+        # The scale comes afterwards: multiplied into either side it would round it once more.
+        return torch.add(offset, products, alpha=scale, out=products)
+
+    return narrow
+
+
+def multiplies_narrow(values: Tensor) -> bool:
+    """Whether products of these are taken in their own type, with float32 sums: on tensor cores, from torch 2.8."""
+    return (
+        values.is_cuda
+        and values.dtype in _NARROW
+        and torch.version.hip is None
+        and "dtype" in _mm_overloads()
+        and torch.cuda.get_device_capability(values.device) >= _TENSOR_CORES
+    )
+
+
+def _mm_overloads() -> list[str]:
+    names: list[str] = torch.ops.aten.mm.overloads()
+    return names
+
+
+def narrow_product(rows: Tensor, other: Tensor) -> Tensor:
+    """`[r, d] @ [d, c]` of bfloat16 or float16, summed in float32 and not rounded back."""
+    return torch.mm(rows, other, out_dtype=torch.float32)
