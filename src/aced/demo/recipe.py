@@ -69,13 +69,16 @@ _LONGER = (
     Row("iid-wall", "IID at ACED's wall time", "iid", wall=True),
     Row("softmax-kd-wall", "Softmax-KD at ACED's wall time", "softmax-kd", wall=True),
     Row("softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True),
+    Row("softmax-kd-16-wall", "Softmax-KD (lambda 16) at ACED's wall time", "softmax-kd", weight=16.0, wall=True),
     Row("i-aced-wall", "I-ACED at ACED's wall time", "i-aced", wall=True),
+    Row("columns-kd-wall", "Softmax-KD, columns, at ACED's wall time", "columns-kd", wall=True),
+    Row("d-aced-wall", "D-ACED at ACED's wall time", "d-aced", wall=True),
 )
 ROWS: dict[str, Row] = {
     **{m.name: Row(m.name, m.title, m.name, factor=1.0 if m.distill_on == "same" else 0.5) for m in METHODS.values()},
     **{row.name: row for row in _LONGER},
 }
-DEFAULT = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced", "iid-longer")
+DEFAULT = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced", "columns-kd", "d-aced", "iid-longer")
 
 
 def choose_rows(methods: str | None) -> list[Row]:
