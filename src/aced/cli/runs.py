@@ -1,4 +1,4 @@
-"""Commands that train: demo, train."""
+"""Commands that train, and how a run stands: demo, train, status."""
 
 from __future__ import annotations
 
@@ -88,3 +88,27 @@ def train(
     from aced.train.program import train_program
 
     train_program(load_config(config, overrides or []), Console(), resume=resume)
+
+
+@app.command()
+def status(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs (run.out), under way or ended.")],
+    in_json: Annotated[bool, typer.Option("--json", help="For scripts: a list with an object for each run.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Again and again, until all runs have ended.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --follow.")] = 2.0,
+) -> None:
+    """Say how runs stand, from another terminal: step, time left, images/s, where the time goes, losses, scores.
+
+    Examples:
+
+      aced status runs/photos-aced
+
+      aced status runs/photos-aced runs/photos-iid --follow
+
+      aced status runs/photos-aced --json
+    """
+    from rich.console import Console
+
+    from aced.status.program import status_program
+
+    status_program(runs, Console(), in_json=in_json, follow=follow, every=every)
