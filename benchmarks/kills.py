@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from PIL import Image
 from rich.console import Console
@@ -49,7 +50,6 @@ import aced.evaluate.zeroshot
 import aced.report
 import aced.train.program  # noqa: F401  (what a child would have to import)
 from aced.cli import main as aced_main
-from aced.data import atomic
 from aced.towers import load_tower, save_tower
 from aced.towers.compat import import_open_clip
 
@@ -239,10 +239,9 @@ class Counted:
         self.process = os.getpid()
         for name in ("replace", "fsync", "mkdir", "unlink", "rmdir", "ftruncate"):
             setattr(os, name, self._around(getattr(os, name)))
-        atomic.save_file = self._half(atomic.save_file)  # type: ignore[attr-defined]
+        safetensors.torch.save_file = self._half(safetensors.torch.save_file)
         Path.write_bytes = self._half_bytes(Path.write_bytes)  # type: ignore[method-assign]
-        for module in (sys.modules["aced.train.watch"], sys.modules["aced.train.loop"]):
-            module.append_line = self._half_line  # type: ignore[attr-defined]
+        sys.modules["aced.train.watch"].append_line = self._half_line  # type: ignore[attr-defined]
 
     def point(self) -> bool:
         """Count one moment at which a kill could come; whether it is the one."""
@@ -308,7 +307,7 @@ def without_clock(value: object) -> object:
     """A JSON value without seconds and without what differs by where a run lies and how it was started."""
     if isinstance(value, dict):
         # The size of a cache has the digits of the seconds in it that it took.
-        skipped = ("seconds", "embed_seconds", "bytes", "date", "run", "cache", "workers")
+        skipped = ("seconds", "clock", "embed_seconds", "bytes", "date", "run", "cache", "workers")
         return {key: without_clock(inner) for key, inner in value.items() if key not in skipped}
     return [without_clock(inner) for inner in value] if isinstance(value, list) else value
 

@@ -173,5 +173,6 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         line.pop("seconds", None)
+        line.pop("clock", None)
         line["budgets"].pop("seconds")
     return lines

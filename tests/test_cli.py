@@ -16,7 +16,7 @@ from aced.demo.recipe import ROWS
 from aced.methods import METHODS
 from cli_fakes import Cli
 
-COMMANDS = ("demo", "train", "embed", "eval", "lit", "report", "stable", "methods", "recipes", "config")
+COMMANDS = ("demo", "train", "status", "embed", "eval", "lit", "report", "stable", "methods", "recipes", "config")
 
 
 def test_the_manual_lists_every_command(cli: Cli) -> None:

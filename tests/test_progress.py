@@ -54,6 +54,32 @@ def test_the_overall_bar_moves_with_its_parts() -> None:
     assert "Demo" in drawn(bars)
 
 
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_narrow_terminals_cut_words_and_keep_the_time(width: int) -> None:
+    bars = Bars(Console(file=io.StringIO(), width=width))
+    bars.overall("Demo", 10)
+    with bars.part(4), bars.bar("ACED-IIDistill, twice the samples, seed 1", 100) as tick:
+        bars.below("1,412 images/s · load 12 score 30 select 8 train 50 % · invalid 0.34 %")
+        tick(30, "loss 12.31")
+        page = Console(file=io.StringIO(), width=width)
+        page.print(bars._progress.get_renderable())
+        overall, bar, below = drawn(Bars(page)).splitlines()
+    assert all(len(line) <= width for line in (overall, bar, below))
+    assert bar.startswith("ACED-IID")
+    assert " 30% loss" in bar
+    assert overall.endswith("--:--")
+    assert bar.endswith("--:--")
+    assert below.startswith("1,412 images/s · load 12")
+    assert ("invalid 0.34 %" in below) == (width >= 80)
+
+
+def test_the_line_below_goes_with_its_bar() -> None:
+    with Bars(Console(file=io.StringIO(), width=100)) as bars, bars.bar("Training", 4):
+        bars.below("12 images/s")
+        assert bars._progress.below
+    assert "12 images/s" not in drawn(bars)
+
+
 @pytest.mark.usefixtures("one_thread_afterwards")
 def test_threads_that_are_asked_for_are_set() -> None:
     assert threads.set_threads(2) == torch.get_num_threads() == 2

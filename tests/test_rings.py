@@ -14,7 +14,16 @@ import pytest
 import aced
 
 PACKAGE = Path(aced.__file__).parent
-PROGRAMS = {"aced.train", "aced.demo", "aced.cli", "aced.report", "aced.harness", "aced.embed", "aced.lit"}
+PROGRAMS = {
+    "aced.train",
+    "aced.demo",
+    "aced.cli",
+    "aced.report",
+    "aced.harness",
+    "aced.embed",
+    "aced.lit",
+    "aced.status",
+}
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[str]:

@@ -25,8 +25,10 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-# A single path may stand for a list of one: data.shards=pool/
-Paths = Annotated[list[str], BeforeValidator(lambda value: [value][: len(value)] if isinstance(value, str) else value)]
+# A single word may stand for a list of one: data.shards=pool/
+_one_or_more = BeforeValidator(lambda value: [value][: len(value)] if isinstance(value, str) else value)
+Paths = Annotated[list[str], _one_or_more]
+Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
 
 
 class Section(BaseModel):
@@ -48,6 +50,8 @@ class RunSection(Section):
     """CPU threads; 0 chooses. Bit-equal repetition needs the same number, so it is recorded."""
     log_every: Positive = 10
     """Steps between two lines of metrics.jsonl."""
+    trackers: Trackers = []
+    """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`; one, or a list."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 500
     """Steps between two checkpoints; 0 writes one at the end only."""
     keep: Positive = 2

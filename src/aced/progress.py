@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 
 class Tick(Protocol):
@@ -19,20 +21,44 @@ class Tick(Protocol):
         ...
 
 
+class _Cut(TextColumn):
+    """Words that are cut where the terminal is narrow, so that the bar and the time left stay."""
+
+    def __init__(self, text_format: str) -> None:
+        super().__init__(text_format, table_column=Column())  # one that may shrink
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"  # but not to a second line
+        return text
+
+
+class _Drawn(Progress):
+    """Bars with a line of text below them."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Bars:
     """The bars of one program, drawn together; use it as a context manager.
 
-    A bar shows what is being done, how far it is, a remark, and the time left (the time taken, once it is done).
-    With `overall`, a bar of its own shows the time left for everything: see `part`.
+    A bar shows what is being done, how far it is, a remark, and the time left (the time taken, once it is done). On a
+    narrow terminal the words are cut. With `overall`, a bar of its own shows the time left for everything:
+    see `part`. A line below says more about what is under way: see `below`.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
+        self._progress = _Drawn(
+            _Cut("{task.description}"),
             BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("[dim]{task.fields[note]}"),
+            _Cut("[dim]{task.fields[note]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=console,
         )
@@ -73,7 +99,14 @@ class Bars:
             self._progress.update(task, completed=done, note=note)
             self._move_overall(done / total)
 
-        yield tick
+        try:
+            yield tick
+        finally:
+            self.below("")
+
+    def below(self, text: str) -> None:
+        """Show a line below the bars until the bar that is under way ends, or until the next such line."""
+        self._progress.below = text
 
     @contextmanager
     def counting(self, description: str) -> Iterator[Callable[[int, int], None]]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from aced.data.source import Fault
+if TYPE_CHECKING:
+    from aced.data.source import Fault
 
 LEFT_OUT = {
     "tar_truncated": "the file ends inside a member or without two zero blocks (a broken download)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,8 +75,23 @@ class Kinds(BaseModel):
     pool: dict[str, float] = {}
 
 
+class Samples(BaseModel):
+    """How many samples the source has, how many of them were read, and how many of these could not be used."""
+
+    total: int
+    read: int
+    unreadable: int
+
+
+class Clock(BaseModel):
+    """When the process that wrote a line began to train, and when it wrote it; Unix time."""
+
+    started: float
+    written: float
+
+
 class Step(BaseModel):
-    """A line of `metrics.jsonl`; `budgets`, `flops` and `seconds` are running totals."""
+    """A line of `metrics.jsonl`; `budgets`, `flops`, `seconds`, `faults` and `samples` are running totals."""
 
     step: int
     steps: int | None = None
@@ -88,6 +104,9 @@ class Step(BaseModel):
     flops: dict[str, float] = {}
     seconds: dict[str, float] = {}
     kinds: Kinds | None = None
+    faults: dict[str, float] = {}
+    samples: Samples | None = None
+    clock: Clock | None = None
 
 
 class Evaluation(BaseModel):
@@ -270,9 +289,13 @@ def _checked(model: type[Record], value: Any, where: str) -> Record:
         ) from None
 
 
-def _read_bytes(file: Path) -> bytes:
+def _read_bytes(file: Path, last: int | None = None) -> bytes:
+    """The bytes of a file, or its last so many."""
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            if last is not None:
+                opened.seek(max(0, opened.seek(0, os.SEEK_END) - last))
+            return opened.read()
     except FileNotFoundError:
         raise AcedError(f"{file} is missing; give a folder that a run of `aced` has written.") from None
     except OSError as error:
@@ -286,8 +309,26 @@ def _read_json(file: Path) -> Any:
         raise AcedError(f"{file} is not valid JSON ({error}); write it again with `aced`.") from None
 
 
+def read_tail(file: Path, model: type[Logged], size: int = 1 << 18) -> list[Logged]:
+    """What `load_run` reads of a `.jsonl` file, from its last `size` bytes alone; nothing where it is missing.
+
+    Raises:
+        AcedError: the file cannot be read, or one of these lines is malformed.
+    """
+    if not file.is_file():
+        return []
+    raw = _read_bytes(file, size)
+    if len(raw) < size:
+        return _ascending(_parsed(raw, file, model))
+    return _ascending(_parsed(raw.partition(b"\n")[2], file, model, f" of the last {size:,} bytes"))
+
+
 def _read_lines(file: Path, model: type[Logged]) -> list[Logged]:
-    lines = _read_bytes(file).splitlines(keepends=True)
+    return _parsed(_read_bytes(file), file, model)
+
+
+def _parsed(raw: bytes, file: Path, model: type[Logged], where: str = "") -> list[Logged]:
+    lines = raw.splitlines(keepends=True)
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -298,9 +339,9 @@ def _read_lines(file: Path, model: type[Logged]) -> list[Logged]:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise AcedError(
-                f"{file} line {number} is not valid JSON; remove the line or leave the run out of the report."
+                f"{file} line {number}{where} is not valid JSON; remove the line or leave the run out."
             ) from None
-        found.append(_checked(model, value, f"{file} line {number}"))
+        found.append(_checked(model, value, f"{file} line {number}{where}"))
     return found
 
 

@@ -36,6 +36,7 @@ _FREE = {
     "run.device",
     "run.threads",
     "run.log_every",
+    "run.trackers",
     "run.checkpoint_every",
     "run.keep",
     "run.keep_best",
@@ -74,7 +75,7 @@ def _write(
 ) -> None:
     if not target.exists():
         # The lines first: no checkpoint may outlive, in a power cut, a line that is before it.
-        for lines in (metrics.path, metrics.path.with_name("evals.jsonl")):
+        for lines in (metrics.path, metrics.evals):
             if lines.is_file():
                 with writing(lines):
                     sync(lines)

@@ -19,6 +19,7 @@ from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
 from aced.data.workers import quiet_end
 from aced.errors import AcedError
+from aced.train.pace import Invalid, invalid
 
 
 @dataclass
@@ -72,6 +73,14 @@ class Faults:
         """`; for example NAME: sentence` of the commonest fault so far, or nothing."""
         lost = [(count, name) for name, count in self.counts.items() if name not in HARMLESS]
         return f"; for example {max(lost)[1]}: {self.examples[max(lost)[1]].detail.rstrip('.')}" if lost else ""
+
+    def samples(self) -> dict[str, int]:
+        """How many samples there are, how many of them were read, and how many of these could not be used."""
+        return {"total": self.total, "read": self.read, "unreadable": len(self.keys)}
+
+    def invalid(self) -> Invalid:
+        """The share of samples that cannot be used, as far as is known, and the commonest reason."""
+        return invalid(self.counts, **self.samples())
 
     def _count(self, fault: Fault) -> None:
         self.counts[fault.name] += fault.count

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
-from aced.progress import Bars
+from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, load_tower, save_tower
 from aced.towers.compat import import_open_clip
@@ -32,13 +34,15 @@ from aced.train.distributed import World, check_alone
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
 from aced.train.inputs import Inputs, device_of
-from aced.train.loop import run_steps
+from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
+from aced.train.pace import Recent, Totals, pace_text
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
 from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
+from aced.train.trackers.group import tracking
 from aced.train.watch import Metrics, trim_lines
 
 
@@ -97,14 +101,16 @@ def _fit(
     metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
     trainer = make_trainer(config, inputs, student, world)
     _open_folder(folder, trainer, metrics, config, resume=resume)
-    with bars.bar(title or f"Training {config.method.name}", steps) as tick:
+    with _tracked(config, trainer, metrics, bars), bars.bar(title or f"Training {config.method.name}", steps) as tick:
         tick(trainer.step)
-        run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, tick)
+        run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, _shown(trainer, tick, bars))
         tick(steps, "scoring")
         student = trainer.replica.whole_student()
         results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch) if world.first else {}
-        if config.run.keep_best and results:
-            keep_best(folder / BEST, student, results, steps)
+        if results:
+            if config.run.keep_best:
+                keep_best(folder / BEST, student, results, steps)
+            metrics.trackers.scores({"step": steps, "average": average(results), "tasks": as_json(results)})
         tick(steps, f"{average(results):.1f} %" if results else "")
     if world.first:
         save_tower(student, folder / "model")
@@ -112,6 +118,31 @@ def _fit(
     chosen = metrics.chosen_total
     share = sum(chosen[k] for k in SOUND_KINDS) / chosen.total() if chosen else None
     return Fitted(student, results, trainer.ledger, trainer.faults, share, folder)
+
+
+@contextlib.contextmanager
+def _tracked(config: Config, trainer: Trainer, metrics: Metrics, bars: Bars) -> Iterator[None]:
+    """Send the lines to the config's trackers inside; of several processes the first one does."""
+    if not trainer.world.first:
+        yield
+        return
+    with tracking(config, trainer.step, metrics.path, metrics.evals, bars.say) as metrics.trackers:
+        yield
+
+
+def _shown(trainer: Trainer, tick: Tick, bars: Bars) -> OnStep:
+    """What moves the bar of the steps, and says below it how fast they go and what the data lack."""
+    recent = Recent(steps=50)
+
+    def totals() -> Totals:
+        return Totals(trainer.step, trainer.ledger.samples_trained, dict(trainer.ledger.seconds))
+
+    def on_step(step: int, note: str) -> None:
+        tick(step, note)
+        bars.below(pace_text(recent.add(totals()), trainer.faults.invalid().share))
+
+    recent.add(totals())
+    return on_step
 
 
 def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | None = None) -> Trainer:
@@ -277,5 +308,5 @@ def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Confi
             trim_lines(metrics.path, 0)
     trainer.world.meet()  # all have read what the first one now changes
     if first:
-        trim_lines(folder / "evals.jsonl", trainer.step)
+        trim_lines(metrics.evals, trainer.step)
         write_atomic(folder / "config.toml", dump_config(config))

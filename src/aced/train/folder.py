@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
+import struct
+import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from aced.data.atomic import writing
 from aced.errors import AcedError
@@ -45,9 +49,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         raise AcedError(f"run.out = '{folder}' cannot be written: you have no right to write in {there}.")
     if is_run(folder) and resume:
-        if (folder / LOCK).is_file():
-            with locked(folder):  # told now, and not after the data have been opened
-                pass
+        check_free(folder)  # told now, and not after the data have been opened
         return
     found = next((name for name in _WRITTEN if (folder / name).exists()), None)
     if found is None:
@@ -72,7 +74,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process alone; of the processes of one job the first holds it for all.
 
     The lock ends with the process, however that ends, and processes that it has forked do not keep it. Where the file
-    system has no locks the run goes on without one.
+    system has no locks the run goes on without one. The file says who holds it and, after an exception, how it ended;
+    a process that was killed leaves no such line.
 
     Raises:
         AcedError: another process trains there.
@@ -84,22 +87,105 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
     with file:
-        try:
-            # A record lock, since one by flock would live on in loading processes whose parent was killed.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                file.seek(0)
-                raise AcedError(
-                    f"{folder} is in use by another process ({file.read().strip() or 'unknown'}); wait for its end or "
-                    "stop it, or choose another folder with run.out."
-                ) from None
-        else:
+        held = _take(file, folder)
+        if held:
             with writing(folder / LOCK):
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-                file.flush()
-        yield
+                _note(file, f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            yield
+        except BaseException as error:
+            if held:
+                # Whoever watches is told; a disk that is full as well must not hide what happened.
+                with contextlib.suppress(OSError):
+                    _note(file, _ending(error))
+            raise
+
+
+def check_free(folder: Path) -> None:
+    """Raise an AcedError where another process trains in a run's folder; changes nothing there."""
+    if fcntl is None or os.environ.get("RANK", "0") != "0" or not (folder / LOCK).is_file():
+        return
+    with writing(folder / LOCK), (folder / LOCK).open("a+", encoding="utf-8") as file:
+        _take(file, folder)
+
+
+def _take(file: TextIO, folder: Path) -> bool:
+    """Lock the file for as long as it is open; False where the file system has no locks."""
+    try:
+        # A record lock, since one by flock would live on in loading processes whose parent was killed.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.seek(0)
+            raise AcedError(
+                f"{folder} is in use by another process ({file.read().strip() or 'unknown'}); wait for its end or "
+                "stop it, or choose another folder with run.out."
+            ) from None
+        return False
+    return True
+
+
+def _note(file: TextIO, line: str) -> None:
+    os.write(file.fileno(), f"{line}\n".encode("utf-8", "replace"))  # nothing stays in a buffer to fail at the end
+
+
+def _ending(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    said = " ".join(str(error).split())
+    if not isinstance(error, AcedError):
+        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"failed: {said}"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a run's lock tells about the process that trained there last.
+
+    Attributes:
+        process: its number.
+        host: its machine.
+        ending: `interrupted`, or `failed: ` and why; empty where it still runs, ended well or was killed.
+        alive: whether it holds the lock now; None where that cannot be known.
+    """
+
+    process: int
+    host: str
+    ending: str
+    alive: bool | None
+
+
+def holder(folder: Path) -> Holder | None:
+    """Who trains in a run's folder or did so last; None where its lock does not say.
+
+    The lock is asked for and not taken, so that a run that starts at the same moment is not refused.
+    """
+    try:
+        with (folder / LOCK).open("rb") as file:
+            lines = file.read().decode("utf-8", "replace").splitlines()
+            alive = _is_taken(file.fileno())
+    except FileNotFoundError:
+        return None
+    found = re.fullmatch(r"process (\d+) on (.+)", lines[0]) if lines else None
+    if found is None:
+        return None
+    if not alive and found[2] != socket.gethostname():
+        alive = None  # not every network file system tells other machines
+    return Holder(int(found[1]), found[2], lines[1] if len(lines) > 1 else "", alive)
+
+
+def _is_taken(descriptor: int) -> bool | None:
+    """Whether another process has a record lock on a file; None on systems whose answer is not known here."""
+    if fcntl is None or sys.platform != "linux":
+        return None
+    # struct flock: type, whence, start, length (0: to the end), process.
+    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, asked)
+    except OSError:  # a file system without locks
+        return None
+    return int(struct.unpack("hhqqi", answer)[0]) != fcntl.F_UNLCK
 
 
 def remove_leftovers(folder: Path) -> None:

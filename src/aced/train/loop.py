@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 
 from aced.config import Config
 from aced.core.ledger import Ledger
-from aced.data.atomic import append_line
 from aced.data.source import Candidates, Source
 from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average, evaluate
@@ -47,7 +45,7 @@ def run_steps(
             metrics.note(trainer, outcome)
         # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
         if config.eval.every and trainer.step % config.eval.every == 0 and trainer.step < steps:
-            _evaluate(trainer, tasks, config, folder)
+            _evaluate(trainer, tasks, metrics, config, folder)
         if trainer.step == steps or (every and trainer.step % every == 0):
             save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
         on_step(trainer.step, f"loss {outcome.parts.loss:.2f}")
@@ -101,14 +99,16 @@ def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candi
     return Peekable(batches)
 
 
-def _evaluate(trainer: Trainer, tasks: Sequence[Task], config: Config, folder: Path) -> None:
+def _evaluate(trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path) -> None:
     student = trainer.replica.whole_student()
     if trainer.world.first:
-        _score(student, trainer, tasks, config, folder)
+        _score(student, trainer, tasks, metrics, config, folder)
     trainer.world.meet()
 
 
-def _score(student: Tower, trainer: Trainer, tasks: Sequence[Task], config: Config, folder: Path) -> None:
+def _score(
+    student: Tower, trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path
+) -> None:
     results = evaluate(student, tasks, micro_batch=config.train.micro_batch)
     line = {
         "step": trainer.step,
@@ -116,6 +116,6 @@ def _score(student: Tower, trainer: Trainer, tasks: Sequence[Task], config: Conf
         "tasks": as_json(results),
         "budgets": trainer.ledger.budgets(),
     }
-    append_line(folder / "evals.jsonl", json.dumps(line))
+    metrics.scored(line)
     if config.run.keep_best and results:
         keep_best(folder / BEST, student, results, trainer.step)

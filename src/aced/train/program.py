@@ -28,6 +28,7 @@ from aced.train.feed import Faults
 from aced.train.fit import Fitted, environment, fit, make_student, row_of
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run
 from aced.train.inputs import device_of, make_inputs
+from aced.train.trackers.group import check_trackers
 
 
 def train_program(config: Config, console: Console, *, resume: bool) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
     world.connect(config, device)
     if world.first:
         check_folder(folder, resume=resume)
+        check_trackers(config.run.trackers)
     world.meet()
     _set_up(config, console, world, device.type, resume=resume)
     student = make_student(config)

@@ -1,8 +1,9 @@
-"""Watching a run: one JSON line for each logged step, with what the selection kept."""
+"""Watching a run: one JSON line for each logged step and each evaluation, for the files and for trackers."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ from torch import Tensor
 from aced.data.atomic import append_line, write_atomic
 from aced.errors import AcedError
 from aced.train.step import Outcome, Trainer
+from aced.train.trackers.group import Trackers
 
 
 class Metrics:
-    """Writes `metrics.jsonl`.
+    """Writes `metrics.jsonl`, `evals.jsonl` beside it, and what trackers get of both.
 
     `kinds`, where the source knows them, says how each sample was spoilt; it is read here, to report what the
     selection kept, and nowhere else.
@@ -25,6 +27,9 @@ class Metrics:
 
     def __init__(self, path: Path, kinds: Sequence[str] | None, every: int) -> None:
         self.path, self.kinds, self.every = path, kinds, every
+        self.evals = path.with_name("evals.jsonl")
+        self.trackers = Trackers([])
+        self._started = time.time()
         self.chosen_total: Counter[str] = Counter()
         self._chosen: Counter[str] = Counter()
         self._pool: Counter[str] = Counter()
@@ -48,10 +53,16 @@ class Metrics:
             return None
         line = self._line(trainer, outcome)
         append_line(self.path, json.dumps(line))
+        self.trackers.line(line)
         self.chosen_total.update(self._chosen)
         self._chosen.clear()
         self._pool.clear()
         return line
+
+    def scored(self, line: dict[str, Any]) -> None:
+        """Write an evaluation during the run: `step`, `average`, `tasks`, `budgets`."""
+        append_line(self.evals, json.dumps(line))
+        self.trackers.scores(line)
 
     def _line(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
         scores = outcome.scores
@@ -72,6 +83,9 @@ class Metrics:
             "cached_flops": trainer.ledger.cached_flops,
             "seconds": dict(trainer.ledger.seconds),
             "faults": dict(trainer.faults.counts),
+            "samples": trainer.faults.samples(),
+            # When this process began and when the line was written (Unix time): a run may have paused in between.
+            "clock": {"started": self._started, "written": time.time()},
         }
         if self.kinds is not None:
             line["kinds"] = {"chosen": dict(self._chosen), "pool": dict(self._pool)}

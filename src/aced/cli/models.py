@@ -1,0 +1,181 @@
+"""Commands about one model: eval, embed, lit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aced.cli.app import app
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A run folder, an exported model's folder, or an open_clip name.", show_default=False),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[DIR]...", help="More of --data.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="A task folder, a folder of such, or 'scenes' for the built-in tasks."),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="Local weights for an open_clip name or JSON config.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: 'eval' in the run.", show_default=False)
+    ] = None,
+    prompts: Annotated[
+        str, typer.Option(help="'clip': templates as they are; 'siglip': lower case, no punctuation.")
+    ] = "clip",
+    precision: Annotated[str, typer.Option(help="'fp32' or 'bf16' (autocast).")] = "fp32",
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
+    micro_batch: Annotated[int, typer.Option(min=1, help="Images or texts embedded at a time.")] = 256,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of cached embeddings; default: in the results.", show_default=False)
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two evaluations instead.", show_default=False),
+    ] = None,
+) -> None:
+    """Score a model on zero-shot tasks, or compare two scored models; the same command goes on after an interruption.
+
+    Examples:
+
+      aced eval runs/first --data scenes
+
+      aced eval runs/first --data eval/ other/wds_cars
+
+      aced eval ViT-B-32 --checkpoint vit_b_32.safetensors --data eval/ --out eval-b32
+
+      aced eval --compare runs/a/eval/eval.json runs/b/eval/eval.json
+    """
+    from rich.console import Console
+
+    from aced.startup import uncollected
+
+    with uncollected():
+        from aced.harness.program import eval_command
+
+    words: dict[str, Any] = {
+        "data": [*(data or []), *(more or [])],
+        "prompts": prompts,
+        "precision": precision,
+        "device": device,
+    }
+    words |= {"checkpoint": checkpoint, "out": out, "micro_batch": micro_batch, "cache": cache}
+    failed = eval_command(model, compare, words, Console())
+    for task, sentence in failed.items():
+        sys.stderr.write(f"aced: {task} failed: {sentence}\n")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="The `model` folder of a run, or an open_clip name with --checkpoint.")],
+    shards: Annotated[list[str], typer.Argument(help="Tars: files, folders, globs, {00000..00009} ranges.")],
+    out: Annotated[Path, typer.Option(help="Cache folder, for reference.cache.")] = Path("runs/cache"),
+    checkpoint: Annotated[str, typer.Option(help="Local weights (.safetensors or .pt).")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
+    views: Annotated[int, typer.Option(help="K: the whole image and K - 1 crops, for data.views.")] = 1,
+    caption: Annotated[str, typer.Option(help="Where captions are: txt, or json:FIELD.")] = "txt",
+    bad_tars: Annotated[
+        str, typer.Option(help="At a damaged tar: stop, or skip what is damaged and read on behind it.")
+    ] = "stop",
+    micro_batch: Annotated[int, typer.Option(help="Pairs that are embedded at once.")] = 256,
+    workers: Annotated[int, typer.Option(help="Processes that read and decode ahead.")] = 0,
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
+    index_dir: Annotated[str, typer.Option(help="Folder for indexes of the tars; empty: none are kept.")] = "",
+    share: Annotated[str, typer.Option(help="I/N: this process's share of the tars, I from 0; for job arrays.")] = "",
+    ray: Annotated[int, typer.Option(min=0, help="Embed with so many Ray actors, on one machine or a cluster.")] = 0,
+) -> None:
+    """Embed a pool once with a frozen model: a side-car for each tar, which 'aced train' looks up.
+
+    It says what it will store before it starts. Killed, it goes on where it was; run again, it makes what is missing.
+
+    Examples:
+
+      aced embed runs/photos-reference/model data/pool
+
+      aced embed ViT-B-32 'data/pool/{00000..00010}.tar' --checkpoint b32.safetensors --dtype int8 --out runs/cache
+
+      torchrun --standalone --nproc-per-node 8 --no-python aced embed runs/photos-reference/model data/pool
+    """
+    from typing import cast
+
+    from rich.console import Console
+
+    from aced.data.embedding import Settings
+    from aced.embed.job import Job
+    from aced.embed.program import embed_program
+
+    job = Job(
+        model=model,
+        checkpoint=checkpoint,
+        cache=str(out),
+        settings=Settings(dtype, views, micro_batch, workers),
+        caption=caption,
+        bad_tars=cast(Any, bad_tars),
+        index_dir=index_dir,
+        device=device,
+        threads=threads,
+    )
+    embed_program(job, shards, Console(), share=share, actors=ray)
+
+
+@app.command()
+def lit(
+    run: Annotated[str, typer.Argument(help="A run or model folder, or an architecture's name with --checkpoint.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="'scenes', a folder of easy-VQA, caption tars, or a retrieval task to test on; repeat it."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; default: RUN/lit.", show_default=False)] = None,
+    layers: Annotated[int, typer.Option(help="Layers of the decoder, 2 to 6.")] = 2,
+    width: Annotated[int, typer.Option(help="Width of the decoder, a multiple of 4.")] = 96,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
+    batch: Annotated[int, typer.Option(help="Examples of a step, shared evenly by the training sets.")] = 96,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the decoder and its training.")] = 0,
+    beams: Annotated[int, typer.Option(help="Width of the beam search for captions; 1 is greedy.")] = 4,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="FIELD=VALUE of the json of the tars' samples: only those are trained on.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Test scenes: 'test', or 'validation' to choose settings by.")] = "test",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of cached patch tokens; default: RUN/lit-cache.", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights, where RUN is an architecture's name.", show_default=False)
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
+) -> None:
+    """Train a small text decoder on a frozen encoder's patch tokens: captions and answers, scored and shown.
+
+    Examples:
+
+      aced lit runs/first --data scenes
+
+      aced lit runs/photos-aced --data pool/ --data eval/wds_flickr8k --data easy-VQA/
+
+      aced lit runs/photos-aced --data pool/ --where source=flickr8k --data eval/wds_flickr8k --out runs/captions
+    """
+    from rich.console import Console
+
+    from aced.lit.decoder import Shape
+    from aced.lit.program import Options, lit_program
+    from aced.lit.train import Settings
+    from aced.threads import set_threads
+
+    shape, settings = Shape(layers=layers, width=width), Settings(steps=steps, batch=batch, lr=lr)
+    options = Options(shape, settings, seed, beams, where, split=split, cache=cache, checkpoint=checkpoint)
+    set_threads(threads)
+    lit_program(run, data or [], out, options, Console())

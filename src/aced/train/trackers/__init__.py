@@ -1,0 +1,1 @@
+"""Boards that a run's lines are sent to as well: TensorBoard, W&B, trackio."""
