@@ -277,6 +277,17 @@ def test_what_changes_no_result_may_change(begun: Path, pool: Scenes) -> None:
     assert run(begun_config(begun, **keys), pool, resume=True).ledger.samples_trained == 4 * 16
 
 
+def test_a_run_from_before_decoding_was_a_choice_goes_on_with_exact_pixels(begun: Path, pool: Scenes) -> None:
+    path = begun / "run/checkpoints/step-00000002/train.json"
+    facts = json.loads(path.read_text())
+    del facts["config"]["data"]["decoding"]
+    facts["config"]["data"]["scaled_decoding"] = False
+    path.write_text(json.dumps(facts))
+    with pytest.raises(AcedError, match=r"data\.decoding was 'exact' and is now 'fast'; set it back"):
+        run(begun_config(begun), pool, resume=True)
+    assert run(begun_config(begun, data__decoding="exact"), pool, resume=True).ledger.samples_trained == 4 * 16
+
+
 def test_other_data_are_refused(begun: Path) -> None:
     with pytest.raises(AcedError, match="cannot be gone on from: the data changed since it was written"):
         run(begun_config(begun), make_pool(400, 2), resume=True)
