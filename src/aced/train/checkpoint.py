@@ -82,7 +82,16 @@ def _write(
             save_tower(student, temporary / "model")
             save_tensors_atomic(temporary / "train.safetensors", tensors)
             write_atomic(temporary / "train.json", json.dumps(_facts(trainer, metrics, config), indent=1))
-    for old in _checkpoints(target.parent)[: -config.run.keep]:
+    drop_older(target.parent, config.run.keep)
+
+
+def drop_older(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints.
+
+    Raises:
+        AcedError: one cannot be removed.
+    """
+    for old in _checkpoints(folder)[:-keep]:
         remove_whole(old)
 
 

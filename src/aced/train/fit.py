@@ -25,7 +25,7 @@ from aced.report.gallery import write_gallery
 from aced.towers import Tower, load_tower, save_tower
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
-from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
+from aced.train.checkpoint import check_same, drop_older, latest_checkpoint, load_checkpoint
 from aced.train.distributed import World, check_alone
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
@@ -276,5 +276,7 @@ def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Confi
             trim_lines(metrics.path, 0)
     trainer.world.meet()  # all have read what the first one now changes
     if first:
+        # A kill between a save and this leaves one too many, and there may be no further save.
+        drop_older(folder / CHECKPOINTS, config.run.keep)
         trim_lines(folder / "evals.jsonl", trainer.step)
         write_atomic(folder / "config.toml", dump_config(config))
