@@ -207,6 +207,10 @@ class Ranks(World):
         """As in `World`."""
         return self._store.add("ended", 1) == 1
 
+    def store(self) -> dist.Store:
+        """Another connection to the job's store, for a thread of its own."""
+        return self._store.clone()
+
     @property
     def ended(self) -> bool:
         """Whether a rank has told why the job ends."""
