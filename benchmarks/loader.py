@@ -3,6 +3,7 @@
     python benchmarks/loader.py --shards data/pool               # needs `pip install -e .[bench]`
     python benchmarks/loader.py --shards data/pool --quick
     python benchmarks/loader.py --only index --shards data/pool  # time and memory of the index
+    python benchmarks/loader.py --only pixels --shards data/pool # how far quick decoding is from exact
 
 **Throughput.** Both sides read the same tars, decode every image to the tower's resolution (shorter side by Pillow's
 bicubic filter, centre crop) and give batches of uint8 images and captions; webdataset does so with its own pipeline
@@ -10,7 +11,10 @@ and torchvision's transform. Ours reads in random order over the whole pool, the
 buffer, which is its fastest way. The sides take turns; a turn is one pass over the tars, timed from the first batch to
 the last, so that starting workers counts for neither. The **ratio** is the median of the turns' ratios, with the lowest
 and highest beside it. One thread in each process. The case of 224 px uses JPEGs of 512 x 384 to 640 x 512 pixels made
-here; `scaled` is ours with `data.scaled_decoding`.
+here; `fast` (the default), `exact` and `scaled` are ours with that `data.decoding`.
+
+**Pixels.** For each `data.decoding` the values that differ from `exact`, which is what evaluation sees, and by how
+much.
 
 **Faults.** The first tar, whole and damaged in six ways; both sides read it with everything set to go on. A sample
 counts if its image decodes and it has a caption.
@@ -41,14 +45,14 @@ from rich.table import Table
 BATCH = 64
 
 
-def ours(paths: list[Path], size: int, workers: int, *, scaled: bool = False) -> Iterator[int]:
+def ours(paths: list[Path], size: int, workers: int, decoding: str) -> Iterator[int]:
     """Numbers of samples in the batches of one epoch."""
     from aced.data.order import Order
     from aced.data.shards import open_shards
     from aced.data.views import View
     from aced.train.feed import feed
 
-    source = open_shards([str(path) for path in paths], bad_tars="skip", scaled_decoding=scaled)
+    source = open_shards([str(path) for path in paths], bad_tars="skip", decoding=decoding)
     order = Order(len(source), BATCH, seed=0)
     steps = order.steps_per_epoch
     return map(len, feed(source, order, [View(size)], start=0, stop=steps, workers=workers))
@@ -119,11 +123,12 @@ def write_photos(folder: Path, tars: int, each: int) -> list[Path]:
 def compare(console: Console, table: Table, name: str, paths: list[Path], size: int, args: argparse.Namespace) -> None:
     """A row for each number of workers."""
     sides: dict[str, Callable[[int], Iterator[int]]] = {
-        "ours": lambda workers: ours(paths, size, workers),
+        "fast": lambda workers: ours(paths, size, workers, "fast"),
         "theirs": lambda workers: theirs(paths, size, workers),
+        "exact": lambda workers: ours(paths, size, workers, "exact"),
     }
     if size > 64:
-        sides["scaled"] = lambda workers: ours(paths, size, workers, scaled=True)
+        sides["scaled"] = lambda workers: ours(paths, size, workers, "scaled")
     for workers in args.workers:
         rates: dict[str, list[float]] = {side: [] for side in sides}
         for turn in range(args.turns):
@@ -138,12 +143,33 @@ def compare(console: Console, table: Table, name: str, paths: list[Path], size: 
                 continue
             ratios = [a / b for a, b in zip(rates[side], rates["theirs"], strict=True)]
             table.add_row(
-                name + (", scaled" if side == "scaled" else ""),
+                f"{name}, {side}",
                 str(workers),
                 f"{statistics.median(rates[side]):,.0f}",
                 f"{statistics.median(rates['theirs']):,.0f}",
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
             )
+
+
+def pixels(console: Console, name: str, paths: list[Path], size: int) -> None:
+    """How far the values of each way to decode are from the exact ones."""
+    from aced.data.shards import open_shards
+    from aced.data.views import View
+
+    def values(decoding: str) -> np.ndarray:
+        source, view = open_shards([str(path) for path in paths], bad_tars="skip", decoding=decoding), View(size)
+        return source.read(range(min(1000, len(source))), [view]).images[view].numpy().astype(np.int16)
+
+    exact = values("exact")
+    table = Table(
+        "Decoding", "Differ", "By more than 1", "Most", "Mean", "Root mean square", title=f"{name}, levels of 255"
+    )
+    for decoding in ("fast", "scaled"):
+        apart = values(decoding) - exact
+        most, square = int(np.abs(apart).max()), float(np.sqrt(np.square(apart, dtype=np.float64).mean()))
+        share, far = (f"{(np.abs(apart) > least).mean():.2%}" for least in (0, 1))
+        table.add_row(decoding, share, far, str(most), f"{apart.mean():.4f}", f"{square:.3f}")
+    console.print(table, f"{len(exact):,} images")
 
 
 def damage(path: Path, folder: Path) -> list[Path]:
@@ -231,7 +257,7 @@ def main() -> None:
     parser.add_argument("--tars", type=int, default=4, help="how many of them are read in a turn")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=["small", "large", "faults", "index"])
+    parser.add_argument("--only", choices=["small", "large", "pixels", "faults", "index"])
     parser.add_argument("--quick", action="store_true", help="one tar and two turns")
     args = parser.parse_args()
     from aced.data.tarpaths import expand_tars
@@ -241,7 +267,7 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(width=140)
     paths = expand_tars([args.shards])
-    wanted = [args.only] if args.only else ["index", "faults", "small", "large"]
+    wanted = [args.only] if args.only else ["index", "faults", "pixels", "small", "large"]
     if "index" in wanted:
         index(console, paths)
     if "faults" in wanted:
@@ -249,10 +275,15 @@ def main() -> None:
     table = Table("Data", "Workers", "aced, samples/s", "webdataset, samples/s", "Ratio", title="Throughput")
     if "small" in wanted:
         compare(console, table, "small photos to 64 px", paths[: args.tars], 64, args)
-    if "large" in wanted:
+    if "pixels" in wanted:
+        pixels(console, "small photos to 64 px", paths[: args.tars], 64)
+    if {"large", "pixels"} & set(wanted):
         with tempfile.TemporaryDirectory() as folder:
             large = write_photos(Path(folder), 2 if args.quick else 4, 150)
-            compare(console, table, "large photos to 224 px", large, 224, args)
+            if "pixels" in wanted:
+                pixels(console, "large photos to 224 px", large, 224)
+            if "large" in wanted:
+                compare(console, table, "large photos to 224 px", large, 224, args)
     if table.row_count:
         console.print(table)
     console.print(f"torch {torch.__version__}, {os.cpu_count()} cores", highlight=False)

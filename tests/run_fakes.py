@@ -149,14 +149,20 @@ def picture(number: int, form: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def write_pairs(path: Path, numbers: Iterable[int], bad: Sequence[int] = (), uncaptioned: Sequence[int] = ()) -> Path:
-    """A tar of pairs; the images of `bad` are none, and `uncaptioned` have no caption."""
+def write_pairs(
+    path: Path,
+    numbers: Iterable[int],
+    bad: Sequence[int] = (),
+    uncaptioned: Sequence[int] = (),
+    captions: Sequence[str] = (),
+) -> Path:
+    """A tar of pairs; the images of `bad` are none, `uncaptioned` have no caption, and `captions` are by number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number in numbers:
             members = {
                 "png": b"this is no image" if number in bad else picture(number),
-                "txt": f"caption {number}".encode(),
+                "txt": (captions[number] if captions else f"caption {number}").encode(),
                 "json": json.dumps({"kind": "clean"}).encode(),
             }
             if number in uncaptioned:

@@ -83,8 +83,8 @@ class DataSection(Section):
     """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
     spool_gb: Annotated[float, Field(gt=0)] = 100.0
     """Largest size of that folder, in 10^9 bytes."""
-    scaled_decoding: bool = False
-    """Decode large JPEGs at a fraction of their size: quicker, and not pixel for pixel what evaluation sees."""
+    decoding: Literal["exact", "fast", "scaled"] = "fast"
+    """Pixels to the bit as in evaluation, the same but for a level in 0.3 % of the values, or large JPEGs at n/8."""
     in_memory: bool = False
     """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view)."""
     workers: Annotated[int, Field(ge=0)] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -115,6 +116,75 @@ def test_a_pool_is_embedded_once_and_a_run_looks_it_up(
     assert "1.tar has no side-car of this model" in refused.err
     assert "is of another tar of that name, or of this one before it was changed" in refused.err
     assert not (tmp_path / "no").exists()
+
+
+def test_side_cars_of_one_caption_choice_or_decoding_are_refused_by_a_run_with_another(
+    cli: Cli, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    pool, cache, model = tmp_path / "pool", tmp_path / "cache", trained["peer"]
+    write_pairs(pool / "0.tar", range(30), captions=[f"picture {n}\nanother caption of it" for n in range(30)])
+    embedded = cli(*words_of(model, pool, cache, "--caption-choice", "first", "--decoding", "exact"))
+    assert embedded.status == 0, embedded.err
+    (made,) = files(cache)
+
+    source, tower = open_shards([str(pool)], caption_choice="first", decoding="exact"), load_tower(model)
+    store = open_store(cache, tower.identity(), source, Settings())
+    live = tower.score(source.read([3, 17], [tower.view]), 8)
+    assert torch.allclose(store.lookup(torch.tensor([3, 17])).text, live.text, atol=1e-3)
+    whole = open_shards([str(pool)], decoding="exact").read([3], [])
+    assert whole.texts == ["picture 3\nanother caption of it"]
+
+    train = ("train", "scenes", f"data.shards={pool}", "student.model=aced-demo-s", "train.batch=4", "train.steps=1",
+             "run.threads=1", "method.name=i-acid", f"reference.model={model}", f"reference.cache={cache}",
+             "reference.cache_missing=refuse")  # fmt: skip
+    for out, words, there, asked in (
+        ("a", ("data.decoding=exact",), "txt first", "txt"),
+        ("b", ("data.caption_choice=first",), "txt first", "txt first [fast]"),
+        ("c", ("data.caption_choice=first", "data.decoding=scaled"), "txt first", "txt first [scaled]"),
+    ):
+        refused = cli(*train, *words, f"run.out={tmp_path / out}")
+        assert refused.status == 2
+        told = " ".join(refused.err.split())
+        assert (
+            f"{made} is of the same tar with other captions or pixels ('{there}', and '{asked}' is asked for)" in told
+        )
+        assert not (tmp_path / out).exists()
+    ended = cli(*train, "data.caption_choice=first", "data.decoding=exact", f"run.out={tmp_path / 'd'}")
+    assert ended.status == 0, ended.err
+    assert files(cache) == [made]
+
+
+def test_tars_at_addresses_are_fetched_and_their_side_cars_are_those_of_the_files(
+    cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    for tar in sorted(pool.iterdir()):
+        system.pipe(f"/far/{tar.name}", tar.read_bytes() if tar.name != "2.tar" else gzip.compress(tar.read_bytes()))
+    cache, spool = tmp_path / "cache", tmp_path / "spool"
+    words = words_of(trained["peer"], "memory://far/{0..2}.tar", cache)
+    refused = cli(*words)
+    assert refused.status == 2
+    assert "memory://far/{0..2}.tar is an address: give a folder to fetch its tars to with --spool-dir" in refused.err
+    refused = cli(*words, "--spool-dir", spool, "--spool-gb", "1e-6")
+    assert (refused.status, "are more than data.spool_gb = 1e-06 allows" in refused.err) == (2, True)
+    # Of two processes each fetches its own share.
+    assert cli(*words, "--spool-dir", spool, "--share", "0/2").status == 0
+    assert [path.name[:2] for path in files(cache)] == ["0-", "2-"]
+    fetched = " ".join(path.name for path in files(spool))
+    assert ("-0.tar" in fetched, "-1.tar" in fetched, "-2.tar" in fetched) == (True, False, True)
+    ended = cli(*words, "--spool-dir", spool)
+    assert ended.status == 0, ended.err
+    assert "90 have their embeddings, 30 to go" in " ".join(ended.out.split())
+
+    again = cli(*words_of(trained["peer"], pool, cache))
+    assert "120 have their embeddings, 0 to go" in " ".join(again.out.split())
+    alone = Embedder(job_of(trained["peer"], tmp_path / "alone"))
+    alone(sorted(pool.iterdir()))
+    hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("cache", "alone")]
+    assert hashes[0] == hashes[1]
 
 
 def test_shares_are_disjoint_and_whole(pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any) -> None:
@@ -296,6 +366,10 @@ def test_mistakes(cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]
         words_of(model, pool, cache, "--share", "3/3"): "--share is '3/3'; write I/N with I from 0 to N - 1",
         words_of(model, pool, cache, "--bad-tars", "eat"): "--bad-tars is 'eat'; use stop or skip.",
         words_of(model, pool, cache, "--device", "cuda:99"): "run.device = 'cuda:99' cannot be used here",
+        words_of(model, pool, cache, "--caption-choice", "random"): "--caption-choice is 'random'; use whole or first:",
+        words_of(model, pool, cache, "--decoding", "quick"): "The decoding is 'quick'; use exact, fast or scaled.",
+        words_of(model, pool, cache, "--spool-gb", "0"): "--spool-gb is 0; it is a size above 0.",
+        words_of(model, "s3://x/0.tar", cache): "s3://x/0.tar is an address: give a folder",
         words_of(model, pool, cache, "--caption", "tags"): 'The caption is "txt" or "json:<field>", not "tags".',
     }.items():
         ended = cli(*words)

@@ -1,7 +1,8 @@
 """`aced train` on several ranks, for test_train_ranks_program.py, with a fault at one step of one rank.
 
 `ranks_program.py MODE RANK STEP LOG WORDS...`: MODE is what happens to RANK at STEP (from 0): `none`, `kill`, `raise`,
-`bug` or `hang`. The first rank appends the positions of each step's super-batch to LOG.
+`bug`, `hang` or `stop` (by SIGSTOP; signs of life then come every 0.5 s, and ten may be missed). The first rank appends
+the positions of each step's super-batch to LOG.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import torch
 
 from aced.data.source import Candidates
 from aced.errors import AcedError
-from aced.train import inputs, loop
+from aced.train import heartbeat, inputs, loop
 from aced.train.step import Outcome, Trainer, train_step
 
 
@@ -33,6 +35,10 @@ def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
                 raise KeyError("a bug")
             if mode == "hang":
                 time.sleep(600)
+            if mode == "stop":
+                # It goes on later, so that torchrun's SIGTERM, which a stopped process does not see, ends it then.
+                subprocess.Popen(["sh", "-c", f"sleep 15; kill -CONT {os.getpid()}"], start_new_session=True)
+                os.kill(os.getpid(), signal.SIGSTOP)
         outcome = train_step(t, batches)
         if t.world.first:
             chosen = sorted(outcome.candidates[outcome.rows].tolist())
@@ -40,6 +46,8 @@ def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
                 file.write(json.dumps([outcome.step, outcome.candidates.tolist(), chosen]) + "\n")
         return outcome
 
+    if mode == "stop":
+        heartbeat.PAUSE, heartbeat.MISSED = 0.5, 10
     loop.train_step = faulty  # type: ignore[assignment]
     inputs.make_eval_tasks = lambda config: []  # scoring takes longer than such a run
     sys.argv = ["aced", *words]

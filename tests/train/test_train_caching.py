@@ -67,6 +67,12 @@ def test_a_run_without_a_cache_says_the_command_that_makes_one(tmp_path: Path, t
     text = console.export_text()
     command = f"`aced embed {trained['large']} {tmp_path / 'pool'} --out runs/cache --dtype int8 --views 2`"
     assert f"{command}, then reference.cache=runs/cache" in text
+    keys |= {"data__caption_choice": "first", "data__decoding": "exact", "data__spool_dir": "spool"}
+    config = run_config(tmp_path / "run", "i-acid", trained, **keys)
+    with Bars(console) as bars:
+        make_inputs(config, make_student(config), bars)
+    more = " --views 2 --caption-choice first --decoding exact --spool-dir spool`, then reference.cache=runs/cache"
+    assert more in console.export_text()
     # Two views and a text of 96 dimensions and two scales, and a mark.
     assert "Embedding the 60 pairs once takes" in text
     assert "and 18.1 kB: " in text

@@ -135,6 +135,15 @@ def test_a_rank_that_hangs_ends_the_job_at_the_time_limit(runs: Runs) -> None:
     assert "imed out" in job.output
 
 
+def test_a_rank_that_is_stopped_is_missed_long_before_the_time_limit(runs: Runs) -> None:
+    job = runs("stopped", 2, mode="stop", rank=1, run__timeout=300)
+    assert job.status != 0
+    assert job.seconds < 90
+    assert job.output.count("aced: process 0 of 2: process 1 of 2 has given no sign of life for") == 1
+    assert "it was stopped, or its machine or network is gone. The same command with --resume goes on" in job.output
+    assert job.output.count("aced: ") == 1
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused_once(runs: Runs) -> None:
     job = runs("uneven", 3)
     assert job.status != 0

@@ -164,10 +164,21 @@ def test_only_the_newest_two_checkpoints_are_kept(pool: Scenes, tmp_path: Path) 
 def test_as_many_checkpoints_are_kept_as_asked(pool: Scenes, tmp_path: Path) -> None:
     run(run_config(tmp_path / "run", run__checkpoint_every=1, train__steps=4, run__keep=3), pool)
     assert sorted(p.name[-1] for p in (tmp_path / "run/checkpoints").iterdir()) == ["2", "3", "4"]
-    # Fewer from now on: a resumed run may say so, and the older ones go with the next save.
+    # Fewer from now on: a resumed run may say so.
     interrupted(run_config(tmp_path / "less", run__checkpoint_every=1, train__steps=4, run__keep=3), pool, None, 3)
     run(run_config(tmp_path / "less", run__checkpoint_every=1, train__steps=4, run__keep=1), pool, resume=True)
     assert [p.name[-1] for p in (tmp_path / "less/checkpoints").iterdir()] == ["4"]
+
+
+def test_what_a_kill_behind_the_last_save_left_too_many_goes_when_the_run_is_resumed(
+    pool: Scenes, tmp_path: Path
+) -> None:
+    keys: dict[str, Any] = {"run__checkpoint_every": 2, "train__steps": 4, "run__keep": 1}
+    config, folder = run_config(tmp_path / "run", **keys), tmp_path / "run/checkpoints"
+    run(run_config(tmp_path / "run", **{**keys, "run__keep": 2}), pool)  # as it is before the older one is removed
+    assert sorted(p.name[-1] for p in folder.iterdir()) == ["2", "4"]
+    run(config, pool, resume=True)
+    assert [p.name[-1] for p in folder.iterdir()] == ["4"]
 
 
 def test_what_a_killed_process_was_writing_is_removed(pool: Scenes, tmp_path: Path) -> None:
@@ -276,6 +287,17 @@ def test_another_configuration_is_refused(key: str, value: Any, begun: Path, poo
 def test_what_changes_no_result_may_change(begun: Path, pool: Scenes) -> None:
     keys: dict[str, Any] = {"run__threads": 2, "run__device": "cpu", "data__max_bad_share": 0.5, "eval__every": 9}
     assert run(begun_config(begun, **keys), pool, resume=True).ledger.samples_trained == 4 * 16
+
+
+def test_a_run_from_before_decoding_was_a_choice_goes_on_with_exact_pixels(begun: Path, pool: Scenes) -> None:
+    path = begun / "run/checkpoints/step-00000002/train.json"
+    facts = json.loads(path.read_text())
+    del facts["config"]["data"]["decoding"]
+    facts["config"]["data"]["scaled_decoding"] = False
+    path.write_text(json.dumps(facts))
+    with pytest.raises(AcedError, match=r"data\.decoding was 'exact' and is now 'fast'; set it back"):
+        run(begun_config(begun), pool, resume=True)
+    assert run(begun_config(begun, data__decoding="exact"), pool, resume=True).ledger.samples_trained == 4 * 16
 
 
 def test_other_data_are_refused(begun: Path) -> None:

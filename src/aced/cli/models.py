@@ -82,6 +82,12 @@ def embed(
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
     views: Annotated[int, typer.Option(help="K: the whole image and K - 1 crops, for data.views.")] = 1,
     caption: Annotated[str, typer.Option(help="Where captions are: txt, or json:FIELD.")] = "txt",
+    caption_choice: Annotated[str, typer.Option(help="whole or first, as data.caption_choice.")] = "whole",
+    decoding: Annotated[str, typer.Option(help="fast, exact or scaled, as data.decoding.")] = "fast",
+    spool_dir: Annotated[
+        str, typer.Option(help="Folder that addresses are fetched to and gzip tars unpacked in; empty: refused.")
+    ] = "",
+    spool_gb: Annotated[float, typer.Option(help="Largest size of that folder, in 10^9 bytes.")] = 100.0,
     bad_tars: Annotated[
         str, typer.Option(help="At a damaged tar: stop, or skip what is damaged and read on behind it.")
     ] = "stop",
@@ -119,7 +125,11 @@ def embed(
         cache=str(out),
         settings=Settings(dtype, views, micro_batch, workers),
         caption=caption,
+        caption_choice=caption_choice,
+        decoding=decoding,
         bad_tars=cast(Any, bad_tars),
+        spool_dir=spool_dir,
+        spool_gb=spool_gb,
         index_dir=index_dir,
         device=device,
         threads=threads,

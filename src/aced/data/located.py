@@ -50,6 +50,24 @@ def locate_tars(
     return [[_located(tar, fetched, spool) for tar in group] for group in groups]
 
 
+def name_tars(patterns: Sequence[str], spool: Spool | None) -> list[str]:
+    """Paths and addresses of the single tars that patterns name, each once and in that order; nothing is fetched.
+
+    Raises:
+        AcedError: nothing there, or an address without a spool.
+    """
+    if not patterns:
+        expand_tars(patterns)  # says what is missing
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        for tar in _expand(pattern, spool):
+            if isinstance(tar, Remote):
+                found.setdefault(tar.address, tar.address)
+            else:
+                found.setdefault(os.path.realpath(tar), str(tar))
+    return list(found.values())
+
+
 def _expand(pattern: str, spool: Spool | None) -> list[Path] | list[Remote]:
     if not is_address(pattern):
         return expand_tars([pattern])

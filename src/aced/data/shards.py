@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from aced.data.captions import CaptionFault, Captions, Note
+from aced.data.decoding import FAST, Decoding, find_decoding
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
 from aced.data.located import locate_tars
@@ -46,7 +47,7 @@ class Shards:
     Attributes:
         name: name of the folder that holds the tars.
         keys: `<tar name>/<key>` of each sample.
-        fingerprint: hash of the tars' names, sizes and times and of the choice of caption.
+        fingerprint: hash of the tars' names, sizes and times, of the choice of caption and of the decoding.
         parts: for each tar name, a hash that a copy shares and a changed tar does not.
         part_sizes: samples of each part; part by part they are the samples in order.
         mixture: with sources apart, samples of each; part by part they are the samples in order. Else empty.
@@ -64,14 +65,14 @@ class Shards:
         indexes: Sequence[TarIndex],
         captions: Captions,
         groups: Sequence[int] = (),
-        scaled: bool = False,
+        decoding: Decoding = FAST,
     ) -> None:
         self.paths = [tar.path for tar in located]
         folders = [os.path.dirname(os.path.abspath(tar.source)) for tar in located]
         self.name = Path(os.path.commonpath(folders)).name or "data"
         self._captions = captions
         self.captions_vary = captions.choice == "random"
-        self._scaled = scaled
+        self._decoding = decoding
         states = [(index.size, index.mtime_ns) for index in indexes]
         faults = FaultList(_FAULTS)
         rows = [_usable(name, index, captions, faults) for name, index in zip(names, indexes, strict=True)]
@@ -88,7 +89,7 @@ class Shards:
         }
         self._image, self._json = places["image"], places["json"]
         self._caption = places[captions.part]
-        how = f"{captions} scaled" if scaled else str(captions)
+        how = f"{captions}{decoding.mark}"
         marks = [[name, *state] for name, state in zip(names, states, strict=True)]
         self.fingerprint = hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
         self.parts = {name: f"{how} {index.mark()}" for name, index in zip(names, indexes, strict=True)}
@@ -129,7 +130,7 @@ class Shards:
                 text = self._text(session, index, int(epoch), notes)
                 content = session.read(self._tar_of(index), self._image[index])
                 for view, image in self._decoded(content, views, notes):
-                    pixels[view][len(good)] = view.apply(image)
+                    pixels[view][len(good)] = view.apply(image, self._decoding.resize)
             except (ImageFault, CaptionFault) as fault:
                 faults.append(Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
                 continue
@@ -153,7 +154,7 @@ class Shards:
 
     def _decoded(self, content: bytes, views: Sequence[View], notes: list[Note]) -> Iterator[tuple[View, np.ndarray]]:
         """The image for each view: one for all, or with scaled decoding what suits that view alone."""
-        if not self._scaled or not views:
+        if not self._decoding.scaled or not views:
             image, odd = decode_noted(content)
             notes += odd
             yield from ((view, image) for view in dict.fromkeys(views))
@@ -207,7 +208,7 @@ def open_shards(
     index_dir: Path | None = None,
     spool: Spool | None = None,
     apart: bool = False,
-    scaled_decoding: bool = False,
+    decoding: str = FAST.name,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     fetching: Callable[[int, int], None] | None = None,
@@ -224,7 +225,7 @@ def open_shards(
         index_dir: where indexes are kept for the next time; without it they are made anew.
         spool: where addresses are fetched to and gzip files unpacked.
         apart: whether each pattern is a source of its own; see `Shards.mixture`.
-        scaled_decoding: decode large JPEGs smaller; see `aced.data.images.decode_noted`.
+        decoding: `exact`, `fast` or `scaled`; see `aced.data.decoding`.
         workers: processes that read headers, where there are many tars; 0 does so in this one.
         progress: called with (tars done, all tars).
         fetching: called with (addresses fetched, all addresses).
@@ -234,7 +235,7 @@ def open_shards(
     """
     if bad_tars not in ("stop", "skip"):
         raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{bad_tars}".')
-    captions = Captions.parse(caption, caption_choice, seed)
+    captions, way = Captions.parse(caption, caption_choice, seed), find_decoding(decoding)
     groups = locate_tars(patterns, spool, apart=apart, progress=fetching)
     located = [tar for group in groups for tar in group]
     indexes: list[TarIndex] = []
@@ -245,9 +246,7 @@ def open_shards(
         if progress is not None:
             progress(len(indexes), len(located))
     names = distinct_names([Path(tar.source) for tar in located])
-    shards = Shards(
-        located, names, indexes, captions, [len(group) for group in groups] if apart else (), scaled_decoding
-    )
+    shards = Shards(located, names, indexes, captions, [len(group) for group in groups] if apart else (), way)
     if not len(shards):
         reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in _first_of_each(shards.faults))
         told = f"; {reasons}." if reasons else "."

@@ -329,9 +329,18 @@ def why_missing(cache: Path | str, identity: Mapping[str, str], part: Part) -> s
         except AcedError:
             continue
         return f"the one in {other.parent} is of {differences(found.identity, identity)} (it was made by {found.tower})"
-    for other in sorted(own.parent.glob("*.safetensors")):
-        if re.fullmatch(rf"{re.escape(_stem(part))}-[0-9a-f]{{12}}\.safetensors", other.name):
-            return f"{other} is of another tar of that name, or of this one before it was changed"
+    named = re.compile(rf"{re.escape(_stem(part))}-[0-9a-f]{{12}}\.safetensors")
+    others = [other for other in sorted(own.parent.glob("*.safetensors")) if named.fullmatch(other.name)]
+    for other in others:
+        try:
+            how, _, tar = open_sidecar(other).info.mark.rpartition(" ")
+        except AcedError:
+            continue
+        asked, _, own_tar = part.mark.rpartition(" ")
+        if tar == own_tar:
+            return f"{other} is of the same tar with other captions or pixels ('{how}', and '{asked}' is asked for)"
+    if others:
+        return f"{others[0]} is of another tar of that name, or of this one before it was changed"
     return f"there is none in {own.parent}"
 
 

@@ -13,13 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-_RESAMPLE = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-}
+from aced.data.resizing import Interpolation, Resize, by_pillow
 
 
 @dataclass(frozen=True, order=True)
@@ -35,7 +30,7 @@ class View:
 
     size: int
     mode: Literal["shortest", "squash"] = "shortest"
-    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     # Not in the repr, which a tower's fingerprint is made from: crops are no part of a tower's preprocessing.
     crop: int = field(default=0, repr=False)
 
@@ -48,8 +43,8 @@ class View:
         """Pixels that an image's short side must have so that no part of this view is enlarged."""
         return math.ceil(self.size / _SIDES[0]) if self.crop else self.size
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """`[H, W, 3]` uint8 to `[3, size, size]` uint8, pixel for pixel what open_clip's transform gives."""
+    def apply(self, image: np.ndarray, resize: Resize = by_pillow) -> np.ndarray:
+        """`[H, W, 3]` uint8 to `[3, size, size]` uint8; by Pillow pixel for pixel what open_clip's transform gives."""
         size = self.size
         if self.crop:
             top, left, height, width = crop_box(self.crop, *image.shape[:2])
@@ -63,7 +58,7 @@ class View:
             else:
                 target = (int(size * width / height), size)
             if (width, height) != target:
-                image = np.asarray(Image.fromarray(image).resize(target, _RESAMPLE[self.interpolation]))
+                image = resize(image, target, self.interpolation)
             top = round((image.shape[0] - size) / 2)
             left = round((image.shape[1] - size) / 2)
             image = image[top : top + size, left : left + size]

@@ -11,10 +11,12 @@ from typing import Literal
 import torch
 
 from aced.data.atomic import sweep_leftovers
+from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
 from aced.data.shards import Shards, open_shards
 from aced.data.sidecar import Part, open_sidecar, parts_of, sidecar_path, tower_folder
+from aced.data.spool import GIGABYTE, Spool
 from aced.data.store import sort_parts
 from aced.errors import AcedError
 from aced.towers import Tower, load_tower
@@ -28,8 +30,10 @@ class Job:
         model, checkpoint: as in `load_tower`.
         cache: the cache folder, on a file system that all processes see.
         settings: type, views, micro-batch and workers.
-        caption: where captions are, see `open_shards`.
+        caption, caption_choice, decoding: what is embedded of each sample, see `open_shards`.
         bad_tars: what a damaged tar does, see `open_shards`.
+        spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
+            that this folder may take.
         index_dir: where indexes of the tars are kept; empty for none.
         device: of torch; `auto` is CUDA where the process has it.
         threads: CPU threads; 0 leaves them as they are.
@@ -40,10 +44,19 @@ class Job:
     cache: str
     settings: Settings
     caption: str = "txt"
+    caption_choice: str = "whole"
+    decoding: str = FAST.name
     bad_tars: Literal["stop", "skip"] = "stop"
+    spool_dir: str = ""
+    spool_gb: float = 100.0
     index_dir: str = ""
     device: str = "cpu"
     threads: int = 0
+
+    @property
+    def spool(self) -> Spool | None:
+        """Where addresses are fetched to."""
+        return Spool(Path(self.spool_dir), int(self.spool_gb * GIGABYTE)) if self.spool_dir else None
 
 
 @dataclass
@@ -113,11 +126,13 @@ class Embedder:
         self.cache = Path(job.cache)
         sweep_leftovers(tower_folder(self.cache, self.identity["tower"]))
 
-    def look(self, tars: Sequence[Path], progress: Progress | None = None) -> tuple[Tally, list[Path], int]:
+    def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int]:
         """What is there and what is to do, found from the headers of the tars and of the side-cars.
 
+        Tars at addresses are fetched for it, one after the other.
+
         Args:
-            tars: the files.
+            tars: paths and addresses.
             progress: called with (tars looked at, all tars).
 
         Returns:
@@ -127,12 +142,13 @@ class Embedder:
             AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car is of something else or holds another type
                 or fewer views. One that is damaged will be made again.
         """
-        there, todo, missing = Tally(), [], 0
+        there, missing = Tally(), 0
+        todo: list[str] = []
         for number, tar in enumerate(tars, 1):
             source = self._open([tar], there)
             parts = parts_of(source) if source else []
             if sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)[0]:
-                todo.append(tar)
+                todo.append(str(tar))
                 missing += sum(map(len, parts))
             else:
                 there.tars += 1
@@ -141,11 +157,11 @@ class Embedder:
                 progress(number, len(tars))
         return there, todo, missing
 
-    def __call__(self, tars: Sequence[Path], progress: Progress | None = None) -> Tally:
+    def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None) -> Tally:
         """Make the side-cars that some tars lack.
 
         Args:
-            tars: the files.
+            tars: paths and addresses.
             progress: called with (samples embedded, samples that were missing).
 
         Raises:
@@ -179,14 +195,17 @@ class Embedder:
             for name, count in sidecar.info.faults.items():
                 tally.skip(name, f"{count} of the {sidecar.info.n} samples of {part.name}.", count)
 
-    def _open(self, tars: Sequence[Path], tally: Tally) -> Shards | None:
+    def _open(self, tars: Sequence[str | Path], tally: Tally) -> Shards | None:
         """The tars as a source; None where they hold no pair and that is no reason to stop."""
         try:
             return open_shards(
                 [str(tar) for tar in tars],
                 caption=self.job.caption,
+                caption_choice=self.job.caption_choice,
+                decoding=self.job.decoding,
                 bad_tars=self.job.bad_tars,
                 index_dir=Path(self.job.index_dir) if self.job.index_dir else None,
+                spool=self.job.spool,
             )
         except AcedError as error:
             if self.job.bad_tars == "stop":

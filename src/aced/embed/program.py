@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from aced.config import make_config
+from aced.data.decoding import find_decoding
 from aced.data.embedding import check_space, size_text
+from aced.data.located import name_tars
 from aced.data.rowcodec import DTYPES
 from aced.data.sidecar import sample_bytes, tower_folder
 from aced.data.spool import is_address
-from aced.data.tarpaths import expand_tars
 from aced.embed.job import Embedder, Job, Tally
 from aced.embed.spread import Share, own_share, with_ray
 from aced.errors import AcedError
@@ -46,13 +47,11 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     Raises:
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
+    _check_options(job)
     mine = own_share(share)
-    if remote := next((place for place in shards if is_address(place)), None):
-        raise AcedError(
-            f"{remote} is an address, and 'aced embed' reads paths only: fetch the tars first, or let a training run "
-            "with data.spool_dir and reference.cache embed what it fetches."
-        )
-    tars = mine.of(expand_tars(shards))
+    if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
+        raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+    tars = mine.of(name_tars(shards, job.spool))
     job = _checked(job, mine)
     if not tars:
         console.print(f"Process {mine.index} of {mine.count} has no tar to embed.", highlight=False)
@@ -86,8 +85,8 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     return tally
 
 
-def _checked(job: Job, share: Share) -> Job:
-    """The job with this process's device; what is quick to find wrong is found here."""
+def _check_options(job: Job) -> None:
+    """Refuse values that nothing else would; raises AcedError."""
     settings = job.settings
     if settings.dtype not in DTYPES:
         raise AcedError(f"--dtype is '{settings.dtype}'; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
@@ -95,6 +94,17 @@ def _checked(job: Job, share: Share) -> Job:
         raise AcedError("--views is from 1 to 64, --micro-batch at least 1 and --workers at least 0.")
     if job.bad_tars not in ("stop", "skip"):
         raise AcedError(f"--bad-tars is '{job.bad_tars}'; use stop or skip.")
+    if job.caption_choice not in ("whole", "first"):
+        raise AcedError(
+            f"--caption-choice is '{job.caption_choice}'; use whole or first: embeddings are kept of one caption."
+        )
+    if not 0 < job.spool_gb < math.inf:
+        raise AcedError(f"--spool-gb is {job.spool_gb:g}; it is a size above 0.")
+    find_decoding(job.decoding)
+
+
+def _checked(job: Job, share: Share) -> Job:
+    """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
     if not has_weights(job.model, job.checkpoint):
@@ -130,7 +140,7 @@ def _plan(embedder: Embedder, there: Tally, tars: int, missing: int, share: Shar
     )
 
 
-def _groups(embedder: Embedder, todo: Sequence[Path], done: _Done) -> Iterator[Tally]:
+def _groups(embedder: Embedder, todo: Sequence[str], done: _Done) -> Iterator[Tally]:
     for at in range(0, len(todo), _GROUP):
         yield embedder(todo[at : at + _GROUP], done)
 

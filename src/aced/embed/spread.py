@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aced.embed.job import Embedder, Job, Tally
@@ -21,7 +20,7 @@ class Share:
     count: int
     local: int = 0
 
-    def of(self, tars: Sequence[Path]) -> list[Path]:
+    def of(self, tars: Sequence[str]) -> list[str]:
         """Every `count`-th tar, from number `index` on."""
         return list(tars[self.index :: self.count])
 
@@ -43,7 +42,7 @@ def own_share(text: str = "") -> Share:
     return Share(outer * world + rank, shares * world, int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def with_ray(job: Job, tars: Sequence[Path], actors: int) -> Iterator[Tally]:
+def with_ray(job: Job, tars: Sequence[str], actors: int) -> Iterator[Tally]:
     """The tallies of single tars, as Ray's actors finish them; each actor loads the model once.
 
     A cluster is joined where `RAY_ADDRESS` names one (`ray job submit` sets it); otherwise one is started on this
@@ -69,7 +68,7 @@ def with_ray(job: Job, tars: Sequence[Path], actors: int) -> Iterator[Tally]:
         gpu = job.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         remote: Any = ray.remote(num_gpus=1)(Embedder) if gpu else ray.remote(num_cpus=max(1, job.threads))(Embedder)
         pool = ActorPool([remote.remote(job) for _ in range(max(1, min(actors, len(tars))))])
-        call: Callable[[Any, Path], Any] = lambda actor, tar: actor.__call__.remote([tar])  # noqa: E731
+        call: Callable[[Any, str], Any] = lambda actor, tar: actor.__call__.remote([tar])  # noqa: E731
         yield from pool.map_unordered(call, list(tars))
     except ray.exceptions.RayError as error:
         raise _plain(error) from error

@@ -11,7 +11,6 @@ from aced.core.ledger import BACKWARD
 from aced.data.embedding import EmbeddingTower, Settings, size_text
 from aced.data.sidecar import parts_of, sample_bytes, sidecar_path, why_missing
 from aced.data.source import Source
-from aced.data.spool import is_address
 from aced.train.providers import Cached, Provider
 
 
@@ -78,14 +77,17 @@ def _command(name: str, config: Config, settings: Settings) -> str:
     section, data = getattr(config, name), config.data
     if data.caption_choice == "random":
         return "not possible while data.caption_choice = 'random'."
-    # Side-cars of what `aced embed` cannot read alike are made by the training run itself.
-    if not data.shards or data.caption_choice != "whole" or data.scaled_decoding or any(map(is_address, data.shards)):
+    if not data.shards:
         return f"{name}.cache=runs/cache"
     words = ["aced embed", section.model, *config.data.shards, "--out runs/cache"]
     words += [f"--checkpoint {section.checkpoint}"] * bool(section.checkpoint)
     words += [f"--dtype {settings.dtype}"] * (settings.dtype != "float16")
     words += [f"--views {settings.views}"] * (settings.views > 1)
     words += [f"--caption {data.caption}"] * (data.caption != "txt")
+    words += [f"--caption-choice {data.caption_choice}"] * (data.caption_choice != "whole")
+    words += [f"--decoding {data.decoding}"] * (data.decoding != "fast")
+    words += [f"--spool-dir {data.spool_dir}"] * bool(data.spool_dir)
+    words += [f"--spool-gb {data.spool_gb:g}"] * bool(data.spool_dir and data.spool_gb != 100)
     words += ["--bad-tars skip"] * (data.bad_tars == "skip")
     return f"`{' '.join(words)}`, then {name}.cache=runs/cache"
 

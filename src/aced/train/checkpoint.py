@@ -83,7 +83,16 @@ def _write(
             save_tower(student, temporary / "model")
             save_tensors_atomic(temporary / "train.safetensors", tensors)
             write_atomic(temporary / "train.json", json.dumps(_facts(trainer, metrics, config), indent=1))
-    for old in _checkpoints(target.parent)[: -config.run.keep]:
+    drop_older(target.parent, config.run.keep)
+
+
+def drop_older(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints.
+
+    Raises:
+        AcedError: one cannot be removed.
+    """
+    for old in _checkpoints(folder)[:-keep]:
         remove_whole(old)
 
 
@@ -135,6 +144,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
 
 def check_same(saved: dict[str, dict[str, Any]], config: Config, where: Path) -> None:
     """Raise an AcedError where a run of the config `saved` cannot go on with `config`."""
+    saved = saved | {"data": _today(saved.get("data", {}))}
     for section, values in config.model_dump(mode="json").items():
         if section == "eval":
             continue
@@ -145,6 +155,13 @@ def check_same(saved: dict[str, dict[str, Any]], config: Config, where: Path) ->
                     f"{where} is of another configuration: {section}.{key} was {before!r} and is now {value!r}; set it "
                     "back, or choose another run.out for a new run."
                 )
+
+
+def _today(data: dict[str, Any]) -> dict[str, Any]:
+    """A saved `data` section with `decoding` where it has what came before it."""
+    if "scaled_decoding" in data and "decoding" not in data:
+        return data | {"decoding": "scaled" if data["scaled_decoding"] else "exact"}
+    return data
 
 
 def _check_marks(saved: dict[str, str], trainer: Trainer, path: Path) -> None:

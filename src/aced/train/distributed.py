@@ -18,6 +18,7 @@ from torch import Tensor
 from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.errors import AcedError
+from aced.train.heartbeat import Counters
 
 T = TypeVar("T")
 
@@ -206,6 +207,10 @@ class Ranks(World):
     def tell(self, reason: str) -> bool:
         """As in `World`."""
         return self._store.add("ended", 1) == 1
+
+    def store(self) -> Counters:
+        """Another connection to the job's store, for a thread of its own."""
+        return self._store.clone()
 
     @property
     def ended(self) -> bool:

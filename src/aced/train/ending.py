@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from typing import NoReturn
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed as dist
 
 from aced.errors import AcedError
 from aced.train.distributed import JobEnded, Ranks, World
+from aced.train.heartbeat import MISSED, PAUSE, Heartbeat
 
 _LOST = ("connection", "timed out", "timeout", "gloo", "nccl", "peer", "socket", "broken pipe")
 _PATIENCE = 3.0
@@ -33,7 +35,8 @@ def ending_together(world: World) -> Iterator[None]:
         return
     where = f"process {world.rank} of {world.size}"
     try:
-        yield
+        with Heartbeat(world.store(), world.rank, world.size, partial(_miss, world, where)):
+            yield
     except JobEnded:
         _end(2)
     except AcedError as error:
@@ -60,6 +63,19 @@ def ending_together(world: World) -> Iterator[None]:
             )
         time.sleep(_PATIENCE)
         _end(1)
+
+
+def _miss(world: World, where: str, lost: int | None) -> None:
+    """End this process, whatever it waits for, because its heartbeat has lost a process, or (None) the job's store."""
+    who = "torchrun on the first machine" if lost is None else f"process {lost} of {world.size}"
+    reason = f"{who} has given no sign of life for {PAUSE * MISSED:.0f} s"
+    # A store that does not answer must not be asked.
+    if lost is None or _first(world, reason):
+        _say(
+            f"{where}: {reason}: it was stopped, or its machine or network is gone. The same command with --resume "
+            "goes on from the last checkpoint."
+        )
+    _end(1)
 
 
 def _is_lost(error: Exception) -> bool:

@@ -28,7 +28,7 @@ from aced.towers import Tower, load_tower, save_tower
 from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
-from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
+from aced.train.checkpoint import check_same, drop_older, latest_checkpoint, load_checkpoint
 from aced.train.columns import Columns
 from aced.train.distributed import World, check_alone
 from aced.train.feed import Faults, make_order
@@ -308,5 +308,7 @@ def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Confi
             trim_lines(metrics.path, 0)
     trainer.world.meet()  # all have read what the first one now changes
     if first:
+        # A kill between a save and this leaves one too many, and there may be no further save.
+        drop_older(folder / CHECKPOINTS, config.run.keep)
         trim_lines(metrics.evals, trainer.step)
         write_atomic(folder / "config.toml", dump_config(config))

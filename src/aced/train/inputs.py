@@ -108,7 +108,7 @@ def make_source(config: Config, bars: Bars) -> Source:
             index_dir=Path(data.index_dir) if data.index_dir else None,
             spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
             apart=bool(data.weights),
-            scaled_decoding=data.scaled_decoding,
+            decoding=data.decoding,
             workers=data.workers,
             progress=stack.enter_context(bars.counting("Indexing tars")),
             fetching=fetching,
