@@ -306,8 +306,8 @@ class Config(Section):
             raise ValueError(
                 f"scoring.early loads only what the reference keeps and {name} distils on a random batch: leave it out."
             )
-        if 0 < scoring.coarse_share * self.train.grad_cache < 1:
-            raise ValueError("scoring.coarse_share of train.grad_cache pairs is less than one: raise one of them.")
+        if 0 < scoring.coarse_share * self.train.batch < 1:
+            raise ValueError("scoring.coarse_share of train.batch pairs is less than one: raise one of them.")
         if scoring.early and self.data.views > 1:
             raise ValueError("scoring.early and data.views do not go together yet: leave out one of them.")
         if scoring.coarse_share and not scoring.resolution:

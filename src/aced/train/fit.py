@@ -26,7 +26,7 @@ from aced.towers import Tower, load_tower, save_tower
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
 from aced.train.checkpoint import check_same, latest_checkpoint, load_checkpoint
-from aced.train.distributed import World, check_alone
+from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
 from aced.train.inputs import Inputs, device_of
@@ -115,7 +115,6 @@ def _fit(
 def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | None = None) -> Trainer:
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
-    check_alone(config, world.size)
     method = get_method(config.method.name, weight=config.method.weight)
     objective = Objective(
         method,
@@ -163,7 +162,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=make_optimizer([student, objective], train),
         method=method,
         settings=settings,
-        chooser=make_chooser(config, method, settings, student, reference),
+        chooser=make_chooser(config, method, settings, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         generator=torch.Generator().manual_seed(config.run.seed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -126,10 +126,9 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     with ledger.timed("train"):
         teachers = _teach(t, pool, dealt_kd, choice.reference)
         t.student.train()
-        batch = pool.take(dealt)
-        embedded = embedded_kd = _train_embed(t, batch)
+        embedded = embedded_kd = _train_embed(t, pool, dealt)
         if dealt_kd is not None and dealt_kd is not dealt:
-            embedded_kd = _train_embed(t, pool.take(dealt_kd))
+            embedded_kd = _train_embed(t, pool, dealt_kd)
         loss, parts = t.objective(embedded, embedded_kd, teachers)
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
@@ -138,7 +137,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         set_learning_rate(t.optimizer, lr)
         t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
-        t.chooser.trained(t, batch, embedded.detach())
+        t.chooser.trained(t, pool.positions[dealt.rows], embedded.detach())
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
 
@@ -181,9 +180,14 @@ def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | 
     ]
 
 
-def _train_embed(t: Trainer, batch: Candidates) -> Embeddings:
-    """The whole batch's embeddings, of which `batch` is this process's share."""
-    flops = t.student.training_flops(batch.texts)
+def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Embeddings:
+    """The whole batch's embeddings, of which this process makes those of its share."""
+    batch = pool.take(dealt)
+    if t.student.partly is not None:
+        # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
+        coarse = t.student.partly.rows(len(dealt.rows))[dealt.places]
+        batch = replace(batch, coarse=coarse[dealt.takers == t.world.rank])
+    flops = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
     return t.replica.embed(batch)

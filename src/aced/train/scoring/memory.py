@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.train.distributed import World
 from aced.train.scoring.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class Memory:
 class Reused(Scorer):
     """Embeds only what the memory has not, or has too old; training forward passes refresh it for nothing.
 
+    Several processes give each other what they embed, so that each remembers what one process would.
+
     Args:
         inner: embeds the rest.
         age: how many steps old an embedding may be.
@@ -132,11 +135,10 @@ class Reused(Scorer):
 
     def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
         """As in the contract."""
-        rows = self.memory.missing(candidates.indices, t.step)
-        if len(rows):
-            missing = candidates[rows]
-            embedded = self.inner.embed(t, missing)
-            self.memory.put(missing.indices, embedded.image, embedded.text, t.step - self.inner.lag)
+        missing = candidates[self.memory.missing(candidates.indices, t.step)]
+        embedded = self.inner.embed(t, missing)
+        positions, image, text = _of_all(t.world, missing.indices, embedded)
+        self.memory.put(positions, image, text, t.step - self.inner.lag)
         image, text = self.memory.get(candidates.indices)
         scale, bias = t.student.scale_and_bias()
         return Embeddings(image, text, scale, bias).detach()
@@ -152,9 +154,9 @@ class Reused(Scorer):
         """As in the contract."""
         return self.inner.looks_ahead
 
-    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
+    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""
-        self.memory.put(batch.indices, embedded.image, embedded.text, t.step)
+        self.memory.put(positions, embedded.image, embedded.text, t.step)
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""
@@ -165,3 +167,12 @@ class Reused(Scorer):
         mine = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
         self.memory.load(mine)
         self.inner.load(tensors)
+
+
+def _of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions and image and text embeddings of what every process has embedded, in the order of processes."""
+    if world.size == 1:
+        return positions, embedded.image, embedded.text
+    counts = world.counts(len(positions))
+    image, text = world.gather(torch.cat([embedded.image, embedded.text], 1), counts).chunk(2, dim=1)
+    return world.gather(positions, counts), image, text
