@@ -123,8 +123,8 @@ ACED: dict[str, Any] = {"method": {"name": "aced"}, "reference": {"model": "x"}}
             "method 'aced-iidistill' distils on a random batch",
         ),
         (
-            {**ACED, "scoring": {"resolution": 16, "coarse_share": 0.1}, "train": {"grad_cache": 8}},
-            "scoring.coarse_share of train.grad_cache pairs is less than one",
+            {**ACED, "scoring": {"resolution": 16, "coarse_share": 0.1}, "train": {"batch": 8}},
+            "scoring.coarse_share of train.batch pairs is less than one",
         ),
     ],
 )

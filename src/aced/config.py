@@ -187,6 +187,8 @@ class ScoringSection(Section):
     """A cached reference decides before loading: of a super-batch only what it keeps is read."""
     reuse: Annotated[int, Field(ge=0)] = 0
     """Largest age in steps of the student's embeddings that are used again for scoring; 0: none are."""
+    unseen: Literal["embed", "assume"] = "embed"
+    """A pair that `reuse` does not remember: embed it, or assume that the student knows nothing of it (no scoring)."""
     every: Positive = 1
     """The student scores at every so many steps; between them the reference chooses alone."""
     resolution: Annotated[int, Field(ge=0)] = 0
@@ -288,7 +290,7 @@ class Config(Section):
         """Raise a ValueError for an option of scoring that has no meaning beside the others."""
         scoring, name = self.scoring, f"method '{method.name}'"
         changed = {key for key, value in scoring if value != ScoringSection.model_fields[key].default}
-        of_student = {"reuse", "stale"} | (set() if scoring.coarse_share else {"resolution"})
+        of_student = {"reuse", "stale", "unseen"} | (set() if scoring.coarse_share else {"resolution"})
         for key in sorted(changed & of_student):
             if not method.scores_student:
                 raise ValueError(f"scoring.{key} has no meaning for {name}, which needs no scores of the student.")
@@ -301,6 +303,11 @@ class Config(Section):
                 "method for which the reference chooses alone."
             )
         vary = "views" if self.data.views > 1 else "caption_choice" if self.data.caption_choice == "random" else ""
+        if scoring.unseen == "assume":
+            if not scoring.reuse:
+                raise ValueError("scoring.unseen = 'assume' scores by what is remembered: set scoring.reuse too.")
+            for key in sorted(changed & (of_student - {"reuse", "unseen"})):
+                raise ValueError(f"scoring.unseen = 'assume' embeds nothing to score: leave out scoring.{key}.")
         if scoring.reuse and vary:
             raise ValueError(
                 f"scoring.reuse remembers one picture and caption of each pair, and data.{vary} changes them in every "
@@ -310,8 +317,8 @@ class Config(Section):
             raise ValueError(
                 f"scoring.early loads only what the reference keeps and {name} distils on a random batch: leave it out."
             )
-        if 0 < scoring.coarse_share * self.train.grad_cache < 1:
-            raise ValueError("scoring.coarse_share of train.grad_cache pairs is less than one: raise one of them.")
+        if 0 < scoring.coarse_share * self.train.batch < 1:
+            raise ValueError("scoring.coarse_share of train.batch pairs is less than one: raise one of them.")
         if scoring.early and self.data.views > 1:
             raise ValueError("scoring.early and data.views do not go together yet: leave out one of them.")
         if scoring.coarse_share and not scoring.resolution:

@@ -577,6 +577,7 @@ def with_row(e: Embeddings, row: int, value: float, side: str = "image") -> Embe
             {"strategy": "best"},
             "unknown strategy 'best'; known: joint, independent, top-k",
         ),
+        (None, REFERENCE, 3, {"score": "diverse", "strategy": "top-k"}, "needs strategy 'joint', not 'top-k'"),
         (None, REFERENCE, 3, {}, "score 'learnability' needs the student's embeddings, got None"),
         (STUDENT, None, 3, {}, "score 'learnability' needs the reference's embeddings, got None"),
         (STUDENT, None, 3, {"score": "easy-reference"}, "'easy-reference' needs the reference's embeddings"),

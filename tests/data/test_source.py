@@ -18,7 +18,8 @@ def candidates(count: int, *, crops: bool = True, views: tuple[View, ...] = (VIE
         for view in views
     }
     rows = torch.arange(count)
-    return Candidates(10 * rows, [f"text {i}" for i in range(count)], images, crops=rows % 3 if crops else None)
+    texts, coarse = [f"text {i}" for i in range(count)], rows % 2 == 0
+    return Candidates(10 * rows, texts, images, crops=rows % 3 if crops else None, coarse=coarse if crops else None)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50])
@@ -33,7 +34,9 @@ def test_parts_are_consecutive_rows(size: int, crops: bool, views: tuple[View, .
         assert part.images.keys() == want.images.keys()
         assert all(torch.equal(part.images[view], want.images[view]) for view in views)
         assert (part.crops is None) == (want.crops is None) == (not crops)
-        assert part.crops is None or want.crops is None or torch.equal(part.crops, want.crops)
+        for mine, theirs in ((part.crops, want.crops), (part.coarse, want.coarse)):
+            assert (mine is None) == (theirs is None)
+            assert mine is None or theirs is None or torch.equal(mine, theirs)
 
 
 def test_parts_copy_no_image() -> None:

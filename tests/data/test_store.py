@@ -50,6 +50,13 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def test_nothing_can_be_looked_up(store: Store) -> None:
+    """A process may have no candidate that is left."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert store.lookup(nothing).image.shape == (0, 8)
+    assert len(store.valid(nothing)) == 0
+
+
 def test_cached_equals_computed(store: Store) -> None:
     good = [i for i, key in enumerate(KEYS) if not key.endswith("bad")]
     assert store.valid(torch.arange(60)).tolist() == [not key.endswith("bad") for key in KEYS]

@@ -22,10 +22,11 @@ from aced.train.distributed import World, open_world
 from aced.train.feed import feed, make_order
 from aced.train.fit import make_student, make_trainer
 from aced.train.loop import _own_draws, _summed
+from aced.train.scoring.choosing import Peekable
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
 from aced.train.watch import Metrics
-from run_fakes import POOL, inputs_of, run_config, with_holes
+from run_fakes import POOL, SUPER, inputs_of, run_config, with_holes
 
 STEPS = 3
 
@@ -40,14 +41,37 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Learnability and easy-reference, both losses, every distillation (feature matching projects), and no choice."""
 
+SMALL_POOL, CHEAP_STEPS = 160, 3
+"""Two super-batches are an epoch, so that samples are seen again."""
+
+CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
+    "early": ("i-aced", {"scoring__early": True}),
+    "reuse": ("aced", {"scoring__reuse": 2}),
+    "assume": ("aced", {"scoring__reuse": 3, "scoring__unseen": "assume"}),
+    "diverse": ("d-aced", {"scoring__early": True, "method__columns": 20}),
+    "stale": ("aced", {"scoring__cascade": 0.4, "scoring__stale": True}),
+    "coarse": ("iid", {"scoring__resolution": 16, "scoring__coarse_share": 0.3, "train__grad_cache": 3}),
+    "independent": ("rho", {"scoring__cascade": 0.4, "method__loss": "softmax"}),
+    "lonely": ("aced", {"scoring__cascade": 0.4, "scoring__reuse": 3}),
+    "holes": ("aced", {"scoring__cascade": 0.4, "scoring__early": True, "data__max_bad_share": 0.5}),
+    "all": (
+        "aced",
+        {f"scoring__{key}": value for key, value in {
+            "cascade": 0.4, "early": True, "reuse": 3, "every": 2, "resolution": 16, "coarse_share": 0.5, "stale": True,
+        }.items()},
+    ),
+}  # fmt: skip
+"""Each cheap way of scoring; in `lonely` the reference keeps candidates of one rank alone, and `holes` lacks some."""
+
 
 def config_of(reference: Path, method: str, **keys: Any) -> Config:
     keys = {"method__weight": 1.0, **keys} if "kd" in method else keys
     return run_config(Path("unused"), method, {"large": reference, "peer": reference}, **keys)
 
 
-def trainer_for(config: Config, source: Scenes, world: World) -> Trainer:
-    return make_trainer(config, inputs_of(config, source), make_student(config), world)
+def trainer_for(config: Config, source: Scenes, world: World, cache: Path | None = None) -> Trainer:
+    inputs = world.in_turn(lambda: inputs_of(config, source, cache))
+    return make_trainer(config, inputs, make_student(config), world)
 
 
 def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[list[Outcome], dict[str, Tensor]]:
@@ -69,13 +93,14 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
     views += [view for p in (trainer.reference, *trainer.teachers) if p is not None for view in p.views]
     batches = feed(
         source,
-        make_order(config, len(source)),
+        trainer.chooser.order(make_order(config, len(source))),
         list(dict.fromkeys(views)),
         start=trainer.step,
-        stop=trainer.step + steps,
+        stop=trainer.step + steps + 1,  # a step may look ahead
         workers=0,
         part=(trainer.world.rank, trainer.world.size),
     )
+    batches = Peekable(batches)
     outcomes = []
     for _ in range(steps):
         with _own_draws(0, trainer.step, trainer.world.rank, trainer.student.device), _summed(trainer):
@@ -93,6 +118,7 @@ def facts_of(outcomes: list[Outcome], trainer: Trainer) -> dict[str, Any]:
         "norms": [o.grad_norm for o in outcomes],
         "counts": [ledger.samples_loaded, ledger.samples_trained],
         "flops": dict(ledger.flops),
+        "cached": ledger.cached_flops,
         "faults": dict(trainer.faults.counts),
     }
 
@@ -106,6 +132,23 @@ def method_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
             trainer = trainer_for(config, pool, world)
             outcomes, gradients = run(trainer, config, pool, STEPS if not cache else 1)
             found[f"{name} {cache}"] = (facts_of(outcomes, trainer), gradients)
+    return found
+
+
+def cheap_steps(world: World, reference: Path) -> dict[str, Any]:
+    """Every cheap way of scoring, with a cache; what is remembered afterwards, too."""
+    found: dict[str, Any] = {}
+    small = make_pool(SMALL_POOL, 1)
+    for name, (method, keys) in CHEAP.items():
+        config, holes = config_of(reference, method, **keys), name == "holes"
+        pool = with_holes(small, 7) if holes else small
+        trainer = trainer_for(config, pool, world, reference.parent / ("cache-holes" if holes else "cache"))
+        if name == "lonely":
+            trainer.chooser.sieve.keep = lambda _e, _step: torch.arange(SUPER - 20, SUPER)  # type: ignore[attr-defined]
+        outcomes, gradients = run(trainer, config, pool, CHEAP_STEPS)
+        held = trainer.chooser.tensors()
+        facts = {key: value.tolist() for key, value in held.items() if not key.endswith((".image", ".text", ".flops"))}
+        found[f"cheap {name}"] = (facts_of(outcomes, trainer) | {"held": facts}, gradients)
     return found
 
 
@@ -144,6 +187,25 @@ def fsdp_steps(world: World, pool: Scenes, reference: Path, folder: Path) -> dic
     return found
 
 
+def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]:
+    """Weights and memory of runs that went on from a checkpoint, and of the same that had none, sharded and not."""
+    found: dict[str, Any] = {}
+    pool, cache = make_pool(SMALL_POOL, 1), reference.parent / "cache"
+    keys = {"scoring__cascade": 0.4, "scoring__reuse": 3, "scoring__stale": True}
+    for parallel in ("ddp", "fsdp"):
+        config = config_of(reference, "aced", run__parallel=parallel, **keys)
+        metrics = Metrics(folder / f"{parallel}.jsonl", None, 1)
+        straight, resumed = (trainer_for(config, pool, world, cache) for _ in range(2))
+        run(straight, config, pool, 2)
+        load_checkpoint(save_checkpoint(folder / parallel, straight, metrics, config), resumed, metrics, config)
+        for name, trainer in (("straight", straight), ("resumed", resumed)):
+            facts = facts_of(run(trainer, config, pool, 2)[0], trainer)
+            state = trainer.replica.whole_student().model.state_dict()
+            tensors = {f"weights.{k}": v.clone() for k, v in state.items()} | trainer.chooser.tensors()
+            found[f"{name} {parallel}"] = (facts, tensors)
+    return found
+
+
 def inputs_travel(world: World, pool: Scenes) -> bool:
     """Whether each rank's share of a batch, wherever it was loaded, is what the source has at its positions."""
     g = torch.Generator().manual_seed(0)
@@ -170,10 +232,18 @@ def inputs_travel(world: World, pool: Scenes) -> bool:
 def scope_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
     """Quota and local: how many of each rank's candidates were chosen, step by step."""
     found = {}
+    cascade = {"scoring__cascade": 0.4, "scoring__reuse": 3}
+    rows = {
+        "aced": {},
+        "aced-iidistill": {},
+        "aced late": cascade,
+        "aced early": {**cascade, "scoring__early": True},
+    }
     for scope in ("quota", "local"):
-        for name in ("aced", "aced-iidistill"):
-            config = config_of(reference, name, method__scope=scope)
-            outcomes, _ = run(trainer := trainer_for(config, pool, world), config, pool, STEPS)
+        for name, keys in rows.items():
+            config = config_of(reference, name.split()[0], method__scope=scope, **keys)
+            trainer = trainer_for(config, pool, world, reference.parent / "cache-pool" if keys else None)
+            outcomes, _ = run(trainer, config, pool, STEPS)
             owners = [(o.rows // (len(o.candidates) // world.size)).tolist() for o in outcomes]
             shares = [[of.count(r) for r in range(world.size)] for of in owners]
             found[f"{scope} {name}"] = facts_of(outcomes, trainer) | {"shares": shares}
@@ -190,10 +260,12 @@ def main(out: Path, reference: Path) -> None:
     world.connect(config, torch.device("cpu"))
     pool = make_pool(POOL, 1)
     sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "methods": lambda: method_steps(world, pool, reference) | hole_steps(world, pool, reference)
+        "methods": lambda: method_steps(world, pool, reference) | hole_steps(world, pool, reference),
+        "cheap": lambda: cheap_steps(world, reference),
     }
     if world.size == 2:
         sections["fsdp"] = lambda: fsdp_steps(world, pool, reference, out / "fsdp")
+        sections["resumed"] = lambda: cheap_resumed(world, reference, out / "resumed")
     results: dict[str, Any] = {"size": world.size, "inputs": inputs_travel(world, pool)}
     tensors: dict[str, Tensor] = {}
     for section, work in sections.items():

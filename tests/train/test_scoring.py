@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aced.data.scenes import Scenes, make_pool
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.towers.flops import countable
+from aced.train.distributed import World
 from aced.train.feed import make_order
 from aced.train.scoring.cascade import _generator
 from aced.train.scoring.choosing import Peekable
@@ -247,6 +249,44 @@ def test_reuse_spares_scoring(make: Make) -> None:
     assert reused.ledger.flops["scoring"] == pytest.approx(plain.ledger.flops["scoring"] / 3, rel=0.05)
 
 
+def test_reuse_goes_with_autocast(make: Make) -> None:
+    """There scoring gives bfloat16 and training float32."""
+    outcomes, trainer = make.steps(7, reuse=50, train__precision="bf16")
+    held = trainer.chooser.tensors()
+    assert held["memory.image"].dtype == held["memory.text"].dtype == torch.float32
+    assert int(held["memory.step"].max()) == 6
+    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+
+
+def test_what_training_has_not_seen_is_taken_as_unknown(make: Make) -> None:
+    """No scoring pass at all: the remembered rows are those of training, and an unknown pair is like nothing."""
+    config = make.config(reuse=50, unseen="assume")
+    trainer = make.trainer(config)
+    first = take(trainer, config, make.pool, 1)[0]
+    assert trainer.ledger.flops["scoring"] == 0
+    trained = set(positions(first))
+    candidates = make.pool.read(range(40), [trainer.student.view])
+    seen = torch.tensor([i in trained for i in range(40)])
+    embedded = trainer.chooser.scorer.embed(trainer, candidates)  # type: ignore[attr-defined]
+    logits = embedded.image @ embedded.text.T
+    assert 0 < seen.sum() < 40
+    assert not logits[~seen].any()
+    assert not logits[:, ~seen].any()
+    assert torch.allclose(embedded.image.norm(dim=1), torch.ones(40), atol=1e-5)
+    image, text = trainer.chooser.scorer.memory.get(candidates.indices[seen])  # type: ignore[attr-defined]
+    torch.testing.assert_close(logits[seen][:, seen], image @ text.T)
+
+
+def test_assumed_scores_prefer_what_is_new(make: Make) -> None:
+    outcomes, trainer = make.steps(15, reuse=50, unseen="assume", train__steps=15)
+    assert trainer.ledger.flops["scoring"] == 0
+    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    # Three epochs of 400 pairs in batches of 16: a choice that knew nothing would meet fewer different pairs.
+    drawn = {i for outcome in outcomes for i in positions(outcome)}
+    (plain, _) = make.steps(15, "i-aced")
+    assert len(drawn) > len({i for outcome in plain for i in positions(outcome)})
+
+
 # -- lower resolution --------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +294,7 @@ def test_a_lower_resolution_is_counted_as_the_counter_counts(make: Make) -> None
     make.pool = even_pool()
     _, trainer = make.steps(1, resolution=16, cascade=0.4)
     config = make.config(resolution=16)
-    chooser = make_chooser(config, trainer.method, trainer.settings, trainer.student, trainer.reference)
+    chooser = make_chooser(config, trainer.method, trainer.settings, trainer.student, trainer.reference, World())
     candidates = make.pool.read(range(KEPT), [trainer.student.view])
     with countable(), FlopCounterMode(display=False) as counter:
         chooser.scorer.embed(trainer, candidates)  # type: ignore[attr-defined]
@@ -269,9 +309,19 @@ def test_training_partly_coarse_is_counted_as_the_counter_counts(make: Make) -> 
     take(trainer, config, make.pool, 1)
     candidates = make.pool.read(range(BATCH), [trainer.student.view])
     trainer.student.train()
+    assert trainer.student.partly is not None
+    marked = replace(candidates, coarse=trainer.student.partly.rows(BATCH))
     with countable(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        trainer.student.embed(candidates)
+        trainer.student.embed(marked)
     assert trainer.ledger.flops["forward_backward"] == 3 * counter.get_total_flops()
+
+
+def test_gradient_caching_sees_the_same_pairs_coarsely(make: Make) -> None:
+    """Three at a time, of which a third is coarse, is not one of every three."""
+    keys = {"resolution": 16, "coarse_share": 0.4}
+    (plain, _), (cached, _) = (make.steps(2, "iid", train__grad_cache=size, **keys) for size in (0, 3))
+    assert [o.parts.loss for o in plain] == pytest.approx([o.parts.loss for o in cached], rel=1e-5)
+    assert [o.grad_norm for o in plain] == pytest.approx([o.grad_norm for o in cached], rel=1e-4)
 
 
 # -- one step stale ----------------------------------------------------------------------------------------------------
@@ -347,6 +397,9 @@ def test_all_pieces_together_learn(make: Make) -> None:
         ("iid", {"early": True}, r"scoring\.early has nothing to decide"),
         ("aced", {"coarse_share": 0.5}, r"scoring\.coarse_share needs scoring\.resolution"),
         ("aced", {"device": "cpu"}, r"scoring\.device goes with scoring\.stale"),
+        ("aced", {"unseen": "assume"}, r"scores by what is remembered: set scoring\.reuse too"),
+        ("aced", {"unseen": "assume", "reuse": 5, "stale": True}, r"embeds nothing to score: leave out scoring\.stale"),
+        ("i-aced", {"unseen": "assume"}, r"scoring\.reuse has no meaning|scoring\.unseen has no meaning"),
         ("aced", {"cascade": 0.0}, r"scoring\.cascade = 0\.0 is not allowed"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import pytest
 import torch
 
 from aced.config import make_config
+from aced.core.ledger import Ledger
 from aced.data.scenes import Scenes, make_pool
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.train.dealing import Pool
-from aced.train.distributed import World, check_alone, check_divisible, local_device, open_world
+from aced.train.distributed import World, check_divisible, local_device, open_world
 from aced.train.ending import ending_together
-from run_fakes import POOL, run_config
+from aced.train.fit import make_student, make_trainer
+from aced.train.inputs import Inputs
+from aced.train.scoring.choosing import count_draw
+from run_fakes import POOL, SUPER, run_config
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,29 @@ def test_one_process_keeps_the_order_of_the_draw(pool: Scenes) -> None:
     assert there.take(dealt).texts == [own.texts[i] for i in rows.tolist()]
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("name", ["h-acid", "rho"])
+def test_ranks_together_count_the_draw_of_one_process(
+    name: str, loss: str, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    config = run_config(tmp_path, name, trained, method__loss=loss)
+    trainer = make_trainer(config, Inputs(make_pool(SUPER, 1), []), make_student(config))
+
+    def counted(*sizes: int, scope: str = "global") -> float:
+        ledger, settings = Ledger(), replace(trainer.settings, scope=scope)  # type: ignore[arg-type]
+        for rank, size in enumerate(sizes):
+            there = Fake(rank, list(sizes))
+            count_draw(ledger, settings, trainer.method, there, (size, sum(sizes)), 16, [64, 128])
+        return ledger.flops["selection"]
+
+    one = counted(80)
+    assert (one == 0) == (name == "rho" and loss == "sigmoid")
+    assert counted(40, 40) == counted(20, 20, 20, 20) == counted(0, 70, 3, 7) == one
+    # By itself a rank meets its own alone.
+    assert counted(40, 40, scope="local") == one / 2
+    assert counted(20, 20, 20, 20, scope="local") == one / 4
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -110,17 +138,6 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(AcedError, match="Process 3 of this machine has no GPU: there are 2"):
         local_device("auto")
-
-
-@pytest.mark.parametrize("key", ["cascade", "reuse", "stale"])
-def test_what_decides_inside_one_process_is_refused_in_several(
-    key: str, tmp_path: Path, trained: dict[str, Path]
-) -> None:
-    value = {"cascade": 0.5, "reuse": 3, "stale": True}[key]
-    config = run_config(tmp_path, "aced", trained, **{f"scoring__{key}": value})
-    check_alone(config, 1)
-    with pytest.raises(AcedError, match=f"scoring.{key} decides inside one process and cannot be used with 2"):
-        check_alone(config, 2)
 
 
 def test_fsdp_takes_no_fp16() -> None:

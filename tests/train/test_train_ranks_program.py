@@ -21,6 +21,15 @@ pytestmark = pytest.mark.slow
 STEPS, EVERY, AT = 6, 2, 3
 """Steps of a run, between checkpoints, and the step (from 0) at which a rank fails: after the checkpoint of 2."""
 
+CHEAP = {
+    "data__workers": 1,
+    "data__scenes_size": 160,  # an epoch is two steps, so that what the student has embedded is used again
+    "scoring__cascade": 0.4,
+    "scoring__early": True,
+    "scoring__reuse": 3,
+}
+"""What is decided over all ranks before loading, and what they remember together."""
+
 OUR_TRACEBACK = re.compile(r'File ".*/aced/')
 """torchrun prints a traceback of its own."""
 
@@ -40,6 +49,7 @@ class Runs:
             "aced",
             {"large": self.reference},
             **{"train__steps": STEPS, "run__checkpoint_every": EVERY, "run__log_every": 1, **keys},
+            reference__cache=str(self.place / "cache"),
         )
         file = self.place / f"{name}.toml"
         file.write_text(dump_config(config))
@@ -64,14 +74,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Path]) -> 
 @pytest.fixture(scope="module")
 def straight(runs: Runs) -> Job:
     """A run on two ranks that nothing happens to."""
-    job = runs("straight", 2)
+    job = runs("straight", 2, **CHEAP)
     assert job.status == 0, job.output[-3000:]
     return job
 
 
 @pytest.fixture(scope="module")
 def killed(runs: Runs) -> Job:
-    return runs("killed", 2, mode="kill")
+    return runs("killed", 2, mode="kill", **CHEAP)
 
 
 def test_the_first_rank_writes_and_prints(straight: Job, runs: Runs) -> None:
@@ -97,10 +107,11 @@ def test_a_killed_rank_ends_the_job_with_its_reason(killed: Job) -> None:
 def test_a_resumed_job_is_the_one_that_was_not_killed(killed: Job, straight: Job, runs: Runs) -> None:
     shutil.copytree(runs.place / "killed", runs.place / "other")
     shutil.copy(runs.place / "killed.log", runs.place / "other.log")
-    job = runs("killed", 2, resume=True)
+    job = runs("killed", 2, resume=True, **CHEAP)
     assert job.status == 0, job.output[-3000:]
     assert "Resuming from step 2." in job.output
     assert runs.steps("killed") == runs.steps("straight")
+    assert "chooser.memory.sample" in load_file(runs.place / f"killed/checkpoints/step-{STEPS:08d}/train.safetensors")
     for name in ("model/model.safetensors", f"checkpoints/step-{STEPS:08d}/train.safetensors"):
         assert (runs.place / "killed" / name).read_bytes() == (runs.place / "straight" / name).read_bytes(), name
 
@@ -108,7 +119,7 @@ def test_a_resumed_job_is_the_one_that_was_not_killed(killed: Job, straight: Job
 def test_another_number_of_ranks_gets_the_same_batches(killed: Job, straight: Job, runs: Runs) -> None:
     if not (runs.place / "other").exists():
         pytest.skip("needs the copy of the killed run")
-    job = runs("other", 4, resume=True, run__parallel="fsdp")
+    job = runs("other", 4, resume=True, run__parallel="fsdp", **CHEAP)
     assert job.status == 0, job.output[-3000:]
     assert "The run was on 2 processes with 1 CPU thread" in job.output
     assert runs.steps("other") == runs.steps("straight")

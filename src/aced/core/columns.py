@@ -80,7 +80,7 @@ def column_kd(
     return total / (2 * len(student))
 
 
-def column_flops(pairs: int, columns: int, width: int) -> float:
+def column_flops(pairs: float, columns: int, width: int) -> float:
     """FLOPs of `column_kd`'s products, backward included: the teacher's, the student's, and that of its gradient.
 
     Args:

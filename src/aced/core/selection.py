@@ -97,7 +97,12 @@ def select(
     """
     models = models_of(student, reference, score)
     first = models[0].e
-    check(models, size=size, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
+    check_how(size=size, score=score, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
+    if size > len(first):
+        raise ValueError(
+            f"select: cannot choose {size} of {len(first)} candidates; give a larger super-batch or a smaller size."
+        )
+    check_models(models)
     with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
         if strategy == "joint":
             return _draw(joint_gains(models, loss), models, chunk_sizes(size, chunks), temperature, generator)
@@ -363,13 +368,13 @@ def _plain(e: Embeddings) -> Embeddings:
     return replace(e, scale=float(e.scale), bias=float(e.bias))
 
 
-def check(models: Sequence[Model], *, size: int, loss: str, strategy: str, chunks: int, temperature: float) -> None:
-    """Raise a ValueError for what `select` cannot work with."""
+def check_how(*, size: int, score: str, loss: str, strategy: str, chunks: int, temperature: float) -> None:
+    """Raise a ValueError for arguments that `select` cannot work with."""
     if loss not in get_args(Loss):
         raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
     if strategy not in get_args(Strategy):
         raise ValueError(f"select: unknown strategy {strategy!r}; known: {', '.join(get_args(Strategy))}.")
-    if models[0].within and strategy != "joint":
+    if score == "diverse" and strategy != "joint":
         raise ValueError(
             f"select: score 'diverse' compares with what is chosen and needs strategy 'joint', not {strategy!r}."
         )
@@ -377,11 +382,11 @@ def check(models: Sequence[Model], *, size: int, loss: str, strategy: str, chunk
         raise ValueError(f"select: size and chunks must be at least 1, got size={size}, chunks={chunks}.")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"select: temperature must be finite and not negative, got {temperature}.")
+
+
+def check_models(models: Sequence[Model]) -> None:
+    """Raise a ValueError for embeddings that `select` cannot work with; there may be none."""
     first = models[0]
-    if size > len(first.e):
-        raise ValueError(
-            f"select: cannot choose {size} of {len(first.e)} candidates; give a larger super-batch or a smaller size."
-        )
     for m in models:
         if len(m.e) != len(first.e):
             raise ValueError(
@@ -397,6 +402,8 @@ def check(models: Sequence[Model], *, size: int, loss: str, strategy: str, chunk
 
 
 def _check_rows(m: Model) -> None:
+    if not len(m.e):
+        return
     for side, values in (("image", m.e.image), ("text", m.e.text)):
         norms = torch.cat([v.float().norm(dim=1) for v in values.split(_rows(m.e))])
         finite = torch.isfinite(norms)

@@ -5,8 +5,8 @@ their best perturbed scores and the embeddings of the winners: O(c d) a chunk, n
 draws the noise of the whole super-batch from the same generator state and uses its part, so that the ranks together
 choose what one process chooses (but for ties, which only scores without noise have).
 
-The candidates of rank r follow those of rank r - 1 in the whole super-batch; "row" means a row of that. Shapes as in
-`selection.py`; W ranks, B_r candidates of this one.
+The candidates of rank r follow those of rank r - 1 in the whole super-batch; "row" means a row of that. Ranks may have
+different numbers of candidates, or none. Shapes as in `selection.py`; W ranks, B_r candidates of this one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from aced.core.selection import (
     Selection,
     Strategy,
     block_rows,
-    check,
+    check_how,
+    check_models,
     chunk_sizes,
     gumbel,
     independent_gains,
@@ -94,19 +95,20 @@ def select_ranks(
         fewer candidates than its share gives all of them, so that fewer than `size` may be chosen.
 
     Raises:
-        ValueError: as `select`, and where a rank has no candidates or the scope is unknown.
+        ValueError: as `select`, and where the scope is unknown.
     """
     if scope not in get_args(Scope):
         raise ValueError(f"select: unknown scope {scope!r}; known: {', '.join(get_args(Scope))}.")
     models = models_of(student, reference, score)
     own = models[0].e
     counts = ranks.gather(torch.tensor([len(own)]), [1] * ranks.size).tolist()
-    if size > sum(counts) or min(counts) < 1:
+    check_how(size=size, score=score, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
+    if size > sum(counts):
         raise ValueError(
-            f"select: cannot choose {size} of {sum(counts)} candidates on {ranks.size} ranks ({min(counts)} on the one "
-            "with the fewest); give a larger super-batch or a smaller size."
+            f"select: cannot choose {size} of {sum(counts)} candidates on {ranks.size} ranks; give a larger "
+            "super-batch or a smaller size."
         )
-    check(models, size=min(size, len(own)), loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
+    check_models(models)
     with torch.no_grad(), torch.autocast(own.device.type, enabled=False):
         draw = _Draw(models, counts, ranks, alone=scope == "local")
         n = chunks if strategy == "joint" else 1
@@ -117,10 +119,15 @@ def select_ranks(
         return draw.run(gains, sizes, 0.0 if strategy == "top-k" else temperature, generator)
 
 
+def shares_of(size: int, ranks: int) -> list[int]:
+    """How many of `size` fall to each rank: the same number, or one less to the last ones."""
+    return [size // ranks + (rank < size % ranks) for rank in range(ranks)]
+
+
 def _quotas(size: int, chunks: int, counts: Sequence[int], world: int) -> list[list[int]]:
-    """For each chunk how many every rank draws; a rank's share of `size` is the same as the others' or one less."""
-    shares = [min(size // world + (r < size % world), count) for r, count in enumerate(counts)]
-    n = min(chunks, max(shares))
+    """For each chunk how many every rank draws: its share of `size`, or all that it has."""
+    shares = [min(share, count) for share, count in zip(shares_of(size, world), counts, strict=True)]
+    n = max(1, min(chunks, max(shares)))
     return [[share // n + (i < share % n) for share in shares] for i in range(n)]
 
 

@@ -39,6 +39,7 @@ class Candidates:
         faults: the samples that were asked for and could not be used.
         notes: what is odd about the samples that are there; see `aced.data.faults.HARMLESS`.
         crops: `[B]` int64, which crop of its image each pair was read in; None for whole images.
+        coarse: `[B]` bool, which images a student in training sees at a lower resolution; None: none of them.
     """
 
     indices: Tensor
@@ -47,6 +48,7 @@ class Candidates:
     faults: tuple[Fault, ...] = field(default=())
     notes: tuple[Fault, ...] = field(default=())
     crops: Tensor | None = None
+    coarse: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -60,6 +62,7 @@ class Candidates:
             # Rows as a whole; plain indexing goes byte by byte.
             images={view: pixels.index_select(0, rows) for view, pixels in self.images.items()},
             crops=None if self.crops is None else self.crops[rows],
+            coarse=None if self.coarse is None else self.coarse[rows],
         )
 
     def split(self, size: int) -> list[Candidates]:
@@ -71,6 +74,7 @@ class Candidates:
                 texts=self.texts[piece],
                 images={view: pixels[piece] for view, pixels in self.images.items()},
                 crops=None if self.crops is None else self.crops[piece],
+                coarse=None if self.coarse is None else self.coarse[piece],
             )
             for piece in pieces
         ]

@@ -135,6 +135,8 @@ class Store:
 
     def _found(self, indices: Tensor) -> Iterator[tuple[SideCar, np.ndarray, np.ndarray]]:
         """For each side-car that is needed: itself, places in `indices`, and its rows for them."""
+        if not len(indices):  # of nothing numpy makes one part
+            return
         positions = indices.cpu().numpy().astype(np.int64)
         part = np.searchsorted(self._starts, positions, side="right") - 1
         order = np.argsort(part, kind="stable")

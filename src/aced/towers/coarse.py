@@ -88,13 +88,12 @@ class PartlyCoarse:
         self.side, self.share = side, share
 
     def rows(self, batch: int) -> Tensor:
-        """`[B]` bool: which rows are seen coarsely, evenly spread, because a batch lies in drawing order."""
+        """`[b]` bool: which rows of a batch in drawing order are seen coarsely, evenly spread."""
         steps = (torch.arange(batch + 1, dtype=torch.float64) * self.share + 1e-9).floor()
         return steps[1:] > steps[:-1]
 
-    def embed_image(self, tower: Any, images: Tensor) -> Tensor:
-        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, with gradient where it is enabled."""
-        coarse = self.rows(len(images))
+    def embed_image(self, tower: Any, images: Tensor, coarse: Tensor) -> Tensor:
+        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, those coarsely that `coarse` `[B]` marks; with gradient."""
         if not coarse.any():
             return tower.embed_image(images)
         parts = [embed_image(tower, images[coarse], self.side)]
@@ -103,9 +102,9 @@ class PartlyCoarse:
         back = torch.cat([coarse.nonzero(), (~coarse).nonzero()]).flatten().argsort()
         return torch.cat(parts)[back.to(parts[0].device)]
 
-    def image_flops(self, tower: Any, batch: int) -> float:
-        """FLOPs per image of one forward pass over a batch."""
-        share = float(self.rows(batch).double().mean()) if batch else 0.0
+    def image_flops(self, tower: Any, coarse: Tensor) -> float:
+        """FLOPs per image of one forward pass over images of which `coarse` `[B]` are seen coarsely."""
+        share = float(coarse.double().mean()) if len(coarse) else 0.0
         full, small = (tower.flops(tower.context_length, size).image for size in (None, self.side))
         return share * small + (1 - share) * full
 

@@ -39,7 +39,7 @@ class Tower(nn.Module):
         tokenizer: texts to `[B, context_length]` ids.
         context_length: longest text in tokens.
         width: d, the dimension of the embeddings.
-        partly: which training images are seen coarsely; None: every image is seen as it is.
+        partly: how training images are seen that `Candidates.coarse` marks; None: as all others.
     """
 
     mean: Tensor
@@ -151,8 +151,10 @@ class Tower(nn.Module):
                 "read()."
             )
         scale, bias = self.scale_and_bias()
-        partly = self.partly if self.training else None
-        image = self.embed_image(images) if partly is None else partly.embed_image(self, images)
+        if self.training and self.partly is not None and candidates.coarse is not None:
+            image = self.partly.embed_image(self, images, candidates.coarse)
+        else:
+            image = self.embed_image(images)
         return Embeddings(image, self.embed_text(candidates.texts), scale, bias)
 
     def forward(self, candidates: Candidates) -> Embeddings:
@@ -228,10 +230,11 @@ class Tower(nn.Module):
             self._flops["text", length] = count_text(self, length)
         return Flops(self._flops["image", side], self._flops["text", length])
 
-    def training_flops(self, texts: Sequence[str]) -> float:
+    def training_flops(self, candidates: Candidates) -> float:
         """As `forward_flops`, of a forward pass in training mode, where some images may be seen coarsely."""
-        image = None if self.partly is None else self.partly.image_flops(self, len(texts))
-        return self._forward_flops(texts, self.flops(self.context_length).image if image is None else image)
+        if self.partly is None or candidates.coarse is None:
+            return self.forward_flops(candidates.texts)
+        return self._forward_flops(candidates.texts, self.partly.image_flops(self, candidates.coarse))
 
     def forward_flops(self, texts: Sequence[str], image_size: int | None = None) -> float:
         """FLOPs per pair, on average, of one forward pass over a batch with these texts, padding included.

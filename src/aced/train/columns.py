@@ -37,12 +37,12 @@ class Columns:
             )
         self.count, self.seed = count, seed
 
-    def at(self, step: int, pairs: int, ledger: Ledger, share: float = 1.0) -> list[Embeddings]:
+    def at(self, step: int, pairs: float, ledger: Ledger, share: float = 1.0) -> list[Embeddings]:
         """Each teacher's embeddings `[m, D]` of the pairs of step number `step`.
 
         Args:
             step: from 0.
-            pairs: how many pairs this process compares with them, for the ledger.
+            pairs: this process's part of the pairs that are compared with them, for the ledger.
             ledger: where FLOPs are counted.
             share: of this process in looking the columns up, which every process does alike.
         """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection_ranks import Scope
+from aced.core.selection_ranks import Scope, shares_of
 from aced.data.source import Candidates, Fault
 from aced.train.distributed import World
 
@@ -26,11 +26,13 @@ class Dealt:
         rows: `[b]` rows, those that rank 0 trains on first and so on.
         owners: `[b]` the rank that loaded each.
         takers: `[b]` the rank that trains on it, ascending.
+        places: `[b]` the place of each among the rows as they were chosen.
     """
 
     rows: Tensor
     owners: Tensor
     takers: Tensor
+    places: Tensor
 
 
 class Pool:
@@ -58,7 +60,7 @@ class Pool:
         if self.world.size == 1 or self.scope == "global":
             return rows[:size]
         owners = self._owners(rows)
-        shares = zip(range(self.world.size), self._shares(size), strict=True)
+        shares = enumerate(shares_of(size, self.world.size))
         return torch.cat([rows[owners == rank][:share] for rank, share in shares])
 
     def deal(self, rows: Tensor) -> Dealt:
@@ -66,14 +68,14 @@ class Pool:
         owners = self._owners(rows)
         takers = owners.clone()
         if self.scope == "global" and self.world.size > 1:
-            shares, surplus, gaps = self._shares(len(rows)), [], []
+            shares, surplus, gaps = shares_of(len(rows), self.world.size), [], []
             for rank, share in enumerate(shares):
                 mine = (owners == rank).nonzero().flatten()
                 surplus.append(mine[share:])
                 gaps.append(max(0, share - len(mine)))
             takers[torch.cat(surplus)] = torch.arange(len(gaps)).repeat_interleave(torch.tensor(gaps))
         order = takers.argsort(stable=True)
-        return Dealt(rows[order], owners[order], takers[order])
+        return Dealt(rows[order], owners[order], takers[order], order)
 
     def take(self, dealt: Dealt) -> Candidates:
         """This rank's share of the inputs; those that others loaded travel here, raw."""
@@ -106,9 +108,6 @@ class Pool:
 
     def _owners(self, rows: Tensor) -> Tensor:
         return torch.bucketize(rows, self._ends, right=True)
-
-    def _shares(self, size: int) -> list[int]:
-        return [size // self.world.size + (rank < size % self.world.size) for rank in range(self.world.size)]
 
 
 def all_faults(world: World, own: Candidates, read: int) -> tuple[Sequence[Fault], Sequence[Fault], int]:

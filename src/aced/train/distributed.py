@@ -254,18 +254,6 @@ def check_divisible(config: Config, ranks: int) -> None:
             raise AcedError(f"The {what} of {size} cannot be divided by {ranks} processes: change {key}.")
 
 
-def check_alone(config: Config, ranks: int) -> None:
-    """Raise an AcedError for options that decide inside one process, where there are several."""
-    found = [key for key in ("cascade", "early", "reuse", "stale", "coarse_share") if _changed(config, key)]
-    if ranks > 1 and found:
-        raise AcedError(f"scoring.{found[0]} decides inside one process and cannot be used with {ranks}: leave it out.")
-
-
-def _changed(config: Config, key: str) -> bool:
-    default: object = type(config.scoring).model_fields[key].default
-    return bool(getattr(config.scoring, key) != default)
-
-
 def local_device(name: str) -> str:
     """The device that `run.device` means in this process: under torchrun `auto` and `cuda` are the rank's own GPU.
 

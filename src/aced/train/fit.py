@@ -30,7 +30,7 @@ from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
 from aced.train.checkpoint import check_same, drop_older, latest_checkpoint, load_checkpoint
 from aced.train.columns import Columns
-from aced.train.distributed import World, check_alone
+from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
 from aced.train.inputs import Inputs, device_of
@@ -148,7 +148,6 @@ def _shown(trainer: Trainer, tick: Tick, bars: Bars) -> OnStep:
 def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | None = None) -> Trainer:
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
-    check_alone(config, world.size)
     method = config.row
     objective = Objective(
         method,
@@ -196,7 +195,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=make_optimizer([student, objective], train),
         method=method,
         settings=settings,
-        chooser=make_chooser(config, method, settings, student, reference),
+        chooser=make_chooser(config, method, settings, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         columns=Columns(inputs.teachers, method.columns, config.run.seed) if method.columns else None,

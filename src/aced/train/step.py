@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -129,11 +129,10 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     with ledger.timed("train"):
         teachers = _teach(t, pool, dealt_kd, choice.reference)
         t.student.train()
-        batch = pool.take(dealt)
-        embedded = embedded_kd = _train_embed(t, batch)
+        embedded = embedded_kd = _train_embed(t, pool, dealt)
         if dealt_kd is not None and dealt_kd is not dealt:
-            embedded_kd = _train_embed(t, pool.take(dealt_kd))
-        loss, parts = t.objective(embedded, embedded_kd, teachers, _columns(t, batch))
+            embedded_kd = _train_embed(t, pool, dealt_kd)
+        loss, parts = t.objective(embedded, embedded_kd, teachers, _columns(t, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         grad_norm = _clip(t, parts)
@@ -141,7 +140,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         set_learning_rate(t.optimizer, lr)
         t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
-        t.chooser.trained(t, batch, embedded.detach())
+        t.chooser.trained(t, pool.positions[dealt.rows], embedded.detach())
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
 
@@ -184,14 +183,20 @@ def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | 
     ]
 
 
-def _columns(t: Trainer, batch: Candidates) -> list[Embeddings]:
+def _columns(t: Trainer, pairs: int) -> list[Embeddings]:
     """The teachers' embeddings of further pairs, the same in every process, each of which counts its own part."""
-    return [] if t.columns is None else t.columns.at(t.step, len(batch), t.ledger, 1 / t.world.size)
+    share = 1 / t.world.size
+    return [] if t.columns is None else t.columns.at(t.step, pairs * share, t.ledger, share)
 
 
-def _train_embed(t: Trainer, batch: Candidates) -> Embeddings:
-    """The whole batch's embeddings, of which `batch` is this process's share."""
-    flops = t.student.training_flops(batch.texts)
+def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Embeddings:
+    """The whole batch's embeddings, of which this process makes those of its share."""
+    batch = pool.take(dealt)
+    if t.student.partly is not None:
+        # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
+        coarse = t.student.partly.rows(len(dealt.rows))[dealt.places]
+        batch = replace(batch, coarse=coarse[dealt.takers == t.world.rank])
+    flops = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
     return t.replica.embed(batch)

@@ -12,6 +12,7 @@ from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
 from aced.core.selection_many import reference_joint_many
 from aced.data.source import Candidates
+from aced.train.distributed import World
 from aced.train.scoring.choosing import Around, Choice, Drawn, count_draw, draw_with
 
 if TYPE_CHECKING:
@@ -22,34 +23,39 @@ if TYPE_CHECKING:
 class Sieve:
     """Keeps the part of a super-batch that the reference would choose alone, drawn jointly, so that it de-duplicates.
 
-    Its draws follow from (seed, step) alone: the same rows come out whether it works before or after loading.
+    Its draws follow from (seed, step) alone: the same rows come out whether it works before or after loading. Several
+    processes draw together, each from the candidates whose embeddings it has, as `method.scope` says.
 
     Args:
         size: how many are kept.
-        settings: chunks, temperature and loss of the draw.
+        settings: chunks, temperature, loss and scope of the draw.
         method: its strategy, and its score where that asks the reference alone; easy-reference otherwise.
         seed: of the draws.
+        world: the processes.
     """
 
-    def __init__(self, size: int, settings: Settings, method: Method, seed: int) -> None:
-        self.size, self.settings, self.method, self.seed = size, settings, method, seed
+    def __init__(self, size: int, settings: Settings, method: Method, seed: int, world: World) -> None:
+        self.size, self.settings, self.method, self.seed, self.world = size, settings, method, seed, world
         self.score = method.score_of_reference
 
     def keep(self, reference: Embeddings, step: int) -> Tensor:
-        """`[m]` int64 rows that are kept at step number `step` (from 0), ascending, on the CPU."""
+        """`[m]` int64 rows of all processes' candidates that are kept at step number `step` (from 0).
+
+        They ascend and are on the CPU; `reference` has the embeddings of this process's own candidates.
+        """
         return self.keep_each(reference, [len(reference)], step)[0]
 
     def keep_each(self, reference: Embeddings, counts: list[int], first: int) -> list[Tensor]:
         """As `keep` for the super-batches of the steps from `first` on, which lie in `reference` one after the other.
 
         Args:
-            reference: their embeddings.
+            reference: their embeddings, those of this process.
             counts: the number of candidates of each.
             first: the first step.
         """
         generators = [_generator(self.seed, first + i) for i in range(len(counts))]
-        joint = self.method.strategy == "joint" and self.settings.loss == "sigmoid"
-        if joint and min(counts) >= self.size and reference.device.type == "cpu":
+        alike = self.method.strategy == "joint" and self.settings.loss == "sigmoid" and self.world.size == 1
+        if alike and min(counts) >= self.size and reference.device.type == "cpu":
             found = reference_joint_many(
                 reference,
                 counts,
@@ -65,15 +71,16 @@ class Sieve:
         return [rows.sort().values for rows in found]
 
     def _draw(self, reference: Embeddings, generator: torch.Generator) -> Tensor:
-        size = min(self.size, len(reference))
+        size = min(self.size, self.world.total(len(reference)))
         if size == 0:
             return torch.empty(0, dtype=torch.int64)
-        chosen = draw_with(self.settings, self.method, self.score, size, None, reference, generator)
+        chosen = draw_with(self.settings, self.method, self.score, size, None, reference, generator, self.world)
         return chosen.indices.cpu()
 
-    def count(self, ledger: Ledger, candidates: int, width: int) -> None:
-        """Count the FLOPs of one draw from so many candidates."""
-        count_draw(ledger, self.settings, self.method, candidates, min(self.size, candidates), [width])
+    def count(self, ledger: Ledger, own: int, whole: int, width: int) -> None:
+        """Count this process's FLOPs in one draw, with `own` candidates of the `whole` number."""
+        size = min(self.size, whole)
+        count_draw(ledger, self.settings, self.method, self.world, (own, whole), size, [width])
 
 
 class Cascaded(Around):
@@ -88,10 +95,12 @@ class Cascaded(Around):
         with t.ledger.timed("score"):
             reference = t.reference.embed(candidates, t.ledger, "reference")
         with t.ledger.timed("select"):
+            counts = t.world.counts(len(candidates))
             kept = self.sieve.keep(reference, t.step)
-            self.sieve.count(t.ledger, len(candidates), t.reference.width)
-        choice = self.drawn.among(t, candidates[kept], reference[kept.to(reference.device)])
-        scores = torch.full((len(candidates),), torch.nan)
+            self.sieve.count(t.ledger, len(candidates), sum(counts), t.reference.width)
+            mine = _own(kept, counts, t.world)
+        choice = self.drawn.among(t, candidates[mine], reference[mine.to(reference.device)])
+        scores = torch.full((sum(counts),), torch.nan)
         if choice.scores is not None:
             scores[kept] = choice.scores
         return Choice(kept[choice.rows], scores, reference)
@@ -102,8 +111,16 @@ class Cascaded(Around):
             assert t.reference is not None
             # A ledger of its own: the step itself looks the embeddings up again and counts them.
             reference = t.reference.embed(coming, Ledger(), "reference")
-            coming = coming[self.sieve.keep(reference, t.step + 1)]
+            kept = self.sieve.keep(reference, t.step + 1)
+            coming = coming[_own(kept, t.world.counts(len(coming)), t.world)]
         self.inner.ahead(t, coming)
+
+
+def _own(rows: Tensor, counts: list[int], world: World) -> Tensor:
+    """Rows among this process's candidates, of `rows` of all processes' that have `counts`; in the same order."""
+    start = sum(counts[: world.rank])
+    rows = rows - start
+    return rows[(rows >= 0) & (rows < counts[world.rank])]
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

@@ -13,7 +13,7 @@ from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger, selection_flops
 from aced.core.selection import Score, Selection, select
 from aced.core.selection_many import learnability_small
-from aced.core.selection_ranks import select_ranks
+from aced.core.selection_ranks import select_ranks, shares_of
 from aced.data.order import Order, Orders
 from aced.data.source import Candidates
 from aced.errors import AcedError
@@ -38,7 +38,7 @@ class Choice:
     Attributes:
         rows: `[b]` int64 rows of the candidates (of all processes', one after the other), on the CPU.
         scores: `[B]` scores of single pairs, NaN for candidates that were not scored; None where nothing was.
-        reference: the reference's embeddings of all candidates, where they were looked up.
+        reference: the reference's embeddings of this process's candidates, where they were looked up.
     """
 
     rows: Tensor
@@ -50,7 +50,12 @@ class Chooser(Piece):
     """Chooses the rows of each step."""
 
     def choose(self, t: Trainer, candidates: Candidates) -> Choice:
-        """The rows to train on at step `t.step`, counted and timed in the ledger."""
+        """The rows to train on at step `t.step`, counted and timed in the ledger.
+
+        Args:
+            t: the trainer.
+            candidates: this process's; the others' are with them, and the rows are of all.
+        """
         raise NotImplementedError
 
     def order(self, order: Orders) -> Orders:
@@ -102,10 +107,10 @@ class Drawn(Chooser):
         """As in the contract."""
         return self.scorer is not None and self.scorer.looks_ahead
 
-    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
+    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""
         if self.scorer:
-            self.scorer.trained(t, batch, embedded)
+            self.scorer.trained(t, positions, embedded)
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""
@@ -135,9 +140,9 @@ class Around(Chooser):
         """As in the contract."""
         return self.inner.looks_ahead
 
-    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
+    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""
-        self.inner.trained(t, batch, embedded)
+        self.inner.trained(t, positions, embedded)
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""
@@ -203,16 +208,17 @@ def draw(
         AcedError: what `select` refuses, with the number of the step.
     """
     needed = [e for e in (student, reference) if e is not None]
-    size = min(size, t.world.total(len(needed[0])))
+    own, widths = len(needed[0]), [e.image.shape[1] for e in needed]
+    whole = t.world.total(own)
+    size = min(size, whole)
     try:
         chosen = draw_with(t.settings, t.method, score, size, student, reference, generator, t.world)
     except ValueError as error:
         raise AcedError(f"Step {t.step + 1}: {error}") from error
-    widths = [e.image.shape[1] for e in needed]
     if t.world.size == 1 and len(needed) == 2 and _small(t.settings, t.method, score, needed[0]):
-        t.ledger.flops["selection"] += sum(2.0 * len(needed[0]) ** 2 * width for width in widths)
+        t.ledger.flops["selection"] += sum(2.0 * own**2 * width for width in widths)
     else:
-        count_draw(t.ledger, t.settings, t.method, len(needed[0]), size, widths)
+        count_draw(t.ledger, t.settings, t.method, t.world, (own, whole), size, widths)
     return chosen
 
 
@@ -272,13 +278,28 @@ def _small(settings: Settings, method: Method, score: Score, student: Embeddings
 
 
 def count_draw(
-    ledger: Ledger, settings: Settings, method: Method, candidates: int, size: int, widths: list[int]
+    ledger: Ledger,
+    settings: Settings,
+    method: Method,
+    world: World,
+    candidates: tuple[int, int],
+    size: int,
+    widths: list[int],
 ) -> None:
-    """Count the FLOPs of one draw of `size` from `candidates` by models of these widths."""
+    """Count this process's FLOPs in a draw of `size` by models of these widths.
+
+    `candidates` are how many this process has and how many all have. Unless the scope is local each of its own meets
+    what all have chosen, so that the processes' counts add up to those of one.
+    """
+    own, whole = candidates
+    if settings.scope == "local":
+        whole, size = own, min(own, shares_of(size, world.size)[world.rank])
+    if not (own and size):
+        return
     if method.strategy == "joint":
-        ledger.flops["selection"] += selection_flops(candidates, size, settings.chunks, widths)
+        ledger.flops["selection"] += selection_flops(own, size, settings.chunks, widths)
     elif settings.loss == "softmax":  # each candidate against the whole super-batch, in both directions
-        ledger.flops["selection"] += sum(4.0 * candidates**2 * width for width in widths)
+        ledger.flops["selection"] += sum(4.0 * own * whole * width for width in widths)
 
 
 def usable(t: Trainer, candidates: Candidates) -> Candidates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,10 +12,11 @@ from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
 from aced.towers.coarse import PartlyCoarse, check_side
+from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
 from aced.train.scoring.cascade import Cascaded, Sieve
 from aced.train.scoring.choosing import Alternating, Chooser, Drawn, InOrder
-from aced.train.scoring.memory import Reused
+from aced.train.scoring.memory import Assumed, Reused
 from aced.train.scoring.scorers import Direct, Scorer, Stale
 from aced.train.scoring.sieve import Presieved
 
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def make_chooser(
-    config: Config, method: Method, settings: Settings, student: Tower, reference: Provider | None
+    config: Config, method: Method, settings: Settings, student: Tower, reference: Provider | None, world: World
 ) -> Chooser:
-    """The chooser of a run; which keys go with which method was checked with the config.
+    """The chooser of a run, in one of the processes of `world`; which keys go together was checked with the config.
 
     Raises:
         AcedError: the student cannot see images of `scoring.resolution`, or what is to be decided ahead needs a
@@ -34,12 +36,16 @@ def make_chooser(
     if method.score is None:
         return InOrder()
     section = config.scoring
+
+    def sieve(size: int) -> Sieve:
+        return Sieve(size, settings, method, config.run.seed, world)
+
     if not method.scores_student:
-        return _by_reference(config, method, settings, reference)
-    drawn = Drawn(method.score, _scorer(config, student))
-    main = _cascade(config, method, settings, reference, drawn) if section.cascade < 1 else drawn
+        return _by_reference(config, method, sieve, reference)
+    drawn = Drawn(method.score, _scorer(config, student, world))
+    main = _cascade(config, sieve, reference, drawn) if section.cascade < 1 else drawn
     if section.every > 1:
-        main = Alternating(section.every, main, _by_reference(config, method, settings, reference))
+        main = Alternating(section.every, main, _by_reference(config, method, sieve, reference))
     return main
 
 
@@ -56,34 +62,34 @@ def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
     return PartlyCoarse(section.resolution, section.coarse_share)
 
 
-def _scorer(config: Config, student: Tower) -> Scorer:
+def _scorer(config: Config, student: Tower, world: World) -> Scorer:
     section = config.scoring
+    if section.unseen == "assume":
+        return Assumed(section.reuse)
     if section.resolution:
         check_side(student, section.resolution)
     direct = Direct(section.resolution or None)
     device = torch.device(section.device) if section.device else None
-    scorer: Scorer = Stale(direct, device) if section.stale else direct
+    scorer: Scorer = Stale(direct, world, device) if section.stale else direct
     return Reused(scorer, section.reuse) if section.reuse else scorer
 
 
-def _by_reference(config: Config, method: Method, settings: Settings, reference: Provider | None) -> Chooser:
+def _by_reference(config: Config, method: Method, sieve: Callable[[int], Sieve], reference: Provider | None) -> Chooser:
     """The reference's own choice from the whole super-batch."""
     if not config.scoring.early:
         return Drawn(method.score_of_reference, None)
-    sieve = Sieve(settings.batch, settings, method, config.run.seed)
     again = method.distill is not None
-    return Presieved(sieve, _cached(reference, "early"), InOrder(), config.super_batch, again=again)
+    return Presieved(sieve(config.train.batch), _cached(reference, "early"), InOrder(), config.super_batch, again=again)
 
 
-def _cascade(config: Config, method: Method, settings: Settings, reference: Provider | None, main: Drawn) -> Chooser:
+def _cascade(config: Config, sieve: Callable[[int], Sieve], reference: Provider | None, main: Drawn) -> Chooser:
     section = config.scoring
-    size = max(settings.batch, round(section.cascade * config.super_batch))
-    sieve = Sieve(size, settings, method, config.run.seed)
+    keeping = sieve(max(config.train.batch, round(section.cascade * config.super_batch)))
     if section.early:
-        return Presieved(sieve, _cached(reference, "early"), main, config.super_batch, again=True)
+        return Presieved(keeping, _cached(reference, "early"), main, config.super_batch, again=True)
     if section.stale:
         _cached(reference, "stale")
-    return Cascaded(sieve, main)
+    return Cascaded(keeping, main)
 
 
 def _cached(reference: Provider | None, key: str) -> Cached:

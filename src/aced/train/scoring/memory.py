@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.train.distributed import World
 from aced.train.scoring.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -118,8 +119,33 @@ class Memory:
         return free[:count]
 
 
-class Reused(Scorer):
-    """Embeds only what the memory has not, or has too old; training forward passes refresh it for nothing.
+class _Remembering(Scorer):
+    """A scorer with a memory that training forward passes refresh for nothing.
+
+    Args:
+        age: how many steps old an embedding may be.
+    """
+
+    def __init__(self, age: int) -> None:
+        self.memory = Memory(age)
+
+    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
+        """As in the contract."""
+        self.memory.put(positions, embedded.image, embedded.text, t.step)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in the contract."""
+        return {f"memory.{k}": v for k, v in self.memory.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """As in the contract."""
+        self.memory.load({k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")})
+
+
+class Reused(_Remembering):
+    """Embeds only what the memory has not, or has too old.
+
+    Several processes give each other what they embed, so that each remembers what one process would.
 
     Args:
         inner: embeds the rest.
@@ -127,16 +153,15 @@ class Reused(Scorer):
     """
 
     def __init__(self, inner: Scorer, age: int) -> None:
+        super().__init__(age)
         self.inner, self.lag = inner, inner.lag
-        self.memory = Memory(age)
 
     def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
         """As in the contract."""
-        rows = self.memory.missing(candidates.indices, t.step)
-        if len(rows):
-            missing = candidates[rows]
-            embedded = self.inner.embed(t, missing)
-            self.memory.put(missing.indices, embedded.image, embedded.text, t.step - self.inner.lag)
+        missing = candidates[self.memory.missing(candidates.indices, t.step)]
+        embedded = self.inner.embed(t, missing)
+        positions, image, text = _of_all(t.world, missing.indices, embedded)
+        self.memory.put(positions, image, text, t.step - self.inner.lag)
         image, text = self.memory.get(candidates.indices)
         scale, bias = t.student.scale_and_bias()
         return Embeddings(image, text, scale, bias).detach()
@@ -152,16 +177,41 @@ class Reused(Scorer):
         """As in the contract."""
         return self.inner.looks_ahead
 
-    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
-        """As in the contract."""
-        self.memory.put(batch.indices, embedded.image, embedded.text, t.step)
-
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""
-        return {f"memory.{k}": v for k, v in self.memory.tensors().items()} | self.inner.tensors()
+        return super().tensors() | self.inner.tensors()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """As in the contract."""
-        mine = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
-        self.memory.load(mine)
+        super().load(tensors)
         self.inner.load(tensors)
+
+
+class Assumed(_Remembering):
+    """Embeds nothing: of a pair that training has not seen, or too long ago, the student is taken to know nothing.
+
+    Such a pair has a similarity of zero with every other and with itself, as before training: it is hard, and gets in
+    nobody's way. That makes two more dimensions, one for unknown images and one for unknown texts.
+    """
+
+    def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
+        """`[B, d + 2]`, otherwise as in the contract."""
+        scale, bias = t.student.scale_and_bias()
+        width, device = t.student.width, t.student.device
+        image, text = (torch.zeros(len(candidates), width + 2, device=device) for _ in range(2))
+        missing = self.memory.missing(candidates.indices, t.step)
+        known = torch.ones(len(candidates), dtype=torch.bool).index_fill_(0, missing, False).nonzero().flatten()
+        if len(known):
+            image[known, :width], text[known, :width] = self.memory.get(candidates.indices[known])
+        image[missing, width] = 1.0
+        text[missing, width + 1] = 1.0
+        return Embeddings(image, text, scale, bias).detach()
+
+
+def _of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions and image and text embeddings of what every process has embedded, in the order of processes."""
+    if world.size == 1:
+        return positions, embedded.image, embedded.text
+    counts = world.counts(len(positions))
+    image, text = world.gather(torch.cat([embedded.image, embedded.text], 1), counts).chunk(2, dim=1)
+    return world.gather(positions, counts), image, text

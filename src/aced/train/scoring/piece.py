@@ -17,19 +17,25 @@ class Piece:
     """Hears of the steps and may have state; one that needs less does nothing in the other methods."""
 
     def ahead(self, t: Trainer, coming: Candidates | None) -> None:
-        """Told before step `t.step` trains: the next step's candidates, or None after the last."""
+        """Told before step `t.step` trains: the next step's candidates (this process's), or None after the last."""
 
     @property
     def looks_ahead(self) -> bool:
         """Whether `ahead` wants the next candidates, which are then loaded one step early."""
         return False
 
-    def trained(self, t: Trainer, batch: Candidates, embedded: Embeddings) -> None:
-        """Told what the training forward pass of step `t.step` made of its batch, without gradient."""
+    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
+        """Told what the training forward pass of step `t.step` made of its batch, all processes' shares of it.
+
+        Args:
+            t: the trainer.
+            positions: `[b]` in the source, of the batch.
+            embedded: `[b, d]` of it, without gradient.
+        """
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state that an exactly resumed run needs."""
+        """The state that an exactly resumed run needs: of all processes, which ask for it together."""
         return {}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up the state that `tensors` gave."""
+        """Take up the state that `tensors` gave, whatever number of processes it was of."""

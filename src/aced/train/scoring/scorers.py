@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +13,7 @@ from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
 from aced.towers import Tower
 from aced.towers.coarse import Resized
+from aced.train.distributed import World
 from aced.train.replica import autocast
 from aced.train.scoring.piece import Piece
 
@@ -55,10 +55,12 @@ class Direct(Scorer):
         return t.student.forward_flops(candidates.texts, self.side)
 
     def embed_with(self, tower: Tower, t: Trainer, candidates: Candidates) -> Embeddings:
-        """Embeddings by a copy of the student."""
+        """Embeddings by a copy of the student, float32."""
         resized = Resized(tower, self.side) if self.side else tower
         with autocast(tower.device, t.settings.precision):
-            return resized.score(candidates, t.settings.micro_batch)
+            embedded = resized.score(candidates, t.settings.micro_batch)
+        # Whatever the towers ran in: what training gives is float32 too, and so is the embedding of nothing.
+        return replace(embedded, image=embedded.image.float(), text=embedded.text.float())
 
 
 @dataclass
@@ -66,8 +68,8 @@ class _Pending:
     """Embeddings that were or are being made for the next step.
 
     Attributes:
-        indices: `[m]` positions in the source, ascending.
-        flops: what they cost in all.
+        indices: `[m]` positions in the source, ascending; in a resumed run those of all processes.
+        flops: what they cost in all, this process's part.
         work: gives image and text, `[m, d]`.
     """
 
@@ -80,17 +82,18 @@ class Stale(Scorer):
     """Scores the candidates of the next step while this one trains, with the weights from before its update.
 
     The scores of step s use the weights that step s - 1 began with, whenever and wherever they are computed; those of
-    the first step use the initial weights.
+    the first step use the initial weights. Each process embeds its own candidates; the background exchanges nothing.
 
     Args:
         inner: embeds.
+        world: the processes.
         device: where; None for the training device, in a background thread.
     """
 
     lag = 1
 
-    def __init__(self, inner: Direct, device: torch.device | None = None) -> None:
-        self.inner, self.device = inner, device
+    def __init__(self, inner: Direct, world: World, device: torch.device | None = None) -> None:
+        self.inner, self.world, self.device = inner, world, device
         self._copy: Tower | None = None
         self._pending: _Pending | None = None
         self._thread = ThreadPoolExecutor(1, "aced-scoring")
@@ -138,9 +141,14 @@ class Stale(Scorer):
         """As in the contract; waits for what is being embedded."""
         if self._pending is None:
             return {}
-        image, text = self._pending.work.result()
-        flops = torch.tensor(self._pending.flops, dtype=torch.float64)
-        return {"ahead.indices": self._pending.indices, "ahead.flops": flops, "ahead.image": image, "ahead.text": text}
+        world, indices, (image, text) = self.world, self._pending.indices, self._pending.work.result()
+        counts = world.counts(len(indices))
+        flops = world.gather(torch.tensor([self._pending.flops], dtype=torch.float64), [1] * world.size)
+        indices, image, text = (world.gather(part, counts) for part in (indices, image, text))
+        order = indices.argsort()
+        there = order.to(image.device)
+        named = {"indices": indices[order], "flops": flops, "image": image[there], "text": text[there]}
+        return {f"ahead.{name}": value for name, value in named.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """As in the contract."""
@@ -148,16 +156,10 @@ class Stale(Scorer):
         if "ahead.indices" in tensors:
             work: Future[tuple[Tensor, Tensor]] = Future()
             work.set_result((tensors["ahead.image"], tensors["ahead.text"]))
-            self._pending = _Pending(tensors["ahead.indices"], float(tensors["ahead.flops"]), work)
+            flops = tensors["ahead.flops"].reshape(-1)[self.world.rank :: self.world.size].sum()
+            self._pending = _Pending(tensors["ahead.indices"], float(flops), work)
 
     def _current(self, t: Trainer) -> Tower:
         """A copy of the student that training does not touch, with its present weights."""
-        if self._copy is None:
-            self._copy = copy.deepcopy(t.student).eval().requires_grad_(False)
-            self._copy.to(self.device or t.student.device)
-        else:
-            with torch.no_grad():
-                theirs = t.student.state_dict()
-                for name, value in self._copy.state_dict().items():
-                    value.copy_(theirs[name])
+        self._copy = t.replica.snapshot(self._copy).to(self.device or t.student.device)
         return self._copy

@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 
 
 _AT_ONCE = 8192
-"""Candidates whose super-batches are sieved together: one large super-batch, or many small ones."""
+"""Candidates whose super-batches are sieved together in one process: one large super-batch, or many small ones."""
 
 
 class SievedOrder(Order):
     """An order of which, at each step, only what the sieve keeps is loaded.
 
-    Steps are sieved in groups that begin at fixed steps, so that a resumed run has the same groups.
+    Steps are sieved in groups that begin at fixed steps, so that a resumed run has the same groups. Of several
+    processes each looks up its part of a super-batch, and they draw together: a loader asks for its order in the main
+    process, at the same steps in all of them.
     """
 
     def __init__(self, order: Orders, sieve: Sieve, reference: Cached) -> None:
         super().__init__(order.n, order.batch, order.seed)
         self.steps_per_epoch = order.steps_per_epoch
         self._order, self._sieve, self._reference = order, sieve, reference
-        self._group = max(1, _AT_ONCE // order.batch)
+        self._group = max(1, _AT_ONCE // order.batch) if sieve.world.size == 1 else 1
         self._kept: tuple[int, list[Tensor]] = (-1, [])
 
     def indices(self, step: int) -> Tensor:
@@ -47,10 +49,12 @@ class SievedOrder(Order):
 
     def _sieved(self, first: int) -> list[Tensor]:
         """What is kept of each step of the group that begins at `first`."""
-        found = [self._order.indices(step) for step in range(first, first + self._group)]
+        world, steps = self._sieve.world, range(first, first + self._group)
+        found = [self._order.indices(step).tensor_split(world.size)[world.rank] for step in steps]
         found = [indices[self._reference.valid(indices)] for indices in found]
-        embedded = self._reference.store.lookup(torch.cat(found))
+        embedded = self._reference.store.lookup(torch.cat(found)).to(self._reference.device)
         kept = self._sieve.keep_each(embedded, [len(indices) for indices in found], first)
+        found = [world.gather(indices, world.counts(len(indices))) for indices in found]
         return [indices[rows] for indices, rows in zip(found, kept, strict=True)]
 
 
@@ -81,7 +85,8 @@ class Presieved(Around):
     def choose(self, t: Trainer, candidates: Candidates) -> Choice:
         """As in the contract; scores are of the candidates that were loaded."""
         # The sieve ran while loading, where there is no ledger.
-        self.sieve.count(t.ledger, self.super_batch, self.reference.width)
-        looked_up = self.super_batch - (len(candidates) if self.again else 0)
+        own = self.super_batch // t.world.size
+        self.sieve.count(t.ledger, own, self.super_batch, self.reference.width)
+        looked_up = own - (len(candidates) if self.again else 0)
         t.ledger.cached_flops += looked_up * self.reference.forward_flops
         return self.inner.choose(t, candidates)
