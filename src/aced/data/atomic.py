@@ -12,12 +12,14 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from aced.errors import AcedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # What safetensors and torch.save say instead of raising an OSError.
@@ -126,6 +128,8 @@ def save_tensors_atomic(
     Raises:
         AcedError: the disk is full or the path cannot be written.
     """
+    from safetensors.torch import save_file  # with torch, which texts do without
+
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
