@@ -11,6 +11,7 @@ from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate import tar_samples
 from aced.evaluate.folder import find_task_folders, load_task_folder
+from aced.evaluate.groups import group_scores
 from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection
 
 VIEW = View(16)
@@ -121,6 +122,35 @@ def test_groups_of_any_task(tmp_path: Path):
     assert task.groups is not None
     assert task.groups.metadata.tolist() == [[0, 5], [1, 5], [2, 5]]
     assert [list(fields) for fields in task.groups.group_by] == [["field0"]]
+
+
+def test_groups_by_several_columns(tmp_path: Path):
+    """Waterbirds: four groups of background and bird."""
+    places = [(background, bird) for background in (0, 1) for bird in (0, 1)]
+    members = []
+    for i, (background, bird) in enumerate(places):
+        members += [(f"{i}.jpg", picture(i)), (f"{i}.cls", b"%d" % bird), (f"{i}.npy", array(background, bird, i))]
+    texts = {"classnames": "land\nwater", "zeroshot_classification_templates": "{c} bird", "dataset_type": "groups"}
+    texts["groups"] = "fields: background, y, split\ngroups: background, y"
+    (task,) = load_task_folder(write_task(tmp_path / "waterbirds", members, **texts))
+    assert task.groups.group_by == [["background", "y"]]
+    scores = group_scores(task.groups, np.array([1, 1, 0, 1]), np.zeros(4), task.labels.numpy())
+    assert {name: value for name, value in scores.items() if ":" in name} == {
+        f"{what}_background:{b}_y:{y}": float((b, y) != (1, 0)) if what == "acc" else 1.0
+        for b, y in places
+        for what in ("acc", "count")
+    }
+    assert scores["acc_wg"].score() == 0
+    for content, words in (
+        ("fields: background, y", "lacks a line"),
+        ("fields: a, a, b\ngroups: a", "names a field twice"),
+        ("fields: background, y, split\ngroups: place", "groups by 'place', which is no field"),
+        ("fields: background, y\ngroups: y", "names 2 fields, but the metadata have 3"),
+        ("background, y", "neither 'fields: NAME, NAME' nor"),
+    ):
+        (tmp_path / "waterbirds" / "groups.txt").write_text(content)
+        with pytest.raises(AcedError, match=words):
+            load_task_folder(tmp_path / "waterbirds")
 
 
 def test_groups_of_a_task_of_datacomp(tmp_path: Path):

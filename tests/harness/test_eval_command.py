@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +16,11 @@ from cli_fakes import Cli
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
 
-from task_fakes import array, picture, write_golden, write_model, write_task
+from task_fakes import WORDS, array, noise, picture, prompts, write_golden, write_model, write_task
 
+from aced.data.images import decode_image
 from aced.evaluate import scoring
+from aced.harness.models import open_model
 from aced.towers import Tower
 
 LARGEST = 1e-6
@@ -89,6 +92,89 @@ def test_a_folder_of_tasks_one_of_them_broken(
     assert list(after["tasks"]) == ["several", "single", "captions"]
     assert after["failed"] == {}
     assert after["tasks"]["single"] == content["tasks"]["single"]
+
+
+def test_a_folder_that_is_no_task_does_not_stop_the_others(
+    cli: Cli, trained: dict[str, Path], golden: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ["eval", trained["large"], "--data", tmp_path / "gone", tmp_path / "empty", golden["single"]]
+    ended = cli(*words, "--out", tmp_path / "out")
+    assert ended.status == 1
+    assert list(read(tmp_path / "out")["tasks"]) == ["single"]
+    assert "There is no folder" in read(tmp_path / "out")["failed"][str(tmp_path / "gone")]
+    assert f"{tmp_path / 'empty'} neither is an evaluation task nor holds any" in ended.err
+    assert ended.err.count(" failed: ") == ended.err.count("\n") == 2
+
+
+def test_groups_and_sets_from_folders(cli: Cli, trained: dict[str, Path], tmp_path: Path) -> None:
+    """Worst groups, pairs of captions, and cues: the figures are those of loops over the tower's embeddings."""
+    rng = np.random.default_rng(3)
+    pictures = [noise(rng) for _ in range(24)]
+    birds, places = rng.integers(2, size=24), rng.integers(2, size=24)
+    members: list[tuple[str, bytes]] = []
+    for i in range(24):
+        members += [(f"{i:02}.png", pictures[i]), (f"{i:02}.cls", b"%d" % birds[i])]
+        members.append((f"{i:02}.npy", array(places[i], birds[i])))
+    groups = "fields: background, y\ngroups: background, y"
+    write_task(tmp_path / "tasks/waterbirds", members, **prompts(2), dataset_type="groups", groups=groups)
+    regions = [(name, array(i % 3, 7, 0) if name.endswith("npy") else c) for i, (name, c) in enumerate(members)]
+    write_task(tmp_path / "tasks/wds_wilds-fmow_test", regions, **prompts(2))
+    texts = [f"{WORDS[i % 16]} {WORDS[(5 * i + 2) % 16]}" for i in range(24)]
+    crepe, wino, cues = [], [], []
+    for i in range(0, 24, 2):
+        pair = f"{texts[i]}\n{texts[i + 1]}".encode()
+        crepe += [(f"{i:02}.png", pictures[i]), (f"{i:02}.txt", pair)]
+        wino += [(f"{i:02}.0.png", pictures[i]), (f"{i:02}.1.png", pictures[i + 1]), (f"{i:02}.txt", pair)]
+    for i in range(0, 24, 6):
+        cues += [(f"{i:02}.{k}.png", pictures[i + k]) for k in range(6)]
+        cues += [(f"{i:02}.txt", texts[i].encode()), (f"{i:02}.npy", array(1, 0, 1, 0, 0, 0))]
+    write_task(tmp_path / "tasks/sugar_crepe", crepe, dataset_type="selection")
+    write_task(tmp_path / "tasks/winoground", wino, dataset_type="selection")
+    write_task(tmp_path / "tasks/cues", cues, dataset_type="association")
+    ended = cli("eval", trained["large"], "--data", tmp_path / "tasks", "--out", tmp_path / "out")
+    assert ended.status == 0, ended.err
+    ours = read(tmp_path / "out")["tasks"]
+
+    tower = open_model(str(trained["large"]), "", "cpu")
+    with torch.no_grad():
+        views = [tower.view.apply(decode_image(content)) for content in pictures]
+        x = tower.embed_image(torch.from_numpy(np.stack(views))).numpy()
+        y = tower.embed_text(texts).numpy()
+        names = prompts(2)["classnames"].split("\n")
+        templates = prompts(2)["zeroshot_classification_templates"].split("\n")
+        classes = [tower.embed_text([t.replace("{c}", name) for t in templates]).numpy().mean(0) for name in names]
+    hits = np.array([int(np.argmax([v @ c / np.linalg.norm(c) for c in classes])) for v in x]) == birds
+    of_group = {(p, b): hits[(places == p) & (birds == b)].mean() for p in (0, 1) for b in (0, 1)}
+    assert ours["waterbirds"]["value"] == pytest.approx(min(of_group.values()))
+    assert ours["waterbirds"]["metrics"]["acc_background:1_y:0"] == pytest.approx(of_group[1, 0])
+    region = np.array([(3 * i + 2) % 3 for i in range(24)])
+    worst = min(hits[region == r].mean() for r in set(region.tolist()))
+    assert (ours["wilds-fmow"]["metric"], ours["wilds-fmow"]["datacomp"]) == ("acc_worst_region", "wilds/fmow")
+    assert ours["wilds-fmow"]["value"] == pytest.approx(worst)
+    scores = x @ y.T
+    even = range(0, 24, 2)
+    assert ours["sugar_crepe"]["value"] == pytest.approx(np.mean([scores[i, i] > scores[i, i + 1] for i in even]))
+    text = [scores[i, i] > scores[i, i + 1] and scores[i + 1, i + 1] > scores[i + 1, i] for i in even]
+    image = [scores[i, i] > scores[i + 1, i] and scores[i + 1, i + 1] > scores[i, i + 1] for i in even]
+    wanted = {"text_acc": np.mean(text), "image_acc": np.mean(image), "acc": np.mean(np.logical_and(text, image))}
+    assert ours["winoground"]["metrics"] == pytest.approx(wanted)
+    jaccard = []
+    for i in range(0, 24, 6):
+        chosen, right = set(np.argsort(-scores[i : i + 6, i])[:2].tolist()), {0, 2}
+        jaccard.append(len(chosen & right) / len(chosen | right))
+    assert ours["cues"]["value"] == pytest.approx(np.mean(jaccard))
+    # A standard error beside each, by the bootstrap where the score is no mean of independent hits.
+    by = {name: record["stderr_by"] for name, record in ours.items()}
+    assert by == {
+        "cues": "bootstrap", "sugar_crepe": "binomial", "waterbirds": "bootstrap", "wilds-fmow": "bootstrap",
+        "winoground": "binomial",
+    }  # fmt: skip
+    assert all(0 <= record["stderr"] < 0.4 for record in ours.values())
+    lines = [json.loads(line) for line in (tmp_path / "out/eval_results.jsonl").read_text().splitlines()]
+    assert {line["key"]: line["metrics"]["main_metric"] for line in lines} == {
+        record["datacomp"] or name: record["value"] for name, record in ours.items()
+    }
 
 
 def test_an_interrupted_run_goes_on(
@@ -226,15 +312,24 @@ def test_mistakes_end_in_one_sentence(
 
 
 def test_training_and_evaluation_agree(cli: Cli, trained: dict[str, Path], tmp_path: Path) -> None:
-    """What `aced train` wrote into results.json is what `aced eval` finds on its model."""
+    """What `aced train` found during training and at its end is what `aced eval` finds on its model."""
     assert torch.get_num_threads() == 1
     run = tmp_path / "run"
     words = ["data.scenes_size=200", "train.steps=3", "train.batch=16", f"run.out={run}", "run.threads=1"]
+    # A rate that changes no score: the model of the evaluation during training is then the best one, which is kept.
+    words += ["eval.every=2", "run.keep_best=true", "train.lr=1e-12"]
     ended = cli("train", "scenes", "method.name=iid", "student.model=aced-demo-s", *words)
     assert ended.status == 0, ended.err
-    assert cli("eval", run, "--data", "scenes").status == 0
-    ours = read(run / "eval")["tasks"]
     (row,) = json.loads((run / "results.json").read_text())["rows"]
-    assert list(row["tasks"]) == list(ours)
-    for name, result in row["tasks"].items():
-        assert {key: ours[name][key] for key in result} == result
+    (during,) = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    assert during["step"] == 2
+    for model, tasks, average in (
+        (run, row["tasks"], row["average"]),
+        (run / "best" / "step-00000002", during["tasks"], during["average"]),
+    ):
+        assert cli("eval", model, "--data", "scenes", "--out", tmp_path / f"eval-{model.name}").status == 0
+        ours = read(tmp_path / f"eval-{model.name}")
+        assert list(tasks) == list(ours["tasks"])
+        for name, result in tasks.items():
+            assert {key: ours["tasks"][name][key] for key in result} == result
+        assert average == pytest.approx(100 * ours["average"], abs=1e-12)

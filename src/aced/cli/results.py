@@ -16,27 +16,40 @@ from aced.errors import AcedError
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a demo.")],
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first folder.")] = None,
+    stable: Annotated[
+        Path | None,
+        typer.Option(
+            help="The JSON of 'aced stable', to be shown; default: stable.json in the first folder, where it is there.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write one self-contained HTML page about one or more finished runs.
+    """Write one self-contained HTML page about one or more finished runs, with what 'aced lit RUN' wrote about them.
 
-    Example:
+    Examples:
 
       aced report runs/photos-iid runs/photos-aced --out photos.html
+
+      aced report runs/demo --stable runs/stable.json
     """
     from rich.console import Console
 
     from aced.report import load_results, load_run, results_table, write_report
     from aced.report.records import results_of
+    from aced.report.stability_page import read_stability
 
     console = Console()
     folder = runs[0]
+    if stable is None and (folder / "stable.json").is_file():
+        stable = folder / "stable.json"
+    found = read_stability(stable) if stable else None
     if len(runs) == 1 and (folder / "demo.json").is_file():
         results = load_results(folder / "results.json")
         records = [load_run(folder / row["run"]) for row in results["rows"]]
     else:
         records = [load_run(run) for run in runs]
         results = results_of(records)
-    page = write_report(out or folder / "report.html", results, records)
+    page = write_report(out or folder / "report.html", results, records, stability=found)
     console.print(results_table(results))
     say(console, f"Report: {page}")
 

@@ -33,6 +33,7 @@ from aced.evaluate.tasks import (
 
 _LAYOUT = "a task has test/0.tar and classnames.txt (classification) or dataset_type.txt (retrieval)"
 _TEMPLATES = "zeroshot_classification_templates.txt"
+_GROUPS = "groups.txt"
 _KINDS = ("classification", "multilabel", "retrieval", "groups", "selection", "association")
 
 
@@ -140,7 +141,28 @@ def _groups(folder: Path, samples: Sequence[Sample], known: Known | None) -> Gro
             metadata, known.fields, known.group_by, 5 if "top5" in known.main_metric else 1, "F1" in known.main_metric
         )
     fields = [f"field{number}" for number in range(metadata.shape[1])]
-    return GroupScores(metadata, fields, [fields[:1]])
+    if not (folder / _GROUPS).is_file():
+        return GroupScores(metadata, fields, [fields[:1]])
+    fields, group_by = _named_groups(folder / _GROUPS)
+    if metadata.shape[1] != len(fields):
+        raise AcedError(f"{folder / _GROUPS} names {len(fields)} fields, but the metadata have {metadata.shape[1]}.")
+    return GroupScores(metadata, fields, [group_by])
+
+
+def _named_groups(file: Path) -> tuple[list[str], list[str]]:
+    """The columns of the metadata, and those whose combinations of values are the groups."""
+    found: dict[str, list[str]] = {}
+    for line in read_lines(file):
+        word, colon, names = line.partition(":")
+        if not colon or word.strip() not in ("fields", "groups"):
+            raise AcedError(f"{file}: the line {line!r} is neither 'fields: NAME, NAME' nor 'groups: NAME, NAME'.")
+        found[word.strip()] = [name.strip() for name in names.split(",")]
+    fields, groups = found.get("fields", []), found.get("groups", [])
+    unknown = [name for name in groups if name not in fields]
+    if not groups or unknown or len(set(fields)) < len(fields):
+        what = f"groups by {unknown[0]!r}, which is no field" if unknown else "lacks a line or names a field twice"
+        raise AcedError(f"{file} {what}; write 'fields: NAME, NAME' and 'groups: NAME, NAME' with names among them.")
+    return fields, groups
 
 
 def _metadata(samples: Sequence[Sample]) -> Tensor:

@@ -102,12 +102,13 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     Raises:
         AcedError: no such model or folder of tasks, or results of another model in the way.
     """
-    jobs = _jobs(options.data)
+    jobs, refused = _jobs(options.data)
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
     tower = open_model(options.model, options.checkpoint, options.device)
     setting = Setting(tower.name, options.checkpoint, tower.fingerprint(), options.prompts, options.precision)
     evaluation = _continued(options.out, setting)
+    evaluation.failed |= refused
     kept = _run(jobs, tower, evaluation, options, console)
     if kept:
         console.print(f"Kept {kept} result{'s' * (kept > 1)} that {options.out} held already.", highlight=False)
@@ -116,8 +117,14 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     return evaluation
 
 
-def _jobs(data: Sequence[str]) -> list[_Job]:
+def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
+    """What to load, and for each place where there is nothing, why.
+
+    Raises:
+        AcedError: there is nothing anywhere.
+    """
     jobs: list[_Job] = []
+    refused: dict[str, str] = {}
     for place in dict.fromkeys(data):
         if place in (SCENES, f"{SCENES}:test", f"{SCENES}:validation") and not Path(place).is_dir():
             from aced.data.scenes import make_tasks
@@ -125,9 +132,16 @@ def _jobs(data: Sequence[str]) -> list[_Job]:
             tasks = make_tasks("validation" if place.endswith("validation") else "test")
             jobs += [_Job(task.name, partial(list, [task]), False) for task in tasks]
             continue
-        for folder in find_task_folders([place]):
+        try:
+            found = find_task_folders([place])
+        except AcedError as error:
+            refused[place] = str(error)
+            continue
+        for folder in found:
             jobs.append(_Job(str(folder), partial(load_task_folder, folder), True))
-    return jobs
+    if not jobs:
+        raise AcedError(next(iter(refused.values())))
+    return jobs, refused
 
 
 def _continued(out: Path, setting: Setting) -> Evaluation:

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from aced.data.atomic import write_atomic
-from aced.methods import METHODS
 from aced.report.numbers import DASH
+from aced.report.templates import environment, stylesheet
 
-_FOLDER = Path(__file__).parent
 _BASELINES = {
     "no image": "Decoder without images",
     "constant": "One constant text",
@@ -44,6 +40,8 @@ def stat(values: Sequence[float]) -> Stat:
 
 def title_of(results: dict[str, Any]) -> str:
     """What a decoder's encoder is called: its method, where the run tells it, and its architecture."""
+    from aced.methods import METHODS  # with torch, which the rest of a page does without
+
     method = results.get("method")
     title = METHODS[method].title if method in METHODS else method
     return f"{title} ({results['tower']})" if title else str(results["tower"])
@@ -156,29 +154,37 @@ def write_lit_report(
         AcedError: the page cannot be written.
     """
     groups = grouped(results, titles)
-    named = titles or [title_of(one) for one in results]
-    first = dict(reversed(list(zip(named, galleries, strict=True))))
-    shown = gallery_parts(list(groups), [first[title] for title in groups])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    seeds = max(len(runs) for runs in groups.values())
-    page = environment.get_template("lit.html").render(
-        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
-        many=len(groups) > 1,
-        title=f"Decoders on {len(groups)} frozen encoders" if len(groups) > 1 else f"A decoder on {next(iter(groups))}",
-        seeds=seeds,
-        tables=score_tables(groups),
-        types=type_tables(groups),
-        gallery=shown,
-        facts=_facts(results[0]),
+    page = (
+        environment()
+        .get_template("lit.html")
+        .render(
+            css=stylesheet(),
+            title=f"Decoders on {len(groups)} frozen encoders"
+            if len(groups) > 1
+            else f"A decoder on {next(iter(groups))}",
+            lit=lit_parts(results, galleries, titles),
+        )
     )
     write_atomic(out_html, page)
     return out_html
+
+
+def lit_parts(
+    results: Sequence[dict[str, Any]],
+    galleries: Sequence[list[dict[str, Any]]],
+    titles: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What the templates show of decoders; the arguments are those of `write_lit_report`."""
+    groups = grouped(results, titles)
+    named = titles or [title_of(one) for one in results]
+    first = dict(reversed(list(zip(named, galleries, strict=True))))
+    return {
+        "seeds": max(len(runs) for runs in groups.values()),
+        "tables": score_tables(groups),
+        "types": type_tables(groups),
+        "gallery": gallery_parts(list(groups), [first[title] for title in groups]),
+        "facts": _facts(results[0]),
+    }
 
 
 def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:

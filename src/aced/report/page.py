@@ -7,25 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from aced.errors import AcedError
+from aced.evaluate.stability.stable import Stability
 from aced.report import aggregate, charts, numbers, panels
 from aced.report.aggregate import Group
+from aced.report.decoders import decoder_parts, load_decoder
 from aced.report.records import BUDGETS, ReferenceScore, Results, RunRecord, parse_results
+from aced.report.stability import findings
+from aced.report.stability_page import stability_parts
+from aced.report.templates import environment, stylesheet
 
-_FOLDER = Path(__file__).parent
 
-
-def write_report(out_html: Path, results: dict[str, Any], runs: Sequence[RunRecord]) -> Path:
-    """Write the page about one run or many.
+def write_report(
+    out_html: Path, results: dict[str, Any], runs: Sequence[RunRecord], *, stability: Stability | None = None
+) -> Path:
+    """Write the page about one run or many; what `aced lit` left in a run's folder is on it too.
 
     Args:
         out_html: the file to write; its folder is made where it is missing.
         results: in the form of `results.json` (`load_results`, or `results_of` for runs made one by one).
         runs: the run folders that the rows name; curves, kinds, phases and pairs come from them, and parts
             for which there is nothing are left out.
+        stability: which tasks are stable, where it was found out.
 
     Returns:
         The path of the page.
@@ -33,7 +38,7 @@ def write_report(out_html: Path, results: dict[str, Any], runs: Sequence[RunReco
     Raises:
         AcedError: the results are malformed, or the page cannot be written.
     """
-    page = render(parse_results(results), runs)
+    page = render(parse_results(results), runs, stability)
     out_html = Path(out_html)
     try:
         out_html.parent.mkdir(parents=True, exist_ok=True)
@@ -43,16 +48,10 @@ def write_report(out_html: Path, results: dict[str, Any], runs: Sequence[RunReco
     return out_html
 
 
-def render(results: Results, runs: Sequence[RunRecord]) -> str:
+def render(results: Results, runs: Sequence[RunRecord], stability: Stability | None = None) -> str:
     """The page as text; see `write_report`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
+    templates = environment()
+    templates.filters.update(
         breakable=_breakable,
         budget=lambda value, name: numbers.budget_text(name, value),
         clamp=lambda value: min(max(value, 0.0), 100.0),
@@ -61,12 +60,12 @@ def render(results: Results, runs: Sequence[RunRecord]) -> str:
         signed=numbers.signed,
         unbroken=lambda text: text.replace(" %", "\u00a0%"),
     )
-    context = _context(results, runs)
-    context["css"] = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(context)
+    context = _context(results, runs, stability)
+    context["css"] = stylesheet()
+    return templates.get_template("page.html").render(context)
 
 
-def _context(results: Results, runs: Sequence[RunRecord]) -> dict[str, Any]:
+def _context(results: Results, runs: Sequence[RunRecord], stability: Stability | None) -> dict[str, Any]:
     groups = aggregate.group_rows(results, runs)
     styles = charts.series_styles([group.is_baseline for group in groups])
     gallery_of, gallery = panels.gallery_parts(groups)
@@ -88,6 +87,8 @@ def _context(results: Results, runs: Sequence[RunRecord]) -> dict[str, Any]:
         "losses": panels.loss_panels(groups, styles),
         "phases": panels.phase_blocks(groups),
         "gallery": gallery,
+        "lit": _decoders(groups),
+        "stability": stability_parts(stability, findings(stability)) if stability else None,
         "environment": [(k, v) for k, v in results.environment.items() if v not in (None, "")],
         "configs": [{"title": g.title, "text": g.runs[0].config_text.strip()} for g in groups if g.runs],
         "footer": "Written by aced. Everything on this page is in this one file.",
@@ -97,6 +98,12 @@ def _context(results: Results, runs: Sequence[RunRecord]) -> dict[str, Any]:
     context["tiles"] = _tiles(results, groups)
     context["sections"] = _sections(context)
     return context
+
+
+def _decoders(groups: Sequence[Group]) -> dict[str, Any] | None:
+    """What text decoders made of the runs' encoders, where `aced lit` was asked."""
+    found = [(group.title, load_decoder(run.folder)) for group in groups for run in group.runs]
+    return decoder_parts([(title, decoder) for title, decoder in found if decoder is not None])
 
 
 def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
@@ -205,6 +212,8 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         "losses": ("losses", "Losses"),
         "phases": ("phases", "Time and compute"),
         "pairs": ("gallery", "Pairs"),
+        "decoders": ("lit", "Decoders"),
+        "stable": ("stability", "Stable tasks"),
     }
     found = [(anchor, name) for anchor, (key, name) in names.items() if context[key]]
     setup = [("setup", "Setup")] if context["environment"] or context["configs"] else []

@@ -118,6 +118,13 @@ class Evaluation(BaseModel):
     budgets: dict[str, float] = {}
 
 
+def inline_image(value: str) -> str:
+    """The value, if it is a picture inside the page: anything else would make the page fetch something."""
+    if not value.startswith("data:image/"):
+        raise ValueError("not an inline image (data:image/...)")
+    return value
+
+
 class Pair(BaseModel):
     """A pair of the gallery."""
 
@@ -126,13 +133,7 @@ class Pair(BaseModel):
     score: float | None = None
     kind: str | None = None
 
-    @field_validator("image")
-    @classmethod
-    def _inline(cls, value: str) -> str:
-        # Anything else would make the page fetch something.
-        if not value.startswith("data:image/"):
-            raise ValueError("not an inline image (data:image/...)")
-        return value
+    _inline = field_validator("image")(inline_image)
 
 
 class Gallery(BaseModel):
@@ -198,14 +199,14 @@ def load_run(folder: Path | str) -> RunRecord:
     evals_file, gallery_file = folder / "evals.jsonl", folder / "gallery.json"
     row = None
     if (folder / "results.json").is_file():
-        row = parse_results(_read_json(folder / "results.json"), str(folder / "results.json")).rows[0]
+        row = parse_results(read_json(folder / "results.json"), str(folder / "results.json")).rows[0]
     return RunRecord(
         folder=folder,
         config=config,
         config_text=text,
         steps=steps,
         evals=_ascending(_read_lines(evals_file, Evaluation)) if evals_file.is_file() else [],
-        gallery=_checked(Gallery, _read_json(gallery_file), str(gallery_file)) if gallery_file.is_file() else None,
+        gallery=checked(Gallery, read_json(gallery_file), str(gallery_file)) if gallery_file.is_file() else None,
         row=row,
     )
 
@@ -218,7 +219,7 @@ def load_results(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
-    raw = _read_json(file)
+    raw = read_json(file)
     parse_results(raw, str(file))
     return dict(raw)
 
@@ -270,14 +271,19 @@ def parse_results(results: Any, where: str = "results") -> Results:
     Raises:
         AcedError: a key is missing or a value has the wrong type.
     """
-    return _checked(Results, results, where)
+    return checked(Results, results, where)
 
 
 Record = TypeVar("Record", bound=BaseModel)
 Logged = TypeVar("Logged", Step, Evaluation)
 
 
-def _checked(model: type[Record], value: Any, where: str) -> Record:
+def checked(model: type[Record], value: Any, where: str) -> Record:
+    """A value from a file as a record.
+
+    Raises:
+        AcedError: it does not have the form.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -302,7 +308,12 @@ def _read_bytes(file: Path, last: int | None = None) -> bytes:
         raise AcedError(f"{file} cannot be read ({error.strerror}); check its permissions.") from None
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        AcedError: it is missing, cannot be read, or is no JSON.
+    """
     try:
         return json.loads(_read_bytes(file))
     except ValueError as error:
@@ -341,7 +352,7 @@ def _parsed(raw: bytes, file: Path, model: type[Logged], where: str = "") -> lis
             raise AcedError(
                 f"{file} line {number}{where} is not valid JSON; remove the line or leave the run out."
             ) from None
-        found.append(_checked(model, value, f"{file} line {number}{where}"))
+        found.append(checked(model, value, f"{file} line {number}{where}"))
     return found
 
 

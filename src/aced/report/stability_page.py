@@ -1,4 +1,4 @@
-"""The page of `aced stable`: one HTML file with the table and both charts inside."""
+"""What `aced stable` found as a page of its own, and as a panel of the report."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
+from pydantic import TypeAdapter, ValidationError
 
 from aced.data.atomic import write_atomic
+from aced.errors import AcedError
 from aced.evaluate.stability.stable import Stability
 from aced.report.numbers import DASH
 from aced.report.stability_charts import COLOURS, curve_chart, sigma_chart
+from aced.report.templates import environment, stylesheet
 
-_FOLDER = Path(__file__).parent
 _MEANINGS = {
     "kept": "in the stable average",
     "noisy": "above chance, but it would raise the average's spread",
@@ -34,23 +35,42 @@ def write_stability_page(out: Path, found: Stability, sentences: Sequence[str], 
     Raises:
         AcedError: the page cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["points"] = lambda value, digits=2: DASH if value is None else f"{100 * value:.{digits}f}"
-    page = environment.get_template("stability.html").render(
-        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
-        found=found,
-        sentences=sentences,
-        curve=Markup(curve_chart(found)),
-        sigmas=Markup(sigma_chart(found.tasks)),
-        legend=[(COLOURS[verdict], verdict, meaning) for verdict, meaning in _MEANINGS.items()],
-        record=record,
-        dash=DASH,
+    page = (
+        environment()
+        .get_template("stability.html")
+        .render(css=stylesheet(), stability=stability_parts(found, sentences), record=record)
     )
     write_atomic(out, page)
     return out
+
+
+def stability_parts(found: Stability, sentences: Sequence[str]) -> dict[str, Any]:
+    """What the templates show of a choice of tasks."""
+    return {
+        "found": found,
+        "sentences": sentences,
+        "curve": Markup(curve_chart(found)),
+        "sigmas": Markup(sigma_chart(found.tasks)),
+        "legend": [(COLOURS[verdict], verdict, meaning) for verdict, meaning in _MEANINGS.items()],
+        "dash": DASH,
+    }
+
+
+def read_stability(path: Path) -> Stability:
+    """What `aced stable` wrote as JSON.
+
+    Raises:
+        AcedError: there is no such file, or it is damaged or of something else.
+    """
+    try:
+        return TypeAdapter(Stability).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise AcedError(f"There is no file {path}; 'aced stable RESULTS --out {path}' writes one.") from None
+    except OSError as error:
+        raise AcedError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise AcedError(
+            f"{path} is not what 'aced stable' writes ({where}: {first['msg']}); name the JSON of its --out."
+        ) from None
