@@ -100,24 +100,6 @@ class DataSection(Section):
     scenes_seed: int = 1
     """Seed of the built-in data."""
 
-    def check(self, cache: str) -> None:
-        """Refuse keys that cannot go together, with a ValueError; `cache` is where embeddings are kept, if anywhere."""
-        if self.weights and len(self.weights) != len(self.shards):
-            raise ValueError(
-                f"data.weights has {len(self.weights)} numbers and data.shards {len(self.shards)} entries: give one "
-                "weight for each."
-            )
-        if self.caption_choice == "random" and (cache or self.in_memory):
-            what = "cached embeddings are of one caption" if cache else "data.in_memory keeps one caption"
-            remedy = "leave out the cache" if cache else "leave out data.in_memory"
-            raise ValueError(
-                f"data.caption_choice = 'random' takes another caption in every epoch and {what}: {remedy}, or take "
-                "the 'first'."
-            )
-        other = "weights" if self.weights else "caption_choice = 'random'" if self.caption_choice == "random" else ""
-        if self.views > 1 and other:
-            raise ValueError(f"data.views and data.{other} do not go together yet: leave out one of them.")
-
 
 class TowerSection(Section):
     """A model."""
@@ -258,73 +240,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Config:
+        from aced.config_checks import check_together
+
         try:
             method = self.row
         except AcedError as error:
             raise ValueError(str(error)) from None
-        self._check_scoring(method)
-        if self.run.parallel == "fsdp" and self.train.precision == "fp16":
-            raise ValueError(
-                "run.parallel = 'fsdp' goes with bf16 or fp32: set train.precision, or run.parallel = 'ddp'."
-            )
-        if self.eval.every and self.data.shards and not self.eval.tasks:
-            raise ValueError("eval.every needs tasks to evaluate on: set eval.tasks, or leave it out.")
-        if self.run.keep_best and not self.eval.every:
-            raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
-        self.data.check(self.reference.cache or self.teacher.cache)
-        if self.reference.model or (self.teacher.model and not method.scores_reference):
-            return self
-        if method.needs_peer:
-            raise ValueError(
-                f"Method '{method.name}' needs a reference of the student's own size: set reference.model to the "
-                "`model` folder of a run."
-            )
-        if method.needs_large:
-            raise ValueError(
-                f"Method '{method.name}' needs a reference: set reference.model to a trained model (the `model` folder "
-                "of a run, or an open_clip name with reference.checkpoint)."
-            )
+        check_together(self, method)
         return self
-
-    def _check_scoring(self, method: Method) -> None:
-        """Raise a ValueError for an option of scoring that has no meaning beside the others."""
-        scoring, name = self.scoring, f"method '{method.name}'"
-        changed = {key for key, value in scoring if value != ScoringSection.model_fields[key].default}
-        of_student = {"reuse", "stale", "unseen"} | (set() if scoring.coarse_share else {"resolution"})
-        for key in sorted(changed & of_student):
-            if not method.scores_student:
-                raise ValueError(f"scoring.{key} has no meaning for {name}, which needs no scores of the student.")
-        for key in sorted(changed & {"cascade", "every"}):
-            if not (method.scores_student and method.scores_reference):
-                raise ValueError(f"scoring.{key} has no meaning for {name}, which does not score by both models.")
-        if scoring.early and (not method.scores_reference or (method.scores_student and scoring.cascade == 1)):
-            raise ValueError(
-                f"scoring.early has nothing to decide for {name}: it goes with scoring.cascade below 1, or with a "
-                "method for which the reference chooses alone."
-            )
-        vary = "views" if self.data.views > 1 else "caption_choice" if self.data.caption_choice == "random" else ""
-        if scoring.unseen == "assume":
-            if not scoring.reuse:
-                raise ValueError("scoring.unseen = 'assume' scores by what is remembered: set scoring.reuse too.")
-            for key in sorted(changed & (of_student - {"reuse", "unseen"})):
-                raise ValueError(f"scoring.unseen = 'assume' embeds nothing to score: leave out scoring.{key}.")
-        if scoring.reuse and vary:
-            raise ValueError(
-                f"scoring.reuse remembers one picture and caption of each pair, and data.{vary} changes them in every "
-                "epoch: leave out one of them."
-            )
-        if scoring.early and method.distill_on == "iid":
-            raise ValueError(
-                f"scoring.early loads only what the reference keeps and {name} distils on a random batch: leave it out."
-            )
-        if 0 < scoring.coarse_share * self.train.batch < 1:
-            raise ValueError("scoring.coarse_share of train.batch pairs is less than one: raise one of them.")
-        if scoring.early and self.data.views > 1:
-            raise ValueError("scoring.early and data.views do not go together yet: leave out one of them.")
-        if scoring.coarse_share and not scoring.resolution:
-            raise ValueError("scoring.coarse_share needs scoring.resolution: how small the images are to be.")
-        if scoring.device and not scoring.stale:
-            raise ValueError("scoring.device goes with scoring.stale: scores of this step cannot wait elsewhere.")
 
     @property
     def row(self) -> Method:

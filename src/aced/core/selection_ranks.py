@@ -21,21 +21,15 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
+from aced.core.scored import Loss, Model, Score, Strategy, check_how, check_models, models_of
 from aced.core.selection import (
     Gains,
-    Loss,
-    Model,
-    Score,
     Selection,
-    Strategy,
     block_rows,
-    check_how,
-    check_models,
     chunk_sizes,
     gumbel,
     independent_gains,
     joint_gains,
-    models_of,
     perturbed,
 )
 

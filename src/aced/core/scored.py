@@ -1,0 +1,131 @@
+"""The models that a score is made of, and whether a selection can work with what it was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+
+Score = Literal["learnability", "easy-reference", "hard-student", "diverse"]
+Strategy = Literal["joint", "independent", "top-k"]
+Loss = Literal["sigmoid", "softmax"]
+
+# Rows whose norms are taken at once, in elements.
+_AT_ONCE = 1 << 21
+# How far a row's norm may be from 1: more than unit vectors lose when they are rounded to bfloat16.
+_NORM_TOLERANCE = 1e-2
+# Largest logit scale or bias: sums over any batch stay finite in float32.
+_LARGEST = 1e30
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a score.
+
+    Attributes:
+        name: for messages.
+        sign: with which its losses count.
+        e: its embeddings of the super-batch.
+        within: whether candidates are compared within a modality, image with image and text with text, and not
+            across; a candidate alone then has no loss.
+    """
+
+    name: str
+    sign: float
+    e: Embeddings
+    within: bool = False
+
+    def sides(self, new: Embeddings) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """For each direction what all candidates show, `[B, d]`, and what of `new` it is compared with, `[c, d]`."""
+        image, text = (new.image, new.text) if self.within else (new.text, new.image)
+        return (self.e.image, image), (self.e.text, text)
+
+
+def models_of(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[Model]:
+    """The models that a score is made of."""
+    if score not in get_args(Score):
+        raise ValueError(f"select: unknown score {score!r}; known: {', '.join(get_args(Score))}.")
+    models = []
+    if score in ("learnability", "hard-student"):
+        if student is None:
+            raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
+        models.append(Model("student", 1.0, _plain(student)))
+    if score in ("learnability", "easy-reference", "diverse"):
+        if reference is None:
+            raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
+        models.append(Model("reference", -1.0, _plain(reference), within=score == "diverse"))
+    return models
+
+
+def _plain(e: Embeddings) -> Embeddings:
+    """Without gradients, scale and bias as numbers, so that their type or shape can change no result."""
+    e = e.detach()
+    return replace(e, scale=float(e.scale), bias=float(e.bias))
+
+
+def check_how(*, size: int, score: str, loss: str, strategy: str, chunks: int, temperature: float) -> None:
+    """Raise a ValueError for arguments that `select` cannot work with."""
+    if loss not in get_args(Loss):
+        raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
+    if strategy not in get_args(Strategy):
+        raise ValueError(f"select: unknown strategy {strategy!r}; known: {', '.join(get_args(Strategy))}.")
+    if score == "diverse" and strategy != "joint":
+        raise ValueError(
+            f"select: score 'diverse' compares with what is chosen and needs strategy 'joint', not {strategy!r}."
+        )
+    if size < 1 or chunks < 1:
+        raise ValueError(f"select: size and chunks must be at least 1, got size={size}, chunks={chunks}.")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"select: temperature must be finite and not negative, got {temperature}.")
+
+
+def check_models(models: Sequence[Model]) -> None:
+    """Raise a ValueError for embeddings that `select` cannot work with; there may be none."""
+    first = models[0]
+    for m in models:
+        if len(m.e) != len(first.e):
+            raise ValueError(
+                f"select: {first.name} has {len(first.e)} candidates and {m.name} {len(m.e)}; "
+                "both must embed the same super-batch."
+            )
+        if m.e.device != first.e.device:
+            raise ValueError(
+                f"select: {first.name} is on {first.e.device} and {m.name} on {m.e.device}; move both to one device."
+            )
+        _check_rows(m)
+        _check_logits(m)
+
+
+def _check_rows(m: Model) -> None:
+    if not len(m.e):
+        return
+    for side, values in (("image", m.e.image), ("text", m.e.text)):
+        norms = torch.cat([v.float().norm(dim=1) for v in values.split(max(1, _AT_ONCE // values.shape[1]))])
+        finite = torch.isfinite(norms)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise ValueError(
+                f"select: {m.name}'s {side} embedding {row} is not finite "
+                f"({int((~finite).sum())} of {len(norms)} are not)."
+            )
+        off = (norms - 1).abs()
+        if off.max() > _NORM_TOLERANCE:
+            row = int(off.argmax())
+            raise ValueError(
+                f"select: {m.name}'s {side} embeddings are not normalised: row {row} has length "
+                f"{norms[row]:.4g}; divide each row by its norm."
+            )
+
+
+def _check_logits(m: Model) -> None:
+    scale, bias = float(m.e.scale), float(m.e.bias)
+    if not 0 < scale <= _LARGEST:
+        raise ValueError(f"select: {m.name}'s logit scale is {scale}; it must be finite and positive.")
+    if not abs(bias) <= _LARGEST:
+        raise ValueError(f"select: {m.name}'s logit bias is {bias}; it must be finite.")
