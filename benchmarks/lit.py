@@ -21,7 +21,7 @@ from rich.console import Console
 
 from aced.report.lit import grouped, score_tables, type_tables, write_lit_report
 
-ORDER = ("iid", "softmax-kd", "h-acid", "i-aced", "aced")
+ORDER = ("iid", "softmax-kd", "h-acid", "i-aced", "aced", "columns-kd", "d-aced")
 
 
 def main() -> None:
