@@ -78,7 +78,7 @@ ROWS: dict[str, Row] = {
     **{m.name: Row(m.name, m.title, m.name, factor=1.0 if m.distill_on == "same" else 0.5) for m in METHODS.values()},
     **{row.name: row for row in _LONGER},
 }
-DEFAULT = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced", "columns-kd", "d-aced", "iid-longer")
+DEFAULT = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced", "columns-kd", "d-aced")
 
 
 def choose_rows(methods: str | None) -> list[Row]:
