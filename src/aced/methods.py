@@ -133,7 +133,7 @@ _TABLE = (
     ),
     Method(
         name="columns-kd",
-        title="Softmax-KD, columns",
+        title="Columns-KD",
         about="Softmax-KD against the teacher's cached embeddings of further pairs as well",
         distill="softmax",
         weight=16.0,

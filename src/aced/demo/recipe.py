@@ -71,7 +71,7 @@ _LONGER = (
     Row("softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True),
     Row("softmax-kd-16-wall", "Softmax-KD (lambda 16) at ACED's wall time", "softmax-kd", weight=16.0, wall=True),
     Row("i-aced-wall", "I-ACED at ACED's wall time", "i-aced", wall=True),
-    Row("columns-kd-wall", "Softmax-KD, columns, at ACED's wall time", "columns-kd", wall=True),
+    Row("columns-kd-wall", "Columns-KD at ACED's wall time", "columns-kd", wall=True),
     Row("d-aced-wall", "D-ACED at ACED's wall time", "d-aced", wall=True),
 )
 ROWS: dict[str, Row] = {
