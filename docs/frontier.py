@@ -2,8 +2,9 @@
 
     python docs/frontier.py docs/img/frontier.svg LINES.jsonl...
 
-A curve joins the mean over the seeds of a row at each of its lengths; small points are single seeds. Both budgets are
-relative to 400 steps of IID: processor time, because the rows took turns on a machine that did other work too.
+A curve joins the mean over the seeds of a row at each of its lengths; small points are the seeds of the longest. Both
+budgets are relative to 400 steps of IID: processor time, because the rows took turns on a machine that did other work
+too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from aced.report.charts import Series, accuracy_chart, series_styles
 
 PANEL, GAP = 452, 24
 BUDGETS = {"cpu_ratio": "processor time", "flops_ratio": "FLOPs"}
-POOLS = {"pool": "The demo's pool", "redundant": "A very redundant pool"}
+POOLS = {"pool": "The demo's pool", "redundant": "Redundant pool"}
 
 
 def draw(lines: Sequence[dict[str, Any]]) -> str:
@@ -39,16 +40,16 @@ def draw(lines: Sequence[dict[str, Any]]) -> str:
             for name in names:
                 mine = [line for line in lines if line["pool"] == pool and name_of(line["row"]) == name]
                 lengths = [[x for x in mine if x["row"] == row] for row in dict.fromkeys(x["row"] for x in mine)]
-                means = [
-                    tuple(statistics.mean(x[key] for x in same) for key in (budget, "average")) for same in lengths
-                ]
-                points = [(x[budget], x["average"]) for x in mine]
-                if points:
-                    series.append(Series(name, styles[name], points, sorted((x, y) for x, y in means)))
+                if not lengths:
+                    continue
+                means = [[statistics.mean(x[key] for x in same) for key in (budget, "average")] for same in lengths]
+                longest = max(zip(means, lengths, strict=True), key=lambda pair: pair[0][0])[1]
+                points = [(x[budget], x["average"]) for x in longest]
+                series.append(Series(name, styles[name], points, sorted((x, y) for x, y in means)))
             if series:
                 chart = accuracy_chart(series, title=f"{title}: accuracy against {unit}", unit=times)
                 panels.append((MARGIN + place * (PANEL + GAP), f"{title}: average, % against {unit}", chart))
-    note = "Budgets as multiples of 400 steps of IID; the reference's own cost is in no row. Points: seeds."
+    note = "Budgets as multiples of 400 steps of IID; the reference's own cost is in no row. Small points: seeds."
     return page(panels, [PANEL] * len(panels), note, "Accuracy against processor time and FLOPs")
 
 
