@@ -189,6 +189,9 @@ def test_what_a_killed_process_was_writing_is_removed(pool: Scenes, tmp_path: Pa
     (checkpoints / ".step-00000004.elsewhere.1.tmp/model").mkdir(parents=True)
     (checkpoints / ".step-00000001.0123456789ab.tmp").mkdir()
     (tmp_path / "run/.metrics.jsonl.0123456789ab.tmp").write_text("half a li")
+    # safetensors writes to a file of its own first, wherever it is told to write.
+    (tmp_path / "run/model").mkdir()
+    (tmp_path / "run/model/.tmp6aTIUc").write_text("half of the weights")
     run(config, pool, resume=True)
     left = [path.name for path in (tmp_path / "run").rglob(".*")]
     assert not left

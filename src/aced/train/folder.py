@@ -191,7 +191,8 @@ def _is_taken(descriptor: int) -> bool | None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes were writing; to be called by who holds the folder."""
     for place in (folder, folder / CHECKPOINTS, folder / BEST, folder / "model"):
-        for leftover in place.glob(".*.tmp"):
+        # The second form is what safetensors itself writes to before it gives a file its name.
+        for leftover in [*place.glob(".*.tmp"), *place.glob(".tmp??????")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
