@@ -20,8 +20,8 @@ from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.towers.flops import countable
 from aced.train.distributed import World
+from aced.train.draws import generator_of
 from aced.train.feed import make_order
-from aced.train.scoring.cascade import _generator
 from aced.train.scoring.choosing import Peekable
 from aced.train.scoring.make import make_chooser
 from aced.train.step import Outcome, Trainer, train_step
@@ -103,7 +103,7 @@ def test_the_cascade_is_two_draws_one_after_the_other(make: Make, early: bool) -
     candidates = make.pool.read(make_order(config, POOL).indices(0).tolist(), [trainer.student.view])
     assert other.reference is not None
     reference = other.reference.embed(candidates, other.ledger, "reference")
-    easy = hand_select(other, None, reference, KEPT, score="easy-reference", generator=_generator(0, 0))
+    easy = hand_select(other, None, reference, KEPT, score="easy-reference", generator=generator_of("sieve", 0, 0))
     kept = easy.indices.sort().values
     student = other.student.score(candidates[kept], 1024)
     by_hand = hand_select(other, student, reference[kept], BATCH, score="learnability", generator=other.generator)
@@ -136,13 +136,15 @@ def test_early_i_aced_loads_what_it_trains_on(make: Make, method: str) -> None:
     for step, outcome in enumerate(outcomes):
         candidates = make.pool.read(order.indices(step).tolist(), [])
         reference = other.reference.embed(candidates, other.ledger, "reference")
-        easy = hand_select(other, None, reference, BATCH, score="easy-reference", generator=_generator(0, step))
+        easy = hand_select(
+            other, None, reference, BATCH, score="easy-reference", generator=generator_of("sieve", 0, step)
+        )
         assert sorted(positions(outcome)) == sorted(candidates.indices[easy.indices].tolist())
     assert trainer.ledger.cached_flops == pytest.approx(other.ledger.cached_flops, rel=1e-12)
 
 
 def test_the_sieve_draws_anew_at_every_step_and_for_every_seed() -> None:
-    states = {tuple(_generator(seed, step).get_state().tolist()) for seed in range(3) for step in range(3)}
+    states = {tuple(generator_of("sieve", seed, step).get_state().tolist()) for seed in range(3) for step in range(3)}
     assert len(states) == 9
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -111,8 +111,6 @@ def embed(
 
       torchrun --standalone --nproc-per-node 8 --no-python aced embed runs/photos-reference/model data/pool
     """
-    from typing import cast
-
     from rich.console import Console
 
     from aced.data.embedding import Settings

@@ -22,6 +22,7 @@ from aced.core.embeddings import Embeddings
 from aced.core.pairs import wide
 
 Project = Callable[[Tensor], Tensor]
+"""Maps the student's embeddings `[b, d_student]` to the teacher's width `[b, d_teacher]`."""
 
 # Largest tile of logits that is held at once, in elements.
 _TILE = 1 << 22

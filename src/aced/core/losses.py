@@ -9,19 +9,17 @@ so that memory grows with b, not with its square.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aced.core.columns import Project as Project
 from aced.core.columns import column_kd as column_kd
 from aced.core.embeddings import Embeddings
 from aced.core.pairs import Sigmoid, SigmoidKD, Softmax, SoftmaxKD, mean_over_pairs, wide
-
-Project = Callable[[Tensor], Tensor]
-"""Maps the student's embeddings `[b, d_student]` to the teacher's width `[b, d_teacher]`."""
 
 # Largest tile of logits that is held at once, in elements.
 _TILE = 1 << 22

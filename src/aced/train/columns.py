@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from aced.core.columns import column_flops
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
 from aced.errors import AcedError
+from aced.train.draws import generator_of
 from aced.train.providers import Cached, Provider
 
 
@@ -48,14 +48,9 @@ class Columns:
         """
         found = []
         for teacher in self.stores:
-            rows = torch.randint(len(teacher.store), (self.count,), generator=_generator(self.seed, step))
+            rows = torch.randint(len(teacher.store), (self.count,), generator=generator_of("columns", self.seed, step))
             rows = rows[teacher.store.valid(rows)]
             ledger.cached_flops += share * len(rows) * teacher.forward_flops
             ledger.flops["teacher"] += column_flops(pairs, len(rows), teacher.width)
             found.append(teacher.store.lookup(rows).to(teacher.device))
         return found
-
-
-def _generator(seed: int, step: int) -> torch.Generator:
-    digest = hashlib.sha256(f"aced columns {seed} {step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +12,7 @@ from aced.core.ledger import Ledger
 from aced.core.selection_many import reference_joint_many
 from aced.data.source import Candidates
 from aced.train.distributed import World
+from aced.train.draws import generator_of
 from aced.train.scoring.choosing import Around, Choice, Drawn, count_draw, draw_with
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Sieve:
             counts: the number of candidates of each.
             first: the first step.
         """
-        generators = [_generator(self.seed, first + i) for i in range(len(counts))]
+        generators = [generator_of("sieve", self.seed, first + i) for i in range(len(counts))]
         alike = self.method.strategy == "joint" and self.settings.loss == "sigmoid" and self.world.size == 1
         if alike and min(counts) >= self.size and reference.device.type == "cpu":
             found = reference_joint_many(
@@ -121,8 +121,3 @@ def _own(rows: Tensor, counts: list[int], world: World) -> Tensor:
     start = sum(counts[: world.rank])
     rows = rows - start
     return rows[(rows >= 0) & (rows < counts[world.rank])]
-
-
-def _generator(seed: int, step: int) -> torch.Generator:
-    digest = hashlib.sha256(f"aced sieve {seed} {step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
