@@ -31,7 +31,7 @@ class Method:
         weight: lambda, the weight of the distillation loss.
         distill_on: the batch that is distilled on: the `same` as the contrastive one, or another `iid` one.
         reference: whose scores: the `large` reference, or a `peer` of the student's own architecture (JEST).
-        columns: how many pairs beside the batch's the teacher's embeddings serve as columns of; 0 for none.
+        columns: m, how many further pairs the batch is compared with, by the teacher's cached embeddings; 0 for none.
     """
 
     name: str

@@ -303,6 +303,16 @@ def test_a_run_from_before_decoding_was_a_choice_goes_on_with_exact_pixels(begun
     assert run(begun_config(begun, data__decoding="exact"), pool, resume=True).ledger.samples_trained == 4 * 16
 
 
+def test_a_key_that_there_was_not_yet_counts_as_its_default(begun: Path, pool: Scenes) -> None:
+    path = begun / "run/checkpoints/step-00000002/train.json"
+    facts = json.loads(path.read_text())
+    del facts["config"]["scoring"], facts["config"]["train"]["betas"], facts["config"]["method"]["columns"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(AcedError, match=r"train\.betas was \[0\.9, 0\.95\] and is now \[0\.9, 0\.99\]"):
+        run(begun_config(begun, train__betas=(0.9, 0.99)), pool, resume=True)
+    assert run(begun_config(begun), pool, resume=True).ledger.samples_trained == 4 * 16
+
+
 def test_other_data_are_refused(begun: Path) -> None:
     with pytest.raises(AcedError, match="cannot be gone on from: the data changed since it was written"):
         run(begun_config(begun), make_pool(400, 2), resume=True)

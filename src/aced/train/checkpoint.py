@@ -143,13 +143,17 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
 
 
 def check_same(saved: dict[str, dict[str, Any]], config: Config, where: Path) -> None:
-    """Raise an AcedError where a run of the config `saved` cannot go on with `config`."""
+    """Raise an AcedError where a run of the config `saved` cannot go on with `config`.
+
+    A key that there was not yet counts as its default, which is what the run then did.
+    """
     saved = saved | {"data": _today(saved.get("data", {}))}
-    for section, values in config.model_dump(mode="json").items():
+    for section, values in config:
         if section == "eval":
             continue
-        for key, value in values.items():
-            before = saved.get(section, {}).get(key)
+        earlier = type(values)().model_dump(mode="json") | saved.get(section, {})
+        for key, value in values.model_dump(mode="json").items():
+            before = earlier[key]
             if f"{section}.{key}" not in _FREE and before != value:
                 raise AcedError(
                     f"{where} is of another configuration: {section}.{key} was {before!r} and is now {value!r}; set it "
@@ -158,7 +162,7 @@ def check_same(saved: dict[str, dict[str, Any]], config: Config, where: Path) ->
 
 
 def _today(data: dict[str, Any]) -> dict[str, Any]:
-    """A saved `data` section with `decoding` where it has what came before it."""
+    """A saved `data` section with `decoding` where it has what came before it; the default is not what that did."""
     if "scaled_decoding" in data and "decoding" not in data:
         return data | {"decoding": "scaled" if data["scaled_decoding"] else "exact"}
     return data
