@@ -125,7 +125,12 @@ class Gains(Protocol):
 def chunk_sizes(size: int, chunks: int) -> list[int]:
     """The sizes of the chunks of a draw: they differ by at most one."""
     n = min(chunks, size)
-    return [size // n + (i < size % n) for i in range(n)]
+    return shares_of(size, n)
+
+
+def shares_of(size: int, parts: int) -> list[int]:
+    """How many of `size` fall to each part: the same number, or one less to the last ones."""
+    return [size // parts + (i < size % parts) for i in range(parts)]
 
 
 def _draw(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Score, Selection
+from aced.core.selection import Score, Selection, chunk_sizes
 
 
 def reference_joint_many(
@@ -56,8 +56,7 @@ def reference_joint_many(
         g = torch.zeros_like(own) if within else -F.softplus(-own)
         free = torch.zeros_like(g).masked_fill_(~there, -torch.inf)  # 0 where it can be chosen
         chosen = []
-        n = min(chunks, size)
-        sizes = [size // n + (i < size % n) for i in range(n)]
+        sizes = chunk_sizes(size, chunks)
         for number, c in enumerate(sizes):
             noisy = g / max(temperature, 1.0) + free
             if temperature > 0:
@@ -65,7 +64,7 @@ def reference_joint_many(
             rows = noisy.topk(c, dim=1).indices  # [G, c]
             chosen.append(rows)
             free.scatter_(1, rows, -torch.inf)
-            if number + 1 < n:
+            if number + 1 < len(sizes):
                 wide = rows[:, :, None].expand(-1, -1, image.shape[2])
                 for side, other in ((image, image), (text, text)) if within else ((image, text), (text, image)):
                     logits = side @ (other.gather(1, wide) * scale).mT
@@ -105,8 +104,7 @@ def learnability_small(
         if not (own.isfinite().all() and pairs.isfinite().all()):
             return None
         g, taken = own.clone(), torch.zeros(len(own))
-        n = min(chunks, size)
-        sizes = [size // n + (i < size % n) for i in range(n)]
+        sizes = chunk_sizes(size, chunks)
         chosen, gains = [], []
         for c in sizes:
             noisy = g / max(temperature, 1.0) + taken
@@ -117,7 +115,7 @@ def learnability_small(
             gains.append(g[rows])
             taken[rows] = -torch.inf
             g = g + pairs[rows].sum(0)
-        chunk = torch.arange(n).repeat_interleave(torch.tensor(sizes))
+        chunk = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         return Selection(torch.cat(chosen), torch.cat(gains), own, chunk)
 
 

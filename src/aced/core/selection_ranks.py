@@ -31,6 +31,7 @@ from aced.core.selection import (
     independent_gains,
     joint_gains,
     perturbed,
+    shares_of,
 )
 
 Scope = Literal["global", "quota", "local"]
@@ -111,11 +112,6 @@ def select_ranks(
         )
         gains = joint_gains(models, loss) if strategy == "joint" else independent_gains(models, loss, draw.blocks())
         return draw.run(gains, sizes, 0.0 if strategy == "top-k" else temperature, generator)
-
-
-def shares_of(size: int, ranks: int) -> list[int]:
-    """How many of `size` fall to each rank: the same number, or one less to the last ones."""
-    return [size // ranks + (rank < size % ranks) for rank in range(ranks)]
 
 
 def _quotas(size: int, chunks: int, counts: Sequence[int], world: int) -> list[list[int]]:

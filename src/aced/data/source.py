@@ -56,28 +56,26 @@ class Candidates:
     def __getitem__(self, rows: Tensor) -> Candidates:
         """The chosen rows only, in the order given."""
         rows = rows.to("cpu", torch.int64)
-        return Candidates(
-            indices=self.indices[rows],
-            texts=[self.texts[i] for i in rows.tolist()],
-            # Rows as a whole; plain indexing goes byte by byte.
-            images={view: pixels.index_select(0, rows) for view, pixels in self.images.items()},
-            crops=None if self.crops is None else self.crops[rows],
-            coarse=None if self.coarse is None else self.coarse[rows],
-        )
+        # Rows as a whole; plain indexing goes byte by byte.
+        images = {view: pixels.index_select(0, rows) for view, pixels in self.images.items()}
+        return self._part(rows, [self.texts[i] for i in rows.tolist()], images)
 
     def split(self, size: int) -> list[Candidates]:
         """Consecutive parts of `size` rows, the last of fewer; their images are not copied."""
         pieces = [slice(start, start + size) for start in range(0, len(self), size)]
         return [
-            Candidates(
-                indices=self.indices[piece],
-                texts=self.texts[piece],
-                images={view: pixels[piece] for view, pixels in self.images.items()},
-                crops=None if self.crops is None else self.crops[piece],
-                coarse=None if self.coarse is None else self.coarse[piece],
-            )
+            self._part(piece, self.texts[piece], {view: pixels[piece] for view, pixels in self.images.items()})
             for piece in pieces
         ]
+
+    def _part(self, rows: Tensor | slice, texts: list[str], images: dict[View, Tensor]) -> Candidates:
+        return Candidates(
+            indices=self.indices[rows],
+            texts=texts,
+            images=images,
+            crops=None if self.crops is None else self.crops[rows],
+            coarse=None if self.coarse is None else self.coarse[rows],
+        )
 
 
 class Source(Protocol):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection_ranks import Scope, shares_of
+from aced.core.selection import shares_of
+from aced.core.selection_ranks import Scope
 from aced.data.source import Candidates, Fault
 from aced.train.distributed import World
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger, selection_flops
-from aced.core.selection import Score, Selection, select
+from aced.core.selection import Score, Selection, select, shares_of
 from aced.core.selection_many import learnability_small
-from aced.core.selection_ranks import select_ranks, shares_of
+from aced.core.selection_ranks import select_ranks
 from aced.data.order import Order, Orders
 from aced.data.source import Candidates
 from aced.errors import AcedError
