@@ -169,8 +169,12 @@ class ScoringSection(Section):
     """A cached reference decides before loading: of a super-batch only what it keeps is read."""
     reuse: Annotated[int, Field(ge=0)] = 0
     """Largest age in steps of the student's embeddings that are used again for scoring; 0: none are."""
-    unseen: Literal["embed", "assume"] = "embed"
-    """A pair that `reuse` does not remember: embed it, or assume that the student knows nothing of it (no scoring)."""
+    unseen: Literal["embed", "assume", "predict"] = "embed"
+    """A pair that `reuse` does not remember: embed it, assume that the student knows nothing of it, or predict what it
+    makes of it from what the reference does (the latter two without a scoring pass)."""
+    refresh: Annotated[float, Field(ge=0)] = 0.0
+    """With unseen=assume or predict: embed so many candidates a step after all, as a share of train.batch; those that
+    were embedded longest ago."""
     every: Positive = 1
     """The student scores at every so many steps; between them the reference chooses alone."""
     resolution: Annotated[int, Field(ge=0)] = 0

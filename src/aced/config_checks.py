@@ -37,7 +37,7 @@ def _check_scoring(config: Config, method: Method) -> None:
     """Raise a ValueError for an option of scoring that has no meaning beside the others."""
     scoring, name = config.scoring, f"method '{method.name}'"
     changed = {key for key, value in scoring if value != type(scoring).model_fields[key].default}
-    of_student = {"reuse", "stale", "unseen"} | (set() if scoring.coarse_share else {"resolution"})
+    of_student = {"reuse", "stale", "unseen", "refresh"} | (set() if scoring.coarse_share else {"resolution"})
     for key in sorted(changed & of_student):
         if not method.scores_student:
             raise ValueError(f"scoring.{key} has no meaning for {name}, which needs no scores of the student.")
@@ -50,11 +50,15 @@ def _check_scoring(config: Config, method: Method) -> None:
             "method for which the reference chooses alone."
         )
     vary = "views" if config.data.views > 1 else "caption_choice" if config.data.caption_choice == "random" else ""
-    if scoring.unseen == "assume":
+    if (unseen := scoring.unseen) != "embed":
         if not scoring.reuse:
-            raise ValueError("scoring.unseen = 'assume' scores by what is remembered: set scoring.reuse too.")
-        for key in sorted(changed & (of_student - {"reuse", "unseen"})):
-            raise ValueError(f"scoring.unseen = 'assume' embeds nothing to score: leave out scoring.{key}.")
+            raise ValueError(f"scoring.unseen = '{unseen}' scores by what is remembered: set scoring.reuse too.")
+        for key in sorted(changed & (of_student - {"reuse", "unseen", "refresh"})):
+            raise ValueError(f"scoring.unseen = '{unseen}' makes no scoring pass: leave out scoring.{key}.")
+        if unseen == "predict" and not method.scores_reference:
+            raise ValueError(f"scoring.unseen = 'predict' asks the reference, and {name} has none.")
+    elif scoring.refresh:
+        raise ValueError("scoring.refresh has no meaning with scoring.unseen = 'embed', which embeds all it lacks.")
     if scoring.reuse and vary:
         raise ValueError(
             f"scoring.reuse remembers one picture and caption of each pair, and data.{vary} changes them in every "

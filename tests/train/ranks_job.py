@@ -48,6 +48,7 @@ CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
     "early": ("i-aced", {"scoring__early": True}),
     "reuse": ("aced", {"scoring__reuse": 2}),
     "assume": ("aced", {"scoring__reuse": 3, "scoring__unseen": "assume"}),
+    "predict": ("aced", {"scoring__reuse": 3, "scoring__unseen": "predict", "scoring__refresh": 0.7}),
     "diverse": ("d-aced", {"scoring__early": True, "method__columns": 20}),
     "stale": ("aced", {"scoring__cascade": 0.4, "scoring__stale": True}),
     "coarse": ("iid", {"scoring__resolution": 16, "scoring__coarse_share": 0.3, "train__grad_cache": 3}),
@@ -147,7 +148,12 @@ def cheap_steps(world: World, reference: Path) -> dict[str, Any]:
             trainer.chooser.sieve.keep = lambda _e, _step: torch.arange(SUPER - 20, SUPER)  # type: ignore[attr-defined]
         outcomes, gradients = run(trainer, config, pool, CHEAP_STEPS)
         held = trainer.chooser.tensors()
-        facts = {key: value.tolist() for key, value in held.items() if not key.endswith((".image", ".text", ".flops"))}
+        # What is embedded, and what is fitted to that, differs in the last bits; a fit of other pairs is another one.
+        rough = ("image", "text", "flops", "gram", "cross", "maps")
+        facts = {key: value.tolist() for key, value in held.items() if key.rpartition(".")[2] not in rough}
+        if "fit.gram" in held:  # means over pairs, which are of the size of gradients
+            pairs = held["fit.gram"][0, -1, -1]
+            gradients |= {key: held[key] / pairs for key in ("fit.gram", "fit.cross")}
         found[f"cheap {name}"] = (facts_of(outcomes, trainer) | {"held": facts}, gradients)
     return found
 

@@ -260,35 +260,6 @@ def test_reuse_goes_with_autocast(make: Make) -> None:
     assert outcomes[-1].parts.loss < outcomes[0].parts.loss
 
 
-def test_what_training_has_not_seen_is_taken_as_unknown(make: Make) -> None:
-    """No scoring pass at all: the remembered rows are those of training, and an unknown pair is like nothing."""
-    config = make.config(reuse=50, unseen="assume")
-    trainer = make.trainer(config)
-    first = take(trainer, config, make.pool, 1)[0]
-    assert trainer.ledger.flops["scoring"] == 0
-    trained = set(positions(first))
-    candidates = make.pool.read(range(40), [trainer.student.view])
-    seen = torch.tensor([i in trained for i in range(40)])
-    embedded = trainer.chooser.scorer.embed(trainer, candidates)  # type: ignore[attr-defined]
-    logits = embedded.image @ embedded.text.T
-    assert 0 < seen.sum() < 40
-    assert not logits[~seen].any()
-    assert not logits[:, ~seen].any()
-    assert torch.allclose(embedded.image.norm(dim=1), torch.ones(40), atol=1e-5)
-    image, text = trainer.chooser.scorer.memory.get(candidates.indices[seen])  # type: ignore[attr-defined]
-    torch.testing.assert_close(logits[seen][:, seen], image @ text.T)
-
-
-def test_assumed_scores_prefer_what_is_new(make: Make) -> None:
-    outcomes, trainer = make.steps(15, reuse=50, unseen="assume", train__steps=15)
-    assert trainer.ledger.flops["scoring"] == 0
-    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
-    # Three epochs of 400 pairs in batches of 16: a choice that knew nothing would meet fewer different pairs.
-    drawn = {i for outcome in outcomes for i in positions(outcome)}
-    (plain, _) = make.steps(15, "i-aced")
-    assert len(drawn) > len({i for outcome in plain for i in positions(outcome)})
-
-
 # -- lower resolution --------------------------------------------------------------------------------------------------
 
 
@@ -400,7 +371,10 @@ def test_all_pieces_together_learn(make: Make) -> None:
         ("aced", {"coarse_share": 0.5}, r"scoring\.coarse_share needs scoring\.resolution"),
         ("aced", {"device": "cpu"}, r"scoring\.device goes with scoring\.stale"),
         ("aced", {"unseen": "assume"}, r"scores by what is remembered: set scoring\.reuse too"),
-        ("aced", {"unseen": "assume", "reuse": 5, "stale": True}, r"embeds nothing to score: leave out scoring\.stale"),
+        ("aced", {"unseen": "predict"}, r"'predict' scores by what is remembered: set scoring\.reuse too"),
+        ("aced", {"unseen": "assume", "reuse": 5, "stale": True}, r"no scoring pass: leave out scoring\.stale"),
+        ("hard-student", {"unseen": "predict", "reuse": 5}, r"asks the reference, and method 'hard-student' has none"),
+        ("aced", {"reuse": 5, "refresh": 0.5}, r"scoring\.refresh has no meaning with scoring\.unseen = 'embed'"),
         ("i-aced", {"unseen": "assume"}, r"scoring\.reuse has no meaning|scoring\.unseen has no meaning"),
         ("aced", {"cascade": 0.0}, r"scoring\.cascade = 0\.0 is not allowed"),
     ],
@@ -410,7 +384,10 @@ def test_what_does_not_go_together_is_told(method: str, keys: dict[str, Any], se
         make_config({"reference": {"model": "x"}, "method": {"name": method}, "scoring": keys})
 
 
-@pytest.mark.parametrize("keys", [{"early": True, "cascade": 0.5}, {"stale": True, "cascade": 0.5}])
+@pytest.mark.parametrize(
+    "keys",
+    [{"early": True, "cascade": 0.5}, {"stale": True, "cascade": 0.5}, {"unseen": "predict", "reuse": 5}],
+)
 def test_a_cache_is_asked_for_where_one_is_needed(make: Make, keys: dict[str, Any]) -> None:
     with pytest.raises(AcedError, match=r"needs its cached embeddings: set reference\.cache"):
         trainer_of(make.config(**keys), make.pool)

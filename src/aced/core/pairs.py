@@ -100,24 +100,36 @@ class SoftmaxKD(Form):
         super().__init__(2 * count)
         self.norms = _Norms()
         self.teachers = [(teacher, _Norms()) for teacher in teachers]
-        self._whole: list[Tensor] = []
 
     def survey(self, z: Tensor, rows: slice) -> None:
         """Log-sum-exp of the rows and columns, the student's and each teacher's."""
+        if len(z) == z.shape[1]:  # the only tile, which knows its rows and columns itself
+            return
         self.norms.note(z, rows)
         for teacher, norms in self.teachers:
-            theirs = logits(teacher, rows)
-            norms.note(theirs, rows)
-            if len(z) == z.shape[1]:  # the only tile: small enough to be kept
-                self._whole.append(theirs)
+            norms.note(logits(teacher, rows), rows)
 
     def tile(self, z: Tensor, rows: slice, *, gradient: bool) -> Tensor:
         """-sum p log q = log-sum-exp - sum p z, as p adds up to 1; the derivative is q - p, in both directions."""
-        theirs = self._whole or [logits(teacher, rows) for teacher, _ in self.teachers]
+        theirs = [logits(teacher, rows) for teacher, _ in self.teachers]
+        if len(z) == z.shape[1]:
+            return self._whole(z, theirs, gradient=gradient)
         target = _mean([norms.softmaxes_(t, rows) for t, (_, norms) in zip(theirs, self.teachers, strict=True)])
         total = self.norms.sum(rows) - (target * z).sum()
         if gradient:
             self.norms.softmaxes_(z, rows).sub_(target)
+        return total
+
+    @staticmethod
+    def _whole(z: Tensor, theirs: list[Tensor], *, gradient: bool) -> Tensor:
+        """The same of a small batch, in half as many operations, which is what it costs."""
+        total, derivatives = z.new_zeros(()), []
+        for across in (1, 0):
+            log_q, p = z.log_softmax(across), _mean([t.softmax(across) for t in theirs])
+            total -= (p * log_q).sum()
+            derivatives.append(log_q.exp_().sub_(p))
+        if gradient:
+            torch.add(*derivatives, out=z)
         return total
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Score, Selection, chunk_sizes
+from aced.core.selection import Score, Selection, chunk_sizes, perturbed
 
 
 def reference_joint_many(
@@ -57,10 +57,9 @@ def reference_joint_many(
         free = torch.zeros_like(g).masked_fill_(~there, -torch.inf)  # 0 where it can be chosen
         chosen = []
         sizes = chunk_sizes(size, chunks)
+        noise = _noise(counts, image.shape[1], len(sizes), generators) if temperature > 0 else None
         for number, c in enumerate(sizes):
-            noisy = g / max(temperature, 1.0) + free
-            if temperature > 0:
-                noisy += min(temperature, 1.0) * _noise(counts, image.shape[1], generators)
+            noisy = perturbed(g, None if noise is None else noise[number], temperature) + free
             rows = noisy.topk(c, dim=1).indices  # [G, c]
             chosen.append(rows)
             free.scatter_(1, rows, -torch.inf)
@@ -95,26 +94,27 @@ def learnability_small(
         The selection; None where a score is not finite, which `select` explains.
     """
     with torch.no_grad():
-        pairs, own = (torch.zeros(shape) for shape in ((len(student),) * 2, (len(student),)))
-        for sign, e in ((1.0, student), (-1.0, reference)):
-            logits = (e.image.float() * float(e.scale)) @ e.text.float().T + float(e.bias)
-            own += sign * F.softplus(-logits.diagonal())
-            pairs += sign * F.softplus(logits)
+        terms = []
+        for e in (student, reference):
+            logits = torch.addmm(torch.tensor(float(e.bias)), e.image.float() * float(e.scale), e.text.float().T)
+            terms.append((F.softplus(-logits.diagonal()), F.softplus(logits)))
+        (own, pairs), (own_of_reference, pairs_of_reference) = terms
+        own, pairs = own - own_of_reference, pairs.sub_(pairs_of_reference)
         pairs = pairs + pairs.T
-        if not (own.isfinite().all() and pairs.isfinite().all()):
+        if not (own.sum() + pairs.sum()).isfinite():
             return None
         g, taken = own.clone(), torch.zeros(len(own))
         sizes = chunk_sizes(size, chunks)
         chosen, gains = [], []
-        for c in sizes:
-            noisy = g / max(temperature, 1.0) + taken
-            if temperature > 0:
-                noisy += min(temperature, 1.0) * _noise([len(g)], len(g), [generator])[0]
+        noise = _noise([len(g)], len(g), len(sizes), [generator])[:, 0] if temperature > 0 else None
+        for number, c in enumerate(sizes):
+            noisy = perturbed(g, None if noise is None else noise[number], temperature) + taken
             rows = noisy.topk(c).indices
             chosen.append(rows)
             gains.append(g[rows])
             taken[rows] = -torch.inf
-            g = g + pairs[rows].sum(0)
+            if number + 1 < len(sizes):
+                g = g + pairs[rows].sum(0)
         chunk = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         return Selection(torch.cat(chosen), torch.cat(gains), own, chunk)
 
@@ -126,9 +126,10 @@ def _padded(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows.split(list(counts))), batch_first=True)
 
 
-def _noise(counts: Sequence[int], width: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """`[G, width]` Gumbel noise, drawn as `select` draws it."""
-    noise = torch.ones(len(counts), width)
-    for row, count, generator in zip(noise, counts, generators, strict=True):
-        row[:count] = torch.empty(count).exponential_(generator=generator)
+def _noise(counts: Sequence[int], width: int, chunks: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """`[chunks, G, width]` Gumbel noise, drawn as `select` draws it: chunk after chunk by each generator."""
+    noise = torch.ones(chunks, len(counts), width)
+    for column, count, generator in zip(noise.unbind(1), counts, generators, strict=True):
+        for row in column.unbind(0):
+            row[:count].exponential_(generator=generator)
     return noise.clamp_min_(torch.finfo(torch.float32).tiny).log_().neg_()

@@ -50,11 +50,12 @@ def encode(name: str, rows: Tensor, dtype: str) -> dict[str, np.ndarray]:
 
 def decode(name: str, stored: Mapping[str, np.ndarray], dtype: str) -> Tensor:
     """The arrays of `layout` to `[..., d]` float32 embeddings, of unit length where storing changed it."""
-    values = stored[name].astype(np.float32)
-    if dtype == "int8":
+    if dtype != "int8":
+        rows = torch.from_numpy(np.ascontiguousarray(stored[name])).float()
+    else:
+        values = stored[name].astype(np.float32)
         blocks = _blocks(values) * stored[f"{name}_scale"].astype(np.float32)[..., None]
-        values = _rows(blocks, values.shape[-1])
-    rows = torch.from_numpy(np.ascontiguousarray(values))
+        rows = torch.from_numpy(np.ascontiguousarray(_rows(blocks, values.shape[-1])))
     # Rounding to 16 bits changes the length of a row by up to 1e-3, rounding to 8 bits by more.
     return rows if dtype == "float32" else torch.nn.functional.normalize(rows, dim=-1)
 

@@ -139,9 +139,13 @@ class Store:
             return
         positions = indices.cpu().numpy().astype(np.int64)
         part = np.searchsorted(self._starts, positions, side="right") - 1
-        order = np.argsort(part, kind="stable")
-        needed, first = np.unique(part[order], return_index=True)
-        for number, places in zip(needed.tolist(), np.split(order, first[1:]), strict=True):
+        if (part == part[0]).all():  # the usual case where the data are one part
+            needed, pieces = part[:1], [np.arange(len(part))]
+        else:
+            order = np.argsort(part, kind="stable")
+            needed, first = np.unique(part[order], return_index=True)
+            pieces = np.split(order, first[1:])
+        for number, places in zip(needed.tolist(), pieces, strict=True):
             local, mapping = positions[places] - self._starts[number], self._rows[number]
             self._use(number)
             yield self.sidecars[number], places, local if mapping is None else mapping[local]

@@ -14,6 +14,7 @@ from aced.data.source import Candidates
 from aced.train.distributed import World
 from aced.train.draws import generator_of
 from aced.train.scoring.choosing import Around, Choice, Drawn, count_draw, draw_with
+from aced.train.scoring.piece import own_rows
 
 if TYPE_CHECKING:
     from aced.methods import Method
@@ -98,7 +99,7 @@ class Cascaded(Around):
             counts = t.world.counts(len(candidates))
             kept = self.sieve.keep(reference, t.step)
             self.sieve.count(t.ledger, len(candidates), sum(counts), t.reference.width)
-            mine = _own(kept, counts, t.world)
+            mine = own_rows(kept, counts, t.world.rank)
         choice = self.drawn.among(t, candidates[mine], reference[mine.to(reference.device)])
         scores = torch.full((sum(counts),), torch.nan)
         if choice.scores is not None:
@@ -112,12 +113,5 @@ class Cascaded(Around):
             # A ledger of its own: the step itself looks the embeddings up again and counts them.
             reference = t.reference.embed(coming, Ledger(), "reference")
             kept = self.sieve.keep(reference, t.step + 1)
-            coming = coming[_own(kept, t.world.counts(len(coming)), t.world)]
+            coming = coming[own_rows(kept, t.world.counts(len(coming)), t.world.rank)]
         self.inner.ahead(t, coming)
-
-
-def _own(rows: Tensor, counts: list[int], world: World) -> Tensor:
-    """Rows among this process's candidates, of `rows` of all processes' that have `counts`; in the same order."""
-    start = sum(counts[: world.rank])
-    rows = rows - start
-    return rows[(rows >= 0) & (rows < counts[world.rank])]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SMALL = 192
+_SMALL = 400
 """Largest number of candidates at which the matrix of all pairs, more FLOPs, is quicker than its tiles one by one."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,10 @@ from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
 from aced.train.scoring.cascade import Cascaded, Sieve
 from aced.train.scoring.choosing import Alternating, Chooser, Drawn, InOrder
-from aced.train.scoring.memory import Assumed, Reused
+from aced.train.scoring.memory import Reused
 from aced.train.scoring.scorers import Direct, Scorer, Stale
 from aced.train.scoring.sieve import Presieved
+from aced.train.scoring.unseen import Assumed, Predicted
 
 if TYPE_CHECKING:
     from aced.train.step import Settings
@@ -42,7 +44,7 @@ def make_chooser(
 
     if not method.scores_student:
         return _by_reference(config, method, sieve, reference)
-    drawn = Drawn(method.score, _scorer(config, student, world))
+    drawn = Drawn(method.score, _scorer(config, student, reference, world))
     main = _cascade(config, sieve, reference, drawn) if section.cascade < 1 else drawn
     if section.every > 1:
         main = Alternating(section.every, main, _by_reference(config, method, sieve, reference))
@@ -62,10 +64,18 @@ def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
     return PartlyCoarse(section.resolution, section.coarse_share)
 
 
-def _scorer(config: Config, student: Tower, world: World) -> Scorer:
+def _scorer(config: Config, student: Tower, reference: Provider | None, world: World) -> Scorer:
     section = config.scoring
+    refreshed = math.ceil(section.refresh * config.train.batch)
     if section.unseen == "assume":
-        return Assumed(section.reuse)
+        return Assumed(section.reuse, refreshed)
+    if section.unseen == "predict":
+        if not isinstance(reference, Cached):
+            raise AcedError(
+                "scoring.unseen=predict looks up what the reference has made of each pair and so needs its cached "
+                "embeddings: set reference.cache, or scoring.unseen=assume."
+            )
+        return Predicted(section.reuse, refreshed, reference, student, world)
     if section.resolution:
         check_side(student, section.resolution)
     direct = Direct(section.resolution or None)

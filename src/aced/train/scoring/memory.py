@@ -45,10 +45,14 @@ class Memory:
 
     def missing(self, indices: Tensor, step: int) -> Tensor:
         """`[m]` int64 rows of `indices` `[B]` that are not here, or too old at step number `step`."""
+        return (self.made(indices, step) < 0).nonzero().flatten()
+
+    def made(self, indices: Tensor, step: int) -> Tensor:
+        """`[B]` int64 the steps whose weights made the embeddings; -1 for what is missing."""
         self._reach(indices)
         place = self._place[indices].long()
-        young = step - self._step[place.clamp(min=0)] <= self.age
-        return (~(young & (place >= 0))).nonzero().flatten()
+        made = self._step[place.clamp(min=0)]
+        return made.masked_fill((place < 0) | (step - made > self.age), -1)
 
     def put(self, indices: Tensor, image: Tensor, text: Tensor, step: int) -> None:
         """Remember embeddings `[m, d]` made with the weights of step `step`; earlier ones are replaced."""
@@ -119,7 +123,7 @@ class Memory:
         return free[:count]
 
 
-class _Remembering(Scorer):
+class Remembering(Scorer):
     """A scorer with a memory that training forward passes refresh for nothing.
 
     Args:
@@ -142,7 +146,7 @@ class _Remembering(Scorer):
         self.memory.load({k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")})
 
 
-class Reused(_Remembering):
+class Reused(Remembering):
     """Embeds only what the memory has not, or has too old.
 
     Several processes give each other what they embed, so that each remembers what one process would.
@@ -160,7 +164,7 @@ class Reused(_Remembering):
         """As in the contract."""
         missing = candidates[self.memory.missing(candidates.indices, t.step)]
         embedded = self.inner.embed(t, missing)
-        positions, image, text = _of_all(t.world, missing.indices, embedded)
+        positions, image, text = of_all(t.world, missing.indices, embedded)
         self.memory.put(positions, image, text, t.step - self.inner.lag)
         image, text = self.memory.get(candidates.indices)
         scale, bias = t.student.scale_and_bias()
@@ -187,28 +191,7 @@ class Reused(_Remembering):
         self.inner.load(tensors)
 
 
-class Assumed(_Remembering):
-    """Embeds nothing: of a pair that training has not seen, or too long ago, the student is taken to know nothing.
-
-    Such a pair has a similarity of zero with every other and with itself, as before training: it is hard, and gets in
-    nobody's way. That makes two more dimensions, one for unknown images and one for unknown texts.
-    """
-
-    def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
-        """`[B, d + 2]`, otherwise as in the contract."""
-        scale, bias = t.student.scale_and_bias()
-        width, device = t.student.width, t.student.device
-        image, text = (torch.zeros(len(candidates), width + 2, device=device) for _ in range(2))
-        missing = self.memory.missing(candidates.indices, t.step)
-        known = torch.ones(len(candidates), dtype=torch.bool).index_fill_(0, missing, False).nonzero().flatten()
-        if len(known):
-            image[known, :width], text[known, :width] = self.memory.get(candidates.indices[known])
-        image[missing, width] = 1.0
-        text[missing, width + 1] = 1.0
-        return Embeddings(image, text, scale, bias).detach()
-
-
-def _of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+def of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
     """Positions and image and text embeddings of what every process has embedded, in the order of processes."""
     if world.size == 1:
         return positions, embedded.image, embedded.text

@@ -39,3 +39,9 @@ class Piece:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up the state that `tensors` gave, whatever number of processes it was of."""
+
+
+def own_rows(rows: Tensor, counts: list[int], rank: int) -> Tensor:
+    """Rows among one process's candidates, of `rows` of all processes' that have `counts`; in the same order."""
+    rows = rows - sum(counts[:rank])
+    return rows[(rows >= 0) & (rows < counts[rank])]

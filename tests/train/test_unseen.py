@@ -1,0 +1,152 @@
+"""Scores with little or no scoring pass: what is remembered, what is guessed, and what is embedded after all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aced.core.embeddings import Embeddings
+from aced.data.scenes import Scenes, make_pool
+from aced.data.source import Candidates
+from aced.train.feed import make_order
+from aced.train.scoring.unseen import Guessed, Predicted
+from aced.train.step import Outcome, Trainer
+from run_fakes import BATCH, POOL, run_config, take, trainer_of
+
+GUESSES = ("assume", "predict")
+
+
+class Make:
+    """Trainers of one pool and cache, with what was trained on."""
+
+    def __init__(self, trained: dict[str, Path], folder: Path, cache: Path) -> None:
+        self.pool: Scenes = make_pool(POOL, 1)
+        self.trained, self.folder, self.cache = trained, folder, cache
+
+    def trainer(self, method: str = "aced", **scoring: Any) -> tuple[Any, Trainer]:
+        keys = {name if "__" in name else f"scoring__{name}": value for name, value in scoring.items()}
+        config = run_config(self.folder / "run", method, self.trained, **keys)
+        return config, trainer_of(config, self.pool, self.cache)
+
+    def steps(self, count: int, method: str = "aced", **scoring: Any) -> tuple[list[Outcome], Trainer]:
+        config, trainer = self.trainer(method, **scoring)
+        return take(trainer, config, self.pool, count), trainer
+
+
+@pytest.fixture
+def make(trained: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    return Make(trained, tmp_path, tmp_path_factory.getbasetemp() / "unseen-cache")
+
+
+def scorer_of(trainer: Trainer) -> Guessed:
+    found: Guessed = trainer.chooser.scorer  # type: ignore[attr-defined]
+    return found
+
+
+def positions(outcome: Outcome) -> list[int]:
+    return outcome.candidates[outcome.rows].tolist()
+
+
+def test_what_training_has_not_seen_is_taken_as_unknown(make: Make) -> None:
+    """No scoring pass at all: the remembered rows are those of training, and an unknown pair is like nothing."""
+    config, trainer = make.trainer(reuse=50, unseen="assume")
+    first = take(trainer, config, make.pool, 1)[0]
+    assert trainer.ledger.flops["scoring"] == 0
+    trained = set(positions(first))
+    candidates = make.pool.read(range(40), [trainer.student.view])
+    seen = torch.tensor([i in trained for i in range(40)])
+    embedded = scorer_of(trainer).embed(trainer, candidates)
+    logits = embedded.image @ embedded.text.T
+    assert 0 < seen.sum() < 40
+    assert not logits[~seen].any()
+    assert not logits[:, ~seen].any()
+    assert torch.allclose(embedded.image.norm(dim=1), torch.ones(40), atol=1e-5)
+    image, text = scorer_of(trainer).memory.get(candidates.indices[seen])
+    torch.testing.assert_close(logits[seen][:, seen], image @ text.T)
+
+
+def test_assumed_scores_prefer_what_is_new(make: Make) -> None:
+    outcomes, trainer = make.steps(15, reuse=50, unseen="assume", train__steps=15)
+    assert trainer.ledger.flops["scoring"] == 0
+    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    # Three epochs of 400 pairs in batches of 16: a choice that knew nothing would meet fewer different pairs.
+    drawn = {i for outcome in outcomes for i in positions(outcome)}
+    (plain, _) = make.steps(15, "i-aced")
+    assert len(drawn) > len({i for outcome in plain for i in positions(outcome)})
+
+
+def test_what_training_has_not_seen_is_predicted_from_the_reference(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By maps fitted to what training embedded, worked out anew from those embeddings; no tower is asked."""
+    config, trainer = make.trainer(reuse=50, unseen="predict")
+    monkeypatch.setattr(trainer.student, "score", None)
+    take(trainer, config, make.pool, 4)
+    scorer = scorer_of(trainer)
+    assert isinstance(scorer, Predicted)
+    candidates = make.pool.read(range(60), [trainer.student.view])
+    missing = scorer.memory.missing(candidates.indices, trainer.step)
+    assert 0 < len(missing) < 60
+    embedded, width = scorer.embed(trainer, candidates), trainer.student.width
+    reference = scorer.reference.store.lookup(candidates.indices[missing])
+    for side, name in enumerate(("image", "text")):
+        rows, known = getattr(embedded, name), getattr(reference, name)
+        expected = known @ scorer.fit.maps[side, :-1] + scorer.fit.maps[side, -1]
+        expected /= expected.norm(dim=1, keepdim=True).clamp(min=1)
+        torch.testing.assert_close(rows[missing, :width], expected)
+        assert not rows[missing, width + 1 - side].any()
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(60))
+    # The fit knows something: a prediction is nearer to what the student makes of the pair than nothing is.
+    monkeypatch.undo()
+    truth = trainer.student.score(candidates[missing], 1024)
+    assert ((embedded.image[missing, :width] - truth.image).norm(dim=1) < 1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("unseen", GUESSES)
+def test_a_few_are_embedded_after_all_the_oldest_first(
+    make: Make, monkeypatch: pytest.MonkeyPatch, unseen: str
+) -> None:
+    """Which ones at each step, and what is then known of them, against a plain dictionary."""
+    age, refreshed = 6, 10
+    config, trainer = make.trainer(reuse=age, unseen=unseen, refresh=refreshed / BATCH, train__steps=14)
+    made: dict[int, int] = {}
+    asked: list[list[int]] = []
+    score, order = trainer.student.score, make_order(config, POOL)
+
+    def watched(candidates: Candidates, micro_batch: int) -> Embeddings:
+        asked.append(candidates.indices.tolist())
+        return score(candidates, micro_batch)
+
+    monkeypatch.setattr(trainer.student, "score", watched)
+    for step in range(14):
+        indices = order.indices(step).tolist()
+        when = {i: made[i] if i in made and step - made[i] <= age else -1 for i in indices}
+        # Twice as many at every second step.
+        due = sorted(sorted(indices, key=lambda i: when[i])[: 2 * refreshed * (step % 2 == 0)], key=indices.index)
+        before = len(asked)
+        outcome = take(trainer, config, make.pool, 1)[0]
+        assert [i for part in asked[before:] for i in part] == due
+        made |= dict.fromkeys([*due, *positions(outcome)], step)
+        assert scorer_of(trainer).memory.made(torch.tensor(indices), step).tolist() == [
+            made[i] if i in made and step - made[i] <= age else -1 for i in indices
+        ]
+    assert len({i for part in asked for i in part}) > 80
+
+
+@pytest.mark.parametrize("unseen", GUESSES)
+def test_what_is_embedded_after_all_is_counted(make: Make, unseen: str) -> None:
+    (_, without), (_, few) = (make.steps(4, reuse=5, unseen=unseen, refresh=share) for share in (0.0, 0.5))
+    extra = few.ledger.flops["scoring"] - without.ledger.flops["scoring"]
+    # Texts of different lengths cost the tower differently; a forward pass costs a third of a training pass.
+    assert extra == pytest.approx(few.ledger.flops["forward_backward"] / 3 / 2, rel=0.1)
+    assert (without.ledger.flops["scoring"] == 0) == (unseen == "assume")
+
+
+def test_predicted_scores_learn(make: Make) -> None:
+    keys = {"cascade": 0.5, "early": True, "reuse": 10, "every": 2}
+    outcomes, trainer = make.steps(12, unseen="predict", refresh=0.25, train__steps=12, **keys)
+    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    assert trainer.ledger.samples_trained == 12 * BATCH
