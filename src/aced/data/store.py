@@ -96,6 +96,7 @@ class Store:
         self.info = _sum_up(n, [sidecar.info for sidecar in sidecars], sum(sidecar.bytes for sidecar in sidecars))
         self._starts = np.array([part.start for part in parts], dtype=np.int64)
         self._rows = list(rows)
+        self._whole = all(sidecar.info.usable == sidecar.info.n for sidecar in sidecars)
         self._mapped: dict[int, None] = {}
 
     def __len__(self) -> int:
@@ -104,6 +105,8 @@ class Store:
 
     def valid(self, indices: Tensor) -> Tensor:
         """Which samples have embeddings: `[B]` source positions to `[B]` bool."""
+        if self._whole:
+            return torch.ones(len(indices), dtype=torch.bool)
         valid = torch.zeros(len(indices), dtype=torch.bool)
         for sidecar, places, rows in self._found(indices):
             valid[torch.from_numpy(places)] = torch.from_numpy(sidecar.valid(rows))
