@@ -56,6 +56,10 @@ from aced.towers.compat import import_open_clip
 STEPS = 14
 SETTINGS: dict[str, list[str]] = {
     "aced, cached reference": ["method.name=aced", "reference.cache=cache"],
+    "aced, cheap scoring": [
+        *("method.name=aced", "reference.cache=cache", "scoring.cascade=0.5", "scoring.early=true"),
+        *("scoring.reuse=6", "scoring.unseen=predict", "scoring.refresh=0.3"),
+    ],
     "i-aced": ["method.name=i-aced", "run.log_every=3", "run.keep=1"],
     "iid": ["method.name=iid", "run.log_every=4", "run.checkpoint_every=5"],
     "h-acid, softmax, cached reference": ["method.name=h-acid", "method.loss=softmax", "reference.cache=cache"],
