@@ -182,3 +182,27 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
         line.pop("clock", None)
         line["budgets"].pop("seconds")
     return lines
+
+
+class Make:
+    """Makes configs and trainers of one pool and cache."""
+
+    def __init__(self, pool: Scenes, cache: Path, trained: dict[str, Path], out: Path) -> None:
+        self.pool, self.cache, self.trained, self.out = pool, cache, trained, out
+
+    def config(self, method: str = "aced", **scoring: Any) -> Config:
+        keys = {name if "__" in name else f"scoring__{name}": value for name, value in scoring.items()}
+        return run_config(self.out, method, self.trained, **keys)
+
+    def trainer(self, config: Config, source: Scenes | None = None) -> Trainer:
+        return trainer_of(config, source or self.pool, self.cache)
+
+    def steps(self, count: int, method: str = "aced", **scoring: Any) -> tuple[list[Outcome], Trainer]:
+        config = self.config(method, **scoring)
+        trainer = self.trainer(config)
+        return take(trainer, config, self.pool, count), trainer
+
+
+def positions(outcome: Outcome) -> list[int]:
+    """The chosen samples, in drawing order."""
+    return outcome.candidates[outcome.rows].tolist()

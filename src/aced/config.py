@@ -310,7 +310,7 @@ def describe_keys() -> list[tuple[str, str, str]]:
     for section, field in Config.model_fields.items():
         for key, inner in field.annotation.model_fields.items():  # type: ignore[union-attr]
             default = "" if inner.default is None else tomli_w.dumps({"v": inner.default})[4:].strip()
-            rows.append((f"{section}.{key}", " ".join(default.split()), inner.description or ""))
+            rows.append((f"{section}.{key}", " ".join(default.split()), " ".join((inner.description or "").split())))
     return rows
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from aced.config import Config, make_config
+from aced.config import make_config
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import selection_flops
 from aced.core.selection import select
@@ -24,8 +24,19 @@ from aced.train.draws import generator_of
 from aced.train.feed import make_order
 from aced.train.scoring.choosing import Peekable
 from aced.train.scoring.make import make_chooser
-from aced.train.step import Outcome, Trainer, train_step
-from run_fakes import BATCH, POOL, SUPER, even_pool, inputs_of, run_config, take, trainer_of, with_holes
+from aced.train.step import Trainer, train_step
+from run_fakes import (
+    BATCH,
+    POOL,
+    SUPER,
+    Make,
+    even_pool,
+    inputs_of,
+    positions,
+    take,
+    trainer_of,
+    with_holes,
+)
 
 KEPT = 32
 """What a cascade of 0.4 keeps of 80."""
@@ -41,33 +52,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-class Make:
-    """Makes configs and trainers of one pool and cache."""
-
-    def __init__(self, pool: Scenes, cache: Path, trained: dict[str, Path], out: Path) -> None:
-        self.pool, self.cache, self.trained, self.out = pool, cache, trained, out
-
-    def config(self, method: str = "aced", **scoring: Any) -> Config:
-        keys = {name if "__" in name else f"scoring__{name}": value for name, value in scoring.items()}
-        return run_config(self.out, method, self.trained, **keys)
-
-    def trainer(self, config: Config, source: Scenes | None = None) -> Trainer:
-        return trainer_of(config, source or self.pool, self.cache)
-
-    def steps(self, count: int, method: str = "aced", **scoring: Any) -> tuple[list[Outcome], Trainer]:
-        config = self.config(method, **scoring)
-        trainer = self.trainer(config)
-        return take(trainer, config, self.pool, count), trainer
-
-
 @pytest.fixture
 def make(pool: Scenes, cache: Path, trained: dict[str, Path], tmp_path: Path) -> Make:
     return Make(pool, cache, trained, tmp_path / "run")
-
-
-def positions(outcome: Outcome) -> list[int]:
-    """The chosen samples, in drawing order."""
-    return outcome.candidates[outcome.rows].tolist()
 
 
 def hand_select(trainer: Trainer, student: Embeddings | None, reference: Embeddings, size: int, **how: Any) -> Any:

@@ -56,8 +56,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     names = {
         "memory": "reuse" in keys,
         "fit": option == "predict",
-        "ahead": "stale" in keys and option != "all",
-    }  # step 3 is not one of every 2nd
+        "ahead": "stale" in keys and option != "all",  # step 3 is not one of every 2nd
+    }
     assert held == {name for name, there in names.items() if there}
     run(config("halves", 3), pool, cache, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from aced.core.embeddings import Embeddings
-from aced.data.scenes import Scenes, make_pool
+from aced.data.scenes import make_pool
 from aced.data.source import Candidates
 from aced.train.feed import make_order
 from aced.train.scoring.unseen import Guessed, Predicted
-from aced.train.step import Outcome, Trainer
-from run_fakes import BATCH, POOL, run_config, take, trainer_of
+from aced.train.step import Trainer
+from run_fakes import BATCH, POOL, Make, positions, take
 
 GUESSES = ("assume", "predict")
 
 
-class Make:
-    """Trainers of one pool and cache, with what was trained on."""
-
-    def __init__(self, trained: dict[str, Path], folder: Path, cache: Path) -> None:
-        self.pool: Scenes = make_pool(POOL, 1)
-        self.trained, self.folder, self.cache = trained, folder, cache
-
-    def trainer(self, method: str = "aced", **scoring: Any) -> tuple[Any, Trainer]:
-        keys = {name if "__" in name else f"scoring__{name}": value for name, value in scoring.items()}
-        config = run_config(self.folder / "run", method, self.trained, **keys)
-        return config, trainer_of(config, self.pool, self.cache)
-
-    def steps(self, count: int, method: str = "aced", **scoring: Any) -> tuple[list[Outcome], Trainer]:
-        config, trainer = self.trainer(method, **scoring)
-        return take(trainer, config, self.pool, count), trainer
-
-
 @pytest.fixture
 def make(trained: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    return Make(trained, tmp_path, tmp_path_factory.getbasetemp() / "unseen-cache")
+    return Make(make_pool(POOL, 1), tmp_path_factory.getbasetemp() / "unseen-cache", trained, tmp_path / "run")
 
 
 def scorer_of(trainer: Trainer) -> Guessed:
@@ -46,13 +28,10 @@ def scorer_of(trainer: Trainer) -> Guessed:
     return found
 
 
-def positions(outcome: Outcome) -> list[int]:
-    return outcome.candidates[outcome.rows].tolist()
-
-
 def test_what_training_has_not_seen_is_taken_as_unknown(make: Make) -> None:
     """No scoring pass at all: the remembered rows are those of training, and an unknown pair is like nothing."""
-    config, trainer = make.trainer(reuse=50, unseen="assume")
+    config = make.config(reuse=50, unseen="assume")
+    trainer = make.trainer(config)
     first = take(trainer, config, make.pool, 1)[0]
     assert trainer.ledger.flops["scoring"] == 0
     trained = set(positions(first))
@@ -81,8 +60,9 @@ def test_assumed_scores_prefer_what_is_new(make: Make) -> None:
 def test_what_training_has_not_seen_is_predicted_from_the_reference(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By maps fitted to what training embedded, worked out anew from those embeddings; no tower is asked."""
-    config, trainer = make.trainer(reuse=50, unseen="predict")
+    """By the maps that were fitted to what training embedded; no tower is asked."""
+    config = make.config(reuse=50, unseen="predict")
+    trainer = make.trainer(config)
     monkeypatch.setattr(trainer.student, "score", None)
     take(trainer, config, make.pool, 4)
     scorer = scorer_of(trainer)
@@ -111,7 +91,8 @@ def test_a_few_are_embedded_after_all_the_oldest_first(
 ) -> None:
     """Which ones at each step, and what is then known of them, against a plain dictionary."""
     age, refreshed = 6, 10
-    config, trainer = make.trainer(reuse=age, unseen=unseen, refresh=refreshed / BATCH, train__steps=14)
+    config = make.config(reuse=age, unseen=unseen, refresh=refreshed / BATCH, train__steps=14)
+    trainer = make.trainer(config)
     made: dict[int, int] = {}
     asked: list[list[int]] = []
     score, order = trainer.student.score, make_order(config, POOL)

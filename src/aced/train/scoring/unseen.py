@@ -51,8 +51,8 @@ class Guessed(Remembering):
         scale, bias = t.student.scale_and_bias()
         width, device = t.student.width, t.student.device
         image, text = (torch.zeros(len(candidates), width + 2, device=device) for _ in range(2))
-        missing = self.memory.missing(candidates.indices, t.step)
-        known = torch.ones(len(candidates), dtype=torch.bool).index_fill_(0, missing, False).nonzero().flatten()
+        held = self.memory.made(candidates.indices, t.step) >= 0
+        known, missing = held.nonzero().flatten(), (~held).nonzero().flatten()
         if len(known):
             image[known, :width], text[known, :width] = self.memory.get(candidates.indices[known])
         if len(missing):
