@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# CPU threads of the tests: one is quickest, and every number must pass.
+THREADS ?= 1
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint types unit clean
@@ -19,7 +21,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest
 
 # torch first and alone: a later requirement must not bring another build of it in.
 $(STAMP): pyproject.toml constraints.txt

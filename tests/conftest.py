@@ -1,9 +1,10 @@
-"""One thread for every test: a second one on a busy core costs far more than it gives. And the command line."""
+"""What all tests share: the number of threads, the command line, trained models, real photos."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ import torch
 
 from cli_fakes import Cli, Ended
 
-torch.set_num_threads(1)
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or 1)
+"""One, since a second one on a busy core costs far more than it gives; `make unit THREADS=2` tries two."""
+torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A test that sets another number, as most commands do, sets it for itself alone."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,12 +12,6 @@ from rich.console import Console
 
 from aced import threads
 from aced.progress import Bars
-
-
-@pytest.fixture
-def one_thread_afterwards() -> Iterator[None]:
-    yield
-    torch.set_num_threads(1)
 
 
 def drawn(bars: Bars) -> str:
@@ -80,12 +73,10 @@ def test_the_line_below_goes_with_its_bar() -> None:
     assert "12 images/s" not in drawn(bars)
 
 
-@pytest.mark.usefixtures("one_thread_afterwards")
 def test_threads_that_are_asked_for_are_set() -> None:
     assert threads.set_threads(2) == torch.get_num_threads() == 2
 
 
-@pytest.mark.usefixtures("one_thread_afterwards")
 @pytest.mark.parametrize(("seconds", "quicker"), [({1: 0.2, 4: 0.1}, 4), ({1: 0.1, 4: 0.5}, 1)])
 def test_threads_that_are_not_asked_for_are_measured(
     seconds: dict[int, float], quicker: int, monkeypatch: pytest.MonkeyPatch

@@ -313,9 +313,8 @@ def test_mistakes_end_in_one_sentence(
 
 def test_training_and_evaluation_agree(cli: Cli, trained: dict[str, Path], tmp_path: Path) -> None:
     """What `aced train` found during training and at its end is what `aced eval` finds on its model."""
-    assert torch.get_num_threads() == 1
-    run = tmp_path / "run"
-    words = ["data.scenes_size=200", "train.steps=3", "train.batch=16", f"run.out={run}", "run.threads=1"]
+    run, threads = tmp_path / "run", torch.get_num_threads()
+    words = ["data.scenes_size=200", "train.steps=3", "train.batch=16", f"run.out={run}", f"run.threads={threads}"]
     # A rate that changes no score: the model of the evaluation during training is then the best one, which is kept.
     words += ["eval.every=2", "run.keep_best=true", "train.lr=1e-12"]
     ended = cli("train", "scenes", "method.name=iid", "student.model=aced-demo-s", *words)

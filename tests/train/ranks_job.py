@@ -170,12 +170,24 @@ def hole_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
     return found
 
 
+def smooth(trainer: Trainer) -> Trainer:
+    """The trainer with an update that rounding in the gradients cannot magnify.
+
+    AdamW divides a gradient by its own size, so that an element that is rounding alone, such as that of the bias of
+    attention's keys, moves by the whole learning rate in either direction. With eps = 1 it moves by no more than the
+    learning rate times that rounding.
+    """
+    for group in trainer.optimizer.param_groups:
+        group["eps"] = 1.0
+    return trainer
+
+
 def fsdp_steps(world: World, pool: Scenes, reference: Path, folder: Path) -> dict[str, Any]:
     """Three steps sharded; their weights; and one more step after a checkpoint, written sharded, read by DDP."""
     found: dict[str, Any] = {}
     for parallel, cache in (("ddp", 0), ("fsdp", 0), ("fsdp", 5)):
         config = config_of(reference, "aced", run__parallel=parallel, train__grad_cache=cache)
-        trainer = trainer_for(config, pool, world)
+        trainer = smooth(trainer_for(config, pool, world))
         outcomes, gradients = run(trainer, config, pool, STEPS)
         state = {f"weights.{k}": v.clone() for k, v in trainer.replica.whole_student().model.state_dict().items()}
         found[f"{parallel} {cache}"] = (facts_of(outcomes, trainer), gradients | state)
@@ -185,7 +197,7 @@ def fsdp_steps(world: World, pool: Scenes, reference: Path, folder: Path) -> dic
         path = save_checkpoint(folder / parallel, trainer, metrics, config)
         for other in ("ddp", "fsdp"):
             config = config_of(reference, "aced", run__parallel=other)
-            again = trainer_for(config, pool, world)
+            again = smooth(trainer_for(config, pool, world))
             load_checkpoint(path, again, metrics, config)
             facts = facts_of(run(again, config, pool, 1)[0], again)
             state = {f"weights.{k}": v.clone() for k, v in again.replica.whole_student().model.state_dict().items()}
@@ -201,7 +213,7 @@ def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]
     for parallel in ("ddp", "fsdp"):
         config = config_of(reference, "aced", run__parallel=parallel, **keys)
         metrics = Metrics(folder / f"{parallel}.jsonl", None, 1)
-        straight, resumed = (trainer_for(config, pool, world, cache) for _ in range(2))
+        straight, resumed = (smooth(trainer_for(config, pool, world, cache)) for _ in range(2))
         run(straight, config, pool, 2)
         load_checkpoint(save_checkpoint(folder / parallel, straight, metrics, config), resumed, metrics, config)
         for name, trainer in (("straight", straight), ("resumed", resumed)):
