@@ -290,7 +290,8 @@ def test_another_tokenizer_of_the_student_is_refused(place: Path, go: Go) -> Non
     assert go().status == 0
     stop_half_way(place / "run")
     (place / "student-vocab.txt").write_text("\n".join(f"word{n}" for n in range(192)) + "\n")
-    refused(go(), "tokenizer")
+    refused(go(data__index_dir="index"), "tokenizer")
+    assert not (place / "index").exists()
 
 
 CHANGED = {
