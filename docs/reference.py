@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from aced.cli import app
-from aced.config import Config, describe_keys, recipes
+from aced.config import Config, describe_keys, recipes, resume_rules
 from aced.data.atomic import write_atomic
 from aced.demo.recipe import DEFAULT, ROWS
 from aced.methods import METHODS, Method
@@ -86,18 +86,19 @@ def _keys() -> Iterable[str]:
     yield "## Keys of a run"
     yield (
         "What `aced config` prints: every key of the TOML file that `aced train` reads, and of its "
-        "`section.key=value` overrides. The resolved file of a run is `config.toml` in its folder."
+        "`section.key=value` overrides. The resolved file of a run is `config.toml` in its folder. The last column "
+        "says what `--resume` allows; where it says nothing, the value must be the same."
     )
-    keys = describe_keys()
+    keys, rules = describe_keys(), resume_rules()
     for section, field in Config.model_fields.items():
         own = [
-            (f"`{key}`", f"`{default}`" if default else "", text)
+            (f"`{key}`", f"`{default}`" if default else "", text, rule.value if (rule := rules[key]) else "")
             for key, default, text in keys
             if key.startswith(f"{section}.")
         ]
         yield f"### `[{section}]`"
         yield (field.annotation.__doc__ or "").strip()  # type: ignore[union-attr]
-        yield _table(("Key", "Default", "Meaning"), own)
+        yield _table(("Key", "Default", "Meaning", "When resumed"), own)
 
 
 def _methods() -> Iterable[str]:

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from aced.errors import AcedError, nearest
+from aced.paths import expand_optional, expand_path
+from aced.resume import FREE, MODEL, PLACE, ROUNDING, Resume
 
 if TYPE_CHECKING:
     from aced.methods import Method
@@ -25,10 +35,21 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# Every key that is a path, a pattern of paths or a name that may be one has one of these types, or Paths.
+PathText = Annotated[str, AfterValidator(expand_path)]
+PathOrNone = Annotated[str, AfterValidator(expand_optional)]
 # A single word may stand for a list of one: data.shards=pool/
 _one_or_more = BeforeValidator(lambda value: [value][: len(value)] if isinstance(value, str) else value)
-Paths = Annotated[list[str], _one_or_more]
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
+
+
+def _some_paths(value: Any) -> Any:
+    if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
+        raise ValueError("a path is needed, and this is empty; write [] for none")
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[list[PathText], BeforeValidator(_some_paths)]
 
 
 class Section(BaseModel):
@@ -40,34 +61,34 @@ class Section(BaseModel):
 class RunSection(Section):
     """The run itself."""
 
-    out: str = "runs/train"
+    out: Annotated[PathText, FREE] = "runs/train"
     """Folder of the run: config, metrics, checkpoints, results."""
     seed: Seed = 0
     """Seed of the initial weights, the order of the data and the draws."""
-    device: str = "auto"
+    device: Annotated[str, ROUNDING] = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    threads: Annotated[int, Field(ge=0, le=1024), ROUNDING] = 0
     """CPU threads; 0 chooses. Bit-equal repetition needs the same number, so it is recorded."""
-    log_every: Positive = 10
+    log_every: Annotated[Positive, FREE] = 10
     """Steps between two lines of metrics.jsonl."""
-    trackers: Trackers = []
+    trackers: Annotated[Trackers, FREE] = []
     """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`; one, or a list."""
-    checkpoint_every: Annotated[int, Field(ge=0)] = 500
+    checkpoint_every: Annotated[int, Field(ge=0), FREE] = 500
     """Steps between two checkpoints; 0 writes one at the end only."""
-    keep: Positive = 2
+    keep: Annotated[Positive, FREE] = 2
     """Newest checkpoints that are kept; an older one goes once a newer one is complete."""
-    keep_best: bool = False
+    keep_best: Annotated[bool, FREE] = False
     """Keep the model with the best average of those that `eval.every` evaluates, in `best/`."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Annotated[Literal["ddp", "fsdp"], ROUNDING] = "ddp"
     """How several processes share the student: each holds it (DDP), or a part of its weights and moments (FSDP2)."""
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False), FREE] = 300.0
     """Seconds that processes wait for each other within a step before the job ends; one that dies ends it at once."""
 
 
 class DataSection(Section):
     """The pool that the student learns from."""
 
-    shards: Paths = []
+    shards: Annotated[Paths, PLACE] = []
     """Tars in webdataset/img2dataset/DataComp layout: files, folders, globs, `{00000..00009}` ranges. Empty: scenes."""
     caption: str = "txt"
     """Where captions are: `txt`, or `json:FIELD` for a field of the sample's .json."""
@@ -77,19 +98,19 @@ class DataSection(Section):
     """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
     bad_tars: Literal["stop", "skip"] = "stop"
     """What a damaged tar does: stop the run, or leave out what is damaged, count it and read on behind it."""
-    max_bad_share: Share = 0.01
+    max_bad_share: Annotated[Share, FREE] = 0.01
     """Largest share of unreadable samples among those read; above it the run stops."""
-    spool_dir: str = ""
+    spool_dir: Annotated[PathOrNone, FREE] = ""
     """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
-    spool_gb: Annotated[float, Field(gt=0)] = 100.0
+    spool_gb: Annotated[float, Field(gt=0), FREE] = 100.0
     """Largest size of that folder, in 10^9 bytes."""
     decoding: Literal["exact", "fast", "scaled"] = "fast"
     """Pixels to the bit as in evaluation, the same but for a level in 0.3 % of the values, or large JPEGs at n/8."""
-    in_memory: bool = False
+    in_memory: Annotated[bool, FREE] = False
     """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view)."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0), FREE] = 0
     """Processes that load ahead; 0 loads in the main process."""
-    index_dir: str = ""
+    index_dir: Annotated[PathOrNone, FREE] = ""
     """Folder for indexes of the tars; empty: none are kept."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
     """K: each pair is seen as the whole image or one of K - 1 fixed crops, another one in each epoch."""
@@ -104,25 +125,25 @@ class DataSection(Section):
 class TowerSection(Section):
     """A model."""
 
-    model: str = ""
+    model: Annotated[PathOrNone, MODEL] = ""
     """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
-    checkpoint: str = ""
+    checkpoint: Annotated[PathOrNone, MODEL] = ""
     """Local weights (.safetensors or .pt) for it; empty: random initialisation, or the folder's own weights."""
 
 
 class StudentSection(TowerSection):
     """The model that is trained."""
 
-    model: str = "aced-demo-s"
+    model: Annotated[PathText, MODEL] = "aced-demo-s"
     """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
 
 
 class FrozenSection(TowerSection):
     """A model that is not trained."""
 
-    cache: str = ""
+    cache: Annotated[PathOrNone, PLACE] = ""
     """Folder for its cached embeddings; empty: they are computed at every step."""
-    cache_missing: Literal["make", "refuse"] = "make"
+    cache_missing: Annotated[Literal["make", "refuse"], FREE] = "make"
     """What is done where the cache lacks a tar: embed it now, or refuse and say what there is instead."""
 
 
@@ -183,7 +204,7 @@ class ScoringSection(Section):
     """Share of each training batch that is seen at `resolution` too."""
     stale: bool = False
     """Score the next super-batch in the background while this one trains: with weights one step old."""
-    device: str = ""
+    device: Annotated[str, ROUNDING] = ""
     """Where `stale` scoring runs; empty: on the training device."""
 
 
@@ -206,26 +227,26 @@ class TrainSection(Section):
     """Factor of the learning rate for logit scales and biases."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
-    micro_batch: Positive = 1024
+    micro_batch: Annotated[Positive, ROUNDING] = 1024
     """Pairs embedded at once without gradient (scoring, reference, teacher, evaluation)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """`bf16` and `fp16` run the towers under autocast; weights, losses and scores stay in float32."""
-    grad_cache: Annotated[int, Field(ge=0)] = 0
+    grad_cache: Annotated[int, Field(ge=0), ROUNDING] = 0
     """Pairs that a process embeds at once in training: bounded memory for one more forward pass; 0: its whole share."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, ROUNDING] = False
     """Compute the towers' activations anew in the backward pass instead of keeping them."""
-    compile: bool = False
+    compile: Annotated[bool, ROUNDING] = False
     """Compile the towers with torch.compile; the first steps then take minutes."""
 
 
 class EvalSection(Section):
     """Zero-shot evaluation of the student."""
 
-    tasks: Paths = []
+    tasks: Annotated[Paths, FREE] = []
     """Task folders in CLIP_benchmark's layout, or folders of them; empty: the scenes tasks, if scenes are the data."""
-    split: Literal["test", "validation"] = "test"
+    split: Annotated[Literal["test", "validation"], FREE] = "test"
     """Which split of the scenes tasks."""
-    every: Annotated[int, Field(ge=0)] = 0
+    every: Annotated[int, Field(ge=0), FREE] = 0
     """Steps between two evaluations; 0 evaluates at the end only."""
 
 
@@ -314,8 +335,20 @@ def describe_keys() -> list[tuple[str, str, str]]:
     return rows
 
 
+def resume_rules() -> dict[str, Resume | None]:
+    """What `--resume` asks of every key; None: it must be the same."""
+    return {
+        f"{section}.{key}": next((mark for mark in inner.metadata if isinstance(mark, Resume)), None)
+        for section, field in Config.model_fields.items()
+        for key, inner in field.annotation.model_fields.items()  # type: ignore[union-attr]
+    }
+
+
 def _read(path: str | Path) -> tuple[str, str]:
-    file = Path(path)
+    try:
+        file = Path(expand_path(str(path)))
+    except ValueError as error:
+        raise AcedError(f"The config '{path}' cannot be read: {error}.") from None
     if not file.is_file():
         known = recipes()
         if str(path) not in known:
@@ -337,9 +370,18 @@ def _override(values: dict[str, Any], text: str) -> None:
         value = tomllib.loads(f"v = {raw}")["v"]
     except tomllib.TOMLDecodeError:
         value = raw  # a bare word is a string: method.name=aced
+    if not isinstance(value, (str, list)) and _is_text(*parts):
+        value = raw  # run.out=2026-01-31 is a name, and neither a date nor a number
     section = values.setdefault(parts[0], {})
     if isinstance(section, dict):  # what is no table is told when the whole is checked
         section[parts[1]] = value
+
+
+def _is_text(section: str, key: str) -> bool:
+    """Whether a key takes words."""
+    table = Config.model_fields.get(section)
+    field = table.annotation.model_fields.get(key) if table else None  # type: ignore[union-attr]
+    return field is not None and field.annotation in (str, list[PathText])
 
 
 def _sentence(error: Any) -> str:

@@ -9,22 +9,32 @@ from typing import Annotated, Any, cast
 import typer
 
 from aced.cli.app import app
+from aced.cli.paths import as_path, as_place, as_place_or_none
 
 
 @app.command("eval")
 def evaluate(
     model: Annotated[
         str | None,
-        typer.Argument(help="A run folder, an exported model's folder, or an open_clip name.", show_default=False),
+        typer.Argument(
+            parser=as_place, help="A run folder, an exported model's folder, or an open_clip name.", show_default=False
+        ),
     ] = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="[DIR]...", help="More of --data.")] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[DIR]...", parser=as_place, help="More of --data.")
+    ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR", help="A task folder, a folder of such, or 'scenes' for the built-in tasks."),
+        typer.Option(
+            metavar="DIR", parser=as_place, help="A task folder, a folder of such, or 'scenes' for the built-in tasks."
+        ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Local weights for an open_clip name or JSON config.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(parser=as_place_or_none, help="Local weights for an open_clip name or JSON config.")
+    ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; default: 'eval' in the run.", show_default=False)
+        Path | None,
+        typer.Option(parser=as_path, help="Folder of the results; default: 'eval' in the run.", show_default=False),
     ] = None,
     prompts: Annotated[
         str, typer.Option(help="'clip': templates as they are; 'siglip': lower case, no punctuation.")
@@ -33,11 +43,14 @@ def evaluate(
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
     micro_batch: Annotated[int, typer.Option(min=1, help="Images or texts embedded at a time.")] = 256,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of cached embeddings; default: in the results.", show_default=False)
+        Path | None,
+        typer.Option(parser=as_path, help="Folder of cached embeddings; default: in the results.", show_default=False),
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A.json B.json", help="Compare two evaluations instead.", show_default=False),
+        typer.Option(
+            metavar="A.json B.json", parser=as_path, help="Compare two evaluations instead.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Score a model on zero-shot tasks, or compare two scored models; the same command goes on after an interruption.
@@ -75,17 +88,26 @@ def evaluate(
 
 @app.command()
 def embed(
-    model: Annotated[str, typer.Argument(help="The `model` folder of a run, or an open_clip name with --checkpoint.")],
-    shards: Annotated[list[str], typer.Argument(help="Tars: files, folders, globs, {00000..00009} ranges.")],
-    out: Annotated[Path, typer.Option(help="Cache folder, for reference.cache.")] = Path("runs/cache"),
-    checkpoint: Annotated[str, typer.Option(help="Local weights (.safetensors or .pt).")] = "",
+    model: Annotated[
+        str,
+        typer.Argument(parser=as_place, help="The `model` folder of a run, or an open_clip name with --checkpoint."),
+    ],
+    shards: Annotated[
+        list[str], typer.Argument(parser=as_place, help="Tars: files, folders, globs, {00000..00009} ranges.")
+    ],
+    out: Annotated[Path, typer.Option(parser=as_path, help="Cache folder, for reference.cache.")] = Path("runs/cache"),
+    checkpoint: Annotated[str, typer.Option(parser=as_place_or_none, help="Local weights (.safetensors or .pt).")] = "",
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
     views: Annotated[int, typer.Option(help="K: the whole image and K - 1 crops, for data.views.")] = 1,
     caption: Annotated[str, typer.Option(help="Where captions are: txt, or json:FIELD.")] = "txt",
     caption_choice: Annotated[str, typer.Option(help="whole or first, as data.caption_choice.")] = "whole",
     decoding: Annotated[str, typer.Option(help="fast, exact or scaled, as data.decoding.")] = "fast",
     spool_dir: Annotated[
-        str, typer.Option(help="Folder that addresses are fetched to and gzip tars unpacked in; empty: refused.")
+        str,
+        typer.Option(
+            parser=as_place_or_none,
+            help="Folder that addresses are fetched to and gzip tars unpacked in; empty: refused.",
+        ),
     ] = "",
     spool_gb: Annotated[float, typer.Option(help="Largest size of that folder, in 10^9 bytes.")] = 100.0,
     bad_tars: Annotated[
@@ -95,7 +117,9 @@ def embed(
     workers: Annotated[int, typer.Option(help="Processes that read and decode ahead.")] = 0,
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
-    index_dir: Annotated[str, typer.Option(help="Folder for indexes of the tars; empty: none are kept.")] = "",
+    index_dir: Annotated[
+        str, typer.Option(parser=as_place_or_none, help="Folder for indexes of the tars; empty: none are kept.")
+    ] = "",
     share: Annotated[str, typer.Option(help="I/N: this process's share of the tars, I from 0; for job arrays.")] = "",
     ray: Annotated[int, typer.Option(min=0, help="Embed with so many Ray actors, on one machine or a cluster.")] = 0,
 ) -> None:
@@ -137,12 +161,19 @@ def embed(
 
 @app.command()
 def lit(
-    run: Annotated[str, typer.Argument(help="A run or model folder, or an architecture's name with --checkpoint.")],
+    run: Annotated[
+        str, typer.Argument(parser=as_place, help="A run or model folder, or an architecture's name with --checkpoint.")
+    ],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="'scenes', a folder of easy-VQA, caption tars, or a retrieval task to test on; repeat it."),
+        typer.Option(
+            parser=as_place,
+            help="'scenes', a folder of easy-VQA, caption tars, or a retrieval task to test on; repeat it.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A new folder; default: RUN/lit.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=as_path, help="A new folder; default: RUN/lit.", show_default=False)
+    ] = None,
     layers: Annotated[int, typer.Option(help="Layers of the decoder, 2 to 6.")] = 2,
     width: Annotated[int, typer.Option(help="Width of the decoder, a multiple of 4.")] = 96,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
@@ -159,10 +190,11 @@ def lit(
     split: Annotated[str, typer.Option(help="Test scenes: 'test', or 'validation' to choose settings by.")] = "test",
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder of cached patch tokens; default: RUN/lit-cache.", show_default=False),
+        typer.Option(parser=as_path, help="Folder of cached patch tokens; default: RUN/lit-cache.", show_default=False),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights, where RUN is an architecture's name.", show_default=False)
+        Path | None,
+        typer.Option(parser=as_path, help="Weights, where RUN is an architecture's name.", show_default=False),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
 ) -> None:

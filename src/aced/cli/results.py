@@ -9,16 +9,20 @@ from typing import Annotated
 import typer
 
 from aced.cli.app import app, say
+from aced.cli.paths import as_path
 from aced.errors import AcedError
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a demo.")],
-    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first folder.")] = None,
+    runs: Annotated[list[Path], typer.Argument(parser=as_path, help="Run folders, or the folder of a demo.")],
+    out: Annotated[
+        Path | None, typer.Option(parser=as_path, help="The page; default: report.html in the first folder.")
+    ] = None,
     stable: Annotated[
         Path | None,
         typer.Option(
+            parser=as_path,
             help="The JSON of 'aced stable', to be shown; default: stable.json in the first folder, where it is there.",
             show_default=False,
         ),
@@ -57,10 +61,13 @@ def report(
 @app.command()
 def stable(
     results: Annotated[
-        list[Path], typer.Argument(help="Run folders, a demo's folder, results.json, eval_results.jsonl or CSV tables.")
+        list[Path],
+        typer.Argument(
+            parser=as_path, help="Run folders, a demo's folder, results.json, eval_results.jsonl or CSV tables."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The JSON; the page with the figure is written beside it, as .html.")
+        Path, typer.Option(parser=as_path, help="The JSON; the page with the figure is written beside it, as .html.")
     ] = Path("runs/stable.json"),
     recipe_column: Annotated[
         list[str] | None, typer.Option(help="CSV column that names the recipe; may be given several times.")
@@ -72,10 +79,11 @@ def stable(
         list[str] | None, typer.Option(help="Task or CSV column to leave out; * and ? are wildcards; repeatable.")
     ] = None,
     facts: Annotated[
-        Path | None, typer.Option(help="CSV (task,n,chance) or JSON with what the tables do not say.")
+        Path | None, typer.Option(parser=as_path, help="CSV (task,n,chance) or JSON with what the tables do not say.")
     ] = None,
     rank: Annotated[
-        list[Path] | None, typer.Option(help="Rank these models, in the place of those of RESULTS; repeatable.")
+        list[Path] | None,
+        typer.Option(parser=as_path, help="Rank these models, in the place of those of RESULTS; repeatable."),
     ] = None,
     missing: Annotated[
         str, typer.Option(help="What missing scores do: 'stop', or leave out such 'tasks' or 'rows'.")

@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from aced.cli.app import app, say
+from aced.cli.paths import as_path, as_place
 from aced.errors import AcedError
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the runs.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option(parser=as_path, help="Folder for results.json, report.html and the runs.")
+    ] = Path("runs/demo"),
     methods: Annotated[
         str | None,
         typer.Option(help="Rows to run, separated by commas, or 'all'; see 'aced methods'.", show_default=False),
@@ -63,7 +66,9 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe; see 'aced recipes'.")],
+    config: Annotated[
+        str, typer.Argument(parser=as_place, help="A TOML file, or the name of a recipe; see 'aced recipes'.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
@@ -92,7 +97,7 @@ def train(
 
 @app.command()
 def status(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs (run.out), under way or ended.")],
+    runs: Annotated[list[Path], typer.Argument(parser=as_path, help="Folders of runs (run.out), under way or ended.")],
     in_json: Annotated[bool, typer.Option("--json", help="For scripts: a list with an object for each run.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Again and again, until all runs have ended.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --follow.")] = 2.0,

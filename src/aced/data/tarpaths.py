@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aced.errors import AcedError
+from aced.paths import expand_path
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -28,7 +29,11 @@ def expand_tars(patterns: Sequence[str]) -> list[Path]:
         raise AcedError("No data are named: name at least one tar, a folder of tars, or a pattern.")
     found: dict[str, Path] = {}
     for pattern in patterns:
-        for path in _expand(os.path.expanduser(pattern)):
+        try:
+            pattern = expand_path(pattern)
+        except ValueError as error:
+            raise AcedError(f"{pattern}: {error}.") from None
+        for path in _expand(pattern):
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from aced.data.atomic import save_tensors_atomic, write_atomic, writing
 from aced.errors import AcedError, nearest
+from aced.paths import expand_optional
 from aced.towers.attention import quicken_attention
 from aced.towers.compat import import_open_clip
 from aced.towers.tokenizers import WordTokenizer, choose_tokenizer
@@ -65,8 +66,8 @@ def load_tower(
         AcedError: unknown name, unreadable or invalid config, weights that do not fit, or something that
             would have to be downloaded.
     """
-    recipe = _find(str(model))
-    weights = Path(checkpoint) if checkpoint is not None and str(checkpoint) else recipe.weights
+    recipe = _find(_expanded(model))
+    weights = Path(_expanded(checkpoint)) if checkpoint is not None and str(checkpoint) else recipe.weights
     # Where every weight is loaded anyway, the initial ones must not cost the caller random numbers.
     tower = _build(recipe, 0 if seed is None and weights is not None else seed)
     if weights is not None:
@@ -111,6 +112,14 @@ def save_tower(tower: Tower, folder: str | Path) -> None:
 
 
 # -- what was asked for --------------------------------------------------------------------------------------
+
+
+def _expanded(place: str | Path) -> str:
+    """A name or path, `~` in it expanded."""
+    try:
+        return expand_optional(str(place))
+    except ValueError as error:
+        raise AcedError(f"{place}: {error}.") from None
 
 
 def _find(model: str) -> _Recipe:
@@ -204,9 +213,9 @@ def _levels(path: Path, content: dict[str, Any] | None = None) -> tuple[dict[str
         if not isinstance(config[key], dict):
             raise AcedError(f"{path}: '{key}' must be a JSON object.")
     for key in ("hf_tokenizer_name", "hf_model_name"):
-        source = config["text_cfg"].get(key)
-        if source and (path.parent / str(source)).is_dir():
-            config["text_cfg"][key] = str(path.parent / str(source))
+        source = _expanded(config["text_cfg"].get(key) or "")
+        if source and (path.parent / source).is_dir():
+            config["text_cfg"][key] = str(path.parent / source)
     return config, dict(content.get("preprocess_cfg") or {})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from aced.errors import AcedError
 from aced.towers.tower import Tower
 
@@ -37,3 +39,29 @@ def checkpoint_activations(tower: Tower) -> None:
             f"train.activation_checkpointing: the architecture of '{tower.name}' cannot compute activations anew; "
             "leave it out, and use train.grad_cache to save memory."
         ) from None
+
+
+def uneven_layer(tower: Tower, switch: str) -> str:
+    """The kind of layer for which a switch changes what a training step computes, and not its rounding alone.
+
+    Args:
+        tower: the model.
+        switch: `train.grad_cache` and `train.activation_checkpointing` show a layer that keeps statistics of batches
+            other ones, or the same ones twice; `train.grad_cache` and `train.compile` have a layer that drops
+            something at random drop something else. Any other key changes neither.
+
+    Returns:
+        The name of its class; empty where the tower has none.
+    """
+    averages = switch in ("train.grad_cache", "train.activation_checkpointing")
+    draws = switch in ("train.grad_cache", "train.compile")
+    for module in tower.modules():
+        if averages and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return type(module).__name__
+        if draws and any(_is_share(getattr(module, name, None)) for name in ("p", "prob", "drop_prob", "dropout")):
+            return type(module).__name__
+    return ""
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and value > 0

@@ -23,35 +23,16 @@ from aced.data.atomic import folder_atomic, remove_whole, save_tensors_atomic, s
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.towers import Tower, save_tower
+from aced.towers.loading import TOWER_FILE
 from aced.train.feed import Faults
+from aced.train.folder import CHECKPOINTS, is_run, read_config
+from aced.train.providers import Cached, Provider
+from aced.train.resuming import Earlier, cache_mark
 from aced.train.sharding import part_like, whole
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
 _FORMAT = 1
-# Keys that a resumed run may change: they change nothing in what it computes, or (threads, device) only the rounding,
-# which is told; a run that stopped at too many faults goes on with another limit.
-_FREE = {
-    "run.out",
-    "run.device",
-    "run.threads",
-    "run.log_every",
-    "run.trackers",
-    "run.checkpoint_every",
-    "run.keep",
-    "run.keep_best",
-    "run.parallel",
-    "run.timeout",
-    "data.max_bad_share",
-    "data.workers",
-    "data.index_dir",
-    "data.in_memory",
-    "data.spool_dir",
-    "data.spool_gb",
-    "reference.cache_missing",
-    "teacher.cache_missing",
-    "scoring.device",
-}
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config) -> Path:
@@ -120,12 +101,14 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
 
     Raises:
         AcedError: the checkpoint is damaged, or of another configuration (names the first key that differs), other
-            data or other frozen models.
+            data, another student or other frozen models.
     """
-    facts = read_facts(path)
+    earlier = _earlier(path)
+    facts = earlier.facts
     with _reading(path):
-        check_same(facts["config"], config, path)
-        _check_marks(facts["marks"], trainer, path)
+        earlier.allowed(config)
+        earlier.check_student(trainer.student, config)
+        earlier.check_all(trainer.marks)
         tensors = load_file(path / "train.safetensors")
         trainer.replica.load(load_file(path / "model" / "model.safetensors"))
         trainer.replica.scaler.load_state_dict(facts.get("scaler", {}))
@@ -142,39 +125,23 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
             metrics.rewind(trainer.step, facts["metrics"])
 
 
-def check_same(saved: dict[str, dict[str, Any]], config: Config, where: Path) -> None:
-    """Raise an AcedError where a run of the config `saved` cannot go on with `config`.
+def earlier_run(folder: Path) -> Earlier | None:
+    """The run that was begun in a folder, as its newest checkpoint or else its config.toml tells it; None without one.
 
-    A key that there was not yet counts as its default, which is what the run then did.
+    Raises:
+        AcedError: the checkpoint or config.toml is damaged.
     """
-    saved = saved | {"data": _today(saved.get("data", {}))}
-    for section, values in config:
-        if section == "eval":
-            continue
-        earlier = type(values)().model_dump(mode="json") | saved.get(section, {})
-        for key, value in values.model_dump(mode="json").items():
-            before = earlier[key]
-            if f"{section}.{key}" not in _FREE and before != value:
-                raise AcedError(
-                    f"{where} is of another configuration: {section}.{key} was {before!r} and is now {value!r}; set it "
-                    "back, or choose another run.out for a new run."
-                )
+    if (path := latest_checkpoint(folder / CHECKPOINTS)) is not None:
+        return _earlier(path)
+    return Earlier(folder, read_config(folder), {}, {}, {}) if is_run(folder) else None
 
 
-def _today(data: dict[str, Any]) -> dict[str, Any]:
-    """A saved `data` section with `decoding` where it has what came before it; the default is not what that did."""
-    if "scaled_decoding" in data and "decoding" not in data:
-        return data | {"decoding": "scaled" if data["scaled_decoding"] else "exact"}
-    return data
-
-
-def _check_marks(saved: dict[str, str], trainer: Trainer, path: Path) -> None:
-    for what, mark in trainer.marks.items():
-        if saved.get(what) != mark:
-            raise AcedError(
-                f"{path} cannot be gone on from: {what} changed since it was written; put back what was there, or "
-                "choose another run.out for a new run."
-            )
+def _earlier(path: Path) -> Earlier:
+    facts = read_facts(path)
+    with _reading(path):
+        student = json.loads((path / "model" / TOWER_FILE).read_bytes())
+        described = {key: student[key] for key in ("model_cfg", "preprocess_cfg")}
+        return Earlier(path, facts["config"], facts["marks"], described, facts)
 
 
 @contextlib.contextmanager
@@ -213,6 +180,7 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "processes": trainer.world.size,
         "scaler": trainer.replica.scaler.state_dict(),
         "marks": trainer.marks,
+        "caches": {one.fingerprint: cache_mark(one) for one in _providers(trainer) if isinstance(one, Cached)},
         "ledger": trainer.ledger.state(),
         "metrics": metrics.state(),
         "faults": {
@@ -223,6 +191,10 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         },
         "config": config.model_dump(mode="json"),
     }
+
+
+def _providers(trainer: Trainer) -> list[Provider | None]:
+    return [trainer.reference, *trainer.teachers]
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
-import json
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,11 +26,11 @@ from aced.towers import Tower, load_tower, save_tower
 from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
-from aced.train.checkpoint import check_same, drop_older, latest_checkpoint, load_checkpoint
+from aced.train.checkpoint import drop_older, earlier_run, latest_checkpoint, load_checkpoint
 from aced.train.columns import Columns
 from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
-from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
+from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers
 from aced.train.inputs import Inputs, device_of
 from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
@@ -40,6 +38,7 @@ from aced.train.optim import make_optimizer
 from aced.train.pace import Recent, Totals, pace_text
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
+from aced.train.resuming import TOKENIZER, data_marks, model_marks, tokenizer_mark
 from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
 from aced.train.trackers.group import tracking
@@ -202,7 +201,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
-        marks=_marks(inputs),
+        marks=_marks(inputs, student),
     )
 
 
@@ -226,14 +225,11 @@ def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults
     return faults
 
 
-def _marks(inputs: Inputs) -> dict[str, str]:
+def _marks(inputs: Inputs, student: Tower) -> dict[str, str]:
     """Hashes of what a run is made of and its config only names."""
-    # Marks of tars, where there are some: unlike the fingerprint they are the same for a copy.
-    parts = getattr(inputs.source, "parts", {}) or inputs.source.fingerprint
-    marks = {"the data": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
-    if inputs.reference is not None:
-        marks["the reference"] = inputs.reference.fingerprint
-    return marks | {f"teacher {i}": teacher.fingerprint for i, teacher in enumerate(inputs.teachers, 1)}
+    reference = inputs.reference.fingerprint if inputs.reference is not None else None
+    models = model_marks(reference, [teacher.fingerprint for teacher in inputs.teachers])
+    return data_marks(inputs.source) | models | {TOKENIZER: tokenizer_mark(student)}
 
 
 def _write_gallery(
@@ -300,9 +296,9 @@ def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Confi
     checkpoint = latest_checkpoint(folder / CHECKPOINTS) if resume else None
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer, metrics, config)
-    elif resume and is_run(folder):
+    elif resume and (earlier := earlier_run(folder)):
         # Killed before its first checkpoint: from the start, without the lines of that attempt.
-        check_same(read_config(folder), config, folder)
+        earlier.allowed(config)
         if first:
             trim_lines(metrics.path, 0)
     trainer.world.meet()  # all have read what the first one now changes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.distributed import local_device
 from aced.train.feed import make_order
 from aced.train.providers import Cached, Live, Provider
+from aced.train.resuming import Earlier, data_marks, model_marks
 
 
 @dataclass
@@ -51,10 +53,16 @@ def device_of(config: Config) -> torch.device:
     return find_device(name, f"run.device = '{name}'")
 
 
-def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
+def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None) -> Inputs:
     """Open the data, load the frozen models and make their caches, as the config says.
 
     What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
+
+    Args:
+        config: the run's.
+        student: the model that is trained.
+        bars: progress.
+        earlier: the run that is resumed, whose models and data these must be.
     """
     method = config.row
     tasks = make_eval_tasks(config)
@@ -63,7 +71,11 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
         towers["reference"] = load_frozen("reference", config)
     if method.distill and config.teacher.model:
         towers["teacher"] = load_frozen("teacher", config)
+    if earlier is not None:
+        earlier.check(_marks_of(towers, config))
     pool = make_source(config, bars)
+    if earlier is not None:
+        earlier.check(data_marks(pool))
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
@@ -78,6 +90,12 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
         else:
             providers[name] = Live(tower, config.train.micro_batch)
             bars.say(live_cost(name, tower, student, config, source))
+    if earlier is not None:
+        for name in earlier.other_caches(list(providers.values())):
+            bars.say(
+                f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
+                "closely, but not to the bit."
+            )
     teacher = providers.get("teacher", providers.get("reference"))
     return Inputs(
         source=ManyViews(source) if config.data.views > 1 else source,
@@ -85,6 +103,14 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
         reference=providers.get("reference") if method.scores_reference else None,
         teachers=[teacher] if method.distill and teacher is not None else [],
     )
+
+
+def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
+    """The marks of the frozen models, as soon as they are loaded."""
+    method, marks = config.row, {name: tower.fingerprint() for name, tower in towers.items()}
+    teacher = marks.get("teacher", marks.get("reference"))
+    reference = marks["reference"] if method.scores_reference else None
+    return model_marks(reference, [teacher] if method.distill and teacher else [])
 
 
 def make_source(config: Config, bars: Bars) -> Source:

@@ -21,13 +21,14 @@ from aced.report.records import embedding_score
 from aced.threads import set_threads
 from aced.train.best import best_model
 from aced.train.caching import embedding_cost
-from aced.train.checkpoint import latest_checkpoint, read_facts
+from aced.train.checkpoint import earlier_run
 from aced.train.distributed import World, open_world
 from aced.train.ending import ending_together
 from aced.train.feed import Faults
 from aced.train.fit import Fitted, environment, fit, make_student, row_of
-from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run
+from aced.train.folder import BEST, check_folder
 from aced.train.inputs import device_of, make_inputs
+from aced.train.resuming import Earlier, short
 from aced.train.trackers.group import check_trackers
 
 
@@ -52,10 +53,17 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
         check_folder(folder, resume=resume)
         check_trackers(config.run.trackers)
     world.meet()
-    _set_up(config, console, world, device.type, resume=resume)
+    # Every process reads what was saved, and what the config alone makes wrong is said before anything is made.
+    earlier = earlier_run(folder) if resume else None
+    changed = _changed(earlier, config)
+    _set_up(config, console, world, device.type, earlier, resume=resume)
+    for line in changed:
+        console.print(line, markup=False, highlight=False)
     student = make_student(config)
+    if earlier is not None:
+        earlier.check_student(student, config)
     with Bars(console) as bars:
-        inputs = world.in_turn(lambda: make_inputs(config, student, bars))
+        inputs = world.in_turn(lambda: make_inputs(config, student, bars, earlier))
         fitted = fit(config, inputs, student, bars, resume=resume, world=world)
     if not world.first:
         return {}
@@ -78,21 +86,38 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
     return results
 
 
-def _set_up(config: Config, console: Console, world: World, device: str, *, resume: bool) -> None:
+def _changed(earlier: Earlier | None, config: Config) -> list[str]:
+    """Sentences about the keys with which a run goes on that it did not have before.
+
+    Raises:
+        AcedError: it cannot go on with one of them.
+    """
+    if earlier is None:
+        return []
+    changes, rounding = earlier.allowed(config), earlier.rounding(config) if earlier.facts else []
+    lines = []
+    if rounding:
+        rounded = ", ".join(f"{key} was {before!r} and is now {now!r}" for key, before, now, _ in rounding)
+        lines.append(f"{rounded}: sums are rounded otherwise, so figures will agree closely, but not to the bit.")
+    others = [f"{change.key} = {short(change.now)}" for change in changes if change not in rounding]
+    return lines + ([f"Other than before: {', '.join(others)}."] if others else [])
+
+
+def _set_up(
+    config: Config, console: Console, world: World, device: str, earlier: Earlier | None, *, resume: bool
+) -> None:
     """Choose the threads, those of the run that is resumed where the config leaves them open, and tell them."""
-    folder = Path(config.run.out)
-    checkpoint = latest_checkpoint(folder / CHECKPOINTS) if resume else None
-    if checkpoint is None:
+    facts = earlier.facts if earlier else {}
+    if not facts:
         # Processes that measure at the same time disturb each other; torchrun gives each one thread.
         threads = set_threads(config.run.threads or (torch.get_num_threads() if world.size > 1 else 0))
         if resume:
-            why = "was stopped before its first checkpoint" if is_run(folder) else "has not begun yet"
-            text = f"The run in {folder} {why}: starting from the beginning."
+            why = "was stopped before its first checkpoint" if earlier else "has not begun yet"
+            text = f"The run in {config.run.out} {why}: starting from the beginning."
             console.print(text, markup=False, highlight=False)
         many = f"{world.size} processes, each with " if world.size > 1 else ""
         console.print(f"Training on {many}{threads} CPU thread{'s' * (threads > 1)}.", highlight=False)
         return
-    facts = read_facts(checkpoint)
     threads = set_threads(config.run.threads or facts["threads"])
     console.print(f"Resuming from step {facts['step']}.", highlight=False)
     version, processes = facts.get("torch", torch.__version__), facts.get("processes", 1)

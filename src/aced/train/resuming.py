@@ -1,0 +1,222 @@
+"""Whether a run may go on: what of its config, its data and its models must be as they were, and what may change.
+
+Keys say of themselves what may become of them (`aced.resume`). What lies at a path is compared by its marks, hashes
+that a copy shares, and not by the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aced.config import Config, resume_rules
+from aced.data.source import Source
+from aced.errors import AcedError
+from aced.resume import PLACE, ROUNDING, Resume
+from aced.towers import Tower
+from aced.towers.compat import import_open_clip
+from aced.towers.options import uneven_layer
+from aced.towers.tokenizers import tokenizer_identity
+from aced.train.providers import Cached, Provider
+
+DATA, ENTRIES, REFERENCE, TOKENIZER = (
+    "the data",
+    "the number of samples of each entry of data.shards",
+    "the reference",
+    "the student's tokenizer",
+)
+_SEEN = ("size", "mean", "std", "interpolation", "resize_mode")
+"""What of a preprocessing config decides which pixels a model sees."""
+
+
+class Change(NamedTuple):
+    """A key that has another value than in the saved run."""
+
+    key: str
+    before: Any
+    now: Any
+    rule: Resume | None
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run that was begun, as its newest checkpoint tells it, or its config.toml alone where it has none yet.
+
+    Attributes:
+        where: the checkpoint, or the run's folder.
+        config: the resolved config.
+        marks: hashes of data and models by what they are of; an older version recorded fewer.
+        student: `model_cfg` and `preprocess_cfg` of the student, as `save_tower` wrote them.
+        facts: what `train.json` says; empty without a checkpoint.
+    """
+
+    where: Path
+    config: Mapping[str, Mapping[str, Any]]
+    marks: Mapping[str, str]
+    student: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    def changes(self, config: Config) -> Iterator[Change]:
+        """Every key that has another value now.
+
+        A key that there was not yet counts as its default, which is what the run then did.
+        """
+        rules = resume_rules()
+        for section, values in config:
+            earlier = type(values)().model_dump(mode="json") | _today(section, self.config.get(section, {}))
+            for key, now in values.model_dump(mode="json").items():
+                if earlier[key] != now:
+                    yield Change(f"{section}.{key}", earlier[key], now, rules[f"{section}.{key}"])
+
+    def allowed(self, config: Config) -> list[Change]:
+        """The keys that have other values, each of which the run may go on with, as far as the config tells.
+
+        Raises:
+            AcedError: the run cannot go on with this config; the sentence names the first key.
+        """
+        changes = list(self.changes(config))
+        for key, before, now, rule in changes:
+            if rule is None or (rule is PLACE and (bool(before) != bool(now) or self._is_unproven(key, config))):
+                raise AcedError(
+                    f"{self.where} is of another configuration: {key} was {before!r} and is now {now!r}; set it back, "
+                    "or choose another run.out for a new run."
+                )
+        return changes
+
+    def _is_unproven(self, key: str, config: Config) -> bool:
+        """Whether marks cannot tell that the entries have the same samples: an older version recorded none of them."""
+        return key == "data.shards" and bool(config.data.weights) and bool(self.marks) and ENTRIES not in self.marks
+
+    def check(self, marks: Mapping[str, str]) -> None:
+        """Compare some of the marks with those of the saved run; one that it did not record is not compared.
+
+        Raises:
+            AcedError: one differs; the sentence names what it is of.
+        """
+        for what, mark in marks.items():
+            if self.marks.get(what, mark) != mark:
+                raise self._refusal(what)
+
+    def check_all(self, marks: Mapping[str, str]) -> None:
+        """As `check`, and nothing that the saved run had may be missing.
+
+        Raises:
+            AcedError: a mark differs or is missing.
+        """
+        self.check(marks)
+        for what in self.marks:
+            if what not in marks:
+                raise self._refusal(what)
+
+    def _refusal(self, what: str) -> AcedError:
+        names = " (which tars, their names, order and content count, and not where they lie)" if what == DATA else ""
+        return AcedError(
+            f"{self.where} cannot be gone on from: {what} changed since it was written{names}; put back what was "
+            "there, or choose another run.out for a new run."
+        )
+
+    def check_student(self, student: Tower, config: Config) -> None:
+        """Compare a student with the saved one, in all but its weights, which come from the checkpoint.
+
+        Raises:
+            AcedError: it is of another architecture, sees other pixels or other tokens; or a key that for most
+                students changes the rounding alone changes more for this one.
+        """
+        if self.student:
+            before = _described(self.student["model_cfg"], self.student["preprocess_cfg"])
+            now = _described(student.config, student.preprocess)
+            for name in sorted(before.keys() | now.keys()):
+                if before.get(name) != now.get(name):
+                    raise AcedError(
+                        f"{self.where} cannot be gone on from: the student is another one: {name} was "
+                        f"{before.get(name)!r} and is now {now.get(name)!r}; student.model={self.where / 'model'} is "
+                        "the one that it had, or choose another run.out for a new run."
+                    )
+        self.check({TOKENIZER: tokenizer_mark(student)})
+        for change in self.changes(config) if self.facts else ():
+            if change.rule is ROUNDING and (layer := uneven_layer(student, change.key)):
+                raise AcedError(
+                    f"{self.where} is of another configuration: {change.key} was {change.before!r} and is now "
+                    f"{change.now!r}, which changes more than the last bits for a student with {layer}; set it back, "
+                    "or choose another run.out for a new run."
+                )
+
+    def rounding(self, config: Config) -> list[Change]:
+        """The changed keys that alter the last bits; device and threads are compared by what they came to."""
+        told = ("run.device", "run.threads")
+        return [one for one in self.changes(config) if one.rule is ROUNDING and one.key not in told]
+
+    def other_caches(self, providers: Sequence[Provider | None]) -> list[str]:
+        """The models, by name, whose cached embeddings are not byte by byte those that the run had."""
+        before: Mapping[str, str] = self.facts.get("caches", {})
+        return [
+            one.store.info.tower
+            for one in dict.fromkeys(providers)
+            if isinstance(one, Cached) and before.get(one.fingerprint, (now := cache_mark(one))) != now
+        ]
+
+
+def data_marks(source: Source) -> dict[str, str]:
+    """Marks of the samples and their order; where the entries of `data.shards` are weighted, of these too."""
+    # Marks of tars, where there are some: unlike the fingerprint they are the same for a copy.
+    parts = getattr(source, "parts", {}) or source.fingerprint
+    marks = {DATA: _hash(parts)}
+    entries = getattr(source, "mixture", ())
+    return marks | ({ENTRIES: _hash(entries)} if entries else {})
+
+
+def model_marks(reference: str | None, teachers: Sequence[str]) -> dict[str, str]:
+    """Marks of the frozen models, from their fingerprints."""
+    marks = {REFERENCE: reference} if reference is not None else {}
+    return marks | {f"teacher {number}": mark for number, mark in enumerate(teachers, 1)}
+
+
+def tokenizer_mark(student: Tower) -> str:
+    """A mark of what makes tokens of the student's captions."""
+    return _hash([tokenizer_identity(student.tokenizer), student.context_length])
+
+
+def cache_mark(provider: Cached) -> str:
+    """A mark of every byte of a model's cached embeddings, but not of when and how fast they were made."""
+    return _hash([sidecar.info.sha256 for sidecar in provider.store.sidecars])
+
+
+def short(value: Any) -> str:
+    """A value as it is printed: the first of many paths tell enough."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _today(section: str, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved section with `data.decoding` where it has what came before it; the default is not what that did."""
+    if section == "data" and "scaled_decoding" in saved and "decoding" not in saved:
+        return {**saved, "decoding": "scaled" if saved["scaled_decoding"] else "exact"}
+    return dict(saved)
+
+
+def _described(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """What a student's configs decide besides its initial weights, by dotted name; defaults filled in."""
+    open_clip = import_open_clip()
+    content: list[dict[str, Any]] = json.loads(json.dumps([dict(config), dict(preprocess)]))
+    model, seen = content
+    defaults = {"vision_cfg": open_clip.CLIPVisionCfg(), "text_cfg": open_clip.CLIPTextCfg()}
+    found: dict[str, Any] = {"init_logit_bias": model.pop("init_logit_bias", None) is not None}
+    model.pop("init_logit_scale", None)
+    for section, value in model.items():
+        if isinstance(value, dict):
+            whole = json.loads(json.dumps(asdict(defaults[section]))) if section in defaults else {}
+            found |= {f"{section}.{key}": own for key, own in (whole | value).items()}
+        elif value:  # switches that are off, and those left out, are the same
+            found[section] = value
+    # Where a text tower's folder lies, and that weights are not to be fetched.
+    moved = ("hf_tokenizer_name", "hf_model_name", "hf_model_pretrained", "timm_model_pretrained")
+    found = {name: value for name, value in found.items() if name.partition(".")[2] not in moved}
+    return found | {f"preprocess_cfg.{key}": seen.get(key) for key in _SEEN}
