@@ -26,9 +26,12 @@ from aced.towers import Tower, save_tower
 from aced.train.feed import Faults
 from aced.train.sharding import part_like, whole
 from aced.train.step import Trainer
+from aced.train.student import check_student
 from aced.train.watch import Metrics
 
 _FORMAT = 1
+ARCHITECTURE = "the architecture of "
+"""Before a frozen model's mark: what it computes beyond its weights. Older checkpoints do not have it."""
 # Keys that a resumed run may change: they change nothing in what it computes, or (threads, device) only the rounding,
 # which is told; a run that stopped at too many faults goes on with another limit.
 _FREE = {
@@ -126,6 +129,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
     with _reading(path):
         check_same(facts["config"], config, path)
         _check_marks(facts["marks"], trainer, path)
+        check_student(path, trainer.student)
         tensors = load_file(path / "train.safetensors")
         trainer.replica.load(load_file(path / "model" / "model.safetensors"))
         trainer.replica.scaler.load_state_dict(facts.get("scaler", {}))
@@ -170,6 +174,8 @@ def _today(data: dict[str, Any]) -> dict[str, Any]:
 
 def _check_marks(saved: dict[str, str], trainer: Trainer, path: Path) -> None:
     for what, mark in trainer.marks.items():
+        if what.startswith(ARCHITECTURE) and what not in saved:
+            continue
         if saved.get(what) != mark:
             raise AcedError(
                 f"{path} cannot be gone on from: {what} changed since it was written; put back what was there, or "

@@ -24,16 +24,16 @@ from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
-from aced.towers import Tower, load_tower, save_tower
+from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
-from aced.train.checkpoint import check_same, drop_older, latest_checkpoint, load_checkpoint
+from aced.train.checkpoint import ARCHITECTURE, check_same, drop_older, latest_checkpoint, load_checkpoint
 from aced.train.columns import Columns
 from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run, locked, read_config, remove_leftovers
-from aced.train.inputs import Inputs, device_of
+from aced.train.inputs import Inputs
 from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
@@ -42,6 +42,7 @@ from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
 from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
+from aced.train.student import make_student as make_student  # where a run is put together by hand, it begins here
 from aced.train.trackers.group import tracking
 from aced.train.watch import Metrics, trim_lines
 
@@ -56,12 +57,6 @@ class Fitted:
     faults: Faults
     clean_share: float | None
     folder: Path
-
-
-def make_student(config: Config) -> Tower:
-    """The student with its initial weights: seeded, or from a local checkpoint."""
-    section = config.student
-    return load_tower(section.model, section.checkpoint or None, device=device_of(config), seed=config.run.seed)
 
 
 def fit(
@@ -231,9 +226,14 @@ def _marks(inputs: Inputs) -> dict[str, str]:
     # Marks of tars, where there are some: unlike the fingerprint they are the same for a copy.
     parts = getattr(inputs.source, "parts", {}) or inputs.source.fingerprint
     marks = {"the data": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
+    frozen = {f"teacher {i}": teacher for i, teacher in enumerate(inputs.teachers, 1)}
     if inputs.reference is not None:
-        marks["the reference"] = inputs.reference.fingerprint
-    return marks | {f"teacher {i}": teacher.fingerprint for i, teacher in enumerate(inputs.teachers, 1)}
+        frozen = {"the reference": inputs.reference} | frozen
+    for name, provider in frozen.items():
+        marks[name] = provider.fingerprint
+        if provider.architecture:
+            marks[f"{ARCHITECTURE}{name}"] = provider.architecture
+    return marks
 
 
 def _write_gallery(

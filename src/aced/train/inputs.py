@@ -17,7 +17,7 @@ from aced.devices import find_device
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.progress import Bars
-from aced.towers import Tower, load_tower
+from aced.towers import Tower, find_weights, load_tower
 from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.distributed import local_device
 from aced.train.feed import make_order
@@ -63,6 +63,9 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
         towers["reference"] = load_frozen("reference", config)
     if method.distill and config.teacher.model:
         towers["teacher"] = load_frozen("teacher", config)
+    for tower in towers.values():
+        for note in tower.notes:
+            bars.say(note)
     pool = make_source(config, bars)
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
@@ -162,22 +165,14 @@ def load_frozen(name: str, config: Config) -> Tower:
         AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
     """
     section = frozen_section(name, config)
-    tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
-    if not has_weights(section.model, section.checkpoint):
+    if find_weights(section.model, section.checkpoint) is None:
         raise AcedError(
             f"{name}.model = '{section.model}' has no trained weights: give a local file as {name}.checkpoint, or name "
             "the `model` folder of a run."
         )
+    tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
     tower.requires_grad_(False)
     return tower.eval()
-
-
-def has_weights(model: str, checkpoint: str) -> bool:
-    """Whether a model comes with trained weights: a checkpoint, or a folder that holds some."""
-    folder = Path(model)
-    return bool(checkpoint) or (
-        folder.is_dir() and any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir())
-    )
 
 
 def make_cached(

@@ -25,9 +25,10 @@ from aced.train.checkpoint import latest_checkpoint, read_facts
 from aced.train.distributed import World, open_world
 from aced.train.ending import ending_together
 from aced.train.feed import Faults
-from aced.train.fit import Fitted, environment, fit, make_student, row_of
+from aced.train.fit import Fitted, environment, fit, row_of
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, is_run
 from aced.train.inputs import device_of, make_inputs
+from aced.train.student import make_student
 from aced.train.trackers.group import check_trackers
 
 
@@ -53,8 +54,10 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
         check_trackers(config.run.trackers)
     world.meet()
     _set_up(config, console, world, device.type, resume=resume)
-    student = make_student(config)
+    student = make_student(config, latest_checkpoint(folder / CHECKPOINTS) if resume else None)
     with Bars(console) as bars:
+        for note in student.notes:
+            bars.say(note)
         inputs = world.in_turn(lambda: make_inputs(config, student, bars))
         fitted = fit(config, inputs, student, bars, resume=resume, world=world)
     if not world.first:
