@@ -69,6 +69,7 @@ class Table:
     width: int = WIDTH
     views: tuple[View, ...] = ()
     fingerprint: str = "table"
+    architecture: str = ""
     sides: Tensor = field(init=False)
 
     def __post_init__(self) -> None:

@@ -78,12 +78,21 @@ class WordTower:
     view = View(8)
     width = 8
 
-    def __init__(self, weights: str = "weights", preprocessing: str = "pixels", tokenizer: str = "words") -> None:
+    def __init__(
+        self,
+        weights: str = "weights",
+        preprocessing: str = "pixels",
+        tokenizer: str = "words",
+        architecture: str = "plain",
+    ) -> None:
         self.marks = {"weights": weights, "preprocessing": preprocessing, "tokenizer": tokenizer}
+        self.architecture = architecture
         self.calls = 0
 
     def identity(self) -> dict[str, str]:
-        return self.marks | {"tower": "-".join(self.marks.values())}
+        contents = "-".join(self.marks.values())
+        own = {"architecture": self.architecture, "contents": contents, "tower": f"{contents}-{self.architecture}"}
+        return self.marks | own
 
     def scale_and_bias(self) -> tuple[torch.Tensor, float]:
         return torch.tensor(12.5), -4.0

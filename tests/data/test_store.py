@@ -154,6 +154,7 @@ def test_an_interrupted_build_keeps_whole_tars_and_goes_on(tmp_path: Path) -> No
         (WordTower(weights="new"), "of other weights than"),
         (WordTower(preprocessing="new"), "of another preprocessing than"),
         (WordTower(tokenizer="new"), "of another tokenizer than"),
+        (WordTower(architecture="new"), "of another architecture than"),
         (WordTower(weights="new", tokenizer="new"), "of other weights and another tokenizer than"),
     ],
 )
@@ -168,6 +169,25 @@ def test_it_refuses_what_another_tower_made_and_says_in_what_it_differs(
         args = (tmp_path, tars(), by, EXACT) if build is build_store else (tmp_path, by, tars(), EXACT)
         with pytest.raises(AcedError, match=f"{words} this model's .it was made by words-8.: name that model, or"):
             build(*args)  # type: ignore[arg-type]
+
+
+class OldTower(WordTower):
+    """Side-cars of before the architecture was noted."""
+
+    def identity(self) -> dict[str, str]:
+        return self.marks | {"tower": "-".join(self.marks.values())}
+
+
+def test_side_cars_without_an_architecture_are_used_once_they_are_renamed(tmp_path: Path) -> None:
+    old = build_store(tmp_path, tars(), OldTower(), EXACT)
+    new = WordTower().identity()
+    with pytest.raises(AcedError, match=rf"{old.folder} was made before .*rename that folder to {new['tower']}"):
+        open_store(tmp_path, new, tars(), EXACT)
+    old.folder.rename(old.folder.parent / new["tower"])
+    store = open_store(tmp_path, new, tars(), EXACT)
+    assert torch.equal(store.lookup(torch.tensor([0])).text, expected([KEYS[0]]).text)
+    with pytest.raises(AcedError, match="of other weights"):
+        open_store(tmp_path, WordTower(weights="new").identity() | {"tower": new["tower"]}, tars(), EXACT)
 
 
 def test_it_refuses_a_tar_that_changed_under_the_same_keys(tmp_path: Path, store: Store) -> None:

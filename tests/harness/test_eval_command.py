@@ -21,7 +21,7 @@ from task_fakes import WORDS, array, noise, picture, prompts, write_golden, writ
 from aced.data.images import decode_image
 from aced.evaluate import scoring
 from aced.harness.models import open_model
-from aced.towers import Tower
+from aced.towers import Tower, load_tower
 
 LARGEST = 1e-6
 GOLDEN = Path(__file__).parents[1] / "evaluate" / "clip_benchmark.json"
@@ -52,6 +52,63 @@ def test_the_same_figures_as_clip_benchmark(
     for task in golden:
         for metric, value in theirs[task].items():
             assert ours[task]["metrics"][metric] == pytest.approx(value, abs=LARGEST), f"{task} {metric}"
+
+
+def test_a_corrected_config_is_another_model(
+    cli: Cli, tiny: tuple[Path, Path], golden: dict[str, Path], tmp_path: Path
+) -> None:
+    config, weights = tiny
+    right = json.loads(config.read_text())
+    wrong = {**right, "vision_cfg": {**right["vision_cfg"], "pool_type": "avg"}}
+    (tmp_path / "m.json").write_text(json.dumps(wrong))
+    words = ["eval", tmp_path / "m.json", "--checkpoint", weights, "--data", golden["single"], "--out"]
+    assert cli(*words, tmp_path / "o").status == 0
+    (tmp_path / "m.json").write_text(json.dumps(right))
+    refused = cli(*words, tmp_path / "o")
+    assert refused.status == 2
+    assert "another model" in refused.err
+    assert cli(*words, tmp_path / "fresh").status == 0
+    before, after = (read(tmp_path / name) for name in ("o", "fresh"))
+    assert before["fingerprint"] != after["fingerprint"]
+    theirs = json.loads(GOLDEN.read_text())["single"]
+    for metric, value in theirs.items():
+        assert after["tasks"]["single"]["metrics"][metric] == pytest.approx(value, abs=LARGEST)
+
+
+def test_what_was_chosen_of_a_checkpoint_is_printed(
+    cli: Cli, tiny: tuple[Path, Path], golden: dict[str, Path], tmp_path: Path
+) -> None:
+    config, weights = tiny
+    state = dict(load_tower(config, checkpoint=weights).model.state_dict())
+    torch.save({"state_dict": state, "state_dict_ema": {k: v / 2 for k, v in state.items()}}, tmp_path / "both.pt")
+    ended = cli(
+        "eval", config, "--checkpoint", tmp_path / "both.pt", "--data", golden["single"], "--out", tmp_path / "o"
+    )
+    assert ended.status == 0
+    assert "'state_dict' is taken, and not 'state_dict_ema'" in ended.out
+
+
+def test_a_hub_folder_without_weights_is_refused(cli: Cli, tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": json.loads(tiny[0].read_text())}))
+    for name, words in (("training_args.bin", "without trained weights"), ("epoch_1.pt", "epoch_1.pt")):
+        (tmp_path / name).write_bytes(b"x" * 100)
+        refused = cli("eval", tmp_path, "--data", "scenes", "--out", tmp_path / "o")
+        assert refused.status == 2
+        assert words in refused.err
+    assert not (tmp_path / "o").exists()
+
+
+def test_results_of_an_older_version_want_another_folder(
+    cli: Cli, trained: dict[str, Path], golden: dict[str, Path], tmp_path: Path
+) -> None:
+    words = ["eval", trained["peer"], "--data", golden["single"], "--out", tmp_path]
+    assert cli(*words).status == 0
+    content = read(tmp_path) | {"fingerprint": load_tower(trained["peer"]).identity()["contents"]}
+    (tmp_path / "eval.json").write_text(json.dumps(content))
+    refused = cli(*words)
+    assert refused.status == 2
+    assert "architecture" in refused.err
+    assert "--out" in refused.err
 
 
 @pytest.mark.parametrize("task", ["mnist", "tf_flowers"])

@@ -218,7 +218,7 @@ def test_a_run_before_its_first_checkpoint_may_move_too(place: Path, go: Go) -> 
 def test_a_checkpoint_of_an_older_version_goes_on(place: Path, go: Go) -> None:
     path = place / "run/checkpoints/step-00000002/train.json"
     facts = json.loads(path.read_text())
-    del facts["caches"], facts["marks"]["the student's tokenizer"]
+    del facts["caches"], facts["marks"]["the architecture of the reference"]
     assert sorted(facts["marks"]) == ["the data", "the reference"]
     path.write_text(json.dumps(facts))
     (place / "pool").rename(place / "moved")
@@ -354,7 +354,7 @@ def test_every_key_is_refused_or_allowed_as_it_says(key: str) -> None:
     section, name = key.split(".")
     saved = config.model_dump(mode="json")
     saved[section][name] = ["other"] if isinstance(saved[section][name], list) else "other"
-    earlier = Earlier(Path("there"), saved, {"the data": "x"}, {}, {})
+    earlier = Earlier(Path("there"), saved, {"the data": "x"}, {})
     allowed = rule in (Resume.FREE, Resume.ROUNDING, Resume.MODEL)  # a place must not be left out
     if allowed:
         assert [change.key for change in earlier.allowed(config)] == [key]
@@ -425,12 +425,12 @@ def test_a_student_that_draws_while_it_trains_keeps_how_it_is_computed(
     saved = Config.model_validate({"method": {"name": "iid"}})
     section, _, name = key.partition("__")
     config = Config.model_validate({"method": {"name": "iid"}, section: {name: value}})
-    earlier = Earlier(Path("there"), saved.model_dump(mode="json"), {}, {}, {"step": 2})
+    earlier = Earlier(Path("there"), saved.model_dump(mode="json"), {}, {"step": 2})
     if said:
         with pytest.raises(Exception, match=f"{section}.{name} was .*{said}"):
-            earlier.check_student(student, config)
+            earlier.check_rounding(student, config)
     else:
-        earlier.check_student(student, config)
+        earlier.check_rounding(student, config)
 
 
 def test_a_cache_of_other_bytes_is_said(place: Path, go: Go) -> None:

@@ -42,7 +42,7 @@ class EmbeddingTower(Protocol):
         ...
 
     def identity(self) -> dict[str, str]:
-        """Hashes of weights, preprocessing and tokenizer, and of all three as `tower`."""
+        """Hashes of weights, preprocessing, tokenizer and architecture, and of all four as `tower`."""
         ...
 
     def scale_and_bias(self) -> tuple[Scalar, Scalar]:

@@ -28,7 +28,12 @@ from aced.errors import AcedError
 VERSION = 2
 _METADATA_BYTES = 8192
 _FORMAT = "aced side-car"
-IDENTITY = {"weights": "other weights", "preprocessing": "another preprocessing", "tokenizer": "another tokenizer"}
+IDENTITY = {
+    "weights": "other weights",
+    "preprocessing": "another preprocessing",
+    "tokenizer": "another tokenizer",
+    "architecture": "another architecture",
+}
 """What a model is made of, each with the words for a model that differs in it."""
 
 
@@ -87,7 +92,8 @@ class SideCarInfo:
     Attributes:
         version: of this format.
         tower: name of the model.
-        identity: hashes of its `weights`, `preprocessing` and `tokenizer`, and of all as `tower`.
+        identity: hashes of its `weights`, `preprocessing`, `tokenizer` and `architecture`, and of all as `tower`;
+            before the architecture was noted, of the first three.
         part, mark: name and mark of the tar.
         n, d, views, dtype: shape and type of the embeddings.
         scale, bias: logit scale and bias of the model.
@@ -312,8 +318,10 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
 _AGAIN = "delete the file and run 'aced embed' again, which makes only what is missing"
 
 
-def differences(made_by: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """In what two models' identities differ, in words; empty where they are one."""
+def differences(made_by: Mapping[str, str], wanted: Mapping[str, str | None]) -> str:
+    """In what two models' identities differ, in words; empty where they are one, as far as `made_by` says."""
+    if "architecture" not in made_by and "contents" in wanted:
+        wanted = {**wanted, "architecture": None, "tower": wanted["contents"]}
     found = [words for name, words in IDENTITY.items() if made_by.get(name) != wanted.get(name)]
     if not found and made_by.get("tower") != wanted.get("tower"):
         return "another model"
@@ -328,7 +336,12 @@ def why_missing(cache: Path | str, identity: Mapping[str, str], part: Part) -> s
             found = open_sidecar(other).info
         except AcedError:
             continue
-        return f"the one in {other.parent} is of {differences(found.identity, identity)} (it was made by {found.tower})"
+        if what := differences(found.identity, identity):
+            return f"the one in {other.parent} is of {what} (it was made by {found.tower})"
+        return (
+            f"the one in {other.parent} was made before the architecture was noted; if the config of {found.tower} is "
+            f"still what it was then, rename that folder to {own.parent.name}"
+        )
     named = re.compile(rf"{re.escape(_stem(part))}-[0-9a-f]{{12}}\.safetensors")
     others = [other for other in sorted(own.parent.glob("*.safetensors")) if named.fullmatch(other.name)]
     for other in others:

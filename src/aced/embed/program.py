@@ -24,8 +24,8 @@ from aced.embed.spread import Share, own_share, with_ray
 from aced.errors import AcedError
 from aced.progress import Bars, Tick
 from aced.threads import set_threads
-from aced.towers import load_tower
-from aced.train.inputs import device_of, has_weights
+from aced.towers import find_weights
+from aced.train.inputs import device_of
 
 _GROUP = 16
 """Tars that are open at a time: their indexes are in memory, and one reader serves them all."""
@@ -59,6 +59,8 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     # One process draws and speaks; what the others have to say would only be in its way.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
         embedder = Embedder(job)
+        for note in embedder.tower.notes:
+            bars.say(note)
         with bars.counting("Looking at the tars") as progress:
             tally, todo, missing = embedder.look(tars, progress)
         bars.say(_plan(embedder, tally, len(tars), missing, mine))
@@ -107,8 +109,7 @@ def _checked(job: Job, share: Share) -> Job:
     """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
-    if not has_weights(job.model, job.checkpoint):
-        load_tower(job.model)  # a name that there is not is told first
+    if find_weights(job.model, job.checkpoint) is None:
         raise AcedError(
             f"{job.model} has no trained weights: give a local file with --checkpoint, or name the `model` folder of a "
             "run."

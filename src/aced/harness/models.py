@@ -9,7 +9,7 @@ import torch
 from aced.devices import find_device
 from aced.errors import AcedError
 from aced.startup import uncollected
-from aced.towers import Tower, load_tower
+from aced.towers import Tower, find_weights, load_tower
 from aced.towers.compat import import_open_clip
 
 
@@ -24,22 +24,11 @@ def open_model(model: str, checkpoint: str, device: str) -> Tower:
     Raises:
         AcedError: there is no such model, it has no trained weights, or the device is not there.
     """
-    path = Path(model)
-    if (path / "model" / "tower.json").is_file():
-        model = str(path / "model")
-    elif path.is_dir() and (path / "config.toml").is_file():
-        raise AcedError(
-            f"The run {path} has no model yet: it writes one when it ends; go on with 'aced train ... --resume'."
-        )
-    elif not path.is_dir() and not checkpoint:
-        raise AcedError(f"{model} is a model without trained weights: give a local file with --checkpoint.")
     with uncollected():
         import_open_clip()
-    tower = load_tower(model, checkpoint or None, device=device_of(device), seed=0)
-    folder = Path(model)
-    if not checkpoint and not any(file.suffix in (".safetensors", ".bin", ".pt") for file in folder.iterdir()):
-        raise AcedError(f"{model} holds no trained weights: give a local file with --checkpoint.")
-    return tower.eval()
+    if find_weights(model, checkpoint) is None:
+        raise AcedError(f"{model} is a model without trained weights: give a local file with --checkpoint.")
+    return load_tower(model, checkpoint or None, device=device_of(device), seed=0).eval()
 
 
 def device_of(name: str) -> torch.device:

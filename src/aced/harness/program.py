@@ -106,8 +106,11 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
     tower = open_model(options.model, options.checkpoint, options.device)
-    setting = Setting(tower.name, options.checkpoint, tower.fingerprint(), options.prompts, options.precision)
-    evaluation = _continued(options.out, setting)
+    for note in tower.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    identity = tower.identity()
+    setting = Setting(tower.name, options.checkpoint, identity["tower"], options.prompts, options.precision)
+    evaluation = _continued(options.out, setting, identity["contents"])
     evaluation.failed |= refused
     kept = _run(jobs, tower, evaluation, options, console)
     if kept:
@@ -144,11 +147,16 @@ def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
     return jobs, refused
 
 
-def _continued(out: Path, setting: Setting) -> Evaluation:
-    """The results that are there already."""
+def _continued(out: Path, setting: Setting, contents: str) -> Evaluation:
+    """The results that are there already; `contents` is what older versions took for the model's fingerprint."""
     if not (out / FILE).is_file():
         return Evaluation(setting)
     before = read_evaluation(out / FILE)
+    if before.setting.fingerprint == contents:
+        raise AcedError(
+            f"{out} holds results of these weights by an older version of aced, which did not note the model's "
+            "architecture; choose another folder with --out."
+        )
     for key, what in (("fingerprint", "another model"), ("prompts", "other prompts"), ("precision", "other precision")):
         if getattr(before.setting, key) != getattr(setting, key):
             raise AcedError(

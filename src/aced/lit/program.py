@@ -28,7 +28,7 @@ from aced.lit.words import Vocabulary
 from aced.progress import Bars
 from aced.report.gallery import picture_url
 from aced.report.lit import write_lit_report
-from aced.towers import Tower, load_tower
+from aced.towers import Tower, find_weights, load_tower
 
 GALLERY = 12
 """Pictures of each test set in the gallery."""
@@ -83,6 +83,8 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
     if options.split not in ("test", "validation"):
         raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
     model = find_model(run, options.checkpoint)
+    if find_weights(model, options.checkpoint) is None:
+        raise AcedError(f"{model} holds no trained weights: give a local file with --checkpoint.")
     home = Path(run) if Path(run).is_dir() else Path(".")
     out = out or home / "lit"
     _check_out(out)
@@ -92,6 +94,8 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
     tower.eval()
     seconds: dict[str, float] = {}
     with Bars(console) as bars:
+        for note in tower.notes:
+            bars.say(note)
         found = load_data(
             data, where=options.where, index_dir=cache / "index", scenes=options.scenes, split=options.split, bars=bars
         )

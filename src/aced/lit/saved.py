@@ -55,7 +55,8 @@ def load_decoder(folder: Path, tower: Tower) -> tuple[TextDecoder, Vocabulary]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise AcedError(f"The decoder in {folder} cannot be read ({reason}): train it again with aced lit.") from None
-    if fingerprint != tower.fingerprint():
+    identity = tower.identity()
+    if fingerprint not in (identity["tower"], identity["contents"]):  # the second by older versions
         raise AcedError(
             f"The decoder in {folder} was trained on another encoder than '{tower.name}': its weights differ; give "
             f"that encoder ({facts['tower']}), or train a decoder on this one."

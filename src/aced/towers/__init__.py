@@ -3,6 +3,7 @@
 from aced.towers.compat import ensure_torchvision, import_open_clip
 from aced.towers.flops import Flops
 from aced.towers.loading import load_tower, save_tower
+from aced.towers.recipes import find_weights
 from aced.towers.tokenizers import WordTokenizer
 from aced.towers.tower import Tower
 
@@ -11,6 +12,7 @@ __all__ = [
     "Tower",
     "WordTokenizer",
     "ensure_torchvision",
+    "find_weights",
     "import_open_clip",
     "load_tower",
     "save_tower",

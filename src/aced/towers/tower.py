@@ -17,6 +17,7 @@ from aced.data.source import Candidates
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import text
+from aced.towers.architecture import architecture, computation, mark_of
 from aced.towers.coarse import PartlyCoarse
 from aced.towers.flops import Flops, count_image, count_text
 from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
@@ -40,11 +41,15 @@ class Tower(nn.Module):
         context_length: longest text in tokens.
         width: d, the dimension of the embeddings.
         partly: how training images are seen that `Candidates.coarse` marks; None: as all others.
+        text_model: the `config.json` of a Hugging Face text tower; None for open_clip's own.
+        notes: sentences about where the model came from that a user should read.
     """
 
     mean: Tensor
     std: Tensor
     partly: PartlyCoarse | None = None
+    text_model: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -193,27 +198,37 @@ class Tower(nn.Module):
     # -- facts -----------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with any weight, the preprocessing, the tokenizer or the text length.
+        """16 hex digits that change with weights, architecture, preprocessing, tokenizer and text length.
 
         Two towers of one fingerprint embed alike, whatever they are called.
         """
         return self.identity()["tower"]
 
     def identity(self) -> dict[str, str]:
-        """Hashes of `weights`, `preprocessing` and `tokenizer` (with the text length), and of all as `tower`."""
+        """Hashes of `weights`, `preprocessing`, `tokenizer` (with the text length) and `architecture`.
+
+        And of all four as `tower`, and of the first three as `contents`, which is what `tower` was before the
+        architecture counted: what was written then is still compared by it.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             tensor = tensor.detach().to("cpu").contiguous()
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
         marks = {"weights": digest.hexdigest()[:16]}
-        for part, words in {
-            "preprocessing": repr((self.view, self.mean.tolist(), self.std.tolist())),
-            "tokenizer": f"{tokenizer_identity(self.tokenizer)}:{self.context_length}",
-        }.items():
+        for part, words in self._parts_in_words().items():
             digest.update(words.encode())
             marks[part] = hashlib.sha256(words.encode()).hexdigest()[:16]
+        marks["contents"] = digest.hexdigest()[:16]
+        marks["architecture"] = mark_of(computation(architecture(self.config, self.text_model)))
+        digest.update(marks["architecture"].encode())
         return marks | {"tower": digest.hexdigest()[:16]}
+
+    def _parts_in_words(self) -> dict[str, str]:
+        return {
+            "preprocessing": repr((self.view, self.mean.tolist(), self.std.tolist())),
+            "tokenizer": f"{tokenizer_identity(self.tokenizer)}:{self.context_length}",
+        }
 
     def flops(self, text_length: int, image_size: int | None = None) -> Flops:
         """FLOPs of one forward pass per sample (a multiply-add counts as 2); backward costs twice that.

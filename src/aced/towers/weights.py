@@ -1,107 +1,137 @@
-"""Local checkpoints into open_clip models: read safely, renamed as open_clip does, misfits told."""
+"""Local checkpoints into open_clip models: renamed as open_clip does, misfits told."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aced.errors import AcedError
+from aced.towers.checkpoints import read_checkpoint
 from aced.towers.compat import import_open_clip
+from aced.towers.statedicts import pick_state
 
-_PREFIXES = ("module.", "_orig_mod.")
 _SHOWN = 3
+OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
+"""Three numbers that OpenAI's files hold beside the weights."""
+# Left by `torch.optim.swa_utils.AveragedModel`, and by transformers before 4.31.
+_NO_WEIGHTS = (*OPENAI_KEYS, "n_averaged", "text.transformer.embeddings.position_ids")
+_TRANSFORMERS = re.compile(r"(^|\.)(text_model|vision_model|visual_projection)\.")
+_POSITIONS = re.compile(r"(^|\.)(positional_embedding|pos_embed)$")
 
 
-def load_weights(model: nn.Module, path: Path, name: str) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """What was found in a checkpoint besides the weights.
+
+    Attributes:
+        notes: sentences that a user should read.
+        bias: a logit bias that the file had and the model had no place for; it has one now.
+        openai: whether OpenAI's own keys were in it.
+    """
+
+    notes: tuple[str, ...] = ()
+    bias: float | None = None
+    openai: bool = False
+
+
+def load_weights(model: nn.Module, path: Path, name: str) -> Loaded:
     """Load a checkpoint into an open_clip model; every weight must be there and have the right shape.
+
+    A model without a logit bias gets the one that the file has.
 
     Args:
         model: the open_clip model.
-        path: .safetensors, or a file of `torch.save` with a state dict or `{"state_dict": ..}`. Pickled
-            objects other than tensors and plain values are refused.
+        path: see `read_checkpoint`; the state dict in it may lie in wrappers and have their prefixes.
         name: the model, for the error messages.
 
     Raises:
         AcedError: the file is missing or unreadable, or its weights do not fit; the sentence names the first
             ones.
     """
-    state = _renamed(model, read_state(path))
+    state, notes = pick_state(read_checkpoint(path), set(model.state_dict()), path)
+    if any(_TRANSFORMERS.search(key) for key in state):
+        raise AcedError(
+            f"{path}: its weights are in the layout of Hugging Face's transformers (text_model., vision_model.); take "
+            "the open_clip file of the same model (open_clip_model.safetensors or open_clip_pytorch_model.bin)."
+        )
+    openai = all(key in state for key in OPENAI_KEYS)
+    bias = _take_bias(model, state)
+    state = _renamed(model, state)
+    if "logit_bias" not in state and getattr(model, "logit_bias", None) is not None and "logit_scale" in state:
+        state["logit_bias"] = torch.zeros_like(state["logit_scale"])
+        notes.append(f"{path}: it has no logit_bias, so that the one of '{name}' starts at 0, as in open_clip.")
+    if faults := _misfits(model.state_dict(), state):
+        more = f", and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise AcedError(
+            f"The weights in {path} do not fit the model '{name}': {'; '.join(faults[:_SHOWN])}{more}; "
+            f"{_remedy(path, model.state_dict(), state)}."
+        )
+    model.load_state_dict(state, strict=True)
+    return Loaded(tuple(notes), bias, openai)
+
+
+def _take_bias(model: nn.Module, state: dict[str, Tensor]) -> float | None:
+    """Give a model without a logit bias the one of a state dict; the value, where it did."""
+    bias = state.get("logit_bias")
+    if bias is None or bias.numel() != 1 or getattr(model, "logit_bias", bias) is not None:
+        return None
+    value = float(bias)
+    scale: Tensor = model.logit_scale  # type: ignore[assignment]
+    model.logit_bias = nn.Parameter(torch.full_like(scale, value))
+    return value
+
+
+def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What open_clip's own loader does to old and foreign files, but for its silent resizing of positions."""
+    open_clip = import_open_clip()
     own = model.state_dict()
+    state = {key: value for key, value in state.items() if key in own or key not in _NO_WEIGHTS}
+    state = open_clip.factory.convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = open_clip.factory.convert_to_custom_text_state_dict(state)
+    for key in ("logit_scale", "logit_bias"):
+        if key in own and key in state and state[key].numel() == own[key].numel():
+            state[key] = state[key].reshape(own[key].shape)
+    return dict(state)
+
+
+def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """What keeps a state dict from fitting, one clause each."""
     faults = [
         f"{key} is {_shape(state[key])} in the file and {_shape(own[key])} in the model"
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
     faults += [f"{key} is missing in the file" for key in own if key not in state]
-    faults += [f"the model has no {key}" for key in state if key not in own]
-    if faults:
-        more = f", and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise AcedError(
-            f"The weights in {path} do not fit the model '{name}': {'; '.join(faults[:_SHOWN])}{more}; "
-            "give the checkpoint of this very architecture."
-        )
-    model.load_state_dict(state, strict=True)
+    return faults + [f"the model has no {key}" for key in state if key not in own]
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a local file, prefixes of wrappers (`module.`) removed.
-
-    Raises:
-        AcedError: no such file, a damaged file, or a pickle with more than tensors and plain values in it.
-    """
-    if not path.is_file():
-        raise AcedError(f"There is no checkpoint {path}; nothing is downloaded, so give the path of a local file.")
-    try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except pickle.UnpicklingError:
-        raise AcedError(
-            f"{path}: not a plain file of tensors (only `weights_only` files are opened, because others can "
-            "run code); convert it to .safetensors."
-        ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AcedError(f"{path}: the checkpoint cannot be read: {reason}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise AcedError(f"{path}: neither a state dict nor a file with a 'state_dict' in it.")
-    strays = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if strays:
-        raise AcedError(f"{path}: '{strays[0]}' is not a tensor; give a file that holds a model's state dict only.")
-    return {_bare(str(key)): value for key, value in content.items()}
+def _remedy(path: Path, own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """What to do about weights that do not fit."""
+    part = re.search(r"-(\d+)-of-(\d+)\.\w+$", path.name)
+    if part:
+        return f"it is file {int(part[1])} of {int(part[2])}: give the index of all of them (.index.json)"
+    other = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if own.keys() == state.keys() and other and all(_POSITIONS.search(key) for key in other):
+        hints = [hint for key in other if (hint := _size_hint(key, own, state))]
+        return "; ".join(hints) or "they are of another image size or text length: set image_size or context_length"
+    return "give the checkpoint of this very architecture"
 
 
-def _bare(key: str) -> str:
-    while key.startswith(_PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
-
-
-def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What open_clip's own loader does to old and foreign files, but for its silent resizing of positions."""
-    open_clip = import_open_clip()
-    state = open_clip.factory.convert_state_dict(model, state)
-    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
-        state = open_clip.factory.convert_to_custom_text_state_dict(state)
-    for key in ("logit_scale", "logit_bias"):
-        own = getattr(model, key, None)
-        if own is not None and key in state and state[key].numel() == own.numel():
-            state[key] = state[key].reshape(own.shape)
-    if getattr(model, "logit_bias", None) is not None and "logit_bias" not in state and "logit_scale" in state:
-        state["logit_bias"] = torch.zeros_like(state["logit_scale"])
-    state.pop("text.transformer.embeddings.position_ids", None)
-    return dict(state)
+def _size_hint(key: str, own: dict[str, Tensor], state: dict[str, Tensor]) -> str | None:
+    """The key of the config that a position embedding of another length asks for."""
+    if not key.startswith("visual."):
+        return f"set text_cfg.context_length to {state[key].shape[-2]} in a JSON config"
+    patch = own.get("visual.conv1.weight")
+    side = math.isqrt(state[key].shape[-2] - 1)
+    if patch is None or side**2 + 1 != state[key].shape[-2]:
+        return None
+    return f"they are of another image size: set vision_cfg.image_size to {side * patch.shape[-1]} in a JSON config"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -23,13 +23,13 @@ from aced.data.atomic import folder_atomic, remove_whole, save_tensors_atomic, s
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.towers import Tower, save_tower
-from aced.towers.loading import TOWER_FILE
 from aced.train.feed import Faults
 from aced.train.folder import CHECKPOINTS, is_run, read_config
 from aced.train.providers import Cached, Provider
 from aced.train.resuming import Earlier, cache_mark
 from aced.train.sharding import part_like, whole
 from aced.train.step import Trainer
+from aced.train.student import check_student
 from aced.train.watch import Metrics
 
 _FORMAT = 1
@@ -107,7 +107,8 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
     facts = earlier.facts
     with _reading(path):
         earlier.allowed(config)
-        earlier.check_student(trainer.student, config)
+        earlier.check_rounding(trainer.student, config)
+        check_student(path, trainer.student)
         earlier.check_all(trainer.marks)
         tensors = load_file(path / "train.safetensors")
         trainer.replica.load(load_file(path / "model" / "model.safetensors"))
@@ -133,15 +134,13 @@ def earlier_run(folder: Path) -> Earlier | None:
     """
     if (path := latest_checkpoint(folder / CHECKPOINTS)) is not None:
         return _earlier(path)
-    return Earlier(folder, read_config(folder), {}, {}, {}) if is_run(folder) else None
+    return Earlier(folder, read_config(folder), {}, {}) if is_run(folder) else None
 
 
 def _earlier(path: Path) -> Earlier:
     facts = read_facts(path)
     with _reading(path):
-        student = json.loads((path / "model" / TOWER_FILE).read_bytes())
-        described = {key: student[key] for key in ("model_cfg", "preprocess_cfg")}
-        return Earlier(path, facts["config"], facts["marks"], described, facts)
+        return Earlier(path, facts["config"], facts["marks"], facts)
 
 
 @contextlib.contextmanager

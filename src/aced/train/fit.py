@@ -22,7 +22,7 @@ from aced.evaluate.tasks import TaskResult, as_json
 from aced.evaluate.zeroshot import average, evaluate
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
-from aced.towers import Tower, load_tower, save_tower
+from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.best import keep_best
@@ -31,16 +31,17 @@ from aced.train.columns import Columns
 from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers
-from aced.train.inputs import Inputs, device_of
+from aced.train.inputs import Inputs
 from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
 from aced.train.pace import Recent, Totals, pace_text
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
-from aced.train.resuming import TOKENIZER, data_marks, model_marks, tokenizer_mark
+from aced.train.resuming import data_marks, marks_of, model_marks
 from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
+from aced.train.student import make_student as make_student  # where a run is put together by hand, it begins here
 from aced.train.trackers.group import tracking
 from aced.train.watch import Metrics, trim_lines
 
@@ -55,12 +56,6 @@ class Fitted:
     faults: Faults
     clean_share: float | None
     folder: Path
-
-
-def make_student(config: Config) -> Tower:
-    """The student with its initial weights: seeded, or from a local checkpoint."""
-    section = config.student
-    return load_tower(section.model, section.checkpoint or None, device=device_of(config), seed=config.run.seed)
 
 
 def fit(
@@ -201,7 +196,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
-        marks=_marks(inputs, student),
+        marks=_marks(inputs),
     )
 
 
@@ -225,11 +220,10 @@ def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults
     return faults
 
 
-def _marks(inputs: Inputs, student: Tower) -> dict[str, str]:
+def _marks(inputs: Inputs) -> dict[str, str]:
     """Hashes of what a run is made of and its config only names."""
-    reference = inputs.reference.fingerprint if inputs.reference is not None else None
-    models = model_marks(reference, [teacher.fingerprint for teacher in inputs.teachers])
-    return data_marks(inputs.source) | models | {TOKENIZER: tokenizer_mark(student)}
+    reference = marks_of(inputs.reference) if inputs.reference is not None else None
+    return data_marks(inputs.source) | model_marks(reference, [marks_of(teacher) for teacher in inputs.teachers])
 
 
 def _write_gallery(

@@ -18,12 +18,12 @@ from aced.devices import find_device
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.progress import Bars
-from aced.towers import Tower, load_tower
+from aced.towers import Tower, find_weights, load_tower
 from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.distributed import local_device
 from aced.train.feed import make_order
 from aced.train.providers import Cached, Live, Provider
-from aced.train.resuming import Earlier, data_marks, model_marks
+from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
 
 
 @dataclass
@@ -71,6 +71,9 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         towers["reference"] = load_frozen("reference", config)
     if method.distill and config.teacher.model:
         towers["teacher"] = load_frozen("teacher", config)
+    for tower in towers.values():
+        for note in tower.notes:
+            bars.say(note)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))
     pool = make_source(config, bars)
@@ -107,7 +110,8 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
 
 def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     """The marks of the frozen models, as soon as they are loaded."""
-    method, marks = config.row, {name: tower.fingerprint() for name, tower in towers.items()}
+    method, identities = config.row, {name: tower.identity() for name, tower in towers.items()}
+    marks = {name: ModelMarks(of["contents"], of["architecture"]) for name, of in identities.items()}
     teacher = marks.get("teacher", marks.get("reference"))
     reference = marks["reference"] if method.scores_reference else None
     return model_marks(reference, [teacher] if method.distill and teacher else [])
@@ -188,22 +192,14 @@ def load_frozen(name: str, config: Config) -> Tower:
         AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
     """
     section = frozen_section(name, config)
-    tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
-    if not has_weights(section.model, section.checkpoint):
+    if find_weights(section.model, section.checkpoint) is None:
         raise AcedError(
             f"{name}.model = '{section.model}' has no trained weights: give a local file as {name}.checkpoint, or name "
             "the `model` folder of a run."
         )
+    tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
     tower.requires_grad_(False)
     return tower.eval()
-
-
-def has_weights(model: str, checkpoint: str) -> bool:
-    """Whether a model comes with trained weights: a checkpoint, or a folder that holds some."""
-    folder = Path(model)
-    return bool(checkpoint) or (
-        folder.is_dir() and any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir())
-    )
 
 
 def make_cached(

@@ -25,10 +25,11 @@ from aced.train.checkpoint import earlier_run
 from aced.train.distributed import World, open_world
 from aced.train.ending import ending_together
 from aced.train.feed import Faults
-from aced.train.fit import Fitted, environment, fit, make_student, row_of
+from aced.train.fit import Fitted, environment, fit, row_of
 from aced.train.folder import BEST, check_folder
 from aced.train.inputs import device_of, make_inputs
 from aced.train.resuming import Earlier, short
+from aced.train.student import make_student
 from aced.train.trackers.group import check_trackers
 
 
@@ -59,10 +60,12 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
     _set_up(config, console, world, device.type, earlier, resume=resume)
     for line in changed:
         console.print(line, markup=False, highlight=False)
-    student = make_student(config)
+    student = make_student(config, earlier.where if earlier is not None and earlier.facts else None)
     if earlier is not None:
-        earlier.check_student(student, config)
+        earlier.check_rounding(student, config)
     with Bars(console) as bars:
+        for note in student.notes:
+            bars.say(note)
         inputs = world.in_turn(lambda: make_inputs(config, student, bars, earlier))
         fitted = fit(config, inputs, student, bars, resume=resume, world=world)
     if not world.first:

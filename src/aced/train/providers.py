@@ -25,11 +25,13 @@ class Provider(Protocol):
         width: d of the embeddings.
         views: what the candidates must have been read in; none for a cache.
         fingerprint: hash of the model's weights, preprocessing and tokenizer.
+        architecture: hash of what it computes beyond its weights; empty where a cache does not say.
     """
 
     width: int
     views: tuple[View, ...]
     fingerprint: str
+    architecture: str
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """`[B, d]` float32 on the training device, in the order of the candidates."""
@@ -47,7 +49,10 @@ class Cached:
         self.store, self.device, self.forward_flops = store, device, forward_flops
         self.width = store.info.d
         self.views: tuple[View, ...] = ()
-        self.fingerprint = store.info.identity["tower"]
+        identity = store.info.identity
+        # Side-cars of before the architecture was noted have one hash for the rest.
+        self.fingerprint = identity.get("contents", identity["tower"])
+        self.architecture = identity.get("architecture", "")
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """Look the candidates up by sample key."""
@@ -66,7 +71,8 @@ class Live:
         self.tower, self.micro_batch = tower, micro_batch
         self.width = tower.width
         self.views: tuple[View, ...] = (tower.view,)
-        self.fingerprint = tower.fingerprint()
+        identity = tower.identity()
+        self.fingerprint, self.architecture = identity["contents"], identity["architecture"]
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """Embed the candidates."""

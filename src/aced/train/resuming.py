@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +18,20 @@ from aced.data.source import Source
 from aced.errors import AcedError
 from aced.resume import PLACE, ROUNDING, Resume
 from aced.towers import Tower
-from aced.towers.compat import import_open_clip
 from aced.towers.options import uneven_layer
-from aced.towers.tokenizers import tokenizer_identity
 from aced.train.providers import Cached, Provider
 
-DATA, ENTRIES, REFERENCE, TOKENIZER = (
-    "the data",
-    "the number of samples of each entry of data.shards",
-    "the reference",
-    "the student's tokenizer",
-)
-_SEEN = ("size", "mean", "std", "interpolation", "resize_mode")
-"""What of a preprocessing config decides which pixels a model sees."""
+DATA, ENTRIES, REFERENCE = "the data", "the number of samples of each entry of data.shards", "the reference"
+
+
+class ModelMarks(NamedTuple):
+    """Hashes of a frozen model: of weights, preprocessing and tokenizer, and of what it computes beyond these.
+
+    The second is empty where a cache of an older version does not say.
+    """
+
+    contents: str
+    architecture: str
 
 
 class Change(NamedTuple):
@@ -50,14 +51,12 @@ class Earlier:
         where: the checkpoint, or the run's folder.
         config: the resolved config.
         marks: hashes of data and models by what they are of; an older version recorded fewer.
-        student: `model_cfg` and `preprocess_cfg` of the student, as `save_tower` wrote them.
         facts: what `train.json` says; empty without a checkpoint.
     """
 
     where: Path
     config: Mapping[str, Mapping[str, Any]]
     marks: Mapping[str, str]
-    student: Mapping[str, Any]
     facts: Mapping[str, Any]
 
     def changes(self, config: Config) -> Iterator[Change]:
@@ -119,24 +118,8 @@ class Earlier:
             "there, or choose another run.out for a new run."
         )
 
-    def check_student(self, student: Tower, config: Config) -> None:
-        """Compare a student with the saved one, in all but its weights, which come from the checkpoint.
-
-        Raises:
-            AcedError: it is of another architecture, sees other pixels or other tokens; or a key that for most
-                students changes the rounding alone changes more for this one.
-        """
-        if self.student:
-            before = _described(self.student["model_cfg"], self.student["preprocess_cfg"])
-            now = _described(student.config, student.preprocess)
-            for name in sorted(before.keys() | now.keys()):
-                if before.get(name) != now.get(name):
-                    raise AcedError(
-                        f"{self.where} cannot be gone on from: the student is another one: {name} was "
-                        f"{before.get(name)!r} and is now {now.get(name)!r}; student.model={self.where / 'model'} is "
-                        "the one that it had, or choose another run.out for a new run."
-                    )
-        self.check({TOKENIZER: tokenizer_mark(student)})
+    def check_rounding(self, student: Tower, config: Config) -> None:
+        """Raise an AcedError where a changed key that rounds otherwise for most students does more for this one."""
         for change in self.changes(config) if self.facts else ():
             if change.rule is ROUNDING and (layer := uneven_layer(student, change.key)):
                 raise AcedError(
@@ -169,15 +152,17 @@ def data_marks(source: Source) -> dict[str, str]:
     return marks | ({ENTRIES: _hash(entries)} if entries else {})
 
 
-def model_marks(reference: str | None, teachers: Sequence[str]) -> dict[str, str]:
-    """Marks of the frozen models, from their fingerprints."""
-    marks = {REFERENCE: reference} if reference is not None else {}
-    return marks | {f"teacher {number}": mark for number, mark in enumerate(teachers, 1)}
+def marks_of(provider: Provider) -> ModelMarks:
+    """The marks of a frozen model, live or cached."""
+    return ModelMarks(provider.fingerprint, provider.architecture)
 
 
-def tokenizer_mark(student: Tower) -> str:
-    """A mark of what makes tokens of the student's captions."""
-    return _hash([tokenizer_identity(student.tokenizer), student.context_length])
+def model_marks(reference: ModelMarks | None, teachers: Sequence[ModelMarks]) -> dict[str, str]:
+    """The frozen models' marks by what they are of."""
+    models = {REFERENCE: reference} if reference is not None else {}
+    models |= {f"teacher {number}": marks for number, marks in enumerate(teachers, 1)}
+    known = {f"the architecture of {name}": marks.architecture for name, marks in models.items() if marks.architecture}
+    return {name: marks.contents for name, marks in models.items()} | known
 
 
 def cache_mark(provider: Cached) -> str:
@@ -200,23 +185,3 @@ def _today(section: str, saved: Mapping[str, Any]) -> dict[str, Any]:
     if section == "data" and "scaled_decoding" in saved and "decoding" not in saved:
         return {**saved, "decoding": "scaled" if saved["scaled_decoding"] else "exact"}
     return dict(saved)
-
-
-def _described(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """What a student's configs decide besides its initial weights, by dotted name; defaults filled in."""
-    open_clip = import_open_clip()
-    content: list[dict[str, Any]] = json.loads(json.dumps([dict(config), dict(preprocess)]))
-    model, seen = content
-    defaults = {"vision_cfg": open_clip.CLIPVisionCfg(), "text_cfg": open_clip.CLIPTextCfg()}
-    found: dict[str, Any] = {"init_logit_bias": model.pop("init_logit_bias", None) is not None}
-    model.pop("init_logit_scale", None)
-    for section, value in model.items():
-        if isinstance(value, dict):
-            whole = json.loads(json.dumps(asdict(defaults[section]))) if section in defaults else {}
-            found |= {f"{section}.{key}": own for key, own in (whole | value).items()}
-        elif value:  # switches that are off, and those left out, are the same
-            found[section] = value
-    # Where a text tower's folder lies, and that weights are not to be fetched.
-    moved = ("hf_tokenizer_name", "hf_model_name", "hf_model_pretrained", "timm_model_pretrained")
-    found = {name: value for name, value in found.items() if name.partition(".")[2] not in moved}
-    return found | {f"preprocess_cfg.{key}": seen.get(key) for key in _SEEN}

@@ -1,0 +1,247 @@
+"""From a name or a path to what a tower is built from: its config, preprocessing, tokenizer and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from aced.data.standins import stand_in_at
+from aced.errors import AcedError
+from aced.paths import expand_optional
+from aced.towers.compat import import_open_clip
+from aced.towers.hub import HUB_CONFIG, hub_weights
+from aced.towers.names import looks_like_weights, what_was_meant
+from aced.towers.registry import agreed_pixels, agreed_quick_gelu
+
+TOWER_FILE, WEIGHTS_FILE, WORDS_FILE = "tower.json", "model.safetensors", "vocabulary.txt"
+FORMAT = 2
+_FORMATS = (1, FORMAT)
+"""Format 1 had a fingerprint that left the architecture out."""
+
+
+@dataclass
+class Recipe:
+    """What a tower is built from, wherever that was found.
+
+    Attributes:
+        name: what the model was asked for as.
+        config: the open_clip model config, paths in it as seen from here.
+        preprocess: what of the preprocessing was said; the rest is open_clip's default.
+        kind: `name` of open_clip's list, `json` file, folder that was `saved` by us, or `hub` folder.
+        place: the file or folder; None for a name.
+        vocabulary: a word list that belongs to it.
+        fingerprint: that the folder notes, and of which `format`.
+        plain: for a name, the recipe without what its pretrained weights agree on, where that differs.
+        notes: sentences about it that a user should read.
+    """
+
+    name: str
+    config: dict[str, Any]
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["name", "json", "saved", "hub"] = "name"
+    place: Path | None = None
+    vocabulary: Path | None = None
+    fingerprint: str | None = None
+    format: int = FORMAT
+    plain: Recipe | None = None
+    notes: tuple[str, ...] = ()
+
+    def weights(self) -> Path | None:
+        """The weights that the model brings along; None for a name, a config, and a hub folder without any.
+
+        Raises:
+            AcedError: a hub folder holds files of weights, but none of a name that open_clip knows.
+        """
+        if self.kind == "saved" and self.place is not None:
+            return self.place / WEIGHTS_FILE
+        return hub_weights(self.place) if self.kind == "hub" and self.place is not None else None
+
+
+def find_weights(model: str | Path, checkpoint: str | Path | None = None) -> Path | None:
+    """Where the trained weights of a model are, as `load_tower` takes them; None: it has none.
+
+    Raises:
+        AcedError: there is no such model, or a folder's weights have a name that says nothing.
+    """
+    recipe = find_recipe(str(model))
+    return Path(checkpoint) if checkpoint is not None and str(checkpoint) else recipe.weights()
+
+
+def expanded(place: str | Path) -> str:
+    """A name or path, `~` in it expanded; empty where there is none.
+
+    Raises:
+        AcedError: it names no user's home, or holds a variable of a shell.
+    """
+    try:
+        return expand_optional(str(place))
+    except ValueError as error:
+        raise AcedError(f"{place}: {error}.") from None
+
+
+def find_recipe(model: str) -> Recipe:
+    """The recipe behind a name or a path.
+
+    Raises:
+        AcedError: there is no such model, or its config cannot be read.
+    """
+    if not model:
+        raise AcedError("No model is given; name an open_clip architecture, a JSON config or a model folder.")
+    path = Path(model)
+    if path.name in (TOWER_FILE, HUB_CONFIG) and path.is_file():
+        path = path.parent
+    for folder in (path, path / "model"):  # a run's folder stands for the model in it
+        if (folder / TOWER_FILE).is_file():
+            return saved_recipe(folder)
+    if (path / HUB_CONFIG).is_file():
+        return _hub_copy(path)
+    if path.suffix == ".json" and path.is_file():
+        config, preprocess = _levels(path)
+        beside = path.with_name(f"{path.stem}-vocab.txt")
+        return Recipe(path.stem, config, preprocess, "json", path, vocabulary=beside if beside.is_file() else None)
+    return _named(model, path)
+
+
+def saved_recipe(folder: Path) -> Recipe:
+    """The recipe of a folder that `save_tower` wrote.
+
+    Raises:
+        AcedError: its description cannot be read, or is of a later version.
+    """
+    description = _read_json(folder / TOWER_FILE)
+    if description.get("format") not in _FORMATS:
+        raise AcedError(
+            f"{folder / TOWER_FILE}: format {description.get('format')!r} is unknown (this version reads "
+            f"{' and '.join(map(str, _FORMATS))}); update aced."
+        )
+    config, preprocess = _levels(folder / TOWER_FILE, description)
+    return Recipe(
+        str(description.get("name") or folder.name),
+        config,
+        preprocess,
+        "saved",
+        folder,
+        vocabulary=folder / WORDS_FILE if description.get("vocabulary") else None,
+        fingerprint=description.get("fingerprint"),
+        format=description["format"],
+    )
+
+
+def _hub_copy(folder: Path) -> Recipe:
+    """A local copy of a model's folder on the hub; a tokenizer that it needs lies in the same folder."""
+    config, preprocess = _levels(folder / HUB_CONFIG)
+    if config["text_cfg"].get("hf_tokenizer_name"):
+        config["text_cfg"]["hf_tokenizer_name"] = str(folder)
+    return Recipe(folder.name, config, preprocess, "hub", folder)
+
+
+def _named(model: str, path: Path) -> Recipe:
+    """An architecture of open_clip's list, the demo family included; whatever is none is refused here."""
+    config = import_open_clip().get_model_config(model) if ":" not in model else None
+    if config is None:
+        raise AcedError(_unknown(model, path))
+    plain = Recipe(model, config)
+    preprocess, quick = agreed_pixels(model), agreed_quick_gelu(model) and not config.get("quick_gelu")
+    notes = []
+    if quick:
+        config = {**config, "quick_gelu": True}
+        notes.append(
+            f"{model}: with QuickGELU, as all pretrained weights in open_clip's list were trained; for GELU give a "
+            'JSON config without "quick_gelu".'
+        )
+    usual = import_open_clip().transform.merge_preprocess_dict(import_open_clip().transform.PreprocessCfg(), {})
+    other = {key: value for key, value in preprocess.items() if _listed(usual[key]) != value}
+    if other:
+        told = ", ".join(f"{key} {value}" for key, value in other.items())
+        notes.append(f"{model}: {told}, as for all pretrained weights in open_clip's list.")
+    if not quick and not other:
+        return replace(plain, preprocess=preprocess)
+    return Recipe(model, config, preprocess, plain=plain, notes=tuple(notes))
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unknown(model: str, path: Path) -> str:
+    """Why there is no such model, and what to do."""
+    if model.startswith(("hf-hub:", "hf_hub:", "local-dir:", "http:", "https:")):
+        scheme, _, rest = model.partition(":")
+        if scheme == "local-dir" and Path(rest).is_dir():
+            return f"{model}: give the folder alone, {rest}."
+        return (
+            f"{model}: nothing is downloaded; fetch the model's folder yourself and give its path, or give "
+            "an architecture name and a local checkpoint."
+        )
+    if path.is_dir():
+        return f"{model}: {_no_model_in(path)}"
+    if path.is_file() or looks_like_weights(path):
+        there = "is a file of weights" if path.is_file() else "would be a file of weights, and there is none"
+        return (
+            f"{model} {there}; give the model as an architecture, a JSON config or a folder, and such a file as its "
+            "checkpoint."
+        )
+    if path.suffix == ".json" or path.is_absolute() or len(path.parts) > 2 or model.startswith(("./", "../", "~")):
+        return f"{model}: no such file or folder; give a JSON config, a model folder or a name."
+    if len(path.parts) > 1:
+        return f"No model is called '{model}', and there is no such file or folder.{what_was_meant(model)}"
+    return f"No model is called '{model}'.{what_was_meant(model)}"
+
+
+def _no_model_in(folder: Path) -> str:
+    """Why a folder is no model."""
+    if _of_transformers(folder):
+        return (
+            "the folder is in the layout of Hugging Face's transformers (a config.json); take the open_clip folder of "
+            f"the same model, with {HUB_CONFIG} and open_clip_model.safetensors, or an architecture's name and the "
+            "open_clip file of its weights."
+        )
+    if (folder / "config.toml").is_file():
+        return "the run has no model yet: it writes one when it ends; go on with 'aced train ... --resume'."
+    inside = sorted(one.parent.name for one in folder.glob(f"*/{TOWER_FILE}"))
+    named = f"; {folder / inside[0]} is one" if inside else "; name the `model` folder of a run"
+    return f"the folder holds neither {TOWER_FILE} nor {HUB_CONFIG}{named}."
+
+
+def _of_transformers(folder: Path) -> bool:
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "model_type" in content
+
+
+# -- configs ---------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if what := stand_in_at(path):
+            raise AcedError(f"Cannot read the model config {path}: {what}.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AcedError(f"Cannot read the model config {path}: {error}.") from None
+    if not isinstance(content, dict):
+        raise AcedError(f"{path}: a model config must be a JSON object.")
+    return content
+
+
+def _levels(path: Path, content: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and preprocessing config of a JSON file of one or two levels, folders in it as seen from it."""
+    content = _read_json(path) if content is None else content
+    config = content.get("model_cfg", content)
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    if missing:
+        foreign = "; it is one of Hugging Face's transformers, and open_clip has its own" * ("model_type" in content)
+        raise AcedError(f"{path}: not an open_clip model config, '{missing[0]}' is missing{foreign}.")
+    for key in ("vision_cfg", "text_cfg"):
+        if not isinstance(config[key], dict):
+            raise AcedError(f"{path}: '{key}' must be a JSON object.")
+    for key in ("hf_tokenizer_name", "hf_model_name"):
+        source = expanded(config["text_cfg"].get(key) or "")
+        if source and (path.parent / source).is_dir():
+            config["text_cfg"][key] = str(path.parent / source)
+    return config, dict(content.get("preprocess_cfg") or {})

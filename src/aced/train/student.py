@@ -1,0 +1,134 @@
+"""The student of a run: what it starts from, and whether it is still the one that a checkpoint was written of."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from aced.config import Config
+from aced.errors import AcedError
+from aced.towers import Tower
+from aced.towers.architecture import architecture
+from aced.towers.loading import load_recipe
+from aced.towers.recipes import TOWER_FILE, Recipe, find_recipe, saved_recipe
+from aced.towers.tokenizers import choose_tokenizer, tokenizer_identity
+from aced.train.inputs import device_of
+
+SIGLIP = {"init_logit_bias": -10.0, "init_logit_scale": math.log(10)}
+"""First values of the logit bias and of the logarithm of the scale, as `open_clip_train --siglip` sets them."""
+
+
+def make_student(config: Config, resumed: Path | None = None) -> Tower:
+    """The student with its initial weights: seeded, or from a local checkpoint. Its `notes` say what was chosen.
+
+    With the sigmoid loss, one that starts from random weights gets a logit bias where its config names none.
+
+    Args:
+        config: the run's.
+        resumed: the checkpoint from which the run goes on; what the config leaves open is then as it is there.
+
+    Raises:
+        AcedError: it cannot be loaded, or it is of another architecture than the checkpoint.
+    """
+    section = config.student
+    recipe = find_recipe(section.model)
+    weights = Path(section.checkpoint) if section.checkpoint else recipe.weights()
+    if resumed is not None and (resumed / "model" / TOWER_FILE).is_file():
+        recipe = _as_before(recipe, saved_recipe(resumed / "model"))
+    elif weights is None and config.method.loss == "sigmoid":
+        recipe = _with_bias(recipe)
+    tower = load_recipe(recipe, weights, device=device_of(config), seed=config.run.seed)
+    tower.notes += tuple(_said(tower, recipe, config, fresh=weights is None))
+    if resumed is not None:
+        check_student(resumed, tower)
+    return tower
+
+
+def _with_bias(recipe: Recipe) -> Recipe:
+    """The recipe with the first values that the sigmoid loss wants, where it names no bias."""
+    if recipe.config.get("init_logit_bias") is not None:
+        return recipe
+    named = {key: value for key, value in recipe.config.items() if value is not None}
+    added = {key: value for key, value in SIGLIP.items() if key not in named}
+    note = (
+        f"{recipe.name} has no logit bias, which the sigmoid loss needs: it starts with "
+        f"{', '.join(f'{key} = {value:.4g}' for key, value in added.items())}, as open_clip_train sets them; its JSON "
+        'config may name others ("init_logit_bias": 0 for none to begin with).'
+    )
+    return replace(recipe, config={**recipe.config, **added}, notes=(*recipe.notes, note))
+
+
+def _as_before(recipe: Recipe, before: Recipe) -> Recipe:
+    """The recipe with what it leaves open as in a run's checkpoint: what a name stands for, and the logit bias."""
+    if recipe.plain is not None and architecture(before.config) != architecture(recipe.config):
+        recipe = recipe.plain  # the run began before the pretrained weights' agreement was taken
+    if recipe.kind == "name":
+        recipe = replace(recipe, preprocess=before.preprocess, notes=())
+    if recipe.config.get("init_logit_bias") is None and before.config.get("init_logit_bias") is not None:
+        added = {key: before.config[key] for key in SIGLIP if before.config.get(key) is not None}
+        recipe = replace(recipe, config={**recipe.config, **added})
+    return recipe
+
+
+def _said(tower: Tower, recipe: Recipe, config: Config, *, fresh: bool) -> Iterator[str]:
+    """Sentences about a beginning that may not be what was meant."""
+    if fresh and recipe.kind == "hub":
+        yield f"student.model = '{config.student.model}' holds no weights: the student starts from random ones."
+    if not fresh and config.method.loss == "sigmoid" and getattr(tower.model, "logit_bias", None) is None:
+        yield (
+            f"The weights of {recipe.name} have no logit_bias, and method.loss = 'sigmoid' trains without one: take "
+            'method.loss=softmax, with which such weights were trained, or a JSON config with "init_logit_bias", which '
+            "adds one that starts at 0."
+        )
+
+
+def check_student(checkpoint: Path, student: Tower) -> None:
+    """Raise an AcedError where a checkpoint was written of a student that was built otherwise.
+
+    Weights of the same shapes may be read by another architecture, and would then mean something else.
+    """
+    if not (checkpoint / "model" / TOWER_FILE).is_file():
+        return  # a damaged checkpoint is told where it is read
+    before = saved_recipe(checkpoint / "model")
+    found = dict(_differences(before, student))
+    if found:
+        what = "; ".join(f"{key} was {old} and is now {new}" for key, (old, new) in found.items())
+        raise AcedError(
+            f"{checkpoint} is of another student: {what}; student.model={checkpoint / 'model'} is the one that it had, "
+            "or choose another run.out for a new run."
+        )
+
+
+def _differences(before: Recipe, student: Tower) -> Iterator[tuple[str, tuple[str, str]]]:
+    """What differs between a saved student and another one, each with both values."""
+    old, new = architecture(before.config, _text_model(before)), architecture(student.config, student.text_model)
+    yield from _unequal("", old, new)
+    bias = before.config.get("init_logit_bias") is not None
+    if bias != (getattr(student.model, "logit_bias", None) is not None):
+        yield "logit_bias", ("there", "missing") if bias else ("missing", "there")
+    for key, value in before.preprocess.items():
+        if student.preprocess.get(key) != value:
+            yield f"preprocess_cfg.{key}", (str(value), str(student.preprocess.get(key)))
+    text = before.config["text_cfg"]
+    tokenizer = choose_tokenizer(before.name, text, student.context_length, before.vocabulary)
+    if tokenizer_identity(tokenizer) != tokenizer_identity(student.tokenizer):
+        yield "the tokenizer", ("another", "this one")
+
+
+def _unequal(at: str, old: dict[str, object], new: dict[str, object]) -> Iterator[tuple[str, tuple[str, str]]]:
+    for key in sorted(old.keys() | new.keys()):
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _unequal(f"{at}{key}.", one, other)
+        elif one != other:
+            yield f"{at}{key}", tuple("the default" if value is None else str(value) for value in (one, other))  # type: ignore[misc]
+
+
+def _text_model(recipe: Recipe) -> dict[str, object] | None:
+    """The config of the Hugging Face text tower in a saved folder; None where there is none."""
+    source = recipe.config["text_cfg"].get("hf_model_name")
+    path = Path(str(source)) / "config.json"
+    return dict(json.loads(path.read_bytes())) if source and path.is_file() else None
