@@ -199,11 +199,24 @@ SAMPLES = {
         [("a.jpg", JPG), ("a.txt", b"\xef\xbb\xbfa\r\n")], {"caption_cleaned": 1}, 1
     ),
     "caption of 1 MB": sample_case([("a.jpg", JPG), ("a.txt", b"word " * 200_000)], {"caption_long": 1}, 1),
-    "json with a list": sample_case([("a.jpg", JPG), ("a.json", b'{"caption": ["x", "y"]}')], {}, 1, "json:caption"),
+    "json with a list": sample_case(
+        [("a.jpg", JPG), ("a.json", b'{"caption": ["a cat", "y"]}')], {}, 1, "json:caption"
+    ),
     "broken json": sample_case([("a.jpg", JPG), ("a.json", b'{"caption"')], {"caption_bad_json": 1}, 0, "json:caption"),
     "json without the field": sample_case(
         [("a.jpg", JPG), ("a.json", b'{"alt": "x"}')], {"caption_no_field": 1}, 0, "json:caption"
     ),
+    "null for a caption": sample_case(
+        [("a.jpg", JPG), ("a.json", b'{"caption": null}')], {"caption_no_text": 1}, 0, "json:caption"
+    ),
+    "NaN for a caption": sample_case(
+        [("a.jpg", JPG), ("a.json", b'{"caption": NaN}')], {"caption_no_text": 1}, 0, "json:caption"
+    ),
+    "json with a list of synonyms": sample_case(
+        [("a.jpg", JPG), ("a.json", b'{"caption": ["cat", "kitten"]}')], {"caption_words": 1}, 1, "json:caption"
+    ),
+    "nan in the .txt": sample_case([("a.jpg", JPG), ("a.txt", b"nan\n")], {"caption_placeholder": 1}, 1),
+    "a printed list in the .txt": sample_case([("a.jpg", JPG), ("a.txt", b"['a cat']")], {"caption_printed": 1}, 1),
 }
 
 
@@ -345,7 +358,7 @@ def test_a_damaged_tar_stops_a_run_that_does_not_skip(name: str, lay: Lay, tmp_p
     assert f"to go on with the {CASES[name].given} whole samples in it" in str(caught.value)
 
 
-ON_PURPOSE = {"image_truncated", "image_aspect", "caption_empty", "tar_zero_tail"}
+ON_PURPOSE = {"image_truncated", "image_aspect", "caption_empty", "caption_no_text", "tar_zero_tail"}
 """Left out though Pillow or webdataset makes something of it: a grey half, a smear, no words, a text cut by zeros."""
 
 

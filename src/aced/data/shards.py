@@ -104,8 +104,8 @@ class Shards:
     def read(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int] | None = None) -> Candidates:
         """Load the samples at `indices` (in that order) in every view; faulty ones are left out, reported.
 
-        Names of faults: those of `aced.data.images.decode_image`, `caption_empty`, `caption_no_field` and
-        `caption_bad_json`; what is odd about the others is in `notes`.
+        Names of faults: those of `aced.data.images.decode_image` and of `aced.data.captions.Captions.read`; what is
+        odd about the others is in `notes`.
 
         Args:
             indices: positions.
@@ -188,14 +188,22 @@ class Shards:
         return [self._kind(session, index) or "unknown" for index in range(len(self))]
 
     def _kind(self, session: TarSession, index: int) -> str | None:
+        kind = self._field(session, index, "kind")
+        return None if kind is None else str(kind)
+
+    def fields(self, name: str) -> Iterator[object]:
+        """The value of one field of each sample's json, in order; None where there is none."""
+        session = self._files.session()
+        return (self._field(session, index, name) for index in range(len(self)))
+
+    def _field(self, session: TarSession, index: int, name: str) -> object:
         if self._json[index, 0] < 0:
             return None
         try:
             content = json.loads(session.read(self._tar_of(index), self._json[index]))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-        kind = content.get("kind") if isinstance(content, dict) else None
-        return None if kind is None else str(kind)
+        return content.get(name) if isinstance(content, dict) else None
 
 
 def open_shards(
