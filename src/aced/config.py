@@ -78,7 +78,7 @@ class DataSection(Section):
     bad_tars: Literal["stop", "skip"] = "stop"
     """What a damaged tar does: stop the run, or leave out what is damaged, count it and read on behind it."""
     max_bad_share: Share = 0.01
-    """Largest share of unreadable samples among those read; above it the run stops."""
+    """Largest share of unreadable samples in the pool; a run stops once those it read show more, beyond chance."""
     spool_dir: str = ""
     """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
     spool_gb: Annotated[float, Field(gt=0)] = 100.0
