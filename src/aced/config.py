@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from aced.data.several import several, several_of
 from aced.errors import AcedError, nearest
 
 if TYPE_CHECKING:
@@ -25,8 +26,14 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-# A single word may stand for a list of one: data.shards=pool/
-_one_or_more = BeforeValidator(lambda value: [value][: len(value)] if isinstance(value, str) else value)
+
+
+def _entries(value: object) -> object:
+    """A single word may stand for a list of one (`data.shards=pool/`), and one with `::` in it for several."""
+    return several(value) if isinstance(value, str) else several_of(value) if isinstance(value, list) else value
+
+
+_one_or_more = BeforeValidator(_entries)
 Paths = Annotated[list[str], _one_or_more]
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
 

@@ -7,14 +7,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aced.data.spool import Located, Remote, Spool, find, is_address, is_gzip
-from aced.data.tarpaths import expand_tars
+from aced.data.tarpaths import expand_tars, tars_below
 from aced.errors import AcedError
 
 Progress = Callable[[int, int], None]
+Tell = Callable[[str], None]
+"""Says a sentence to the user."""
 
 
 def locate_tars(
-    patterns: Sequence[str], spool: Spool | None, *, apart: bool = False, progress: Progress | None = None
+    patterns: Sequence[str],
+    spool: Spool | None,
+    *,
+    apart: bool = False,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> list[list[Located]]:
     """The tars of each pattern, each tar once.
 
@@ -23,14 +30,54 @@ def locate_tars(
         spool: where addresses and gzip files go; without it addresses are refused and gzip files are left as they are.
         apart: whether the patterns are sources of their own, so that none may name a tar of another.
         progress: called with (files fetched, all files that must be fetched).
+        tell: gets a sentence about what the patterns may have missed.
 
     Raises:
         AcedError: nothing there, a tar in two sources, or what the spool raises.
     """
+    groups = _grouped(patterns, spool, apart=apart, tell=tell)
+    remotes = [tar for group in groups for tar in group if isinstance(tar, Remote)]
+    fetched: dict[str, Path] = {}
+    if remotes and spool is not None:
+        paths = spool.fetch(remotes, progress)
+        fetched = {remote.address: path for remote, path in zip(remotes, paths, strict=True)}
+    return [[_located(tar, fetched, spool) for tar in group] for group in groups]
+
+
+def _tell_missed(patterns: Sequence[str], twice: int, tell: Tell) -> None:
+    """Say which tars the patterns may have been meant to name too, and how many they name more than once."""
+    for pattern in patterns:
+        if not is_address(pattern) and (missed := tars_below(pattern)):
+            name, below = missed
+            tell(
+                f"Of {name} only the tars in the folder itself are read, and not {below}: '{name}/**/*.tar' names all."
+            )
+    if twice:
+        tell(f"{twice:,} tar{'s are' if twice > 1 else ' is'} named more than once and count once.")
+
+
+def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = None) -> list[list[str]]:
+    """Paths and addresses of the single tars that each pattern names, each tar once; nothing is fetched.
+
+    Args:
+        patterns, spool, tell: as for `locate_tars`.
+
+    Raises:
+        AcedError: nothing there, or an address without a spool.
+    """
+    groups = _grouped(patterns, spool, apart=False, tell=tell)
+    return [[tar.address if isinstance(tar, Remote) else str(tar) for tar in group] for group in groups]
+
+
+def _grouped(
+    patterns: Sequence[str], spool: Spool | None, *, apart: bool, tell: Tell | None
+) -> list[list[Path | Remote]]:
+    """What each pattern names, each tar where it is named first."""
     if not patterns:
         expand_tars(patterns)  # says what is missing
     groups: list[list[Path | Remote]] = [[] for _ in patterns]
     seen: dict[str, int] = {}
+    twice = 0
     for number, pattern in enumerate(patterns):
         for tar in _expand(pattern, spool):
             identity = tar.address if isinstance(tar, Remote) else os.path.realpath(tar)
@@ -42,30 +89,11 @@ def locate_tars(
                     f"{identity} is in two sources of data.shards, {patterns[seen[identity]]} and {pattern}: with "
                     "data.weights each tar belongs to one."
                 )
-    remotes = [tar for group in groups for tar in group if isinstance(tar, Remote)]
-    fetched: dict[str, Path] = {}
-    if remotes and spool is not None:
-        paths = spool.fetch(remotes, progress)
-        fetched = {remote.address: path for remote, path in zip(remotes, paths, strict=True)}
-    return [[_located(tar, fetched, spool) for tar in group] for group in groups]
-
-
-def name_tars(patterns: Sequence[str], spool: Spool | None) -> list[str]:
-    """Paths and addresses of the single tars that patterns name, each once and in that order; nothing is fetched.
-
-    Raises:
-        AcedError: nothing there, or an address without a spool.
-    """
-    if not patterns:
-        expand_tars(patterns)  # says what is missing
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        for tar in _expand(pattern, spool):
-            if isinstance(tar, Remote):
-                found.setdefault(tar.address, tar.address)
             else:
-                found.setdefault(os.path.realpath(tar), str(tar))
-    return list(found.values())
+                twice += 1
+    if tell is not None:
+        _tell_missed(patterns, twice, tell)
+    return groups
 
 
 def _expand(pattern: str, spool: Spool | None) -> list[Path] | list[Remote]:

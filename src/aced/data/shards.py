@@ -23,9 +23,10 @@ from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
-from aced.data.located import locate_tars
+from aced.data.located import Tell, locate_tars
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Located, Spool
+from aced.data.summary import Found
 from aced.data.tarfiles import TarFiles, TarKeys, TarSession
 from aced.data.tarindex import IMAGE_SUFFIXES, TarIndex, index_tar, no_index
 from aced.data.tarpaths import distinct_names
@@ -50,6 +51,7 @@ class Shards:
         fingerprint: hash of the tars' names, sizes and times, of the choice of caption and of the decoding.
         parts: for each tar name, a hash that a copy shares and a changed tar does not.
         part_sizes: samples of each part; part by part they are the samples in order.
+        sources: what the user named, each with its tars and samples.
         mixture: with sources apart, samples of each; part by part they are the samples in order. Else empty.
         paths: the tars.
         faults: what was left out or odd already at indexing: tars cut or damaged (`tar_...`, with the tar's
@@ -64,7 +66,8 @@ class Shards:
         names: Sequence[str],
         indexes: Sequence[TarIndex],
         captions: Captions,
-        groups: Sequence[int] = (),
+        groups: Sequence[tuple[str, int]],
+        apart: bool = False,
         decoding: Decoding = FAST,
     ) -> None:
         self.paths = [tar.path for tar in located]
@@ -94,8 +97,10 @@ class Shards:
         self.fingerprint = hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
         self.parts = {name: f"{how} {index.mark()}" for name, index in zip(names, indexes, strict=True)}
         self.part_sizes = [len(kept) for kept in rows]
-        ends = np.cumsum([0, *groups])
-        self.mixture = tuple(sum(self.part_sizes[a:b]) for a, b in pairwise(ends))
+        ends = np.cumsum([0, *(tars for _, tars in groups)])
+        sizes = [sum(self.part_sizes[a:b]) for a, b in pairwise(ends)]
+        self.sources = tuple(Found(*group, size) for group, size in zip(groups, sizes, strict=True))
+        self.mixture = tuple(sizes) if apart else ()
         self._files = TarFiles(self.paths, states)
 
     def __len__(self) -> int:
@@ -220,6 +225,7 @@ def open_shards(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     fetching: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> Shards:
     """Index the tars that patterns name.
 
@@ -237,6 +243,7 @@ def open_shards(
         workers: processes that read headers, where there are many tars; 0 does so in this one.
         progress: called with (tars done, all tars).
         fetching: called with (addresses fetched, all addresses).
+        tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
@@ -244,7 +251,7 @@ def open_shards(
     if bad_tars not in ("stop", "skip"):
         raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{bad_tars}".')
     captions, way = Captions.parse(caption, caption_choice, seed), find_decoding(decoding)
-    groups = locate_tars(patterns, spool, apart=apart, progress=fetching)
+    groups = locate_tars(patterns, spool, apart=apart, progress=fetching, tell=tell)
     located = [tar for group in groups for tar in group]
     indexes: list[TarIndex] = []
     for tar, index in zip(located, _indexes(located, index_dir, workers), strict=True):
@@ -254,7 +261,8 @@ def open_shards(
         if progress is not None:
             progress(len(indexes), len(located))
     names = distinct_names([Path(tar.source) for tar in located])
-    shards = Shards(located, names, indexes, captions, [len(group) for group in groups] if apart else (), way)
+    counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
+    shards = Shards(located, names, indexes, captions, counts, apart, way)
     if not len(shards):
         reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in _first_of_each(shards.faults))
         told = f"; {reasons}." if reasons else "."

@@ -17,8 +17,10 @@ from aced.data.decoding import find_decoding
 from aced.data.embedding import check_space, size_text
 from aced.data.located import name_tars
 from aced.data.rowcodec import DTYPES
+from aced.data.several import several
 from aced.data.sidecar import sample_bytes, tower_folder
 from aced.data.spool import is_address
+from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
 from aced.embed.spread import Share, own_share, with_ray
 from aced.errors import AcedError
@@ -49,15 +51,22 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     """
     _check_options(job)
     mine = own_share(share)
+    shards = [source for text in shards for source in several(text)]
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
         raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
-    tars = mine.of(name_tars(shards, job.spool))
+    told: list[str] = []
+    named = name_tars(shards, job.spool, told.append)
+    if len(shards) > 1:
+        told.append(tars_text(shards, list(map(len, named))))
+    tars = mine.of([tar for group in named for tar in group])
     job = _checked(job, mine)
     if not tars:
         console.print(f"Process {mine.index} of {mine.count} has no tar to embed.", highlight=False)
         return Tally()
     # One process draws and speaks; what the others have to say would only be in its way.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
+        for sentence in told:
+            bars.say(sentence)
         embedder = Embedder(job)
         with bars.counting("Looking at the tars") as progress:
             tally, todo, missing = embedder.look(tars, progress)
