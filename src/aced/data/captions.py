@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from aced.data.standins import HEAD, stand_in
 from aced.errors import AcedError
 
 MAX_CAPTION = 8192
@@ -96,7 +97,7 @@ class Captions:
             notes.append(
                 ("caption_long", f"the caption has {len(captions[row]):,} characters; {MAX_CAPTION:,} are kept")
             )
-        _note_printed(captions[row], notes)
+        _check_printed(captions[row], notes)
         return captions[row][:MAX_CAPTION]
 
     def _draw(self, key: str, epoch: int, count: int) -> int:
@@ -127,8 +128,10 @@ def _clean(text: str, notes: list[Note]) -> str:
     return text.strip()
 
 
-def _note_printed(text: str, notes: list[Note]) -> None:
-    """Tell of text that a program made from something that was no text."""
+def _check_printed(text: str, notes: list[Note]) -> None:
+    """Tell of text that a program made from something that was no text, and refuse a pointer to a file."""
+    if text.startswith("version ") and (what := stand_in(text[:HEAD].encode())):
+        raise CaptionFault("caption_no_text", f"the caption is no text: {what}")
     if text in _PLACEHOLDERS:
         notes.append(("caption_placeholder", f"the caption is '{text}', as programs write where there is none"))
     elif text[0] in "[{" and _PRINTED.fullmatch(text):

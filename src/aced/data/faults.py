@@ -17,7 +17,7 @@ LEFT_OUT = {
     "tar_bad_header": "a damaged header; ordinary readers stop there without a word",
     "tar_data_after_end": "data behind the end mark: a header became zeros, or two tars were joined",
     "tar_zero_tail": "the rest of the file is zeros",
-    "tar_not_a_tar": "a web page, a compressed file, or anything else",
+    "tar_not_a_tar": "a git-lfs pointer, a web page, a compressed file, or anything else",
     "tar_empty_file": "no bytes, or no members",
     "tar_gzip_damaged": "a gzip stream that ends early or fails its check",
     "tar_unreadable": "the system does not give the file",

@@ -299,9 +299,9 @@ def _check(source: str, index: TarIndex, captions: Captions) -> None:
     """Refuse a damaged tar and one without pairs."""
     whole = int(((index.places["image"][:, 1] > 0) & (index.places[captions.part][:, 1] > 0)).sum())
     if index.fault is not None:
+        what = f"go on with the {whole} whole samples in it" if whole else "leave it out"
         raise AcedError(
-            f'{source} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" '
-            f"to go on with the {whole} whole samples in it."
+            f'{source} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" to {what}.'
         )
     if whole == 0:
         found = sorted({suffix for has in index.suffixes.values() for suffix in has})[:6]
