@@ -28,12 +28,13 @@ from aced.data.source import Candidates, Fault
 from aced.data.spool import Located, Spool
 from aced.data.summary import Found
 from aced.data.tarfiles import TarFiles, TarKeys, TarSession
-from aced.data.tarindex import IMAGE_SUFFIXES, TarIndex, index_tar, no_index
+from aced.data.tarindex import IMAGE_SUFFIXES, KeptNote, TarIndex, index_tar, kept_text, no_index
 from aced.data.tarpaths import distinct_names
 from aced.data.tars import TarFault
 from aced.data.views import View
 from aced.errors import AcedError
 
+Noted = tuple[TarIndex, KeptNote | None]
 _PARALLEL = 16
 """Tars from which on it is worth while to index them in several processes."""
 _FAULTS = 1000
@@ -254,12 +255,16 @@ def open_shards(
     groups = locate_tars(patterns, spool, apart=apart, progress=fetching, tell=tell)
     located = [tar for group in groups for tar in group]
     indexes: list[TarIndex] = []
-    for tar, index in zip(located, _indexes(located, index_dir, workers), strict=True):
+    kept: list[KeptNote] = []
+    for tar, (index, note) in zip(located, _indexes(located, index_dir, workers), strict=True):
+        kept += [note] if note is not None else []
         if bad_tars == "stop":
             _check(tar.source, index, captions)
         indexes.append(index)
         if progress is not None:
             progress(len(indexes), len(located))
+    if kept and tell is not None and index_dir is not None:
+        tell(kept_text(index_dir, kept))
     names = distinct_names([Path(tar.source) for tar in located])
     counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
     shards = Shards(located, names, indexes, captions, counts, apart, way)
@@ -270,8 +275,8 @@ def open_shards(
     return shards
 
 
-def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[TarIndex]:
-    """The index of each tar, in order."""
+def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[Noted]:
+    """The index of each tar, in order, with what was wrong with the kept one."""
     work = partial(_index, index_dir=Path(index_dir) if index_dir is not None else None)
     if workers < 2 or len(located) < _PARALLEL:
         yield from map(work, located)
@@ -280,12 +285,12 @@ def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -
         yield from pool.imap(work, located, chunksize=4)
 
 
-def _index(tar: Located, index_dir: Path | None) -> TarIndex:
+def _index(tar: Located, index_dir: Path | None) -> Noted:
     try:
-        index = index_tar(tar.path, index_dir)
+        index, note = index_tar(tar.path, index_dir)
     except OSError as error:
-        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})"))
-    return index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])
+        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})")), None
+    return (index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])), note
 
 
 def _first_of_each(faults: Sequence[Fault]) -> list[Fault]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -109,17 +109,18 @@ class Embedder:
 
     Args:
         job: what to do. The model is loaded here, once.
+        tell: gets the first sentence about an index folder that is of no use.
 
     Raises:
         AcedError: the model cannot be loaded.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, tell: Callable[[str], None] | None = None) -> None:
         if job.threads:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.job = job
+        self.job, self._tell = job, tell
         self.tower: Tower = load_tower(job.model, job.checkpoint or None, device=device)
         self.tower.requires_grad_(False).eval()
         self.identity = self.tower.identity()
@@ -195,6 +196,12 @@ class Embedder:
             for name, count in sidecar.info.faults.items():
                 tally.skip(name, f"{count} of the {sidecar.info.n} samples of {part.name}.", count)
 
+    def _tell_once(self, sentence: str) -> None:
+        """Every tar of a pool may have the same to say."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(sentence)
+
     def _open(self, tars: Sequence[str | Path], tally: Tally) -> Shards | None:
         """The tars as a source; None where they hold no pair and that is no reason to stop."""
         try:
@@ -206,6 +213,7 @@ class Embedder:
                 bad_tars=self.job.bad_tars,
                 index_dir=Path(self.job.index_dir) if self.job.index_dir else None,
                 spool=self.job.spool,
+                tell=self._tell_once,
             )
         except AcedError as error:
             if self.job.bad_tars == "stop":

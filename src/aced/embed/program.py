@@ -67,7 +67,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
         for sentence in told:
             bars.say(sentence)
-        embedder = Embedder(job)
+        embedder = Embedder(job, bars.say)
         with bars.counting("Looking at the tars") as progress:
             tally, todo, missing = embedder.look(tars, progress)
         bars.say(_plan(embedder, tally, len(tars), missing, mine))
