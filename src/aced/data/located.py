@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from aced.data.spool import Located, Remote, Spool, find, is_address, is_gzip
@@ -35,12 +35,13 @@ def locate_tars(
     Raises:
         AcedError: nothing there, a tar in two sources, or what the spool raises.
     """
-    groups = _grouped(patterns, spool, apart=apart, tell=tell)
+    groups, found = _grouped(patterns, spool, apart=apart, tell=tell)
     remotes = [tar for group in groups for tar in group if isinstance(tar, Remote)]
     fetched: dict[str, Path] = {}
     if remotes and spool is not None:
         paths = spool.fetch(remotes, progress)
         fetched = {remote.address: path for remote, path in zip(remotes, paths, strict=True)}
+        _remember(found, spool, tell)
     return [[_located(tar, fetched, spool) for tar in group] for group in groups]
 
 
@@ -65,21 +66,24 @@ def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = 
     Raises:
         AcedError: nothing there, or an address without a spool.
     """
-    groups = _grouped(patterns, spool, apart=False, tell=tell)
+    groups, found = _grouped(patterns, spool, apart=False, tell=tell)
+    if spool is not None:
+        _remember(found, spool, tell)
     return [[tar.address if isinstance(tar, Remote) else str(tar) for tar in group] for group in groups]
 
 
 def _grouped(
     patterns: Sequence[str], spool: Spool | None, *, apart: bool, tell: Tell | None
-) -> list[list[Path | Remote]]:
-    """What each pattern names, each tar where it is named first."""
+) -> tuple[list[list[Path | Remote]], dict[str, list[Remote]]]:
+    """What each pattern names, each tar where it is named first, and all that a server said of each address."""
     if not patterns:
         expand_tars(patterns)  # says what is missing
     groups: list[list[Path | Remote]] = [[] for _ in patterns]
     seen: dict[str, int] = {}
+    found: dict[str, list[Remote]] = {}
     twice = 0
     for number, pattern in enumerate(patterns):
-        for tar in _expand(pattern, spool):
+        for tar in _expand(pattern, spool, found, tell):
             identity = tar.address if isinstance(tar, Remote) else os.path.realpath(tar)
             if identity not in seen:
                 seen[identity] = number
@@ -93,17 +97,42 @@ def _grouped(
                 twice += 1
     if tell is not None:
         _tell_missed(patterns, twice, tell)
-    return groups
+    return groups, found
 
 
-def _expand(pattern: str, spool: Spool | None) -> list[Path] | list[Remote]:
+def _remember(found: Mapping[str, Sequence[Remote]], spool: Spool, tell: Tell | None) -> None:
+    """Keep what addresses name; where that cannot be written, a run needs their server again."""
+    try:
+        for pattern, remotes in found.items():
+            spool.remember(pattern, remotes)
+    except AcedError as error:
+        if tell is not None:
+            tell(f"{str(error).rstrip('.')}: the next run needs the servers of its addresses again.")
+
+
+def _expand(
+    pattern: str, spool: Spool | None, found: dict[str, list[Remote]], tell: Tell | None
+) -> list[Path] | list[Remote]:
+    """The tars of a pattern; `found` gets what a server says, and what was fetched stands in where it is down."""
     if not is_address(pattern):
         return expand_tars([pattern])
     if spool is None:
         raise AcedError(
             f"{pattern} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path."
         )
-    return find(pattern)
+    try:
+        found[pattern] = find(pattern)
+        return found[pattern]
+    except AcedError as error:
+        kept = spool.recall(pattern)
+        if kept is None:
+            raise
+        if tell is not None:
+            tell(
+                f"{str(error).rstrip('.')}, but what was fetched from there earlier is whole: its "
+                f"{len(kept):,} tar{'s are' if len(kept) > 1 else ' is'} read from {spool.folder}."
+            )
+        return kept
 
 
 def _located(tar: Path | Remote, fetched: dict[str, Path], spool: Spool | None) -> Located:

@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import struct
-import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -230,11 +228,8 @@ def _load(cache: Path) -> tuple[TarIndex | None, KeptNote | None]:
         return None, KeptNote("damaged", f"{cache}: {words or type(error).__name__}")
 
 
-# What numpy, zipfile and json raise for a file with flipped bytes.
-_UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, MemoryError, OverflowError,
-    struct.error, zlib.error, tokenize.TokenError, SyntaxError, zipfile.BadZipFile,
-)  # fmt: skip
+# What numpy, zipfile and json raise for a file with flipped bytes; NotImplementedError is a RuntimeError.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 def _unpacked(file: Mapping[str, np.ndarray], facts: dict[str, Any]) -> TarIndex:
