@@ -391,7 +391,7 @@ def test_kinds_come_from_json_and_are_none_without(write_tar):
 
 
 def test_more_tars_than_may_stay_open(write_tar, monkeypatch):
-    monkeypatch.setattr(tarfiles, "_OPEN_FILES", 2)
+    monkeypatch.setattr(tarfiles, "most_tars", lambda: 2)
     for number in range(5):
         path = write_tar(f"d/{number}.tar", pairs(2, start=2 * number))
     source = open_shards([str(path.parent)])

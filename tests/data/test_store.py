@@ -288,16 +288,6 @@ def test_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
-def test_many_tars_are_looked_up_with_a_bounded_number_of_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aced.data.store._MOST_MAPS", 3)
-    keys = [f"{tar:02d}.tar/w{i}" for tar in range(12) for i in range(2)]
-    store = build_store(tmp_path, tars(keys), WordTower(), EXACT)
-    for one in store.sidecars:
-        one.release()
-    assert torch.equal(store.lookup(torch.arange(24)).text, expected(keys).text)
-    assert sum(one._file._map is not None for one in store.sidecars) <= 4
-
-
 def test_looking_up_does_not_copy_the_file_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "big.safetensors"
     writer = RowFileWriter(path, {"image": ("float32", (40_000, 256))})

@@ -21,6 +21,7 @@ import torch
 
 from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
+from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
 from aced.data.located import Tell, locate_tars
@@ -289,6 +290,8 @@ def _index(tar: Located, index_dir: Path | None) -> Noted:
     try:
         index, note = index_tar(tar.path, index_dir)
     except OSError as error:
+        if is_out_of_files(error):
+            raise out_of_files() from error
         return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})")), None
     return (index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])), note
 

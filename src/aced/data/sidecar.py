@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from aced.data.atomic import writing
+from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.data.rowcodec import decode, encode, layout, row_bytes
 from aced.data.source import Source
 from aced.data.tensorfile import RowFile, RowFileWriter
@@ -257,10 +258,6 @@ class SideCar:
         """Whether every byte is as it was written; reads the whole file."""
         return self._file.sha256() == self.info.sha256
 
-    def release(self) -> None:
-        """Give the memory map back until the next use."""
-        self._file.release()
-
 
 class Damaged(AcedError):
     """A side-car that cannot be read as what was written."""
@@ -294,6 +291,8 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
         if any(file.shape(name) != shape for name, (_, shape) in shapes.items()) or file.shape("valid") != (info.n,):
             raise ValueError("other shapes than its header says")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_out_of_files(error):
+            raise out_of_files() from error
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise Damaged(f"The side-car of embeddings {path} is damaged ({what}): {_AGAIN}.") from error
     if identity is not None and (words := differences(info.identity, identity)):

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from aced.config import make_config
 from aced.data.decoding import find_decoding
+from aced.data.descriptors import raise_file_limit
 from aced.data.embedding import check_space, size_text
 from aced.data.located import name_tars
 from aced.data.rowcodec import DTYPES
@@ -50,6 +51,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
     _check_options(job)
+    raise_file_limit()
     mine = own_share(share)
     shards = [source for text in shards for source in several(text)]
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
