@@ -28,6 +28,8 @@ from aced.errors import AcedError
 
 VERSION = 2
 _METADATA_BYTES = 8192
+_HEADER_BYTES = 400
+_BLOCK = 4096
 _FORMAT = "aced side-car"
 IDENTITY = {"weights": "other weights", "preprocessing": "another preprocessing", "tokenizer": "another tokenizer"}
 """What a model is made of, each with the words for a model that differs in it."""
@@ -121,6 +123,16 @@ class SideCarInfo:
 def sample_bytes(d: int, dtype: str, views: int) -> int:
     """Bytes that a sample takes in a side-car, but for its key: `views` images, a text and a mark."""
     return (views + 1) * row_bytes(d, dtype) + 1
+
+
+def overhead_bytes(part: Part, source: Source) -> int:
+    """Bytes that the side-car of a part takes besides `sample_bytes`: header, keys, and half a block of the disk.
+
+    The length of all keys is taken from three of them.
+    """
+    ends = _ends(part.keys(source))
+    each = sum(len(json.dumps(key)) + 2 for key in ends) / max(1, len(ends))
+    return _METADATA_BYTES + _HEADER_BYTES + _BLOCK // 2 + round(each * len(part))
 
 
 def tower_folder(cache: Path | str, fingerprint: str) -> Path:

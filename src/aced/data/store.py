@@ -26,6 +26,7 @@ from aced.data.sidecar import (
     SideCar,
     SideCarInfo,
     open_sidecar,
+    overhead_bytes,
     parts_of,
     sidecar_path,
     tower_folder,
@@ -195,7 +196,8 @@ def build_store(
     cache, identity = Path(cache), tower.identity()
     missing, _ = sort_parts(cache, identity, parts_of(source), settings)
     if missing:
-        check_space(cache, sum(map(len, missing)), tower.width, settings)
+        overhead = sum(overhead_bytes(part, source) for part in missing)
+        check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
         sweep_leftovers(tower_folder(cache, identity["tower"]))
         for _part in embed_parts(cache, source, tower, missing, settings, progress):
             pass

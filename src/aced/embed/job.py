@@ -15,7 +15,7 @@ from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
 from aced.data.shards import Shards, open_shards
-from aced.data.sidecar import Part, open_sidecar, parts_of, sidecar_path, tower_folder
+from aced.data.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sidecar_path, tower_folder
 from aced.data.spool import GIGABYTE, Spool
 from aced.data.store import sort_parts
 from aced.errors import AcedError
@@ -127,7 +127,7 @@ class Embedder:
         self.cache = Path(job.cache)
         sweep_leftovers(tower_folder(self.cache, self.identity["tower"]))
 
-    def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int]:
+    def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int, int]:
         """What is there and what is to do, found from the headers of the tars and of the side-cars.
 
         Tars at addresses are fetched for it, one after the other.
@@ -137,13 +137,14 @@ class Embedder:
             progress: called with (tars looked at, all tars).
 
         Returns:
-            The tally of the tars that need nothing, the other tars, and the number of samples in those.
+            The tally of the tars that need nothing, the other tars, the number of samples in those, and the bytes of
+            headers and keys that their side-cars will have.
 
         Raises:
             AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car is of something else or holds another type
                 or fewer views. One that is damaged will be made again.
         """
-        there, missing = Tally(), 0
+        there, missing, overhead = Tally(), 0, 0
         todo: list[str] = []
         for number, tar in enumerate(tars, 1):
             source = self._open([tar], there)
@@ -151,12 +152,13 @@ class Embedder:
             if sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)[0]:
                 todo.append(str(tar))
                 missing += sum(map(len, parts))
+                overhead += sum(overhead_bytes(part, source) for part in parts) if source else 0
             else:
                 there.tars += 1
                 self._count(source, parts, there)
             if progress is not None:
                 progress(number, len(tars))
-        return there, todo, missing
+        return there, todo, missing, overhead
 
     def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None) -> Tally:
         """Make the side-cars that some tars lack.

@@ -71,8 +71,8 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
             bars.say(sentence)
         embedder = Embedder(job, bars.say)
         with bars.counting("Looking at the tars") as progress:
-            tally, todo, missing = embedder.look(tars, progress)
-        bars.say(_plan(embedder, tally, len(tars), missing, mine))
+            tally, todo, missing, overhead = embedder.look(tars, progress)
+        bars.say(_plan(embedder, tally, len(tars), (missing, overhead), mine))
         start = time.perf_counter()
         with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
             done = _Done(tick, start)
@@ -130,23 +130,27 @@ def _checked(job: Job, share: Share) -> Job:
     return job
 
 
-def _plan(embedder: Embedder, there: Tally, tars: int, missing: int, share: Share) -> str:
+def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], share: Share) -> str:
     """What will be made and stored; refuses what does not fit on the disk.
+
+    `to_do` are the samples that are missing and the bytes of headers and keys of their side-cars.
 
     Raises:
         AcedError: there is less room than the side-cars need.
     """
     settings, d = embedder.job.settings, embedder.tower.width
+    missing, overhead = to_do
     each = sample_bytes(d, settings.dtype, settings.views)
+    size = missing * each + overhead
     # The other processes' shares are about as large, and they write to the same disk.
-    free = check_space(embedder.cache, missing * share.count, d, settings)
+    free = check_space(embedder.cache, missing * share.count, d, settings, overhead * share.count)
     views = f", {settings.views} views" if settings.views > 1 else ""
     whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
-    others = f" (all processes: about {size_text(missing * share.count * each)})" if share.count > 1 else ""
+    others = f" (all processes: about {size_text(share.count * size)})" if share.count > 1 else ""
     return (
         f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
         f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
-        f"{size_text(missing * each)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
+        f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
         "are free."
     )
 
