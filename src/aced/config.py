@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from aced.data.several import several, several_of
 from aced.errors import AcedError, nearest
 from aced.paths import expand_optional, expand_path
 from aced.resume import FREE, MODEL, PLACE, ROUNDING, Resume
@@ -38,15 +39,21 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # Every key that is a path, a pattern of paths or a name that may be one has one of these types, or Paths.
 PathText = Annotated[str, AfterValidator(expand_path)]
 PathOrNone = Annotated[str, AfterValidator(expand_optional)]
-# A single word may stand for a list of one: data.shards=pool/
-_one_or_more = BeforeValidator(lambda value: [value][: len(value)] if isinstance(value, str) else value)
+
+
+def _entries(value: object) -> object:
+    """A single word may stand for a list of one (`data.shards=pool/`), and one with `::` in it for several."""
+    return several(value) if isinstance(value, str) else several_of(value) if isinstance(value, list) else value
+
+
+_one_or_more = BeforeValidator(_entries)
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
 
 
 def _some_paths(value: Any) -> Any:
     if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
         raise ValueError("a path is needed, and this is empty; write [] for none")
-    return [value] if isinstance(value, str) else value
+    return _entries(value)
 
 
 Paths = Annotated[list[PathText], BeforeValidator(_some_paths)]
@@ -99,7 +106,7 @@ class DataSection(Section):
     bad_tars: Literal["stop", "skip"] = "stop"
     """What a damaged tar does: stop the run, or leave out what is damaged, count it and read on behind it."""
     max_bad_share: Annotated[Share, FREE] = 0.01
-    """Largest share of unreadable samples among those read; above it the run stops."""
+    """Largest share of unreadable samples in the pool; a run stops once those it read show more, beyond chance."""
     spool_dir: Annotated[PathOrNone, FREE] = ""
     """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
     spool_gb: Annotated[float, Field(gt=0), FREE] = 100.0

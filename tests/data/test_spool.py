@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import multiprocessing
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -14,6 +15,7 @@ import pytest
 from data_fakes import pairs, tar_bytes
 
 from aced.data import spool as spool_module
+from aced.data.located import name_tars
 from aced.data.shards import Shards, open_shards
 from aced.data.spool import GIGABYTE, Spool, find
 from aced.data.views import View
@@ -39,7 +41,7 @@ def opened(tmp_path: Path, *patterns: str, limit: int = GIGABYTE) -> Shards:
 
 
 def kept(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "spool").iterdir() if not path.name.endswith(".lock"))
+    return sorted(path.name for path in (tmp_path / "spool").iterdir() if not path.name.startswith("."))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,81 @@ def test_what_is_there_is_not_fetched_again_and_what_changed_is(store, tmp_path:
     assert fetched[6:] == ["memory:///pool/1.tar"]
     assert len(changed) == 11
     assert len(kept(tmp_path)) == 3  # the older state is gone
+
+
+@pytest.fixture
+def down(monkeypatch) -> Callable[[], None]:
+    """Lets the server go down, as fsspec's file system for http tells it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError("memory://pool") from ConnectionRefusedError(111, "Connect call failed")
+
+    def stop() -> None:
+        for name in ("info", "glob", "isdir", "get_file"):
+            monkeypatch.setattr(fsspec.get_filesystem_class("memory"), name, refuse)
+
+    return stop
+
+
+PATTERNS = ["memory://pool", "memory://pool/{0..2}.tar", "memory://pool/*.tar", "memory://pool/1.tar"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_is_whole_in_the_spool_needs_no_server(store, tmp_path: Path, pattern: str, down):
+    first = opened(tmp_path, pattern)
+    down()
+    told: list[str] = []
+    again = open_shards([pattern], spool=Spool(tmp_path / "spool", GIGABYTE), tell=told.append)
+    assert (again.fingerprint, again.paths, list(again.keys)) == (first.fingerprint, first.paths, list(first.keys))
+    assert again.read(range(len(again)), [VIEW]).texts == first.read(range(len(first)), [VIEW]).texts
+    assert len(told) == 1
+    assert pattern.partition("{")[0] in told[0]
+    assert name_tars([pattern], Spool(tmp_path / "spool", GIGABYTE)) == [[str(tar) for tar in addresses(pattern)]]
+
+
+def addresses(pattern: str) -> list[str]:
+    return [f"memory:///pool/{number}.tar" for number in ((1,) if "1.tar" in pattern else range(3))]
+
+
+@pytest.mark.parametrize("gone", ["a tar", "the list", "everything", "another pattern"])
+def test_what_is_not_whole_in_the_spool_needs_its_server(store, tmp_path: Path, gone: str, down):
+    source = opened(tmp_path, "memory://pool")
+    down()
+    if gone == "a tar":
+        source.paths[1].unlink()
+    elif gone == "the list":
+        for path in (tmp_path / "spool/.found").iterdir():
+            path.write_text("{")
+    elif gone == "everything":
+        shutil.rmtree(tmp_path / "spool")
+    pattern = "memory://pool/{0..1}.tar" if gone == "another pattern" else "memory://pool"
+    with pytest.raises(AcedError, match=r"^The server of memory://pool.* does not answer \(.*Connect call failed"):
+        opened(tmp_path, pattern)
+
+
+def test_overlapping_addresses_are_remembered_whole(store, tmp_path: Path, down):
+    opened(tmp_path, "memory://pool/0.tar", "memory://pool")
+    down()
+    assert len(opened(tmp_path, "memory://pool")) == 9
+
+
+def test_a_changed_original_is_remembered_as_it_is_now(store, tmp_path: Path, down):
+    opened(tmp_path, "memory://pool")
+    store.pipe("/pool/1.tar", tar_bytes(pairs(5)))
+    store.pipe("/pool/3.tar", tar_bytes(pairs(1)))
+    opened(tmp_path, "memory://pool")
+    down()
+    assert len(opened(tmp_path, "memory://pool")) == 3 + 5 + 3 + 1
+
+
+def test_a_spool_that_cannot_be_written_says_so_and_is_used(store, tmp_path: Path):
+    opened(tmp_path, "memory://pool")
+    shutil.rmtree(tmp_path / "spool/.found")
+    (tmp_path / "spool/.found").write_text("in the way")
+    told: list[str] = []
+    assert len(open_shards(["memory://pool"], spool=Spool(tmp_path / "spool", GIGABYTE), tell=told.append)) == 9
+    assert len(told) == 1
+    assert str(tmp_path / "spool/.found") in told[0]
 
 
 def test_addresses_and_paths_together_and_each_once(store, tmp_path: Path):

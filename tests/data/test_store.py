@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from aced.core.embeddings import Embeddings
 from aced.data.embedding import Settings, check_space, size_text
-from aced.data.sidecar import Part, open_sidecar, parts_of, sample_bytes, sidecar_path
+from aced.data.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sample_bytes, sidecar_path
 from aced.data.store import Store, build_store, open_store
 from aced.data.tensorfile import RowFile, RowFileWriter
 from aced.errors import AcedError
@@ -299,6 +299,18 @@ def test_the_size_that_is_told_is_the_size_of_the_file(tmp_path: Path, settings:
     assert told + n * len('"000000", ') <= store.info.bytes + 2 < told + n * len('"000000", ') + 10_000
 
 
+@pytest.mark.parametrize("n", [1, 20, 3000])
+@pytest.mark.parametrize("key", ["w{}", "日本/{:060d}"])
+def test_the_room_that_is_planned_is_what_the_files_take(tmp_path: Path, n: int, key: str) -> None:
+    """Also where a tar holds so few samples that its side-car is mostly header."""
+    source: Any = ListSource([f"{tar}.tar/{key.format(i)}" for tar in "abc" for i in range(n)], "tars")
+    source.parts, source.part_sizes = {f"{tar}.tar": f"mark {tar}" for tar in "abc"}, [n] * 3
+    planned = sum(overhead_bytes(part, source) for part in parts_of(source)) + 3 * n * sample_bytes(8, "float16", 1)
+    store = build_store(tmp_path, source, WordTower(), Settings("float16"))
+    taken = sum(-(-path.stat().st_size // 4096) * 4096 for path in files(store.folder))
+    assert planned == pytest.approx(taken, rel=0.02, abs=3 * 2500)
+
+
 def test_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(AcedError, match=r"The embeddings of 1,000,000,000,000,000 samples need .* TB and .* are free"):
         check_space(tmp_path / "not/there", 10**15, 512, Settings())
@@ -306,16 +318,6 @@ def test_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> 
     assert [size_text(size) for size in (12, 1234, 98_765, 5.1e8, 1.54e11, 3e12)] == [
         "12 bytes", "1.23 kB", "98.8 kB", "510 MB", "154 GB", "3 TB",
     ]  # fmt: skip
-
-
-def test_many_tars_are_looked_up_with_a_bounded_number_of_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aced.data.store._MOST_MAPS", 3)
-    keys = [f"{tar:02d}.tar/w{i}" for tar in range(12) for i in range(2)]
-    store = build_store(tmp_path, tars(keys), WordTower(), EXACT)
-    for one in store.sidecars:
-        one.release()
-    assert torch.equal(store.lookup(torch.arange(24)).text, expected(keys).text)
-    assert sum(one._file._map is not None for one in store.sidecars) <= 4
 
 
 def test_looking_up_does_not_copy_the_file_into_memory(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,11 +76,14 @@ def test_a_pool_is_embedded_once_and_a_run_looks_it_up(
     told = " ".join(first.out.split())
     # float16, d 96: an image and a text of 192 bytes, and a mark.
     assert "3 tars, 120 samples; 0 have their embeddings, 120 to go. A sample takes 385 bytes (float16, d 96)" in told
-    assert "46.2 kB to write, 38.5 GB for 100 M samples; " in told
+    planned = re.search(r"([\d.]+) kB to write, 38\.5 GB for 100 M samples; ", told)
+    assert planned is not None
     assert "image_unreadable" in told
     assert told.index("38.5 GB") < told.index("Samples")
     made = files(cache)
     assert [path.name[:2] for path in made] == ["0-", "1-", "2-"]
+    taken = sum(-(-path.stat().st_size // 4096) * 4096 for path in made)
+    assert 1000 * float(planned[1]) == pytest.approx(taken, rel=0.1)
     assert open_sidecar(made[2]).info.faults == {"image_unreadable": 1}
 
     source, tower = open_shards([str(pool)]), load_tower(model)
@@ -390,6 +394,6 @@ def test_a_disk_without_room_is_told_first(
     pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 46_000})())
-    with pytest.raises(AcedError, match=r"of 120 samples need 46.2 kB and 46 kB are free in .*: make room, choose"):
+    with pytest.raises(AcedError, match=r"of 120 samples need 79.2 kB and 46 kB are free in .*: make room, choose"):
         embed_program(job_of(trained["large"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
     assert not files(tmp_path / "cache")

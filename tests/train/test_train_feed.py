@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,19 +98,52 @@ def test_a_fault_counts_once_for_each_key() -> None:
 
 def test_too_large_a_share_stops_the_run() -> None:
     count = Faults(max_share=0.01, total=1000)
-    count.add(faults("a", "b"), 50)  # 2 of 50: few enough for a start, where 200 are the least to judge by
+    count.add(faults(*"abc"), 100)  # as many as three times the share may come by chance
     with pytest.raises(
         AcedError,
-        match=r"^3 of 100 samples could not be read, more than data\.max_bad_share = 0\.01 allows; for example "
+        match=r"^11 of 160 samples could not be read, more than data\.max_bad_share = 0\.01 allows; for example "
         r"image_empty: a: broken\.$",
     ):
-        count.add(faults("c"), 50)
-    late = Faults(max_share=0.01, total=1000)
-    late.add(faults("a"), 100)
-    late.add([], 400)
-    late.add(faults("b", "c", "d", "e"), 100)  # 5 of 600
-    with pytest.raises(AcedError, match="7 of 620"):
-        late.add(faults("f", "g"), 20)
+        count.add(faults(*"defghijk"), 60)
+
+
+def test_a_pool_that_was_read_wholly_is_judged_exactly() -> None:
+    within = Faults(max_share=0.01, total=1000)
+    within.add(faults(*"abcdefghij"), 1000)
+    within.add(faults(*"abcdefghij"), 1000)  # once more, in the second epoch
+    with pytest.raises(AcedError, match="11 of 1000"):
+        within.add(faults("k"), 100)
+    Faults(max_share=0.29, total=100).add(faults(*map(str, range(29))), 100)  # 0.29 * 200 is 57.99 in floats
+    Faults(max_share=0.01, total=100).add(faults("a", "b"), 100)  # of 200 there may be two
+    with pytest.raises(AcedError, match="3 of 100"):
+        Faults(max_share=0.01, total=100).add(faults("a", "b", "c"), 100)
+
+
+def test_a_resumed_count_judges_as_one_that_was_not_interrupted() -> None:
+    rng = np.random.default_rng(0)
+    bad = {f"{n}": n for n in rng.choice(3000, 90, replace=False).tolist()}  # 3 %
+
+    def run(stop_at: int | None) -> str:
+        count = Faults(max_share=0.01, total=3000)
+        for step in range(60):
+            if step == stop_at:
+                fresh = Faults(max_share=0.01, total=3000)
+                fresh.read, fresh.keys = (
+                    count.read,
+                    set(count.keys),
+                )  # with counts and examples, what a checkpoint holds
+                fresh.counts, fresh.examples = Counter(count.counts), dict(count.examples)
+                count = fresh
+            met = [key for key, n in bad.items() if n // 50 == step]
+            try:
+                count.add(faults(*met), 50)
+            except AcedError as error:
+                return f"{step}: {error}"
+        return "went through"
+
+    whole = run(None)
+    assert whole != "went through"
+    assert {run(step) for step in range(1, int(whole.partition(":")[0]) + 1)} == {whole}
 
 
 def test_no_fault_is_allowed_with_a_share_of_zero_and_all_with_one() -> None:

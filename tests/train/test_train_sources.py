@@ -164,7 +164,9 @@ def test_the_tables_at_the_end_tell_what_was_lost_and_what_is_odd(
     ended = cli("train", "scenes", "data.shards=pool", *WORDS, "data.bad_tars=skip", "data.max_bad_share=0.1")
     assert ended.status == 0, ended.err
     lost, odd = ended.out.partition("What could not be used")[2].split("Odd, but used")
-    last = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[-1])["faults"]
+    line = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[-1])
+    assert f"Data: {line['samples']['total']} samples in 1 tar (pool); 2 more are incomplete" in ended.out
+    last = line["faults"]
     expected = {"tar_data_after_end": 1, "dotted_key": 1, "no_image": 1, "image_unreadable": 2}
     expected_odd = {"no_key": 1, "image_alpha": 7, "caption_not_utf8": 1}
     assert last == expected | expected_odd

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from aced.cli.app import app
+from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.errors import AcedError
 
 # The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
@@ -30,6 +31,8 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except OSError as error:
+        if is_out_of_files(error):
+            _fail(str(out_of_files()), 2)
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}.", 1)
     except (MemoryError, RuntimeError) as error:

@@ -173,15 +173,20 @@ class _Making:
             self.flops += len(candidates) * (len(self._views) - 1) * tower.flops(1).image
 
 
-def check_space(cache: Path, samples: int, d: int, settings: Settings) -> int:
+def check_space(cache: Path, samples: int, d: int, settings: Settings, overhead: int = 0) -> int:
     """Bytes that are free where a cache is or will be; refuses one that does not fit.
+
+    Args:
+        cache: the cache folder.
+        samples, d, settings: how many are embedded, and how.
+        overhead: bytes of the headers and keys of all side-cars, see `overhead_bytes`.
 
     Raises:
         AcedError: the side-cars of so many samples are larger than what is free.
     """
     there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    need = samples * sample_bytes(d, settings.dtype, settings.views)
+    need = samples * sample_bytes(d, settings.dtype, settings.views) + overhead
     if need > free:
         raise AcedError(
             f"The embeddings of {samples:,} samples need {size_text(need)} and {size_text(free)} are free in {there}: "

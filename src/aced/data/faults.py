@@ -17,7 +17,7 @@ LEFT_OUT = {
     "tar_bad_header": "a damaged header; ordinary readers stop there without a word",
     "tar_data_after_end": "data behind the end mark: a header became zeros, or two tars were joined",
     "tar_zero_tail": "the rest of the file is zeros",
-    "tar_not_a_tar": "a web page, a compressed file, or anything else",
+    "tar_not_a_tar": "a git-lfs pointer, a web page, a compressed file, or anything else",
     "tar_empty_file": "no bytes, or no members",
     "tar_gzip_damaged": "a gzip stream that ends early or fails its check",
     "tar_unreadable": "the system does not give the file",
@@ -32,6 +32,7 @@ LEFT_OUT = {
     "image_aspect": "longer than 20 to 1",
     "caption_empty": "nothing but white space",
     "caption_no_field": "the json lacks the field that `data.caption` names",
+    "caption_no_text": "that field is null, a number, a dict, or a list of such things or of single words",
     "caption_bad_json": "the json cannot be read",
 }
 """Faults that leave out a sample, or (`tar_...`) an unknown number of them."""
@@ -48,8 +49,11 @@ HARMLESS = {
     "image_16_bit": "16-bit grey, scaled to 8 bits",
     "image_animated": "several frames, of which the first is used",
     "image_turned": "an EXIF orientation, which is not applied (nor is it by open_clip)",
-    "caption_not_utf8": "bytes that are no UTF-8, replaced by U+FFFD",
+    "caption_not_utf8": "UTF-16 (read as what it is), or bytes that are no UTF-8, replaced by U+FFFD",
     "caption_cleaned": "a byte order mark, NUL or carriage returns, taken out",
+    "caption_words": "a list of a few single words, each of which counts as a caption",
+    "caption_placeholder": "`nan`, `None`, `null` or the like, as programs write where there is no caption",
+    "caption_printed": "a caption that looks like a printed list or dict, such as `['a cat']`",
     "caption_long": "over 8,192 characters, of which the first are kept",
 }
 """What is odd but used: it leaves out no sample."""

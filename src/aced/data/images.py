@@ -9,6 +9,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from aced.data.standins import HEAD, stand_in
+
 MAX_PIXELS = 89_000_000
 MAX_ASPECT = 20
 # What libjpeg says when part of the picture is missing; Pillow would fill it with grey.
@@ -119,7 +121,8 @@ def _decode_any(content: bytes) -> tuple[np.ndarray, list[Note]]:
     except Image.DecompressionBombError as error:
         raise ImageFault("image_too_large", str(error)) from error
     except UnidentifiedImageError as error:
-        raise ImageFault("image_unreadable", "this is not an image in a known format") from error
+        what = stand_in(content[:HEAD]) or "this is not an image in a known format"
+        raise ImageFault("image_unreadable", what) from error
     except Exception as error:
         # Pillow's plugins let any exception through when a file is damaged: struct.error, SyntaxError, ...
         words = str(error) or type(error).__name__

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from aced.data.spool import Located, Remote, Spool, find, is_address, is_gzip
-from aced.data.tarpaths import expand_tars
+from aced.data.tarpaths import expand_tars, tars_below
 from aced.errors import AcedError
 
 Progress = Callable[[int, int], None]
+Tell = Callable[[str], None]
+"""Says a sentence to the user."""
 
 
 def locate_tars(
-    patterns: Sequence[str], spool: Spool | None, *, apart: bool = False, progress: Progress | None = None
+    patterns: Sequence[str],
+    spool: Spool | None,
+    *,
+    apart: bool = False,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> list[list[Located]]:
     """The tars of each pattern, each tar once.
 
@@ -23,16 +30,60 @@ def locate_tars(
         spool: where addresses and gzip files go; without it addresses are refused and gzip files are left as they are.
         apart: whether the patterns are sources of their own, so that none may name a tar of another.
         progress: called with (files fetched, all files that must be fetched).
+        tell: gets a sentence about what the patterns may have missed.
 
     Raises:
         AcedError: nothing there, a tar in two sources, or what the spool raises.
     """
+    groups, found = _grouped(patterns, spool, apart=apart, tell=tell)
+    remotes = [tar for group in groups for tar in group if isinstance(tar, Remote)]
+    fetched: dict[str, Path] = {}
+    if remotes and spool is not None:
+        paths = spool.fetch(remotes, progress)
+        fetched = {remote.address: path for remote, path in zip(remotes, paths, strict=True)}
+        _remember(found, spool, tell)
+    return [[_located(tar, fetched, spool) for tar in group] for group in groups]
+
+
+def _tell_missed(patterns: Sequence[str], twice: int, tell: Tell) -> None:
+    """Say which tars the patterns may have been meant to name too, and how many they name more than once."""
+    for pattern in patterns:
+        if not is_address(pattern) and (missed := tars_below(pattern)):
+            name, below = missed
+            tell(
+                f"Of {name} only the tars in the folder itself are read, and not {below}: '{name}/**/*.tar' names all."
+            )
+    if twice:
+        tell(f"{twice:,} tar{'s are' if twice > 1 else ' is'} named more than once and count once.")
+
+
+def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = None) -> list[list[str]]:
+    """Paths and addresses of the single tars that each pattern names, each tar once; nothing is fetched.
+
+    Args:
+        patterns, spool, tell: as for `locate_tars`.
+
+    Raises:
+        AcedError: nothing there, or an address without a spool.
+    """
+    groups, found = _grouped(patterns, spool, apart=False, tell=tell)
+    if spool is not None:
+        _remember(found, spool, tell)
+    return [[tar.address if isinstance(tar, Remote) else str(tar) for tar in group] for group in groups]
+
+
+def _grouped(
+    patterns: Sequence[str], spool: Spool | None, *, apart: bool, tell: Tell | None
+) -> tuple[list[list[Path | Remote]], dict[str, list[Remote]]]:
+    """What each pattern names, each tar where it is named first, and all that a server said of each address."""
     if not patterns:
         expand_tars(patterns)  # says what is missing
     groups: list[list[Path | Remote]] = [[] for _ in patterns]
     seen: dict[str, int] = {}
+    found: dict[str, list[Remote]] = {}
+    twice = 0
     for number, pattern in enumerate(patterns):
-        for tar in _expand(pattern, spool):
+        for tar in _expand(pattern, spool, found, tell):
             identity = tar.address if isinstance(tar, Remote) else os.path.realpath(tar)
             if identity not in seen:
                 seen[identity] = number
@@ -42,40 +93,46 @@ def locate_tars(
                     f"{identity} is in two sources of data.shards, {patterns[seen[identity]]} and {pattern}: with "
                     "data.weights each tar belongs to one."
                 )
-    remotes = [tar for group in groups for tar in group if isinstance(tar, Remote)]
-    fetched: dict[str, Path] = {}
-    if remotes and spool is not None:
-        paths = spool.fetch(remotes, progress)
-        fetched = {remote.address: path for remote, path in zip(remotes, paths, strict=True)}
-    return [[_located(tar, fetched, spool) for tar in group] for group in groups]
-
-
-def name_tars(patterns: Sequence[str], spool: Spool | None) -> list[str]:
-    """Paths and addresses of the single tars that patterns name, each once and in that order; nothing is fetched.
-
-    Raises:
-        AcedError: nothing there, or an address without a spool.
-    """
-    if not patterns:
-        expand_tars(patterns)  # says what is missing
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        for tar in _expand(pattern, spool):
-            if isinstance(tar, Remote):
-                found.setdefault(tar.address, tar.address)
             else:
-                found.setdefault(os.path.realpath(tar), str(tar))
-    return list(found.values())
+                twice += 1
+    if tell is not None:
+        _tell_missed(patterns, twice, tell)
+    return groups, found
 
 
-def _expand(pattern: str, spool: Spool | None) -> list[Path] | list[Remote]:
+def _remember(found: Mapping[str, Sequence[Remote]], spool: Spool, tell: Tell | None) -> None:
+    """Keep what addresses name; where that cannot be written, a run needs their server again."""
+    try:
+        for pattern, remotes in found.items():
+            spool.remember(pattern, remotes)
+    except AcedError as error:
+        if tell is not None:
+            tell(f"{str(error).rstrip('.')}: the next run needs the servers of its addresses again.")
+
+
+def _expand(
+    pattern: str, spool: Spool | None, found: dict[str, list[Remote]], tell: Tell | None
+) -> list[Path] | list[Remote]:
+    """The tars of a pattern; `found` gets what a server says, and what was fetched stands in where it is down."""
     if not is_address(pattern):
         return expand_tars([pattern])
     if spool is None:
         raise AcedError(
             f"{pattern} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path."
         )
-    return find(pattern)
+    try:
+        found[pattern] = find(pattern)
+        return found[pattern]
+    except AcedError as error:
+        kept = spool.recall(pattern)
+        if kept is None:
+            raise
+        if tell is not None:
+            tell(
+                f"{str(error).rstrip('.')}, but what was fetched from there earlier is whole: its "
+                f"{len(kept):,} tar{'s are' if len(kept) > 1 else ' is'} read from {spool.folder}."
+            )
+        return kept
 
 
 def _located(tar: Path | Remote, fetched: dict[str, Path], spool: Spool | None) -> Located:

@@ -21,18 +21,21 @@ import torch
 
 from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
+from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
-from aced.data.located import locate_tars
+from aced.data.located import Tell, locate_tars
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Located, Spool
+from aced.data.summary import Found
 from aced.data.tarfiles import TarFiles, TarKeys, TarSession
-from aced.data.tarindex import IMAGE_SUFFIXES, TarIndex, index_tar, no_index
+from aced.data.tarindex import IMAGE_SUFFIXES, KeptNote, TarIndex, index_tar, kept_text, no_index
 from aced.data.tarpaths import distinct_names
 from aced.data.tars import TarFault
 from aced.data.views import View
 from aced.errors import AcedError
 
+Noted = tuple[TarIndex, KeptNote | None]
 _PARALLEL = 16
 """Tars from which on it is worth while to index them in several processes."""
 _FAULTS = 1000
@@ -50,6 +53,7 @@ class Shards:
         fingerprint: hash of the tars' names, sizes and times, of the choice of caption and of the decoding.
         parts: for each tar name, a hash that a copy shares and a changed tar does not.
         part_sizes: samples of each part; part by part they are the samples in order.
+        sources: what the user named, each with its tars and samples.
         mixture: with sources apart, samples of each; part by part they are the samples in order. Else empty.
         paths: the tars.
         faults: what was left out or odd already at indexing: tars cut or damaged (`tar_...`, with the tar's
@@ -64,7 +68,8 @@ class Shards:
         names: Sequence[str],
         indexes: Sequence[TarIndex],
         captions: Captions,
-        groups: Sequence[int] = (),
+        groups: Sequence[tuple[str, int]],
+        apart: bool = False,
         decoding: Decoding = FAST,
     ) -> None:
         self.paths = [tar.path for tar in located]
@@ -94,8 +99,10 @@ class Shards:
         self.fingerprint = hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
         self.parts = {name: f"{how} {index.mark()}" for name, index in zip(names, indexes, strict=True)}
         self.part_sizes = [len(kept) for kept in rows]
-        ends = np.cumsum([0, *groups])
-        self.mixture = tuple(sum(self.part_sizes[a:b]) for a, b in pairwise(ends))
+        ends = np.cumsum([0, *(tars for _, tars in groups)])
+        sizes = [sum(self.part_sizes[a:b]) for a, b in pairwise(ends)]
+        self.sources = tuple(Found(*group, size) for group, size in zip(groups, sizes, strict=True))
+        self.mixture = tuple(sizes) if apart else ()
         self._files = TarFiles(self.paths, states)
 
     def __len__(self) -> int:
@@ -104,8 +111,8 @@ class Shards:
     def read(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int] | None = None) -> Candidates:
         """Load the samples at `indices` (in that order) in every view; faulty ones are left out, reported.
 
-        Names of faults: those of `aced.data.images.decode_image`, `caption_empty`, `caption_no_field` and
-        `caption_bad_json`; what is odd about the others is in `notes`.
+        Names of faults: those of `aced.data.images.decode_image` and of `aced.data.captions.Captions.read`; what is
+        odd about the others is in `notes`.
 
         Args:
             indices: positions.
@@ -188,14 +195,22 @@ class Shards:
         return [self._kind(session, index) or "unknown" for index in range(len(self))]
 
     def _kind(self, session: TarSession, index: int) -> str | None:
+        kind = self._field(session, index, "kind")
+        return None if kind is None else str(kind)
+
+    def fields(self, name: str) -> Iterator[object]:
+        """The value of one field of each sample's json, in order; None where there is none."""
+        session = self._files.session()
+        return (self._field(session, index, name) for index in range(len(self)))
+
+    def _field(self, session: TarSession, index: int, name: str) -> object:
         if self._json[index, 0] < 0:
             return None
         try:
             content = json.loads(session.read(self._tar_of(index), self._json[index]))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-        kind = content.get("kind") if isinstance(content, dict) else None
-        return None if kind is None else str(kind)
+        return content.get(name) if isinstance(content, dict) else None
 
 
 def open_shards(
@@ -212,6 +227,7 @@ def open_shards(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     fetching: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> Shards:
     """Index the tars that patterns name.
 
@@ -229,6 +245,7 @@ def open_shards(
         workers: processes that read headers, where there are many tars; 0 does so in this one.
         progress: called with (tars done, all tars).
         fetching: called with (addresses fetched, all addresses).
+        tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
@@ -236,17 +253,22 @@ def open_shards(
     if bad_tars not in ("stop", "skip"):
         raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{bad_tars}".')
     captions, way = Captions.parse(caption, caption_choice, seed), find_decoding(decoding)
-    groups = locate_tars(patterns, spool, apart=apart, progress=fetching)
+    groups = locate_tars(patterns, spool, apart=apart, progress=fetching, tell=tell)
     located = [tar for group in groups for tar in group]
     indexes: list[TarIndex] = []
-    for tar, index in zip(located, _indexes(located, index_dir, workers), strict=True):
+    kept: list[KeptNote] = []
+    for tar, (index, note) in zip(located, _indexes(located, index_dir, workers), strict=True):
+        kept += [note] if note is not None else []
         if bad_tars == "stop":
             _check(tar.source, index, captions)
         indexes.append(index)
         if progress is not None:
             progress(len(indexes), len(located))
+    if kept and tell is not None and index_dir is not None:
+        tell(kept_text(index_dir, kept))
     names = distinct_names([Path(tar.source) for tar in located])
-    shards = Shards(located, names, indexes, captions, [len(group) for group in groups] if apart else (), way)
+    counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
+    shards = Shards(located, names, indexes, captions, counts, apart, way)
     if not len(shards):
         reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in _first_of_each(shards.faults))
         told = f"; {reasons}." if reasons else "."
@@ -254,8 +276,8 @@ def open_shards(
     return shards
 
 
-def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[TarIndex]:
-    """The index of each tar, in order."""
+def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[Noted]:
+    """The index of each tar, in order, with what was wrong with the kept one."""
     work = partial(_index, index_dir=Path(index_dir) if index_dir is not None else None)
     if workers < 2 or len(located) < _PARALLEL:
         yield from map(work, located)
@@ -264,12 +286,14 @@ def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -
         yield from pool.imap(work, located, chunksize=4)
 
 
-def _index(tar: Located, index_dir: Path | None) -> TarIndex:
+def _index(tar: Located, index_dir: Path | None) -> Noted:
     try:
-        index = index_tar(tar.path, index_dir)
+        index, note = index_tar(tar.path, index_dir)
     except OSError as error:
-        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})"))
-    return index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])
+        if is_out_of_files(error):
+            raise out_of_files() from error
+        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})")), None
+    return (index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])), note
 
 
 def _first_of_each(faults: Sequence[Fault]) -> list[Fault]:
@@ -283,9 +307,9 @@ def _check(source: str, index: TarIndex, captions: Captions) -> None:
     """Refuse a damaged tar and one without pairs."""
     whole = int(((index.places["image"][:, 1] > 0) & (index.places[captions.part][:, 1] > 0)).sum())
     if index.fault is not None:
+        what = f"go on with the {whole} whole samples in it" if whole else "leave it out"
         raise AcedError(
-            f'{source} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" '
-            f"to go on with the {whole} whole samples in it."
+            f'{source} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" to {what}.'
         )
     if whole == 0:
         found = sorted({suffix for has in index.suffixes.values() for suffix in has})[:6]

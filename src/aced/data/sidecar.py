@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from aced.data.atomic import writing
+from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.data.rowcodec import decode, encode, layout, row_bytes
 from aced.data.source import Source
 from aced.data.tensorfile import RowFile, RowFileWriter
@@ -27,6 +28,8 @@ from aced.errors import AcedError
 
 VERSION = 2
 _METADATA_BYTES = 8192
+_HEADER_BYTES = 400
+_BLOCK = 4096
 _FORMAT = "aced side-car"
 IDENTITY = {
     "weights": "other weights",
@@ -126,6 +129,16 @@ class SideCarInfo:
 def sample_bytes(d: int, dtype: str, views: int) -> int:
     """Bytes that a sample takes in a side-car, but for its key: `views` images, a text and a mark."""
     return (views + 1) * row_bytes(d, dtype) + 1
+
+
+def overhead_bytes(part: Part, source: Source) -> int:
+    """Bytes that the side-car of a part takes besides `sample_bytes`: header, keys, and half a block of the disk.
+
+    The length of all keys is taken from three of them.
+    """
+    ends = _ends(part.keys(source))
+    each = sum(len(json.dumps(key)) + 2 for key in ends) / max(1, len(ends))
+    return _METADATA_BYTES + _HEADER_BYTES + _BLOCK // 2 + round(each * len(part))
 
 
 def tower_folder(cache: Path | str, fingerprint: str) -> Path:
@@ -263,10 +276,6 @@ class SideCar:
         """Whether every byte is as it was written; reads the whole file."""
         return self._file.sha256() == self.info.sha256
 
-    def release(self) -> None:
-        """Give the memory map back until the next use."""
-        self._file.release()
-
 
 class Damaged(AcedError):
     """A side-car that cannot be read as what was written."""
@@ -300,6 +309,8 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
         if any(file.shape(name) != shape for name, (_, shape) in shapes.items()) or file.shape("valid") != (info.n,):
             raise ValueError("other shapes than its header says")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_out_of_files(error):
+            raise out_of_files() from error
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise Damaged(f"The side-car of embeddings {path} is damaged ({what}): {_AGAIN}.") from error
     if identity is not None and (words := differences(info.identity, identity)):

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import gzip
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,11 +19,11 @@ import struct
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from aced.data.atomic import sync, writing
+from aced.data.atomic import sync, write_atomic, writing
 from aced.data.tarpaths import braces
 from aced.data.tars import TarFault
 from aced.errors import AcedError
@@ -94,6 +95,34 @@ class Spool:
             if progress is not None:
                 progress(number, len(remotes))
         return targets
+
+    def remember(self, pattern: str, found: Sequence[Remote]) -> None:
+        """Keep what an address names, for `recall` when its server is down.
+
+        Raises:
+            AcedError: it cannot be written.
+        """
+        content = json.dumps({"pattern": pattern, "found": [astuple(remote) for remote in found]})
+        path = self._list(pattern)
+        with writing(path):
+            before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if content != before:
+            write_atomic(path, content)
+
+    def recall(self, pattern: str) -> list[Remote] | None:
+        """What an address named last, where all of that has been fetched and is there; else None."""
+        try:
+            kept = json.loads(self._list(pattern).read_text(encoding="utf-8"))
+            found = [Remote(*fields) for fields in kept["found"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if kept.get("pattern") != pattern or not all(self._target(one.address, one.state).exists() for one in found):
+            return None
+        return found
+
+    def _list(self, pattern: str) -> Path:
+        name = hashlib.sha256(pattern.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return self.folder / ".found" / f"{name}.json"
 
     def unpack(self, path: Path) -> Located:
         """A gzip file, unpacked; of a damaged one what can be had, with a fault.
@@ -247,7 +276,10 @@ def _remote(address: str) -> Iterator[None]:
         yield
     except AcedError:
         raise
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        cause = error.__cause__  # over http fsspec finds no file where it finds no server
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise AcedError(f"The server of {address} does not answer ({_first_line(cause)}).") from error
         raise AcedError(f"There is nothing at {address}.") from None
     except PermissionError as error:
         raise AcedError(f"{address} may not be read ({error}): check the credentials of its store.") from error

@@ -26,6 +26,7 @@ from aced.data.sidecar import (
     SideCar,
     SideCarInfo,
     open_sidecar,
+    overhead_bytes,
     parts_of,
     sidecar_path,
     tower_folder,
@@ -35,7 +36,6 @@ from aced.data.source import Source
 from aced.errors import AcedError
 
 _HASHED_BYTES = 1 << 29
-_MOST_MAPS = 16_384  # Linux allows a process 65,530
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,6 @@ class Store:
         self._starts = np.array([part.start for part in parts], dtype=np.int64)
         self._rows = list(rows)
         self._whole = all(sidecar.info.usable == sidecar.info.n for sidecar in sidecars)
-        self._mapped: dict[int, None] = {}
 
     def __len__(self) -> int:
         """Number of samples of the source."""
@@ -150,16 +149,7 @@ class Store:
             pieces = np.split(order, first[1:])
         for number, places in zip(needed.tolist(), pieces, strict=True):
             local, mapping = positions[places] - self._starts[number], self._rows[number]
-            self._use(number)
             yield self.sidecars[number], places, local if mapping is None else mapping[local]
-
-    def _use(self, number: int) -> None:
-        """Keep the number of memory maps below what a process may have."""
-        self._mapped[number] = None
-        if len(self._mapped) > _MOST_MAPS:
-            oldest = next(iter(self._mapped))
-            del self._mapped[oldest]
-            self.sidecars[oldest].release()
 
 
 def _sum_up(n: int, infos: Sequence[SideCarInfo], size: int) -> StoreInfo:
@@ -206,7 +196,8 @@ def build_store(
     cache, identity = Path(cache), tower.identity()
     missing, _ = sort_parts(cache, identity, parts_of(source), settings)
     if missing:
-        check_space(cache, sum(map(len, missing)), tower.width, settings)
+        overhead = sum(overhead_bytes(part, source) for part in missing)
+        check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
         sweep_leftovers(tower_folder(cache, identity["tower"]))
         for _part in embed_parts(cache, source, tower, missing, settings, progress):
             pass

@@ -14,10 +14,9 @@ from typing import Any, overload
 
 import numpy as np
 
+from aced.data.descriptors import is_out_of_files, most_tars, out_of_files
 from aced.data.packed import PackedStrings
 from aced.errors import AcedError
-
-_OPEN_FILES = 64
 
 
 class TarFiles:
@@ -51,14 +50,20 @@ class TarFiles:
             local.pid, local.files = os.getpid(), OrderedDict()
         files: OrderedDict[int, FileIO] = local.files
         if tar not in files:
-            try:
-                files[tar] = FileIO(self._paths[tar])
-            except OSError as error:
-                raise self.unreadable(tar, error) from error
-            if len(files) > _OPEN_FILES:
+            while len(files) >= most_tars():
                 files.popitem(last=False)[1].close()
+            files[tar] = self._opened(tar, files)
         files.move_to_end(tar)
         return files[tar]
+
+    def _opened(self, tar: int, others: OrderedDict[int, FileIO]) -> FileIO:
+        while True:
+            try:
+                return FileIO(self._paths[tar])
+            except OSError as error:
+                if not (is_out_of_files(error) and others):
+                    raise self.unreadable(tar, error) from error
+                others.popitem(last=False)[1].close()
 
     def check(self, tar: int, file: FileIO) -> None:
         """Refuse a tar that is not what was indexed."""
@@ -74,6 +79,8 @@ class TarFiles:
 
     def unreadable(self, tar: int, error: OSError) -> AcedError:
         """The error for a tar that the system does not give."""
+        if is_out_of_files(error):
+            return out_of_files()
         return AcedError(f"{self._paths[tar]} cannot be read ({error.strerror or error}).")
 
 

@@ -6,10 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aced.data.standins import stand_in
+
 BLOCK = 512
 MAGIC = b"ustar"
 MAGIC_AT = 257
 NOT_A_TAR = "it is not a tar"
+_OTHERS = {
+    b"PK\3\4": "zip",
+    b"PK\5\6": "zip",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"\x93NUMPY": "numpy",
+}
 
 
 class BadHeader(ValueError):
@@ -99,8 +112,9 @@ def guess_content(start: bytes) -> str:
     """Why a file that does not begin with a tar header is not a tar, as the end of a sentence."""
     if start.startswith(b"\x1f\x8b"):
         return "it is compressed with gzip, which cannot be read at random: unpack it first, or set data.spool_dir"
-    if start.startswith((b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
+    if start.startswith((b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")):
         return "it is compressed, which cannot be read at random: unpack it first"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, not a tar (a failed download?)"
-    return NOT_A_TAR
+    if other := next((name for mark, name in _OTHERS.items() if start.startswith(mark)), None):
+        return f"it is a {other} file, which is not a tar"
+    words = start.partition(b"\0")[0]
+    return (stand_in(words) if words else None) or NOT_A_TAR

@@ -7,9 +7,12 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +21,7 @@ from aced.data.faults import FaultList
 from aced.data.packed import PackedStrings
 from aced.data.source import Fault
 from aced.data.tars import Member, TarFault, TarListing, list_tar, split_key
+from aced.errors import AcedError
 
 # In order of preference where a sample has more than one.
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -62,27 +66,57 @@ class TarIndex:
         return self.content_mark
 
 
-def index_tar(path: Path, index_dir: Path | None = None) -> TarIndex:
+def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, KeptNote | None]:
     """The index of a tar: from the cache if size and time still fit, else by reading all headers.
 
     Args:
         path: the tar.
         index_dir: where indexes are kept; nothing is kept without it.
 
+    Returns:
+        The index, and what was wrong with the kept one: a cache is only a cache, and its faults stop nothing.
+
     Raises:
         OSError: the tar cannot be read.
-        AcedError: the index cannot be written.
     """
     if index_dir is None:
-        return _group(list_tar(path))
+        return _group(list_tar(path)), None
     name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     cache = index_dir / f"{path.stem}-{name}.npz"
     state = os.stat(path)
-    index = _load(cache)
-    if index is None or (index.size, index.mtime_ns) != (state.st_size, state.st_mtime_ns):
-        index = _group(list_tar(path))
+    index, note = _load(cache)
+    if index is not None and (index.size, index.mtime_ns) == (state.st_size, state.st_mtime_ns):
+        return index, None
+    if index is not None:
+        note = KeptNote("stale", str(cache))
+    index = _group(list_tar(path))
+    try:
         write_atomic(cache, _packed(index))
-    return index
+    except AcedError as error:
+        note = KeptNote("not_kept", str(error).rstrip("."))
+    return index, note
+
+
+class KeptNote(NamedTuple):
+    """What is wrong with a kept index: `stale`, `damaged`, or (it cannot be written) `not_kept`; and a sentence."""
+
+    name: str
+    detail: str
+
+
+def kept_text(index_dir: Path, notes: Sequence[KeptNote]) -> str:
+    """A sentence about what was wrong with some kept indexes, none of which is used."""
+    counts = Counter(note.name for note in notes)
+    example = {note.name: note.detail for note in reversed(notes)}
+    parts = [f"{words}: {counts[name]:,} ({example[name]})" for name, words in _NOT_USED.items() if counts[name]]
+    return f"Indexes of tars in {index_dir}: {'; '.join(parts)}. These tars' headers were read instead."
+
+
+_NOT_USED = {
+    "not_kept": "cannot be kept",
+    "stale": "of another state of the tar, and made anew",
+    "damaged": "damaged, and made anew",
+}
 
 
 def no_index(fault: TarFault) -> TarIndex:
@@ -177,29 +211,42 @@ def _packed(index: TarIndex) -> bytes:
     return out.getvalue()
 
 
-def _load(cache: Path) -> TarIndex | None:
-    """An index from the cache; None if there is none or it is not what this version writes."""
+def _load(cache: Path) -> tuple[TarIndex | None, KeptNote | None]:
+    """An index from the cache; None if there is none, or (with a note) if it is not what this version writes."""
     try:
         with np.load(cache, allow_pickle=False) as file:
             facts = json.loads(file["facts"].tobytes())
             if facts["version"] != _VERSION:
-                return None
-            keys = PackedStrings(file["keys"].tobytes(), file["ends"])
-            places = {part: file[part] for part in _PARTS}
-        if any(rows.shape != (len(keys), 2) or rows.dtype != np.int64 for rows in places.values()):
-            return None
-        if keys.ends.dtype != np.int64 or keys.ends[0] != 0 or keys.ends[-1] != len(keys.content):
-            return None
-        return TarIndex(
-            facts["size"],
-            facts["mtime_ns"],
-            keys,
-            places,
-            facts["suffixes"],
-            [Fault(**note) for note in facts["notes"]],
-            [TarFault(**fault) for fault in facts["faults"]],
-            facts["mark"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile):
-        # A cache that cannot be read is made again.
-        return None
+                return None, None
+            return _unpacked(file, facts), None
+    except FileNotFoundError:
+        return None, None
+    except NotADirectoryError:
+        return None, None  # which writing tells
+    except _UNREADABLE as error:
+        words = error.strerror if isinstance(error, OSError) else str(error)
+        return None, KeptNote("damaged", f"{cache}: {words or type(error).__name__}")
+
+
+# What numpy, zipfile and json raise for a file with flipped bytes; NotImplementedError is a RuntimeError.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+
+
+def _unpacked(file: Mapping[str, np.ndarray], facts: dict[str, Any]) -> TarIndex:
+    """The index in a cache file; raises ValueError, KeyError or TypeError where it does not hold together."""
+    keys = PackedStrings(file["keys"].tobytes(), file["ends"])
+    places = {part: file[part] for part in _PARTS}
+    if any(rows.shape != (len(keys), 2) or rows.dtype != np.int64 for rows in places.values()):
+        raise ValueError("its places are not those of its keys")
+    if keys.ends.dtype != np.int64 or keys.ends[0] != 0 or keys.ends[-1] != len(keys.content):
+        raise ValueError("its keys do not end where they should")
+    return TarIndex(
+        facts["size"],
+        facts["mtime_ns"],
+        keys,
+        places,
+        facts["suffixes"],
+        [Fault(**note) for note in facts["notes"]],
+        [TarFault(**fault) for fault in facts["faults"]],
+        facts["mark"],
+    )

@@ -11,12 +11,18 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
+import random
 import struct
+import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from aced.data.descriptors import is_out_of_files, most_maps, out_of_files
 
 _DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "int8": "I8"}
 _NUMPY = {code: np.dtype(name).newbyteorder("<") for name, code in _DTYPES.items()}
@@ -172,11 +178,11 @@ class RowFile:
 
     def rows(self, name: str) -> np.ndarray:
         """A tensor as a read-only memory map."""
-        if self._map is None:  # mapped at the first use: of many files, most are opened for their header alone
-            # As a plain array, which numpy indexes in a third of the time; it keeps the map open.
-            self._map = np.memmap(self._path, np.uint8, "r").view(np.ndarray)
+        content = self._map
+        if content is None:  # mapped at the first use: of many files, most are opened for their header alone
+            content = self._map = _MAPS.make(self)
         dtype, shape, start = self._places[name]
-        return self._map[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        return content[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
     def sha256(self) -> str:
         """Hash of everything behind the header."""
@@ -185,6 +191,68 @@ class RowFile:
     def release(self) -> None:
         """Give the memory map back until the next use."""
         self._map = None
+
+    def mapped(self) -> np.ndarray:
+        """The whole file as a new memory map of bytes; raises OSError."""
+        with open(self._path, "rb") as file:
+            # A tenth of the time of np.memmap; the array keeps the map open.
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+class _Maps:
+    """The files of this process that are mapped, never more than `most_maps`.
+
+    Where one must go, it is any one: of files that are gone through in turn, the oldest or the least used would always
+    be the next that is needed. A map that somebody still reads from is closed when he is done.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[weakref.ref[RowFile]] = []
+        self._gone = 0  # of these, files that nobody uses any more
+        self._random = random.Random(0)  # nothing that is computed depends on it
+        self._lock = threading.Lock()
+
+    def make(self, file: RowFile) -> np.ndarray:
+        """Map a file.
+
+        Raises:
+            AcedError: the process may open no more files, though it has given back all that it has mapped.
+            OSError: the file cannot be read.
+        """
+        with self._lock:
+            most = most_maps()
+            while len(self._files) >= most:
+                self._give_back()
+            while True:
+                try:
+                    content = file.mapped()
+                    break
+                except OSError as error:
+                    if not is_out_of_files(error):
+                        raise
+                    if not self._files:
+                        raise out_of_files() from error
+                    self._give_back()
+            self._files.append(weakref.ref(file, self._count))
+        return content
+
+    def _count(self, _: object) -> None:
+        self._gone += 1
+
+    def _give_back(self) -> None:
+        """Forget the files that nobody uses where they are many, else give one back."""
+        if 4 * self._gone > len(self._files):
+            self._gone, self._files = 0, [one for one in self._files if one() is not None]
+            return
+        row = self._random.randrange(len(self._files))
+        self._files[row], self._files[-1] = self._files[-1], self._files[row]
+        if (file := self._files.pop()()) is not None:
+            file.release()
+        else:
+            self._gone -= 1
+
+
+_MAPS = _Maps()
 
 
 def _sha256(path: Path, start: int) -> str:

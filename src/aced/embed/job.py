@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
 from aced.data.shards import Shards, open_shards
-from aced.data.sidecar import Part, open_sidecar, parts_of, sidecar_path, tower_folder
+from aced.data.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sidecar_path, tower_folder
 from aced.data.spool import GIGABYTE, Spool
 from aced.data.store import sort_parts
 from aced.errors import AcedError
@@ -109,24 +109,25 @@ class Embedder:
 
     Args:
         job: what to do. The model is loaded here, once.
+        tell: gets the first sentence about an index folder that is of no use.
 
     Raises:
         AcedError: the model cannot be loaded.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, tell: Callable[[str], None] | None = None) -> None:
         if job.threads:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.job = job
+        self.job, self._tell = job, tell
         self.tower: Tower = load_tower(job.model, job.checkpoint or None, device=device)
         self.tower.requires_grad_(False).eval()
         self.identity = self.tower.identity()
         self.cache = Path(job.cache)
         sweep_leftovers(tower_folder(self.cache, self.identity["tower"]))
 
-    def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int]:
+    def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int, int]:
         """What is there and what is to do, found from the headers of the tars and of the side-cars.
 
         Tars at addresses are fetched for it, one after the other.
@@ -136,13 +137,14 @@ class Embedder:
             progress: called with (tars looked at, all tars).
 
         Returns:
-            The tally of the tars that need nothing, the other tars, and the number of samples in those.
+            The tally of the tars that need nothing, the other tars, the number of samples in those, and the bytes of
+            headers and keys that their side-cars will have.
 
         Raises:
             AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car is of something else or holds another type
                 or fewer views. One that is damaged will be made again.
         """
-        there, missing = Tally(), 0
+        there, missing, overhead = Tally(), 0, 0
         todo: list[str] = []
         for number, tar in enumerate(tars, 1):
             source = self._open([tar], there)
@@ -150,12 +152,13 @@ class Embedder:
             if sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)[0]:
                 todo.append(str(tar))
                 missing += sum(map(len, parts))
+                overhead += sum(overhead_bytes(part, source) for part in parts) if source else 0
             else:
                 there.tars += 1
                 self._count(source, parts, there)
             if progress is not None:
                 progress(number, len(tars))
-        return there, todo, missing
+        return there, todo, missing, overhead
 
     def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None) -> Tally:
         """Make the side-cars that some tars lack.
@@ -195,6 +198,12 @@ class Embedder:
             for name, count in sidecar.info.faults.items():
                 tally.skip(name, f"{count} of the {sidecar.info.n} samples of {part.name}.", count)
 
+    def _tell_once(self, sentence: str) -> None:
+        """Every tar of a pool may have the same to say."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(sentence)
+
     def _open(self, tars: Sequence[str | Path], tally: Tally) -> Shards | None:
         """The tars as a source; None where they hold no pair and that is no reason to stop."""
         try:
@@ -206,6 +215,7 @@ class Embedder:
                 bad_tars=self.job.bad_tars,
                 index_dir=Path(self.job.index_dir) if self.job.index_dir else None,
                 spool=self.job.spool,
+                tell=self._tell_once,
             )
         except AcedError as error:
             if self.job.bad_tars == "stop":

@@ -14,11 +14,14 @@ from rich.table import Table
 
 from aced.config import make_config
 from aced.data.decoding import find_decoding
+from aced.data.descriptors import raise_file_limit
 from aced.data.embedding import check_space, size_text
 from aced.data.located import name_tars
 from aced.data.rowcodec import DTYPES
+from aced.data.several import several
 from aced.data.sidecar import sample_bytes, tower_folder
 from aced.data.spool import is_address
+from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
 from aced.embed.spread import Share, own_share, with_ray
 from aced.errors import AcedError
@@ -48,22 +51,28 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
     _check_options(job)
+    raise_file_limit()
     mine = own_share(share)
+    shards = [source for text in shards for source in several(text)]
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
         raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
-    tars = mine.of(name_tars(shards, job.spool))
+    told: list[str] = []
+    named = name_tars(shards, job.spool, told.append)
+    if len(shards) > 1:
+        told.append(tars_text(shards, list(map(len, named))))
+    tars = mine.of([tar for group in named for tar in group])
     job = _checked(job, mine)
     if not tars:
         console.print(f"Process {mine.index} of {mine.count} has no tar to embed.", highlight=False)
         return Tally()
     # One process draws and speaks; what the others have to say would only be in its way.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
-        embedder = Embedder(job)
-        for note in embedder.tower.notes:
-            bars.say(note)
+        embedder = Embedder(job, bars.say)
+        for sentence in (*told, *embedder.tower.notes):
+            bars.say(sentence)
         with bars.counting("Looking at the tars") as progress:
-            tally, todo, missing = embedder.look(tars, progress)
-        bars.say(_plan(embedder, tally, len(tars), missing, mine))
+            tally, todo, missing, overhead = embedder.look(tars, progress)
+        bars.say(_plan(embedder, tally, len(tars), (missing, overhead), mine))
         start = time.perf_counter()
         with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
             done = _Done(tick, start)
@@ -120,23 +129,27 @@ def _checked(job: Job, share: Share) -> Job:
     return job
 
 
-def _plan(embedder: Embedder, there: Tally, tars: int, missing: int, share: Share) -> str:
+def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], share: Share) -> str:
     """What will be made and stored; refuses what does not fit on the disk.
+
+    `to_do` are the samples that are missing and the bytes of headers and keys of their side-cars.
 
     Raises:
         AcedError: there is less room than the side-cars need.
     """
     settings, d = embedder.job.settings, embedder.tower.width
+    missing, overhead = to_do
     each = sample_bytes(d, settings.dtype, settings.views)
+    size = missing * each + overhead
     # The other processes' shares are about as large, and they write to the same disk.
-    free = check_space(embedder.cache, missing * share.count, d, settings)
+    free = check_space(embedder.cache, missing * share.count, d, settings, overhead * share.count)
     views = f", {settings.views} views" if settings.views > 1 else ""
     whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
-    others = f" (all processes: about {size_text(missing * share.count * each)})" if share.count > 1 else ""
+    others = f" (all processes: about {size_text(share.count * size)})" if share.count > 1 else ""
     return (
         f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
         f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
-        f"{size_text(missing * each)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
+        f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
         "are free."
     )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aced.data.images import ImageFault, decode_image
+from aced.data.standins import stand_in
 from aced.data.tarindex import IMAGE_SUFFIXES
 from aced.data.tars import Member, list_tar, split_key
 from aced.data.views import View
@@ -105,7 +106,8 @@ def _samples_of(tar: Path, needs: Sequence[str], optional: Sequence[str]) -> Ite
     except OSError as error:
         raise AcedError(f"{tar} cannot be read ({error.strerror or error}).") from error
     if listing.fault is not None:
-        raise AcedError(f"The evaluation tar {tar} cannot be used: {listing.fault.detail}; get the file again.")
+        remedy = "" if ";" in listing.fault.detail else "; get the file again"
+        raise AcedError(f"The evaluation tar {tar} cannot be used: {listing.fault.detail}{remedy}.")
     found: dict[str, dict[str, Member]] = {}
     for member in listing.members:
         split = split_key(member.name)
@@ -220,6 +222,8 @@ def read_lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise AcedError(f"{path} cannot be read ({error}).") from error
     lines = [line.strip() for line in text.strip().split("\n")]
+    if text and (what := stand_in(text.encode())):
+        raise AcedError(f"{path} cannot be used: {what}.")
     if not all(lines):
         raise AcedError(f"{path} is empty or has an empty line.")
     return lines

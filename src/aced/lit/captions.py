@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aced.data.reading import read_all
-from aced.data.shards import open_shards
+from aced.data.shards import Shards, open_shards
 from aced.errors import AcedError
 from aced.evaluate.folder import load_task_folder
 from aced.evaluate.tasks import Retrieval
@@ -35,7 +35,7 @@ def load_caption_tars(
         AcedError: no such tars, a damaged one, none with pairs, or none with that value.
     """
     shards = open_shards([path], index_dir=index_dir)
-    wanted = None if where is None else _with_value(path, *where, index_dir)
+    wanted = None if where is None else _with_value(shards, *where)
     rows: list[int] = []
     texts: list[tuple[str, ...]] = []
     for done, part in read_all(shards, [], chunk=1024):
@@ -51,15 +51,15 @@ def load_caption_tars(
     return Examples(f"{shards.name} captions", "caption", shards, rows, texts)
 
 
-def _with_value(path: str, field: str, value: str, index_dir: Path | None) -> set[str]:
-    """Keys of the samples that have a value in a field of their json."""
-    shards = open_shards([path], caption=f"json:{field}", index_dir=index_dir)
-    return {
-        shards.keys[row]
-        for _, part in read_all(shards, [], chunk=1024)
-        for row, text in zip(part.indices.tolist(), part.texts, strict=True)
-        if text == value
-    }
+def _with_value(shards: Shards, field: str, value: str) -> set[str]:
+    """Keys of the samples that have a value in a field of their json; of a list its first entry counts."""
+    return {key for key, found in zip(shards.keys, shards.fields(field), strict=True) if _word(found) == value}
+
+
+def _word(found: object) -> str | None:
+    if isinstance(found, list):
+        found = next((entry for entry in found if entry is not None), None)
+    return None if found is None else str(found).strip()
 
 
 def load_caption_task(folder: Path) -> Examples:

@@ -19,6 +19,7 @@ from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
 from aced.data.workers import quiet_end
 from aced.errors import AcedError
+from aced.train.limit import allowed, beyond
 from aced.train.pace import Invalid, invalid
 
 
@@ -27,7 +28,7 @@ class Faults:
     """The unusable samples of a run: how many of each sort, with the first as an example; each key counts once.
 
     Attributes:
-        max_share: largest share of unreadable samples among those read.
+        max_share: largest share of unreadable samples in the pool.
         total: samples of the source.
         counts: samples by name of the fault.
         examples: the first of each name.
@@ -53,7 +54,8 @@ class Faults:
         Oddities are counted as long as no more samples were read than there are, so in the first epoch.
 
         Raises:
-            AcedError: more than `max_share` of the samples read (of 200 at least) are unreadable.
+            AcedError: more than `max_share` of the samples (of 200 at least) are unreadable, as far as those that
+                were read tell beyond chance.
         """
         if self.read + read <= self.total:
             self.note(odd)
@@ -62,7 +64,7 @@ class Faults:
             if fault.key not in self.keys:
                 self.keys.add(fault.key)
                 self._count(fault)
-        if faults and len(self.keys) > self.max_share * max(self.read, 200):
+        if faults and beyond(len(self.keys), self.read, allowed(self.max_share, self.total), self.total):
             worst = Counter(fault.name for fault in faults).most_common(1)[0][0]
             raise AcedError(
                 f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "

@@ -32,6 +32,7 @@ from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers
 from aced.train.inputs import Inputs
+from aced.train.limit import allowed
 from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
@@ -210,7 +211,7 @@ def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults
     if isinstance(early, Cached):
         info = early.store.info
         lost = sum(info.faults.values())
-        if lost > config.data.max_bad_share * max(info.n, 200):
+        if lost > allowed(config.data.max_bad_share, info.n):
             raise AcedError(
                 f"{lost} of {info.n} samples have no embedding in the reference's cache, more than data.max_bad_share "
                 f"= {config.data.max_bad_share:g} allows ({', '.join(sorted(info.faults))}): repair the data."

@@ -118,18 +118,21 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
 
 
 def make_source(config: Config, bars: Bars) -> Source:
-    """The pool: shards where the config names any, else scenes."""
+    """The pool: shards where the config names any, else scenes; says how much was found where."""
     data = config.data
     if not data.shards:
-        return make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
+        scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
+        bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
+        return scenes
     from aced.data.shards import open_shards
     from aced.data.spool import GIGABYTE, Spool, is_address
+    from aced.data.summary import found_text
 
     with contextlib.ExitStack() as stack:
         fetching = None
         if any(is_address(pattern) for pattern in data.shards):
             fetching = stack.enter_context(bars.counting("Fetching tars"))
-        return open_shards(
+        shards = open_shards(
             data.shards,
             caption=data.caption,
             caption_choice=data.caption_choice,
@@ -142,7 +145,10 @@ def make_source(config: Config, bars: Bars) -> Source:
             workers=data.workers,
             progress=stack.enter_context(bars.counting("Indexing tars")),
             fetching=fetching,
+            tell=bars.say,
         )
+    bars.say(found_text(shards.sources, shards.faults))
+    return shards
 
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from aced.config import Config
 from aced.data.atomic import write_atomic
+from aced.data.descriptors import raise_file_limit
 from aced.data.faults import HARMLESS
 from aced.methods import METHODS
 from aced.progress import Bars
@@ -39,6 +40,7 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
     Raises:
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
+    raise_file_limit()
     world = open_world(config.run.timeout)
     with ending_together(world):
         results = _train(config, console if world.first else Console(quiet=True), world, resume=resume)
