@@ -58,8 +58,8 @@ def load(
 
     Args:
         read: makes a result; with workers it must be picklable or the platform must fork.
-        jobs: what is read, one after the other.
-        count: number of jobs.
+        jobs: what is read, one after the other; asked for in this process, some before their turn.
+        count: number of jobs; there may be fewer.
         workers: processes; results are the same with any number of them.
         item: bytes of the tensors in a result, which travel through `/dev/shm`.
         patience: seconds for which the processes may do nothing (use no processor time) while a result is waited for.
@@ -68,16 +68,33 @@ def load(
         AcedError: what `read` raises, in a process too; the results have no room in `/dev/shm`; the processes cannot be
             started, die, or hang. The first of these are raised by this call, the others by the iterator.
     """
+    counted = _Counted(itertools.islice(jobs, count))
     if workers == 0 or count == 0:
-        return map(read, itertools.islice(jobs, count))
+        return map(read, counted)
     ahead = check_room(item, workers, count)
-    return _results(_Processes(read, jobs, workers, ahead, patience), count)
+    return _results(_Processes(read, counted, workers, ahead, patience), counted)
 
 
-def _results(processes: _Processes[Result], count: int) -> Iterator[Result]:
+class _Counted(Generic[Job]):
+    """Jobs, how many of them were asked for, and whether that was all."""
+
+    def __init__(self, jobs: Iterator[Job]) -> None:
+        self._jobs, self.given, self.over = jobs, 0, False
+
+    def __iter__(self) -> Iterator[Job]:
+        for job in self._jobs:
+            self.given += 1
+            yield job
+        self.over = True
+
+
+def _results(processes: _Processes[Result], jobs: _Counted[Any]) -> Iterator[Result]:
     with contextlib.closing(processes):
-        for _ in range(count):
+        # A loader that is asked for more ends its processes, which would be taken for their death.
+        taken = 0
+        while not (jobs.over and taken == jobs.given):
             yield processes.next()
+            taken += 1
 
 
 class _Reads(Dataset[Any], Generic[Job, Result]):

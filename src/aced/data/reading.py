@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from aced.data.loading import load
@@ -34,13 +34,26 @@ def read_all(
         AcedError: what the source raises, from a worker too, and what `aced.data.loading.load` does.
     """
     spans = [range(at, min(len(source), at + chunk)) for at in range(0, len(source), chunk)]
-    for span, content in zip(spans, read_spans(source, views, spans, workers=workers), strict=True):
+    contents = read_spans(source, views, spans, longest=min(chunk, len(source)), count=len(spans), workers=workers)
+    for span, content in zip(spans, contents, strict=True):
         yield span.stop, content
 
 
 def read_spans(
-    source: Source, views: Sequence[View], spans: Sequence[range], *, workers: int = 0
+    source: Source, views: Sequence[View], spans: Iterable[range], *, longest: int, count: int, workers: int = 0
 ) -> Iterator[Candidates]:
-    """The samples of each range of positions, one after the other; `read_all` documents the rest."""
-    item = max(map(len, spans), default=0) * image_bytes(views)
-    return load(partial(source.read, views=list(views)), spans, count=len(spans), workers=workers, item=item)
+    """The samples of each range of positions, one after the other; `read_all` documents the rest.
+
+    Args:
+        source, views, workers: as in `read_all`.
+        spans: the ranges, each of which is asked for shortly before it is read.
+        longest: samples of the longest one.
+        count: at most so many ranges.
+    """
+    return load(
+        partial(source.read, views=list(views)),
+        spans,
+        count=count,
+        workers=workers,
+        item=longest * image_bytes(views),
+    )
