@@ -6,6 +6,7 @@ import gzip
 import multiprocessing
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_what_is_not_whole_in_the_spool_needs_its_server(store, tmp_path: Path, 
     elif gone == "everything":
         shutil.rmtree(tmp_path / "spool")
     pattern = "memory://pool/{0..1}.tar" if gone == "another pattern" else "memory://pool"
-    with pytest.raises(AcedError, match=r"^The server of memory://pool.* does not answer \(.*Connect call failed"):
+    with pytest.raises(AcedError, match=r"^memory://pool.* cannot be reached \(.*Connect call failed"):
         opened(tmp_path, pattern)
 
 
@@ -299,3 +300,19 @@ def test_sources_apart_have_sizes_of_their_own(store, tmp_path: Path):
     assert open_shards(patterns, spool=spool).mixture == ()
     with pytest.raises(AcedError, match=r"memory:///pool/0\.tar is in two sources of data\.shards, .*each tar belongs"):
         open_shards(["memory://pool", "memory://pool/0.tar"], spool=spool, apart=True)
+
+
+def test_a_server_that_accepts_and_stays_silent_is_told(tmp_path: Path, monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(spool_module, "_SILENCE", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar"
+        with pytest.raises(AcedError, match=rf"{address} cannot be reached \(\w*Timeout"):
+            open_shards([address], spool=Spool(tmp_path, 10**9))
+
+
+def test_a_pipe_is_no_tar(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.tar")
+    for place in (None, Spool(tmp_path / "spool", 10**9)):
+        with pytest.raises(AcedError, match=r"a\.tar cannot be used.*pipe"):
+            open_shards([str(tmp_path / "a.tar")], spool=place)

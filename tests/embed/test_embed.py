@@ -7,9 +7,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +293,7 @@ def test_killed_it_goes_on_where_it_was(
     assert in_a_child(act) == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in files(cache) if not path.name.startswith(".")}
     assert len(before) == whole
-    assert len(files(cache)) - whole == (target != "aced.embed.job:open_sidecar")  # one temporary file
+    assert len(files(cache)) - whole == 2 * (target != "aced.embed.job:open_sidecar")  # a claim, and what it is for
     tally = Embedder(job_of(trained["peer"], cache))(tars)
     assert (tally.tars, tally.made, tally.samples, tally.usable) == (3, 3 - whole, 120, 119)
     assert len(files(cache)) == 3
@@ -316,6 +319,83 @@ def test_two_processes_on_the_same_tars(pool: Path, tmp_path: Path, trained: dic
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert len(files(cache)) == 3
     assert all(open_sidecar(path).intact() for path in files(cache))
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process, which does nothing."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def claimed(pool: Path, cache: Path, model: Path, other: int) -> tuple[list[Path], Path, Path]:
+    """A cache whose second side-car another process is making: the tars, that side-car, and the sign of its making."""
+    tars = sorted(pool.iterdir())
+    Embedder(job_of(model, cache))(tars)
+    sidecar = files(cache)[1]
+    for path in files(cache):
+        path.unlink()
+    claim = sidecar.with_name(f".{sidecar.name}.claim.{socket.gethostname()}.{other}.tmp")
+    claim.touch()
+    return tars, sidecar, claim
+
+
+def test_what_another_process_makes_is_left_to_it_until_it_is_gone(
+    pool: Path, tmp_path: Path, trained: dict[str, Path], other: subprocess.Popen[bytes]
+) -> None:
+    cache = tmp_path / "cache"
+    tars, sidecar, _ = claimed(pool, cache, trained["peer"], other.pid)
+    embedder = Embedder(job_of(trained["peer"], cache))
+    tally = embedder(tars, patient=False)
+    assert (tally.tars, tally.made, tally.left, tally.samples, tally.embedded) == (2, 2, [str(tars[1])], 90, 90)
+    assert not sidecar.exists()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(embedder, tars)
+        time.sleep(1)
+        assert not waiting.done()
+        other.kill()
+        other.wait()
+        tally = waiting.result(timeout=120)
+    assert (tally.tars, tally.made, tally.left, tally.samples, tally.embedded) == (3, 1, [], 120, 30)
+    assert len(files(cache)) == 3  # and no claim
+
+
+def test_what_another_process_has_made_is_not_made_again(
+    pool: Path, tmp_path: Path, trained: dict[str, Path], other: subprocess.Popen[bytes], monkeypatch: Any
+) -> None:
+    cache, model = tmp_path / "cache", trained["peer"]
+    tars, sidecar, claim = claimed(pool, cache, model, other.pid)
+    Embedder(job_of(model, tmp_path / "theirs"))(tars)
+    whole = next((tmp_path / "theirs").rglob(sidecar.name))
+
+    def finish(_seconds: float) -> None:
+        whole.rename(sidecar)
+        claim.unlink()
+
+    monkeypatch.setattr("aced.data.claims.time.sleep", finish)
+    tally = Embedder(job_of(model, cache))(tars)
+    assert (tally.tars, tally.made, tally.samples, tally.embedded) == (3, 2, 120, 90)
+
+
+def test_a_process_that_makes_nothing_for_long_is_not_waited_for(
+    pool: Path, tmp_path: Path, trained: dict[str, Path], other: subprocess.Popen[bytes], monkeypatch: Any
+) -> None:
+    tars, *_ = claimed(pool, tmp_path / "cache", trained["peer"], other.pid)
+    monkeypatch.setattr("aced.data.claims._STALLED", 0.5)
+    assert Embedder(job_of(trained["peer"], tmp_path / "cache"))(tars).made == 3
+
+
+def test_a_process_that_reads_and_dies_is_one_sentence(
+    cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("aced.data.shards.Shards.read", lambda *_, **__: os._exit(7))
+    ended = cli(*words_of(trained["peer"], pool, tmp_path / "cache", "--workers", 1))
+    assert ended.status == 2
+    assert ended.err.count("\n") == 1
+    assert "status 7" in ended.err
+    assert "--workers" in ended.err
+    assert files(tmp_path / "cache") == []
 
 
 def test_damaged_side_cars_are_made_again_and_that_is_told(

@@ -1,8 +1,8 @@
 """`aced train` on several ranks, for test_train_ranks_program.py, with a fault at one step of one rank.
 
 `ranks_program.py MODE RANK STEP LOG WORDS...`: MODE is what happens to RANK at STEP (from 0): `none`, `kill`, `raise`,
-`bug`, `hang` or `stop` (by SIGSTOP; signs of life then come every 0.5 s, and ten may be missed). The first rank appends
-the positions of each step's super-batch to LOG.
+`bug`, `hang` or `stop` (by SIGSTOP; signs of life then come every 0.5 s, and ten may be missed); or to its loading
+processes, at once: `stall` or `crash`. The first rank appends the positions of each step's super-batch to LOG.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch.utils.data import get_worker_info
 
+from aced.data.scenes import Scenes
 from aced.data.source import Candidates
+from aced.data.views import View
 from aced.errors import AcedError
 from aced.train import heartbeat, inputs, loop
 from aced.train.step import Outcome, Trainer, train_step
@@ -46,6 +49,17 @@ def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
                 file.write(json.dumps([outcome.step, outcome.candidates.tolist(), chosen]) + "\n")
         return outcome
 
+    read = Scenes.read
+
+    def faulty_read(self: Scenes, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        if (os.environ["RANK"], get_worker_info() is not None) == (str(rank), True):
+            if mode == "stall":
+                time.sleep(600)
+            os._exit(7)
+        return read(self, indices, views)
+
+    if mode in ("stall", "crash"):
+        Scenes.read = faulty_read  # type: ignore[method-assign]
     if mode == "stop":
         heartbeat.PAUSE, heartbeat.MISSED = 0.5, 10
     loop.train_step = faulty  # type: ignore[assignment]

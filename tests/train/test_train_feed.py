@@ -69,7 +69,7 @@ def test_the_sources_error_is_the_feeds(workers: int, pool: Scenes) -> None:
 
 def test_a_worker_that_dies_is_told(pool: Scenes) -> None:
     batches = feed(broken(pool, die=True), Order(POOL, 80, 0), VIEWS, start=0, stop=4, workers=1)
-    with pytest.raises(AcedError, match=r"^A process that loads data died \(DataLoader worker .*lower data\.workers"):
+    with pytest.raises(AcedError, match=r"^A process that loads data died .*status 7.*lower data\.workers"):
         next(batches)
 
 

@@ -156,6 +156,18 @@ def test_a_rank_that_is_stopped_is_missed_long_before_the_time_limit(runs: Runs)
     assert job.output.count("aced: ") == 1
 
 
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [("stall", r"hang: for \d+ s .*run\.timeout.*data\.workers=0"), ("crash", r"status 7.*data\.workers=0")],
+)
+def test_a_loading_process_that_fails_ends_the_job_with_its_reason(mode: str, said: str, runs: Runs) -> None:
+    job = runs(mode, 2, mode=mode, rank=1, data__workers=1, run__timeout=15)
+    assert job.status != 0
+    assert re.search(rf"aced: process 1 of 2: .*{said}", job.output), job.output[-3000:]
+    assert job.output.count("aced: ") == 1
+    assert not OUR_TRACEBACK.search(job.output)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused_once(runs: Runs) -> None:
     job = runs("uneven", 3)
     assert job.status != 0

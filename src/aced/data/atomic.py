@@ -165,7 +165,7 @@ def folder_atomic(folder: Path | str) -> Iterator[Path]:
         AcedError: the disk is full, the path cannot be written, or `folder` exists and is not empty.
     """
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     try:
         with writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def file_atomic(path: Path | str) -> Iterator[Path]:
         AcedError: the disk is full, or the path cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,20 +217,38 @@ def sweep_leftovers(folder: Path | str, prefix: str = ".") -> None:
         folder: where to look; it need not exist.
         prefix: what their names begin with.
     """
-    host = socket.gethostname()
-    for leftover in Path(folder).glob(f"{prefix}*.tmp"):
-        start, _, pid = leftover.name.removesuffix(".tmp").rpartition(".")
-        if not pid.isdecimal():
-            continue
+    for leftover, living in temporaries(folder, prefix):
         with contextlib.suppress(OSError):
-            if start.endswith(f".{host}"):
-                gone = int(pid) == os.getpid() or not _alive(int(pid))
-            else:
+            if living is None:
                 gone = time.time() - leftover.stat().st_mtime > _DAY
+            else:
+                gone = not living or leftover.name.endswith(f".{os.getpid()}.tmp")
             if gone and leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             elif gone:
                 leftover.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """What a file or folder is called while this process writes it."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def temporaries(folder: Path | str, prefix: str = ".") -> Iterator[tuple[Path, bool | None]]:
+    """What is being written in a folder, or was by a process that is gone.
+
+    Args:
+        folder: where to look; it need not exist.
+        prefix: what the names begin with.
+
+    Yields:
+        The path, and whether the process that it names lives; None if that is one of another machine.
+    """
+    host = socket.gethostname()
+    for path in Path(folder).glob(f"{prefix}*.tmp"):
+        start, _, pid = path.name.removesuffix(".tmp").rpartition(".")
+        if pid.isdecimal():
+            yield path, _alive(int(pid)) if start.endswith(f".{host}") else None
 
 
 def _alive(pid: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings, Scalar
 from aced.data.atomic import file_atomic
+from aced.data.claims import State, await_others, claim, release, state
 from aced.data.reading import chunk_size, read_spans
 from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_path
 from aced.data.source import Candidates, Source
@@ -92,10 +94,14 @@ def embed_parts(
     parts: Sequence[Part],
     settings: Settings,
     progress: Progress | None = None,
+    *,
+    damaged: Collection[Part] = (),
+    patient: bool = True,
 ) -> Iterator[Part]:
     """Make the side-car of each part, in order, and yield the part once its file is whole.
 
-    A run that is killed leaves the side-cars that were whole by then, and at most one temporary file.
+    Parts that another process has begun are left to it. A run that is killed leaves the side-cars that were whole by
+    then, and temporary files of the parts that it had begun.
 
     Args:
         cache: the cache folder.
@@ -104,56 +110,118 @@ def embed_parts(
         parts: those to embed.
         settings: how.
         progress: called with (samples done, all samples of the parts).
+        damaged: those of `parts` whose side-car is there, but must be made again.
+        patient: whether to wait for the other processes at the end, and to make what they do not.
 
     Raises:
         AcedError: an embedding is not finite, the disk is full, or what the source raises.
     """
-    identity, total = tower.identity(), sum(map(len, parts))
+    todo = {sidecar_path(cache, tower.identity()["tower"], part): part for part in parts}
+    before = {path: state(path) if part in damaged else None for path, part in todo.items()}
+    done, total = 0, sum(map(len, parts))
+
+    def tick(samples: int) -> None:
+        nonlocal done
+        done += samples
+        if progress is not None:
+            progress(done, total)
+
+    alone = False
+    while todo:
+        yield from _embed_unclaimed(source, tower, settings, todo, before, tick, alone=alone)
+        if not patient:
+            return
+        await_others(list(todo))
+        todo, alone = {path: part for path, part in todo.items() if state(path) == before[path]}, True
+
+
+def _embed_unclaimed(
+    source: Source,
+    tower: EmbeddingTower,
+    settings: Settings,
+    todo: Mapping[Path, Part],
+    before: Mapping[Path, State],
+    tick: Callable[[int], None],
+    *,
+    alone: bool,
+) -> Iterator[Part]:
+    """Make the side-cars that no other process has made or is making; with `alone` those too that one is making."""
     views = [tower.view.cropped(crop) for crop in range(settings.views)]
     step = chunk_size(views, settings.micro_batch)
-    spans = [[range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)] for part in parts]
+    claimed: deque[tuple[Path, Part, list[range]]] = deque()
+
+    def spans() -> Iterator[range]:
+        for path, part in todo.items():
+            if state(path) != before[path] or not claim(path, force=alone):
+                continue
+            if state(path) != before[path]:  # another one has made it between the two looks
+                release(path)
+                continue
+            own = [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
+            claimed.append((path, part, own))
+            yield from own
+
     # One reader for all parts, so that its workers need not start again for each.
-    chunks = read_spans(source, views, [span for own in spans for span in own], workers=settings.workers)
-    done = 0
-    for part, own in zip(parts, spans, strict=True):
-        making = _Making(tower, settings, views)
-        path = sidecar_path(cache, identity["tower"], part)
+    sizes = [len(part) for part in todo.values()]
+    count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
+    chunks = read_spans(source, views, spans(), longest=longest, count=count, workers=settings.workers)
+    start = time.perf_counter()
+    try:
+        for first in chunks:
+            path, part, own = claimed[0]
+            making = _Making(tower, settings, views, start)
+            making.write(path, part, part.keys(source), zip(own, itertools.chain([first], chunks), strict=False), tick)
+            release(path)
+            claimed.popleft()
+            yield part
+            start = time.perf_counter()
+    finally:
+        for path, _, _ in claimed:
+            release(path)
+
+
+class _Making:
+    """What happens to the samples of one part, since `start`."""
+
+    def __init__(self, tower: EmbeddingTower, settings: Settings, views: Sequence[View], start: float) -> None:
+        self._tower, self._settings, self._views = tower, settings, views
+        self.start = start
+        self.flops = 0.0
+        self.faults: Counter[str] = Counter()
+
+    def write(
+        self,
+        path: Path,
+        part: Part,
+        keys: Sequence[str],
+        chunks: Iterable[tuple[range, Candidates]],
+        tick: Callable[[int], None],
+    ) -> None:
+        """Make the side-car of a part from its samples, a range of positions after the other."""
+        tower, settings = self._tower, self._settings
         with file_atomic(path) as temporary:
-            file = SideCarWriter(temporary, path, part.keys(source), tower.width, settings.views, settings.dtype)
+            file = SideCarWriter(temporary, path, keys, tower.width, settings.views, settings.dtype)
             try:
-                for span in own:
-                    making.add(next(chunks), file, part)
-                    done += len(span)
-                    if progress is not None:
-                        progress(done, total)
+                for span, candidates in chunks:
+                    self.add(candidates, file, part)
+                    tick(len(span))
                 with torch.no_grad():
                     scale, bias = map(float, tower.scale_and_bias())
                 file.finish(
                     tower=tower.name,
-                    identity=identity,
+                    identity=tower.identity(),
                     part=part.name,
                     mark=part.mark,
                     d=tower.width,
                     views=settings.views,
                     scale=scale,
                     bias=bias,
-                    faults=dict(making.faults),
-                    seconds=time.perf_counter() - making.start,
-                    flops=making.flops,
+                    faults=dict(self.faults),
+                    seconds=time.perf_counter() - self.start,
+                    flops=self.flops,
                 )
             finally:
                 file.close()
-        yield part
-
-
-class _Making:
-    """What happens to the samples of one part."""
-
-    def __init__(self, tower: EmbeddingTower, settings: Settings, views: Sequence[View]) -> None:
-        self._tower, self._settings, self._views = tower, settings, views
-        self.start = time.perf_counter()
-        self.flops = 0.0
-        self.faults: Counter[str] = Counter()
 
     def add(self, candidates: Candidates, file: SideCarWriter, part: Part) -> None:
         """Embed some samples and write them."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aced.data.reading import chunk_size, read_all
 from aced.data.source import Candidates, Fault, Source
-from aced.data.views import View
+from aced.data.views import View, image_bytes
 from aced.errors import AcedError
 
 
@@ -104,7 +104,7 @@ class InMemory:
 
 
 def _check_memory(name: str, n: int, views: Sequence[View]) -> None:
-    need = n * sum(3 * view.size**2 for view in views)
+    need = n * image_bytes(views)
     try:
         physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

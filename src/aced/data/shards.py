@@ -6,8 +6,8 @@ The layout is that of img2dataset and DataComp: `key.jpg` (or jpeg, png, webp), 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +24,7 @@ from aced.data.decoding import FAST, Decoding, find_decoding
 from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
+from aced.data.loading import load
 from aced.data.located import Tell, locate_tars
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Located, Spool
@@ -36,8 +37,8 @@ from aced.data.views import View
 from aced.errors import AcedError
 
 Noted = tuple[TarIndex, KeptNote | None]
-_PARALLEL = 16
-"""Tars from which on it is worth while to index them in several processes."""
+_PARALLEL, _AT_ONCE = 16, 4
+"""Tars from which on it is worth while to index them in several processes, and those that one takes at a time."""
 _FAULTS = 1000
 """Faults of each name that are kept one by one when tars are indexed; the others are counted."""
 
@@ -280,10 +281,14 @@ def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -
     """The index of each tar, in order, with what was wrong with the kept one."""
     work = partial(_index, index_dir=Path(index_dir) if index_dir is not None else None)
     if workers < 2 or len(located) < _PARALLEL:
-        yield from map(work, located)
-        return
-    with multiprocessing.Pool(min(workers, len(located))) as pool:
-        yield from pool.imap(work, located, chunksize=4)
+        return map(work, located)
+    groups = [located[at : at + _AT_ONCE] for at in range(0, len(located), _AT_ONCE)]
+    found = load(partial(_each, work), groups, count=len(groups), workers=min(workers, len(groups)))
+    return itertools.chain.from_iterable(found)
+
+
+def _each(work: Callable[[Located], Noted], located: Sequence[Located]) -> list[Noted]:
+    return [work(tar) for tar in located]
 
 
 def _index(tar: Located, index_dir: Path | None) -> Noted:

@@ -25,13 +25,15 @@ from typing import Any
 
 from aced.data.atomic import sync, write_atomic, writing
 from aced.data.tarpaths import braces
-from aced.data.tars import TarFault
+from aced.data.tars import TarFault, require_file
 from aced.errors import AcedError
 
 _ADDRESS = re.compile(r"[a-z0-9+.-]+(::|://)")
 _GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
+_SILENCE = 60.0
+"""Seconds for which a web server may say nothing."""
 # What file systems of fsspec tell about the state of a file, besides its size.
 _STATE = ("etag", "ETag", "mtime", "LastModified", "last_modified", "created", "generation", "updated", "sha256")
 GIGABYTE = 10**9
@@ -232,6 +234,7 @@ def is_gzip(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
+    require_file(path)
     with path.open("rb") as file:
         return file.read(2) == _GZIP
 
@@ -265,8 +268,22 @@ def find(pattern: str) -> list[Remote]:
 def _open_url(address: str) -> tuple[Any, str]:
     import fsspec
 
-    system, path = fsspec.core.url_to_fs(address)
+    system, path = fsspec.core.url_to_fs(address, **_patience(address))
     return system, path
+
+
+def _patience(address: str) -> dict[str, Any]:
+    """How long a web server may be silent; what it sends may take as long as it likes.
+
+    By itself aiohttp limits a whole file to five minutes. The clients of other stores have limits of their own.
+    """
+    protocols = [name for name in ("http", "https") if f"{name}://" in address]
+    if not protocols:
+        return {}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+    return {name: {"client_kwargs": {"timeout": timeout}} for name in protocols}
 
 
 @contextlib.contextmanager
@@ -277,9 +294,11 @@ def _remote(address: str) -> Iterator[None]:
     except AcedError:
         raise
     except FileNotFoundError as error:
-        cause = error.__cause__  # over http fsspec finds no file where it finds no server
-        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-            raise AcedError(f"The server of {address} does not answer ({_first_line(cause)}).") from error
+        # fsspec says so of a web server too that does not answer, and names the cause.
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, FileNotFoundError):
+            reason = f"{type(cause).__name__}: {_first_line(cause)}"
+            raise AcedError(f"{address} cannot be reached ({reason}): is its server there?") from error
         raise AcedError(f"There is nothing at {address}.") from None
     except PermissionError as error:
         raise AcedError(f"{address} may not be read ({error}): check the credentials of its store.") from error

@@ -7,7 +7,9 @@ with a name, and the walk goes on behind it, at the next whole header.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -101,12 +103,24 @@ def split_key(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, suffix.lower()
 
 
+def require_file(path: Path | str) -> None:
+    """Refuse a pipe or a device, which would keep a reader waiting for ever.
+
+    Raises:
+        OSError: it is one, or there is nothing.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder fails by itself
+        raise OSError(errno.ESPIPE, "it is a pipe or a device, and no file", str(path))
+
+
 def list_tar(path: Path | str) -> TarListing:
     """Walk over the headers of a tar; the data are read only behind damage, to find the next header.
 
     Raises:
         OSError: the file cannot be opened or read.
     """
+    require_file(path)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         state = os.fstat(descriptor)

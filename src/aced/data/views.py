@@ -9,6 +9,7 @@ are open_clip's inference transform.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -63,6 +64,11 @@ class View:
             left = round((image.shape[1] - size) / 2)
             image = image[top : top + size, left : left + size]
         return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def image_bytes(views: Iterable[View]) -> int:
+    """Bytes of one image in all of these views."""
+    return sum(3 * view.size**2 for view in views)
 
 
 _SIDES = (0.6, 0.9)

@@ -74,6 +74,7 @@ class Tally:
         seconds, flops: of those made now.
         skipped: samples and tars left out, by name of the fault.
         examples: a sentence for each name.
+        left: tars that another process is embedding; they count nowhere else.
     """
 
     tars: int = 0
@@ -87,6 +88,7 @@ class Tally:
     flops: float = 0.0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
 
     def skip(self, name: str, detail: str, count: int = 1) -> None:
         """Count what was left out."""
@@ -99,6 +101,7 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, count in other.skipped.items():
             self.skip(name, other.examples[name], count)
+        self.left += other.left
 
 
 class Embedder:
@@ -160,30 +163,50 @@ class Embedder:
                 progress(number, len(tars))
         return there, todo, missing, overhead
 
-    def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None) -> Tally:
-        """Make the side-cars that some tars lack.
+    def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None, *, patient: bool = True) -> Tally:
+        """Make the side-cars that some tars lack; those that another process has begun are left to it.
 
         Args:
             tars: paths and addresses.
             progress: called with (samples embedded, samples that were missing).
+            patient: whether to wait for the other processes at the end, and to make what they do not.
 
         Raises:
             AcedError: as in `look`; or an embedding is not finite, or the disk is full.
         """
-        tally = Tally(tars=len(tars))
+        tally = Tally()
         source = self._open(tars, tally)
         parts = parts_of(source) if source else []
         missing, damaged = sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)
-        if source is None:
-            return tally
-        for part in embed_parts(self.cache, source, self.tower, missing, self.job.settings, progress):
-            info = open_sidecar(sidecar_path(self.cache, self.identity["tower"], part)).info
-            tally.seconds += info.seconds
-            tally.flops += info.flops
-            tally.embedded += info.n
-        tally.made, tally.repaired = len(missing), len(damaged)
+        made: list[Part] = []
+        if source is not None:
+            settings = self.job.settings
+            todo = embed_parts(
+                self.cache, source, self.tower, missing, settings, progress, damaged=damaged, patient=patient
+            )
+            for part in todo:
+                info = open_sidecar(self._path(part)).info
+                tally.seconds += info.seconds
+                tally.flops += info.flops
+                tally.embedded += info.n
+                made.append(part)
+            left = {part.name for part in missing if part not in made and not self._is_whole(part)}
+            names = zip(source.parts, tars, strict=False)  # a tar that is named twice is one
+            tally.left = [str(tar) for name, tar in names if name in left]
+        tally.tars = len(tars) - len(tally.left)
+        tally.made, tally.repaired = len(made), sum(part in made for part in damaged)
+        if tally.left:
+            there = [tar for tar in tars if str(tar) not in tally.left]
+            source = self._open(there, tally) if there else None
+            parts = parts_of(source) if source else []
         self._count(source, parts, tally)
         return tally
+
+    def _path(self, part: Part) -> Path:
+        return sidecar_path(self.cache, self.identity["tower"], part)
+
+    def _is_whole(self, part: Part) -> bool:
+        return not sort_parts(self.cache, self.identity, [part], self.job.settings, repair=True)[0]
 
     def _count(self, source: Shards | None, parts: Sequence[Part], tally: Tally) -> None:
         """Add what the side-cars of some parts hold, and what their tars lost already at indexing."""
@@ -191,7 +214,7 @@ class Embedder:
             if fault.name not in HARMLESS:
                 tally.skip(fault.name, fault.detail, fault.count)
         for part in parts:
-            sidecar = open_sidecar(sidecar_path(self.cache, self.identity["tower"], part), self.identity, part)
+            sidecar = open_sidecar(self._path(part), self.identity, part)
             tally.samples += sidecar.info.n
             tally.usable += sidecar.info.usable
             tally.bytes += sidecar.bytes

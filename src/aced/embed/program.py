@@ -155,8 +155,14 @@ def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], s
 
 
 def _groups(embedder: Embedder, todo: Sequence[str], done: _Done) -> Iterator[Tally]:
-    for at in range(0, len(todo), _GROUP):
-        yield embedder(todo[at : at + _GROUP], done)
+    """What comes of a few tars at a time; of those that another process has begun, at the end."""
+    for patient in (False, True):
+        left: list[str] = []
+        for at in range(0, len(todo), _GROUP):
+            tally = embedder(todo[at : at + _GROUP], done, patient=patient)
+            left += tally.left
+            yield tally
+        todo = left
 
 
 class _Done:

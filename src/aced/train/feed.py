@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aced.config import Config
 from aced.data.faults import HARMLESS
+from aced.data.loading import PATIENCE, load
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
 from aced.data.order import Order, Orders
 from aced.data.source import Candidates, Fault, Source
-from aced.data.views import View
-from aced.data.workers import quiet_end
+from aced.data.views import View, image_bytes
 from aced.errors import AcedError
 from aced.train.limit import allowed, beyond
 from aced.train.pace import Invalid, invalid
@@ -115,36 +113,25 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
     return Order(n, size, config.run.seed)
 
 
-class _Batches(Dataset["Candidates | AcedError"]):
-    """A map from a list of indices to candidates, which a DataLoader can run in worker processes."""
+@dataclass(frozen=True)
+class _Read:
+    """From drawn positions and epochs to candidates, in a process that loads data."""
 
-    def __init__(self, source: Source, views: Sequence[View]) -> None:
-        self.source, self.views = source, views
-        self.captions_vary = bool(getattr(source, "captions_vary", False))
+    source: Source
+    views: Sequence[View]
 
-    def __getitem__(self, drawn: tuple[Tensor, Tensor]) -> Candidates | AcedError:
+    def __call__(self, drawn: tuple[Tensor, Tensor]) -> Candidates:
         indices, epochs = drawn
-        try:
-            if self.captions_vary:
-                return self.source.read(indices.tolist(), self.views, epochs.tolist())  # type: ignore[call-arg]
-            return self.source.read(indices.tolist(), self.views)
-        except AcedError as error:
-            # A loader would wrap a worker's exception into a page of traceback; a value stays as it is.
-            return error
+        if getattr(self.source, "captions_vary", False):
+            return self.source.read(indices.tolist(), self.views, epochs.tolist())  # type: ignore[call-arg]
+        return self.source.read(indices.tolist(), self.views)
 
 
-class _Steps(Sampler[tuple[Tensor, Tensor]]):
-    def __init__(self, order: Orders, start: int, stop: int, part: tuple[int, int]) -> None:
-        self.order, self.start, self.stop, self.part = order, start, stop, part
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rank, ranks = self.part
-        for step in range(self.start, self.stop):
-            indices, epochs = self.order.indices(step), self.order.epochs(step)
-            yield indices.tensor_split(ranks)[rank], epochs.tensor_split(ranks)[rank]
-
-    def __len__(self) -> int:
-        return self.stop - self.start
+def _steps(order: Orders, start: int, stop: int, part: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    rank, ranks = part
+    for step in range(start, stop):
+        indices, epochs = order.indices(step), order.epochs(step)
+        yield indices.tensor_split(ranks)[rank], epochs.tensor_split(ranks)[rank]
 
 
 def feed(
@@ -156,37 +143,22 @@ def feed(
     stop: int,
     workers: int,
     part: tuple[int, int] = (0, 1),
+    patience: float = PATIENCE,
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 
     Of each super-batch it is part `part[0]` of `part[1]` equal ones: the super-batches are the same however many
-    processes share them.
+    processes share them. The iterator raises an AcedError where the source does.
 
-    The iterator raises an AcedError where the source does, in a worker too, and where a worker dies.
+    Raises:
+        AcedError: as `aced.data.loading.load`, which says what `patience` is.
     """
-    loader = DataLoader(
-        _Batches(source, views),
-        sampler=_Steps(order, start, stop, part),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=quiet_end,
-        # Its own generator, because a loader draws a seed, and the global one belongs to the user.
-        generator=torch.Generator(),
+    rows = len(order.indices(start).tensor_split(part[1])[part[0]]) if workers and start < stop else 0
+    return load(
+        _Read(source, views),
+        _steps(order, start, stop, part),
+        count=max(0, stop - start),
+        workers=workers,
+        item=rows * image_bytes(views),
+        patience=patience,
     )
-    return _checked(iter(loader))
-
-
-def _checked(loaded: Iterator[Candidates | AcedError]) -> Iterator[Candidates]:
-    try:
-        for content in loaded:
-            if isinstance(content, AcedError):
-                raise content
-            yield content
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise AcedError(
-            f"A process that loads data died ({str(error).splitlines()[0]}); with too little memory, lower "
-            "data.workers."
-        ) from error

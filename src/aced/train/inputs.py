@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 
 from aced.config import Config, FrozenSection
 from aced.data.manyviews import ManyViews
+from aced.data.shared_memory import check_room
 from aced.data.source import Source
 from aced.data.store import build_store, open_store
-from aced.data.views import View
+from aced.data.views import View, image_bytes
 from aced.devices import find_device
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
@@ -81,6 +83,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         earlier.check(data_marks(pool))
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
+    _check_room(config, views)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
 
     providers: dict[str, Provider] = {}
@@ -115,6 +118,13 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     teacher = marks.get("teacher", marks.get("reference"))
     reference = marks["reference"] if method.scores_reference else None
     return model_marks(reference, [teacher] if method.distill and teacher else [])
+
+
+def _check_room(config: Config, views: Sequence[View]) -> None:
+    """Refuse super-batches for which `/dev/shm` is too small; with `scoring.early` only what is kept goes there."""
+    if config.data.workers and not config.scoring.early:
+        rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
+        check_room(rows * image_bytes(dict.fromkeys(views)), config.data.workers, config.train.steps)
 
 
 def make_source(config: Config, bars: Bars) -> Source:

@@ -95,6 +95,7 @@ def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candi
         stop=config.train.steps,
         workers=config.data.workers,
         part=(trainer.world.rank, trainer.world.size),
+        patience=config.run.timeout,
     )
     return Peekable(batches)
 

@@ -1,0 +1,82 @@
+"""`/dev/shm`, the file system in memory through which processes hand over tensors: what they need there, and have."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from aced.errors import AcedError
+
+_PLACE = "/dev/shm"
+_AHEAD = 2
+"""Results that each loading process has under way or ready, as torch's loader has it."""
+
+
+class Room(NamedTuple):
+    """Bytes of `/dev/shm`: all, and those that are free."""
+
+    total: int
+    free: int
+
+
+def measure() -> Room | None:
+    """The room there is; None where the system has no such place."""
+    try:
+        found = os.statvfs(_PLACE)
+    except OSError:
+        return None
+    return Room(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def check_room(item: int, workers: int, count: int) -> int:
+    """How many results each loading process may have ahead: 2, or 1 where there is no room for so many.
+
+    Of results that are ready, at most as many as the loading processes have ahead lie there, and beside them the one in
+    use. The processes of a job ask for their data in step, so that all of them have 2 ahead.
+
+    Args:
+        item: bytes of the tensors in a result.
+        workers: loading processes.
+        count: results that are wanted in all.
+
+    Raises:
+        AcedError: there is too little room.
+    """
+    room = measure()
+    if room is None:
+        return _AHEAD
+    # Of the processes of a job on this machine each counts what the others have taken already as taken.
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    least = 1 if int(os.environ.get("WORLD_SIZE", "1")) == 1 else _AHEAD
+    for ahead in range(_AHEAD, least - 1, -1):
+        items = min(ahead * workers + 1, count)
+        if items * item <= min(room.free, room.total // sharing):
+            return ahead
+    fitting = (min(room.free, room.total // sharing) // item - 1) // least
+    fewer = f"data.workers={fitting} fits; or " if 0 < fitting < workers else ""
+    many = f" in each of {sharing} processes" if sharing > 1 else ""
+    raise AcedError(
+        f"{workers} processes that load data hand over up to {items} batches of {size_text(item)}{many} through "
+        f"{_PLACE}, which has {size_text(room.total)}, {size_text(room.free)} of it free: {fewer}{_REMEDY}."
+    )
+
+
+def room_text(error: BaseException) -> str:
+    """What an error of handing over a tensor says about too little room; empty where it says something else."""
+    if not (getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)):
+        return ""
+    room = measure()
+    has = f", which has {size_text(room.total)}, {size_text(room.free)} of it free" if room else ""
+    return f"A batch from a process that loads data has no room in {_PLACE}{has}: {_REMEDY}."
+
+
+_REMEDY = (
+    "set data.workers=0 (aced embed: --workers 0), which needs none of it, lower train.batch, or enlarge it (docker "
+    "run --shm-size=8g)"
+)
+
+
+def size_text(size: int) -> str:
+    """A number of bytes in the unit of Docker's `--shm-size`."""
+    return f"{size / 2**20:,.1f} MB" if size < 10 * 2**20 else f"{size / 2**20:,.0f} MB"
