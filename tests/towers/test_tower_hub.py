@@ -161,6 +161,17 @@ def test_paths_that_are_no_models(tmp_path: Path, state: dict[str, torch.Tensor]
         load_tower(f"local-dir:{tmp_path / 'hf'}")
 
 
+def test_a_path_of_two_words_is_a_path_where_its_folder_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    for path, hub in {"mine/gone": False, "other/model": False, "other/gone": True}.items():
+        with pytest.raises(AcedError, match="no such file or folder") as caught:
+            load_tower(path)
+        assert ("hub" in str(caught.value)) == hub
+
+
 # -- what pretrained weights agree on ----------------------------------------------------------------------------
 
 

@@ -223,7 +223,10 @@ def config_like(checkpoint: Path, config: Config) -> Config:
     return make_config(saved)
 
 
-def test_a_name_goes_on_as_it_was_meant_when_the_run_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_name_goes_on_as_it_was_meant_when_the_run_began(
+    quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run of before the agreement of pretrained weights was taken has open_clip's defaults in its checkpoint."""
     from aced.towers import import_open_clip, recipes
 
@@ -233,9 +236,9 @@ def test_a_name_goes_on_as_it_was_meant_when_the_run_began(tmp_path: Path, monke
     old = make_student(run)
     save_tower(old, tmp_path / "step-1" / "model")
     monkeypatch.setattr(recipes, "agreed_pixels", lambda name: {"mean": [0.5] * 3, "resize_mode": "squash"})
-    monkeypatch.setattr(recipes, "agreed_quick_gelu", lambda name: True)
+    monkeypatch.setattr(recipes, "agreed_quick_gelu", lambda name: quick)
     new = make_student(run)
-    assert (new.view.mode, new.config.get("quick_gelu")) == ("squash", True)
+    assert (new.view.mode, new.config.get("quick_gelu")) == ("squash", quick or None)
     assert new.notes
     resumed = make_student(run, tmp_path / "step-1")
     assert (resumed.preprocess, resumed.config) == (old.preprocess, old.config)

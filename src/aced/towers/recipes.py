@@ -184,11 +184,16 @@ def _unknown(model: str, path: Path) -> str:
             f"{model} {there}; give the model as an architecture, a JSON config or a folder, and such a file as its "
             "checkpoint."
         )
-    if path.suffix == ".json" or path.is_absolute() or len(path.parts) > 2 or model.startswith(("./", "../", "~")):
+    if path.suffix == ".json" or len(path.parts) > 2 or model.startswith(("./", "../", "~")) or _is_path(path):
         return f"{model}: no such file or folder; give a JSON config, a model folder or a name."
     if len(path.parts) > 1:
         return f"No model is called '{model}', and there is no such file or folder.{what_was_meant(model)}"
     return f"No model is called '{model}'.{what_was_meant(model)}"
+
+
+def _is_path(path: Path) -> bool:
+    """Whether two words with a slash are a path rather than a repository: `runs/model`, or a folder that is there."""
+    return path.is_absolute() or (len(path.parts) > 1 and (path.name == "model" or path.parent.is_dir()))
 
 
 def _no_model_in(folder: Path) -> str:
