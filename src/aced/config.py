@@ -53,7 +53,9 @@ class RunSection(Section):
     trackers: Trackers = []
     """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`; one, or a list."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 500
-    """Steps between two checkpoints; 0 writes one at the end only."""
+    """Steps between two checkpoints; 0 writes none by the number of steps, and one at the end in any case."""
+    checkpoint_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
+    """Minutes between two checkpoints, beside those of `checkpoint_every`; 0 writes none by the clock."""
     keep: Positive = 2
     """Newest checkpoints that are kept; an older one goes once a newer one is complete."""
     keep_best: bool = False

@@ -38,6 +38,7 @@ _FREE = {
     "run.log_every",
     "run.trackers",
     "run.checkpoint_every",
+    "run.checkpoint_minutes",
     "run.keep",
     "run.keep_best",
     "run.parallel",
@@ -62,12 +63,23 @@ def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Co
     Raises:
         AcedError: the disk is full or the folder cannot be written; nothing half-written is kept.
     """
-    target = folder / f"step-{trainer.step:08d}"
     student, tensors = trainer.replica.whole_student(), _tensors(trainer)
+    target = _target(folder, trainer)
     if trainer.world.first:
         _write(target, trainer, metrics, config, student, tensors)
     trainer.world.meet()
     return target
+
+
+def write_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config) -> Path:
+    """As `save_checkpoint`, by a process that holds the whole state and asks no other one."""
+    target = _target(folder, trainer)
+    _write(target, trainer, metrics, config, trainer.replica.whole_student(), _tensors(trainer))
+    return target
+
+
+def _target(folder: Path, trainer: Trainer) -> Path:
+    return folder / f"step-{trainer.step:08d}"
 
 
 def _write(
@@ -137,7 +149,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         trainer.chooser.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
         trainer.ledger = Ledger(**facts["ledger"], clock=trainer.ledger.clock)
         _load_faults(trainer.faults, facts["faults"])
-        trainer.step = facts["step"]
+        trainer.step, trainer.unscored = facts["step"], facts.get("unscored", False)
         if trainer.world.first:
             metrics.rewind(trainer.step, facts["metrics"])
 
@@ -207,6 +219,7 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
     return {
         "format": _FORMAT,
         "step": trainer.step,
+        "unscored": trainer.unscored,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "device": trainer.student.device.type,

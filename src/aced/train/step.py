@@ -68,6 +68,8 @@ class Trainer:
         faults: which samples could not be read.
         marks: hashes of the data and the frozen models, so that a resumed run can tell whether they are the same.
         step: number of steps taken.
+        unscored: whether the evaluation that is due at this step was cut short.
+        whole: whether the weights are those behind `step`; not while an update is under way.
     """
 
     world: World
@@ -86,6 +88,8 @@ class Trainer:
     faults: Faults
     marks: dict[str, str] = field(default_factory=dict)
     step: int = 0
+    unscored: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         grad_norm = _clip(t, parts)
         lr = learning_rate(t.step, cfg.steps, peak=cfg.lr, warmup=cfg.warmup)
         set_learning_rate(t.optimizer, lr)
+        t.whole = False  # until the step is complete
         t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
         t.chooser.trained(t, pool.positions[dealt.rows], embedded.detach())

@@ -1,0 +1,402 @@
+"""A run that ends early, by a signal or a fault, leaves its last complete step, and goes on from there to the bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aced.config import Config
+from aced.data.scenes import Scenes, make_pool
+from aced.errors import AcedError, told
+from aced.evaluate.tasks import Task
+from aced.stopping import SIGNALS, Stopped, deferred, watching
+from aced.train import loop
+from aced.train.fit import Fitted, fit, make_student
+from aced.train.folder import holder
+from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def pool() -> Scenes:
+    return make_pool(400, 1)
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[Task]:
+    from aced.data.scenes import make_tasks
+
+    return make_tasks("validation", n=20, retrieval_n=10)[:2]
+
+
+def run(config: Config, pool: Scenes, tasks: list[Task] | None = None, *, resume: bool = False) -> Fitted:
+    inputs = replace(inputs_of(config, pool), tasks=tasks or [])
+    return fit(config, inputs, make_student(config), quiet(), resume=resume)
+
+
+def config_of(out: Path, method: str = "iid", trained: dict[str, Path] | None = None, **keys: Any) -> Config:
+    return run_config(out, method, trained, **{"train__steps": STEPS, "run__log_every": 1, **keys})
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("*"))
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Weights, moments, counts, lines and scores of two runs, to the bit."""
+    last = f"checkpoints/step-{STEPS:08d}"
+    for name in ("model/model.safetensors", f"{last}/train.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        assert (one / name).exists() == (other / name).exists(), name
+        if (one / name).exists():
+            assert lines_of(one / name) == lines_of(other / name)
+    facts = [json.loads((folder / last / "train.json").read_text()) for folder in (one, other)]
+    for content in facts:
+        del content["config"]["run"], content["ledger"]["seconds"]
+    assert facts[0] == facts[1]
+
+
+@pytest.fixture
+def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Something that happens once, before step number `step` (from 0) is taken."""
+
+    def arrange(step: int, happens: Callable[[], object]) -> None:
+        take, done = loop.train_step, []
+
+        def stepping(trainer: Any, batches: Any) -> Any:
+            if trainer.step == step and not done:
+                done.append(step)
+                happens()
+            return take(trainer, batches)
+
+        monkeypatch.setattr(loop, "train_step", stepping)
+
+    return arrange
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_run_behind_its_step(
+    number: int, pool: Scenes, tmp_path: Path, before_step: Callable[..., None]
+) -> None:
+    before = [signal.getsignal(one) for one in SIGNALS]
+    run(config_of(tmp_path / "whole"), pool)
+    before_step(3, lambda: signal.raise_signal(number))
+    with pytest.raises(Stopped) as stopped:
+        run(config_of(tmp_path / "halves"), pool)
+    assert stopped.value.number == number
+    assert stopped.value.status == (130 if number == signal.SIGINT else 75)
+    assert f"step 4 of {STEPS} is saved" in str(stopped.value)
+    assert steps_in(tmp_path / "halves") == [4]
+    by = holder(tmp_path / "halves")
+    assert by is not None
+    assert by.ending == ("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+    run(config_of(tmp_path / "halves"), pool, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_a_second_signal_ends_it_at_once(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+
+    before_step(3, twice)
+    with pytest.raises(Stopped) as stopped:
+        run(config_of(tmp_path / "run"), pool)
+    assert stopped.value.number == signal.SIGTERM
+    assert steps_in(tmp_path / "run") == []
+
+
+def test_a_second_ctrl_c_is_an_ordinary_one(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+    before_step(3, lambda: (signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        run(config_of(tmp_path / "run"), pool)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        before_step(3, lambda: [signal.raise_signal(number) for number in handlers])
+        run(config_of(tmp_path / "run"), pool)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert steps_in(tmp_path / "run") == [STEPS]
+
+
+def test_a_run_in_another_thread_takes_no_signals(pool: Scenes, tmp_path: Path) -> None:
+    ended: list[Fitted] = []
+    thread = threading.Thread(target=lambda: ended.append(run(config_of(tmp_path / "run"), pool)))
+    thread.start()
+    thread.join(120)
+    assert ended[0].ledger.samples_trained == 16 * STEPS
+
+
+def test_a_signal_in_the_last_checkpoint_is_not_lost(
+    pool: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = loop.save_checkpoint
+
+    def signalled(*args: Any) -> Path:
+        signal.raise_signal(signal.SIGTERM)
+        return save(*args)
+
+    monkeypatch.setattr(loop, "save_checkpoint", signalled)
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "run"), pool)
+    assert steps_in(tmp_path / "run") == [STEPS]
+    assert not (tmp_path / "run/model").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(
+    when: str, pool: Scenes, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = {"eval__every": 2, "run__keep_best": True}
+    run(config_of(tmp_path / "whole", **keys), pool, tasks)
+    score, calls = loop._score, []
+
+    def signalled(student: Any, trainer: Any, *rest: Any) -> None:
+        calls.append(trainer.step)
+        if trainer.step == 4 and when == "before":
+            signal.raise_signal(signal.SIGTERM)
+        score(student, trainer, *rest)
+        if trainer.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "_score", signalled)
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "halves", **keys), pool, tasks)
+    monkeypatch.setattr(loop, "_score", score)
+    assert steps_in(tmp_path / "halves") == [4]
+    assert calls == [2, 4]
+    run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)
+    assert [line["step"] for line in lines_of(tmp_path / "halves/evals.jsonl")] == [2, 4]
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_a_signal_before_an_evaluation_leaves_it_for_later(
+    pool: Scenes, tasks: list[Task], tmp_path: Path, before_step: Callable[..., None]
+) -> None:
+    keys: dict[str, Any] = {"eval__every": 2}
+    run(config_of(tmp_path / "whole", **keys), pool, tasks)
+    before_step(3, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "halves", **keys), pool, tasks)
+    assert [line["step"] for line in lines_of(tmp_path / "halves/evals.jsonl")] == [2]
+    run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_outside_steps_a_signal_ends_at_once() -> None:
+    with pytest.raises(Stopped), watching():
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), watching():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_block_that_never_looked_is_ended_behind_it() -> None:
+    reached: list[bool] = []
+
+    def block() -> None:
+        with deferred():
+            signal.raise_signal(signal.SIGUSR2)
+            reached.append(True)
+
+    with pytest.raises(Stopped):
+        block()
+    assert reached
+
+
+# -- by the clock ------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_by_the_clock(pool: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import wishes
+
+    now = [0.0]
+    take = loop.train_step
+
+    def a_minute(*args: Any) -> Any:
+        now[0] += 60
+        return take(*args)
+
+    monkeypatch.setattr(loop, "train_step", a_minute)
+    monkeypatch.setattr(wishes.time, "monotonic", lambda: now[0])
+    run(config_of(tmp_path / "run", run__checkpoint_minutes=2.0, run__keep=9), pool)
+    assert steps_in(tmp_path / "run") == [2, 4, 6]
+    # What is written by the number of steps counts as well; 0 writes none.
+    run(config_of(tmp_path / "both", run__checkpoint_minutes=2.0, run__checkpoint_every=3, run__keep=9), pool)
+    assert steps_in(tmp_path / "both") == [2, 3, 5, 6]
+    run(config_of(tmp_path / "none", run__checkpoint_minutes=0.0, run__keep=9), pool)
+    assert steps_in(tmp_path / "none") == [6]
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+class Fault(Exception):
+    """What no code knows."""
+
+
+def _fails(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def _in_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import step
+
+    usable = step._usable
+
+    def failing(trainer: Any, candidates: Any) -> Any:
+        pool = usable(trainer, candidates)
+        if trainer.step == 4:
+            raise AcedError("The data have melted.")
+        return pool
+
+    monkeypatch.setattr(step, "_usable", failing)
+
+
+def _in_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import step
+
+    clip = step._clip
+
+    def failing(trainer: Any, parts: Any) -> float:
+        return clip(trainer, replace(parts, loss=float("nan")) if trainer.step == 4 else parts)
+
+    monkeypatch.setattr(step, "_clip", failing)
+
+
+CHEAP = {"scoring__cascade": 0.5, "scoring__reuse": 4, "scoring__resolution": 16}
+GUESSED = {"scoring__reuse": 4, "scoring__unseen": "assume", "scoring__refresh": 1.0}
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    ("iid", {}),
+    ("aced", {}),
+    ("aced", CHEAP),
+    ("aced", {"scoring__stale": True}),
+    ("i-aced", {"scoring__cascade": 1.0}),
+    ("aced", GUESSED),
+]
+
+
+@pytest.mark.parametrize(("method", "keys"), WAYS)
+def test_a_step_that_fails_leaves_the_one_before(
+    method: str,
+    keys: dict[str, Any],
+    pool: Scenes,
+    tmp_path: Path,
+    trained: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = with_holes(pool, 9)
+    keys = {"data__max_bad_share": 0.5, **keys}
+    run(config_of(tmp_path / "whole", method, trained, **keys), source)
+    for where in (_in_reading, _in_the_loss):
+        config = config_of(tmp_path / where.__name__, method, trained, **keys)
+        with monkeypatch.context() as patch:
+            where(patch)
+            with pytest.raises(AcedError) as failed:
+                run(config, source)
+        assert steps_in(tmp_path / where.__name__) == [4]
+        assert told(failed.value).startswith(f"{failed.value} Step 4 is saved")
+        run(config, source, resume=True)
+        same_run(tmp_path / "whole", tmp_path / where.__name__)
+
+
+def test_no_checkpoint_of_half_an_update(pool: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train.replica import Replica
+
+    update, calls = Replica.update, []
+
+    def failing(self: Replica, optimizer: Any) -> None:
+        update(self, optimizer)
+        calls.append(1)
+        if len(calls) == 4:
+            raise Fault
+
+    monkeypatch.setattr(Replica, "update", failing)
+    with pytest.raises(Fault) as failed:
+        run(config_of(tmp_path / "run"), pool)
+    assert steps_in(tmp_path / "run") == []
+    assert "saved" not in told(failed.value)
+
+
+def test_no_checkpoint_of_infinite_weights(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+    config = config_of(tmp_path / "run")
+    student = make_student(config)
+
+    def poison() -> None:
+        with torch.no_grad():
+            next(student.parameters()).view(-1)[0] = torch.inf
+
+    before_step(3, poison)
+    with pytest.raises(AcedError, match="Step 4: the loss is nan"):
+        fit(config, inputs_of(config, pool), student, quiet())
+    assert steps_in(tmp_path / "run") == []
+
+
+def test_what_a_forward_pass_changes_of_a_model_is_put_back(tmp_path: Path) -> None:
+    from aced.train.leaving import _running
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.LayerNorm(3))
+    assert len(_running(model)) == 3  # mean, variance and number of batches
+
+
+def test_a_disk_that_is_full_for_the_checkpoint_too(
+    pool: Scenes, tmp_path: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aced.train import leaving
+
+    before_step(3, _fails(AcedError("The first reason.")))
+    monkeypatch.setattr(leaving, "write_checkpoint", _fails(AcedError("Disk full while writing x.")))
+    with pytest.raises(AcedError) as failed:
+        run(config_of(tmp_path / "run"), pool)
+    assert told(failed.value) == "The first reason. Step 3 could not be saved either (Disk full while writing x)."
+
+
+def test_a_fault_before_the_first_step_leaves_nothing(
+    pool: Scenes, tmp_path: Path, before_step: Callable[..., None]
+) -> None:
+    before_step(0, _fails(AcedError("no")))
+    with pytest.raises(AcedError) as failed:
+        run(config_of(tmp_path / "run"), pool)
+    assert told(failed.value) == "no"
+    assert steps_in(tmp_path / "run") == []
+
+
+def test_a_fault_in_an_evaluation_leaves_the_step_and_the_evaluation_is_made_up_for(
+    pool: Scenes, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = {"eval__every": 4}
+    run(config_of(tmp_path / "whole", **keys), pool, tasks)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_score", _fails(MemoryError()))
+        with pytest.raises(MemoryError):
+            run(config_of(tmp_path / "halves", **keys), pool, tasks)
+    assert steps_in(tmp_path / "halves") == [4]
+    run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.fixture(autouse=True)
+def no_handler_left() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
