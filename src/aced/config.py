@@ -78,9 +78,12 @@ class DataSection(Section):
     weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
     """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
     bad_tars: Literal["stop", "skip"] = "stop"
-    """What a damaged tar does: stop the run, or leave out what is damaged, count it and read on behind it."""
+    """What a damaged tar does, or one that is lost under the run: stop it, or leave out what cannot be read and count
+    it."""
+    lost_tars: Literal["refuse", "allow"] = "refuse"
+    """What --resume does where tars of the run are gone or have changed: refuse, or go on without their samples."""
     max_bad_share: Share = 0.01
-    """Largest share of unreadable samples among those read; above it the run stops."""
+    """Largest share of unreadable samples among those read; above it the run stops. Lost tars do not count."""
     spool_dir: str = ""
     """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
     spool_gb: Annotated[float, Field(gt=0)] = 100.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from early_ends import STEPS, BeforeStep, same_run, steps_in
 
 from aced.config import Config
 from aced.data.scenes import Scenes, make_pool
@@ -22,8 +22,6 @@ from aced.train import loop
 from aced.train.fit import Fitted, fit, make_student
 from aced.train.folder import holder
 from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
-
-STEPS = 6
 
 
 @pytest.fixture(scope="module")
@@ -47,49 +45,12 @@ def config_of(out: Path, method: str = "iid", trained: dict[str, Path] | None = 
     return run_config(out, method, trained, **{"train__steps": STEPS, "run__log_every": 1, **keys})
 
 
-def steps_in(folder: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("*"))
-
-
-def same_run(one: Path, other: Path) -> None:
-    """Weights, moments, counts, lines and scores of two runs, to the bit."""
-    last = f"checkpoints/step-{STEPS:08d}"
-    for name in ("model/model.safetensors", f"{last}/train.safetensors"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    for name in ("metrics.jsonl", "evals.jsonl"):
-        assert (one / name).exists() == (other / name).exists(), name
-        if (one / name).exists():
-            assert lines_of(one / name) == lines_of(other / name)
-    facts = [json.loads((folder / last / "train.json").read_text()) for folder in (one, other)]
-    for content in facts:
-        del content["config"]["run"], content["ledger"]["seconds"]
-    assert facts[0] == facts[1]
-
-
-@pytest.fixture
-def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
-    """Something that happens once, before step number `step` (from 0) is taken."""
-
-    def arrange(step: int, happens: Callable[[], object]) -> None:
-        take, done = loop.train_step, []
-
-        def stepping(trainer: Any, batches: Any) -> Any:
-            if trainer.step == step and not done:
-                done.append(step)
-                happens()
-            return take(trainer, batches)
-
-        monkeypatch.setattr(loop, "train_step", stepping)
-
-    return arrange
-
-
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_behind_its_step(
-    number: int, pool: Scenes, tmp_path: Path, before_step: Callable[..., None]
+    number: int, pool: Scenes, tmp_path: Path, before_step: BeforeStep
 ) -> None:
     before = [signal.getsignal(one) for one in SIGNALS]
     run(config_of(tmp_path / "whole"), pool)
@@ -108,7 +69,7 @@ def test_a_signal_ends_the_run_behind_its_step(
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
-def test_a_second_signal_ends_it_at_once(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+def test_a_second_signal_ends_it_at_once(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
     def twice() -> None:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
@@ -120,13 +81,13 @@ def test_a_second_signal_ends_it_at_once(pool: Scenes, tmp_path: Path, before_st
     assert steps_in(tmp_path / "run") == []
 
 
-def test_a_second_ctrl_c_is_an_ordinary_one(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+def test_a_second_ctrl_c_is_an_ordinary_one(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
     before_step(3, lambda: (signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
         run(config_of(tmp_path / "run"), pool)
 
 
-def test_a_signal_that_is_ignored_stays_ignored(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+def test_a_signal_that_is_ignored_stays_ignored(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         before_step(3, lambda: [signal.raise_signal(number) for number in handlers])
@@ -189,7 +150,7 @@ def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(
 
 
 def test_a_signal_before_an_evaluation_leaves_it_for_later(
-    pool: Scenes, tasks: list[Task], tmp_path: Path, before_step: Callable[..., None]
+    pool: Scenes, tasks: list[Task], tmp_path: Path, before_step: BeforeStep
 ) -> None:
     keys: dict[str, Any] = {"eval__every": 2}
     run(config_of(tmp_path / "whole", **keys), pool, tasks)
@@ -338,7 +299,7 @@ def test_no_checkpoint_of_half_an_update(pool: Scenes, tmp_path: Path, monkeypat
     assert "saved" not in told(failed.value)
 
 
-def test_no_checkpoint_of_infinite_weights(pool: Scenes, tmp_path: Path, before_step: Callable[..., None]) -> None:
+def test_no_checkpoint_of_infinite_weights(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
     config = config_of(tmp_path / "run")
     student = make_student(config)
 
@@ -360,7 +321,7 @@ def test_what_a_forward_pass_changes_of_a_model_is_put_back(tmp_path: Path) -> N
 
 
 def test_a_disk_that_is_full_for_the_checkpoint_too(
-    pool: Scenes, tmp_path: Path, before_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    pool: Scenes, tmp_path: Path, before_step: BeforeStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aced.train import leaving
 
@@ -371,9 +332,7 @@ def test_a_disk_that_is_full_for_the_checkpoint_too(
     assert told(failed.value) == "The first reason. Step 3 could not be saved either (Disk full while writing x)."
 
 
-def test_a_fault_before_the_first_step_leaves_nothing(
-    pool: Scenes, tmp_path: Path, before_step: Callable[..., None]
-) -> None:
+def test_a_fault_before_the_first_step_leaves_nothing(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
     before_step(0, _fails(AcedError("no")))
     with pytest.raises(AcedError) as failed:
         run(config_of(tmp_path / "run"), pool)

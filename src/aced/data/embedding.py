@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings, Scalar
 from aced.data.atomic import file_atomic
+from aced.data.losttars import LOST, TarLost
 from aced.data.reading import chunk_size, read_spans
 from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_path
 from aced.data.source import Candidates, Source
@@ -92,6 +93,7 @@ def embed_parts(
     parts: Sequence[Part],
     settings: Settings,
     progress: Progress | None = None,
+    lost: Callable[[TarLost], None] | None = None,
 ) -> Iterator[Part]:
     """Make the side-car of each part, in order, and yield the part once its file is whole.
 
@@ -104,9 +106,11 @@ def embed_parts(
         parts: those to embed.
         settings: how.
         progress: called with (samples done, all samples of the parts).
+        lost: called with what became of a tar that is lost meanwhile, whose part is then left out; without it that is
+            an error.
 
     Raises:
-        AcedError: an embedding is not finite, the disk is full, or what the source raises.
+        AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
     """
     identity, total = tower.identity(), sum(map(len, parts))
     views = [tower.view.cropped(crop) for crop in range(settings.views)]
@@ -118,31 +122,26 @@ def embed_parts(
     for part, own in zip(parts, spans, strict=True):
         making = _Making(tower, settings, views)
         path = sidecar_path(cache, identity["tower"], part)
-        with file_atomic(path) as temporary:
-            file = SideCarWriter(temporary, path, part.keys(source), tower.width, settings.views, settings.dtype)
-            try:
-                for span in own:
-                    making.add(next(chunks), file, part)
-                    done += len(span)
-                    if progress is not None:
-                        progress(done, total)
-                with torch.no_grad():
-                    scale, bias = map(float, tower.scale_and_bias())
-                file.finish(
-                    tower=tower.name,
-                    identity=identity,
-                    part=part.name,
-                    mark=part.mark,
-                    d=tower.width,
-                    views=settings.views,
-                    scale=scale,
-                    bias=bias,
-                    faults=dict(making.faults),
-                    seconds=time.perf_counter() - making.start,
-                    flops=making.flops,
-                )
-            finally:
-                file.close()
+        left = iter(own)
+        try:
+            with file_atomic(path) as temporary:
+                file = SideCarWriter(temporary, path, part.keys(source), tower.width, settings.views, settings.dtype)
+                try:
+                    for span in left:
+                        making.add(next(chunks), file, part)
+                        done += len(span)
+                        if progress is not None:
+                            progress(done, total)
+                    making.finish(file, identity, part)
+                finally:
+                    file.close()
+        except TarLost as gone:
+            if lost is None:
+                raise AcedError(f"{gone} Its side-car cannot be made; put the tar back and start again.") from gone
+            lost(gone)
+            for _ in left:
+                next(chunks)
+            continue
         yield part
 
 
@@ -156,7 +155,13 @@ class _Making:
         self.faults: Counter[str] = Counter()
 
     def add(self, candidates: Candidates, file: SideCarWriter, part: Part) -> None:
-        """Embed some samples and write them."""
+        """Embed some samples and write them.
+
+        Raises:
+            TarLost: the tar is lost, and with it the side-car: what it lacks would be taken for faults of the data.
+        """
+        if gone := next((fault for fault in candidates.faults if fault.name in LOST), None):
+            raise TarLost(gone.name, gone.detail)
         tower, micro_batch = self._tower, self._settings.micro_batch
         self.faults.update(fault.name for fault in candidates.faults)
         if not len(candidates):
@@ -171,6 +176,25 @@ class _Making:
         self.flops += len(candidates) * tower.forward_flops(candidates.texts)
         if len(self._views) > 1:
             self.flops += len(candidates) * (len(self._views) - 1) * tower.flops(1).image
+
+    def finish(self, file: SideCarWriter, identity: dict[str, str], part: Part) -> None:
+        """Write the header, which makes the side-car whole."""
+        tower = self._tower
+        with torch.no_grad():
+            scale, bias = map(float, tower.scale_and_bias())
+        file.finish(
+            tower=tower.name,
+            identity=identity,
+            part=part.name,
+            mark=part.mark,
+            d=tower.width,
+            views=self._settings.views,
+            scale=scale,
+            bias=bias,
+            faults=dict(self.faults),
+            seconds=time.perf_counter() - self.start,
+            flops=self.flops,
+        )
 
 
 def check_space(cache: Path, samples: int, d: int, settings: Settings) -> int:

@@ -14,6 +14,7 @@ from aced.data.atomic import sweep_leftovers
 from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
+from aced.data.losttars import TarLost
 from aced.data.shards import Shards, open_shards
 from aced.data.sidecar import Part, open_sidecar, parts_of, sidecar_path, tower_folder
 from aced.data.spool import GIGABYTE, Spool
@@ -173,13 +174,17 @@ class Embedder:
         missing, damaged = sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)
         if source is None:
             return tally
-        for part in embed_parts(self.cache, source, self.tower, missing, self.job.settings, progress):
+        lost: list[TarLost] = []
+        for part in embed_parts(self.cache, source, self.tower, missing, self.job.settings, progress, lost.append):
             info = open_sidecar(sidecar_path(self.cache, self.identity["tower"], part)).info
             tally.seconds += info.seconds
             tally.flops += info.flops
             tally.embedded += info.n
-        tally.made, tally.repaired = len(missing), len(damaged)
-        self._count(source, parts, tally)
+        tally.made, tally.repaired = len(missing) - len(lost), len(damaged)
+        for gone in lost:
+            tally.skip(gone.name, str(gone))
+        folder = self.identity["tower"]
+        self._count(source, [part for part in parts if sidecar_path(self.cache, folder, part).exists()], tally)
         return tally
 
     def _count(self, source: Shards | None, parts: Sequence[Part], tally: Tally) -> None:

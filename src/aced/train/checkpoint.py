@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON, never pickle; a folder that is either whole or not there.
 
 `checkpoints/step-00000400/` holds `model/` (what `load_tower` reads), `train.safetensors` (optimiser, objective and
-generator) and `train.json` (step, ledger, counts, the resolved config, hashes of the data and the frozen models).
+generator), `tars.json` (the tars of the data) and `train.json` (step, ledger, counts, the resolved config, hashes of
+the data and the frozen models).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.atomic import folder_atomic, remove_whole, save_tensors_atomic, sync, write_atomic, writing
+from aced.data.losttars import KnownTars
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.towers import Tower, save_tower
@@ -29,6 +31,7 @@ from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
 _FORMAT = 1
+_TARS = "tars.json"
 # Keys that a resumed run may change: they change nothing in what it computes, or (threads, device) only the rounding,
 # which is told; a run that stopped at too many faults goes on with another limit.
 _FREE = {
@@ -44,6 +47,8 @@ _FREE = {
     "run.parallel",
     "run.timeout",
     "data.max_bad_share",
+    "data.bad_tars",
+    "data.lost_tars",
     "data.workers",
     "data.index_dir",
     "data.in_memory",
@@ -94,6 +99,8 @@ def _write(
         with folder_atomic(target) as temporary:
             save_tower(student, temporary / "model")
             save_tensors_atomic(temporary / "train.safetensors", tensors)
+            if trainer.tars.tars:
+                write_atomic(temporary / _TARS, json.dumps(trainer.tars.values()))
             write_atomic(temporary / "train.json", json.dumps(_facts(trainer, metrics, config), indent=1))
     drop_older(target.parent, config.run.keep)
 
@@ -125,6 +132,16 @@ def read_facts(path: Path) -> dict[str, Any]:
         if facts["format"] != _FORMAT:
             raise AcedError(f"The checkpoint {path} was written by another version of aced; use that version.")
         return dict(facts)
+
+
+def read_tars(path: Path) -> KnownTars:
+    """The tars of the run that a checkpoint is of; none where it has none, or is older than this file of it.
+
+    Raises:
+        AcedError: it is damaged.
+    """
+    with _reading(path):
+        return KnownTars.load(json.loads((path / _TARS).read_bytes())) if (path / _TARS).exists() else KnownTars(())
 
 
 def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Config) -> None:
@@ -183,10 +200,19 @@ def _today(data: dict[str, Any]) -> dict[str, Any]:
 def _check_marks(saved: dict[str, str], trainer: Trainer, path: Path) -> None:
     for what, mark in trainer.marks.items():
         if saved.get(what) != mark:
+            how = _how(path, trainer) if what == "the data" else ""
             raise AcedError(
-                f"{path} cannot be gone on from: {what} changed since it was written; put back what was there, or "
+                f"{path} cannot be gone on from: {what} changed since it was written{how}; put back what was there, or "
                 "choose another run.out for a new run."
             )
+
+
+def _how(path: Path, trainer: Trainer) -> str:
+    """In what the data changed, where the checkpoint knows their tars, and what can be done about it."""
+    differences = read_tars(path).differences(trainer.tars) if trainer.tars.tars else []
+    if not differences:
+        return ""
+    return f" ({', '.join(differences)}): set data.lost_tars=allow to go on with the tars that are left"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aced.config import Config
 from aced.data.faults import HARMLESS
+from aced.data.losttars import LOST
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
 from aced.data.order import Order, Orders
@@ -57,7 +58,8 @@ class Faults:
         Oddities are counted as long as no more samples were read than there are, so in the first epoch.
 
         Raises:
-            AcedError: more than `max_share` of the samples read (of 200 at least) are unreadable.
+            AcedError: more than `max_share` of the samples read (of 200 at least) are unreadable; those of lost tars
+                do not count on either side.
         """
         if self.read + read <= self.total:
             self.note(odd)
@@ -67,7 +69,8 @@ class Faults:
                 self.keys.add(fault.key)
                 self._new.append(fault.key)
                 self._count(fault)
-        if faults and len(self.keys) > self.max_share * max(self.read, 200):
+        lost = sum(self.counts[name] for name in LOST)
+        if faults and len(self.keys) - lost > self.max_share * max(self.read - lost, 200):
             worst = Counter(fault.name for fault in faults).most_common(1)[0][0]
             raise AcedError(
                 f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "

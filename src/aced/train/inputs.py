@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from aced.config import Config, FrozenSection
+from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.source import Source
 from aced.data.store import build_store, open_store
@@ -51,10 +53,16 @@ def device_of(config: Config) -> torch.device:
     return find_device(name, f"run.device = '{name}'")
 
 
-def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
+def make_inputs(config: Config, student: Tower, bars: Bars, known: KnownTars | None = None) -> Inputs:
     """Open the data, load the frozen models and make their caches, as the config says.
 
     What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
+
+    Args:
+        config: the run's.
+        student: the model to train.
+        bars: where progress is shown.
+        known: the tars of a run that is gone on with though some of them may be lost.
     """
     method = config.row
     tasks = make_eval_tasks(config)
@@ -63,7 +71,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
         towers["reference"] = load_frozen("reference", config)
     if method.distill and config.teacher.model:
         towers["teacher"] = load_frozen("teacher", config)
-    pool = make_source(config, bars)
+    pool = make_source(config, bars, known)
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
@@ -87,8 +95,8 @@ def make_inputs(config: Config, student: Tower, bars: Bars) -> Inputs:
     )
 
 
-def make_source(config: Config, bars: Bars) -> Source:
-    """The pool: shards where the config names any, else scenes."""
+def make_source(config: Config, bars: Bars, known: KnownTars | None = None) -> Source:
+    """The pool: shards where the config names any, else scenes; `known` as in `make_inputs`."""
     data = config.data
     if not data.shards:
         return make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
@@ -99,7 +107,7 @@ def make_source(config: Config, bars: Bars) -> Source:
         fetching = None
         if any(is_address(pattern) for pattern in data.shards):
             fetching = stack.enter_context(bars.counting("Fetching tars"))
-        return open_shards(
+        shards = open_shards(
             data.shards,
             caption=data.caption,
             caption_choice=data.caption_choice,
@@ -112,7 +120,20 @@ def make_source(config: Config, bars: Bars) -> Source:
             workers=data.workers,
             progress=stack.enter_context(bars.counting("Indexing tars")),
             fetching=fetching,
+            known=known,
         )
+    if known is not None and shards.lost:
+        bars.say(_told_lost(known, shards.lost))
+    return shards
+
+
+def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
+    gone = [tar for tar in known.tars if tar.name in lost]
+    which = [f"{t.name} {'is gone' if lost[t.name] == GONE else 'has changed'} ({t.samples:,} samples)" for t in gone]
+    return (
+        f"Going on without {len(gone)} of {len(known.tars)} tars, {sum(t.samples for t in gone):,} of "
+        f"{sum(t.samples for t in known.tars):,} samples: {', '.join(shortened(which))}."
+    )
 
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:

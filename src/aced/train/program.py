@@ -14,6 +14,7 @@ from rich.table import Table
 from aced.config import Config
 from aced.data.atomic import write_atomic
 from aced.data.faults import HARMLESS
+from aced.data.losttars import KnownTars
 from aced.methods import METHODS
 from aced.progress import Bars
 from aced.report import load_run, results_table, write_report
@@ -21,7 +22,7 @@ from aced.report.records import embedding_score
 from aced.threads import set_threads
 from aced.train.best import best_model
 from aced.train.caching import embedding_cost
-from aced.train.checkpoint import latest_checkpoint, read_facts
+from aced.train.checkpoint import latest_checkpoint, read_facts, read_tars
 from aced.train.distributed import World, open_world
 from aced.train.ending import ending_together
 from aced.train.feed import Faults
@@ -55,7 +56,8 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
     _set_up(config, console, world, device.type, resume=resume)
     student = make_student(config)
     with Bars(console) as bars:
-        inputs = world.in_turn(lambda: make_inputs(config, student, bars))
+        known = _known_tars(config) if resume else None
+        inputs = world.in_turn(lambda: make_inputs(config, student, bars, known))
         fitted = fit(config, inputs, student, bars, resume=resume, world=world)
     if not world.first:
         return {}
@@ -76,6 +78,15 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
         text = f"Best: {path} ({scores['average']:.1f} % at step {scores['step']})"
         console.print(text, markup=False, highlight=False)
     return results
+
+
+def _known_tars(config: Config) -> KnownTars | None:
+    """The tars of the run that is gone on with, where it may go on without some of them."""
+    checkpoint = latest_checkpoint(Path(config.run.out) / CHECKPOINTS)
+    if config.data.lost_tars == "refuse" or checkpoint is None:
+        return None
+    known = read_tars(checkpoint)
+    return known if known.tars else None
 
 
 def _set_up(config: Config, console: Console, world: World, device: str, *, resume: bool) -> None:

@@ -13,6 +13,7 @@ from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
 from aced.core.selection import Loss
 from aced.core.selection_ranks import Scope
+from aced.data.losttars import KnownTars
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
@@ -67,6 +68,7 @@ class Trainer:
         ledger: what the run has spent.
         faults: which samples could not be read.
         marks: hashes of the data and the frozen models, so that a resumed run can tell whether they are the same.
+        tars: that the data lie in.
         step: number of steps taken.
         unscored: whether the evaluation that is due at this step was cut short.
         whole: whether the weights are those behind `step`; not while an update is under way.
@@ -87,6 +89,7 @@ class Trainer:
     ledger: Ledger
     faults: Faults
     marks: dict[str, str] = field(default_factory=dict)
+    tars: KnownTars = field(default_factory=lambda: KnownTars(()))
     step: int = 0
     unscored: bool = False
     whole: bool = True
