@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +21,11 @@ from aced.config import Config
 from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError, told
 from aced.evaluate.tasks import Task
-from aced.stopping import SIGNALS, Stopped, deferred, watching
+from aced.stopping import SIGNALS, Stopped, deferred, leave_to_parent, watching
 from aced.train import loop
 from aced.train.fit import Fitted, fit, make_student
 from aced.train.folder import holder
+from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
 
 
@@ -160,6 +165,92 @@ def test_a_signal_before_an_evaluation_leaves_it_for_later(
     assert [line["step"] for line in lines_of(tmp_path / "halves/evals.jsonl")] == [2]
     run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def by_another_process(number: int, pids: list[int]) -> None:
+    subprocess.run(["kill", f"-{number}", *map(str, pids)], check=True)
+
+
+def test_a_signal_for_the_whole_group_leaves_the_loading_processes_to_the_run(
+    pool: Scenes, tmp_path: Path, before_step: BeforeStep
+) -> None:
+    def to_all() -> None:
+        workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+        assert len(workers) == 2
+        for number in SIGNALS:
+            by_another_process(number, workers)
+        signal.raise_signal(signal.SIGINT)
+
+    run(config_of(tmp_path / "whole"), pool)
+    before_step(3, to_all)
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "halves", data__workers=2), pool)
+    assert steps_in(tmp_path / "halves") == [4]
+    run(config_of(tmp_path / "halves"), pool, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_a_loading_process_ends_when_its_parent_says_so() -> None:
+    ready, told_ready = multiprocessing.Pipe()
+
+    def load() -> None:
+        leave_to_parent()
+        told_ready.send(True)
+        time.sleep(600)
+
+    child = multiprocessing.get_context("fork").Process(target=load, daemon=True)
+    child.start()
+    assert ready.recv()
+    by_another_process(signal.SIGTERM, [child.pid or 0])
+    child.join(0.3)
+    assert child.is_alive()
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_a_process_forked_within_dies_of_a_signal_as_any_other() -> None:
+    # Such as one that indexes tars, which its pool ends by SIGTERM.
+    with watching():
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(60)
+            finally:
+                os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_the_command_says_what_is_saved(cli: Cli, tmp_path: Path, before_step: BeforeStep) -> None:
+    words = ["train", "scenes", "method.name=iid", "data.scenes_size=100", "train.batch=8", "train.steps=6"]
+    words += ["run.threads=1", f"run.out={tmp_path / 'run'}", "eval.every=0"]
+    before_step(1, lambda: signal.raise_signal(signal.SIGUSR1))
+    ended = cli(*words)
+    assert ended.status == 75
+    assert ended.err.endswith(
+        "aced: stopped by SIGUSR1; step 2 of 6 is saved; the same command with --resume goes on from there.\n"
+    )
+    before_step(3, _fails(AcedError("The data have melted.")))
+    ended = cli(*words, "--resume")
+    assert ended.status == 2
+    assert ended.err.endswith(
+        "aced: The data have melted. Step 3 is saved; the same command with --resume goes on from there.\n"
+    )
+    before_step(4, lambda: signal.raise_signal(signal.SIGINT))
+    ended = cli(*words, "--resume")
+    assert ended.status == 130
+    assert "aced: interrupted; step 5 of 6 is saved" in ended.err
+
+
+def test_a_command_that_loads_ends_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import program
+
+    monkeypatch.setattr(program, "make_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
+    ended = cli("train", "scenes", "method.name=iid", f"run.out={tmp_path / 'run'}", "run.threads=1")
+    assert ended.status == 75
+    assert "aced: stopped by SIGTERM; 'aced train ... --resume' goes on from the last checkpoint." in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_outside_steps_a_signal_ends_at_once() -> None:
