@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any, NoReturn
 
@@ -25,7 +26,7 @@ def _main() -> NoReturn:
     try:
         status = app(prog_name="aced", standalone_mode=False)
     except Stopped as stopped:
-        end_children()
+        _hurry()
         _fail(f"{stopped}{'' if stopped.saved else _how_to_go_on()}.", stopped.status)
     except AcedError as error:
         _fail(told(error), 2)
@@ -46,7 +47,7 @@ def _main() -> NoReturn:
             raise
         _fail(_and_notes("out of memory: lower train.batch, train.micro_batch or data.workers.", error), 1)
     if status == INTERRUPTED:  # also what newer versions of typer make of Ctrl-C
-        end_children()
+        _hurry()
         _fail(f"interrupted{_how_to_go_on()}.", INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -63,6 +64,12 @@ def _how_to_go_on() -> str:
     """The end of a sentence: what the interrupted command has kept, where it has kept anything."""
     hint = _GO_ON.get(sys.argv[1] if len(sys.argv) > 1 else "")
     return f"; {hint}" if hint else ""
+
+
+def _hurry() -> None:
+    """Let the process be gone soon: whoever sends a signal kills what is still there after a while."""
+    end_children()
+    gc.freeze()  # or the interpreter looks through all that was imported, which takes seconds
 
 
 def _and_notes(sentence: str, error: BaseException) -> str:
