@@ -81,7 +81,9 @@ class RunSection(Section):
     trackers: Annotated[Trackers, FREE] = []
     """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`; one, or a list."""
     checkpoint_every: Annotated[int, Field(ge=0), FREE] = 500
-    """Steps between two checkpoints; 0 writes one at the end only."""
+    """Steps between two checkpoints; 0 writes none by the number of steps, and one at the end in any case."""
+    checkpoint_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False), FREE] = 15.0
+    """Minutes between two checkpoints, beside those of `checkpoint_every`; 0 writes none by the clock."""
     keep: Annotated[Positive, FREE] = 2
     """Newest checkpoints that are kept; an older one goes once a newer one is complete."""
     keep_best: Annotated[bool, FREE] = False
@@ -104,10 +106,14 @@ class DataSection(Section):
     """Of several captions (lines of the .txt, entries of a .json's list): the `first`, or a `random` one each epoch."""
     weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
     """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
-    bad_tars: Literal["stop", "skip"] = "stop"
-    """What a damaged tar does: stop the run, or leave out what is damaged, count it and read on behind it."""
+    bad_tars: Annotated[Literal["stop", "skip"], FREE] = "stop"
+    """What a damaged tar does, or one that is lost under the run: stop it, or leave out what cannot be read and count
+    it."""
+    lost_tars: Annotated[Literal["refuse", "allow"], FREE] = "refuse"
+    """What --resume does where tars of the run are gone or have changed: refuse, or go on without their samples."""
     max_bad_share: Annotated[Share, FREE] = 0.01
-    """Largest share of unreadable samples in the pool; a run stops once those it read show more, beyond chance."""
+    """Largest share of unreadable samples in the pool; a run stops once those it read show more, beyond chance. Lost
+    tars do not count."""
     spool_dir: Annotated[PathOrNone, FREE] = ""
     """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
     spool_gb: Annotated[float, Field(gt=0), FREE] = 100.0

@@ -13,6 +13,11 @@ class AcedError(Exception):
     """
 
 
+def told(error: BaseException) -> str:
+    """What an exception says, and behind it the sentences that were noted on it since: what became of the work."""
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the known name closest to `word`, or the list of all where none is close."""
     names = {name.lower(): name for name in sorted(known)}

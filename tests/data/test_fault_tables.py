@@ -26,6 +26,7 @@ from data_fakes import Members, pairs, picture, tar_bytes
 from PIL import Image, features
 
 from aced.data.faults import HARMLESS, LEFT_OUT, FaultList
+from aced.data.losttars import LOST
 from aced.data.shards import open_shards
 from aced.data.source import Fault
 from aced.data.spool import Spool
@@ -422,7 +423,9 @@ def test_a_tar_that_changes_after_indexing(tmp_path: Path) -> None:
     path = tmp_path / "0.tar"
     path.write_bytes(WHOLE)
     source = open_shards([str(path)])
-    path.write_bytes(flipped(AT[6] + 700))
+    os.utime(path, ns=(4, 4))
+    assert source.read([0], [VIEW]).indices.tolist() == [0]
+    path.write_bytes(flipped(AT[6] + 3))  # of the same length, with another name in a header
     os.utime(path, ns=(5, 5))
     with pytest.raises(AcedError, match="has changed since it was indexed"):
         source.read([0], [VIEW])
@@ -430,7 +433,8 @@ def test_a_tar_that_changes_after_indexing(tmp_path: Path) -> None:
 
 def test_every_known_fault_is_built_here_and_told_on_the_page() -> None:
     built = {name for case in CASES.values() for name in case.told} | {"tar_unreadable"}
-    assert LEFT_OUT.keys() | HARMLESS.keys() == built | {"image_empty"}  # the index finds an empty image before
+    # The index finds an empty image before, and tars are lost behind it: tests/train/test_lost_tars.py.
+    assert LEFT_OUT.keys() | HARMLESS.keys() == built | {"image_empty"} | LOST
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     for name, meaning in (LEFT_OUT | HARMLESS).items():
         assert f"| `{name}` | {meaning} |" in page

@@ -214,18 +214,13 @@ def test_tars_without_pairs_are_refused(tmp_path: Path, write_tar):
 def test_a_tar_that_changes_while_it_is_used_ends_the_run(write_tar):
     path = write_tar("0.tar", pairs(3))
     source = open_shards([str(path)])
-    source.read([0], [VIEW])
-    os.utime(path, ns=(1, 1))
-    with pytest.raises(AcedError, match=r"0\.tar has changed since it was indexed"):
-        source.read([0], [VIEW])
-    source = open_shards([str(path)])
     content = path.read_bytes()
     path.write_bytes(content[:2000])
     os.utime(path, ns=(1, 1))
     with pytest.raises(AcedError, match=r"0\.tar has changed since it was indexed"):
         source.read([2], [VIEW])
     path.unlink()
-    with pytest.raises(AcedError, match=r"0\.tar cannot be read \(No such file"):
+    with pytest.raises(AcedError, match=r"0\.tar cannot be read any more \(No such file"):
         pickle.loads(pickle.dumps(source)).read([0], [VIEW])
 
 

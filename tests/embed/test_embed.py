@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from rich.console import Console
 
 from aced.data.embedding import Settings
 from aced.data.shards import open_shards
-from aced.data.sidecar import open_sidecar
+from aced.data.sidecar import SideCarWriter, open_sidecar
 from aced.data.store import open_store
 from aced.embed.job import Embedder, Job
 from aced.embed.program import embed_program
@@ -268,6 +270,65 @@ def kill_at(number: int, target: str, monkeypatch: Any) -> None:
         return inner(*args, **keys)
 
     monkeypatch.setattr(owner, last, wrapped)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_whole_side_cars_and_nothing_else(
+    number: int, workers: int, cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any
+) -> None:
+    cache = tmp_path / "cache"
+    add, calls = SideCarWriter.add, []
+
+    def signalled(self: SideCarWriter, *args: Any) -> None:
+        add(self, *args)
+        calls.append(1)
+        if len(calls) == 2:
+            assert [path for path in files(cache) if path.suffix == ".tmp"]
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SideCarWriter, "add", signalled)
+        ended = cli(*words_of(trained["peer"], pool, cache, "--workers", workers))
+    assert ended.status == (130 if number == signal.SIGINT else 75)
+    assert "the same command goes on with the tars that are left" in ended.err
+    for child in multiprocessing.active_children():
+        child.join(60)  # told to end, whatever it is at
+    assert len(files(cache)) == 1
+    assert not [path for path in files(cache) if path.suffix == ".tmp"]
+    assert cli(*words_of(trained["peer"], pool, cache)).status == 0
+    cli(*words_of(trained["peer"], pool, tmp_path / "alone"))
+    hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("cache", "alone")]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_tar_that_is_lost_gets_no_side_car(
+    skip: bool, pool: Path, tmp_path: Path, trained: dict[str, Path], monkeypatch: Any
+) -> None:
+    cache = tmp_path / "cache"
+    job = replace(job_of(trained["peer"], cache), bad_tars="skip" if skip else "stop")
+    embedder = Embedder(job)
+    content = (pool / "1.tar").read_bytes()
+    opened = Embedder._open
+
+    def lose(self: Embedder, *args: Any) -> Any:
+        source = opened(self, *args)
+        (pool / "1.tar").write_bytes(b"")
+        return source
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "_open", lose)
+        if skip:
+            tally = embedder(sorted(pool.iterdir()))
+            assert (tally.made, tally.usable, dict(tally.skipped)) == (2, 89, {"tar_changed": 1, "image_unreadable": 1})
+            assert "1.tar" in tally.examples["tar_changed"]
+        else:
+            with pytest.raises(AcedError, match=r"1\.tar has changed"):
+                embedder(sorted(pool.iterdir()))
+    assert sorted(path.name[0] for path in files(cache)) == (["0", "2"] if skip else ["0"])
+    (pool / "1.tar").write_bytes(content)
+    assert embedder(sorted(pool.iterdir())).usable == 119
 
 
 @pytest.mark.parametrize(

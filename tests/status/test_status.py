@@ -198,6 +198,7 @@ HERE = socket.gethostname()
     [
         (30, False, f"process 7 on {HERE}\n", "killed", ""),
         (30, False, f"process 7 on {HERE}\ninterrupted\n", "interrupted", ""),
+        (30, False, f"process 7 on {HERE}\nstopped by SIGTERM\n", "stopped", "SIGTERM"),
         (30, False, f"process 7 on {HERE}\nfailed: Step 31: the loss is nan.\n", "failed", "Step 31: the loss is nan."),
         (100, True, f"process 7 on {HERE}\n", "finished", ""),
         (100, False, f"process 7 on {HERE}\n", "killed", ""),  # while it was scored
@@ -276,6 +277,8 @@ def test_a_lock_is_seen_and_left_alone(run: Run, other: subprocess.Popen[str]) -
     ("raised", "state", "why"),
     [
         ("KeyboardInterrupt()", "interrupted", ""),
+        ("__import__('aced.stopping').stopping.Stopped(10, 'step 7 is saved')", "stopped", "SIGUSR1"),
+        ("__import__('aced.stopping').stopping.Stopped(2)", "interrupted", ""),
         ("ValueError('two\\nlines')", "failed", "ValueError: two lines"),
         ("__import__('aced').AcedError('Disk full.')", "failed", "Disk full."),
         ("MemoryError()", "failed", "MemoryError"),

@@ -1,8 +1,9 @@
 """`aced train` on several ranks, for test_train_ranks_program.py, with a fault at one step of one rank.
 
 `ranks_program.py MODE RANK STEP LOG WORDS...`: MODE is what happens to RANK at STEP (from 0): `none`, `kill`, `raise`,
-`bug`, `hang` or `stop` (by SIGSTOP; signs of life then come every 0.5 s, and ten may be missed); or to its loading
-processes, at once: `stall` or `crash`. The first rank appends the positions of each step's super-batch to LOG.
+`bug`, `hang`, `signal` (SIGUSR1), `preempt` (SIGTERM for torchrun) or `stop` (by SIGSTOP; signs of life then come every
+0.5 s, and ten may be missed); or to its loading processes, at once: `stall` or `crash`. The first rank appends the
+positions of each step's super-batch to LOG.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
                 raise KeyError("a bug")
             if mode == "hang":
                 time.sleep(600)
+            if mode == "signal":
+                os.kill(os.getpid(), signal.SIGUSR1)
+            if mode == "preempt":
+                os.kill(os.getppid(), signal.SIGTERM)
+                time.sleep(1)  # until torchrun has passed it on
             if mode == "stop":
                 # It goes on later, so that torchrun's SIGTERM, which a stopped process does not see, ends it then.
                 subprocess.Popen(["sh", "-c", f"sleep 15; kill -CONT {os.getpid()}"], start_new_session=True)

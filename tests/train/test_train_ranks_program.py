@@ -129,6 +129,30 @@ def test_another_number_of_ranks_gets_the_same_batches(killed: Job, straight: Jo
     assert all(one[key].shape == other[key].shape for key in one)
 
 
+def test_a_signal_for_one_rank_ends_all_behind_the_same_step(straight: Job, runs: Runs) -> None:
+    job = runs("signalled", 2, mode="signal", rank=1, **CHEAP)
+    assert job.status != 0
+    assert job.output.count("aced: ") == 1
+    assert job.output.count(f"aced: stopped by SIGUSR1; step {AT + 1} of {STEPS} is saved; the same command with") == 1
+    assert "exitcode  : 75" in job.output  # torchrun's report; its own status is 1, whatever its processes end with
+    assert not OUR_TRACEBACK.search(job.output)
+    assert (runs.place / f"signalled/checkpoints/step-{AT + 1:08d}").is_dir()
+    job = runs("signalled", 2, resume=True, **CHEAP)
+    assert job.status == 0, job.output[-3000:]
+    assert runs.steps("signalled") == runs.steps("straight")
+    for name in ("model/model.safetensors", f"checkpoints/step-{STEPS:08d}/train.safetensors"):
+        assert (runs.place / "signalled" / name).read_bytes() == (runs.place / "straight" / name).read_bytes(), name
+
+
+def test_sigterm_for_torchrun_saves_a_sharded_student(runs: Runs) -> None:
+    job = runs("preempted", 2, mode="preempt", rank=0, run__parallel="fsdp")
+    assert job.status != 0
+    assert job.output.count("aced: stopped by SIGTERM; step ") == 1
+    assert not OUR_TRACEBACK.search(job.output)
+    steps = [int(path.name[-8:]) for path in (runs.place / "preempted/checkpoints").iterdir()]
+    assert AT < max(steps) <= AT + 2  # the step at which it came, or the next
+
+
 def test_a_rank_that_raises_ends_the_job_with_one_sentence(runs: Runs) -> None:
     job = runs("raised", 2, mode="raise", rank=1)
     assert job.status != 0
@@ -136,6 +160,8 @@ def test_a_rank_that_raises_ends_the_job_with_one_sentence(runs: Runs) -> None:
     sentence = "aced: process 1 of 2: The disk of this machine has melted; buy another one.\n"
     assert job.output.count(sentence) == 1
     assert job.output.count("aced: ") == 1
+    # The first rank has lost the other one, and holds all that is needed.
+    assert (runs.place / f"raised/checkpoints/step-{AT:08d}").is_dir()
     assert not OUR_TRACEBACK.search(job.output)
 
 

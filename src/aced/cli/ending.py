@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any, NoReturn
 
@@ -9,7 +10,8 @@ import typer
 
 from aced.cli.app import app
 from aced.data.descriptors import is_out_of_files, out_of_files
-from aced.errors import AcedError
+from aced.errors import AcedError, told
+from aced.stopping import INTERRUPTED, Stopped, end_children, watching
 
 # The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
 _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
@@ -17,10 +19,18 @@ _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
 
 def main() -> NoReturn:
     """Entry point: a mistake of the user or a fault of the machine ends in one sentence and a status that is not 0."""
+    with watching():
+        _main()
+
+
+def _main() -> NoReturn:
     try:
         status = app(prog_name="aced", standalone_mode=False)
+    except Stopped as stopped:
+        _hurry()
+        _fail(f"{stopped}{'' if stopped.saved else _how_to_go_on()}.", stopped.status)
     except AcedError as error:
-        _fail(str(error), 2)
+        _fail(told(error), 2)
     except _UsageFault as fault:
         if len(sys.argv) < 2:  # no command: the help is the answer
             fault.show()
@@ -29,24 +39,44 @@ def main() -> NoReturn:
         command = context.command_path if context else "aced"
         _fail(f"{fault.format_message().rstrip('.')}; see '{command} --help'.", 2)
     except (KeyboardInterrupt, typer.Abort):
-        status = 130
+        status = INTERRUPTED
     except OSError as error:
         if is_out_of_files(error):
-            _fail(str(out_of_files()), 2)
+            _fail(_and_notes(str(out_of_files()), error), 2)
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}.", 1)
+        _fail(_and_notes(f"{where}{error.strerror or error}.", error), 1)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)):
             raise
-        _fail("out of memory: lower train.batch, train.micro_batch or data.workers.", 1)
-    if status == 130:  # also what newer versions of typer make of Ctrl-C
-        hint = "; 'aced train ... --resume' goes on from the last checkpoint" if "train" in sys.argv[1:2] else ""
-        hint = "; the same command goes on with the tasks that are left" if "eval" in sys.argv[1:2] else hint
-        _fail(f"interrupted{hint}.", 130)
+        _fail(_and_notes("out of memory: lower train.batch, train.micro_batch or data.workers.", error), 1)
+    if status == INTERRUPTED:  # also what newer versions of typer make of Ctrl-C
+        _hurry()
+        _fail(f"interrupted{_how_to_go_on()}.", INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
+_GO_ON = {
+    "train": "'aced train ... --resume' goes on from the last checkpoint",
+    "eval": "the same command goes on with the tasks that are left",
+    "embed": "the same command goes on with the tars that are left",
+}
+
+
+def _how_to_go_on() -> str:
+    """The end of a sentence: what the interrupted command has kept, where it has kept anything."""
+    hint = _GO_ON.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    return f"; {hint}" if hint else ""
+
+
+def _hurry() -> None:
+    """Let the process be gone soon: whoever sends a signal kills what is still there after a while."""
+    end_children()
+    gc.freeze()  # or the interpreter looks through all that was imported, which takes seconds
+
+
+def _and_notes(sentence: str, error: BaseException) -> str:
+    return " ".join([sentence, *getattr(error, "__notes__", ())])
 
 
 def _fail(sentence: str, status: int) -> NoReturn:

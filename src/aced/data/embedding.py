@@ -16,6 +16,7 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings, Scalar
 from aced.data.atomic import file_atomic
 from aced.data.claims import State, await_others, claim, release, state
+from aced.data.losttars import LOST, TarLost
 from aced.data.reading import chunk_size, read_spans
 from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_path
 from aced.data.source import Candidates, Source
@@ -97,6 +98,7 @@ def embed_parts(
     *,
     damaged: Collection[Part] = (),
     patient: bool = True,
+    lost: Callable[[Part, TarLost], None] | None = None,
 ) -> Iterator[Part]:
     """Make the side-car of each part, in order, and yield the part once its file is whole.
 
@@ -112,9 +114,11 @@ def embed_parts(
         progress: called with (samples done, all samples of the parts).
         damaged: those of `parts` whose side-car is there, but must be made again.
         patient: whether to wait for the other processes at the end, and to make what they do not.
+        lost: called with a part whose tar is lost meanwhile, and with what became of it; the part is then left out.
+            Without it that is an error.
 
     Raises:
-        AcedError: an embedding is not finite, the disk is full, or what the source raises.
+        AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
     """
     todo = {sidecar_path(cache, tower.identity()["tower"], part): part for part in parts}
     before = {path: state(path) if part in damaged else None for path, part in todo.items()}
@@ -126,11 +130,20 @@ def embed_parts(
         if progress is not None:
             progress(done, total)
 
+    gone: set[Part] = set()
+
+    def leave_out(part: Part, what: TarLost) -> None:
+        if lost is None:
+            raise AcedError(f"{what} Its side-car cannot be made; put the tar back and start again.") from what
+        gone.add(part)
+        lost(part, what)
+
     alone = False
     while todo:
-        yield from _embed_unclaimed(source, tower, settings, todo, before, tick, alone=alone)
+        yield from _embed_unclaimed(source, tower, settings, todo, before, tick, leave_out, alone=alone)
         if not patient:
             return
+        todo = {path: part for path, part in todo.items() if part not in gone}
         await_others(list(todo))
         todo, alone = {path: part for path, part in todo.items() if state(path) == before[path]}, True
 
@@ -142,6 +155,7 @@ def _embed_unclaimed(
     todo: Mapping[Path, Part],
     before: Mapping[Path, State],
     tick: Callable[[int], None],
+    lost: Callable[[Part, TarLost], None],
     *,
     alone: bool,
 ) -> Iterator[Part]:
@@ -170,10 +184,19 @@ def _embed_unclaimed(
         for first in chunks:
             path, part, own = claimed[0]
             making = _Making(tower, settings, views, start)
-            making.write(path, part, part.keys(source), zip(own, itertools.chain([first], chunks), strict=False), tick)
+            left = zip(own, itertools.chain([first], chunks), strict=False)
+            try:
+                making.write(path, part, part.keys(source), left, tick)
+                made = True
+            except TarLost as gone:
+                lost(part, gone)
+                made = False
+                for span, _ in left:  # what was read of it already
+                    tick(len(span))
             release(path)
             claimed.popleft()
-            yield part
+            if made:
+                yield part
             start = time.perf_counter()
     finally:
         for path, _, _ in claimed:
@@ -197,7 +220,11 @@ class _Making:
         chunks: Iterable[tuple[range, Candidates]],
         tick: Callable[[int], None],
     ) -> None:
-        """Make the side-car of a part from its samples, a range of positions after the other."""
+        """Make the side-car of a part from its samples, a range of positions after the other.
+
+        Raises:
+            TarLost: as `add`; nothing is then written.
+        """
         tower, settings = self._tower, self._settings
         with file_atomic(path) as temporary:
             file = SideCarWriter(temporary, path, keys, tower.width, settings.views, settings.dtype)
@@ -205,26 +232,18 @@ class _Making:
                 for span, candidates in chunks:
                     self.add(candidates, file, part)
                     tick(len(span))
-                with torch.no_grad():
-                    scale, bias = map(float, tower.scale_and_bias())
-                file.finish(
-                    tower=tower.name,
-                    identity=tower.identity(),
-                    part=part.name,
-                    mark=part.mark,
-                    d=tower.width,
-                    views=settings.views,
-                    scale=scale,
-                    bias=bias,
-                    faults=dict(self.faults),
-                    seconds=time.perf_counter() - self.start,
-                    flops=self.flops,
-                )
+                self.finish(file, part)
             finally:
                 file.close()
 
     def add(self, candidates: Candidates, file: SideCarWriter, part: Part) -> None:
-        """Embed some samples and write them."""
+        """Embed some samples and write them.
+
+        Raises:
+            TarLost: the tar is lost, and with it the side-car: what it lacks would be taken for faults of the data.
+        """
+        if gone := next((fault for fault in candidates.faults if fault.name in LOST), None):
+            raise TarLost(gone.name, gone.detail)
         tower, micro_batch = self._tower, self._settings.micro_batch
         self.faults.update(fault.name for fault in candidates.faults)
         if not len(candidates):
@@ -239,6 +258,25 @@ class _Making:
         self.flops += len(candidates) * tower.forward_flops(candidates.texts)
         if len(self._views) > 1:
             self.flops += len(candidates) * (len(self._views) - 1) * tower.flops(1).image
+
+    def finish(self, file: SideCarWriter, part: Part) -> None:
+        """Write the header, which makes the side-car whole."""
+        tower = self._tower
+        with torch.no_grad():
+            scale, bias = map(float, tower.scale_and_bias())
+        file.finish(
+            tower=tower.name,
+            identity=tower.identity(),
+            part=part.name,
+            mark=part.mark,
+            d=tower.width,
+            views=self._settings.views,
+            scale=scale,
+            bias=bias,
+            faults=dict(self.faults),
+            seconds=time.perf_counter() - self.start,
+            flops=self.flops,
+        )
 
 
 def check_space(cache: Path, samples: int, d: int, settings: Settings, overhead: int = 0) -> int:

@@ -21,6 +21,8 @@ LEFT_OUT = {
     "tar_empty_file": "no bytes, or no members",
     "tar_gzip_damaged": "a gzip stream that ends early or fails its check",
     "tar_unreadable": "the system does not give the file",
+    "tar_gone": "a sample whose tar was there when the run began, and cannot be read any more",
+    "tar_changed": "a sample whose tar is another one than when the run began",
     "no_image": "the sample has no jpg, jpeg, png or webp",
     "no_caption": "the sample has no member for the caption",
     "dotted_key": "images like `a.b.jpg`: a key ends at the first dot, so that this is field `b.jpg` of sample `a`",

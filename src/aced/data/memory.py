@@ -24,7 +24,7 @@ class InMemory:
         workers: processes that decode; 0 decodes in this one.
 
     Attributes:
-        name, keys, fingerprint, kinds, parts, part_sizes, mixture, faults: those of `source`.
+        name, keys, fingerprint, kinds, parts, part_sizes, lost, mixture, faults: those of `source`.
 
     Raises:
         AcedError: it does not fit into the memory of this machine, or what `source` raises.
@@ -43,6 +43,7 @@ class InMemory:
         self.fingerprint = source.fingerprint
         self.parts: dict[str, str] = dict(getattr(source, "parts", {}))
         self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
+        self.lost: dict[str, str] = dict(getattr(source, "lost", {}))
         self.mixture: tuple[int, ...] = tuple(getattr(source, "mixture", ()))
         self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
         self._source = source
@@ -62,9 +63,13 @@ class InMemory:
             for note in part.notes:
                 self._notes.setdefault(note.key, []).append(note)
             why = {fault.key: fault for fault in part.faults}
-            for row in set(range(seen, done)).difference(part.indices.tolist()):
+            missing = sorted(set(range(seen, done)).difference(part.indices.tolist()))
+            # A sample whose tar was lost meanwhile is called by its place.
+            in_order = part.faults if len(part.faults) == len(missing) else [None] * len(missing)
+            for row, fault in zip(missing, in_order, strict=True):
                 key = self.keys[row]
-                self._faulty[row] = why.get(key) or Fault(key, "left_out", f"{key}: left out without a reason.")
+                reason = why.get(key) or fault
+                self._faulty[row] = reason or Fault(key, "left_out", f"{key}: left out without a reason.")
             seen = done
             if progress is not None:
                 progress(done, n)

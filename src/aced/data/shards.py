@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -26,6 +26,7 @@ from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
 from aced.data.loading import load
 from aced.data.located import Tell, locate_tars
+from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, hole, lost_key, still_there
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Located, Spool
 from aced.data.summary import Found
@@ -60,6 +61,7 @@ class Shards:
         faults: what was left out or odd already at indexing: tars cut or damaged (`tar_...`, with the tar's
             name as key), samples without image or caption or with an empty member, and what
             `aced.data.faults.HARMLESS` names.
+        lost: names of the tars whose places are kept though they are lost, with the fault of their samples.
         captions_vary: whether the caption of a sample changes from epoch to epoch.
     """
 
@@ -72,9 +74,14 @@ class Shards:
         groups: Sequence[tuple[str, int]],
         apart: bool = False,
         decoding: Decoding = FAST,
+        lost: Mapping[str, str] | None = None,
+        *,
+        skip: bool = False,
     ) -> None:
+        self.lost = dict(lost or {})
         self.paths = [tar.path for tar in located]
-        folders = [os.path.dirname(os.path.abspath(tar.source)) for tar in located]
+        there = [tar for tar, name in zip(located, names, strict=True) if name not in self.lost]
+        folders = [os.path.dirname(os.path.abspath(tar.source)) for tar in there]
         self.name = Path(os.path.commonpath(folders)).name or "data"
         self._captions = captions
         self.captions_vary = captions.choice == "random"
@@ -104,7 +111,8 @@ class Shards:
         sizes = [sum(self.part_sizes[a:b]) for a, b in pairwise(ends)]
         self.sources = tuple(Found(*group, size) for group, size in zip(groups, sizes, strict=True))
         self.mixture = tuple(sizes) if apart else ()
-        self._files = TarFiles(self.paths, states)
+        numbers = {number: self.lost[name] for number, name in enumerate(names) if name in self.lost}
+        self._files = TarFiles(self.paths, states, [index.mark() for index in indexes], numbers, skip=skip)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -112,8 +120,8 @@ class Shards:
     def read(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int] | None = None) -> Candidates:
         """Load the samples at `indices` (in that order) in every view; faulty ones are left out, reported.
 
-        Names of faults: those of `aced.data.images.decode_image` and of `aced.data.captions.Captions.read`; what is
-        odd about the others is in `notes`.
+        Names of faults: those of `aced.data.images.decode_image` and of `aced.data.captions.Captions.read`, and where
+        tars may be lost `tar_gone` and `tar_changed`; what is odd about the others is in `notes`.
 
         Args:
             indices: positions.
@@ -142,6 +150,9 @@ class Shards:
             except (ImageFault, CaptionFault) as fault:
                 faults.append(Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
                 continue
+            except TarLost as lost:
+                faults.append(Fault(self._place_of(index), lost.name, str(lost)))
+                continue
             good.append(index)
             texts.append(text)
             odd += [
@@ -154,6 +165,9 @@ class Shards:
             faults=tuple(faults),
             notes=tuple(odd),
         )
+
+    def _place_of(self, index: int) -> str:
+        return lost_key(self._keys.tars[self._tar_of(index)], self._keys.row_in_tar(index))
 
     def _text(self, session: TarSession, index: int, epoch: int, notes: list[Note]) -> str:
         content = session.read(self._tar_of(index), self._caption[index])
@@ -209,7 +223,7 @@ class Shards:
             return None
         try:
             content = json.loads(session.read(self._tar_of(index), self._json[index]))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, TarLost):
             return None
         return content.get(name) if isinstance(content, dict) else None
 
@@ -229,6 +243,7 @@ def open_shards(
     progress: Callable[[int, int], None] | None = None,
     fetching: Callable[[int, int], None] | None = None,
     tell: Tell | None = None,
+    known: KnownTars | None = None,
 ) -> Shards:
     """Index the tars that patterns name.
 
@@ -247,6 +262,8 @@ def open_shards(
         progress: called with (tars done, all tars).
         fetching: called with (addresses fetched, all addresses).
         tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
+        known: the tars of a run that is gone on with: those that are lost keep their places, those that are new are
+            left out, and `apart` is as it was.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
@@ -254,13 +271,15 @@ def open_shards(
     if bad_tars not in ("stop", "skip"):
         raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{bad_tars}".')
     captions, way = Captions.parse(caption, caption_choice, seed), find_decoding(decoding)
+    if known is not None:
+        patterns, apart = list(still_there(patterns)), False
     groups = locate_tars(patterns, spool, apart=apart, progress=fetching, tell=tell)
     located = [tar for group in groups for tar in group]
     indexes: list[TarIndex] = []
     kept: list[KeptNote] = []
     for tar, (index, note) in zip(located, _indexes(located, index_dir, workers), strict=True):
         kept += [note] if note is not None else []
-        if bad_tars == "stop":
+        if bad_tars == "stop" and known is None:
             _check(tar.source, index, captions)
         indexes.append(index)
         if progress is not None:
@@ -268,13 +287,42 @@ def open_shards(
     if kept and tell is not None and index_dir is not None:
         tell(kept_text(index_dir, kept))
     names = distinct_names([Path(tar.source) for tar in located])
-    counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
-    shards = Shards(located, names, indexes, captions, counts, apart, way)
+    skip = bad_tars == "skip"
+    if known is None:
+        counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
+        shards = Shards(located, names, indexes, captions, counts, apart, way, skip=skip)
+    else:
+        shards = _as_known(known, located, names, indexes, captions, way, skip=skip)
     if not len(shards):
         reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in _first_of_each(shards.faults))
         told = f"; {reasons}." if reasons else "."
         raise AcedError(f"None of the {len(located)} tars holds a whole pair of image and caption{told}")
     return shards
+
+
+def _as_known(
+    known: KnownTars,
+    located: Sequence[Located],
+    names: Sequence[str],
+    indexes: Sequence[TarIndex],
+    captions: Captions,
+    decoding: Decoding,
+    *,
+    skip: bool,
+) -> Shards:
+    """The source of a run that is gone on with, with holes where its tars are lost."""
+    places = known.match([index.mark() for index in indexes])
+    lost: dict[str, str] = {}
+    tars, contents = [], []
+    for tar, place in zip(known.tars, places, strict=True):
+        if place < 0:
+            lost[tar.name] = CHANGED if tar.name in names else GONE
+        tars.append(located[place] if place >= 0 else Located(tar.name, Path(tar.name)))
+        contents.append(indexes[place] if place >= 0 else hole(tar))
+    their_names = [tar.name for tar in known.tars]
+    apart = bool(known.mixture)
+    groups = [(f"source {i}", n) for i, n in enumerate(known.groups, 1)] if apart else [("the run's", len(tars))]
+    return Shards(tars, their_names, contents, captions, groups, apart, decoding, lost, skip=skip)
 
 
 def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[Noted]:

@@ -47,12 +47,14 @@ class Part:
     Attributes:
         name: the tar's name in the source.
         mark: a hash that a copy of the tar shares and a changed tar does not.
+        lost: whether the tar is lost and only the places of its samples are kept; their keys are not known then.
     """
 
     name: str
     mark: str
     start: int
     stop: int
+    lost: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -85,7 +87,8 @@ def parts_of(source: Source) -> list[Part]:
         return [Part(source.name, source.fingerprint, 0, len(source))]
     ends = np.cumsum(getattr(source, "part_sizes", []), dtype=np.int64).tolist()
     found = zip(marks.items(), [0, *ends[:-1]], ends, strict=True)
-    return [Part(name, mark, start, stop) for (name, mark), start, stop in found if stop > start]
+    lost = getattr(source, "lost", {})
+    return [Part(name, mark, start, stop, name in lost) for (name, mark), start, stop in found if stop > start]
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,10 @@ def build_store(
     """
     cache, identity = Path(cache), tower.identity()
     missing, _ = sort_parts(cache, identity, parts_of(source), settings)
+    if lost := next((part for part in missing if part.lost), None):
+        raise AcedError(
+            f"{lost.name} is lost and has no side-car in {cache}: name the cache that the run has used, which has one."
+        )
     if missing:
         overhead = sum(overhead_bytes(part, source) for part in missing)
         check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
@@ -268,7 +272,8 @@ def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, s
         len(source),
         parts,
         sidecars,
-        [sidecar.rows_of(part.keys(source)) for sidecar, part in zip(sidecars, parts, strict=True)],
+        # The mark says that the side-car of a lost tar has its samples in their order.
+        [None if p.lost else sidecar.rows_of(p.keys(source)) for sidecar, p in zip(sidecars, parts, strict=True)],
     )
     if store.info.bytes <= _HASHED_BYTES and (changed := [one for one in sidecars if not one.intact()]):
         raise Damaged(

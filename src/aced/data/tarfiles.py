@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, overload
@@ -15,7 +15,9 @@ from typing import Any, overload
 import numpy as np
 
 from aced.data.descriptors import is_out_of_files, most_tars, out_of_files
+from aced.data.losttars import CHANGED, GONE, TarLost, is_lost
 from aced.data.packed import PackedStrings
+from aced.data.tarindex import index_tar
 from aced.errors import AcedError
 
 
@@ -25,15 +27,30 @@ class TarFiles:
     Args:
         paths: the tars.
         states: size and modification time (ns) of each when it was indexed.
+        marks: of each tar's content, see `TarIndex.mark`.
+        lost: numbers of tars that are lost already, with the name of the fault.
+        skip: whether the samples of a tar that is lost are to be left out, and the others read on.
     """
 
-    def __init__(self, paths: Sequence[Path], states: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        states: Sequence[tuple[int, int]],
+        marks: Sequence[str],
+        lost: Mapping[int, str] | None = None,
+        *,
+        skip: bool = False,
+    ) -> None:
         self._paths = list(paths)
         self._states = list(states)
+        self._marks = list(marks)
+        self._lost = dict(lost or {})
+        self._skip = skip
+        self._others: dict[int, tuple[int, int]] = {}  # states in which a tar is another one
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_paths": self._paths, "_states": self._states}
+        return {name: value for name, value in self.__dict__.items() if name != "_local"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -45,6 +62,8 @@ class TarFiles:
 
     def open(self, tar: int) -> FileIO:
         """The open file of a tar, from this thread's own few."""
+        if tar in self._lost:
+            raise TarLost(self._lost[tar], f"{self._paths[tar]} is lost to this run.")
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
             local.pid, local.files = os.getpid(), OrderedDict()
@@ -66,22 +85,47 @@ class TarFiles:
                 others.popitem(last=False)[1].close()
 
     def check(self, tar: int, file: FileIO) -> None:
-        """Refuse a tar that is not what was indexed."""
-        state = os.fstat(file.fileno())
-        if (state.st_size, state.st_mtime_ns) != self._states[tar]:
+        """Refuse a tar that is not what was indexed; one that was only touched, or copied again, is.
+
+        Raises:
+            AcedError, TarLost: it has changed.
+        """
+        there = os.fstat(file.fileno())
+        state = there.st_size, there.st_mtime_ns
+        if state == self._states[tar]:
+            return
+        if self._others.get(tar) == state or not self._is_same(tar, state):
+            self._others[tar] = state
             raise self.changed(tar)
+        self._states[tar] = state
 
-    def changed(self, tar: int) -> AcedError:
+    def _is_same(self, tar: int, state: tuple[int, int]) -> bool:
+        """Whether a tar of another time has the content that was indexed, as far as its headers tell."""
+        if state[0] != self._states[tar][0]:
+            return False
+        try:
+            return index_tar(self._paths[tar])[0].mark() == self._marks[tar]
+        except OSError:
+            return False
+
+    def changed(self, tar: int) -> AcedError | TarLost:
         """The error for a tar that changed under the run."""
-        return AcedError(
-            f"{self._paths[tar]} has changed since it was indexed: wait until it is written, and start again."
-        )
+        return self._error(CHANGED, f"{self._paths[tar]} has changed since it was indexed")
 
-    def unreadable(self, tar: int, error: OSError) -> AcedError:
+    def unreadable(self, tar: int, error: OSError) -> AcedError | TarLost:
         """The error for a tar that the system does not give."""
         if is_out_of_files(error):
             return out_of_files()
-        return AcedError(f"{self._paths[tar]} cannot be read ({error.strerror or error}).")
+        said = f"{self._paths[tar]} cannot be read any more ({error.strerror or error})"
+        return self._error(GONE, said) if is_lost(error) else AcedError(f"{said}.")
+
+    def _error(self, name: str, said: str) -> AcedError | TarLost:
+        if self._skip:
+            return TarLost(name, f"{said}.")
+        return AcedError(
+            f"{said}: put back what was there and start again; a run goes on without it where data.bad_tars is "
+            '"skip", and is gone on with (--resume) where data.lost_tars is "allow".'
+        )
 
 
 class TarSession:
@@ -90,13 +134,24 @@ class TarSession:
     def __init__(self, files: TarFiles) -> None:
         self._files = files
         self._checked: set[int] = set()
+        self._lost: dict[int, TarLost] = {}
 
     def read(self, tar: int, place: np.ndarray) -> bytes:
         """The bytes at `place` (offset, size) of a tar.
 
         Raises:
             AcedError: the tar changed since it was indexed, is shorter than that, or cannot be read.
+            TarLost: the same, where the samples of such tars are to be left out.
         """
+        if tar in self._lost:
+            raise self._lost[tar]
+        try:
+            return self._read(tar, place)
+        except TarLost as lost:
+            self._lost[tar] = lost
+            raise
+
+    def _read(self, tar: int, place: np.ndarray) -> bytes:
         file = self._files.open(tar)
         if tar not in self._checked:
             self._files.check(tar, file)
@@ -149,6 +204,10 @@ class TarKeys(Sequence[str]):
     def tar_of(self, index: int) -> int:
         """The number of the tar that sample `index` is in."""
         return bisect.bisect_right(self._first, index) - 1
+
+    def row_in_tar(self, index: int) -> int:
+        """The place of sample `index` among those of its tar."""
+        return index - self._first[self.tar_of(index)]
 
     def repeated(self) -> tuple[int, str | None]:
         """How many keys occur in more than one tar (each further time counts), and the first such key."""

@@ -6,6 +6,8 @@ import signal
 import sys
 from types import TracebackType
 
+from aced.stopping import leave_to_parent
+
 
 def begin(_worker: int) -> None:
     """For `DataLoader(worker_init_fn=...)`: the main process alone decides when a loading process ends.
@@ -21,9 +23,12 @@ def begin(_worker: int) -> None:
 def quiet_end() -> None:
     """Let a loading process end in silence when the main one is gone.
 
+    Signals that reach it together with the main process are left to that one.
+
     A thread of it hands tensors over. Where the main process ends in the middle of that, after Ctrl-C, the thread
     would print a traceback beside the one sentence that the main process has said.
     """
+    leave_to_parent()
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -14,6 +14,7 @@ from aced.data.atomic import sweep_leftovers
 from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
+from aced.data.losttars import TarLost
 from aced.data.shards import Shards, open_shards
 from aced.data.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sidecar_path, tower_folder
 from aced.data.spool import GIGABYTE, Spool
@@ -179,10 +180,19 @@ class Embedder:
         parts = parts_of(source) if source else []
         missing, damaged = sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)
         made: list[Part] = []
+        lost: list[Part] = []
+
+        def leave_out(part: Part, gone: TarLost) -> None:
+            lost.append(part)
+            tally.skip(gone.name, str(gone))
+
         if source is not None:
             settings = self.job.settings
             todo = embed_parts(
-                self.cache, source, self.tower, missing, settings, progress, damaged=damaged, patient=patient
+                *(self.cache, source, self.tower, missing, settings, progress),
+                damaged=damaged,
+                patient=patient,
+                lost=leave_out,
             )
             for part in todo:
                 info = open_sidecar(self._path(part)).info
@@ -190,13 +200,14 @@ class Embedder:
                 tally.flops += info.flops
                 tally.embedded += info.n
                 made.append(part)
-            left = {part.name for part in missing if part not in made and not self._is_whole(part)}
-            names = zip(source.parts, tars, strict=False)  # a tar that is named twice is one
-            tally.left = [str(tar) for name, tar in names if name in left]
+            gone = {part.name for part in lost}
+            left = {part.name for part in missing if part not in made and not self._is_whole(part)} - gone
+            names = dict(zip(source.parts, tars, strict=False))  # a tar that is named twice is one
+            tally.left = [str(tar) for name, tar in names.items() if name in left]
+            there = [tar for name, tar in names.items() if name not in left | gone]
         tally.tars = len(tars) - len(tally.left)
         tally.made, tally.repaired = len(made), sum(part in made for part in damaged)
-        if tally.left:
-            there = [tar for tar in tars if str(tar) not in tally.left]
+        if tally.left or lost:
             source = self._open(there, tally) if there else None
             parts = parts_of(source) if source else []
         self._count(source, parts, tally)

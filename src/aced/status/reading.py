@@ -12,12 +12,14 @@ from aced.report.records import Evaluation, Step, load_results, read_tail
 from aced.train.folder import CHECKPOINTS, Holder, holder, is_run, read_config
 from aced.train.pace import Invalid, Pace, Totals, invalid, pace
 
-State = Literal["starting", "running", "scoring", "finished", "interrupted", "failed", "killed", "silent"]
+State = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
 UNDER_WAY = {"starting", "running", "scoring"}
 """States in which more is to come."""
 
 WINDOW = 20
 """Lines of metrics.jsonl over which pace and time left are measured."""
+
+_STOPPED = "stopped by "
 
 _PATIENCE = 60.0
 """Seconds for which a run whose lock tells nothing may write nothing, if ten times its usual pause is less."""
@@ -30,8 +32,9 @@ class Status:
     Attributes:
         run: its folder.
         state: `starting` (no line yet), `running`, `scoring` (all steps taken), `finished`, `interrupted` (Ctrl-C),
-            `failed`, `killed`, or `silent`: its lock tells nothing, and it has written nothing for long.
-        why: of `failed` the sentence, of `silent` what is known; else empty.
+            `stopped` (by another signal that asked for the end), `failed`, `killed`, or `silent`: its lock tells
+            nothing, and it has written nothing for long.
+        why: of `stopped` the signal, of `failed` the sentence, of `silent` what is known; else empty.
         method: its name.
         seed: the run's.
         step: the last logged step, 0 where there is none.
@@ -146,6 +149,8 @@ def _state(folder: Path, by: Holder | None, lines: list[Step], steps: int, line_
     if by is not None and by.ending:
         if by.ending == "interrupted":
             return "interrupted", ""
+        if by.ending.startswith(_STOPPED):
+            return "stopped", by.ending.removeprefix(_STOPPED)
         return "failed", by.ending.removeprefix("failed: ")
     if by is not None and by.alive is False:
         return "killed", ""

@@ -12,7 +12,14 @@ from aced.report.numbers import duration
 from aced.status.reading import Status
 from aced.train.pace import percent, shares_text
 
-_STYLES = {"finished": "green", "interrupted": "yellow", "failed": "red", "killed": "red", "silent": "yellow"}
+_STYLES = {
+    "finished": "green",
+    "interrupted": "yellow",
+    "stopped": "yellow",
+    "failed": "red",
+    "killed": "red",
+    "silent": "yellow",
+}
 
 
 def view(statuses: Sequence[Status]) -> Group:

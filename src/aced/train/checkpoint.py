@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON, never pickle; a folder that is either whole or not there.
 
 `checkpoints/step-00000400/` holds `model/` (what `load_tower` reads), `train.safetensors` (optimiser, objective and
-generator) and `train.json` (step, ledger, counts, the resolved config, hashes of the data and the frozen models).
+generator), `tars.json` (the tars of the data) and `train.json` (step, ledger, counts, the resolved config, hashes of
+the data and the frozen models).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.atomic import folder_atomic, remove_whole, save_tensors_atomic, sync, write_atomic, writing
+from aced.data.losttars import KnownTars
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.towers import Tower, save_tower
@@ -33,6 +35,7 @@ from aced.train.student import check_student
 from aced.train.watch import Metrics
 
 _FORMAT = 1
+_TARS = "tars.json"
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config) -> Path:
@@ -43,12 +46,23 @@ def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Co
     Raises:
         AcedError: the disk is full or the folder cannot be written; nothing half-written is kept.
     """
-    target = folder / f"step-{trainer.step:08d}"
     student, tensors = trainer.replica.whole_student(), _tensors(trainer)
+    target = _target(folder, trainer)
     if trainer.world.first:
         _write(target, trainer, metrics, config, student, tensors)
     trainer.world.meet()
     return target
+
+
+def write_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config) -> Path:
+    """As `save_checkpoint`, by a process that holds the whole state and asks no other one."""
+    target = _target(folder, trainer)
+    _write(target, trainer, metrics, config, trainer.replica.whole_student(), _tensors(trainer))
+    return target
+
+
+def _target(folder: Path, trainer: Trainer) -> Path:
+    return folder / f"step-{trainer.step:08d}"
 
 
 def _write(
@@ -63,6 +77,8 @@ def _write(
         with folder_atomic(target) as temporary:
             save_tower(student, temporary / "model")
             save_tensors_atomic(temporary / "train.safetensors", tensors)
+            if trainer.tars.tars:
+                write_atomic(temporary / _TARS, json.dumps(trainer.tars.values()))
             write_atomic(temporary / "train.json", json.dumps(_facts(trainer, metrics, config), indent=1))
     drop_older(target.parent, config.run.keep)
 
@@ -96,6 +112,16 @@ def read_facts(path: Path) -> dict[str, Any]:
         return dict(facts)
 
 
+def _read_tars(path: Path) -> KnownTars:
+    """The tars of the run that a checkpoint is of; none where it has none, or is older than this file of it.
+
+    Raises:
+        AcedError: it is damaged.
+    """
+    with _reading(path):
+        return KnownTars.load(json.loads((path / _TARS).read_bytes())) if (path / _TARS).exists() else KnownTars(())
+
+
 def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Config) -> None:
     """Put a trainer back to where a checkpoint was written.
 
@@ -109,7 +135,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         earlier.allowed(config)
         earlier.check_rounding(trainer.student, config)
         check_student(path, trainer.student)
-        earlier.check_all(trainer.marks)
+        earlier.check_all(trainer.marks, trainer.tars)
         tensors = load_file(path / "train.safetensors")
         trainer.replica.load(load_file(path / "model" / "model.safetensors"))
         trainer.replica.scaler.load_state_dict(facts.get("scaler", {}))
@@ -121,7 +147,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         trainer.chooser.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
         trainer.ledger = Ledger(**facts["ledger"], clock=trainer.ledger.clock)
         _load_faults(trainer.faults, facts["faults"])
-        trainer.step = facts["step"]
+        trainer.step, trainer.unscored = facts["step"], facts.get("unscored", False)
         if trainer.world.first:
             metrics.rewind(trainer.step, facts["metrics"])
 
@@ -140,7 +166,7 @@ def earlier_run(folder: Path) -> Earlier | None:
 def _earlier(path: Path) -> Earlier:
     facts = read_facts(path)
     with _reading(path):
-        return Earlier(path, facts["config"], facts["marks"], facts)
+        return Earlier(path, facts["config"], facts["marks"], facts, _read_tars(path))
 
 
 @contextlib.contextmanager
@@ -173,6 +199,7 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
     return {
         "format": _FORMAT,
         "step": trainer.step,
+        "unscored": trainer.unscored,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "device": trainer.student.device.type,

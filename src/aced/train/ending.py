@@ -14,11 +14,13 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from aced.errors import AcedError
+from aced.errors import AcedError, told
+from aced.stopping import INTERRUPTED, Stopped
 from aced.train.distributed import JobEnded, Ranks, World
 from aced.train.heartbeat import MISSED, PAUSE, Heartbeat
 
 _LOST = ("connection", "timed out", "timeout", "gloo", "nccl", "peer", "socket", "broken pipe")
+_RESUME = "the same command with --resume goes on from the last checkpoint"
 _PATIENCE = 3.0
 """Seconds for which a rank that lost contact lets torchrun see the rank that died first, and name it."""
 
@@ -41,18 +43,22 @@ def ending_together(world: World) -> Iterator[None]:
         _end(2)
     except AcedError as error:
         if _first(world, str(error)):
-            _say(f"{where}: {error}")
+            _say(f"{where}: {told(error)}")
         _end(2)
+    except Stopped as stopped:
+        if _first(world, str(stopped)):
+            _say(f"{stopped}." if stopped.saved else f"{stopped}; {_RESUME}.")
+        _end(stopped.status)
     except KeyboardInterrupt:
         if _first(world, "interrupted"):
-            _say("interrupted; the same command with --resume goes on from the last checkpoint.")
-        _end(130)
+            _say(f"interrupted; {_RESUME}.")
+        _end(INTERRUPTED)
     except Exception as error:
         if not _is_lost(error):
             if _first(world, str(error)):
                 if not isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)):
                     traceback.print_exc()  # a bug, and no fault of the machine
-                _say(f"{where} failed, which ends the job: {type(error).__name__}: {error}")
+                _say(f"{where} failed, which ends the job: {type(error).__name__}: {told(error)}")
             _end(1)
         # The rank that fails tells why before it ends, so that whoever loses it finds the reason told.
         if _first(world, str(error)):

@@ -11,6 +11,7 @@ from torch import Tensor
 from aced.config import Config
 from aced.data.faults import HARMLESS
 from aced.data.loading import PATIENCE, load
+from aced.data.losttars import LOST
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
 from aced.data.order import Order, Orders
@@ -40,6 +41,10 @@ class Faults:
     examples: dict[str, Fault] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     read: int = 0
+    _kept: tuple[int, Counter[str], dict[str, Fault]] = field(
+        default_factory=lambda: (0, Counter(), {}), repr=False, compare=False
+    )
+    _new: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def note(self, faults: Iterable[Fault]) -> None:
         """Count what is known before anything is read, such as the damage found in tars; no limit applies."""
@@ -53,7 +58,7 @@ class Faults:
 
         Raises:
             AcedError: more than `max_share` of the samples (of 200 at least) are unreadable, as far as those that
-                were read tell beyond chance.
+                were read tell beyond chance; those of lost tars do not count on either side.
         """
         if self.read + read <= self.total:
             self.note(odd)
@@ -61,13 +66,27 @@ class Faults:
         for fault in faults:
             if fault.key not in self.keys:
                 self.keys.add(fault.key)
+                self._new.append(fault.key)
                 self._count(fault)
-        if faults and beyond(len(self.keys), self.read, allowed(self.max_share, self.total), self.total):
+        lost = sum(self.counts[name] for name in LOST)
+        bad, seen = len(self.keys) - lost, self.read - lost
+        if faults and beyond(bad, seen, allowed(self.max_share, self.total), self.total):
             worst = Counter(fault.name for fault in faults).most_common(1)[0][0]
             raise AcedError(
                 f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "
                 f"{self.max_share:g} allows; for example {worst}: {self.examples[worst].detail}"
             )
+
+    def keep(self) -> None:
+        """Remember the counts until `back` or the next `keep`."""
+        self._kept = self.read, Counter(self.counts), dict(self.examples)
+        self._new.clear()
+
+    def back(self) -> None:
+        """Go back to what was there at `keep`."""
+        self.read, self.counts, self.examples = self._kept
+        self.keys.difference_update(self._new)
+        self.keep()
 
     def commonest(self) -> str:
         """`; for example NAME: sentence` of the commonest fault so far, or nothing."""

@@ -15,6 +15,7 @@ import torch
 from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
+from aced.data.losttars import KnownTars
 from aced.data.source import SOUND_KINDS, Fault, Source
 from aced.devices import clock_of
 from aced.errors import AcedError
@@ -198,6 +199,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
         marks=_marks(inputs),
+        tars=KnownTars.of(inputs.source),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from aced.data.atomic import writing
 from aced.errors import AcedError
+from aced.stopping import Stopped, words
 
 try:
     import fcntl
@@ -131,8 +132,8 @@ def _note(file: TextIO, line: str) -> None:
 
 
 def _ending(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+    if isinstance(error, (KeyboardInterrupt, Stopped)):
+        return words(error.number) if isinstance(error, Stopped) else "interrupted"
     said = " ".join(str(error).split())
     if not isinstance(error, AcedError):
         said = f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -146,7 +147,8 @@ class Holder:
     Attributes:
         process: its number.
         host: its machine.
-        ending: `interrupted`, or `failed: ` and why; empty where it still runs, ended well or was killed.
+        ending: `interrupted`, `stopped by ` and the signal, or `failed: ` and why; empty where it still runs, ended
+            well or was killed.
         alive: whether it holds the lock now; None where that cannot be known.
     """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from aced.config import Config, FrozenSection
+from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.shared_memory import check_room
 from aced.data.source import Source
@@ -62,8 +63,8 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
 
     Args:
         config: the run's.
-        student: the model that is trained.
-        bars: progress.
+        student: the model to train.
+        bars: where progress is shown.
         earlier: the run that is resumed, whose models and data these must be.
     """
     method = config.row
@@ -78,9 +79,9 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
             bars.say(note)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))
-    pool = make_source(config, bars)
+    pool = make_source(config, bars, earlier.tars if earlier is not None else None)
     if earlier is not None:
-        earlier.check(data_marks(pool))
+        earlier.check(data_marks(pool), KnownTars.of(pool))
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
     _check_room(config, views)
@@ -127,8 +128,11 @@ def _check_room(config: Config, views: Sequence[View]) -> None:
         check_room(rows * image_bytes(dict.fromkeys(views)), config.data.workers, config.train.steps)
 
 
-def make_source(config: Config, bars: Bars) -> Source:
-    """The pool: shards where the config names any, else scenes; says how much was found where."""
+def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
+    """The pool: shards where the config names any, else scenes; says how much was found where.
+
+    Of the tars of an `earlier` run that is gone on with, some may be lost where `data.lost_tars` allows it.
+    """
     data = config.data
     if not data.shards:
         scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
@@ -137,6 +141,8 @@ def make_source(config: Config, bars: Bars) -> Source:
     from aced.data.shards import open_shards
     from aced.data.spool import GIGABYTE, Spool, is_address
     from aced.data.summary import found_text
+
+    known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
 
     with contextlib.ExitStack() as stack:
         fetching = None
@@ -156,9 +162,20 @@ def make_source(config: Config, bars: Bars) -> Source:
             progress=stack.enter_context(bars.counting("Indexing tars")),
             fetching=fetching,
             tell=bars.say,
+            known=known,
         )
-    bars.say(found_text(shards.sources, shards.faults))
+    told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
+    bars.say(told or found_text(shards.sources, shards.faults))
     return shards
+
+
+def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
+    gone = [tar for tar in known.tars if tar.name in lost]
+    which = [f"{t.name} {'is gone' if lost[t.name] == GONE else 'has changed'} ({t.samples:,} samples)" for t in gone]
+    return (
+        f"Going on without {len(gone)} of {len(known.tars)} tars, {sum(t.samples for t in gone):,} of "
+        f"{sum(t.samples for t in known.tars):,} samples: {', '.join(shortened(which))}."
+    )
 
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:

@@ -14,14 +14,17 @@ from aced.core.ledger import Ledger
 from aced.data.source import Candidates, Source
 from aced.evaluate.tasks import Task, as_json
 from aced.evaluate.zeroshot import average, evaluate
+from aced.stopping import Asked, Stopped, deferred
 from aced.towers import Tower
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
+from aced.train.leaving import LastStep, leaving_a_checkpoint
 from aced.train.scoring.choosing import Peekable
 from aced.train.step import Trainer, train_step
-from aced.train.watch import Metrics
+from aced.train.watch import Metrics, trim_lines
+from aced.train.wishes import Wishes
 
 OnStep = Callable[[int, str], None]
 
@@ -35,20 +38,45 @@ def run_steps(
     tasks: Sequence[Task],
     on_step: OnStep,
 ) -> None:
-    """Train from `trainer.step` to the last step, and leave a checkpoint of the end in `folder/checkpoints`."""
+    """Train from `trainer.step` to the last step, and leave a checkpoint of the end in `folder/checkpoints`.
+
+    Raises:
+        Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
+    """
     steps, every = config.train.steps, config.run.checkpoint_every
-    batches = _batches(trainer, source, config)
-    while trainer.step < steps:
-        with _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device), _summed(trainer):
-            outcome = train_step(trainer, batches)
-        if trainer.world.first:
-            metrics.note(trainer, outcome)
-        # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
-        if config.eval.every and trainer.step % config.eval.every == 0 and trainer.step < steps:
-            _evaluate(trainer, tasks, metrics, config, folder)
-        if trainer.step == steps or (every and trainer.step % every == 0):
-            save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
-        on_step(trainer.step, f"loss {outcome.parts.loss:.2f}")
+    last = LastStep(trainer)
+    with deferred() as asked, leaving_a_checkpoint(last, trainer, metrics, config):
+        wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
+
+        def evaluate_now() -> None:
+            trainer.unscored = True  # what is left out now is made up for when the run goes on
+            if wishes.stop is None:
+                trainer.unscored = not _evaluate(trainer, tasks, metrics, config, folder, asked)
+                wishes.ask()
+
+        if trainer.unscored:
+            if trainer.world.first:
+                trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
+            evaluate_now()
+        batches = _batches(trainer, source, config)
+        while trainer.step < steps and wishes.stop is None:
+            draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
+            with draws, _summed(trainer, wishes):
+                outcome = train_step(trainer, batches)
+            if trainer.world.first:
+                metrics.note(trainer, outcome)
+            last.keep()
+            # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
+            if config.eval.every and trainer.step % config.eval.every == 0 and trainer.step < steps:
+                evaluate_now()
+            due = trainer.step == steps or (every and trainer.step % every == 0)
+            if due or wishes.save or wishes.stop is not None:
+                save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
+                wishes.saved()
+            if wishes.stop is None:  # a terminal that is gone must not hide why
+                on_step(trainer.step, f"loss {outcome.parts.loss:.2f}")
+        if wishes.stop is not None:
+            raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {_GO_ON}")
 
 
 @contextlib.contextmanager
@@ -63,17 +91,24 @@ def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> Iterato
         yield
 
 
+_GO_ON = "the same command with --resume goes on from there"
+
+
 @contextlib.contextmanager
-def _summed(trainer: Trainer) -> Iterator[None]:
-    """What the processes count inside, each for itself, becomes the sum of them all; wall time is each one's own."""
+def _summed(trainer: Trainer, wishes: Wishes) -> Iterator[None]:
+    """What the processes count inside, each for itself, becomes the sum of them all; wall time is each one's own.
+
+    What they want done at the end of the step is settled in the same exchange.
+    """
     ledger = trainer.ledger
-    if trainer.world.size == 1:
-        yield
-        return
     before = _counts(ledger)
     yield
-    now = before + trainer.world.sum(_counts(ledger) - before)
-    loaded, trained, cached, *flops = now.tolist()
+    own = _counts(ledger) - before
+    both = trainer.world.sum(torch.cat([own, wishes.own()]))
+    wishes.settle(both[len(own) :])
+    if trainer.world.size == 1:
+        return
+    loaded, trained, cached, *flops = (before + both[: len(own)]).tolist()
     ledger.samples_loaded, ledger.samples_trained, ledger.cached_flops = round(loaded), round(trained), cached
     ledger.flops.update(zip(ledger.flops, flops, strict=True))
 
@@ -100,11 +135,15 @@ def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candi
     return Peekable(batches)
 
 
-def _evaluate(trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path) -> None:
-    student = trainer.replica.whole_student()
+def _evaluate(
+    trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path, asked: Asked
+) -> bool:
+    """Score the student, unless a signal asks for the end; whether all of it was done, as far as this process knows."""
+    student, done = trainer.replica.whole_student(), True
     if trainer.world.first:
-        _score(student, trainer, tasks, metrics, config, folder)
+        done = asked.unless_asked(lambda: _score(student, trainer, tasks, metrics, config, folder))
     trainer.world.meet()
+    return done
 
 
 def _score(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aced.config import Config, resume_rules
+from aced.data.losttars import KnownTars
 from aced.data.source import Source
 from aced.errors import AcedError
 from aced.resume import PLACE, ROUNDING, Resume
@@ -52,12 +53,14 @@ class Earlier:
         config: the resolved config.
         marks: hashes of data and models by what they are of; an older version recorded fewer.
         facts: what `train.json` says; empty without a checkpoint.
+        tars: those of its data; none without a checkpoint, and where an older version did not record them.
     """
 
     where: Path
     config: Mapping[str, Mapping[str, Any]]
     marks: Mapping[str, str]
     facts: Mapping[str, Any]
+    tars: KnownTars = field(default_factory=lambda: KnownTars(()))
 
     def changes(self, config: Config) -> Iterator[Change]:
         """Every key that has another value now.
@@ -90,32 +93,41 @@ class Earlier:
         """Whether marks cannot tell that the entries have the same samples: an older version recorded none of them."""
         return key == "data.shards" and bool(config.data.weights) and bool(self.marks) and ENTRIES not in self.marks
 
-    def check(self, marks: Mapping[str, str]) -> None:
+    def check(self, marks: Mapping[str, str], tars: KnownTars | None = None) -> None:
         """Compare some of the marks with those of the saved run; one that it did not record is not compared.
+
+        Args:
+            marks: by what they are of.
+            tars: those of the data now, to say in what the data differ.
 
         Raises:
             AcedError: one differs; the sentence names what it is of.
         """
         for what, mark in marks.items():
             if self.marks.get(what, mark) != mark:
-                raise self._refusal(what)
+                raise self._refusal(what, tars)
 
-    def check_all(self, marks: Mapping[str, str]) -> None:
+    def check_all(self, marks: Mapping[str, str], tars: KnownTars | None = None) -> None:
         """As `check`, and nothing that the saved run had may be missing.
 
         Raises:
             AcedError: a mark differs or is missing.
         """
-        self.check(marks)
+        self.check(marks, tars)
         for what in self.marks:
             if what not in marks:
                 raise self._refusal(what)
 
-    def _refusal(self, what: str) -> AcedError:
-        names = " (which tars, their names, order and content count, and not where they lie)" if what == DATA else ""
+    def _refusal(self, what: str, tars: KnownTars | None = None) -> AcedError:
+        how = instead = ""
+        if what == DATA:
+            how = " (which tars, their names, order and content count, and not where they lie)"
+            if tars is not None and self.tars.tars and (differences := self.tars.differences(tars)):
+                how = f" ({', '.join(differences)})"
+                instead = "set data.lost_tars=allow to go on with the tars that are left, "
         return AcedError(
-            f"{self.where} cannot be gone on from: {what} changed since it was written{names}; put back what was "
-            "there, or choose another run.out for a new run."
+            f"{self.where} cannot be resumed: {what} changed since it was written{how}; {instead}put back what was there, "
+            "or choose another run.out for a new run."
         )
 
     def check_rounding(self, student: Tower, config: Config) -> None:

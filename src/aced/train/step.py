@@ -13,6 +13,7 @@ from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
 from aced.core.selection import Loss
 from aced.core.selection_ranks import Scope
+from aced.data.losttars import KnownTars
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
@@ -67,7 +68,10 @@ class Trainer:
         ledger: what the run has spent.
         faults: which samples could not be read.
         marks: hashes of the data and the frozen models, so that a resumed run can tell whether they are the same.
+        tars: that the data lie in.
         step: number of steps taken.
+        unscored: whether the evaluation that is due at this step was cut short.
+        whole: whether the weights are those behind `step`; not while an update is under way.
     """
 
     world: World
@@ -85,7 +89,10 @@ class Trainer:
     ledger: Ledger
     faults: Faults
     marks: dict[str, str] = field(default_factory=dict)
+    tars: KnownTars = field(default_factory=lambda: KnownTars(()))
     step: int = 0
+    unscored: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         grad_norm = _clip(t, parts)
         lr = learning_rate(t.step, cfg.steps, peak=cfg.lr, warmup=cfg.warmup)
         set_learning_rate(t.optimizer, lr)
+        t.whole = False  # until the step is complete
         t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
         t.chooser.trained(t, pool.positions[dealt.rows], embedded.detach())

@@ -112,6 +112,16 @@ class Drawn(Chooser):
         if self.scorer:
             self.scorer.trained(t, positions, embedded)
 
+    def keep(self) -> None:
+        """As in the contract."""
+        if self.scorer:
+            self.scorer.keep()
+
+    def back(self) -> None:
+        """As in the contract."""
+        if self.scorer:
+            self.scorer.back()
+
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""
         return self.scorer.tensors() if self.scorer else {}
@@ -143,6 +153,14 @@ class Around(Chooser):
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""
         self.inner.trained(t, positions, embedded)
+
+    def keep(self) -> None:
+        """As in the contract."""
+        self.inner.keep()
+
+    def back(self) -> None:
+        """As in the contract."""
+        self.inner.back()
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""

@@ -39,6 +39,7 @@ class Memory:
         self._sample = torch.full((_FIRST,), -1)  # in each place; -1: free
         self._step = torch.zeros(_FIRST, dtype=torch.int64)
         self._image = self._text = torch.empty(_FIRST, 0)
+        self._replaced: list[tuple[Tensor, dict[str, Tensor]]] | None = None  # until `keep` asks for it
 
     def __len__(self) -> int:
         return int((self._sample >= 0).sum())
@@ -61,6 +62,8 @@ class Memory:
         if self._image.shape[1] == 0:
             self._image, self._text = (e.new_zeros(len(self._sample), e.shape[1]) for e in (image, text))
         self._reach(indices)
+        if self._replaced is not None:
+            self._replaced.append((indices, self._held(indices)))
         new = indices[self._place[indices] < 0]
         if len(new):
             place = self._free(len(new), step)
@@ -70,6 +73,31 @@ class Memory:
         self._step[place] = step
         there = place.to(image.device)
         self._image[there], self._text[there] = image, text
+
+    def keep(self) -> None:
+        """From now on note what is replaced, so that `back` can put it back."""
+        self._replaced = []
+
+    def back(self) -> None:
+        """Undo every `put` since the last `keep`, but for what it found too old to be used again."""
+        replaced, self._replaced = self._replaced or [], None
+        for indices, held in reversed(replaced):
+            place = self._place[indices].long()
+            self._sample[place[place >= 0]] = -1
+            self._place[indices] = -1
+            self._take(held)
+
+    def _held(self, indices: Tensor) -> dict[str, Tensor]:
+        """What is here of these samples, as `tensors` gives it."""
+        place = self._place[indices].long()
+        place = place[place >= 0]
+        there = place.to(self._image.device)
+        return {
+            "sample": self._sample[place],
+            "step": self._step[place],
+            "image": self._image[there],
+            "text": self._text[there],
+        }
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Image and text embeddings `[B, d]` of samples that are not `missing`."""
@@ -84,18 +112,14 @@ class Memory:
         """What is here and may still be used, as tensors by name; the same whatever places it lies in."""
         held = self._sample >= 0
         place = (held & (self._step[held].max() - self._step <= self.age) if held.any() else held).nonzero().flatten()
-        place = place[self._sample[place].argsort()]
-        there = place.to(self._image.device)
-        return {
-            "sample": self._sample[place],
-            "step": self._step[place],
-            "image": self._image[there],
-            "text": self._text[there],
-        }
+        return self._held(self._sample[place].sort().values)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` gave, in place of what is here."""
         self.clear()
+        self._take(tensors)
+
+    def _take(self, tensors: dict[str, Tensor]) -> None:
         for step in tensors["step"].unique().tolist():
             made = tensors["step"] == step
             self.put(tensors["sample"][made], tensors["image"][made], tensors["text"][made], step)
@@ -136,6 +160,14 @@ class Remembering(Scorer):
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""
         self.memory.put(positions, embedded.image, embedded.text, t.step)
+
+    def keep(self) -> None:
+        """As in the contract."""
+        self.memory.keep()
+
+    def back(self) -> None:
+        """As in the contract."""
+        self.memory.back()
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""
@@ -180,6 +212,16 @@ class Reused(Remembering):
     def looks_ahead(self) -> bool:
         """As in the contract."""
         return self.inner.looks_ahead
+
+    def keep(self) -> None:
+        """As in the contract."""
+        super().keep()
+        self.inner.keep()
+
+    def back(self) -> None:
+        """As in the contract."""
+        super().back()
+        self.inner.back()
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""

@@ -33,6 +33,12 @@ class Piece:
             embedded: `[b, d]` of it, without gradient.
         """
 
+    def keep(self) -> None:
+        """Told between two steps: remember this state, to which the next step may have to go `back`."""
+
+    def back(self) -> None:
+        """Told when a step has failed before it changed the weights: go back to the state of the last `keep`."""
+
     def tensors(self) -> dict[str, Tensor]:
         """The state that an exactly resumed run needs: of all processes, which ask for it together."""
         return {}

@@ -96,6 +96,7 @@ class Stale(Scorer):
         self.inner, self.world, self.device = inner, world, device
         self._copy: Tower | None = None
         self._pending: _Pending | None = None
+        self._kept: _Pending | None = None
         self._thread = ThreadPoolExecutor(1, "aced-scoring")
 
     @property
@@ -136,6 +137,14 @@ class Stale(Scorer):
         scale, bias = t.student.scale_and_bias()
         place = place.to(image.device)
         return Embeddings(image[place], text[place], scale, bias).detach()
+
+    def keep(self) -> None:
+        """As in the contract."""
+        self._kept = self._pending
+
+    def back(self) -> None:
+        """As in the contract."""
+        self._pending = self._kept
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract; waits for what is being embedded."""

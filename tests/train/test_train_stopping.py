@@ -1,0 +1,452 @@
+"""A run that ends early, by a signal or a fault, leaves its last complete step, and goes on from there to the bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from early_ends import STEPS, BeforeStep, same_run, steps_in
+
+from aced.config import Config
+from aced.data.scenes import Scenes, make_pool
+from aced.errors import AcedError, told
+from aced.evaluate.tasks import Task
+from aced.stopping import SIGNALS, Stopped, deferred, leave_to_parent, watching
+from aced.train import loop
+from aced.train.fit import Fitted, fit, make_student
+from aced.train.folder import holder
+from cli_fakes import Cli
+from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
+
+
+@pytest.fixture(scope="module")
+def pool() -> Scenes:
+    return make_pool(400, 1)
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[Task]:
+    from aced.data.scenes import make_tasks
+
+    return make_tasks("validation", n=20, retrieval_n=10)[:2]
+
+
+def run(config: Config, pool: Scenes, tasks: list[Task] | None = None, *, resume: bool = False) -> Fitted:
+    inputs = replace(inputs_of(config, pool), tasks=tasks or [])
+    return fit(config, inputs, make_student(config), quiet(), resume=resume)
+
+
+def config_of(out: Path, method: str = "iid", trained: dict[str, Path] | None = None, **keys: Any) -> Config:
+    return run_config(out, method, trained, **{"train__steps": STEPS, "run__log_every": 1, **keys})
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_run_behind_its_step(
+    number: int, pool: Scenes, tmp_path: Path, before_step: BeforeStep
+) -> None:
+    before = [signal.getsignal(one) for one in SIGNALS]
+    run(config_of(tmp_path / "whole"), pool)
+    before_step(3, lambda: signal.raise_signal(number))
+    with pytest.raises(Stopped) as stopped:
+        run(config_of(tmp_path / "halves"), pool)
+    assert stopped.value.number == number
+    assert stopped.value.status == (130 if number == signal.SIGINT else 75)
+    assert f"step 4 of {STEPS} is saved" in str(stopped.value)
+    assert steps_in(tmp_path / "halves") == [4]
+    by = holder(tmp_path / "halves")
+    assert by is not None
+    assert by.ending == ("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+    run(config_of(tmp_path / "halves"), pool, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_a_second_signal_ends_it_at_once(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+
+    before_step(3, twice)
+    with pytest.raises(Stopped) as stopped:
+        run(config_of(tmp_path / "run"), pool)
+    assert stopped.value.number == signal.SIGTERM
+    assert steps_in(tmp_path / "run") == []
+
+
+def test_a_second_ctrl_c_is_an_ordinary_one(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
+    before_step(3, lambda: (signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        run(config_of(tmp_path / "run"), pool)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        before_step(3, lambda: [signal.raise_signal(number) for number in handlers])
+        run(config_of(tmp_path / "run"), pool)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert steps_in(tmp_path / "run") == [STEPS]
+
+
+def test_a_run_in_another_thread_takes_no_signals(pool: Scenes, tmp_path: Path) -> None:
+    ended: list[Fitted] = []
+    thread = threading.Thread(target=lambda: ended.append(run(config_of(tmp_path / "run"), pool)))
+    thread.start()
+    thread.join(120)
+    assert ended[0].ledger.samples_trained == 16 * STEPS
+
+
+def test_a_signal_in_the_last_checkpoint_is_not_lost(
+    pool: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = loop.save_checkpoint
+
+    def signalled(*args: Any) -> Path:
+        signal.raise_signal(signal.SIGTERM)
+        return save(*args)
+
+    monkeypatch.setattr(loop, "save_checkpoint", signalled)
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "run"), pool)
+    assert steps_in(tmp_path / "run") == [STEPS]
+    assert not (tmp_path / "run/model").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(
+    when: str, pool: Scenes, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = {"eval__every": 2, "run__keep_best": True}
+    run(config_of(tmp_path / "whole", **keys), pool, tasks)
+    score, calls = loop._score, []
+
+    def signalled(student: Any, trainer: Any, *rest: Any) -> None:
+        calls.append(trainer.step)
+        if trainer.step == 4 and when == "before":
+            signal.raise_signal(signal.SIGTERM)
+        score(student, trainer, *rest)
+        if trainer.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "_score", signalled)
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "halves", **keys), pool, tasks)
+    monkeypatch.setattr(loop, "_score", score)
+    assert steps_in(tmp_path / "halves") == [4]
+    assert calls == [2, 4]
+    run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)
+    assert [line["step"] for line in lines_of(tmp_path / "halves/evals.jsonl")] == [2, 4]
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_a_signal_before_an_evaluation_leaves_it_for_later(
+    pool: Scenes, tasks: list[Task], tmp_path: Path, before_step: BeforeStep
+) -> None:
+    keys: dict[str, Any] = {"eval__every": 2}
+    run(config_of(tmp_path / "whole", **keys), pool, tasks)
+    before_step(3, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "halves", **keys), pool, tasks)
+    assert [line["step"] for line in lines_of(tmp_path / "halves/evals.jsonl")] == [2]
+    run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def by_another_process(number: int, pids: list[int]) -> None:
+    subprocess.run(["kill", f"-{number}", *map(str, pids)], check=True)
+
+
+def test_a_signal_for_the_whole_group_leaves_the_loading_processes_to_the_run(
+    pool: Scenes, tmp_path: Path, before_step: BeforeStep
+) -> None:
+    def to_all() -> None:
+        workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+        assert len(workers) == 2
+        for number in SIGNALS:
+            by_another_process(number, workers)
+        signal.raise_signal(signal.SIGINT)
+
+    run(config_of(tmp_path / "whole"), pool)
+    before_step(3, to_all)
+    with pytest.raises(Stopped):
+        run(config_of(tmp_path / "halves", data__workers=2), pool)
+    assert steps_in(tmp_path / "halves") == [4]
+    run(config_of(tmp_path / "halves"), pool, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_a_loading_process_ends_when_its_parent_says_so() -> None:
+    ready, told_ready = multiprocessing.Pipe()
+
+    def load() -> None:
+        leave_to_parent()
+        told_ready.send(True)
+        time.sleep(600)
+
+    child = multiprocessing.get_context("fork").Process(target=load, daemon=True)
+    child.start()
+    assert ready.recv()
+    by_another_process(signal.SIGTERM, [child.pid or 0])
+    child.join(0.3)
+    assert child.is_alive()
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_a_process_forked_within_dies_of_a_signal_as_any_other() -> None:
+    # Such as one that indexes tars, which its pool ends by SIGTERM.
+    with watching():
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(60)
+            finally:
+                os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_the_command_says_what_is_saved(cli: Cli, tmp_path: Path, before_step: BeforeStep) -> None:
+    words = ["train", "scenes", "method.name=iid", "data.scenes_size=100", "train.batch=8", "train.steps=6"]
+    words += ["run.threads=1", f"run.out={tmp_path / 'run'}", "eval.every=0"]
+    before_step(1, lambda: signal.raise_signal(signal.SIGUSR1))
+    ended = cli(*words)
+    assert ended.status == 75
+    assert ended.err.endswith(
+        "aced: stopped by SIGUSR1; step 2 of 6 is saved; the same command with --resume goes on from there.\n"
+    )
+    before_step(3, _fails(AcedError("The data have melted.")))
+    ended = cli(*words, "--resume")
+    assert ended.status == 2
+    assert ended.err.endswith(
+        "aced: The data have melted. Step 3 is saved; the same command with --resume goes on from there.\n"
+    )
+    before_step(4, lambda: signal.raise_signal(signal.SIGINT))
+    ended = cli(*words, "--resume")
+    assert ended.status == 130
+    assert "aced: interrupted; step 5 of 6 is saved" in ended.err
+
+
+def test_a_command_that_loads_ends_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import program
+
+    monkeypatch.setattr(program, "make_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
+    ended = cli("train", "scenes", "method.name=iid", f"run.out={tmp_path / 'run'}", "run.threads=1")
+    assert ended.status == 75
+    assert "aced: stopped by SIGTERM; 'aced train ... --resume' goes on from the last checkpoint." in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_outside_steps_a_signal_ends_at_once() -> None:
+    with pytest.raises(Stopped), watching():
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), watching():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_block_that_never_looked_is_ended_behind_it() -> None:
+    reached: list[bool] = []
+
+    def block() -> None:
+        with deferred():
+            signal.raise_signal(signal.SIGUSR2)
+            reached.append(True)
+
+    with pytest.raises(Stopped):
+        block()
+    assert reached
+
+
+# -- by the clock ------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_by_the_clock(pool: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import wishes
+
+    now = [0.0]
+    take = loop.train_step
+
+    def a_minute(*args: Any) -> Any:
+        now[0] += 60
+        return take(*args)
+
+    monkeypatch.setattr(loop, "train_step", a_minute)
+    monkeypatch.setattr(wishes.time, "monotonic", lambda: now[0])
+    run(config_of(tmp_path / "run", run__checkpoint_minutes=2.0, run__keep=9), pool)
+    assert steps_in(tmp_path / "run") == [2, 4, 6]
+    # What is written by the number of steps counts as well; 0 writes none.
+    run(config_of(tmp_path / "both", run__checkpoint_minutes=2.0, run__checkpoint_every=3, run__keep=9), pool)
+    assert steps_in(tmp_path / "both") == [2, 3, 5, 6]
+    run(config_of(tmp_path / "none", run__checkpoint_minutes=0.0, run__keep=9), pool)
+    assert steps_in(tmp_path / "none") == [6]
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+class Fault(Exception):
+    """What no code knows."""
+
+
+def _fails(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def _in_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import step
+
+    usable = step._usable
+
+    def failing(trainer: Any, candidates: Any) -> Any:
+        pool = usable(trainer, candidates)
+        if trainer.step == 4:
+            raise AcedError("The data have melted.")
+        return pool
+
+    monkeypatch.setattr(step, "_usable", failing)
+
+
+def _in_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train import step
+
+    clip = step._clip
+
+    def failing(trainer: Any, parts: Any) -> float:
+        return clip(trainer, replace(parts, loss=float("nan")) if trainer.step == 4 else parts)
+
+    monkeypatch.setattr(step, "_clip", failing)
+
+
+CHEAP = {"scoring__cascade": 0.5, "scoring__reuse": 4, "scoring__resolution": 16}
+GUESSED = {"scoring__reuse": 4, "scoring__unseen": "assume", "scoring__refresh": 1.0}
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    ("iid", {}),
+    ("aced", {}),
+    ("aced", CHEAP),
+    ("aced", {"scoring__stale": True}),
+    ("i-aced", {"scoring__cascade": 1.0}),
+    ("aced", GUESSED),
+]
+
+
+@pytest.mark.parametrize(("method", "keys"), WAYS)
+def test_a_step_that_fails_leaves_the_one_before(
+    method: str,
+    keys: dict[str, Any],
+    pool: Scenes,
+    tmp_path: Path,
+    trained: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = with_holes(pool, 9)
+    keys = {"data__max_bad_share": 0.5, **keys}
+    run(config_of(tmp_path / "whole", method, trained, **keys), source)
+    for where in (_in_reading, _in_the_loss):
+        config = config_of(tmp_path / where.__name__, method, trained, **keys)
+        with monkeypatch.context() as patch:
+            where(patch)
+            with pytest.raises(AcedError) as failed:
+                run(config, source)
+        assert steps_in(tmp_path / where.__name__) == [4]
+        assert told(failed.value).startswith(f"{failed.value} Step 4 is saved")
+        run(config, source, resume=True)
+        same_run(tmp_path / "whole", tmp_path / where.__name__)
+
+
+def test_no_checkpoint_of_half_an_update(pool: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aced.train.replica import Replica
+
+    update, calls = Replica.update, []
+
+    def failing(self: Replica, optimizer: Any) -> None:
+        update(self, optimizer)
+        calls.append(1)
+        if len(calls) == 4:
+            raise Fault
+
+    monkeypatch.setattr(Replica, "update", failing)
+    with pytest.raises(Fault) as failed:
+        run(config_of(tmp_path / "run"), pool)
+    assert steps_in(tmp_path / "run") == []
+    assert "saved" not in told(failed.value)
+
+
+def test_no_checkpoint_of_infinite_weights(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
+    config = config_of(tmp_path / "run")
+    student = make_student(config)
+
+    def poison() -> None:
+        with torch.no_grad():
+            next(student.parameters()).view(-1)[0] = torch.inf
+
+    before_step(3, poison)
+    with pytest.raises(AcedError, match="Step 4: the loss is nan"):
+        fit(config, inputs_of(config, pool), student, quiet())
+    assert steps_in(tmp_path / "run") == []
+
+
+def test_what_a_forward_pass_changes_of_a_model_is_put_back(tmp_path: Path) -> None:
+    from aced.train.leaving import _running
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.LayerNorm(3))
+    assert len(_running(model)) == 3  # mean, variance and number of batches
+
+
+def test_a_disk_that_is_full_for_the_checkpoint_too(
+    pool: Scenes, tmp_path: Path, before_step: BeforeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aced.train import leaving
+
+    before_step(3, _fails(AcedError("The first reason.")))
+    monkeypatch.setattr(leaving, "write_checkpoint", _fails(AcedError("Disk full while writing x.")))
+    with pytest.raises(AcedError) as failed:
+        run(config_of(tmp_path / "run"), pool)
+    assert told(failed.value) == "The first reason. Step 3 could not be saved either (Disk full while writing x)."
+
+
+def test_a_fault_before_the_first_step_leaves_nothing(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
+    before_step(0, _fails(AcedError("no")))
+    with pytest.raises(AcedError) as failed:
+        run(config_of(tmp_path / "run"), pool)
+    assert told(failed.value) == "no"
+    assert steps_in(tmp_path / "run") == []
+
+
+def test_a_fault_in_an_evaluation_leaves_the_step_and_the_evaluation_is_made_up_for(
+    pool: Scenes, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = {"eval__every": 4}
+    run(config_of(tmp_path / "whole", **keys), pool, tasks)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_score", _fails(MemoryError()))
+        with pytest.raises(MemoryError):
+            run(config_of(tmp_path / "halves", **keys), pool, tasks)
+    assert steps_in(tmp_path / "halves") == [4]
+    run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.fixture(autouse=True)
+def no_handler_left() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
