@@ -231,7 +231,7 @@ def test_models_are_found_in_the_home_folder(home: Path) -> None:
 
 @pytest.mark.parametrize("key", ["hf_tokenizer_name", "hf_model_name"])
 def test_folders_that_a_models_config_names_are_expanded(key: str, home: Path) -> None:
-    from aced.towers.loading import _levels
+    from aced.towers.recipes import _levels
 
     (home / "bert").mkdir()
     config = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {key: "~/bert"}}

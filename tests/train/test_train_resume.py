@@ -314,13 +314,13 @@ def test_a_key_that_there_was_not_yet_counts_as_its_default(begun: Path, pool: S
 
 
 def test_other_data_are_refused(begun: Path) -> None:
-    with pytest.raises(AcedError, match="cannot be gone on from: the data changed since it was written"):
+    with pytest.raises(AcedError, match="cannot be resumed: the data changed since it was written"):
         run(begun_config(begun), make_pool(400, 2), resume=True)
 
 
 def test_another_reference_is_refused(begun: Path, pool: Scenes) -> None:
     save_tower(load_tower("aced-demo-m", seed=8), begun / "large")
-    with pytest.raises(AcedError, match="cannot be gone on from: the reference changed since it was written"):
+    with pytest.raises(AcedError, match="cannot be resumed: the reference changed since it was written"):
         run(begun_config(begun), pool, resume=True)
 
 

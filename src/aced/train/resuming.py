@@ -126,8 +126,8 @@ class Earlier:
                 how = f" ({', '.join(differences)})"
                 instead = "set data.lost_tars=allow to go on with the tars that are left, "
         return AcedError(
-            f"{self.where} cannot be resumed: {what} changed since it was written{how}; {instead}put back what was there, "
-            "or choose another run.out for a new run."
+            f"{self.where} cannot be resumed: {what} changed since it was written{how}; {instead}put back what was "
+            "there, or choose another run.out for a new run."
         )
 
     def check_rounding(self, student: Tower, config: Config) -> None:
