@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from aced.cli.app import app
-from aced.errors import AcedError
+from aced.errors import AcedError, is_out_of_memory
 
 # The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
 _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
@@ -33,7 +33,7 @@ def main() -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}.", 1)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)):
+        if not is_out_of_memory(error):
             raise
         _fail("out of memory: lower train.batch, train.micro_batch or data.workers.", 1)
     if status == 130:  # also what newer versions of typer make of Ctrl-C
@@ -41,9 +41,6 @@ def main() -> NoReturn:
         hint = "; the same command goes on with the tasks that are left" if "eval" in sys.argv[1:2] else hint
         _fail(f"interrupted{hint}.", 130)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
