@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -16,6 +19,7 @@ _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
 
 def main() -> NoReturn:
     """Entry point: a mistake of the user or a fault of the machine ends in one sentence and a status that is not 0."""
+    _forgive_output()
     try:
         status = app(prog_name="aced", standalone_mode=False)
     except AcedError as error:
@@ -32,6 +36,11 @@ def main() -> NoReturn:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}.", 1)
+    except UnicodeEncodeError as error:
+        if "surrogates" not in error.reason:
+            raise
+        where = error.object[max(0, error.start - 40) : error.end + 40].split("\n")[-1]
+        _fail(f"'{where}': the name of a file or folder is no UTF-8, so it cannot be written down; rename it.", 2)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -41,6 +50,34 @@ def main() -> NoReturn:
         hint = "; the same command goes on with the tasks that are left" if "eval" in sys.argv[1:2] else hint
         _fail(f"interrupted{hint}.", 130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _forgive_output() -> None:
+    """Let a character that the encoding of the output does not have become a question mark.
+
+    A figure that cannot be shown must not cost the work that it is about: `±` under ASCII, a dash under Latin-1. An
+    output that is closed is one that nobody reads: its number is taken, lest a file of ours get it and the words of
+    some library.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the whole process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    codecs.register_error("aced.forgive", _forgive)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="aced.forgive")
+
+
+def _forgive(error: UnicodeError) -> tuple[bytes, int]:
+    """Question marks; the bytes of a file name that is no text in its encoding go out as they are."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return b"".join(bytes([ord(c) - 0xDC00]) if 0xDC80 <= ord(c) <= 0xDCFF else b"?" for c in letters), error.end
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
