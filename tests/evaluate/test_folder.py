@@ -16,6 +16,7 @@ from aced.evaluate.groups import group_scores
 from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection
 
 VIEW = View(16)
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n"
 
 
 @pytest.fixture
@@ -268,6 +269,8 @@ def rewrite(name: str, content: str):
         (retar([("a.cls", b"1")]), r"a in .*1\.tar has no image"),
         (retar([]), "is an empty file|has no members|holds no samples"),
         (rewrite("test/1.tar", "<html>"), "is a web page"),
+        (rewrite("classnames.txt", POINTER), r"classnames\.txt: .*git-lfs"),
+        (rewrite("classnames.txt", "<!DOCTYPE html>\n<html>\n404\n"), r"classnames\.txt: .*web page"),
     ],
 )
 def test_faults_of_a_task(colours: Path, damage, words: str):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from aced.data.images import ImageFault, decode_like_pillow
+from aced.data.standins import HEAD, stand_in
 from aced.data.tarindex import IMAGE_SUFFIXES
 from aced.data.tars import Member, list_tar, split_key
 from aced.data.views import View
@@ -260,11 +261,15 @@ def read_lines(path: Path) -> list[str]:
         AcedError: there is no such file, it cannot be read, or has an empty line.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise AcedError(f"The evaluation task {path.parent} has no {path.name}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise AcedError(f"{path} cannot be read ({error}).") from error
+    # Its lines would pass for class names.
+    if content.strip() and (what := stand_in(content[:HEAD])):
+        raise AcedError(f"{path}: {what}.")
     lines = [line.strip() for line in text.strip().split("\n")]
     if not all(lines):
         raise AcedError(f"{path} is empty or has an empty line.")
