@@ -243,7 +243,9 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(width=150)
     if args.table:
-        show([json.loads(line) for file in args.table for line in file.read_text().splitlines()], console)
+        show(
+            [json.loads(line) for file in args.table for line in file.read_text(encoding="utf-8").splitlines()], console
+        )
         return
     torch.set_num_threads(args.threads)
     lines: list[dict[str, Any]] = []

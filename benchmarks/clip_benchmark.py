@@ -55,7 +55,7 @@ def make_venv(folder: Path) -> Path:
     if not python.exists():
         venv.create(folder, with_pip=True)
         site = next((folder / "lib").glob("python*/site-packages"))
-        (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+        (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
         subprocess.run([python, "-m", "pip", "install", "-q", *PINS], check=True)
     return python
 
@@ -73,12 +73,12 @@ class Sides:
         out = self.work / f"peer-{folder.name}.json"
         out.unlink(missing_ok=True)
         kind = folder / "dataset_type.txt"
-        retrieval = kind.exists() and kind.read_text().strip() == "retrieval"
+        retrieval = kind.exists() and kind.read_text(encoding="utf-8").strip() == "retrieval"
         words = ["--task", "zeroshot_retrieval", "--recall_k", "1", "5", "10"] if retrieval else []
         words += ["--dataset", f"wds/{folder.name.removeprefix('wds_')}", "--dataset_root", str(folder)]
         words += ["--model", "tiny-aced", "--pretrained", str(self.weights), "--no_amp", "--num_workers", "1"]
         seconds = timed([self.peer, "-c", PEER, self.config, "eval", "--quiet", "--output", out, *words])
-        return json.loads(out.read_text())["metrics"], seconds
+        return json.loads(out.read_text(encoding="utf-8"))["metrics"], seconds
 
     def ours(self, folders: Sequence[Path], name: str) -> tuple[dict[str, dict[str, float]], float]:
         """Metrics by task, and seconds, of one command without any cache."""
@@ -86,7 +86,7 @@ class Sides:
         shutil.rmtree(out, ignore_errors=True)
         words = ["eval", self.config, "--checkpoint", self.weights, "--out", out, "--data", *folders]
         seconds = timed([sys.executable, "-c", OURS, *words])
-        tasks = json.loads((out / "eval.json").read_text())["tasks"]
+        tasks = json.loads((out / "eval.json").read_text(encoding="utf-8"))["tasks"]
         return {name: record["metrics"] for name, record in tasks.items()}, seconds
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     print(f"\nlargest difference: {worst:.1e} over {len(peer)} tasks")
     figures: dict[str, Any] = {"largest_difference": worst}
     if options.golden:
-        options.golden.write_text(json.dumps(theirs, indent=1) + "\n")
+        options.golden.write_text(json.dumps(theirs, indent=1) + "\n", encoding="utf-8")
     if not options.parity_only:
         total = sum(peer[folder.name.removeprefix("wds_")][1] for folder in folders)
         figures["all"] = {"tasks": len(folders), "theirs": total, "ours": seconds, "ratio": total / seconds}
@@ -155,7 +155,7 @@ def main() -> None:
         figures["one"] = {"task": options.task, "pairs": pairs, "ratio": statistics.median(ratios)}
         print(f"{options.task}: ratios {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     if options.out:
-        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+        options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if worst > 1e-6:
         sys.exit(f"The largest difference is {worst:.1e}.")
 

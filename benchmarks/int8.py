@@ -192,7 +192,7 @@ def show(options: argparse.Namespace) -> None:
         for seed in range(options.seeds):
             file = options.out / f"{options.data}-{options.method}-{dtype}-s{seed}" / "results.json"
             if file.is_file():
-                scores[dtype][seed] = json.loads(file.read_text())["rows"][0]["average"]
+                scores[dtype][seed] = json.loads(file.read_text(encoding="utf-8"))["rows"][0]["average"]
     table = Table("Type", "Average, %", "by seed", "to float32, same seed", title=f"{options.data}, {options.method}")
     for dtype, found in scores.items():
         if not found:

@@ -121,14 +121,14 @@ def make_place(folder: Path) -> None:
         write_tar(folder / f"pool/{tar:05d}.tar", members)
     labelled = {f"{i}.png": picture(i) for i in range(12)} | {f"{i}.cls": b"%d" % (i % 3) for i in range(12)}
     write_tar(folder / "task/test/0.tar", dict(sorted(labelled.items())))
-    (folder / "task/classnames.txt").write_text("one\ntwo\nthree\n")
-    (folder / "task/zeroshot_classification_templates.txt").write_text("a picture of thing {c}\n")
+    (folder / "task/classnames.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
+    (folder / "task/zeroshot_classification_templates.txt").write_text("a picture of thing {c}\n", encoding="utf-8")
     save_tower(load_tower("aced-demo-s", seed=7), folder / "reference")
     vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16, "patch_dropout": 0.5}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
     dropping = {"embed_dim": 16, "custom_text": True, "init_logit_bias": -10, "vision_cfg": vision, "text_cfg": text}
-    (folder / "dropping.json").write_text(json.dumps(dropping))
-    (folder / "config.toml").write_text(BASE.replace("STEPS", str(STEPS)))
+    (folder / "dropping.json").write_text(json.dumps(dropping), encoding="utf-8")
+    (folder / "config.toml").write_text(BASE.replace("STEPS", str(STEPS)), encoding="utf-8")
 
 
 # --- children ---------------------------------------------------------------------------------------------------
@@ -159,8 +159,8 @@ class Place:
             output = os.open(self.log(out), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
-            sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
+            sys.stdout = sys.__stdout__ = os.fdopen(1, "w", encoding="utf-8")
+            sys.stderr = sys.__stderr__ = os.fdopen(2, "w", encoding="utf-8")
             torch.manual_seed(os.getpid())  # the global generator must not matter
             sys.argv = ["aced", "train", "config.toml", f"run.out={out}", *words, "--resume"]
             if before is not None:
@@ -208,7 +208,7 @@ class Place:
 
     def said(self, out: str) -> str:
         """What the commands of a run have printed so far."""
-        return self.log(out).read_text(errors="replace")
+        return self.log(out).read_text(encoding="utf-8", errors="replace")
 
     def log(self, out: str) -> Path:
         """Where they print to."""
@@ -284,11 +284,11 @@ class Counted:
 
     def _half_line(self, path: Path, line: str) -> None:
         if self.point():
-            with path.open("a") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(line[: len(line) // 2])
                 file.flush()
                 die()
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self.point():
             die()
@@ -304,7 +304,7 @@ def die() -> None:
 
 def lines_of(path: Path) -> list[dict[str, object]]:
     """The lines of a `.jsonl` file without what the clock said."""
-    return [without_clock(json.loads(line)) for line in path.read_text().splitlines()]
+    return [without_clock(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def without_clock(value: object) -> object:
@@ -330,7 +330,9 @@ def differences(whole: Path, other: Path) -> list[str]:
             if lines_of(one) != lines_of(two):
                 found.append(f"{name}: {[line['step'] for line in lines_of(two)]}")
         elif name.suffix == ".json" and name.name != "gallery.json":
-            if without_clock(json.loads(one.read_text())) != without_clock(json.loads(two.read_text())):
+            if without_clock(json.loads(one.read_text(encoding="utf-8"))) != without_clock(
+                json.loads(two.read_text(encoding="utf-8"))
+            ):
                 found.append(str(name))
         elif one.read_bytes() != two.read_bytes():
             found.append(str(name))

@@ -110,7 +110,7 @@ def embeddings(count: int, width: int, seed: int) -> Embeddings:
 def forget_peak() -> float:
     """Start a new measurement of the largest resident size; returns the size now, in MiB."""
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return peak()
 
 
@@ -118,7 +118,7 @@ def peak() -> float:
     """The largest resident size since `forget_peak` (elsewhere than on Linux: of the process), in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) / 1024
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 

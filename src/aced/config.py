@@ -369,7 +369,7 @@ def _read(path: str | Path) -> tuple[str, str]:
             raise AcedError(f"There is no config file and no recipe '{path}'.{nearest(str(path), known)}")
         file = known[str(path)]
     try:
-        return file.read_text(encoding="utf-8"), str(path)
+        return file.read_text(encoding="utf-8-sig"), str(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise AcedError(f"The config {path} cannot be read: {reason}.") from None

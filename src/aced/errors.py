@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AcedError(Exception):
@@ -25,3 +26,29 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f" Did you mean '{names[close[0]]}'?"
     return f" Known: {', '.join(names.values())}."
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python or torch means that the memory, of the machine or of a device, is used up."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, in one sentence: of a bug also where in the code."""
+    if isinstance(error, AcedError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "Out of memory: lower the micro-batch."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace is not None else ""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' + said if said else ''}{where}."

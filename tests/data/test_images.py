@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 import warnings
@@ -10,7 +11,7 @@ from data_fakes import picture
 from PIL import Image
 
 from aced.data import images
-from aced.data.images import ImageFault, decode_image, decode_noted
+from aced.data.images import ImageFault, decode_image, decode_like_pillow, decode_noted
 from aced.data.tars import list_tar
 from aced.data.views import View, crop_box
 
@@ -167,3 +168,85 @@ def test_an_image_of_the_least_size_is_not_enlarged_by_any_crop(crop: int) -> No
     view = View(64).cropped(crop)
     _, _, height, width = crop_box(crop, view.least, view.least) if crop else (0, 0, view.least, view.least)
     assert min(height, width) >= 64
+
+
+def as_clip_benchmark(content: bytes) -> np.ndarray | None:
+    """webdataset's `pil` decoding, which CLIP_benchmark uses; None where it raises."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(content))
+            image.load()
+            return np.asarray(image.convert("RGB"))
+    except Exception:
+        return None
+
+
+def zoo() -> dict[str, bytes]:
+    """Whole, odd and damaged images of many kinds."""
+    noise = np.random.default_rng(2).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    grey = np.linspace(0, 65535, 48, dtype=np.uint16).reshape(6, 8)
+    found = {f"{form} {mode}": encoded(noise, form, mode) for form in ("PNG", "WEBP", "GIF", "TIFF") for mode in "LP"}
+    found |= {
+        "png 1": encoded(noise, "PNG", "1"),
+        "png alpha": encoded(noise, "PNG", "RGBA"),
+        "bmp": encoded(noise, "BMP"),
+    }
+    found |= {f"jpeg {mode}": encoded(noise, "JPEG", mode) for mode in ("RGB", "L", "CMYK")}
+    out = io.BytesIO()
+    Image.fromarray(grey).save(out, "PNG")
+    found["16 bit"] = out.getvalue()
+    out = io.BytesIO()
+    frames = [Image.fromarray(np.roll(noise, 9 * i, 0)) for i in range(3)]
+    frames[0].save(out, "MPO", save_all=True, append_images=frames[1:])
+    found["mpo"] = out.getvalue()
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    found["animated gif"] = out.getvalue()
+    found |= {f"half of {name}": whole[: len(whole) // 2] for name, whole in found.items()}
+    found |= {
+        f"{name} with a hole before its end": found[name][:-62] + found[name][-2:] for name in ("jpeg RGB", "jpeg CMYK")
+    }
+    found |= {f"fault: {name}": content for name, (content, _) in FAULTS.items()}
+    found["jpeg with trailing bytes"] = JPEG + b"more"
+    return found
+
+
+ZOO = zoo()
+
+
+@pytest.mark.parametrize("case", ZOO)
+def test_a_task_s_image_is_what_clip_benchmark_sees_or_a_fault(case: str):
+    """Nothing is refused that Pillow reads, and nothing read that it refuses."""
+    expected = as_clip_benchmark(ZOO[case])
+    if expected is None:
+        with pytest.raises(ImageFault) as caught:
+            decode_like_pillow(ZOO[case])
+        assert caught.value.name in ("image_empty", "image_truncated", "image_unreadable", "image_too_large")
+        return
+    pixels, notes = decode_like_pillow(ZOO[case])
+    assert np.array_equal(pixels, expected)
+    # What a pool refuses, but for its size, is scored here and said.
+    told = {name for name, _ in notes} | {"image_too_large"}
+    with contextlib.suppress(ImageFault):
+        decode_noted(ZOO[case])
+        return
+    with pytest.raises(ImageFault) as refused:
+        decode_noted(ZOO[case])
+    assert refused.value.name in told
+
+
+def test_the_zoo_has_both():
+    outcomes = [as_clip_benchmark(content) is None for content in ZOO.values()]
+    assert min(sum(outcomes), len(outcomes) - sum(outcomes)) >= 10
+
+
+def test_pillow_s_switch_for_cut_files_is_left_alone():
+    from PIL import ImageFile
+
+    for content in ZOO.values():
+        try:
+            decode_like_pillow(content)
+        except ImageFault:
+            continue
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False

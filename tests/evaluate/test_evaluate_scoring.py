@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate import metrics, prompts, scoring
+from aced.evaluate import chance, metrics, prompts
+from aced.evaluate.chance import chance_of_association, chance_of_selection
 from aced.evaluate.evidence import Evidence
 from aced.evaluate.groups import attribute_scores
 from aced.evaluate.metrics import positive_ranks
@@ -133,8 +134,8 @@ def test_selection(images_per_set: int, captions_per_set: int) -> None:
             wins[name].append(win)
     assert result.metrics == {name: pytest.approx(np.mean(hits)) for name, hits in wins.items()}
     # Random embeddings are guesses; three standard deviations around chance.
-    chance = scoring.chance_of_selection(images_per_set, captions_per_set)
-    assert abs(result.value - chance) < 3 * math.sqrt(chance * (1 - chance) / sets)
+    guessing = chance_of_selection(images_per_set, captions_per_set)
+    assert abs(result.value - guessing) < 3 * math.sqrt(guessing * (1 - guessing) / sets)
 
 
 def test_association() -> None:
@@ -168,7 +169,7 @@ def test_association() -> None:
     assert result.stderr == pytest.approx(np.std(large) / math.sqrt(30), rel=0.15)
     guesses = [len({0, 1, 2} & set(rng.permutation(10)[:3].tolist())) for _ in range(4000)]
     mean = np.mean([hits / (6 - hits) for hits in guesses])
-    assert scoring.chance_of_association(10, 3) == pytest.approx(mean, abs=0.02)
+    assert chance_of_association(10, 3) == pytest.approx(mean, abs=0.02)
 
 
 def test_worst_group_and_macro_scores() -> None:
@@ -251,7 +252,7 @@ def test_equal_prompts_have_equal_embeddings() -> None:
 
 
 def test_the_worked_examples_hold() -> None:
-    for module, least in ((metrics, 8), (prompts, 1), (scoring, 1)):
+    for module, least in ((metrics, 8), (prompts, 1), (chance, 2)):
         result = doctest.testmod(module)
         assert result.attempted >= least
         assert result.failed == 0

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from aced.evaluate.groups import group_scores
 from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection
 
 VIEW = View(16)
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n"
 
 
 @pytest.fixture
@@ -61,8 +63,8 @@ def test_classification(colours: Path):
 
 def test_images_are_decoded_once_for_each_view(captions: Path, monkeypatch):
     calls = []
-    real = tar_samples.decode_image
-    monkeypatch.setattr(tar_samples, "decode_image", lambda content: calls.append(1) or real(content))
+    real = tar_samples.decode_like_pillow
+    monkeypatch.setattr(tar_samples, "decode_like_pillow", lambda content: calls.append(1) or real(content))
     (task,) = load_task_folder(captions)
     assert not calls
     whole = task.images(VIEW)
@@ -267,6 +269,8 @@ def rewrite(name: str, content: str):
         (retar([("a.cls", b"1")]), r"a in .*1\.tar has no image"),
         (retar([]), "is an empty file|has no members|holds no samples"),
         (rewrite("test/1.tar", "<html>"), "is a web page"),
+        (rewrite("classnames.txt", POINTER), r"classnames\.txt: .*git-lfs"),
+        (rewrite("classnames.txt", "<!DOCTYPE html>\n<html>\n404\n"), r"classnames\.txt: .*web page"),
     ],
 )
 def test_faults_of_a_task(colours: Path, damage, words: str):
@@ -277,16 +281,23 @@ def test_faults_of_a_task(colours: Path, damage, words: str):
 
 
 def test_faults_of_images_and_captions(colours: Path, captions: Path):
-    retar([("a.jpg", picture(0)[:-30]), ("a.cls", b"1")])(colours)
-    (task,) = load_task_folder(colours)
-    with pytest.raises(AcedError, match=r"evaluation image a in .*1\.tar cannot be used: the image cannot be decoded"):
-        task.images(VIEW)
     write_tar(captions / "test" / "0.tar", [("a.jpg", picture(0)), ("a.txt", b" \n")])
     with pytest.raises(AcedError, match=r"a in .*0\.tar has no caption"):
         load_task_folder(captions)
     (task,) = load_task_folder(colours)
     (colours / "test" / "0.tar").write_bytes(b"")
-    with pytest.raises(AcedError, match="has changed since the evaluation began"):
+    with pytest.raises(AcedError, match=r"0\.tar has changed"):
+        task.images(VIEW)
+
+
+def test_a_tar_that_is_replaced_by_one_of_the_same_size_is_noticed(colours: Path):
+    (task,) = load_task_folder(colours)
+    tar = colours / "test" / "1.tar"
+    os.utime(tar, ns=(1, 1))
+    with pytest.raises(AcedError, match=r"1\.tar has changed"):
+        task.images(VIEW)
+    tar.unlink()
+    with pytest.raises(AcedError, match=r"1\.tar cannot be read"):
         task.images(VIEW)
 
 

@@ -136,7 +136,7 @@ def test_a_folder_of_tasks_one_of_them_broken(
     assert sorted(content["tasks"]) == ["several", "single"]
     assert len(content["failed"]) == 2
     assert "lacks 1.tar of its 2 tars" in content["failed"][str(data / "wds_captions")]
-    assert "image a in" in content["failed"][str(data / "wds_torn")]
+    assert "a.jpg in" in content["failed"][str(data / "wds_torn")]
     assert ended.err.count(" failed: ") == ended.err.count("\n") == 2
     assert "Average of 2" in ended.out
     # Mended, the same command does what is left, and only that.

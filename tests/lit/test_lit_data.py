@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lit_fakes import caption_tars, caption_task, easy_vqa, write_tar
+from lit_fakes import caption_tars, caption_task, easy_vqa, jpeg, write_tar
 from rich.console import Console
 
 from aced.data.scenes import world
@@ -145,6 +145,17 @@ def test_a_retrieval_task_is_a_test_of_captions(tmp_path: Path) -> None:
     assert examples.name == "squares captions"
     assert examples.texts[1] == ("a square number 1", "the square of number 1", "square 1 in a corner")
     assert examples.source.read([2], [VIEW]).images[VIEW].shape == (1, 3, 32, 32)
+
+
+def test_a_picture_of_a_test_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    members = [(f"{i}.jpg", b"no picture" if i == 1 else jpeg((20, 50 * i, 30))) for i in range(3)]
+    write_tar(tmp_path / "t/test/0.tar", [*members, *((f"{i}.txt", b"a square") for i in range(3))])
+    (tmp_path / "t/dataset_type.txt").write_text("retrieval", encoding="utf-8")
+    examples = load_caption_task(tmp_path / "t")
+    read = examples.source.read([2, 1, 0], [VIEW])
+    assert read.indices.tolist() == [2, 0]
+    assert len(read.texts) == len(read.images[VIEW]) == 2
+    assert [(fault.key, fault.name) for fault in read.faults] == [(examples.source.keys[1], "image_unreadable")]
 
 
 def test_the_published_easy_vqa(shared_data: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lit_fakes import caption_tars, caption_task, easy_vqa
+from lit_fakes import caption_tars, caption_task, easy_vqa, write_tar
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -79,6 +80,19 @@ def test_a_second_seed_reuses_tokens_and_the_same_seed_repeats(
     assert again["tasks"] == done["tasks"]
     for name in ("decoder.safetensors", "gallery.json", "scenes-captions.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (run / "lit" / name).read_bytes()
+
+
+def test_a_test_picture_that_cannot_be_read_is_left_out(run: Path, tmp_path: Path) -> None:
+    caption_task(tmp_path / "wds_whole", 8)
+    task = caption_task(tmp_path / "wds_torn", 8)
+    with tarfile.open(task / "test/0.tar") as tar:
+        members = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    write_tar(task / "test/0.tar", [(name, b"?" if name == "0002.jpg" else content) for name, content in members])
+    data = [str(caption_tars(tmp_path / "pool")), str(tmp_path / "wds_whole"), str(task)]
+    results = lit_program(str(run), data, tmp_path / "out", OPTIONS, QUIET)
+    assert [entry["n"] for entry in results["tasks"]] == [8, 7]
+    lines = (tmp_path / "out/torn-captions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["key"] for line in lines] == [f"torn/{i:06d}" for i in range(8) if i != 2]
 
 
 def test_the_blind_decoder_is_trained_once_for_all_encoders(

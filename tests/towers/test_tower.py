@@ -238,7 +238,8 @@ def test_scoring_restores_modes_and_gradients(demo: Tower) -> None:
         lambda module, _: seen.append((module.training, torch.is_grad_enabled()))
     )
     demo.score(candidates([demo]), 2)
-    assert seen == [(False, False)] * 3
+    assert len(seen) >= 3
+    assert set(seen) == {(False, False)}
     assert {name: module.training for name, module in demo.named_modules()} == before
     assert torch.is_grad_enabled()
 

@@ -13,6 +13,7 @@ from aced.config import Config
 from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult
+from aced.evaluate.zeroshot import Scores
 from aced.progress import Bars
 from aced.towers import load_tower
 from aced.train import fit as fit_module
@@ -36,16 +37,16 @@ def run(config: Config, pool: Scenes, bars: Bars | None = None, **how: Any) -> N
 def scored(monkeypatch: pytest.MonkeyPatch, averages: dict[int, float]) -> None:
     """Evaluations that give these averages, in percent, in the order in which they are asked for."""
 
-    def result(value: float) -> dict[str, TaskResult]:
-        return {"task": TaskResult(value=value / 100, chance=0.1, n=10, metric="acc1")}
+    def result(value: float) -> Scores:
+        return Scores({"task": TaskResult(value=value / 100, chance=0.1, n=10, metric="acc1")})
 
     asked = iter(averages.values())
 
-    def evaluate(*_: Any, **__: Any) -> dict[str, TaskResult]:
+    def evaluate(*_: Any, **__: Any) -> Scores:
         return result(next(asked))
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
-    monkeypatch.setattr(fit_module, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "score_all", evaluate)
+    monkeypatch.setattr(fit_module, "score_all", evaluate)
 
 
 KEEPING: dict[str, Any] = {"run__keep_best": True, "run__checkpoint_every": 4, "eval__every": 2, "train__steps": STEPS}
@@ -90,7 +91,7 @@ def test_averages_over_other_tasks_are_not_compared(tmp_path: Path) -> None:
     student, folder = make_student(run_config(tmp_path)), tmp_path / "best"
 
     def note(task: str, value: float, step: int) -> None:
-        keep_best(folder, student, {task: TaskResult(value=value, chance=0.1, n=10, metric="acc1")}, step)
+        keep_best(folder, student, Scores({task: TaskResult(value=value, chance=0.1, n=10, metric="acc1")}), step)
 
     assert best_model(folder) is None
     note("a", 0.9, 1)

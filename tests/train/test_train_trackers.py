@@ -71,7 +71,7 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(pool: Scenes, tmp_pat
     interrupted(config, pool, 1, tasks=True)  # before the first checkpoint: it begins anew
     interrupted(config, pool, 5, tasks=True, resume=True)
     interrupted(config, pool, 5, tasks=True, resume=True)
-    results = run(config, pool, tasks=True, resume=True).results
+    results = run(config, pool, tasks=True, resume=True).scores.results
     run(config, pool, tasks=True, resume=True)  # finished, and scored again
     shown, lines = scalars(tmp_path / "run"), lines_of(tmp_path / "run/metrics.jsonl")
     for name in ("loss", "lr", "grad_norm"):

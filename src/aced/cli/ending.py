@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
+import io
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -10,7 +13,7 @@ import typer
 
 from aced.cli.app import app
 from aced.data.descriptors import is_out_of_files, out_of_files
-from aced.errors import AcedError, told
+from aced.errors import AcedError, is_out_of_memory, told
 from aced.stopping import INTERRUPTED, Stopped, end_children, watching
 
 # The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
@@ -19,6 +22,7 @@ _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
 
 def main() -> NoReturn:
     """Entry point: a mistake of the user or a fault of the machine ends in one sentence and a status that is not 0."""
+    _forgive_output()
     with watching():
         _main()
 
@@ -45,8 +49,13 @@ def _main() -> NoReturn:
             _fail(_and_notes(str(out_of_files()), error), 2)
         where = f"{error.filename}: " if error.filename else ""
         _fail(_and_notes(f"{where}{error.strerror or error}.", error), 1)
+    except UnicodeEncodeError as error:
+        if "surrogates" not in error.reason:
+            raise
+        where = error.object[max(0, error.start - 40) : error.end + 40].split("\n")[-1]
+        _fail(f"'{where}': the name of a file or folder is no UTF-8, so it cannot be written down; rename it.", 2)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)):
+        if not is_out_of_memory(error):
             raise
         _fail(_and_notes("out of memory: lower train.batch, train.micro_batch or data.workers.", error), 1)
     if status == INTERRUPTED:  # also what newer versions of typer make of Ctrl-C
@@ -55,7 +64,6 @@ def _main() -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
 _GO_ON = {
     "train": "'aced train ... --resume' goes on from the last checkpoint",
     "eval": "the same command goes on with the tasks that are left",
@@ -77,6 +85,34 @@ def _hurry() -> None:
 
 def _and_notes(sentence: str, error: BaseException) -> str:
     return " ".join([sentence, *getattr(error, "__notes__", ())])
+
+
+def _forgive_output() -> None:
+    """Let a character that the encoding of the output does not have become a question mark.
+
+    A figure that cannot be shown must not cost the work that it is about: `±` under ASCII, a dash under Latin-1. An
+    output that is closed is one that nobody reads: its number is taken, lest a file of ours get it and the words of
+    some library.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the whole process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    codecs.register_error("aced.forgive", _forgive)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="aced.forgive")
+
+
+def _forgive(error: UnicodeError) -> tuple[bytes, int]:
+    """Question marks; the bytes of a file name that is no text in its encoding go out as they are."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return b"".join(bytes([ord(c) - 0xDC00]) if 0xDC80 <= ord(c) <= 0xDCFF else b"?" for c in letters), error.end
 
 
 def _fail(sentence: str, status: int) -> NoReturn:

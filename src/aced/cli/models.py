@@ -41,7 +41,7 @@ def evaluate(
     ] = "clip",
     precision: Annotated[str, typer.Option(help="'fp32' or 'bf16' (autocast).")] = "fp32",
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
-    micro_batch: Annotated[int, typer.Option(min=1, help="Images or texts embedded at a time.")] = 256,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Most images or texts embedded at a time.")] = 256,
     cache: Annotated[
         Path | None,
         typer.Option(parser=as_path, help="Folder of cached embeddings; default: in the results.", show_default=False),

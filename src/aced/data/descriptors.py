@@ -42,7 +42,7 @@ def most_tars() -> int:
 
 def is_out_of_files(error: BaseException) -> bool:
     """Whether an exception means that this process, or the system, may open no more files."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    return isinstance(error, OSError) and error.errno == errno.EMFILE
 
 
 def out_of_files() -> AcedError:

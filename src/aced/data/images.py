@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import simplejpeg
@@ -55,20 +57,47 @@ def decode_noted(content: bytes, *, least: int = 0) -> tuple[np.ndarray, list[No
     if not content:
         raise ImageFault("image_empty", "the image has no bytes")
     if content[:2] == b"\xff\xd8":
-        pixels = _decode_jpeg(content, least)
+        pixels = _decode_jpeg(content, least, _check_size)
         if pixels is not None:
-            return pixels, _turned(content) if _EXIF in content[:_EXIF_WITHIN] else []
+            return pixels, _turned(content)
     return _decode_any(content)
 
 
-def _decode_jpeg(content: bytes, least: int) -> np.ndarray | None:
+def decode_like_pillow(content: bytes) -> tuple[np.ndarray, list[Note]]:
+    """What Pillow makes of an image, as CLIP_benchmark's reader (webdataset's `pil`) has it, and what is odd about it.
+
+    Nothing is refused that Pillow reads: the missing part of a JPEG is grey (`image_truncated`), 16-bit grey is
+    clipped (`image_16_bit`), and one side may be more than 20 times the other (`image_aspect`).
+
+    Raises:
+        ImageFault: Pillow does not read it: `image_empty`, `image_truncated`, `image_unreadable`, or `image_too_large`
+            (over 179 million pixels).
+    """
+    if not content:
+        raise ImageFault("image_empty", "the image has no bytes")
+    pixels: np.ndarray | None = None
+    notes: list[Note] = []
+    if content[:2] == b"\xff\xd8":
+        try:
+            pixels = _decode_jpeg(content, 0, lambda *_: None)
+            notes = _turned(content) if pixels is not None else []
+        except ImageFault as fault:
+            notes = [(fault.name, str(fault))]
+    if pixels is None:
+        pixels, more = _as_pillow_has_it(content)
+        notes += more
+    height, width = pixels.shape[:2]
+    return pixels, notes + ([("image_aspect", _long(width, height))] if _is_long(width, height) else [])
+
+
+def _decode_jpeg(content: bytes, least: int, check_size: Callable[[int, int], None]) -> np.ndarray | None:
     """The fast path; None where Pillow must decide. The pixels are Pillow's, bit for bit."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
         return None
-    _check_size(width, height)
-    if colours not in ("YCbCr", "RGB", "Gray"):
+    check_size(width, height)
+    if width * height > MAX_PIXELS or colours not in ("YCbCr", "RGB", "Gray"):
         return None
     try:
         return simplejpeg.decode_jpeg(content, colorspace="RGB", min_height=least, min_width=least)
@@ -81,8 +110,10 @@ def _decode_jpeg(content: bytes, least: int) -> np.ndarray | None:
 
 def _turned(content: bytes) -> list[Note]:
     """Whether EXIF says that a JPEG is to be turned or mirrored."""
+    start = content.find(_EXIF, 0, _EXIF_WITHIN)
+    if start < 0:
+        return []
     exif = Image.Exif()
-    start = content.index(_EXIF)
     try:
         exif.load(content[start : start + (1 << 16)])
         orientation = exif.get(_ORIENTATION, 1)
@@ -107,15 +138,36 @@ def _check_cmyk(content: bytes) -> None:
 
 
 def _decode_any(content: bytes) -> tuple[np.ndarray, list[Note]]:
+    with _opened(content) as image:
+        _check_size(*image.size)
+        if image.format == "JPEG" and image.mode == "CMYK":
+            _check_cmyk(content)
+        image.load()
+        return _to_rgb(image), _oddities(image)
+
+
+def _as_pillow_has_it(content: bytes) -> tuple[np.ndarray, list[Note]]:
+    with _opened(content) as image:
+        image.load()
+        notes = [note for note in _oddities(image) if note[0] != "image_16_bit"]
+        if image.format == "JPEG" and image.mode == "CMYK":
+            try:
+                _check_cmyk(content)
+            except ImageFault as fault:
+                notes.append((fault.name, str(fault)))
+        if _is_16_bit(image):
+            notes.append(("image_16_bit", "its 16-bit grey is clipped to 8 bits, as by Pillow"))
+        return np.asarray(image.convert("RGB")), notes
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """An image that Pillow has opened; what goes wrong inside is a named fault."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
-                _check_size(*image.size)
-                if image.format == "JPEG" and image.mode == "CMYK":
-                    _check_cmyk(content)
-                image.load()
-                return _to_rgb(image), _oddities(image)
+                yield image
     except ImageFault:
         raise
     except Image.DecompressionBombError as error:
@@ -133,12 +185,24 @@ def _decode_any(content: bytes) -> tuple[np.ndarray, list[Note]]:
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ImageFault("image_too_large", f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageFault("image_aspect", f"{width} x {height} pixels are longer than {MAX_ASPECT} to 1")
+    if _is_long(width, height):
+        raise ImageFault("image_aspect", _long(width, height))
+
+
+def _is_long(width: int, height: int) -> bool:
+    return max(width, height) > MAX_ASPECT * min(width, height)
+
+
+def _long(width: int, height: int) -> str:
+    return f"{width} x {height} pixels are longer than {MAX_ASPECT} to 1"
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if _is_16_bit(image):
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
@@ -146,7 +210,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _oddities(image: Image.Image) -> list[Note]:
     notes: list[Note] = []
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if _is_16_bit(image):
         notes.append(("image_16_bit", "its 16-bit grey is scaled to 8 bits"))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         notes.append(("image_alpha", "its transparency is dropped"))

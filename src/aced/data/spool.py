@@ -182,7 +182,7 @@ class Spool:
             return
         with writing(target):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / f".{target.name}.lock").open("w")
+            lock = (self.folder / f".{target.name}.lock").open("w", encoding="utf-8")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if target.exists():

@@ -27,8 +27,8 @@ from aced.demo.recipe import (
 )
 from aced.demo.summary import summarise
 from aced.errors import AcedError
-from aced.evaluate.tasks import Task, as_json
-from aced.evaluate.zeroshot import average
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import scores_json
 from aced.methods import get_method
 from aced.progress import Bars
 from aced.train.fit import Fitted, environment, fit, make_student, row_of
@@ -193,8 +193,7 @@ def _finish(demo: Demo) -> dict[str, Any]:
     large = demo.references.get(REFERENCE) or next(iter(demo.references.values()), None)
     if large is not None:
         results["reference"] = {
-            "average": average(large.fitted.results),
-            "tasks": as_json(large.fitted.results),
+            **scores_json(large.fitted.scores),
             "train_seconds": large.train_seconds,
             "embed_seconds": large.embed_seconds,
             "train_flops": large.fitted.ledger.budgets()["flops"],

@@ -6,6 +6,8 @@ import statistics
 from typing import Any
 
 from aced.evaluate.stability.suite import counted
+from aced.report.records import parse_results
+from aced.report.shared_tasks import on_shared_tasks
 
 _TIE = 0.05
 """Averages that differ by less are equal in the table, which has one decimal."""
@@ -17,13 +19,21 @@ def summarise(results: dict[str, Any]) -> list[str]:
     Args:
         results: in the form of results.json.
     """
+    results = results | on_shared_tasks(parse_results(results))[0].model_dump(include={"rows", "reference"})
     means, titles = _means(results["rows"], "average"), {row["method"]: row["title"] for row in results["rows"]}
+    if not means:
+        return ["No task could be scored, so that the rows cannot be compared; results.json says why under `failed`."]
     return [_setting(results), _equal_samples(results, means, titles), _by_the_clock(results, means, titles)]
 
 
 def _setting(results: dict[str, Any]) -> str:
-    scored, seeds = results["rows"][0]["tasks"], len({row["seed"] for row in results["rows"]})
-    tasks = [scored[name] for name in counted(scored)]
+    first, seeds = (
+        max(results["rows"], key=lambda row: len(row["tasks"])),
+        len({row["seed"] for row in results["rows"]}),
+    )
+    lost = {task for row in results["rows"] if row["tasks"] for task in row["failed"]}
+    count = counted([*first["tasks"], *first["failed"]])
+    tasks = [first["tasks"][name] for name in count if name not in lost]
     reference = results.get("reference")
     start = (
         f"Every row trained the same small student from the same initial weights"
@@ -32,15 +42,16 @@ def _setting(results: dict[str, Any]) -> str:
     )
     if not reference:
         return start + "."
+    score = f" and the reference {reference['average']:.1f} %" if reference["average"] is not None else ""
     cost = reference["train_seconds"] + reference["embed_seconds"]
     return (
-        f"{start} and the reference {reference['average']:.1f} %; training the reference and embedding the pool "
+        f"{start}{score}; training the reference and embedding the pool "
         f"once took {cost:.0f} s, which the rows do not include."
     )
 
 
 def _equal_samples(results: dict[str, Any], means: dict[str, float], titles: dict[str, str]) -> str:
-    trained = _means(results["rows"], "samples_trained")
+    trained = {name: mean for name, mean in _means(results["rows"], "samples_trained").items() if name in means}
     base = trained.get("iid") or min(trained.values())
     equal = {name: means[name] for name in means if abs(trained[name] - base) < 0.01 * base}
     best = max(equal, key=lambda name: equal[name])
@@ -88,5 +99,7 @@ def _means(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
     """Mean over seeds of a row's average, or of one of its budgets."""
     values: dict[str, list[float]] = {}
     for row in rows:
-        values.setdefault(row["method"], []).append(row[key] if key in row else row["budgets"][key])
+        value = row[key] if key in row else row["budgets"][key]
+        if value is not None:
+            values.setdefault(row["method"], []).append(value)
     return {name: statistics.fmean(seen) for name, seen in values.items()}

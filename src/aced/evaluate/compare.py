@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aced.errors import AcedError
 from aced.evaluate.evidence import bootstrap, unpack
 from aced.evaluate.records import Evaluation
+from aced.evaluate.suite import task_name
 
 RESAMPLES = 2000
 AVERAGE = "average"
@@ -103,7 +107,7 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = RESAMPLES) -> Comp
 def _cannot(a: Evaluation, b: Evaluation, name: str) -> str:
     """Why a task cannot be compared; empty where it can."""
     for side, where in ((a, "the first"), (b, "the second")):
-        if name in side.failed:
+        if any(name in (place, task_name(Path(place).name)) for place in side.failed):
             return f"it failed in {where}"
         if name not in side.tasks:
             return f"it is not in {where}"
@@ -112,9 +116,15 @@ def _cannot(a: Evaluation, b: Evaluation, name: str) -> str:
         return f"the main metrics differ ({one['metric']}, {other['metric']})"
     if one.get("data") != other.get("data"):
         return "the images, labels or texts differ"
+    if _lost(one) != _lost(other):
+        return "not the same images could be read"
     if not (one.get("samples") and other.get("samples")):
         return "the scores of the samples are not there"
     return ""
+
+
+def _lost(record: Mapping[str, Any]) -> dict[str, int]:
+    return {fault: found["images"] for fault, found in record.get("left_out", {}).items()}
 
 
 def _difference(task: str, metric: str, a: float, b: float, scores: np.ndarray) -> Difference:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from aced.data.views import View
 from aced.evaluate.embedding_cache import EmbeddingCache
+from aced.evaluate.image_faults import ImageFaults
 from aced.evaluate.prompts import Policy, apply_policy, fill
 from aced.evaluate.tasks import ReadImages
 
@@ -78,38 +79,48 @@ class Embedder:
         self._cache = cache
         self._note = note or (lambda what, done, total: None)
         # A callable without a fingerprint is kept beside its embeddings: a collected one could pass its id on.
-        self._images: dict[str | int, tuple[ReadImages | None, Tensor]] = {}
+        self._images: dict[str | int, tuple[ReadImages | None, Tensor, ImageFaults]] = {}
         self._classifiers: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
         self._captions: dict[tuple[str, ...], Tensor] = {}
 
     def images(self, read: ReadImages, count: int | None = None) -> Tensor:
-        """All images of a task, `[n, d]` float32; `count` is their number where it is known, for the progress."""
+        """All images of a task, `[n, d]` float32; `count` is their number where it is known, for the progress.
+
+        Those that `faults` calls lost are among them, without meaning.
+        """
+        return self._seen(read, count or 0)[1]
+
+    def faults(self, read: ReadImages) -> ImageFaults:
+        """What is wrong or odd about the images of a task."""
+        return self._seen(read, 0)[2]
+
+    def _seen(self, read: ReadImages, count: int) -> tuple[ReadImages | None, Tensor, ImageFaults]:
         mark = getattr(read, "fingerprint", None)
         key: str | int = mark if isinstance(mark, str) else id(read)
         if key not in self._images:
-            embedded = self._cached("images", mark, lambda: self._embed_images(read, count or 0))
-            self._images[key] = (None if isinstance(mark, str) else read, embedded)
-        return self._images[key][1]
+            embedded, faults = self._cached("images", mark, lambda: self._embed_images(read, count))
+            self._images[key] = (None if isinstance(mark, str) else read, embedded, faults)
+        return self._images[key]
 
     def classifier(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
         """`[C, d]` float32: per class the normalised mean of the normalised embeddings of its prompts."""
         key = (tuple(classes), tuple(templates))
         if key not in self._classifiers:
 
-            def compute() -> Tensor:
+            def compute() -> tuple[Tensor, ImageFaults]:
                 prompts = [fill(template, name) for name in classes for template in templates]
                 mean = self._texts(prompts).view(len(classes), len(templates), -1).mean(dim=1)
-                return functional.normalize(mean, dim=-1)
+                return functional.normalize(mean, dim=-1), ImageFaults()
 
-            self._classifiers[key] = self._cached("classifier", _digest([*key, self._prompts]), compute)
+            self._classifiers[key] = self._cached("classifier", _digest([*key, self._prompts]), compute)[0]
         return self._classifiers[key]
 
     def captions(self, captions: Sequence[str]) -> Tensor:
         """`[m, d]` float32."""
         key = tuple(captions)
         if key not in self._captions:
-            compute = lambda: self._texts(captions)  # noqa: E731
-            self._captions[key] = self._cached("captions", _digest([key, self._prompts]), compute)
+            compute = lambda: (self._texts(captions), ImageFaults())  # noqa: E731
+            self._captions[key] = self._cached("captions", _digest([key, self._prompts]), compute)[0]
         return self._captions[key]
 
     def forget(self) -> None:
@@ -118,19 +129,21 @@ class Embedder:
         self._classifiers.clear()
         self._captions.clear()
 
-    def _cached(self, kind: str, mark: str | None, compute: Callable[[], Tensor]) -> Tensor:
+    def _cached(
+        self, kind: str, mark: str | None, compute: Callable[[], tuple[Tensor, ImageFaults]]
+    ) -> tuple[Tensor, ImageFaults]:
         if self._cache is None or not isinstance(mark, str):
             return compute()
         view = self._tower.view
         name = f"{kind}-{mark}-{view.size}-{view.mode}-{view.interpolation}" if kind == "images" else f"{kind}-{mark}"
         known = self._cache.load(name)
         if known is not None:
-            return known.to(getattr(self._tower, "device", "cpu"))
+            return known[0].to(getattr(self._tower, "device", "cpu")), known[1]
         embedded = compute()
-        self._cache.save(name, embedded)
+        self._cache.save(name, *embedded)
         return embedded
 
-    def _embed_images(self, read: ReadImages, count: int) -> Tensor:
+    def _embed_images(self, read: ReadImages, count: int) -> tuple[Tensor, ImageFaults]:
         batches = getattr(read, "batches", None)
         parts: list[Tensor] = []
         done = 0
@@ -145,7 +158,8 @@ class Embedder:
                 parts.append(self._tower.embed_image(batch))
             done += len(batch)
             self._note("images", done, max(done, count))
-        return _joined(parts, "image")
+        faults = getattr(read, "faults", None)
+        return _joined(parts, "image"), faults(self._tower.view) if faults is not None else ImageFaults()
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         """Each different text once: equal prompts, and so equal classes, then have equal embeddings to the bit."""

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aced.data.views import View
 from aced.errors import AcedError
+from aced.evaluate.chance import chance_in_sets, chance_of_selection
 from aced.evaluate.groups import ATTRIBUTES, FACE_FIELDS
-from aced.evaluate.scoring import chance_of_association, chance_of_selection
 from aced.evaluate.suite import Known, known_chance, recognise, task_name
 from aced.evaluate.tar_samples import Sample, TarImages, read_lines, read_samples
 from aced.evaluate.tasks import (
@@ -100,6 +101,16 @@ def load_task_folder(path: Path | str) -> list[Task]:
     if kind == "multilabel":
         return [_multilabel(folder, name)]
     return [_classification(folder, name, known, by_group=kind == "groups")]
+
+
+def lost_task(path: Path | str, why: str) -> Task:
+    """A task in the place of one that was there before and cannot be loaded any more: scoring it fails, with `why`."""
+
+    def images(view: View) -> Tensor:
+        raise AcedError(why)
+
+    name = task_name(Path(path).resolve().name)
+    return Classification(name, images, torch.zeros(1, dtype=torch.int64), ["lost"], ["{c}"], chance=1.0)
 
 
 def _prompts(folder: Path) -> tuple[list[str], list[str]]:
@@ -241,11 +252,10 @@ def _association(folder: Path, name: str, known: Known | None) -> Association:
             )
     cues = [" ".join(_captions(sample)) for sample in samples]
     metric = known.main_metric if known is not None else "avg_jaccard_score"
-    counted = [row for row in rows if len(row) >= 10 or metric == "avg_jaccard_score"]
-    if not counted:
-        raise AcedError(f"{folder} has no set of 10 candidates or more, and those are what {name} is scored on.")
-    chance = sum(chance_of_association(len(row), int(row.sum())) for row in counted) / len(counted)
     associated = [row.astype(bool).tolist() for row in rows]
+    chance = chance_in_sets(associated, metric)
+    if chance is None:
+        raise AcedError(f"{folder} has no set of 10 candidates or more, and those are what {name} is scored on.")
     return Association(name, TarImages(samples), cues, associated, chance, metric)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, environment: Mapping[
     content = {
         "format": _FORMAT,
         **vars(setting),
-        **summary(tasks),
+        **summary(tasks, evaluation.failed),
         "tasks": tasks,
         "failed": evaluation.failed,
         "environment": dict(environment),
@@ -173,11 +173,17 @@ def _datacomp_line(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The mean of the tasks that count (`counted`), its standard error as if they were independent, and chance."""
-    if not tasks:
+def averaged(tasks: Iterable[str], failed: Iterable[str] = ()) -> list[str]:
+    """The tasks of an average: those that were scored among those that count, of all that were asked for."""
+    scored = list(tasks)
+    return [name for name in counted([*scored, *failed]) if name in scored]
+
+
+def summary(tasks: Mapping[str, Mapping[str, Any]], failed: Iterable[str] = ()) -> dict[str, float | None]:
+    """The mean of the tasks that count (`averaged`), its standard error as if they were independent, and chance."""
+    records = [tasks[name] for name in averaged(tasks, failed)]
+    if not records:
         return {"average": None, "average_stderr": None, "average_chance": None}
-    records = [tasks[name] for name in counted(tasks)]
     count = len(records)
     errors = [record["stderr"] for record in records]
     known = all(error is not None for error in errors)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import comb
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aced.errors import AcedError
 from aced.evaluate.embedder import Embedder
@@ -24,6 +25,7 @@ from aced.evaluate.tasks import (
     Task,
     TaskResult,
 )
+from aced.evaluate.unreadable import without_lost
 
 TOP = (1, 5, 10)
 """k of recall@k in retrieval."""
@@ -53,7 +55,18 @@ def score_task(embedder: Embedder, task: Task) -> TaskResult:
         Association: _associate,
         Attributes: _attributes,
     }
-    return scorers[type(task)](embedder, task)
+    result = scorers[type(task)](embedder, task)
+    return replace(result, faults=embedder.faults(task.images))
+
+
+_T = TypeVar("_T", bound=Task)
+
+
+def _seen(embedder: Embedder, task: _T, count: int, what: str) -> tuple[_T, Tensor]:
+    """The embeddings of a task's images, and the task, both without the images that cannot be read."""
+    images = embedder.images(task.images, count)
+    _check_images(task.name, len(images), count, what)
+    return without_lost(task, images, embedder.faults(task.images))
 
 
 def _result(
@@ -81,8 +94,7 @@ def _classify(embedder: Embedder, task: Classification) -> TaskResult:
             f"Task '{task.name}': its labels run from {int(task.labels.min())} to {int(task.labels.max())}, "
             f"but there are {classes} classes; number them from 0."
         )
-    images = embedder.images(task.images, len(task.labels))
-    _check_images(task.name, len(images), len(task.labels), "labels")
+    task, images = _seen(embedder, task, len(task.labels), "labels")
     classifier = embedder.classifier(task.classes, task.templates)
     ranks = positive_ranks(images, classifier, task.labels, torch.arange(classes)).numpy()
     labels = task.labels.cpu().numpy()
@@ -105,8 +117,7 @@ def _multilabel(embedder: Embedder, task: Multilabel) -> TaskResult:
             f"Task '{task.name}': its labels are {list(task.labels.shape)}, but there are {len(task.classes)} "
             "classes; give one column for each class."
         )
-    images = embedder.images(task.images, len(task.labels))
-    _check_images(task.name, len(images), len(task.labels), "rows of labels")
+    task, images = _seen(embedder, task, len(task.labels), "rows of labels")
     ranks = class_ranks(images @ embedder.classifier(task.classes, task.templates).T)
     evidence = Evidence("map", ranks.cpu().numpy(), task.labels.bool().numpy())
     return _result(task, task.main_metric, {task.main_metric: evidence}, len(images))
@@ -118,11 +129,10 @@ def _retrieve(embedder: Embedder, task: Retrieval) -> TaskResult:
             f"Task '{task.name}': the direction '{task.direction}' is not known; use 'image_to_text', "
             "'text_to_image' or 'both'."
         )
-    texts = [caption for captions in task.captions for caption in captions]
     if not all(task.captions):
         raise AcedError(f"Task '{task.name}': an image has no caption; leave such images out of the task.")
-    images = embedder.images(task.images, len(task.captions))
-    _check_images(task.name, len(images), len(task.captions), "sets of captions")
+    task, images = _seen(embedder, task, len(task.captions), "sets of captions")
+    texts = [caption for captions in task.captions for caption in captions]
     captions = embedder.captions(texts)
     image_owner = torch.arange(len(images))
     text_owner = image_owner.repeat_interleave(torch.tensor([len(lines) for lines in task.captions]))
@@ -149,12 +159,12 @@ def _retrieve(embedder: Embedder, task: Retrieval) -> TaskResult:
 
 
 def _select(embedder: Embedder, task: Selection) -> TaskResult:
-    sets, images_per_set = len(task.captions), task.images_per_set
+    images_per_set = task.images_per_set
     sizes = {len(captions) for captions in task.captions}
     if len(sizes) > 1:
         raise AcedError(f"Task '{task.name}': its sets have {sorted(sizes)} captions; give every set as many.")
-    embedded = embedder.images(task.images, sets * images_per_set)
-    _check_images(task.name, len(embedded), sets * images_per_set, "places in its sets")
+    task, embedded = _seen(embedder, task, len(task.captions) * images_per_set, "places in its sets")
+    sets = len(task.captions)
     captions = embedder.captions([caption for captions in task.captions for caption in captions])
     scores = torch.einsum(
         "sid,scd->sic", embedded.view(sets, images_per_set, -1), captions.view(sets, max(sizes), -1)
@@ -172,9 +182,8 @@ def _select(embedder: Embedder, task: Selection) -> TaskResult:
 
 
 def _associate(embedder: Embedder, task: Association) -> TaskResult:
+    task, candidates = _seen(embedder, task, sum(map(len, task.associated)), "candidates")
     sizes = [len(row) for row in task.associated]
-    candidates = embedder.images(task.images, sum(sizes))
-    _check_images(task.name, len(candidates), sum(sizes), "candidates")
     cues = embedder.captions(task.cues)
     jaccard = np.empty(len(sizes), dtype=np.float32)
     for row, (cue, own, belongs) in enumerate(zip(cues, candidates.split(sizes), task.associated, strict=True)):
@@ -192,20 +201,8 @@ def _associate(embedder: Embedder, task: Association) -> TaskResult:
     return _result(task, task.main_metric, scores, int(subsets[task.main_metric].sum()))
 
 
-def chance_of_association(candidates: int, associated: int) -> float:
-    """The expected Jaccard index of guessing which k of n candidates belong to a cue.
-
-    >>> chance_of_association(3, 1) == 1 / 3, round(chance_of_association(10, 3), 4)
-    (True, 0.2008)
-    """
-    k, others = associated, candidates - associated
-    ways = [comb(k, hits) * comb(others, k - hits) for hits in range(k + 1)]
-    return sum(way * hits / (2 * k - hits) for hits, way in enumerate(ways)) / comb(candidates, k)
-
-
 def _attributes(embedder: Embedder, task: Attributes) -> TaskResult:
-    images = embedder.images(task.images, len(task.metadata))
-    _check_images(task.name, len(images), len(task.metadata), "rows of metadata")
+    task, images = _seen(embedder, task, len(task.metadata), "rows of metadata")
     predicted = {
         name: best_match(images, embedder.classifier(task.classes[name], task.templates[name])).cpu().numpy()
         for name in task.classes
@@ -224,25 +221,3 @@ def _check_images(task: str, images: int, others: int, what: str) -> None:
         raise AcedError(f"Task '{task}': {images} images but {others} {what}; give one for each image.")
     if not images:
         raise AcedError(f"Task '{task}': it has no images; leave it out or check its folder.")
-
-
-def chance_of_selection(images: int, captions: int) -> float:
-    """The chance that guessing is right throughout a set.
-
-    With one image it is one of the captions, with one caption one of the images. With two of each, both pairs must
-    outscore both mismatches: of the 4! orders of four scores 2! * 2! do.
-
-    Raises:
-        AcedError: a set of another size.
-
-    >>> chance_of_selection(1, 2), round(chance_of_selection(2, 2), 4)
-    (0.5, 0.1667)
-    """
-    if min(images, captions) == 1 and max(images, captions) > 1:
-        return 1 / max(images, captions)
-    if images == captions == 2:
-        return 1 / 6
-    raise AcedError(
-        f"sets of {images} images and {captions} captions are not known; give one image and several captions, "
-        "several images and one caption, or two of each."
-    )

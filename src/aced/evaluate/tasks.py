@@ -10,13 +10,15 @@ from torch import Tensor
 
 from aced.data.views import View
 from aced.evaluate.evidence import Evidence
+from aced.evaluate.image_faults import ImageFaults
 
 ReadImages = Callable[[View], Tensor]
 """Gives all images of a task in one view: `[n, 3, size, size]` uint8.
 
 Two optional attributes make large data sets cheap: `batches(view, size)`, an iterator over the same images that
 never holds them all, and `fingerprint`, a string that is the same for the same images, under which their
-embeddings are remembered.
+embeddings are remembered. A third one, `faults(view)`, gives the `ImageFaults` of images that were all read: those
+that it calls lost are there as pixels, but are not scored.
 """
 
 
@@ -187,6 +189,7 @@ class TaskResult:
         stderr_by: `binomial` or `bootstrap`.
         metrics: every metric of the task by CLIP_benchmark's and DataComp's names; None where it is not defined.
         evidence: the main metric sample by sample, for paired comparisons; no part of equality or JSON.
+        faults: images that were left out because they cannot be read, and odd ones that were scored.
     """
 
     value: float
@@ -197,6 +200,7 @@ class TaskResult:
     stderr_by: str = field(default="", compare=False)
     metrics: Mapping[str, float | None] = field(default_factory=dict, compare=False)
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
+    faults: ImageFaults = field(default_factory=ImageFaults, compare=False)
 
 
 def as_json(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
@@ -205,7 +209,7 @@ def as_json(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
 
 
 def result_json(result: TaskResult) -> dict[str, Any]:
-    """One result without its evidence."""
+    """One result without its evidence; `left_out` and `odd` only where there are such images."""
     return {
         "value": result.value,
         "chance": result.chance,
@@ -214,4 +218,5 @@ def result_json(result: TaskResult) -> dict[str, Any]:
         "stderr": result.stderr,
         "stderr_by": result.stderr_by,
         "metrics": dict(result.metrics),
+        **result.faults.as_json(),
     }

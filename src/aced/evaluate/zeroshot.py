@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from aced.errors import AcedError
+from aced.errors import AcedError, reason_of
 from aced.evaluate.embedder import Embedder, EmbeddingTower, NotFinite, evaluation_mode
 from aced.evaluate.scoring import score_task
 from aced.evaluate.stability.suite import counted
-from aced.evaluate.tasks import Task, TaskResult
+from aced.evaluate.tasks import Task, TaskResult, as_json
 
-__all__ = ["EmbeddingTower", "Progress", "average", "chance_average", "evaluate", "evaluate_task"]
+__all__ = [
+    "EmbeddingTower",
+    "Progress",
+    "Scores",
+    "average",
+    "chance_average",
+    "check_names",
+    "evaluate",
+    "evaluate_task",
+    "score_all",
+    "scores_json",
+]
 
 Progress = Callable[[str, int, int], None]
 """Called after each task with its name, the number of tasks done and the number of tasks."""
@@ -40,10 +53,7 @@ def evaluate(
         AcedError: two tasks of one name, a task whose parts do not fit together, or a tower whose embeddings
             are not finite.
     """
-    names = [task.name for task in tasks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise AcedError(f"Evaluation tasks: the name '{twice[0]}' is used twice; give every task its own name.")
+    check_names(tasks)
     results: dict[str, TaskResult] = {}
     embedder = Embedder(tower, micro_batch)
     for task in tasks:
@@ -51,6 +61,63 @@ def evaluate(
         if progress is not None:
             progress(task.name, len(results), len(tasks))
     return results
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation of several tasks found.
+
+    Attributes:
+        results: by task, of those that could be scored.
+        failed: by task, why the others could not.
+    """
+
+    results: dict[str, TaskResult] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def average(self) -> float | None:
+        """The mean in percent over the tasks that count and could be scored; None where there are none.
+
+        Which tasks count depends on all that were asked for, so that a lost one does not change which others do.
+        """
+        count = [name for name in counted([*self.results, *self.failed]) if name in self.results]
+        return _mean_percent([self.results[name].value for name in count]) if count else None
+
+
+def score_all(tower: EmbeddingTower, tasks: Sequence[Task], *, micro_batch: int = 256) -> Scores:
+    """Score a tower on every task that can be scored; a task that fails costs neither the others nor the caller.
+
+    Whatever is raised while a task is scored becomes its reason: files that are gone, damage, embeddings that are not
+    finite, too little memory. A run of days must not end because of a figure about it.
+
+    Args:
+        tower: the model.
+        tasks: tasks with unique names.
+        micro_batch: images or texts embedded at a time.
+    """
+    scores = Scores()
+    embedder = Embedder(tower, micro_batch)
+    for task in tasks:
+        try:
+            scores.results[task.name] = evaluate_task(tower, task, embedder)
+        except Exception as error:
+            scores.failed[task.name] = reason_of(error)
+    return scores
+
+
+def scores_json(scores: Scores) -> dict[str, Any]:
+    """`average`, `tasks` and, where a task could not be scored, `failed`: as in evals.jsonl and results.json."""
+    failed = {"failed": dict(scores.failed)} if scores.failed else {}
+    return {"average": scores.average, "tasks": as_json(scores.results), **failed}
+
+
+def check_names(tasks: Sequence[Task]) -> None:
+    """Raise an AcedError where two tasks have one name."""
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise AcedError(f"Evaluation tasks: the name '{twice[0]}' is used twice; give every task its own name.")
 
 
 def evaluate_task(tower: EmbeddingTower, task: Task, embedder: Embedder) -> TaskResult:

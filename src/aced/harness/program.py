@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from aced.errors import AcedError, nearest
+from aced.errors import AcedError, nearest, reason_of
 from aced.evaluate.compare import compare
 from aced.evaluate.embedder import Embedder, Precision
 from aced.evaluate.embedding_cache import EmbeddingCache
@@ -198,8 +198,8 @@ def _run(jobs: Sequence[_Job], tower: Tower, evaluation: Evaluation, options: Op
                     result = evaluate_task(tower, task, embedder)
                     evaluation.add(task, result, time.perf_counter() - start)
                     write_evaluation(options.out, evaluation, facts)
-            except (AcedError, OSError, MemoryError) as error:
-                evaluation.failed[job.name] = str(error) or type(error).__name__
+            except Exception as error:
+                evaluation.failed[job.name] = reason_of(error)
             if job.is_folder:
                 embedder.forget()
         tick(len(jobs), "")

@@ -7,7 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from aced.evaluate.compare import AVERAGE, Comparison
-from aced.evaluate.records import Evaluation, summary
+from aced.evaluate.image_faults import fault_lines
+from aced.evaluate.records import Evaluation, averaged, summary
 
 
 def print_results(evaluation: Evaluation, console: Console) -> None:
@@ -29,12 +30,14 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
             row = [name, record["metric"], f"{100 * record['value']:.2f}", _percent(record["stderr"])]
             row += [f"{100 * record['chance']:.2f}", f"{record['n']:,}"]
             table.add_row(*map(escape, row), style="" if above else "dim")
-        total = summary(records)
+        total = summary(records, evaluation.failed)
         table.add_section()
         mean = [_percent(total[key]) for key in ("average", "average_stderr", "average_chance")]
-        table.add_row(f"Average of {len(records)}", "", *mean, "")
+        table.add_row(f"Average of {len(averaged(records, evaluation.failed))}", "", *mean, "")
         console.print(table)
         console.print("Dim: less than two standard errors above chance.", highlight=False)
+    for line in fault_lines(records):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:

@@ -100,6 +100,7 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
             data, where=options.where, index_dir=cache / "index", scenes=options.scenes, split=options.split, bars=bars
         )
         sight = _sight(cache, tower, found, bars)
+        found = Data(found.train, [_readable(examples, sight, bars) for examples in found.test])
         vocabulary = build_vocabulary(found)
         start = time.perf_counter()
         seconds["data and tokens"] = start - began
@@ -206,6 +207,18 @@ def _sight(cache: Path, tower: Tower, data: Data, bars: Bars) -> Sight:
         with bars.counting(f"Encoding {source.name}") as progress:
             tokens.append(cached_tokens(cache, tower, source, progress))
     return sight_of(sources, tokens)
+
+
+def _readable(examples: Examples, sight: Sight, bars: Bars) -> Examples:
+    """A test set without the pictures that cannot be read; the same object where all can."""
+    assert sight is not None
+    keep = sight[id(examples.source)].usable(examples.rows)
+    if not keep:
+        raise AcedError(f"No picture of {examples.name} can be read, so there is nothing to test on.")
+    if len(keep) == len(examples):
+        return examples
+    bars.say(f"{examples.name}: {len(examples) - len(keep)} of {len(examples)} left out, whose picture cannot be read.")
+    return examples.only(keep)
 
 
 def _trained(

@@ -93,7 +93,10 @@ class Pictures:
         return len(self.keys)
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
-        """The pictures at `indices`, with empty texts; none is ever faulty."""
-        rows: Tensor = torch.as_tensor(list(indices), dtype=torch.int64)
-        faults: tuple[Fault, ...] = ()
-        return Candidates(rows, [""] * len(rows), {view: self._images(view)[rows] for view in views}, faults)
+        """The pictures at `indices`, with empty texts; those that cannot be read are left out and reported."""
+        pixels = {view: self._images(view) for view in views}
+        known = getattr(self._images, "faults", None)
+        lost = {i: name for view in views for i, name in known(view).lost.items()} if known is not None else {}
+        rows: Tensor = torch.as_tensor([i for i in indices if i not in lost], dtype=torch.int64)
+        faults = [Fault(self.keys[i], lost[i], f"{self.keys[i]} cannot be read.") for i in indices if i in lost]
+        return Candidates(rows, [""] * len(rows), {view: pixels[view][rows] for view in views}, tuple(faults))

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from aced.errors import AcedError
 from aced.evaluate.stability.stable import Stability
-from aced.report import aggregate, charts, numbers, panels
+from aced.report import aggregate, charts, numbers, panels, shared_tasks
 from aced.report.aggregate import Group
 from aced.report.decoders import decoder_parts, load_decoder
 from aced.report.records import BUDGETS, ReferenceScore, Results, RunRecord, parse_results
@@ -66,6 +66,7 @@ def render(results: Results, runs: Sequence[RunRecord], stability: Stability | N
 
 
 def _context(results: Results, runs: Sequence[RunRecord], stability: Stability | None) -> dict[str, Any]:
+    results, runs = shared_tasks.on_shared_tasks(results, runs)
     groups = aggregate.group_rows(results, runs)
     styles = charts.series_styles([group.is_baseline for group in groups])
     gallery_of, gallery = panels.gallery_parts(groups)
@@ -276,7 +277,7 @@ def _about(groups: Sequence[Group], gallery_of: str) -> dict[str, str]:
     }
 
 
-def _notes(results: Results, groups: Sequence[Group]) -> list[str] | dict[str, list[str]]:
+def _notes(results: Results, groups: Sequence[Group]) -> dict[str, list[str]]:
     notes = []
     first = []
     if any(group.average and group.average.std is not None for group in groups):
@@ -301,7 +302,7 @@ def _notes(results: Results, groups: Sequence[Group]) -> list[str] | dict[str, l
         notes.append(
             f"The reference's cost is that of {what}; any number of runs share it, and it is not part of theirs."
         )
-    return {"results": notes}
+    return {"results": notes, "unscored": list(shared_tasks.notes(results))}
 
 
 def _breakable(text: str) -> Markup:

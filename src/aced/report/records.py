@@ -18,12 +18,21 @@ BUDGETS = ("samples_trained", "samples_loaded", "flops", "seconds")
 """The four budgets that methods are compared on, in the order of tables and charts."""
 
 
+class ImageTally(BaseModel):
+    """How many images of a task have a fault, and one of them."""
+
+    images: int
+    example: str = ""
+
+
 class TaskScore(BaseModel):
-    """A task's score: `value` and `chance` in [0, 1]; `n` scored queries."""
+    """A task's score: `value` and `chance` in [0, 1]; `n` scored queries; faults of images by name."""
 
     value: float
     chance: float | None = None
     n: int | None = None
+    left_out: dict[str, ImageTally] = {}
+    odd: dict[str, ImageTally] = {}
 
 
 class Row(BaseModel):
@@ -37,6 +46,8 @@ class Row(BaseModel):
     budgets: dict[str, float] = {}
     clean_share: float | None = None
     run: str = ""
+    failed: dict[str, str] = {}
+    """Tasks that could not be scored, and why; `average` is over the others."""
     embedding: dict[str, float] | None = None
     """What making the cached embeddings that the run used cost: `samples`, `seconds`, `flops`, `bytes`."""
 
@@ -110,11 +121,12 @@ class Step(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """A line of `evals.jsonl`; `average` in percent."""
+    """A line of `evals.jsonl`; `average` in percent, over the tasks that could be scored."""
 
     step: int
-    average: float
+    average: float | None = None
     tasks: dict[str, TaskScore] = {}
+    failed: dict[str, str] = {}
     budgets: dict[str, float] = {}
 
 
@@ -245,6 +257,7 @@ def results_of(runs: Sequence[RunRecord], environment: dict[str, Any] | None = N
             seed=run.seed,
             average=last.average if last else None,
             tasks=last.tasks if last else {},
+            failed=last.failed if last else {},
             budgets=run.steps[-1].budgets,
         )
         rows.append(row.model_copy(update={"run": str(run.folder)}))

@@ -10,6 +10,7 @@ from rich.table import Table
 from aced.report.aggregate import Group, group_rows
 from aced.report.numbers import DASH, budget_text, signed
 from aced.report.records import BUDGETS, parse_results
+from aced.report.shared_tasks import on_shared_tasks
 
 _HEADS = {"samples_trained": "Trained", "samples_loaded": "Loaded", "flops": "FLOPs", "seconds": "Time"}
 
@@ -23,7 +24,7 @@ def results_table(results: dict[str, Any]) -> Table:
     Raises:
         AcedError: the results are malformed.
     """
-    parsed = parse_results(results)
+    parsed, _ = on_shared_tasks(parse_results(results))
     groups = group_rows(parsed)
     gains = len(groups) > 1 and any(group.is_baseline for group in groups)
     sound = any(group.clean for group in groups)

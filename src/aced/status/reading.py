@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from aced.errors import AcedError
 from aced.report.records import Evaluation, Step, load_results, read_tail
-from aced.train.folder import CHECKPOINTS, Holder, holder, is_run, read_config
+from aced.train.folder import CHECKPOINTS, Holder, holder, is_run, is_scored, read_config
 from aced.train.pace import Invalid, Pace, Totals, invalid, pace
 
 State = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
@@ -47,7 +47,8 @@ class Status:
         lr: learning rate.
         samples_trained: pairs trained on.
         invalid: share of the samples that cannot be used, and the commonest reason.
-        evaluation: step and average (percent) of the last evaluation.
+        evaluation: step and average (percent) of the last evaluation in which a task could be scored.
+        unscored: the tasks that could not be scored in the last evaluation.
         checkpoint: the newest checkpoint's step.
         checkpoint_age: seconds since it was written.
         line_age: seconds since the last line was written.
@@ -71,6 +72,7 @@ class Status:
     samples_trained: float | None
     invalid: Invalid | None
     evaluation: tuple[int, float] | None
+    unscored: tuple[str, ...]
     checkpoint: int | None
     checkpoint_age: float | None
     line_age: float | None
@@ -93,6 +95,7 @@ def read_status(folder: Path) -> Status:
     by = holder(folder)
     state, why = _state(folder, by, lines, steps, line_age)
     checkpoint, checkpoint_age = _checkpoint(folder)
+    evaluation, unscored = _evaluation(folder, steps, state)
     return Status(
         run=str(folder),
         state=state,
@@ -109,7 +112,8 @@ def read_status(folder: Path) -> Status:
         lr=last.lr if last else None,
         samples_trained=last.budgets.get("samples_trained") if last else None,
         invalid=invalid(last.faults, **dict(last.samples)) if last and last.samples else None,
-        evaluation=_evaluation(folder, steps, state),
+        evaluation=evaluation,
+        unscored=unscored,
         checkpoint=checkpoint,
         checkpoint_age=checkpoint_age,
         line_age=line_age,
@@ -144,7 +148,7 @@ def _state(folder: Path, by: Holder | None, lines: list[Step], steps: int, line_
     going: State = "scoring" if done else "running" if lines else "starting"
     if by is not None and by.alive:
         return going, ""
-    if done and (folder / "model").is_dir():
+    if done and is_scored(folder):
         return "finished", ""
     if by is not None and by.ending:
         if by.ending == "interrupted":
@@ -195,13 +199,19 @@ def _seconds_left(lines: list[Step], steps: int) -> float | None:
     return left * now.step_seconds if now else None
 
 
-def _evaluation(folder: Path, steps: int, state: State) -> tuple[int, float] | None:
+def _evaluation(folder: Path, steps: int, state: State) -> tuple[tuple[int, float] | None, tuple[str, ...]]:
+    """Step and average of the last evaluation that has one, and what the last one could not score."""
+    found: list[tuple[int, float | None, dict[str, str]]] = []
     if state == "finished" and (folder / "results.json").is_file():
-        average = load_results(folder)["rows"][0].get("average")
-        if average is not None:
-            return steps, float(average)
-    evals = read_tail(folder / "evals.jsonl", Evaluation)
-    return (evals[-1].step, evals[-1].average) if evals else None
+        row = load_results(folder)["rows"][0]
+        if row.get("average") is not None or row.get("failed"):
+            found.append((steps, row.get("average"), row.get("failed", {})))
+    if not found or found[0][1] is None:
+        found += [
+            (line.step, line.average, line.failed) for line in reversed(read_tail(folder / "evals.jsonl", Evaluation))
+        ]
+    scored = next(((step, float(average)) for step, average, _ in found if average is not None), None)
+    return scored, tuple(found[0][2]) if found else ()
 
 
 def _checkpoint(folder: Path) -> tuple[int | None, float | None]:

@@ -62,6 +62,8 @@ def _lines(s: Status) -> Iterator[tuple[str, str]]:
         yield "invalid", f"{percent(s.invalid.share)} of the samples{reason}"
     if s.evaluation:
         yield "scored", f"{s.evaluation[1]:.1f} % at step {s.evaluation[0]:,}"
+    if s.unscored:
+        yield "unscored", ", ".join(s.unscored)
     if s.checkpoint is not None and s.checkpoint_age is not None:
         yield "checkpoint", f"step {s.checkpoint:,}, {duration(max(1.0, s.checkpoint_age))} ago"
     yield "last line", f"{duration(max(1.0, s.line_age))} ago" if s.line_age is not None else "none yet"

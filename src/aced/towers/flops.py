@@ -46,7 +46,7 @@ def count_image(tower: Tower, side: int) -> int:
         flops = _resblocks(visual.transformer, patches + 1) + 2 * patches * 3 * patch * width
         return flops + _projection(visual.proj)
     images = torch.zeros(2, 3, side, side, device=tower.mean.device, dtype=torch.uint8)
-    return count(tower, lambda: tower.embed_image(images)) // 2
+    return count(tower, lambda: tower.embed_whole(images)) // 2
 
 
 def count_text(tower: Tower, length: int) -> int:

@@ -18,6 +18,7 @@ from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import text
 from aced.towers.architecture import architecture, computation, mark_of
+from aced.towers.at_once import images_at_once
 from aced.towers.coarse import PartlyCoarse
 from aced.towers.flops import Flops, count_image, count_text
 from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
@@ -76,6 +77,7 @@ class Tower(nn.Module):
         self._trims = text.trims(model)
         self._memo: dict[str, list[int]] = {}
         self._flops: dict[tuple[str, int], int] = {}
+        self._at_once: dict[int, int | None] = {}
 
     # -- inputs ----------------------------------------------------------------------------------------------
 
@@ -129,7 +131,22 @@ class Tower(nn.Module):
     # -- embeddings ------------------------------------------------------------------------------------------
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, with gradient where it is enabled."""
+        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, with gradient where it is enabled.
+
+        Without gradient, in evaluation mode and on a CPU, as many at once as memory is cheap for (`at_once`).
+        """
+        side = images.shape[-1]
+        if self.training or torch.is_grad_enabled() or len(images) < 2:
+            return self.embed_whole(images)
+        if side not in self._at_once:
+            self._at_once[side] = images_at_once(self.model, self.embed_whole, images[:1])
+        limit = self._at_once[side] or len(images)
+        if len(images) <= limit:
+            return self.embed_whole(images)
+        return torch.cat([self.embed_whole(part) for part in images.split(limit)])
+
+    def embed_whole(self, images: Tensor) -> Tensor:
+        """What `embed_image` gives, all images at once."""
         return F.normalize(self.model.encode_image(self.pixels(images)), dim=-1)  # type: ignore[operator]
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:

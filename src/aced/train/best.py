@@ -8,38 +8,57 @@ same evaluations again and comes to the same best.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aced.data.atomic import folder_atomic, remove_whole, write_atomic
 from aced.errors import AcedError
-from aced.evaluate.tasks import TaskResult, as_json
-from aced.evaluate.zeroshot import average
+from aced.evaluate.stability.suite import counted
+from aced.evaluate.zeroshot import Scores, scores_json
 from aced.towers import Tower, save_tower
 
 
-def keep_best(folder: Path, student: Tower, results: Mapping[str, TaskResult], step: int) -> None:
+def keep_best(folder: Path, student: Tower, scores: Scores, step: int) -> None:
     """Keep the student in `folder/step-N` if no evaluation of these tasks before had a higher or the same average.
+
+    Where a task could not be scored, two evaluations are compared by the average over what both of them scored.
 
     Raises:
         AcedError: the disk is full or the folder cannot be written; the best before is then still there.
     """
-    scores: dict[str, Any] = {"step": step, "average": average(results), "tasks": as_json(results)}
+    if not scores.results:
+        return
+    line: dict[str, Any] = {"step": step, **scores_json(scores)}
     found = {path: _scores(path) for path in _folders(folder)}
     # Averages over other tasks say nothing about these.
-    known = {path: s["average"] for path, s in found.items() if s["tasks"].keys() == scores["tasks"].keys()}
-    best = max(known, key=lambda path: (known[path], -found[path]["step"]), default=None)
-    if best is None or scores["average"] > known[best]:
+    known = {path: before for path, before in found.items() if _asked(before) == _asked(line)}
+    best = min(known, key=lambda path: (_lead(line, known[path]), known[path]["step"]), default=None)
+    if best is None or _lead(line, known[best]) > 0:
         best = folder / f"step-{step:08d}"
         if best in found:
             remove_whole(best)
         with folder_atomic(best) as temporary:
             save_tower(student, temporary)
-            write_atomic(temporary / "scores.json", json.dumps(scores, indent=1) + "\n")
+            write_atomic(temporary / "scores.json", json.dumps(line, indent=1) + "\n")
     for path in _folders(folder):
         if path != best:
             remove_whole(path)
+
+
+def _asked(scores: Mapping[str, Any]) -> set[str]:
+    """The tasks that an evaluation was asked for."""
+    return {*scores["tasks"], *scores.get("failed", {})}
+
+
+def _lead(scores: Mapping[str, Any], before: Mapping[str, Any]) -> float:
+    """How much higher the average is than an earlier one over the tasks that both scored; 0 where there are none."""
+    if scores["tasks"].keys() == before["tasks"].keys():
+        return float(scores["average"] - before["average"])
+    both = [name for name in counted(sorted(_asked(scores))) if name in scores["tasks"] and name in before["tasks"]]
+    gains = [scores["tasks"][name]["value"] - before["tasks"][name]["value"] for name in both]
+    return 100 * statistics.fmean(gains) if gains else 0.0
 
 
 def best_model(folder: Path) -> tuple[Path, dict[str, Any]] | None:

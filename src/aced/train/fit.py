@@ -19,8 +19,7 @@ from aced.data.losttars import KnownTars
 from aced.data.source import SOUND_KINDS, Fault, Source
 from aced.devices import clock_of
 from aced.errors import AcedError
-from aced.evaluate.tasks import TaskResult, as_json
-from aced.evaluate.zeroshot import average, evaluate
+from aced.evaluate.zeroshot import Scores, score_all, scores_json
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
@@ -31,7 +30,7 @@ from aced.train.checkpoint import drop_older, earlier_run, latest_checkpoint, lo
 from aced.train.columns import Columns
 from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
-from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers
+from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.train.inputs import Inputs
 from aced.train.limit import allowed
 from aced.train.loop import OnStep, run_steps
@@ -53,7 +52,7 @@ class Fitted:
     """A finished run: its model, its scores and what it spent."""
 
     student: Tower
-    results: dict[str, TaskResult]
+    scores: Scores
     ledger: Ledger
     faults: Faults
     clean_share: float | None
@@ -95,6 +94,7 @@ def _fit(
 ) -> Fitted:
     folder, steps = Path(config.run.out), config.train.steps
     metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
+    metrics.say = bars.say
     trainer = make_trainer(config, inputs, student, world)
     _open_folder(folder, trainer, metrics, config, resume=resume)
     with _tracked(config, trainer, metrics, bars), bars.bar(title or f"Training {config.method.name}", steps) as tick:
@@ -102,18 +102,29 @@ def _fit(
         run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, _shown(trainer, tick, bars))
         tick(steps, "scoring")
         student = trainer.replica.whole_student()
-        results = evaluate(student, inputs.tasks, micro_batch=config.train.micro_batch) if world.first else {}
-        if results:
-            if config.run.keep_best:
-                keep_best(folder / BEST, student, results, steps)
-            metrics.trackers.scores({"step": steps, "average": average(results), "tasks": as_json(results)})
-        tick(steps, f"{average(results):.1f} %" if results else "")
+        scores = Scores()
+        if world.first:
+            with scoring(folder):  # the model is there before anything can go wrong with its figures
+                save_tower(student, folder / "model")
+                scores = _final_scores(config, inputs, student, metrics)
+        tick(steps, f"{scores.average:.1f} %" if scores.average is not None else "")
     if world.first:
-        save_tower(student, folder / "model")
         _write_gallery(folder / "gallery.json", config, inputs, trainer, student)
     chosen = metrics.chosen_total
     share = sum(chosen[k] for k in SOUND_KINDS) / chosen.total() if chosen else None
-    return Fitted(student, results, trainer.ledger, trainer.faults, share, folder)
+    return Fitted(student, scores, trainer.ledger, trainer.faults, share, folder)
+
+
+def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics) -> Scores:
+    """The finished student's scores, told to whoever watches."""
+    steps = config.train.steps
+    scores = score_all(student, inputs.tasks, micro_batch=config.train.micro_batch)
+    metrics.tell(steps, scores.failed)
+    if config.run.keep_best:
+        keep_best(metrics.path.with_name(BEST), student, scores, steps)
+    if scores.results:
+        metrics.trackers.scores({"step": steps, **scores_json(scores)})
+    return scores
 
 
 @contextlib.contextmanager
@@ -256,8 +267,7 @@ def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:
         "method": name,
         "title": title,
         "seed": seed,
-        "average": average(fitted.results) if fitted.results else None,
-        "tasks": as_json(fitted.results),
+        **scores_json(fitted.scores),
         "budgets": fitted.ledger.budgets(),
         "clean_share": fitted.clean_share,
         "run": str(fitted.folder),

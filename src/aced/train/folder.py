@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from aced.data.atomic import writing
+from aced.data.atomic import write_atomic, writing
 from aced.errors import AcedError
 from aced.stopping import Stopped, words
 
@@ -26,6 +26,7 @@ except ImportError:  # Windows: without the lock
     fcntl = None  # type: ignore[assignment]
 
 CHECKPOINTS, BEST, LOCK = "checkpoints", "best", "run.lock"
+_SCORING = ".scoring.tmp"  # by its name a leftover, so that a run that goes on removes it
 _WRITTEN = (
     "metrics.jsonl",
     CHECKPOINTS,
@@ -101,6 +102,24 @@ def locked(folder: Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     _note(file, _ending(error))
             raise
+
+
+@contextlib.contextmanager
+def scoring(folder: Path) -> Iterator[None]:
+    """Mark a run as being scored, after its last step: whatever ends it inside leaves the mark.
+
+    The model is there by then, and would say that the run has finished.
+    """
+    mark = folder / _SCORING
+    write_atomic(mark, "")
+    yield
+    with writing(mark):
+        mark.unlink(missing_ok=True)
+
+
+def is_scored(folder: Path) -> bool:
+    """Whether the model of a run is there, and its scoring has not been cut off."""
+    return (folder / "model").is_dir() and not (folder / _SCORING).exists()
 
 
 def check_free(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +20,13 @@ from aced.data.views import View, image_bytes
 from aced.devices import find_device
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import check_names
 from aced.progress import Bars
 from aced.towers import Tower, find_weights, load_tower
 from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.distributed import local_device
 from aced.train.feed import make_order
+from aced.train.folder import is_run, read_config
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
 
@@ -68,7 +70,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         earlier: the run that is resumed, whose models and data these must be.
     """
     method = config.row
-    tasks = make_eval_tasks(config)
+    tasks = make_eval_tasks(config, bars.say)
     towers: dict[str, Tower] = {}
     if method.scores_reference or (method.distill and not config.teacher.model):
         towers["reference"] = load_frozen("reference", config)
@@ -199,17 +201,59 @@ def make_scenes(split: str, size: int, seed: int, bars: Bars) -> Source:
         return make_pool(size, seed, progress=progress, mix=mix)
 
 
-def make_eval_tasks(config: Config) -> list[Task]:
-    """The task folders of the config, or the scenes tasks where scenes are the data."""
-    if config.eval.tasks:
-        from aced.evaluate.folder import find_task_folders, load_task_folder
+def make_eval_tasks(config: Config, say: Callable[[str], None] = lambda _: None) -> list[Task]:
+    """The task folders of the config, or the scenes tasks where scenes are the data.
 
-        return [task for folder in find_task_folders(config.eval.tasks) for task in load_task_folder(folder)]
+    A run that goes on is not held up by a task that was there when it began: such a task is reported, and as failed in
+    each evaluation.
+
+    Raises:
+        AcedError: of a new run, a folder is missing or holds no task that can be loaded; two tasks of one name.
+    """
+    if config.eval.tasks:
+        return _load_tasks(config.eval.tasks, _places_before(config), say)
     if config.data.shards:
         return []
     from aced.data.scenes import make_tasks
 
     return make_tasks(config.eval.split)
+
+
+def _load_tasks(places: Sequence[str], before: Collection[str], say: Callable[[str], None]) -> list[Task]:
+    """The tasks in some places; what is wrong with one that is in `before` as well does not stop the others."""
+    from aced.evaluate.folder import find_task_folders, load_task_folder, lost_task
+
+    tasks: list[Task] = []
+
+    def lose(path: Path, place: str, error: AcedError) -> None:
+        if place not in before:
+            raise error
+        say(f"{path} is not scored any more: {error}")
+        tasks.append(lost_task(path, str(error)))
+
+    seen: set[str] = set()
+    for place in places:
+        try:
+            folders = find_task_folders([place])
+        except AcedError as error:
+            lose(Path(place), place, error)
+            continue
+        for folder in folders:
+            if os.path.realpath(folder) in seen:
+                continue
+            seen.add(os.path.realpath(folder))
+            try:
+                tasks += load_task_folder(folder)
+            except AcedError as error:
+                lose(folder, place, error)
+    check_names(tasks)
+    return tasks
+
+
+def _places_before(config: Config) -> Collection[str]:
+    """The `eval.tasks` that the run in the folder was begun with; none where there is no run to go on with."""
+    folder = Path(config.run.out)
+    return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
 
 
 def frozen_section(name: str, config: Config) -> FrozenSection:

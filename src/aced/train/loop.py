@@ -12,8 +12,8 @@ import torch
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.source import Candidates, Source
-from aced.evaluate.tasks import Task, as_json
-from aced.evaluate.zeroshot import average, evaluate
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import score_all, scores_json
 from aced.stopping import Asked, Stopped, deferred
 from aced.towers import Tower
 from aced.train.best import keep_best
@@ -149,13 +149,7 @@ def _evaluate(
 def _score(
     student: Tower, trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path
 ) -> None:
-    results = evaluate(student, tasks, micro_batch=config.train.micro_batch)
-    line = {
-        "step": trainer.step,
-        "average": average(results),
-        "tasks": as_json(results),
-        "budgets": trainer.ledger.budgets(),
-    }
-    metrics.scored(line)
-    if config.run.keep_best and results:
-        keep_best(folder / BEST, student, results, trainer.step)
+    scores = score_all(student, tasks, micro_batch=config.train.micro_batch)
+    metrics.scored({"step": trainer.step, **scores_json(scores), "budgets": trainer.ledger.budgets()})
+    if config.run.keep_best:
+        keep_best(folder / BEST, student, scores, trainer.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from aced.config import Config
 from aced.data.atomic import write_atomic
 from aced.data.descriptors import raise_file_limit
 from aced.data.faults import HARMLESS
+from aced.evaluate.image_faults import fault_lines
+from aced.evaluate.zeroshot import Scores
 from aced.methods import METHODS
 from aced.progress import Bars
 from aced.report import load_run, results_table, write_report
@@ -26,7 +29,7 @@ from aced.train.checkpoint import earlier_run
 from aced.train.distributed import World, open_world
 from aced.train.ending import ending_together
 from aced.train.feed import Faults
-from aced.train.fit import Fitted, environment, fit, row_of
+from aced.train.fit import environment, fit, row_of
 from aced.train.folder import BEST, check_folder
 from aced.train.inputs import device_of, make_inputs
 from aced.train.resuming import Earlier, short
@@ -78,9 +81,10 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
     results |= {"reference": embedding_score(cost)} if cost else {}
     write_atomic(folder / "results.json", json.dumps(results, indent=1) + "\n")
     page = write_report(folder / "report.html", results, [load_run(folder)])
-    if fitted.results:
+    if fitted.scores.results:
         console.print(results_table(results))
-        console.print(_task_table(fitted))
+        console.print(_task_table(fitted.scores))
+    _print_left_out(row, console)
     _print_faults(fitted.faults, console)
     written = f"Model: {folder / 'model'}   Report: {page}   Figures: {folder / 'results.json'}"
     console.print(written, markup=False, highlight=False)
@@ -142,13 +146,26 @@ def _circumstances(threads: int, device: str, version: str, processes: int) -> s
     return f"{many}{threads} CPU thread{'s' * (threads > 1)} ({device}, torch {version})"
 
 
-def _task_table(fitted: Fitted) -> Table:
+def _task_table(scores: Scores) -> Table:
     table = Table("Task", "Metric")
     for head in ("Score, %", "Chance, %", "n"):
         table.add_column(head, justify="right")
-    for name, r in fitted.results.items():
+    for name, r in scores.results.items():
         table.add_row(escape(name), r.metric, f"{100 * r.value:.1f}", f"{100 * r.chance:.1f}", str(r.n))
     return table
+
+
+def _print_left_out(scores: Mapping[str, Any], console: Console) -> None:
+    """Print what the scores in a row of results.json do not cover: images, and whole tasks."""
+    scored, failed = scores["tasks"], scores.get("failed", {})
+    for line in fault_lines(scored):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for name, why in failed.items():
+        console.print(
+            f"{name} could not be scored: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+    if failed and scored:
+        console.print(f"The average is over the other {len(scored)} of {len(scored) + len(failed)} tasks.")
 
 
 def _fault_table(faults: Faults, title: str, names: list[str]) -> Table:

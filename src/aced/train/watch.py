@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Metrics:
         self.path, self.kinds, self.every = path, kinds, every
         self.evals = path.with_name("evals.jsonl")
         self.trackers = Trackers([])
+        self.say: Callable[[str], None] = lambda _: None
+        self._told: set[tuple[str, str]] = set()
         self._started = time.time()
         self.chosen_total: Counter[str] = Counter()
         self._chosen: Counter[str] = Counter()
@@ -60,9 +62,17 @@ class Metrics:
         return line
 
     def scored(self, line: dict[str, Any]) -> None:
-        """Write an evaluation during the run: `step`, `average`, `tasks`, `budgets`."""
+        """Write an evaluation during the run: `step`, `average`, `tasks`, `budgets` and what `failed`."""
         append_line(self.evals, json.dumps(line))
         self.trackers.scores(line)
+        self.tell(line["step"], line.get("failed", {}))
+
+    def tell(self, step: int, failed: Mapping[str, str]) -> None:
+        """Say which tasks could not be scored, and why; each reason once in a run."""
+        for task, why in failed.items():
+            if (task, why) not in self._told:
+                self._told.add((task, why))
+                self.say(f"At step {step} the task '{task}' could not be scored: {why}")
 
     def _line(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
         scores = outcome.scores

@@ -1,0 +1,102 @@
+"""What is wrong or odd about a task's images: which cannot be scored, and what was noticed about the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many images have one fault, and one of them with what is wrong."""
+
+    count: int
+    example: str
+
+    def and_one(self) -> Tally:
+        """The same with one more image."""
+        return Tally(self.count + 1, self.example)
+
+
+@dataclass(frozen=True)
+class ImageFaults:
+    """The faults of a task's images in one view; no part of it is there where all images are as they should be.
+
+    Attributes:
+        lost: positions of the images that Pillow does not read, which cannot be scored, with the name of the fault
+            (`aced.data.faults`).
+        left_out: the same by that name.
+        odd: images that are scored, as Pillow decodes them, by the name of what is odd about them.
+    """
+
+    lost: Mapping[int, str] = field(default_factory=dict)
+    left_out: Mapping[str, Tally] = field(default_factory=dict)
+    odd: Mapping[str, Tally] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.odd)
+
+    def as_json(self) -> dict[str, Any]:
+        """The form in which they stand in results: `left_out` and `odd`, each where there is any."""
+        named = {"left_out": self.left_out, "odd": self.odd}
+        return {
+            key: {name: {"images": tally.count, "example": tally.example} for name, tally in found.items()}
+            for key, found in named.items()
+            if found
+        }
+
+    @classmethod
+    def from_json(cls, lost: Mapping[int, str], content: Mapping[str, Any]) -> ImageFaults:
+        """What `as_json` gave, with the positions, which it leaves out.
+
+        Raises:
+            KeyError, TypeError, AttributeError: it is something else.
+        """
+        left_out, odd = (
+            {name: Tally(int(one["images"]), str(one["example"])) for name, one in content.get(key, {}).items()}
+            for key in ("left_out", "odd")
+        )
+        return cls(lost, left_out, odd)
+
+
+def fault_lines(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each fault of each task's images: how many, what became of them, and an example.
+
+    Args:
+        tasks: results by task, as in results.json and eval.json.
+    """
+    for name, record in tasks.items():
+        for key in ("left_out", "odd"):
+            for fault, found in record.get(key, {}).items():
+                many = found["images"] > 1
+                images = f"{found['images']:,} images" if many else "1 image"
+                what = "left out" if key == "left_out" else f"scored as Pillow decodes {'them' if many else 'it'}"
+                yield f"{name}: {images} {what}: {fault}{', for example' * many} ({found['example']})"
+
+
+class FaultNotes:
+    """Collects faults while the images are decoded in order."""
+
+    def __init__(self) -> None:
+        self._lost: dict[int, str] = {}
+        self._left_out: dict[str, Tally] = {}
+        self._odd: dict[str, Tally] = {}
+
+    def lose(self, position: int, name: str, example: str) -> None:
+        """Note an image that cannot be used."""
+        self._lost[position] = name
+        _count(self._left_out, name, example)
+
+    def odd(self, name: str, example: str) -> None:
+        """Note what is odd about an image that is used."""
+        _count(self._odd, name, example)
+
+    def all(self) -> ImageFaults:
+        """What was noted."""
+        return ImageFaults(dict(self._lost), dict(self._left_out), dict(self._odd))
+
+
+def _count(found: dict[str, Tally], name: str, example: str) -> None:
+    known = found.get(name)
+    found[name] = known.and_one() if known else Tally(1, example)

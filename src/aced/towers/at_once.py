@@ -1,0 +1,65 @@
+"""How many images go through a vision tower at once on a CPU: as many as the memory allocator recycles.
+
+glibc returns blocks of more than 32 MB to the system as soon as they are freed, and the end of the heap once 64 MB of
+it are free. A layer with larger activations gets new pages from the kernel, zeroed one by one, in every batch: for a
+convolutional tower that took more time than the arithmetic. Below, the same memory serves layer after layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+BLOCK = 20 << 20
+"""Bytes of the largest activation: a layer's input, output and workspace stay below 64 MB together."""
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes the largest result of each operation, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() * leaf.element_size() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.found.append(max(sizes, default=0))
+        return result
+
+
+def largest_activation(embed: Callable[[Tensor], Tensor], image: Tensor) -> int:
+    """Bytes by which the largest activation grows with each image.
+
+    Args:
+        embed: images to embeddings.
+        image: `[1, 3, S, S]`, of which only the shape matters.
+    """
+    sizes = []
+    with _disable_current_modes():  # whoever counts operations just now shall not count these
+        for count in (1, 2):
+            with _Sizes() as noted:
+                embed(image.expand(count, -1, -1, -1))
+            sizes.append(noted.found)
+    one, two = sizes
+    if len(one) != len(two):  # it does something else with a single image
+        return max(two) // 2
+    # What does not grow is weights.
+    return max((b - a for a, b in zip(one, two, strict=True)), default=0)
+
+
+def images_at_once(model: nn.Module, embed: Callable[[Tensor], Tensor], image: Tensor) -> int | None:
+    """How many images keep every activation within a block that is recycled; None for no limit.
+
+    Models on another device than a CPU, compiled ones and those whose weights lie in parts on several processes have
+    none: there the time is spent in other ways, or all processes must do the same.
+    """
+    weights = next(model.parameters(), None)
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    if weights is None or weights.device.type != "cpu" or compiled or hasattr(weights, "placements"):
+        return None
+    return max(1, BLOCK // max(1, largest_activation(embed, image)))
