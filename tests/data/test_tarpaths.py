@@ -124,8 +124,8 @@ def test_tars_named_twice_are_told(deep: Path):
         ("my typo/x.tar", r"^There is no folder my typo, so no x\.tar in it\.$"),
         ("pool\\a.tar", "but there is pool/a.tar"),
         ("pool_{}", "neither a range"),
-        ("", "empty string"),
-        (" ", "empty string"),
+        ("", "this is empty"),
+        (" ", "this is empty"),
     ],
 )
 def test_what_was_meant_is_said(deep: Path, pattern: str, words: str, monkeypatch: pytest.MonkeyPatch):

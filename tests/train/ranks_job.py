@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aced.config import Config
 from aced.data.scenes import Scenes, make_pool
+from aced.stopping import Asked
 from aced.train.checkpoint import load_checkpoint, save_checkpoint
 from aced.train.dealing import Pool
 from aced.train.distributed import World, open_world
@@ -26,6 +27,7 @@ from aced.train.scoring.choosing import Peekable
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
 from aced.train.watch import Metrics
+from aced.train.wishes import Wishes
 from run_fakes import POOL, SUPER, inputs_of, run_config, with_holes
 
 STEPS = 3
@@ -101,10 +103,10 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
         workers=0,
         part=(trainer.world.rank, trainer.world.size),
     )
-    batches = Peekable(batches)
+    batches, wishes = Peekable(batches), Wishes(Asked(), 0, trainer.world)
     outcomes = []
     for _ in range(steps):
-        with _own_draws(0, trainer.step, trainer.world.rank, trainer.student.device), _summed(trainer):
+        with _own_draws(0, trainer.step, trainer.world.rank, trainer.student.device), _summed(trainer, wishes):
             outcomes.append(train_step(trainer, batches))
     return outcomes, gradients
 

@@ -29,6 +29,14 @@ from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
 
 
+@pytest.fixture(autouse=True)
+def _listening() -> Iterator[None]:
+    """A suite that was started with `&` ignores SIGINT, and so would the runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def pool() -> Scenes:
     return make_pool(400, 1)

@@ -32,6 +32,8 @@ def _main() -> NoReturn:
         status = app(prog_name="aced", standalone_mode=False)
     except Stopped as stopped:
         _hurry()
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends what another process of the job has told the reason of
+            sys.exit(stopped.status)
         _fail(f"{stopped}{'' if stopped.saved else _how_to_go_on()}.", stopped.status)
     except AcedError as error:
         _fail(told(error), 2)

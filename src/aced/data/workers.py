@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from types import TracebackType
 
@@ -15,20 +14,16 @@ def begin(_worker: int) -> None:
     Ctrl-C in a terminal, and a scheduler that wants a job to end, reach every process of it. The main one then finishes
     what it is at, for which it may need another result.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    leave_to_parent()
     quiet_end()
 
 
 def quiet_end() -> None:
     """Let a loading process end in silence when the main one is gone.
 
-    Signals that reach it together with the main process are left to that one.
-
     A thread of it hands tensors over. Where the main process ends in the middle of that, after Ctrl-C, the thread
     would print a traceback beside the one sentence that the main process has said.
     """
-    leave_to_parent()
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
