@@ -157,6 +157,19 @@ def test_processes_that_hang_are_told_and_slow_ones_are_waited_for() -> None:
     assert list(run(partial(sleeps, seconds=4, busy=True), 2, 1, patience=2)) == [0, 1]
 
 
+def test_a_process_that_is_stopped_with_a_result_to_hand_over_is_told() -> None:
+    found = run(where, workers=1, patience=3)
+    pid = next(found)[0]  # type: ignore[index]
+    time.sleep(0.5)  # the next one is ready
+    os.kill(int(pid), signal.SIGSTOP)
+    with pytest.raises(AcedError, match=r"run\.timeout"):
+        list(found)
+
+
+def where(_job: int) -> Tensor:
+    return torch.full((1000,), os.getpid())
+
+
 def gone(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
