@@ -297,6 +297,18 @@ def test_processes_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPat
         run(squares)
 
 
+def test_locks_that_cannot_be_made_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(AcedError, match=r"Read-only file system.*data\.workers=0"):
+        run(squares)
+    assert capsys.readouterr().err == ""
+
+
 _SMALL = "import sys; sys.path[:0] = sys.argv[1:]; import test_loading as t\nlist(t.run(t.large, 40, 2))"
 
 

@@ -136,6 +136,9 @@ class _Processes(Generic[Result]):
     ) -> None:
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
         try:
+            multiprocessing.get_context(
+                _context()
+            ).Lock()  # needs /dev/shm; a loader that fails halfway complains twice
             loader = DataLoader(
                 _Reads(read),
                 sampler=jobs,
