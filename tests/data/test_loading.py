@@ -157,6 +157,19 @@ def test_processes_that_hang_are_told_and_slow_ones_are_waited_for() -> None:
     assert list(run(partial(sleeps, seconds=4, busy=True), 2, 1, patience=2)) == [0, 1]
 
 
+def test_a_process_that_is_stopped_with_a_result_to_hand_over_is_told() -> None:
+    found = run(where, workers=1, patience=3)
+    pid = next(found)[0]  # type: ignore[index]
+    time.sleep(0.5)  # the next one is ready
+    os.kill(int(pid), signal.SIGSTOP)
+    with pytest.raises(AcedError, match=r"run\.timeout"):
+        list(found)
+
+
+def where(_job: int) -> Tensor:
+    return torch.full((1000,), os.getpid())
+
+
 def gone(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
@@ -282,6 +295,18 @@ def test_processes_that_cannot_be_started_are_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "fork", refuse)
     with pytest.raises(AcedError, match=r"Resource temporarily unavailable.*data\.workers=0"):
         run(squares)
+
+
+def test_locks_that_cannot_be_made_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(AcedError, match=r"Read-only file system.*data\.workers=0"):
+        run(squares)
+    assert capsys.readouterr().err == ""
 
 
 _SMALL = "import sys; sys.path[:0] = sys.argv[1:]; import test_loading as t\nlist(t.run(t.large, 40, 2))"

@@ -72,7 +72,8 @@ def load(
     if workers == 0 or count == 0:
         return map(read, counted)
     ahead = check_room(item, workers, count)
-    return _results(_Processes(read, counted, workers, ahead, patience), counted)
+    # As bytes, because a tensor on its way to a process would need room in /dev/shm too.
+    return _results(_Processes(read, map(pickle.dumps, counted), workers, ahead, patience), counted)
 
 
 class _Counted(Generic[Job]):
@@ -103,10 +104,10 @@ class _Reads(Dataset[Any], Generic[Job, Result]):
     def __init__(self, read: Callable[[Job], Result]) -> None:
         self.read = read
 
-    def __getitem__(self, job: Job) -> bytes | AcedError:
+    def __getitem__(self, job: bytes) -> bytes | AcedError:
         # A loader would wrap an exception into a page of traceback; a value stays as it is.
         try:
-            result = self.read(job)
+            result = self.read(pickle.loads(job))
         except AcedError as error:
             return error
         except OSError as error:
@@ -131,17 +132,19 @@ class _Processes(Generic[Result]):
     """
 
     def __init__(
-        self, read: Callable[[Job], Result], jobs: Iterable[Job], workers: int, ahead: int, patience: float
+        self, read: Callable[[Job], Result], jobs: Iterable[bytes], workers: int, ahead: int, patience: float
     ) -> None:
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
         try:
+            multiprocessing.get_context(
+                _context()
+            ).Lock()  # needs /dev/shm; a loader that fails halfway complains twice
             loader = DataLoader(
                 _Reads(read),
                 sampler=jobs,
                 batch_size=None,
                 num_workers=workers,
                 prefetch_factor=ahead,
-                timeout=patience / _PARTS,
                 worker_init_fn=begin,
                 multiprocessing_context=_context(),
                 # Its own generator, because a loader draws a seed, and the global one belongs to the user.
@@ -155,9 +158,9 @@ class _Processes(Generic[Result]):
             if _in_main_thread() and handler is not None:
                 signal.signal(signal.SIGCHLD, handler)
         self._processes = [child for child in multiprocessing.active_children() if child not in before]
-        self._patience = patience
+        self._watch = _Watch(self._processes, patience)
         # However this program ends, and before multiprocessing waits for processes that it has only asked to end.
-        self._kill = Finalize(self, _kill, [self._processes], exitpriority=1)
+        self._kill = Finalize(self, _kill, [self._processes, self._watch.over], exitpriority=1)
 
     def next(self) -> Result:
         """The next result.
@@ -192,24 +195,9 @@ class _Processes(Generic[Result]):
         self._kill()
 
     def _wait(self) -> Result | AcedError:
-        idle, mark = 0, _ticks(self._processes)
-        while True:
-            try:
-                with self._noticing_the_end():
-                    content = next(self._loaded)
-                    return content if isinstance(content, AcedError) else pickle.loads(content)
-            except RuntimeError as error:
-                if "timed out" not in str(error):
-                    raise
-            now = _ticks(self._processes)
-            idle = idle + 1 if now - mark < _TICKS else 0
-            mark = mark if idle else now
-            if idle == _LOOKS:
-                raise AcedError(
-                    f"The processes that load data hang: for {idle * self._patience / _PARTS:.0f} s they have done "
-                    "nothing, though the next batch is waited for. Is the file system of the data still there? "
-                    f"run.timeout says how long they may stand still; {_ALONE}."
-                )
+        with self._watch.waiting(), self._noticing_the_end():
+            content = next(self._loaded)
+            return content if isinstance(content, AcedError) else pickle.loads(content)
 
     @contextlib.contextmanager
     def _noticing_the_end(self) -> Iterator[None]:
@@ -219,7 +207,7 @@ class _Processes(Generic[Result]):
             return
 
         def handler(*_: object) -> None:
-            if any(process.exitcode is not None for process in self._processes):
+            if self._watch.hung or any(process.exitcode is not None for process in self._processes):
                 raise _Ended
 
         before = signal.signal(signal.SIGCHLD, handler)
@@ -244,8 +232,52 @@ class _Processes(Generic[Result]):
         return f"What a process that loads data has read cannot be taken ({_reason(error)}): {_LESS}; {_ALONE}."
 
     def _ended(self) -> str:
+        if self._watch.hung:
+            return self._watch.hung
         code = next(process.exitcode for process in self._processes if process.exitcode is not None)
         return f"A process that loads data died ({_how(code)}); with too little memory, {_LESS}; {_ALONE}."
+
+
+class _Watch:
+    """Ends processes that hang while a result is waited for, which ends the wait, whatever it is for.
+
+    Attributes:
+        hung: what is to be said, once they did.
+        over: to be set when nobody needs them any more.
+    """
+
+    def __init__(self, processes: Sequence[BaseProcess], patience: float) -> None:
+        self._processes, self._pause = processes, patience / _PARTS
+        self._waits, self._waiting, self.hung, self.over = 0, False, "", threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A wait for a result."""
+        self._waits, self._waiting = self._waits + 1, True
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def _look(self) -> None:
+        idle, before, mark = 0, 0, 0
+        while not self.over.wait(self._pause):
+            number, now = self._waits, _ticks(self._processes)
+            if self._waiting and number == before and now - mark < _TICKS:
+                idle += 1
+            else:
+                idle, before, mark = 0, number, now
+            if idle == _LOOKS:
+                self.hung = (
+                    f"The processes that load data hang: for {idle * self._pause:.0f} s they have done nothing, though "
+                    "the next batch is waited for. Is the file system of the data still there? run.timeout says how "
+                    f"long they may stand still; {_ALONE}."
+                )
+                _kill(self._processes)
+                # One that waits for a disk may not even die.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGCHLD)
+                return
 
 
 class _Ended(Exception):
@@ -295,7 +327,9 @@ def _ticks(processes: Sequence[BaseProcess]) -> int:
 _EVER_MORE = itertools.count(1 << 40, 1 << 10)
 
 
-def _kill(processes: Sequence[BaseProcess]) -> None:
+def _kill(processes: Sequence[BaseProcess], over: threading.Event | None = None) -> None:
+    if over is not None:
+        over.set()
     for process in processes:
         process.kill()
 
