@@ -136,9 +136,8 @@ class _Processes(Generic[Result]):
     ) -> None:
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
         try:
-            multiprocessing.get_context(
-                _context()
-            ).Lock()  # needs /dev/shm; a loader that fails halfway complains twice
+            # First a lock, which needs /dev/shm: a loader that fails halfway complains once more when it goes.
+            multiprocessing.get_context(_context()).Lock()
             loader = DataLoader(
                 _Reads(read),
                 sampler=jobs,
