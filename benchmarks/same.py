@@ -49,7 +49,7 @@ OTHERS = {
     "i-aced, early": ["method.name=i-aced", "scoring.early=true", *CACHED],
     "d-aced, early": ["method.name=d-aced", "scoring.early=true", *CACHED],
     "aced, two workers": ["method.name=aced", "data.workers=2", *CACHED],
-    "aced, views": ["method.name=aced", "data.views=3", *CACHED],
+    "aced, views": ["method.name=aced", "data.views=3", "reference.cache=cache-views"],
     "aced, int8": ["method.name=aced", "reference.cache_dtype=int8", "reference.cache=cache-int8"],
     "iid, weights": ["method.name=iid", "data.weights=[1, 3]", 'data.shards=["pool/0.tar", "pool/1.tar"]'],
 }
@@ -180,13 +180,12 @@ def wanted(names: dict[str, Any], only: list[str]) -> dict[str, Any]:
     return {name: value for name, value in names.items() if not only or any(word in name for word in only)}
 
 
-def recorded(checkout: Path, only: list[str]) -> dict[str, Any]:
-    """The values of a checkout, in a process and with caches of its own."""
+def recorded(checkout: Path, only: list[str], maker: Path) -> dict[str, Any]:
+    """The values of a checkout, in a process and with caches of its own, on inputs that `maker` writes."""
     print(f"{checkout}:", file=sys.stderr)
     environment = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        # The inputs by this checkout, so that both read the same bytes.
-        ours = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+        ours = os.environ | {"PYTHONPATH": str(maker / "src")}
         script = [sys.executable, str(Path(__file__).resolve())]
         subprocess.run([*script, "--inputs", folder], check=True, env=ours)
         words = ["--child", folder, "--record", f"{folder}/values.json", "--only", ",".join(only)]
@@ -228,7 +227,9 @@ def main() -> None:
         return
     if not (given.other or given.against or given.record):
         parser.error("name another checkout, or --record or --against a file")
-    here = recorded(Path(__file__).resolve().parents[1], only)
+    this = Path(__file__).resolve().parents[1]
+    other = given.other.resolve() if given.other else this
+    here = recorded(this, only, other)  # the other one's inputs: it may be older, and not read ours
     if given.record:
         given.record.write_text(json.dumps(here), encoding="utf-8")
         print(f"{len(here)} runs recorded in {given.record}")
@@ -236,7 +237,7 @@ def main() -> None:
     if given.against:
         equal = compare(wanted(json.loads(given.against.read_text(encoding="utf-8")), only), here)
     if given.other:
-        equal &= compare(recorded(given.other.resolve(), only), here)
+        equal &= compare(recorded(other, only, other), here)
     sys.exit(0 if equal else 1)
 
 
