@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,29 @@ def jobs(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return found
 
 
+STAGES = 8
+"""Sums over the batch, one behind the other, from a pair's pixels to a gradient: logits, loss, and layers back."""
+U = 2.0**-24
+"""The unit roundoff of float32."""
+ROUNDING = 4 * math.sqrt(2 * BATCH * STAGES) * U
+"""How far two right results may lie apart, relative to the largest element of all: 3.8e-6.
+
+Ranks, parts of a batch and processors differ in the order in which they sum, and in nothing else. A sum of n float32
+numbers is off by about sqrt(n) U of their size where roundings are independent, by at most n U (Higham, Accuracy and
+Stability of Numerical Algorithms, 2nd ed., ch. 3-4); two such sums differ by sqrt(2) times that, and of a hundred
+thousand elements some lie four standard deviations out.
+"""
+
+
+def same_tensors(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Equal but for rounding, element by element."""
+    assert got.keys() == expected.keys()
+    largest = max(1.0, *(float(tensor.abs().max()) for tensor in expected.values()))
+    for key, tensor in expected.items():
+        difference = float((got[key] - tensor).abs().max())
+        assert difference <= ROUNDING * largest, f"{key}: {difference:.2g} of {largest:.2g}"
+
+
 NAMES = [f"{name} {cache}" for name in METHODS for cache in (0, 3)] + ["holes aced", "holes iid"]
 CHEAP_NAMES = [f"cheap {name}" for name in CHEAP]
 
@@ -86,28 +110,23 @@ def test_ranks_count_the_same_selection(name: str, one: dict[str, Any], jobs: di
         assert two > 0
 
 
-# Of `independent` the gradient of the commonest token, a sum over the whole batch, agrees to 1.1e-6 only.
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("name", NAMES + [name for name in CHEAP_NAMES if name != "cheap independent"])
+@pytest.mark.parametrize("name", NAMES + CHEAP_NAMES)
 def test_gradients_are_those_of_one_process(name: str, ranks: int, one: dict[str, Any], jobs: dict[int, Found]) -> None:
-    """To 1e-6 of the largest element of all, for every parameter: scales, biases and projections too."""
+    """For every parameter: scales, biases and projections too."""
     got, expected = jobs[ranks].gradients(name), one[name][1]
     assert got.keys() == expected.keys()
     assert any("logit_scale" in key for key in got)
-    largest = max(1.0, *(float(g.abs().max()) for g in expected.values()))
-    for key, gradient in expected.items():
-        difference = float((got[key] - gradient).abs().max())
-        assert difference <= 1e-6 * largest, f"{key}: {difference:.2g} of {largest:.2g}"
+    same_tensors(got, expected)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_cached_gradients_are_the_plain_steps(name: str, one: dict[str, Any]) -> None:
-    """In one process; to 1e-5, with scale, bias, and what distillation learns by itself."""
+    """In one process; with scale, bias, and what distillation learns by itself."""
     (facts, plain), (cached_facts, cached) = one[f"{name} 0"], one[f"{name} 3"]
     assert cached_facts["losses"][0] == pytest.approx(facts["losses"][0], rel=1e-6)
-    assert cached.keys() == plain.keys()
+    same_tensors(cached, plain)
     for key, gradient in plain.items():
-        torch.testing.assert_close(cached[key], gradient, atol=1e-5, rtol=1e-5, msg=key)
         assert "logit" not in key or float(gradient.abs().max()) > 0 or "bias" in key
 
 
@@ -142,35 +161,19 @@ def test_inputs_travel_to_who_trains_on_them(jobs: dict[int, Found]) -> None:
     assert all(found.facts["inputs"] for found in jobs.values())
 
 
-def same_tensors(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    """Equal but for the biases of attention's keys, on which no output depends: their gradient is rounding alone."""
-    assert got.keys() == expected.keys()
-    for key, tensor in expected.items():
-        keep = torch.ones(len(tensor) if tensor.ndim else 1, dtype=torch.bool)
-        if key.startswith("weights") and key.endswith(("in_proj_bias", "qkv.bias")):
-            keep[len(tensor) // 3 : 2 * len(tensor) // 3] = False
-        torch.testing.assert_close(
-            got[key].reshape(len(keep), -1)[keep],
-            tensor.reshape(len(keep), -1)[keep],
-            atol=tolerance,
-            rtol=tolerance,
-            msg=lambda text, key=key: f"{key}: {text}",
-        )
-
-
-@pytest.mark.parametrize(("name", "tolerance"), [("fsdp 0", 1e-6), ("fsdp 5", 1e-5)])
-def test_sharded_training_is_ddps(name: str, tolerance: float, jobs: dict[int, Found]) -> None:
+@pytest.mark.parametrize("name", ["fsdp 0", "fsdp 5"])
+def test_sharded_training_is_ddps(name: str, jobs: dict[int, Found]) -> None:
     """Gradients of the first step and weights after three; also with gradient caching."""
     facts, wanted = jobs[2].facts[name], jobs[2].facts["ddp 0"]
     assert facts["batches"] == wanted["batches"]
     assert facts["norms"] == pytest.approx(wanted["norms"], rel=1e-5)
-    same_tensors(jobs[2].gradients(name), jobs[2].gradients("ddp 0"), tolerance)
+    same_tensors(jobs[2].gradients(name), jobs[2].gradients("ddp 0"))
 
 
 @pytest.mark.parametrize("after", ["ddp", "fsdp"])
 @pytest.mark.parametrize("before", ["ddp", "fsdp"])
 def test_a_checkpoint_is_whole_however_it_was_trained(before: str, after: str, jobs: dict[int, Found]) -> None:
-    same_tensors(jobs[2].gradients(f"{before} then {after}"), jobs[2].gradients("ddp then ddp"), 1e-6)
+    same_tensors(jobs[2].gradients(f"{before} then {after}"), jobs[2].gradients("ddp then ddp"))
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -190,4 +193,4 @@ def test_sharded_cheap_scoring_is_ddps(jobs: dict[int, Found]) -> None:
         {k: v for k, v in jobs[2].gradients(f"straight {parallel}").items() if k.startswith("weights")}
         for parallel in ("fsdp", "ddp")
     )
-    same_tensors(*weights, 1e-6)
+    same_tensors(*weights)
