@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,13 +29,17 @@ def _threads() -> Iterator[None]:
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs `aced` with some words, in this process."""
     from aced.cli import main
+    from aced.stopping import SIGNALS
 
     monkeypatch.setenv("COLUMNS", "200")  # sentences in tables are not broken
 
     def run(*words: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["aced", *map(str, words)])
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
         with pytest.raises(SystemExit) as ended:
             main()
+        for number, handler in handlers.items():  # a program that is stopped ignores further signals until it is gone
+            signal.signal(number, handler)
         printed = capsys.readouterr()
         return Ended(ended.value.code, printed.out, printed.err)
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -20,6 +21,10 @@ STOPPED, INTERRUPTED = 75, 130
 
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT")  # Windows has fewer
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+
+ECHO = 0.5
+"""Seconds in which a further signal is the same request: schedulers, `timeout` and torchrun signal a process and its
+group, and one process may get both."""
 
 
 class Stopped(BaseException):
@@ -55,6 +60,7 @@ class Asked:
     def __init__(self) -> None:
         self.number: int | None = None
         self._cutting = False
+        self._since = 0.0
 
     def unless_asked(self, work: Callable[[], object]) -> bool:
         """Do what is too long to be finished and can be done again: a signal ends it. True where it was done."""
@@ -79,10 +85,10 @@ class Asked:
         """
         first = self.number is None
         if first:
-            self.number = number
+            self.number, self._since = number, time.monotonic()
         if first and self._cutting:
             raise _Cut(number)
-        if not first:
+        if not first and time.monotonic() - self._since >= ECHO:
             _end_now(number)
 
 
@@ -98,6 +104,7 @@ class _Watch:
         self.before: dict[int, Any] = {}
         self.asked: list[Asked] = []
         self.ends = 0
+        self.since = 0.0
 
     def begin(self) -> None:
         for number in SIGNALS:
@@ -120,13 +127,22 @@ class _Watch:
         if self.asked:
             self.asked[-1].take(number)
             return
-        self.ends += 1
+        if self.ends and time.monotonic() - self.since < ECHO:
+            return
+        self.ends, self.since = self.ends + 1, time.monotonic()
         if self.ends > 1:  # whatever holds the end up is not worth a third signal
             signal.signal(number, signal.SIG_DFL)
         _end_now(number)
 
 
 _watch: _Watch | None = None
+
+
+def leave_in_peace() -> None:
+    """Ignore signals from now on: the program has done what the first one asked for, and only has to be gone."""
+    if _watch is not None:
+        _watch.before = dict.fromkeys(_watch.before, signal.SIG_IGN)
+        _watch.end()
 
 
 def _end_now(number: int) -> None:

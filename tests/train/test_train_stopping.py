@@ -17,6 +17,8 @@ import pytest
 import torch
 from early_ends import STEPS, BeforeStep, same_run, steps_in
 
+from aced import stopping
+from aced.cli import ending
 from aced.config import Config
 from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError, told
@@ -82,11 +84,14 @@ def test_a_signal_ends_the_run_behind_its_step(
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
-def test_a_second_signal_ends_it_at_once(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
+def test_a_second_signal_ends_it_at_once(
+    pool: Scenes, tmp_path: Path, before_step: BeforeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def twice() -> None:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
 
+    monkeypatch.setattr(stopping, "ECHO", 0.0)
     before_step(3, twice)
     with pytest.raises(Stopped) as stopped:
         run(config_of(tmp_path / "run"), pool)
@@ -94,10 +99,40 @@ def test_a_second_signal_ends_it_at_once(pool: Scenes, tmp_path: Path, before_st
     assert steps_in(tmp_path / "run") == []
 
 
-def test_a_second_ctrl_c_is_an_ordinary_one(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:
+def test_a_second_ctrl_c_is_an_ordinary_one(
+    pool: Scenes, tmp_path: Path, before_step: BeforeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "ECHO", 0.0)
     before_step(3, lambda: (signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
         run(config_of(tmp_path / "run"), pool)
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(
+    pool: Scenes, tmp_path: Path, before_step: BeforeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a scheduler signals a process and its group; the tests' machine may be slow."""
+    monkeypatch.setattr(stopping, "ECHO", 600.0)
+    before_step(3, lambda: [signal.raise_signal(number) for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT)])
+    with pytest.raises(Stopped) as stopped:
+        run(config_of(tmp_path / "run"), pool)
+    assert (stopped.value.number, stopped.value.status) == (signal.SIGTERM, 75)
+    assert steps_in(tmp_path / "run") == [4]
+
+
+def test_a_program_that_has_stopped_ignores_what_comes_behind(
+    cli: Cli, tmp_path: Path, before_step: BeforeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: list[Any] = []
+    monkeypatch.setattr(ending, "leave_in_peace", lambda: (stopping.leave_in_peace(), handlers.append(_handlers())))
+    before_step(3, lambda: signal.raise_signal(signal.SIGTERM))
+    words = ["data.scenes_size=100", "train.batch=16", "train.steps=6", f"run.out={tmp_path / 'run'}", "run.threads=1"]
+    assert cli("train", "scenes", "method.name=iid", *words).status == 75
+    assert handlers == [[signal.SIG_IGN] * len(SIGNALS)]
+
+
+def _handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in SIGNALS]
 
 
 def test_a_signal_that_is_ignored_stays_ignored(pool: Scenes, tmp_path: Path, before_step: BeforeStep) -> None:

@@ -14,7 +14,7 @@ import typer
 from aced.cli.app import app
 from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.errors import AcedError, is_out_of_memory, told
-from aced.stopping import INTERRUPTED, Stopped, end_children, watching
+from aced.stopping import INTERRUPTED, STOPPED, Stopped, end_children, leave_in_peace, watching
 
 # The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
 _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
@@ -24,7 +24,12 @@ def main() -> NoReturn:
     """Entry point: a mistake of the user or a fault of the machine ends in one sentence and a status that is not 0."""
     _forgive_output()
     with watching():
-        _main()
+        try:
+            _main()
+        except SystemExit as over:
+            if over.code in (STOPPED, INTERRUPTED):
+                leave_in_peace()
+            raise
 
 
 def _main() -> NoReturn:
