@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_the_manual_loads_nothing_heavy() -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    command = f"{sys.executable} -c 'from aced.cli import main; main()' config | head -c 10"
+    command = f"{shlex.quote(sys.executable)} -c 'from aced.cli import main; main()' config | head -c 10"
     run = subprocess.run(["bash", "-c", command], capture_output=True, env=os.environ | {"COLUMNS": "200"})
     assert run.stderr == b""
 
