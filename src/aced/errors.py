@@ -14,6 +14,10 @@ class AcedError(Exception):
     """
 
 
+class DataLost(AcedError):
+    """Data that a run had are gone or others now: it is resumed as the sentence says, and not as it was begun."""
+
+
 def told(error: BaseException) -> str:
     """What an exception says, and behind it the sentences that were noted on it since: what became of the work."""
     return " ".join([str(error), *getattr(error, "__notes__", ())])

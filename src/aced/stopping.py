@@ -22,6 +22,8 @@ STOPPED, INTERRUPTED = 75, 130
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT")  # Windows has fewer
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
+_LOOK = 1.0
+"""Seconds between two looks of a process whether the one that it works for is still there."""
 ECHO = 0.5
 """Seconds in which a further signal is the same request: schedulers, `timeout` and torchrun signal a process and its
 group, and one process may get both."""
@@ -199,19 +201,21 @@ def leave_to_parent() -> None:
     """In a process that works for another one: of the signals that reach them both it leaves all to that one.
 
     Ctrl-C, `timeout` and torchrun signal whole groups of processes. SIGTERM is obeyed where the parent itself sends it.
+    When the parent is gone, however it ended, so is this process within a second or two, whatever it is at.
     """
     for number in SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
 
 
 def _obey(parent: int) -> None:
     while True:
-        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
-        if sender == parent or os.getppid() != parent:
+        came = signal.sigtimedwait({signal.SIGTERM}, _LOOK)
+        # At an ordinary exit it would wait for its queue, which may be full of what nobody reads any more.
+        if os.getppid() != parent or (came is not None and came.si_pid == parent):
             os._exit(0)
 
 

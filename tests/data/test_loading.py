@@ -207,6 +207,33 @@ def test_a_program_that_ends_does_not_wait_for_its_processes(tmp_path: Path) -> 
     assert gone(int(done.stdout))
 
 
+def larger_than_a_pipe(_job: int) -> tuple[int, bytes]:
+    return os.getpid(), bytes(2**20)
+
+
+def test_processes_are_gone_soon_after_their_program_was_killed(tmp_path: Path) -> None:
+    """Also where they have results that nobody takes any more: a queue's thread would wait for ever."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, time; sys.path[:0] = sys.argv[1:]\n"
+        "import test_loading as t\n"
+        "found = t.run(t.larger_than_a_pipe, workers=2)\n"
+        "print(next(found)[0], next(found)[0], flush=True); time.sleep(1); os.kill(os.getpid(), 9)\n"
+    )
+    places = [str(Path(__file__).parent), str(Path(loading.__file__).parents[2])]
+    done = subprocess.run([sys.executable, program, *places], stdout=subprocess.PIPE, timeout=120)
+    assert done.returncode == -9
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(set(pids)) == 2
+    deadline = time.monotonic() + 60
+    while not all(map(gone, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in pids if not gone(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
 def raises(job: int, error: Exception) -> int:
     if job == 1:
         raise error

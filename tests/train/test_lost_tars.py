@@ -177,7 +177,11 @@ def test_a_lost_tar_ends_the_run_in_order(pool: Path, tmp_path: Path, before_ste
     with pytest.raises(AcedError, match=r"1\.tar has changed since it was indexed") as ended:
         run(config_of(tmp_path / "run", pool))
     assert steps_in(tmp_path / "run") == [3]
-    assert "Step 3 is saved" in told(ended.value)
+    assert "Step 3 is saved." in told(ended.value)  # and no word that the same command goes on
+    with pytest.raises(AcedError) as refused:
+        resume(config_of(tmp_path / "run", pool))
+    assert "1.tar" in str(refused.value)
+    assert "data.lost_tars=allow" in told(refused.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -292,7 +292,7 @@ def test_a_command_that_loads_ends_at_once(cli: Cli, tmp_path: Path, monkeypatch
     monkeypatch.setattr(program, "make_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
     ended = cli("train", "scenes", "method.name=iid", f"run.out={tmp_path / 'run'}", "run.threads=1")
     assert ended.status == 75
-    assert "aced: stopped by SIGTERM; 'aced train ... --resume' goes on from the last checkpoint." in ended.err
+    assert "aced: stopped by SIGTERM; 'aced train ... --resume' goes on from the last checkpoint" in ended.err
     assert not (tmp_path / "run").exists()
 
 

@@ -72,7 +72,7 @@ def _main() -> NoReturn:
 
 
 _GO_ON = {
-    "train": "'aced train ... --resume' goes on from the last checkpoint",
+    "train": "'aced train ... --resume' goes on from the last checkpoint, or starts anew where there is none",
     "eval": "the same command goes on with the tasks that are left",
     "embed": "the same command goes on with the tars that are left",
 }

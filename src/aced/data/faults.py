@@ -34,7 +34,7 @@ LEFT_OUT = {
     "image_aspect": "longer than 20 to 1",
     "caption_empty": "nothing but white space",
     "caption_no_field": "the json lacks the field that `data.caption` names",
-    "caption_no_text": "that field is null, a number, a dict, or a list of such things or of single words",
+    "caption_no_text": "that field is null, a number, a dict, a list of such things, or a text cut into single words",
     "caption_bad_json": "the json cannot be read",
 }
 """Faults that leave out a sample, or (`tar_...`) an unknown number of them."""

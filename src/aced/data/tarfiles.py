@@ -18,7 +18,7 @@ from aced.data.descriptors import is_out_of_files, most_tars, out_of_files
 from aced.data.losttars import CHANGED, GONE, TarLost, is_lost
 from aced.data.packed import PackedStrings
 from aced.data.tarindex import index_tar
-from aced.errors import AcedError
+from aced.errors import AcedError, DataLost
 
 
 class TarFiles:
@@ -122,9 +122,9 @@ class TarFiles:
     def _error(self, name: str, said: str) -> AcedError | TarLost:
         if self._skip:
             return TarLost(name, f"{said}.")
-        return AcedError(
-            f"{said}: put back what was there and start again; a run goes on without it where data.bad_tars is "
-            '"skip", and is gone on with (--resume) where data.lost_tars is "allow".'
+        return DataLost(
+            f"{said}: put back what was there and start again; set data.bad_tars=skip to let a run go on without such "
+            "a tar, or data.lost_tars=allow to resume one without it."
         )
 
 

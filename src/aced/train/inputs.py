@@ -81,7 +81,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
             bars.say(note)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))
-    pool = make_source(config, bars, earlier.tars if earlier is not None else None)
+    pool = _pool(config, bars, earlier)
     if earlier is not None:
         earlier.check(data_marks(pool), KnownTars.of(pool))
     make_order(config, len(pool), getattr(pool, "mixture", ()))
@@ -112,6 +112,17 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         reference=providers.get("reference") if method.scores_reference else None,
         teachers=[teacher] if method.distill and teacher is not None else [],
     )
+
+
+def _pool(config: Config, bars: Bars, earlier: Earlier | None) -> Source:
+    """The pool; of a run that is resumed, an error says how it goes on without what is lost."""
+    known = earlier.tars if earlier is not None else None
+    try:
+        return make_source(config, bars, known)
+    except AcedError as error:
+        if known is not None and known.tars and config.data.lost_tars == "refuse":
+            error.add_note("data.lost_tars=allow resumes the run without tars that are gone, or others than they were.")
+        raise
 
 
 def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from aced.config import Config
 from aced.core.ledger import Ledger
+from aced.errors import DataLost
 from aced.train.checkpoint import write_checkpoint
 from aced.train.folder import CHECKPOINTS
 from aced.train.step import Trainer
@@ -87,4 +88,5 @@ def _leave(error: Exception, last: LastStep, trainer: Trainer, metrics: Metrics,
         reason = (str(another).splitlines() or [type(another).__name__])[0].rstrip(".")
         error.add_note(f"Step {trainer.step} could not be saved either ({reason}).")
     else:
-        error.add_note(f"Step {trainer.step} is saved; the same command with --resume goes on from there.")
+        again = "" if isinstance(error, DataLost) else "; the same command with --resume goes on from there"
+        error.add_note(f"Step {trainer.step} is saved{again}.")

@@ -109,7 +109,7 @@ def _changed(earlier: Earlier | None, config: Config) -> list[str]:
         rounded = ", ".join(f"{key} was {before!r} and is now {now!r}" for key, before, now, _ in rounding)
         lines.append(f"{rounded}: sums are rounded otherwise, so figures will agree closely, but not to the bit.")
     others = [f"{change.key} = {short(change.now)}" for change in changes if change not in rounding]
-    return lines + ([f"Other than before: {', '.join(others)}."] if others else [])
+    return lines + ([f"Changed since the run began: {', '.join(others)}."] if others else [])
 
 
 def _set_up(
