@@ -197,6 +197,22 @@ def deferred() -> Iterator[Asked]:
         raise Stopped(asked.number)
 
 
+@contextlib.contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """Processes that are forked inside begin without SIGTERM, in every thread of theirs, until `leave_to_parent`.
+
+    Blocked later, it would still reach a thread that a library has started before.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_to_parent() -> None:
     """In a process that works for another one: of the signals that reach them both it leaves all to that one.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from early_ends import STEPS, BeforeStep, same_run, steps_in
 from rich.console import Console
 
@@ -41,6 +42,7 @@ def config_of(
     out: Path, pool: Path, method: str = "iid", trained: dict[str, Path] | None = None, **keys: Any
 ) -> Config:
     keys = {"train__steps": STEPS, "run__log_every": 1, "data__shards": [str(pool)], "train__batch": 8, **keys}
+    keys["run__threads"] = torch.get_num_threads()  # what `run` takes; bits depend on it
     return run_config(out, method, trained, **keys)
 
 

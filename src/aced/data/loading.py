@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from aced.data.shared_memory import check_room, room_text
 from aced.data.workers import begin
 from aced.errors import AcedError
+from aced.stopping import sigterm_blocked
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -149,7 +150,8 @@ class _Processes(Generic[Result]):
                 # Its own generator, because a loader draws a seed, and the global one belongs to the user.
                 generator=torch.Generator(),
             )
-            self._loaded: Iterator[bytes | AcedError] = iter(loader)
+            with sigterm_blocked():
+                self._loaded: Iterator[bytes | AcedError] = iter(loader)
         except OSError as error:
             _kill([child for child in multiprocessing.active_children() if child not in before])
             raise AcedError(f"No processes that load data can be started ({_reason(error)}): {_ALONE}.") from error
