@@ -14,7 +14,7 @@ import typer
 from aced.cli.app import app
 from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.errors import AcedError, is_out_of_memory, told
-from aced.stopping import INTERRUPTED, STOPPED, Stopped, end_children, leave_in_peace, watching
+from aced.stopping import INTERRUPTED, STOPPED, Stopped, end_children, leave_in_peace, watching, words
 
 # The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
 _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
@@ -39,7 +39,9 @@ def _main() -> NoReturn:
         _hurry()
         if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends what another process of the job has told the reason of
             sys.exit(stopped.status)
-        _fail(f"{stopped}{'' if stopped.saved else _how_to_go_on()}.", stopped.status)
+        # The demo trains too, but has no --resume.
+        saved = stopped.saved and sys.argv[1:2] == ["train"]
+        _fail(f"{stopped if saved else words(stopped.number) + _how_to_go_on()}.", stopped.status)
     except AcedError as error:
         _fail(told(error), 2)
     except _UsageFault as fault:
