@@ -18,9 +18,12 @@ class DataLost(AcedError):
     """Data that a run had are gone or others now: it is resumed as the sentence says, and not as it was begun."""
 
 
-def told(error: BaseException) -> str:
-    """What an exception says, and behind it the sentences that were noted on it since: what became of the work."""
-    return " ".join([str(error), *getattr(error, "__notes__", ())])
+def told(error: BaseException, sentence: str = "") -> str:
+    """What an exception says, and behind it the sentences that were noted on it since: what became of the work.
+
+    `sentence` takes the place of its own words.
+    """
+    return " ".join([sentence or str(error), *getattr(error, "__notes__", ())])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

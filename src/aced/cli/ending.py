@@ -55,9 +55,9 @@ def _main() -> NoReturn:
         status = INTERRUPTED
     except OSError as error:
         if is_out_of_files(error):
-            _fail(_and_notes(str(out_of_files()), error), 2)
+            _fail(told(error, str(out_of_files())), 2)
         where = f"{error.filename}: " if error.filename else ""
-        _fail(_and_notes(f"{where}{error.strerror or error}.", error), 1)
+        _fail(told(error, f"{where}{error.strerror or error}."), 1)
     except UnicodeEncodeError as error:
         if "surrogates" not in error.reason:
             raise
@@ -66,7 +66,7 @@ def _main() -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _fail(_and_notes("out of memory: lower train.batch, train.micro_batch or data.workers.", error), 1)
+        _fail(told(error, "out of memory: lower train.batch, train.micro_batch or data.workers."), 1)
     if status == INTERRUPTED:  # also what newer versions of typer make of Ctrl-C
         _hurry()
         _fail(f"interrupted{_how_to_go_on()}.", INTERRUPTED)
@@ -90,10 +90,6 @@ def _hurry() -> None:
     """Let the process be gone soon: whoever sends a signal kills what is still there after a while."""
     end_children()
     gc.freeze()  # or the interpreter looks through all that was imported, which takes seconds
-
-
-def _and_notes(sentence: str, error: BaseException) -> str:
-    return " ".join([sentence, *getattr(error, "__notes__", ())])
 
 
 def _forgive_output() -> None:

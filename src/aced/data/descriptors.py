@@ -41,7 +41,7 @@ def most_tars() -> int:
 
 
 def is_out_of_files(error: BaseException) -> bool:
-    """Whether an exception means that this process, or the system, may open no more files."""
+    """Whether an exception means that this process may open no more files."""
     return isinstance(error, OSError) and error.errno == errno.EMFILE
 
 

@@ -120,7 +120,8 @@ def embed_parts(
     Raises:
         AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
     """
-    todo = {sidecar_path(cache, tower.identity()["tower"], part): part for part in parts}
+    identity = tower.identity()  # once: it hashes every weight
+    todo = {sidecar_path(cache, identity["tower"], part): part for part in parts}
     before = {path: state(path) if part in damaged else None for path, part in todo.items()}
     done, total = 0, sum(map(len, parts))
 
@@ -140,7 +141,7 @@ def embed_parts(
 
     alone = False
     while todo:
-        yield from _embed_unclaimed(source, tower, settings, todo, before, tick, leave_out, alone=alone)
+        yield from _embed_unclaimed(source, tower, identity, settings, todo, before, tick, leave_out, alone=alone)
         if not patient:
             return
         todo = {path: part for path, part in todo.items() if part not in gone}
@@ -151,6 +152,7 @@ def embed_parts(
 def _embed_unclaimed(
     source: Source,
     tower: EmbeddingTower,
+    identity: Mapping[str, str],
     settings: Settings,
     todo: Mapping[Path, Part],
     before: Mapping[Path, State],
@@ -183,7 +185,7 @@ def _embed_unclaimed(
     try:
         for first in chunks:
             path, part, own = claimed[0]
-            making = _Making(tower, settings, views, start)
+            making = _Making(tower, identity, settings, views, start)
             left = zip(own, itertools.chain([first], chunks), strict=False)
             try:
                 making.write(path, part, part.keys(source), left, tick)
@@ -206,8 +208,15 @@ def _embed_unclaimed(
 class _Making:
     """What happens to the samples of one part, since `start`."""
 
-    def __init__(self, tower: EmbeddingTower, settings: Settings, views: Sequence[View], start: float) -> None:
-        self._tower, self._settings, self._views = tower, settings, views
+    def __init__(
+        self,
+        tower: EmbeddingTower,
+        identity: Mapping[str, str],
+        settings: Settings,
+        views: Sequence[View],
+        start: float,
+    ) -> None:
+        self._tower, self._identity, self._settings, self._views = tower, identity, settings, views
         self.start = start
         self.flops = 0.0
         self.faults: Counter[str] = Counter()
@@ -266,7 +275,7 @@ class _Making:
             scale, bias = map(float, tower.scale_and_bias())
         file.finish(
             tower=tower.name,
-            identity=tower.identity(),
+            identity=dict(self._identity),
             part=part.name,
             mark=part.mark,
             d=tower.width,
