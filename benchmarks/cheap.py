@@ -118,8 +118,9 @@ def make_world(args: argparse.Namespace, folder: Path, console: Console) -> Worl
     from aced.demo.recipe import FULL, REFERENCE, reference_config
     from aced.progress import Bars
     from aced.towers import load_tower
-    from aced.train.fit import fit, make_student
+    from aced.train.fit import fit
     from aced.train.inputs import Inputs, make_cached, make_eval_tasks, make_scenes
+    from aced.train.student import make_student
 
     config = reference_config(REFERENCE, FULL, folder / "reference", split=args.split)
     tasks = make_eval_tasks(config)
@@ -138,9 +139,10 @@ def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder
     """A trainer with its candidates, as `fit` makes them."""
     from aced.methods import get_method
     from aced.train.feed import feed, make_order
-    from aced.train.fit import make_student, make_trainer
+    from aced.train.fit import make_trainer
     from aced.train.inputs import Inputs
     from aced.train.scoring.choosing import Peekable
+    from aced.train.student import make_student
 
     config = config_of(row, seed, args, folder)
     method = get_method(config.method.name)

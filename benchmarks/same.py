@@ -120,6 +120,7 @@ def write_inputs(place: Path) -> None:
 
 def values(words: list[str], out: Path) -> dict[str, Any]:
     """What a run of this checkout came to, in the working directory."""
+    import torch
     from rich.console import Console
     from safetensors.torch import load_file
 
@@ -152,16 +153,9 @@ def values(words: list[str], out: Path) -> dict[str, Any]:
     checkpoint = out / "checkpoints" / f"step-{STEPS:08d}"
     for file in (out / "model/model.safetensors", checkpoint / "train.safetensors"):
         for name, tensor in sorted(load_file(file).items()):
-            data = tensor.contiguous().flatten().view(torch_uint8()).numpy().tobytes()
+            data = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
             found[f"{file.parent.name}: {name}"] = hashlib.sha256(data).hexdigest()[:16]
     return found
-
-
-def torch_uint8() -> Any:
-    """Imported late: the process that compares needs no torch."""
-    import torch
-
-    return torch.uint8
 
 
 def child(place: Path, out: Path, only: list[str]) -> None:

@@ -265,8 +265,9 @@ def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict
     from aced.progress import Bars
     from aced.towers import load_tower
     from aced.train.feed import feed
-    from aced.train.fit import make_student, make_trainer
+    from aced.train.fit import make_trainer
     from aced.train.inputs import Inputs, make_cached, make_scenes
+    from aced.train.student import make_student
 
     # As many as a super-batch of a few steps: a larger pool makes no step slower, only the preparation.
     scale = Scale(pool=args.pool, steps=args.turns * args.steps_per_turn + args.steps_per_turn)

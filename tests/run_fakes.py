@@ -22,11 +22,12 @@ from aced.methods import METHODS
 from aced.progress import Bars
 from aced.towers import load_tower
 from aced.train.feed import feed, make_order
-from aced.train.fit import make_student, make_trainer
+from aced.train.fit import make_trainer
 from aced.train.inputs import Inputs, make_cached
 from aced.train.providers import Live, Provider
 from aced.train.scoring.choosing import Peekable
 from aced.train.step import Outcome, Trainer, train_step
+from aced.train.student import make_student
 
 POOL, BATCH, SUPER = 400, 16, 80
 """Samples, b and B: five steps of a method that chooses are an epoch."""

@@ -7,6 +7,7 @@ Ctrl-C. A signal that is ignored from the start (`nohup`, `&` in a script) stays
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -62,7 +63,6 @@ class Asked:
     def __init__(self) -> None:
         self.number: int | None = None
         self._cutting = False
-        self._since = 0.0
 
     def unless_asked(self, work: Callable[[], object]) -> bool:
         """Do what is too long to be finished and can be done again: a signal ends it. True where it was done."""
@@ -85,13 +85,11 @@ class Asked:
             Stopped: it cuts short what `unless_asked` does, or is the second one.
             KeyboardInterrupt: it is Ctrl-C, and the second signal.
         """
-        first = self.number is None
-        if first:
-            self.number, self._since = number, time.monotonic()
-        if first and self._cutting:
-            raise _Cut(number)
-        if not first and time.monotonic() - self._since >= ECHO:
+        if self.number is not None:
             _end_now(number)
+        self.number = number
+        if self._cutting:
+            raise _Cut(number)
 
 
 class _Cut(Stopped):
@@ -106,7 +104,7 @@ class _Watch:
         self.before: dict[int, Any] = {}
         self.asked: list[Asked] = []
         self.ends = 0
-        self.since = 0.0
+        self.last = -math.inf
 
     def begin(self) -> None:
         for number in SIGNALS:
@@ -126,12 +124,14 @@ class _Watch:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        now = time.monotonic()
+        if now - self.last < ECHO:
+            return
+        self.last = now
         if self.asked:
             self.asked[-1].take(number)
             return
-        if self.ends and time.monotonic() - self.since < ECHO:
-            return
-        self.ends, self.since = self.ends + 1, time.monotonic()
+        self.ends += 1
         if self.ends > 1:  # whatever holds the end up is not worth a third signal
             signal.signal(number, signal.SIG_DFL)
         _end_now(number)

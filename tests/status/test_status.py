@@ -22,8 +22,9 @@ from aced.data.scenes import make_pool
 from aced.errors import AcedError
 from aced.status import program, reading
 from aced.status.reading import as_json, read_status
-from aced.train.fit import fit, make_student
+from aced.train.fit import fit
 from aced.train.folder import check_folder, holder, locked
+from aced.train.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, quiet, run_config
 

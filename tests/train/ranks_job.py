@@ -21,11 +21,12 @@ from aced.train.checkpoint import load_checkpoint, save_checkpoint
 from aced.train.dealing import Pool
 from aced.train.distributed import World, open_world
 from aced.train.feed import feed, make_order
-from aced.train.fit import make_student, make_trainer
+from aced.train.fit import make_trainer
 from aced.train.loop import _own_draws, _summed
 from aced.train.scoring.choosing import Peekable
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
+from aced.train.student import make_student
 from aced.train.watch import Metrics
 from aced.train.wishes import Wishes
 from run_fakes import POOL, SUPER, inputs_of, run_config, with_holes

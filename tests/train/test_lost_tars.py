@@ -22,9 +22,10 @@ from aced.data.shards import open_shards
 from aced.data.views import View
 from aced.errors import AcedError, told
 from aced.stopping import Stopped
-from aced.train.fit import Fitted, fit, make_student
+from aced.train.fit import Fitted, fit
 from aced.train.inputs import make_inputs
 from aced.train.program import train_program
+from aced.train.student import make_student
 from run_fakes import lines_of, quiet, run_config, write_pairs
 
 TARS, PAIRS = 4, 30

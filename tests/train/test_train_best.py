@@ -19,7 +19,8 @@ from aced.towers import load_tower
 from aced.train import fit as fit_module
 from aced.train import loop
 from aced.train.best import best_model, keep_best
-from aced.train.fit import fit, make_student
+from aced.train.fit import fit
+from aced.train.student import make_student
 from run_fakes import inputs_of, quiet, run_config, stopping_at
 
 STEPS = 8

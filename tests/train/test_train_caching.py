@@ -15,10 +15,10 @@ from aced.report import load_run, results_table, write_report
 from aced.report.records import results_of
 from aced.towers import load_tower
 from aced.train.caching import embedding_cost, live_cost
-from aced.train.fit import make_student
 from aced.train.inputs import make_inputs
 from aced.train.program import train_program
 from aced.train.providers import Cached
+from aced.train.student import make_student
 from run_fakes import even_pool, inputs_of, run_config, take, trainer_of, with_holes, write_pairs
 
 

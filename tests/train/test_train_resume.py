@@ -22,7 +22,8 @@ from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
 from aced.progress import Bars
 from aced.towers import load_tower, save_tower
-from aced.train.fit import Fitted, fit, make_student
+from aced.train.fit import Fitted, fit
+from aced.train.student import make_student
 from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at, with_holes
 
 STEPS = 8

@@ -15,8 +15,9 @@ from aced.data.scenes import Scenes, make_pool
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.methods import METHODS
-from aced.train.fit import fit, make_student
+from aced.train.fit import fit
 from aced.train.objective import Parts
+from aced.train.student import make_student
 from run_fakes import BATCH, POOL, SUPER, inputs_of, lines_of, quiet, run_config, take, trainer_of, with_holes
 
 

@@ -25,8 +25,9 @@ from aced.errors import AcedError, told
 from aced.evaluate.tasks import Task
 from aced.stopping import SIGNALS, Stopped, deferred, leave_to_parent, watching
 from aced.train import loop
-from aced.train.fit import Fitted, fit, make_student
+from aced.train.fit import Fitted, fit
 from aced.train.folder import holder
+from aced.train.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
 

@@ -15,9 +15,9 @@ from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
 from aced.towers import find_weights, load_tower, save_tower
 from aced.train.checkpoint import latest_checkpoint, load_checkpoint
-from aced.train.fit import fit, make_student
+from aced.train.fit import fit
 from aced.train.inputs import Inputs, load_frozen
-from aced.train.student import check_student
+from aced.train.student import check_student, make_student
 from run_fakes import quiet
 
 SMALL: dict[str, Any] = {

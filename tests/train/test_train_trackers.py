@@ -22,7 +22,8 @@ from aced.data.scenes import Scenes, make_pool, make_tasks
 from aced.errors import AcedError
 from aced.progress import Bars
 from aced.train import fit as fit_module
-from aced.train.fit import Fitted, fit, make_student
+from aced.train.fit import Fitted, fit
+from aced.train.student import make_student
 from aced.train.trackers import group
 from aced.train.trackers.boards import TensorBoard, Told
 from aced.train.trackers.group import Trackers, check_trackers, tracking

@@ -26,8 +26,9 @@ from aced.report.shared_tasks import on_shared_tasks
 from aced.status.reading import read_status
 from aced.towers import load_tower
 from aced.train.best import best_model, keep_best
-from aced.train.fit import Fitted, fit, make_student
+from aced.train.fit import Fitted, fit
 from aced.train.inputs import make_eval_tasks
+from aced.train.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config
 

@@ -31,9 +31,10 @@ from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import scores_json
 from aced.methods import get_method
 from aced.progress import Bars
-from aced.train.fit import Fitted, environment, fit, make_student, row_of
+from aced.train.fit import Fitted, environment, fit, row_of
 from aced.train.inputs import Inputs, device_of, make_cached, make_eval_tasks, make_scenes
 from aced.train.providers import Cached
+from aced.train.student import make_student
 
 MARK = "demo.json"
 """Says that a folder was made by the demo, so that the next demo may clear it."""

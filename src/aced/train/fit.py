@@ -42,7 +42,6 @@ from aced.train.replica import Replica
 from aced.train.resuming import data_marks, marks_of, model_marks
 from aced.train.scoring.make import make_chooser, make_partly
 from aced.train.step import Settings, Trainer
-from aced.train.student import make_student as make_student  # where a run is put together by hand, it begins here
 from aced.train.trackers.group import tracking
 from aced.train.watch import Metrics, trim_lines
 

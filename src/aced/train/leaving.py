@@ -18,6 +18,9 @@ from aced.train.folder import CHECKPOINTS
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
+GO_ON = "the same command with --resume goes on from there"
+"""What can be done about a run whose last step is saved."""
+
 
 class LastStep:
     """The state behind the last complete step: the small part of it that the next step changes before the weights."""
@@ -88,5 +91,5 @@ def _leave(error: Exception, last: LastStep, trainer: Trainer, metrics: Metrics,
         reason = (str(another).splitlines() or [type(another).__name__])[0].rstrip(".")
         error.add_note(f"Step {trainer.step} could not be saved either ({reason}).")
     else:
-        again = "" if isinstance(error, DataLost) else "; the same command with --resume goes on from there"
+        again = "" if isinstance(error, DataLost) else f"; {GO_ON}"
         error.add_note(f"Step {trainer.step} is saved{again}.")

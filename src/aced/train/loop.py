@@ -20,7 +20,7 @@ from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
-from aced.train.leaving import LastStep, leaving_a_checkpoint
+from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
 from aced.train.scoring.choosing import Peekable
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
@@ -76,7 +76,7 @@ def run_steps(
             if wishes.stop is None:  # a terminal that is gone must not hide why
                 on_step(trainer.step, f"loss {outcome.parts.loss:.2f}")
         if wishes.stop is not None:
-            raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {_GO_ON}")
+            raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
 
 
 @contextlib.contextmanager
@@ -89,9 +89,6 @@ def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> Iterato
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(number)
         yield
-
-
-_GO_ON = "the same command with --resume goes on from there"
 
 
 @contextlib.contextmanager
