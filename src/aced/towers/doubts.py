@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from aced.towers.compat import import_open_clip
 from aced.towers.recipes import Recipe
 from aced.towers.registry import (
     agreed_pixels,
@@ -15,6 +14,7 @@ from aced.towers.registry import (
     same_architecture,
     says_quick_gelu,
     tag_in,
+    usual_pixels,
 )
 
 
@@ -62,12 +62,12 @@ def _disputed(recipe: Recipe, weights: Path) -> Iterator[str]:
     """Weights of an architecture whose tags were trained with different preprocessing."""
     tags = disputed_pixels(recipe.name)
     tag = tag_in(weights.name, recipe.name)
-    usual = _usual()
+    usual = usual_pixels()
     other = {name: says for name, says in tags.items() if any(says[key] != usual[key] for key in says)}
     if tag in other or (tag is None and other):
         named = f"'{tag}'" if tag in other else f"those of {', '.join(map(repr, other))}"
         says = other[tag] if tag in other else next(iter(other.values()))
-        told = ", ".join(f"{key} {_text(value)}" for key, value in says.items())
+        told = ", ".join(f"{key} {value}" for key, value in says.items())
         yield (
             f"Of {recipe.name}'s weights, {named} were trained with {told}; open_clip's default is used here: give the "
             "model as a JSON config with a preprocess_cfg, if these are the ones."
@@ -76,8 +76,8 @@ def _disputed(recipe: Recipe, weights: Path) -> Iterator[str]:
 
 def _default_pixels(recipe: Recipe, like: str | None) -> Iterator[str]:
     """A config that says nothing about pixels."""
-    usual = _usual()
-    other = {key: value for key, value in agreed_pixels(like).items() if value != _text(usual[key])} if like else {}
+    usual = usual_pixels()
+    other = {key: value for key, value in agreed_pixels(like).items() if value != usual[key]} if like else {}
     if other:
         told = ", ".join(f"{key} {value}" for key, value in other.items())
         yield (
@@ -89,12 +89,3 @@ def _default_pixels(recipe: Recipe, like: str | None) -> Iterator[str]:
             f"{recipe.place} names no preprocess_cfg: images get open_clip's default (CLIP's mean and std, bicubic, "
             "the shortest side); add one, if the weights were trained with another."
         )
-
-
-def _usual() -> dict[str, object]:
-    open_clip = import_open_clip()
-    return dict(open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), {}))
-
-
-def _text(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value

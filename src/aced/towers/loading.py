@@ -129,7 +129,7 @@ def _build(recipe: Recipe, seed: int | None) -> Tower:
     _refuse_downloads(recipe)
     context_length = int(recipe.config["text_cfg"].get("context_length", 77))
     tokenizer = choose_tokenizer(recipe.name, recipe.config["text_cfg"], context_length, recipe.vocabulary)
-    text_model = _text_model(recipe)
+    text_model = recipe.text_model()  # now: its folder may be gone when the tower is saved
     open_clip = import_open_clip()
     with _seeded(seed):
         model = _instantiate(open_clip, recipe)
@@ -187,18 +187,6 @@ def _refuse_downloads(recipe: Recipe) -> None:
             f"{recipe.name}: its text tower '{source}' would have to be downloaded; put its config into a "
             "folder and name that folder in 'text_cfg.hf_model_name' of a local copy of the config."
         )
-
-
-def _text_model(recipe: Recipe) -> dict[str, Any] | None:
-    """The config of a Hugging Face text tower, read now: its folder may be gone when the tower is saved."""
-    source = recipe.config["text_cfg"].get("hf_model_name")
-    if not source:
-        return None
-    path = Path(str(source)) / "config.json"
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise AcedError(f"{recipe.name}: cannot read the config of its text tower, {path}: {error}.") from None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from aced.paths import expand_optional
 from aced.towers.compat import import_open_clip
 from aced.towers.hub import HUB_CONFIG, hub_weights
 from aced.towers.names import looks_like_weights, what_was_meant
-from aced.towers.registry import agreed_pixels, agreed_quick_gelu
+from aced.towers.registry import agreed_pixels, agreed_quick_gelu, usual_pixels
 
 TOWER_FILE, WEIGHTS_FILE, WORDS_FILE = "tower.json", "model.safetensors", "vocabulary.txt"
 FORMAT = 2
@@ -58,6 +58,21 @@ class Recipe:
         if self.kind == "saved" and self.place is not None:
             return self.place / WEIGHTS_FILE
         return hub_weights(self.place) if self.kind == "hub" and self.place is not None else None
+
+    def text_model(self) -> dict[str, Any] | None:
+        """The `config.json` of a Hugging Face text tower; None for open_clip's own.
+
+        Raises:
+            AcedError: it cannot be read.
+        """
+        source = self.config["text_cfg"].get("hf_model_name")
+        if not source:
+            return None
+        path = Path(str(source)) / "config.json"
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise AcedError(f"{self.name}: cannot read the config of its text tower, {path}: {error}.") from None
 
 
 def find_weights(model: str | Path, checkpoint: str | Path | None = None) -> Path | None:
@@ -152,18 +167,14 @@ def _named(model: str, path: Path) -> Recipe:
             f"{model}: with QuickGELU, as all pretrained weights in open_clip's list were trained; for GELU give a "
             'JSON config without "quick_gelu".'
         )
-    usual = import_open_clip().transform.merge_preprocess_dict(import_open_clip().transform.PreprocessCfg(), {})
-    other = {key: value for key, value in preprocess.items() if _listed(usual[key]) != value}
+    usual = usual_pixels()
+    other = {key: value for key, value in preprocess.items() if usual[key] != value}
     if other:
         told = ", ".join(f"{key} {value}" for key, value in other.items())
         notes.append(f"{model}: {told}, as for all pretrained weights in open_clip's list.")
     if not quick and not other:
         return replace(plain, preprocess=preprocess)
     return Recipe(model, config, preprocess, plain=plain, notes=tuple(notes))
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _unknown(model: str, path: Path) -> str:

@@ -22,12 +22,19 @@ def _tags(name: str) -> dict[str, dict[str, Any]]:
     return {tag: pretrained.get_pretrained_cfg(name, tag) for tag in pretrained.list_pretrained_tags_by_model(name)}
 
 
+def usual_pixels() -> dict[str, Any]:
+    """open_clip's own preprocessing, for whatever names none."""
+    transform = import_open_clip().transform
+    found = transform.merge_preprocess_dict(transform.PreprocessCfg(), {})
+    return {key: listed(found[key]) for key in PIXELS}
+
+
 def agreed_pixels(name: str) -> dict[str, Any]:
     """The preprocessing that all pretrained weights of an architecture share, key by key; empty where it has none."""
     tags = list(_tags(name).values())
     found = {key: {_frozen(tag.get(key)) for tag in tags} for key in PIXELS}
     return {
-        key: list(value) if isinstance(value, tuple) else value
+        key: listed(value)
         for key, (value, *others) in ((key, tuple(values)) for key, values in found.items() if values)
         if not others and value is not None
     }
@@ -37,7 +44,7 @@ def disputed_pixels(name: str) -> dict[str, dict[str, Any]]:
     """Where the weights of an architecture differ in preprocessing: for each tag the keys that are not agreed."""
     agreed = agreed_pixels(name)
     return (
-        {tag: {key: says.get(key) for key in PIXELS if key not in agreed} for tag, says in _tags(name).items()}
+        {tag: {key: listed(says.get(key)) for key in PIXELS if key not in agreed} for tag, says in _tags(name).items()}
         if len(agreed) < len(PIXELS)
         else {}
     )
@@ -102,6 +109,11 @@ def _known() -> dict[str, dict[str, Any]]:
         for name, config in configs.items()
         if not config["text_cfg"].get("hf_model_name")
     }
+
+
+def listed(value: Any) -> Any:
+    """A tuple as JSON would give it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _frozen(value: Any) -> Any:

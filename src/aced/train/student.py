@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -104,7 +103,7 @@ def check_student(checkpoint: Path, student: Tower) -> None:
 
 def _differences(before: Recipe, student: Tower) -> Iterator[tuple[str, tuple[str, str]]]:
     """What differs between a saved student and another one, each with both values."""
-    old, new = architecture(before.config, _text_model(before)), architecture(student.config, student.text_model)
+    old, new = architecture(before.config, before.text_model()), architecture(student.config, student.text_model)
     yield from _unequal("", old, new)
     bias = before.config.get("init_logit_bias") is not None
     if bias != (getattr(student.model, "logit_bias", None) is not None):
@@ -125,10 +124,3 @@ def _unequal(at: str, old: dict[str, object], new: dict[str, object]) -> Iterato
             yield from _unequal(f"{at}{key}.", one, other)
         elif one != other:
             yield f"{at}{key}", tuple("the default" if value is None else str(value) for value in (one, other))  # type: ignore[misc]
-
-
-def _text_model(recipe: Recipe) -> dict[str, object] | None:
-    """The config of the Hugging Face text tower in a saved folder; None where there is none."""
-    source = recipe.config["text_cfg"].get("hf_model_name")
-    path = Path(str(source)) / "config.json"
-    return dict(json.loads(path.read_bytes())) if source and path.is_file() else None
