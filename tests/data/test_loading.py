@@ -19,7 +19,7 @@ import torch
 from data_fakes import pairs, tar_bytes
 from torch import Tensor
 
-from aced.data import loading, shards, shared_memory
+from aced.data import indexing, loading, shared_memory
 from aced.data.loading import load
 from aced.data.memory import InMemory
 from aced.data.shards import Shards, open_shards
@@ -103,7 +103,7 @@ def test_whatever_reads_in_processes_tells_their_death(tmp_path: Path, monkeypat
         (tmp_path / f"{number}.tar").write_bytes(tar_bytes(pairs(1, number)))
     opened = open_shards([str(tmp_path)], workers=2)
     monkeypatch.setattr(Shards, "read", leave)
-    monkeypatch.setattr(shards, "index_tar", leave)
+    monkeypatch.setattr(indexing, "index_tar", leave)
     for work in (partial(InMemory, opened, [View(8)], workers=1), partial(open_shards, [str(tmp_path)], workers=2)):
         with pytest.raises(AcedError, match=r"status 9.*data\.workers"):
             work()

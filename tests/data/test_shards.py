@@ -14,8 +14,7 @@ import torch
 from data_fakes import pairs, picture, tar_bytes
 from PIL import Image
 
-from aced.data import shards as shards_module
-from aced.data import tarfiles, tarindex
+from aced.data import indexing, tarfiles, tarindex
 from aced.data.captions import MAX_CAPTION
 from aced.data.faults import HARMLESS
 from aced.data.shards import Shards, open_shards
@@ -286,7 +285,7 @@ def spoil(index_dir: Path, how: str) -> None:
 def test_an_index_folder_that_is_of_no_use_is_told_once_and_done_without(
     pool: Path, tmp_path: Path, how: str, count: int, workers: int, monkeypatch
 ):
-    monkeypatch.setattr(shards_module, "_PARALLEL", 2)
+    monkeypatch.setattr(indexing, "_PARALLEL", 2)
     for number, tar in enumerate(sorted(pool.iterdir())):
         os.utime(tar, ns=(number, number))
     cache = tmp_path / "index"

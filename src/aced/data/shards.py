@@ -6,11 +6,9 @@ The layout is that of img2dataset and DataComp: `key.jpg` (or jpeg, png, webp), 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,25 +19,20 @@ import torch
 
 from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
-from aced.data.descriptors import is_out_of_files, out_of_files
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
-from aced.data.loading import load
+from aced.data.indexing import read_indexes
 from aced.data.located import Tell, locate_tars
 from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, hole, lost_key, still_there
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Located, Spool
 from aced.data.summary import Found
 from aced.data.tarfiles import TarFiles, TarKeys, TarSession
-from aced.data.tarindex import IMAGE_SUFFIXES, KeptNote, TarIndex, index_tar, kept_text, no_index
+from aced.data.tarindex import IMAGE_SUFFIXES, TarIndex
 from aced.data.tarpaths import distinct_names
-from aced.data.tars import TarFault
 from aced.data.views import View
 from aced.errors import AcedError
 
-Noted = tuple[TarIndex, KeptNote | None]
-_PARALLEL, _AT_ONCE = 16, 4
-"""Tars from which on it is worth while to index them in several processes, and those that one takes at a time."""
 _FAULTS = 1000
 """Faults of each name that are kept one by one when tars are indexed; the others are counted."""
 
@@ -275,17 +268,8 @@ def open_shards(
         patterns, apart = list(still_there(patterns)), False
     groups = locate_tars(patterns, spool, apart=apart, progress=fetching, tell=tell)
     located = [tar for group in groups for tar in group]
-    indexes: list[TarIndex] = []
-    kept: list[KeptNote] = []
-    for tar, (index, note) in zip(located, _indexes(located, index_dir, workers), strict=True):
-        kept += [note] if note is not None else []
-        if bad_tars == "stop" and known is None:
-            _check(tar.source, index, captions)
-        indexes.append(index)
-        if progress is not None:
-            progress(len(indexes), len(located))
-    if kept and tell is not None and index_dir is not None:
-        tell(kept_text(index_dir, kept))
+    check = partial(_check, captions=captions) if bad_tars == "stop" and known is None else None
+    indexes = read_indexes(located, index_dir, workers, check=check, progress=progress, tell=tell)
     names = distinct_names([Path(tar.source) for tar in located])
     skip = bad_tars == "skip"
     if known is None:
@@ -323,30 +307,6 @@ def _as_known(
     apart = bool(known.mixture)
     groups = [(f"source {i}", n) for i, n in enumerate(known.groups, 1)] if apart else [("the run's", len(tars))]
     return Shards(tars, their_names, contents, captions, groups, apart, decoding, lost, skip=skip)
-
-
-def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[Noted]:
-    """The index of each tar, in order, with what was wrong with the kept one."""
-    work = partial(_index, index_dir=Path(index_dir) if index_dir is not None else None)
-    if workers < 2 or len(located) < _PARALLEL:
-        return map(work, located)
-    groups = [located[at : at + _AT_ONCE] for at in range(0, len(located), _AT_ONCE)]
-    found = load(partial(_each, work), groups, count=len(groups), workers=min(workers, len(groups)))
-    return itertools.chain.from_iterable(found)
-
-
-def _each(work: Callable[[Located], Noted], located: Sequence[Located]) -> list[Noted]:
-    return [work(tar) for tar in located]
-
-
-def _index(tar: Located, index_dir: Path | None) -> Noted:
-    try:
-        index, note = index_tar(tar.path, index_dir)
-    except OSError as error:
-        if is_out_of_files(error):
-            raise out_of_files() from error
-        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})")), None
-    return (index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])), note
 
 
 def _first_of_each(faults: Sequence[Fault]) -> list[Fault]:
