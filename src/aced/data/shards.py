@@ -278,9 +278,7 @@ def open_shards(
     else:
         shards = _as_known(known, located, names, indexes, captions, way, skip=skip)
     if not len(shards):
-        reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in _first_of_each(shards.faults))
-        told = f"; {reasons}." if reasons else "."
-        raise AcedError(f"None of the {len(located)} tars holds a whole pair of image and caption{told}")
+        raise AcedError(f"None of the {len(located)} tars holds a whole pair of image and caption{_why_none(shards)}")
     return shards
 
 
@@ -309,11 +307,13 @@ def _as_known(
     return Shards(tars, their_names, contents, captions, groups, apart, decoding, lost, skip=skip)
 
 
-def _first_of_each(faults: Sequence[Fault]) -> list[Fault]:
+def _why_none(shards: Shards) -> str:
+    """The end of a sentence: the first fault of each sort, of three sorts at most."""
     found: dict[str, Fault] = {}
-    for fault in faults:
+    for fault in shards.faults:
         found.setdefault(fault.name, fault)
-    return list(found.values())[:3]
+    reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in list(found.values())[:3])
+    return f"; {reasons}." if reasons else "."
 
 
 def _check(source: str, index: TarIndex, captions: Captions) -> None:

@@ -78,13 +78,7 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
     began = time.perf_counter()
-    if options.beams < 1:
-        raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
-    if options.split not in ("test", "validation"):
-        raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
-    model = find_model(run, options.checkpoint)
-    if find_weights(model, options.checkpoint) is None:
-        raise AcedError(f"{model} holds no trained weights: give a local file with --checkpoint.")
+    model = _checked(run, options)
     home = Path(run) if Path(run).is_dir() else Path(".")
     out = out or home / "lit"
     _check_out(out)
@@ -126,6 +120,18 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
     lines = f"Decoder: {out / 'decoder.safetensors'}   Report: {out / 'report.html'}   Figures: {out / 'results.json'}"
     console.print(lines, markup=False, highlight=False, soft_wrap=True)
     return results
+
+
+def _checked(run: str, options: Options) -> str:
+    """The model of a run, once it is known that it has weights and that the options make sense."""
+    if options.beams < 1:
+        raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
+    if options.split not in ("test", "validation"):
+        raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
+    model = find_model(run, options.checkpoint)
+    if find_weights(model, options.checkpoint) is None:
+        raise AcedError(f"{model} holds no trained weights: give a local file with --checkpoint.")
+    return model
 
 
 def _asked(options: Options, data: list[str]) -> dict[str, Any]:
