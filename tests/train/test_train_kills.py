@@ -198,7 +198,12 @@ def test_one_command_line_starts_and_goes_on(place: Any) -> None:
 def test_another_number_of_threads_is_told(place: Any) -> None:
     place.whole("threads", SHORT)
     assert "to the bit" not in place.said("threads")
-    place.whole("threads", [*SHORT, "run.threads=2"])
+    # In a new process: one that is forked from a process with OpenMP's threads cannot use several itself.
+    words = ["train", "config.toml", "run.out=threads", *SHORT, "run.threads=2", "--resume"]
+    with place.log("threads").open("ab") as log:
+        wide = os.environ | {"COLUMNS": "250"}
+        command = [sys.executable, "-m", "aced", *words]
+        subprocess.run(command, cwd=place.folder, env=wide, stdout=log, stderr=log, check=True)
     assert "The run was on 1 CPU thread (cpu, torch " in place.said("threads")
     assert "goes on with 2 CPU threads (cpu, torch " in place.said("threads")
     assert "not to the bit." in place.said("threads")

@@ -379,6 +379,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(pool: Scenes, tmp_path: Path, tra
     assert not (tmp_path / "killed/results.json").exists()
     subprocess.run([*command, "--resume"], check=True, **where)  # type: ignore[call-overload]
 
+    torch.set_num_threads(1)  # as the command had
     torch.manual_seed(5)  # the global generator must not matter
     config = run_config(tmp_path / "whole", "aced", trained, **keys)
     inputs = replace(inputs_of(config, pool), tasks=make_tasks("test")[:1])
