@@ -57,6 +57,22 @@ def test_nothing_can_be_looked_up(store: Store) -> None:
     assert len(store.valid(nothing)) == 0
 
 
+def test_the_model_is_hashed_as_often_for_many_tars_as_for_one(tmp_path: Path) -> None:
+    """A hash of every weight, which takes seconds of a large model, must not be taken for each of 100,000 tars."""
+
+    class Counting(WordTower):
+        hashed = 0
+
+        def identity(self) -> dict[str, str]:
+            self.hashed += 1
+            return super().identity()
+
+    one, many = Counting(), Counting()
+    build_store(tmp_path / "one", tars(["a.tar/w0"]), one, EXACT)
+    build_store(tmp_path / "many", tars([f"{tar}.tar/w0" for tar in range(9)]), many, EXACT)
+    assert many.hashed == one.hashed > 0
+
+
 def test_cached_equals_computed(store: Store) -> None:
     good = [i for i, key in enumerate(KEYS) if not key.endswith("bad")]
     assert store.valid(torch.arange(60)).tolist() == [not key.endswith("bad") for key in KEYS]
