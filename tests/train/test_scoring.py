@@ -161,13 +161,11 @@ def test_scoring_is_counted_for_the_survivors(make: Make) -> None:
 
 
 def test_the_student_scores_at_every_third_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aced.train.scoring import choosing
+    from aced.train.scoring import draw
 
     scores: list[str] = []
-    drawn = choosing.draw_with
-    monkeypatch.setattr(
-        choosing, "draw_with", lambda s, m, score, *a: (scores.append(score), drawn(s, m, score, *a))[1]
-    )
+    drawn = draw.draw_with
+    monkeypatch.setattr(draw, "draw_with", lambda s, m, score, *a: (scores.append(score), drawn(s, m, score, *a))[1])
     _, trainer = make.steps(7, every=3)
     learn, easy = "learnability", "easy-reference"
     assert scores == [learn, easy, easy, learn, easy, easy, learn]

@@ -19,7 +19,7 @@ from aced.train.distributed import World, check_divisible, local_device, open_wo
 from aced.train.ending import ending_together
 from aced.train.fit import make_trainer
 from aced.train.inputs import Inputs
-from aced.train.scoring.choosing import count_draw
+from aced.train.scoring.draw import count_draw
 from aced.train.student import make_student
 from run_fakes import POOL, SUPER, run_config
 

@@ -18,7 +18,7 @@ from aced.errors import AcedError
 from aced.methods import METHODS
 from aced.towers.flops import countable
 from aced.train.providers import Cached, Live
-from aced.train.scoring import choosing
+from aced.train.scoring import draw
 from run_fakes import BATCH, SUPER, even_pool, run_config, take, trainer_of
 
 STEPS = 3
@@ -219,7 +219,7 @@ def test_the_ledger_agrees_with_torchs_counter(
     # Scoring embeds too, without gradient; the training forward is the one with it.
     forward = count("forward", embed)
     monkeypatch.setattr(trainer.student, "embed", lambda c: (forward if torch.is_grad_enabled() else embed)(c))
-    monkeypatch.setattr(choosing, "draw_with", count("selection", choosing.draw_with))
+    monkeypatch.setattr(draw, "draw_with", count("selection", draw.draw_with))
     providers = [("reference", trainer.reference), *(("teacher", teacher) for teacher in trainer.teachers)]
     for phase, provider in providers:
         if isinstance(provider, Live):

@@ -13,7 +13,8 @@ from aced.core.selection_many import reference_joint_many
 from aced.data.source import Candidates
 from aced.train.distributed import World
 from aced.train.draws import generator_of
-from aced.train.scoring.choosing import Around, Choice, Drawn, count_draw, draw_with
+from aced.train.scoring.choosing import Around, Choice, Drawn
+from aced.train.scoring.draw import count_draw, draw_with
 from aced.train.scoring.piece import own_rows
 
 if TYPE_CHECKING:
