@@ -1,12 +1,11 @@
-"""The device that a name means, and the time that its work takes."""
+"""The device that a name means, the time that its work takes, and what it has computed."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
+from torch import Tensor
 
+from aced.core.ledger import Clock, HostClock
 from aced.errors import AcedError
 
 
@@ -31,13 +30,54 @@ def find_device(name: str, said: str) -> torch.device:
     return device
 
 
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """Seconds that have passed since some moment; on a GPU, once it has done all that this thread asked of it."""
-    if device.type != "cuda":
-        return time.perf_counter
+def clock_of(device: torch.device) -> Clock:
+    """What tells how long the device works on something."""
+    return StreamClock(device) if device.type == "cuda" else HostClock()
 
-    def clock() -> float:
-        torch.cuda.current_stream(device).synchronize()
-        return time.perf_counter()
 
-    return clock
+class StreamClock:
+    """Times what a GPU is asked for, by events in its stream; nobody waits for it while it works.
+
+    A phase takes as long as the GPU is between its two moments, idle or not: what loading costs is what the GPU has to
+    wait for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> torch.cuda.Event:
+        """As in `Clock`."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def between(self, start: torch.cuda.Event, end: torch.cuda.Event, *, wait: bool) -> float | None:
+        """As in `Clock`."""
+        if wait:
+            end.synchronize()
+        elif not end.query():
+            return None
+        return start.elapsed_time(end) / 1000
+
+
+class Readout:
+    """Numbers that a device may still be computing, on their way to the host; asking for them waits for nobody.
+
+    Args:
+        values: a tensor, which may be overwritten afterwards.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        if values.device.type != "cuda":
+            self._host, self._arrived = values.detach().to("cpu", copy=True), None
+            return
+        self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._host.copy_(values.detach(), non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(values.device))
+
+    def read(self) -> Tensor:
+        """The numbers, on the CPU, when they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host

@@ -60,14 +60,31 @@ def test_timed_counts_a_block_that_fails() -> None:
     assert ledger.seconds["load"] >= 0.01
 
 
+class Late:
+    """A clock that tells nothing before it is waited for."""
+
+    def __init__(self, *times: float) -> None:
+        self.times = iter(times)
+
+    def mark(self) -> float:
+        return next(self.times)
+
+    def between(self, start: float, end: float, *, wait: bool) -> float | None:
+        return end - start if wait else None
+
+
 def test_phases_are_told_by_the_clock_that_was_given() -> None:
-    times = iter([1.0, 3.5, 10.0, 10.25])
-    ledger = Ledger(clock=lambda: next(times))
+    ledger = Ledger(clock=Late(1.0, 3.5, 10.0, 10.25))
     for phase in ("score", "train"):
         with ledger.timed(phase):  # type: ignore[arg-type]
             pass
+    assert (ledger.seconds["score"], ledger.seconds["train"]) == (0.0, 0.0)
+    twin = ledger.copy()
+    assert ledger.budgets()["seconds"] == 2.75
     assert (ledger.seconds["score"], ledger.seconds["train"]) == (2.5, 0.25)
-    assert "clock" not in ledger.state()
+    assert twin.seconds["score"] == 0.0
+    assert twin.state() == ledger.state()
+    assert set(ledger.state()) == {"samples_trained", "samples_loaded", "flops", "cached_flops", "seconds"}
 
 
 def test_state_survives_json_and_is_a_copy() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def facts_of(outcomes: list[Outcome], trainer: Trainer) -> dict[str, Any]:
     return {
         "candidates": [o.candidates.tolist() for o in outcomes],
         "batches": [sorted(o.candidates[o.rows].tolist()) for o in outcomes],
-        "losses": [[o.parts.loss, o.parts.contrastive, o.parts.distillation or 0.0] for o in outcomes],
-        "norms": [o.grad_norm for o in outcomes],
+        "losses": [[0.0 if part is None else part.item() for part in astuple(o.parts)] for o in outcomes],
+        "norms": [o.grad_norm.item() for o in outcomes],
         "counts": [ledger.samples_loaded, ledger.samples_trained],
         "flops": dict(ledger.flops),
         "cached": ledger.cached_flops,

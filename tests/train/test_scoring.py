@@ -106,7 +106,7 @@ def test_deciding_before_loading_changes_nothing_but_what_is_loaded(make: Make, 
     keys = {"cascade": 0.4, "method__loss": loss}
     (late, a), (early, b) = (make.steps(6, method, early=early, **keys) for early in (False, True))
     assert [positions(o) for o in late] == [positions(o) for o in early]
-    assert [o.parts.loss for o in late] == [o.parts.loss for o in early]
+    assert [o.parts.loss.item() for o in late] == [o.parts.loss.item() for o in early]
     assert a.ledger.flops == b.ledger.flops
     assert a.ledger.cached_flops == pytest.approx(b.ledger.cached_flops, rel=1e-12)
     assert a.ledger.samples_loaded == 6 * SUPER
@@ -228,7 +228,7 @@ def test_reuse_of_age_zero_steps_would_be_the_plain_run(make: Make) -> None:
     """Within an epoch nothing is seen twice, so nothing is reused and the run is the plain one."""
     (plain, _), (reused, _) = make.steps(5), make.steps(5, reuse=50)
     assert [positions(o) for o in plain] == [positions(o) for o in reused]
-    assert [o.parts.loss for o in plain] == [o.parts.loss for o in reused]
+    assert [o.parts.loss.item() for o in plain] == [o.parts.loss.item() for o in reused]
 
 
 def test_reuse_spares_scoring(make: Make) -> None:
@@ -242,7 +242,7 @@ def test_reuse_goes_with_autocast(make: Make) -> None:
     held = trainer.chooser.tensors()
     assert held["memory.image"].dtype == held["memory.text"].dtype == torch.float32
     assert int(held["memory.step"].max()) == 6
-    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    assert outcomes[-1].parts.loss.item() < outcomes[0].parts.loss.item()
 
 
 # -- lower resolution --------------------------------------------------------------------------------------------------
@@ -278,8 +278,8 @@ def test_gradient_caching_sees_the_same_pairs_coarsely(make: Make) -> None:
     """Three at a time, of which a third is coarse, is not one of every three."""
     keys = {"resolution": 16, "coarse_share": 0.4}
     (plain, _), (cached, _) = (make.steps(2, "iid", train__grad_cache=size, **keys) for size in (0, 3))
-    assert [o.parts.loss for o in plain] == pytest.approx([o.parts.loss for o in cached], rel=1e-5)
-    assert [o.grad_norm for o in plain] == pytest.approx([o.grad_norm for o in cached], rel=1e-4)
+    assert [o.parts.loss.item() for o in plain] == pytest.approx([o.parts.loss.item() for o in cached], rel=1e-5)
+    assert [o.grad_norm.item() for o in plain] == pytest.approx([o.grad_norm.item() for o in cached], rel=1e-4)
 
 
 # -- one step stale ----------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_peekable() -> None:
 def test_all_pieces_together_learn(make: Make) -> None:
     keys = {"cascade": 0.5, "early": True, "reuse": 10, "every": 2, "resolution": 16, "coarse_share": 0.5}
     outcomes, trainer = make.steps(12, stale=True, train__steps=12, **keys)
-    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    assert outcomes[-1].parts.loss.item() < outcomes[0].parts.loss.item()
     assert trainer.ledger.samples_trained == 12 * BATCH
 
 

@@ -22,8 +22,11 @@ from aced.towers import load_tower
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.checkpoint import load_checkpoint, save_checkpoint
 from aced.train.gradcache import GradCache
+from aced.train.lossscale import LossScale
 from aced.train.watch import Metrics
 from run_fakes import POOL, run_config, take, trainer_of
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def test_the_second_pass_draws_as_the_first() -> None:
     plain = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     torch.manual_seed(5)
-    cache = GradCache(model, batch, 4)
+    cache = GradCache(model, batch, 4, CPU)
     losses.sigmoid(cache.embedded).backward()
     assert all(p.grad is None for p in model.parameters())
     cache.backward(unsynced, last=True)
@@ -90,7 +93,7 @@ def test_only_the_last_pass_exchanges_gradients() -> None:
     batch = Candidates(torch.arange(10), [""] * 10, {})
     model = Dropping()
     for last in (False, True):
-        cache = GradCache(model, batch, 4)
+        cache = GradCache(model, batch, 4, CPU)
         losses.softmax(cache.embedded).backward()
         cache.backward(noting, last=last)
     assert seen == [False] * 5 + [True]
@@ -138,27 +141,27 @@ def test_low_precision_trains_near_full(precision: str, pool: Scenes, tmp_path: 
         config = config_of(tmp_path, trained, train__precision=p)
         trainer = trainer_of(config, pool)
         if p == "fp16":  # where its search for a scale that fits would end
-            trainer.replica.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+            trainer.replica.scale = LossScale(CPU, enabled=True, first=2.0**8)
         outcomes.append(take(trainer, config, pool, 3))
     full, low = outcomes
-    assert full[0].parts.loss != low[0].parts.loss
+    assert full[0].parts.loss.item() != low[0].parts.loss.item()
     for one, other in zip(full, low, strict=True):
-        assert other.parts.loss == pytest.approx(one.parts.loss, rel=0.05)
+        assert other.parts.loss.item() == pytest.approx(one.parts.loss.item(), rel=0.05)
 
 
 def test_fp16_skips_what_overflows_and_halves_its_scale(pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
     config = config_of(tmp_path, trained, train__precision="fp16")
     trainer = trainer_of(config, pool)
-    trainer.replica.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    trainer.replica.scale = LossScale(CPU, enabled=True, first=2.0**40)
     before = {k: v.clone() for k, v in trainer.student.model.state_dict().items()}
     outcome = take(trainer, config, pool, 1)[0]
-    assert outcome.grad_norm == 0
-    assert trainer.replica.scaler.get_scale() == 2.0**39
+    assert outcome.grad_norm.item() == 0
+    assert trainer.replica.scale.state()["scale"] == 2.0**39
     after = trainer.student.model.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-    scales = [trainer.replica.scaler.get_scale()]
-    while take(trainer, config, pool, 1)[0].grad_norm == 0:
-        scales.append(trainer.replica.scaler.get_scale())
+    scales = [trainer.replica.scale.state()["scale"]]
+    while take(trainer, config, pool, 1)[0].grad_norm.item() == 0:
+        scales.append(trainer.replica.scale.state()["scale"])
         assert len(scales) < 40
     assert any(not torch.equal(before[k], v) for k, v in trainer.student.model.state_dict().items())
 
@@ -175,14 +178,14 @@ def test_a_loss_that_is_not_finite_ends_an_fp16_run_too(pool: Scenes, tmp_path: 
 def test_the_scale_of_the_loss_is_in_the_checkpoint(pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
     config = config_of(tmp_path, trained, train__precision="fp16")
     trainer = trainer_of(config, pool)
-    trainer.replica.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**11, growth_interval=5)
+    trainer.replica.scale = LossScale(CPU, enabled=True, first=2.0**11, interval=5)
     take(trainer, config, pool, 2)
     metrics = Metrics(tmp_path / "metrics.jsonl", None, 1)
     path = save_checkpoint(tmp_path / "checkpoints", trainer, metrics, config)
     again = trainer_of(config, pool)
     load_checkpoint(path, again, metrics, config)
-    assert again.replica.scaler.state_dict() == trainer.replica.scaler.state_dict()
-    assert again.replica.scaler.state_dict()["_growth_tracker"] == 2
+    assert again.replica.scale.state() == trainer.replica.scale.state()
+    assert again.replica.scale.state()["_growth_tracker"] == 2
 
 
 # -- what a step costs -------------------------------------------------------------------------------------------------

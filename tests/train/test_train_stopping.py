@@ -24,9 +24,11 @@ from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError, told
 from aced.evaluate.tasks import Task
 from aced.stopping import SIGNALS, Stopped, deferred, leave_to_parent, watching
+from aced.train import fit as fit_module
 from aced.train import loop
 from aced.train.fit import Fitted, fit
 from aced.train.folder import holder
+from aced.train.guard import Guard
 from aced.train.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
@@ -369,15 +371,39 @@ def _in_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "_usable", failing)
 
 
-def _in_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aced.train import step
+def _in_the_loss(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The fifth step's loss is NaN; whether each step that was launched was refused."""
+    from aced.train.replica import Replica, Verdict
 
-    clip = step._clip
+    judge, refused = Replica.judge, []
 
-    def failing(trainer: Any, parts: Any) -> float:
-        return clip(trainer, replace(parts, loss=float("nan")) if trainer.step == 4 else parts)
+    def failing(self: Replica, loss: torch.Tensor, norm: torch.Tensor) -> Verdict:
+        verdict = judge(self, loss * torch.nan if len(refused) == 4 else loss, norm)
+        refused.append(bool(verdict.refused))
+        return verdict
 
-    monkeypatch.setattr(step, "_clip", failing)
+    monkeypatch.setattr(Replica, "judge", failing)
+    return refused
+
+
+def _in_the_loss_told_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, noticed as on a GPU: when the next step, whose passes have been launched, comes to its update."""
+    refused = _in_the_loss(monkeypatch)
+    make = fit_module.make_trainer
+
+    def late(*parts: Any) -> Any:
+        trainer = make(*parts)
+        trainer.guard = Guard(behind=1)
+        update = trainer.replica.update
+
+        def updating(optimizer: Any, verdict: Any) -> None:
+            update(optimizer, verdict)
+            assert refused in ([False] * trainer.step + [False], [False] * 4 + [True])
+
+        monkeypatch.setattr(trainer.replica, "update", updating)
+        return trainer
+
+    monkeypatch.setattr(fit_module, "make_trainer", late)
 
 
 CHEAP = {"scoring__cascade": 0.5, "scoring__reuse": 4, "scoring__resolution": 16}
@@ -386,7 +412,6 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     ("iid", {}),
     ("aced", {}),
     ("aced", CHEAP),
-    ("aced", {"scoring__stale": True}),
     ("i-aced", {"scoring__cascade": 1.0}),
     ("aced", GUESSED),
 ]
@@ -402,15 +427,16 @@ def test_a_step_that_fails_leaves_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = with_holes(pool, 9)
-    keys = {"data__max_bad_share": 0.5, **keys}
+    keys = {"data__max_bad_share": 0.5, "run__log_every": 2, **keys}
     run(config_of(tmp_path / "whole", method, trained, **keys), source)
-    for where in (_in_reading, _in_the_loss):
+    for where in (_in_reading, _in_the_loss, _in_the_loss_told_late):
         config = config_of(tmp_path / where.__name__, method, trained, **keys)
         with monkeypatch.context() as patch:
             where(patch)
             with pytest.raises(AcedError) as failed:
                 run(config, source)
         assert steps_in(tmp_path / where.__name__) == [4]
+        assert str(failed.value).startswith("Step 5: " if where != _in_reading else "The data")
         assert told(failed.value).startswith(f"{failed.value} Step 4 is saved")
         run(config, source, resume=True)
         same_run(tmp_path / "whole", tmp_path / where.__name__)
@@ -421,8 +447,8 @@ def test_no_checkpoint_of_half_an_update(pool: Scenes, tmp_path: Path, monkeypat
 
     update, calls = Replica.update, []
 
-    def failing(self: Replica, optimizer: Any) -> None:
-        update(self, optimizer)
+    def failing(self: Replica, *parts: Any) -> None:
+        update(self, *parts)
         calls.append(1)
         if len(calls) == 4:
             raise Fault

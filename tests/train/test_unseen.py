@@ -50,7 +50,7 @@ def test_what_training_has_not_seen_is_taken_as_unknown(make: Make) -> None:
 def test_assumed_scores_prefer_what_is_new(make: Make) -> None:
     outcomes, trainer = make.steps(15, reuse=50, unseen="assume", train__steps=15)
     assert trainer.ledger.flops["scoring"] == 0
-    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    assert outcomes[-1].parts.loss.item() < outcomes[0].parts.loss.item()
     # Three epochs of 400 pairs in batches of 16: a choice that knew nothing would meet fewer different pairs.
     drawn = {i for outcome in outcomes for i in positions(outcome)}
     (plain, _) = make.steps(15, "i-aced")
@@ -129,5 +129,5 @@ def test_what_is_embedded_after_all_is_counted(make: Make, unseen: str) -> None:
 def test_predicted_scores_learn(make: Make) -> None:
     keys = {"cascade": 0.5, "early": True, "reuse": 10, "every": 2}
     outcomes, trainer = make.steps(12, unseen="predict", refresh=0.25, train__steps=12, **keys)
-    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
+    assert outcomes[-1].parts.loss.item() < outcomes[0].parts.loss.item()
     assert trainer.ledger.samples_trained == 12 * BATCH

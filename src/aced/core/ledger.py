@@ -9,16 +9,41 @@ Definitions: METHOD section 4 (docs/cost.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 FlopPhase = Literal["forward_backward", "scoring", "selection", "reference", "teacher"]
 TimePhase = Literal["load", "score", "select", "train"]
 
 BACKWARD = 2.0
 """FLOPs of a backward pass relative to the forward pass."""
+
+
+class Clock(Protocol):
+    """Tells how long something takes, on a device that may still be at it when it is asked."""
+
+    def mark(self) -> Any:
+        """This moment."""
+        ...
+
+    def between(self, start: Any, end: Any, *, wait: bool) -> float | None:
+        """Seconds between two moments; None where the device has not come to the second, unless it is to `wait`."""
+        ...
+
+
+class HostClock:
+    """The clock of a device that has done what it was asked for when a call returns."""
+
+    def mark(self) -> float:
+        """As in `Clock`."""
+        return time.perf_counter()
+
+    def between(self, start: float, end: float, *, wait: bool) -> float:
+        """As in `Clock`."""
+        return end - start
 
 
 @dataclass
@@ -32,9 +57,8 @@ class Ledger:
             embeddings came from a cache.
         cached_flops: what computing the reference's and teacher's embeddings would have cost this run without
             a cache; zero where there was none.
-        seconds: wall time by phase.
-        clock: seconds that have passed since some moment; of a device that works on behind Python's back one that waits
-            for it, or a phase would be charged for what an earlier one has asked for. No part of the totals.
+        seconds: wall time by phase, as far as the clock could tell it without waiting; `settle` makes it complete.
+        clock: tells the time. No part of the totals.
     """
 
     samples_trained: int = 0
@@ -44,16 +68,28 @@ class Ledger:
     )
     cached_flops: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("load", "score", "select", "train"), 0.0))
-    clock: Callable[[], float] = field(default=time.perf_counter, repr=False, compare=False)
+    clock: Clock = field(default_factory=HostClock, repr=False, compare=False)
+    _spans: deque[tuple[str, Any, Any]] = field(default_factory=deque, init=False, repr=False, compare=False)
 
     @contextmanager
     def timed(self, phase: TimePhase) -> Iterator[None]:
         """Add the wall time of the block to a phase."""
-        start = self.clock()
+        start = self.clock.mark()
         try:
             yield
         finally:
-            self.seconds[phase] += self.clock() - start
+            self._spans.append((phase, start, self.clock.mark()))
+            self.settle(wait=False)
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Add the blocks that the device has come through to `seconds`; with `wait` all of them."""
+        while self._spans:
+            phase, start, end = self._spans[0]
+            passed = self.clock.between(start, end, wait=wait)
+            if passed is None:
+                return
+            self.seconds[phase] += passed
+            self._spans.popleft()
 
     def trained(self, samples: int, forward_flops: float) -> None:
         """Count a training step: `forward_flops` per sample, backward at twice that."""
@@ -65,7 +101,8 @@ class Ledger:
         self.flops[phase] += samples * forward_flops
 
     def budgets(self) -> dict[str, float]:
-        """The four budgets that accuracy is shown against."""
+        """The four budgets that accuracy is shown against; waits for the device."""
+        self.settle()
         return {
             "samples_trained": self.samples_trained,
             "samples_loaded": self.samples_loaded,
@@ -73,11 +110,25 @@ class Ledger:
             "seconds": sum(self.seconds.values()),
         }
 
+    def copy(self) -> Ledger:
+        """The same totals, which this ledger leaves alone from now on; waits for nothing."""
+        twin = Ledger(clock=self.clock, **self._totals())  # type: ignore[arg-type]
+        twin._spans = self._spans.copy()
+        return twin
+
     def state(self) -> dict[str, object]:
-        """A JSON-ready copy of the totals, for checkpoints."""
-        totals = asdict(self)
-        del totals["clock"]
-        return totals
+        """A JSON-ready copy of the totals, for checkpoints; waits for the device."""
+        self.settle()
+        return self._totals()
+
+    def _totals(self) -> dict[str, object]:
+        return {
+            "samples_trained": self.samples_trained,
+            "samples_loaded": self.samples_loaded,
+            "flops": dict(self.flops),
+            "cached_flops": self.cached_flops,
+            "seconds": dict(self.seconds),
+        }
 
 
 def selection_flops(candidates: int, size: int, chunks: int, widths: list[int]) -> float:

@@ -138,7 +138,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         earlier.check_all(trainer.marks, trainer.tars)
         tensors = load_file(path / "train.safetensors")
         trainer.replica.load(load_file(path / "model" / "model.safetensors"))
-        trainer.replica.scaler.load_state_dict(facts.get("scaler", {}))
+        trainer.replica.scale.load(facts.get("scaler", {}))
         trainer.objective.load_state_dict(_under("objective.", tensors))
         _load_optimizer(trainer.optimizer, tensors)
         trainer.generator.set_state(tensors["generator"])
@@ -204,7 +204,7 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "torch": torch.__version__,
         "device": trainer.student.device.type,
         "processes": trainer.world.size,
-        "scaler": trainer.replica.scaler.state_dict(),
+        "scaler": trainer.replica.scale.state(),
         "marks": trainer.marks,
         "caches": {one.fingerprint: cache_mark(one) for one in _providers(trainer) if isinstance(one, Cached)},
         "ledger": trainer.ledger.state(),

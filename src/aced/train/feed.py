@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -41,10 +41,9 @@ class Faults:
     examples: dict[str, Fault] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     read: int = 0
-    _kept: tuple[int, Counter[str], dict[str, Fault]] = field(
-        default_factory=lambda: (0, Counter(), {}), repr=False, compare=False
+    _kept: deque[tuple[int, Counter[str], dict[str, Fault], list[str]]] = field(
+        default_factory=lambda: deque(maxlen=2), repr=False, compare=False
     )
-    _new: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def note(self, faults: Iterable[Fault]) -> None:
         """Count what is known before anything is read, such as the damage found in tars; no limit applies."""
@@ -66,7 +65,8 @@ class Faults:
         for fault in faults:
             if fault.key not in self.keys:
                 self.keys.add(fault.key)
-                self._new.append(fault.key)
+                if self._kept:
+                    self._kept[-1][3].append(fault.key)
                 self._count(fault)
         lost = sum(self.counts[name] for name in LOST)
         bad, seen = len(self.keys) - lost, self.read - lost
@@ -78,15 +78,13 @@ class Faults:
             )
 
     def keep(self) -> None:
-        """Remember the counts until `back` or the next `keep`."""
-        self._kept = self.read, Counter(self.counts), dict(self.examples)
-        self._new.clear()
+        """Remember the counts as they are, and those at the `keep` before."""
+        self._kept.append((self.read, Counter(self.counts), dict(self.examples), []))
 
     def back(self) -> None:
-        """Go back to what was there at `keep`."""
-        self.read, self.counts, self.examples = self._kept
-        self.keys.difference_update(self._new)
-        self.keep()
+        """Go back to what was there at the last `keep`, and called again to what was there at the one before."""
+        self.read, self.counts, self.examples, new = self._kept.pop()
+        self.keys.difference_update(new)
 
     def commonest(self) -> str:
         """`; for example NAME: sentence` of the commonest fault so far, or nothing."""

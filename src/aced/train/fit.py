@@ -31,6 +31,7 @@ from aced.train.columns import Columns
 from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
+from aced.train.guard import Guard
 from aced.train.inputs import Inputs
 from aced.train.limit import allowed
 from aced.train.loop import OnStep, run_steps
@@ -208,6 +209,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
+        guard=Guard(behind=1 if student.device.type == "cuda" else 0),
         marks=_marks(inputs),
         tars=KnownTars.of(inputs.source),
     )

@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from aced.core.embeddings import Embeddings
+from aced.core.embeddings import Embeddings, Scalar
 from aced.data.source import Candidates
+from aced.train.draws import RandomStates, random_states
 
 Forward = Callable[[Candidates], Embeddings]
 
@@ -26,25 +27,24 @@ class GradCache:
         forward: gives the embeddings of a micro-batch, with gradient where that is enabled.
         batch: the pairs.
         micro_batch: how many are embedded at once.
+        device: that the model draws random numbers on, beside the CPU.
 
     Attributes:
         embedded: `[b, d]` embeddings of the batch, float32; they collect the gradient of whatever is computed from
             them, as scale and bias do.
     """
 
-    def __init__(self, forward: Forward, batch: Candidates, micro_batch: int) -> None:
+    def __init__(self, forward: Forward, batch: Candidates, micro_batch: int, device: torch.device) -> None:
         self._forward = forward
         self._parts = batch.split(micro_batch)
-        self._states: list[list[Tensor]] = []
+        self._states: list[RandomStates] = []
         parts = []
         with torch.no_grad():
             for part in self._parts:
-                self._states.append(_random_state())
+                self._states.append(random_states(device))
                 parts.append(forward(part))
         whole = Embeddings.cat(parts)
-        self.embedded = Embeddings(
-            _leaf(whole.image.float()), _leaf(whole.text.float()), _leaf(whole.scale), _leaf(whole.bias)
-        )
+        self.embedded = Embeddings(_side(whole.image), _side(whole.text), _leaf(whole.scale), _leaf(whole.bias))
 
     def backward(self, syncing: Callable[[bool], AbstractContextManager[None]], *, last: bool) -> None:
         """Give the parameters the gradient that `embedded` has collected.
@@ -70,8 +70,13 @@ class GradCache:
                 torch.autograd.backward(outputs, gradients)
 
 
-def _leaf(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).detach().clone().requires_grad_()
+def _side(values: Tensor) -> Tensor:
+    return values.detach().float().clone().requires_grad_()
+
+
+def _leaf(value: Scalar) -> Scalar:
+    """The value without its past, ready to collect a gradient; a number, which none is wanted of, as it is."""
+    return value.detach().clone().requires_grad_() if isinstance(value, Tensor) else value
 
 
 def _gradient(leaf: Tensor) -> Tensor:
@@ -79,26 +84,12 @@ def _gradient(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
-def _random_state() -> list[Tensor]:
-    """The state of torch's global generators, which dropout draws from."""
-    state = [torch.get_rng_state()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state += torch.cuda.get_rng_state_all()
-    return state
-
-
 @contextmanager
-def _replayed(state: list[Tensor]) -> Iterator[None]:
+def _replayed(states: RandomStates) -> Iterator[None]:
     """The global generators as they were in the first pass; as before afterwards."""
-    before = _random_state()
-    _set_random_state(state)
+    before = random_states(states.device)
+    states.restore()
     try:
         yield
     finally:
-        _set_random_state(before)
-
-
-def _set_random_state(state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state_all(state[1:])
+        before.restore()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from aced.config import Config
@@ -22,21 +24,33 @@ GO_ON = "the same command with --resume goes on from there"
 """What can be done about a run whose last step is saved."""
 
 
-class LastStep:
-    """The state behind the last complete step: the small part of it that the next step changes before the weights."""
+@dataclass(frozen=True)
+class _State:
+    """What a step changes before it comes to the weights, as it was between two steps."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    step: int
+    generator: Tensor
+    ledger: Ledger
+    statistics: list[Tensor]
+
+
+class LastStep:
+    """The state behind the last complete steps: the small part of it that the next one changes before the weights.
+
+    Of two steps, because a step that was refused may be noticed when the next one is under way.
+    """
+
+    def __init__(self, trainer: Trainer, metrics: Metrics) -> None:
+        self._trainer, self._metrics = trainer, metrics
         self._statistics = _running(trainer.student.model)
+        self._kept: deque[_State] = deque(maxlen=2)
         self.keep()
 
     def keep(self) -> None:
         """Remember the trainer as it is, between two steps."""
         t = self._trainer
-        self._step = t.step
-        self._generator = t.generator.get_state()
-        self._ledger = t.ledger.state()
-        self._buffers = [buffer.clone() for buffer in self._statistics]
+        statistics = [buffer.clone() for buffer in self._statistics]
+        self._kept.append(_State(t.step, t.generator.get_state(), t.ledger.copy(), statistics))
         t.faults.keep()
         t.chooser.keep()
         t.whole = True
@@ -44,23 +58,38 @@ class LastStep:
     def put_back(self) -> bool:
         """Make the trainer again what it was; False where that cannot be had any more, or is nothing to go on from.
 
-        A step that fails leaves the weights alone until the optimiser has begun to change them.
+        A step that fails leaves the weights alone until the optimiser has begun to change them, and one that was
+        refused leaves them alone altogether.
         """
         t = self._trainer
-        if not t.whole or t.step != self._step or t.step == 0:
+        refused = t.guard.first_refused()
+        good = t.step if refused is None else refused - 1
+        if not t.whole or good == 0:
             return False
-        t.generator.set_state(self._generator)
-        t.ledger = Ledger(**self._ledger, clock=t.ledger.clock)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for buffer, kept in zip(self._statistics, self._buffers, strict=True):
-                buffer.copy_(kept)
-        t.faults.back()
-        t.chooser.back()
+        while self._kept:
+            t.faults.back()
+            t.chooser.back()
+            if self._kept[-1].step <= good:
+                break
+            self._kept.pop()
+        if not self._kept or self._kept[-1].step != good:
+            return False
+        self._take(self._kept[-1])
+        self._metrics.forget(good)
         # A rate that is too high can make weights infinite in one step and the loss in the next.
         return all(bool(torch.isfinite(p).all()) for p in t.student.parameters())
 
+    def _take(self, state: _State) -> None:
+        t = self._trainer
+        t.step = state.step
+        t.generator.set_state(state.generator)
+        t.ledger = state.ledger
+        with torch.no_grad():
+            for buffer, kept in zip(self._statistics, state.statistics, strict=True):
+                buffer.copy_(kept)
 
-def _running(model: nn.Module) -> list[torch.Tensor]:
+
+def _running(model: nn.Module) -> list[Tensor]:
     """What a forward pass in training changes of a model."""
     return [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]
 

@@ -18,6 +18,7 @@ from aced.stopping import Asked, Stopped, deferred
 from aced.towers import Tower
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
+from aced.train.draws import global_draws
 from aced.train.feed import feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
@@ -44,7 +45,7 @@ def run_steps(
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
     """
     steps, every = config.train.steps, config.run.checkpoint_every
-    last = LastStep(trainer)
+    last = LastStep(trainer, metrics)
     with deferred() as asked, leaving_a_checkpoint(last, trainer, metrics, config):
         wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
 
@@ -63,32 +64,32 @@ def run_steps(
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
                 outcome = train_step(trainer, batches)
+            scored = bool(config.eval.every) and trainer.step % config.eval.every == 0 and trainer.step < steps
+            due = trainer.step == steps or bool(every and trainer.step % every == 0)
+            if scored or due or wishes.any or metrics.logs(trainer.step, steps):
+                trainer.guard.settle()  # nothing is written of a step that may turn out to have been refused
             if trainer.world.first:
                 metrics.note(trainer, outcome)
             last.keep()
             # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
-            if config.eval.every and trainer.step % config.eval.every == 0 and trainer.step < steps:
+            if scored:
                 evaluate_now()
-            due = trainer.step == steps or (every and trainer.step % every == 0)
-            if due or wishes.save or wishes.stop is not None:
+            if due or wishes.any:
                 save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
                 wishes.saved()
             if wishes.stop is None:  # a terminal that is gone must not hide why
-                on_step(trainer.step, f"loss {outcome.parts.loss:.2f}")
+                on_step(trainer.step, f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
 
 
-@contextlib.contextmanager
-def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Let what a model draws in training (dropout, dropped patches) depend on seed, step and process alone.
 
-    Such layers know torch's global generator only; it is left as it was.
+    Such layers know torch's global generators only; they are left as they were.
     """
-    number = int.from_bytes(hashlib.sha256(f"draws {seed} {step} {rank}".encode()).digest()[:8], "big") >> 1
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(number)
-        yield
+    digest = hashlib.sha256(f"draws {seed} {step} {rank}".encode()).digest()
+    return global_draws(device, int.from_bytes(digest[:8], "big") >> 1)
 
 
 @contextlib.contextmanager

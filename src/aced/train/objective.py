@@ -20,11 +20,11 @@ MAX_LOG_SCALE = math.log(100.0)
 
 @dataclass(frozen=True)
 class Parts:
-    """The scalar losses of one step, detached."""
+    """The losses of one step: scalars without gradient, on the device that computes them."""
 
-    loss: float
-    contrastive: float
-    distillation: float | None
+    loss: Tensor
+    contrastive: Tensor
+    distillation: Tensor | None
 
 
 class Objective(nn.Module):
@@ -84,12 +84,12 @@ class Objective(nn.Module):
         """
         base: Tensor = getattr(losses, self.loss)(contrastive)
         if self.method.distill is None:
-            return base, Parts(base.item(), base.item(), None)
+            return base, Parts(base.detach(), base.detach(), None)
         kd = self._distillation(distilled, teachers)
         if self.method.columns:
             kd = kd + self._against_columns(distilled, teachers, columns)
         total = base + self.method.weight * kd
-        return total, Parts(total.item(), base.item(), kd.item())
+        return total, Parts(total.detach(), base.detach(), kd.detach())
 
     def _distillation(self, student: Embeddings, teachers: Sequence[Embeddings]) -> Tensor:
         if self.method.distill == "softmax":

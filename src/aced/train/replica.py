@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,14 +21,28 @@ from aced.data.source import Candidates
 from aced.towers import Tower
 from aced.train.distributed import World
 from aced.train.gradcache import GradCache
+from aced.train.lossscale import LossScale
 from aced.train.sharding import clip_gradients, load_state, shard, whole
 
 Parallel = Literal["ddp", "fsdp"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_SMALLEST_SCALE = 1.0
-"""Where halving the scale of the loss has come this far, no gradient would fit fp16: the run has diverged."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a step's loss and gradient say about its update; scalars, bool but for the norm, on the device.
+
+    Attributes:
+        refused: not finite, so that the run must end.
+        skipped: the gradient only overflowed fp16; the run goes on with a smaller scale of the loss.
+        norm: length of the gradient before it was clipped, 0 where it was skipped.
+    """
+
+    refused: Tensor
+    skipped: Tensor
+    norm: Tensor
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -62,7 +75,7 @@ class Replica:
         grad_cache: int = 0,
     ) -> None:
         self.student, self.world, self.precision, self.grad_cache = student, world, precision, grad_cache
-        self.scaler = torch.amp.GradScaler(student.device.type, enabled=precision == "fp16")
+        self.scale = LossScale(student.device, enabled=precision == "fp16")
         self._caches: list[GradCache] = []
         self._plain = student
         self._sharded: Any = None
@@ -85,7 +98,7 @@ class Replica:
     def embed(self, batch: Candidates) -> Embeddings:
         """Embeddings of the whole batch, float32 and with gradient, of which `batch` is this rank's share."""
         if self.grad_cache:
-            self._caches.append(GradCache(self._forward, batch, self.grad_cache))
+            self._caches.append(GradCache(self._forward, batch, self.grad_cache, self.student.device))
             own = self._caches[-1].embedded
         else:
             own = self._forward(batch)
@@ -95,25 +108,33 @@ class Replica:
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of a loss that every rank has computed on the whole batch; the same on every rank."""
-        self.scaler.scale(loss).backward()
+        self.scale.scaled(loss).backward()
         for number, cache in enumerate(self._caches, 1):
             cache.backward(self._syncing, last=number == len(self._caches))
         self._caches.clear()
         self.world.average([p.grad for p in self._together if p.grad is not None])
 
-    def clip(self, optimizer: torch.optim.Optimizer, limit: float) -> float:
+    def clip(self, optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
         """Scale the gradients to a length of `limit` at most; their length before."""
-        self.scaler.unscale_(optimizer)
-        return clip_gradients([p for group in optimizer.param_groups for p in group["params"]], limit)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.scale.unscale(parameters)
+        return clip_gradients(parameters, limit)
 
-    def skips(self, norm: float) -> bool:
-        """Whether a gradient of this length only says that the loss was scaled too far for fp16."""
-        return self.scaler.is_enabled() and not math.isfinite(norm) and self.scaler.get_scale() > _SMALLEST_SCALE
+    def judge(self, loss: Tensor, norm: Tensor) -> Verdict:
+        """Whether a step of this loss and gradient may change the weights; the same on every rank."""
+        finite = torch.isfinite(loss), torch.isfinite(norm)
+        skipped = self.scale.overflowed(*finite)
+        return Verdict(~(finite[0] & finite[1]) & ~skipped, skipped, norm.masked_fill(skipped, 0.0))
 
-    def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """One step of the optimiser; none where `skips` says so."""
-        self.scaler.step(optimizer)
-        self.scaler.update()
+    def update(self, optimizer: torch.optim.Optimizer, verdict: Verdict) -> None:
+        """One step of the optimiser, which changes nothing at all where it was refused or is skipped."""
+        # Fused optimisers take this from whoever scales losses; it is looked at on the device.
+        optimizer.found_inf = (verdict.refused | verdict.skipped).float()  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf  # type: ignore[attr-defined]
+        self.scale.update(verdict.skipped, verdict.refused)
 
     def snapshot(self, into: Tower | None = None) -> Tower:
         """A whole copy of the student as it is now, which training leaves alone; between `begin` and `backward`.

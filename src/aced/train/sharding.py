@@ -63,22 +63,26 @@ def load_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     module.load_state_dict({name: part_like(t, own[name]) if name in own else t for name, t in state.items()})
 
 
-def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
-    """Scale gradients so that their common length is `limit` at most; the length before.
+def by_kind(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Those that have a gradient, sharded and whole ones apart, since torch's fused calls take one kind only."""
+    found = [p for p in parameters if p.grad is not None]
+    kinds = [p for p in found if is_sharded(p)], [p for p in found if not is_sharded(p)]
+    return [kind for kind in kinds if kind]
 
-    Whole and sharded gradients cannot stand in one of torch's fused calls, so each kind is taken by itself.
-    """
-    parameters = [p for p in parameters if p.grad is not None]
-    parts = [p for p in parameters if is_sharded(p)]
-    if not parts:
-        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-    rest = [p for p in parameters if not is_sharded(p)]
-    norms = [whole(torch.nn.utils.get_total_norm(_gradients(kind))) for kind in (parts, rest) if kind]
+
+def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
+    """Scale gradients so that their common length is `limit` at most; the length before, a scalar."""
+    parameters = list(parameters)
+    kinds = by_kind(parameters)
+    if not any(is_sharded(kind[0]) for kind in kinds):
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+    norms = [whole(torch.nn.utils.get_total_norm(gradients(kind))) for kind in kinds]
     norm = torch.stack(norms).norm()
-    for kind in (parts, rest):
+    for kind in kinds:
         torch.nn.utils.clip_grads_with_norm_(kind, limit, norm)
-    return float(norm)
+    return norm
 
 
-def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Those that there are."""
     return [p.grad for p in parameters if p.grad is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +21,7 @@ from aced.train.columns import Columns
 from aced.train.dealing import Dealt, Pool, all_faults
 from aced.train.distributed import World
 from aced.train.feed import Faults
+from aced.train.guard import Guard
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
@@ -67,6 +67,7 @@ class Trainer:
         generator: of the draws.
         ledger: what the run has spent.
         faults: which samples could not be read.
+        guard: ends the run where a loss or gradient is not finite.
         marks: hashes of the data and the frozen models, so that a resumed run can tell whether they are the same.
         tars: that the data lie in.
         step: number of steps taken.
@@ -88,6 +89,7 @@ class Trainer:
     generator: torch.Generator
     ledger: Ledger
     faults: Faults
+    guard: Guard = field(default_factory=Guard)
     marks: dict[str, str] = field(default_factory=dict)
     tars: KnownTars = field(default_factory=lambda: KnownTars(()))
     step: int = 0
@@ -97,7 +99,7 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did, for those who watch.
+    """What a step did, for those who watch; tensors may still be in the making on the device they are on.
 
     Attributes:
         step: its number, from 1.
@@ -106,7 +108,8 @@ class Outcome:
         scores: `[B]` s_ii, NaN where a candidate was not scored; or None where nothing was chosen.
         parts: the losses.
         lr: learning rate.
-        grad_norm: length of the gradient before it was clipped; 0 where it overflowed fp16 and the step was skipped.
+        grad_norm: length of the gradient before it was clipped, a scalar; 0 where it overflowed fp16 and the step was
+            skipped.
     """
 
     step: int
@@ -115,15 +118,15 @@ class Outcome:
     scores: Tensor | None
     parts: Parts
     lr: float
-    grad_norm: float
+    grad_norm: Tensor
 
 
 def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     """Take one optimiser step on a batch that the trainer's method chooses.
 
     Raises:
-        AcedError: the loss or the gradient is not finite (the weights are then those before the step), or less than
-            half a batch of the super-batch is usable.
+        AcedError: the loss or the gradient of this step, or of the one before it, is not finite (the weights are then
+            those before that step), or less than half a batch of the super-batch is usable.
     """
     ledger, cfg = t.ledger, t.settings
     t.replica.begin()
@@ -142,15 +145,17 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         loss, parts = t.objective(embedded, embedded_kd, teachers, _columns(t, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
-        grad_norm = _clip(t, parts)
+        norm = t.replica.clip(t.optimizer, cfg.clip)
+        verdict = t.replica.judge(parts.loss, norm)
+        t.guard.note(t.step + 1, parts.loss, norm, verdict.refused)
         lr = learning_rate(t.step, cfg.steps, peak=cfg.lr, warmup=cfg.warmup)
         set_learning_rate(t.optimizer, lr)
         t.whole = False  # until the step is complete
-        t.replica.update(t.optimizer)
+        t.replica.update(t.optimizer, verdict)
         t.objective.clamp(t.student.model)
         t.chooser.trained(t, pool.positions[dealt.rows], embedded.detach())
     t.step += 1
-    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
+    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm)
 
 
 def _usable(t: Trainer, candidates: Candidates) -> Pool:
@@ -208,16 +213,3 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Embeddings:
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
     return t.replica.embed(batch)
-
-
-def _clip(t: Trainer, parts: Parts) -> float:
-    norm = t.replica.clip(t.optimizer, t.settings.clip)
-    if math.isfinite(parts.loss) and t.replica.skips(norm):
-        return 0.0
-    if not (math.isfinite(parts.loss) and math.isfinite(norm)):
-        raise AcedError(
-            f"Step {t.step + 1}: the loss is {parts.loss:g} and the gradient's norm {norm:g}; the run stopped before "
-            "this step changed the weights. Start a new run with a lower train.lr (student.model can be the `model` "
-            "folder of a checkpoint)."
-        )
-    return norm

@@ -35,24 +35,37 @@ class Metrics:
         self.chosen_total: Counter[str] = Counter()
         self._chosen: Counter[str] = Counter()
         self._pool: Counter[str] = Counter()
+        self._uncounted: list[tuple[int, Tensor, Tensor]] = []  # step, candidates, rows
 
     def state(self) -> dict[str, dict[str, int]]:
         """The counts, for a checkpoint."""
+        self._count()
         return {"total": dict(self.chosen_total), "chosen": dict(self._chosen), "pool": dict(self._pool)}
 
     def rewind(self, step: int, state: dict[str, dict[str, int]]) -> None:
         """Go back to a checkpoint: drop the lines after `step`, which the resumed run writes again."""
         trim_lines(self.path, step)
         self.chosen_total, self._chosen, self._pool = (Counter(state[k]) for k in ("total", "chosen", "pool"))
+        self._uncounted.clear()
+
+    def forget(self, step: int) -> None:
+        """Leave out the steps after `step`, of which nothing has been written."""
+        self._uncounted = [seen for seen in self._uncounted if seen[0] <= step]
+
+    def logs(self, step: int, steps: int) -> bool:
+        """Whether step number `step` of `steps` gets a line."""
+        return step % self.every == 0 or step == steps
 
     def note(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any] | None:
-        """Count a step; on every `every`-th and on the last step write and return its line."""
+        """Count a step; on every `every`-th and on the last step write and return its line.
+
+        What the device has made of a step is read with the next line, so that no other step waits for it.
+        """
         if self.kinds is not None:
-            pool = [self.kinds[i] for i in outcome.candidates.tolist()]
-            self._pool.update(pool)
-            self._chosen.update(pool[row] for row in outcome.rows.tolist())
-        if outcome.step % self.every and outcome.step != trainer.settings.steps:
+            self._uncounted.append((outcome.step, outcome.candidates, outcome.rows))
+        if not self.logs(outcome.step, trainer.settings.steps):
             return None
+        self._count()
         line = self._line(trainer, outcome)
         append_line(self.path, json.dumps(line))
         self.trackers.line(line)
@@ -74,21 +87,31 @@ class Metrics:
                 self._told.add((task, why))
                 self.say(f"At step {step} the task '{task}' could not be scored: {why}")
 
+    def _count(self) -> None:
+        """Count the kinds of what was seen and chosen since the last time."""
+        for _, candidates, rows in self._uncounted:
+            assert self.kinds is not None
+            pool = [self.kinds[i] for i in candidates.tolist()]
+            self._pool.update(pool)
+            self._chosen.update(pool[row] for row in rows.tolist())
+        self._uncounted.clear()
+
     def _line(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
-        scores = outcome.scores
+        scores, parts = outcome.scores, outcome.parts
+        budgets = trainer.ledger.budgets()
         scale, bias = (torch.as_tensor(v).item() for v in trainer.student.scale_and_bias())
         line: dict[str, Any] = {
             "step": outcome.step,
             "steps": trainer.settings.steps,
-            "loss": outcome.parts.loss,
-            "contrastive": outcome.parts.contrastive,
-            "kd": outcome.parts.distillation,
+            "loss": parts.loss.item(),
+            "contrastive": parts.contrastive.item(),
+            "kd": None if parts.distillation is None else parts.distillation.item(),
             "lr": outcome.lr,
             "scale": scale,
             "bias": bias,
-            "grad_norm": outcome.grad_norm,
+            "grad_norm": outcome.grad_norm.item(),
             "learnability": _means(scores, outcome.rows),
-            "budgets": trainer.ledger.budgets(),
+            "budgets": budgets,
             "flops": dict(trainer.ledger.flops),
             "cached_flops": trainer.ledger.cached_flops,
             "seconds": dict(trainer.ledger.seconds),

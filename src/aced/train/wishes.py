@@ -50,6 +50,11 @@ class Wishes:
         """Settle between two steps, in an exchange of its own."""
         self.settle(self._world.sum(self.own()))
 
+    @property
+    def any(self) -> bool:
+        """Whether a checkpoint is to be written, for whichever reason."""
+        return self.save or self.stop is not None
+
     def saved(self) -> None:
         """A checkpoint has been written."""
         self._last = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +40,8 @@ class Memory:
         self._sample = torch.full((_FIRST,), -1)  # in each place; -1: free
         self._step = torch.zeros(_FIRST, dtype=torch.int64)
         self._image = self._text = torch.empty(_FIRST, 0)
-        self._replaced: list[tuple[Tensor, dict[str, Tensor]]] | None = None  # until `keep` asks for it
+        # What was replaced since each of the last two `keep`.
+        self._replaced: deque[list[tuple[Tensor, dict[str, Tensor]]]] = deque(maxlen=2)
 
     def __len__(self) -> int:
         return int((self._sample >= 0).sum())
@@ -62,8 +64,8 @@ class Memory:
         if self._image.shape[1] == 0:
             self._image, self._text = (e.new_zeros(len(self._sample), e.shape[1]) for e in (image, text))
         self._reach(indices)
-        if self._replaced is not None:
-            self._replaced.append((indices, self._held(indices)))
+        if self._replaced:
+            self._replaced[-1].append((indices, self._held(indices)))
         new = indices[self._place[indices] < 0]
         if len(new):
             place = self._free(len(new), step)
@@ -76,16 +78,18 @@ class Memory:
 
     def keep(self) -> None:
         """From now on note what is replaced, so that `back` can put it back."""
-        self._replaced = []
+        self._replaced.append([])
 
     def back(self) -> None:
-        """Undo every `put` since the last `keep`, but for what it found too old to be used again."""
-        replaced, self._replaced = self._replaced or [], None
+        """Undo every `put` since the last `keep`, and called again every one since the `keep` before."""
+        replaced = self._replaced.pop()
+        kept, self._replaced = self._replaced, deque(maxlen=2)  # what is put back replaces nothing
         for indices, held in reversed(replaced):
             place = self._place[indices].long()
             self._sample[place[place >= 0]] = -1
             self._place[indices] = -1
             self._take(held)
+        self._replaced = kept
 
     def _held(self, indices: Tensor) -> dict[str, Tensor]:
         """What is here of these samples, as `tensors` gives it."""
@@ -132,10 +136,13 @@ class Memory:
             self._place = torch.cat([self._place, more])
 
     def _free(self, count: int, step: int) -> Tensor:
-        """`[count]` free places, after forgetting what is too old and growing where that is not enough."""
+        """`[count]` free places, after forgetting what is too old and growing where that is not enough.
+
+        Too old also for the step before, to which a run may go back.
+        """
         free = (self._sample < 0).nonzero().flatten()
         if len(free) < count:
-            old = (self._sample >= 0) & (step - self._step > self.age)
+            old = (self._sample >= 0) & (step - self._step > self.age + 1)
             self._place[self._sample[old]] = -1
             self._sample[old] = -1
             free = (self._sample < 0).nonzero().flatten()

@@ -1,0 +1,80 @@
+"""A loss or a gradient that is not finite ends the run before it reaches the weights; nobody waits to find out."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from aced.devices import Readout
+from aced.errors import AcedError
+
+
+class Guard:
+    """Reads, for each step, whether its update was refused, and ends the run where it was.
+
+    The update of a refused step changes nothing on the device itself (`Replica.update`), so that it may be noticed
+    late: on a GPU after the next step's passes have been launched, by when the answer has long been there. What is to
+    be saved or scored is `settle`d first.
+
+    Args:
+        behind: how many steps late. With 0 a refused step ends the run before its update is begun.
+
+    Attributes:
+        loss: the last one that was read; NaN before the first.
+    """
+
+    def __init__(self, behind: int = 0) -> None:
+        self.behind = behind
+        self.loss = math.nan
+        self._coming: deque[tuple[int, Readout]] = deque()
+        self._refused: tuple[int, float, float] | None = None
+
+    def note(self, step: int, loss: Tensor, norm: Tensor, refused: Tensor) -> None:
+        """Take note of step number `step` (from 1), before its update, and look at those that are due.
+
+        Args:
+            step: its number.
+            loss, norm: scalars, for the message.
+            refused: bool, a scalar: whether the step must change nothing.
+
+        Raises:
+            AcedError: one of those that are due was refused; names it.
+        """
+        numbers = torch.stack([value.detach().float() for value in (refused, loss, norm)])
+        self._coming.append((step, Readout(numbers)))
+        self._read(step - self.behind)
+        self._raise()
+
+    def settle(self) -> None:
+        """Look at all steps, waiting for the device.
+
+        Raises:
+            AcedError: one of them was refused.
+        """
+        self.first_refused()
+        self._raise()
+
+    def first_refused(self) -> int | None:
+        """The number of the first step that was refused, or None; waits for the device."""
+        self._read(math.inf)
+        return None if self._refused is None else self._refused[0]
+
+    def _read(self, last: float) -> None:
+        """Read the steps up to number `last`, or up to the first that was refused."""
+        while self._refused is None and self._coming and self._coming[0][0] <= last:
+            step, readout = self._coming.popleft()
+            refused, self.loss, norm = readout.read().tolist()
+            if refused:
+                self._refused = step, self.loss, norm
+
+    def _raise(self) -> None:
+        if self._refused is not None:
+            step, loss, norm = self._refused
+            raise AcedError(
+                f"Step {step}: the loss is {loss:g} and the gradient's norm {norm:g}; the run stopped before this step "
+                "changed the weights. Start a new run with a lower train.lr (student.model can be the `model` folder "
+                "of a checkpoint)."
+            )

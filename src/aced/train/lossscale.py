@@ -1,0 +1,84 @@
+"""The factor that keeps gradients within the range of fp16, found and applied on the device.
+
+torch's own `GradScaler` leaves two questions to the host at every step: whether a gradient that is not finite only says
+that the factor is too large, and, of sharded parameters, whether another rank's part overflowed. Here the length of the
+whole gradient, which every rank has, answers both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aced.train.sharding import by_kind, gradients
+
+_GROWTH, _BACKOFF = 2.0, 0.5
+_SMALLEST = 1.0
+"""Where halving the factor has come this far, no gradient would fit fp16: the run has diverged."""
+
+
+class LossScale:
+    """Multiplies losses, divides gradients, and searches for the largest factor at which they are finite.
+
+    Args:
+        device: where losses and gradients are.
+        enabled: whether there is a factor at all; it does nothing otherwise.
+        first: the factor to begin with.
+        interval: steps without overflow after which it is doubled.
+    """
+
+    def __init__(self, device: torch.device, *, enabled: bool, first: float = 2.0**16, interval: int = 2000) -> None:
+        self.enabled, self.interval = enabled, interval
+        self._factor = torch.full((), first, device=device)
+        self._calm = torch.zeros((), dtype=torch.int64, device=device)  # steps since it changed
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss times the factor."""
+        return loss * self._factor if self.enabled else loss
+
+    def unscale(self, parameters: Iterable[Tensor]) -> None:
+        """Divide the gradients by the factor, in place."""
+        if self.enabled:
+            inverse = self._factor.reciprocal()
+            for kind in by_kind(parameters):
+                torch._foreach_mul_(gradients(kind), inverse)
+
+    def overflowed(self, finite_loss: Tensor, finite_norm: Tensor) -> Tensor:
+        """Bool, a scalar: whether a gradient only says that the factor is too large."""
+        if not self.enabled:
+            return torch.zeros_like(finite_loss)
+        return finite_loss & ~finite_norm & (self._factor > _SMALLEST)
+
+    def update(self, overflowed: Tensor, refused: Tensor) -> None:
+        """Halve the factor after an overflow, double it after a long calm, and leave it where a step was refused."""
+        if not self.enabled:
+            return
+        calm = self._calm + 1
+        grows = calm >= self.interval
+        factor = torch.where(overflowed, self._factor * _BACKOFF, self._factor)
+        factor = torch.where(grows & ~overflowed, self._factor * _GROWTH, factor)
+        calm = calm.masked_fill(overflowed | grows, 0)
+        self._factor = torch.where(refused, self._factor, factor)
+        self._calm = torch.where(refused, self._calm, calm)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint; by the names that torch's `GradScaler` gave them in those of older versions."""
+        if not self.enabled:
+            return {}
+        return {
+            "scale": self._factor.item(),
+            "growth_factor": _GROWTH,
+            "backoff_factor": _BACKOFF,
+            "growth_interval": self.interval,
+            "_growth_tracker": int(self._calm),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, where both have a factor."""
+        if self.enabled and state:
+            self._factor.fill_(state["scale"])
+            self._calm.fill_(state["_growth_tracker"])
+            self.interval = state["growth_interval"]
