@@ -54,8 +54,15 @@ def tasks() -> list[Task]:
     return make_tasks("validation", n=20, retrieval_n=10)[:2]
 
 
-def run(config: Config, pool: Scenes, tasks: list[Task] | None = None, *, resume: bool = False) -> Fitted:
-    inputs = replace(inputs_of(config, pool), tasks=tasks or [])
+def run(
+    config: Config,
+    pool: Scenes,
+    tasks: list[Task] | None = None,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+) -> Fitted:
+    inputs = replace(inputs_of(config, pool, cache), tasks=tasks or [])
     return fit(config, inputs, make_student(config), quiet(), resume=resume)
 
 
@@ -407,7 +414,7 @@ def _in_the_loss_told_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CHEAP = {"scoring__cascade": 0.5, "scoring__reuse": 4, "scoring__resolution": 16}
-GUESSED = {"scoring__reuse": 4, "scoring__unseen": "assume", "scoring__refresh": 1.0}
+GUESSED = {"scoring__reuse": 4, "scoring__unseen": "predict", "scoring__refresh": 1.0}
 WAYS: list[tuple[str, dict[str, Any]]] = [
     ("iid", {}),
     ("aced", {}),
@@ -427,18 +434,19 @@ def test_a_step_that_fails_leaves_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = with_holes(pool, 9)
+    cache = tmp_path / "cache" if keys is GUESSED else None
     keys = {"data__max_bad_share": 0.5, "run__log_every": 2, **keys}
-    run(config_of(tmp_path / "whole", method, trained, **keys), source)
+    run(config_of(tmp_path / "whole", method, trained, **keys), source, cache=cache)
     for where in (_in_reading, _in_the_loss, _in_the_loss_told_late):
         config = config_of(tmp_path / where.__name__, method, trained, **keys)
         with monkeypatch.context() as patch:
             where(patch)
             with pytest.raises(AcedError) as failed:
-                run(config, source)
+                run(config, source, cache=cache)
         assert steps_in(tmp_path / where.__name__) == [4]
         assert str(failed.value).startswith("Step 5: " if where != _in_reading else "The data")
         assert told(failed.value).startswith(f"{failed.value} Step 4 is saved")
-        run(config, source, resume=True)
+        run(config, source, resume=True, cache=cache)
         same_run(tmp_path / "whole", tmp_path / where.__name__)
 
 

@@ -38,13 +38,14 @@ class LinearFit:
         self.updates = 0
 
     def update(self, known: Embeddings, wanted: Embeddings) -> None:
-        """Take n more pairs in, both models' embeddings of them."""
+        """Take n more pairs in, both models' embeddings of them; `tensors` given before keep their values."""
         x, y = _sides(known, offset=True), _sides(wanted)
-        self.gram.mul_(DECAY).add_(x.mT @ x)
-        self.cross.mul_(DECAY).add_(x.mT @ y)
+        self.gram = self.gram.mul(DECAY).add_(x.mT @ x)
+        self.cross = self.cross.mul(DECAY).add_(x.mT @ y)
         if self.updates % _EVERY == 0:
             ridge = torch.eye(self.gram.shape[1], device=self.gram.device).mul_(RIDGE)
-            self.maps = torch.cholesky_solve(self.cross, torch.linalg.cholesky(self.gram + ridge))
+            # Whether it could be factored is not asked, which a GPU would have to be waited for; the ridge sees to it.
+            self.maps = torch.cholesky_solve(self.cross, torch.linalg.cholesky_ex(self.gram + ridge).L)
         self.updates += 1
 
     def predict(self, known: Embeddings) -> tuple[Tensor, Tensor]:

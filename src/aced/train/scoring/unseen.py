@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,19 +71,6 @@ class Guessed(Remembering):
         self.memory.put(*of_all(t.world, due.indices, self.inner.embed(t, due)), t.step)
 
 
-class Assumed(Guessed):
-    """The student is taken to know nothing of an unseen pair.
-
-    It has a similarity of zero with every other and with itself, as before training: it is hard, and gets in nobody's
-    way.
-    """
-
-    def guess(self, t: Trainer, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """Zeros."""
-        nothing = torch.zeros(len(candidates), t.student.width, device=t.student.device)
-        return nothing, nothing
-
-
 class Predicted(Guessed):
     """What the student would make of an unseen pair, from what the reference has made of it.
 
@@ -99,6 +87,7 @@ class Predicted(Guessed):
     def __init__(self, age: int, refreshed: int, reference: Cached, student: Tower, world: World) -> None:
         super().__init__(age, refreshed)
         self.reference, self.share = reference, 1 / world.size
+        self._fits: deque[dict[str, Tensor]] = deque(maxlen=2)
         self.fit = LinearFit(reference.width, student.width, student.device)
 
     def guess(self, t: Trainer, candidates: Candidates) -> tuple[Tensor, Tensor]:
@@ -111,6 +100,16 @@ class Predicted(Guessed):
         super().trained(t, positions, embedded)
         self.fit.update(self._looked_up(positions), embedded)
         t.ledger.flops["scoring"] += self.share * self.fit.update_flops(len(positions))
+
+    def keep(self) -> None:
+        """As in the contract."""
+        super().keep()
+        self._fits.append(self.fit.tensors())
+
+    def back(self) -> None:
+        """As in the contract."""
+        super().back()
+        self.fit.load(self._fits.pop())
 
     def tensors(self) -> dict[str, Tensor]:
         """As in the contract."""
