@@ -92,8 +92,8 @@ class RunSection(Section):
     parallel: Annotated[Literal["ddp", "fsdp"], ROUNDING] = "ddp"
     """How several processes share the student: each holds it (DDP), or a part of its weights and moments (FSDP2)."""
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False), FREE] = 300.0
-    """Seconds that processes of a job wait for each other within a step, and for loading processes that do nothing,
-    before it ends; one that dies ends it at once."""
+    """Seconds that processes of a job wait for each other within a step (in the first one at least 30 minutes), and for
+    loading processes that do nothing, before it ends; one that dies ends it at once."""
 
 
 class DataSection(Section):

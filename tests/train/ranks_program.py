@@ -39,6 +39,8 @@ def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
                 raise KeyError("a bug")
             if mode == "hang":
                 time.sleep(600)
+            if mode == "late":
+                time.sleep(5)
             if mode == "signal":
                 os.kill(os.getpid(), signal.SIGUSR1)
             if mode == "preempt":

@@ -43,7 +43,15 @@ class Runs:
     reference: Path
 
     def __call__(
-        self, name: str, ranks: int, *words: str, mode: str = "none", rank: int = 1, resume: bool = False, **keys: Any
+        self,
+        name: str,
+        ranks: int,
+        *words: str,
+        mode: str = "none",
+        rank: int = 1,
+        step: int = AT,
+        resume: bool = False,
+        **keys: Any,
     ) -> Job:
         config = run_config(
             self.place / name,
@@ -56,7 +64,7 @@ class Runs:
         file.write_text(dump_config(config))
         more = ["--resume"] if resume else []
         log = self.place / f"{name}.log"
-        return torchrun("ranks_program.py", ranks, mode, rank, AT, log, "train", file, *words, *more, seconds=100)
+        return torchrun("ranks_program.py", ranks, mode, rank, step, log, "train", file, *words, *more, seconds=100)
 
     def steps(self, name: str) -> dict[int, list[list[int]]]:
         """Candidates and batch of each step; of a step that was taken twice both must agree."""
@@ -169,6 +177,12 @@ def test_a_rank_that_hangs_ends_the_job_at_the_time_limit(runs: Runs) -> None:
     assert job.status != 0
     assert job.output.count("aced: process 0 of 2 lost another one, which died or hung") == 1
     assert "imed out" in job.output
+
+
+def test_a_rank_may_be_late_for_the_first_step(runs: Runs) -> None:
+    """As one is that compiles longer, or whose first batch takes longer to load."""
+    job = runs("late", 2, mode="late", step=0, run__timeout=2)
+    assert job.status == 0, job.output[-3000:]
 
 
 def test_a_rank_that_is_stopped_is_missed_long_before_the_time_limit(runs: Runs) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from aced.config import Config
 from aced.core.embeddings import Embeddings
@@ -21,6 +22,9 @@ from aced.errors import AcedError
 from aced.train.heartbeat import Counters
 
 T = TypeVar("T")
+
+_FIRST_STEP = datetime.timedelta(minutes=30)
+"""Ranks that compile their models or fill their loaders come to the first exchanges minutes apart."""
 
 
 class World:
@@ -66,6 +70,9 @@ class World:
         Raises:
             AcedError: the batch or super-batch cannot be divided by the number of ranks, or NCCL is missing.
         """
+
+    def warm(self) -> None:
+        """The first step is taken: from now on exchanges wait no longer than the job's limit."""
 
     def close(self) -> None:
         """End the job's exchanges."""
@@ -134,7 +141,7 @@ class Ranks(World):
     """One of the processes that torchrun started; `connect` it before anything but `tell` and `meet`.
 
     Args:
-        timeout: seconds that an exchange waits for the other ranks.
+        timeout: seconds that an exchange waits for the other ranks, in the first step at least `_FIRST_STEP`.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -159,9 +166,13 @@ class Ranks(World):
             store=self._store,
             rank=self.rank,
             world_size=self.size,
-            timeout=self._limit,
+            timeout=max(self._limit, _FIRST_STEP),
             device_id=device if cuda else None,
         )
+
+    def warm(self) -> None:
+        """As in `World`."""
+        _set_pg_timeout(self._limit, dist.group.WORLD)
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """As in `World`."""

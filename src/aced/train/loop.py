@@ -44,7 +44,7 @@ def run_steps(
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
     """
     steps, every = config.train.steps, config.run.checkpoint_every
-    last = LastStep(trainer, metrics)
+    last, begun = LastStep(trainer, metrics), trainer.step
     with deferred() as asked, leaving_a_checkpoint(last, trainer, metrics, config):
         wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
 
@@ -63,6 +63,8 @@ def run_steps(
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
                 outcome = train_step(trainer, batches)
+            if trainer.step == begun + 1:
+                trainer.world.warm()
             scored = bool(config.eval.every) and trainer.step % config.eval.every == 0 and trainer.step < steps
             due = trainer.step == steps or bool(every and trainer.step % every == 0)
             if scored or due or wishes.any or metrics.logs(trainer.step, steps):
