@@ -30,9 +30,10 @@ from aced.data.source import Candidates
 from aced.data.views import View
 from aced.devices import clock_of
 from aced.towers import Tower, load_tower
+from aced.train.automatic import device_of
 from aced.train.distributed import World, open_world
 from aced.train.fit import make_trainer
-from aced.train.inputs import Inputs, device_of
+from aced.train.inputs import Inputs
 from aced.train.optim import make_optimizer
 from aced.train.replica import Replica, _ddp
 from aced.train.sharding import shard

@@ -20,6 +20,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -46,6 +48,20 @@ def _entries(value: object) -> object:
     return several(value) if isinstance(value, str) else several_of(value) if isinstance(value, list) else value
 
 
+def _or_auto(what: str) -> WrapValidator:
+    """One sentence for a value that is neither `auto` nor `what`; pydantic has one for each."""
+
+    def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(f"input should be {what} or 'auto'") from None
+
+    return WrapValidator(check)
+
+
+CountOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=0)], _or_auto("a whole number, 0 or more,")]
+SwitchOrAuto = Annotated[Literal["auto"] | bool, _or_auto("true, false")]
 _one_or_more = BeforeValidator(_entries)
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
 
@@ -120,10 +136,12 @@ class DataSection(Section):
     """Largest size of that folder, in 10^9 bytes."""
     decoding: Literal["exact", "fast", "scaled"] = "fast"
     """Pixels to the bit as in evaluation, the same but for a level in 0.3 % of the values, or large JPEGs at n/8."""
-    in_memory: Annotated[bool, FREE] = False
-    """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view)."""
-    workers: Annotated[int, Field(ge=0), FREE] = 0
-    """Processes that load ahead; 0 loads in the main process."""
+    in_memory: Annotated[SwitchOrAuto, FREE] = False
+    """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view); `auto`: where that
+    takes at most a quarter of the free memory."""
+    workers: Annotated[CountOrAuto, FREE] = "auto"
+    """Processes that load ahead; 0 loads in the main process. `auto`: 0 on a CPU, whose cores train, and for data in
+    memory; with a GPU one less than its share of the cores, 1 to 8, as far as /dev/shm has room."""
     index_dir: Annotated[PathOrNone, FREE] = ""
     """Folder for indexes of the tars; empty: none are kept."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
@@ -243,8 +261,12 @@ class TrainSection(Section):
     """Largest norm of the gradient."""
     micro_batch: Annotated[Positive, ROUNDING] = 1024
     """Pairs embedded at once without gradient (scoring, reference, teacher, evaluation)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """`bf16` and `fp16` run the towers under autocast; weights, losses and scores stay in float32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`bf16` and `fp16` run all towers under autocast, frozen ones and evaluation too; weights, losses and scores stay
+    in float32. `auto`: bf16 on a GPU that has it, fp32 elsewhere."""
+    tf32: Annotated[SwitchOrAuto, ROUNDING] = "auto"
+    """Round float32 matrix products on a GPU to TensorFloat-32, which is faster; `auto`: unless the precision is
+    fp32."""
     grad_cache: Annotated[int, Field(ge=0), ROUNDING] = 0
     """Pairs that a process embeds at once in training: bounded memory for one more forward pass; 0: its whole share."""
     activation_checkpointing: Annotated[bool, ROUNDING] = False

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.precision import autocast
 from aced.towers import Tower
 from aced.towers.coarse import Resized
 from aced.train.distributed import World
-from aced.train.replica import autocast
 from aced.train.scoring.piece import Piece
 
 if TYPE_CHECKING:
