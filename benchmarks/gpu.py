@@ -33,6 +33,7 @@ import argparse
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -138,7 +139,7 @@ PARTS: dict[str, tuple[Part, float]] = {
 
 
 def run_part(name: str, arguments: list[str], seconds: float, left: float) -> list[Row]:
-    """The rows of one part, from a process of its own; one row with an error where it ended without any.
+    """The rows of one part, from a process of its own; and one with an error where it did not end well.
 
     Args:
         name: the part.
@@ -148,16 +149,17 @@ def run_part(name: str, arguments: list[str], seconds: float, left: float) -> li
     """
     if left < 10:
         return [{"row": name, "error": "left out: no time was left"}]
-    command = [sys.executable, __file__, "--child", name, "--seconds", f"{seconds:.0f}", *arguments]
-    try:
-        ended = run_command(command, left, quiet=False)
-    except TimeoutError as error:
-        return [{"row": name, "error": str(error)}]
-    try:
-        rows: list[Row] = json.loads(ended.stdout.splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        return [{"row": name, "error": f"ended with status {ended.returncode}, see above"}]
-    return rows
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder, "rows.json")
+        command = [sys.executable, __file__, "--child", name, f"--seconds={seconds:.0f}", f"--rows={kept}", *arguments]
+        error = ""
+        try:
+            if status := run_command(command, left, quiet=False).returncode:
+                error = f"ended with status {status}, see above"
+        except TimeoutError as late:
+            error = str(late)
+        rows: list[Row] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
+    return [*rows, {"row": name, "error": error}] if error else rows
 
 
 def table_of(name: str, rows: list[Row], seconds: float) -> Table:
@@ -195,7 +197,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="small sizes")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of it")
     parser.add_argument("--peak-tflops", type=float, help="of the device in bf16, where its name does not tell")
-    parser.add_argument("--seconds", type=float, default=1e9, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="the JSON file")
     parser.add_argument("--child", choices=list(PARTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -204,8 +207,8 @@ def main() -> None:
     sizes, device = SMALL if args.small else FULL, find_device(args.device, f"--device {args.device}")
     sizes = replace(sizes, peak_tflops=args.peak_tflops or peak_of(device))
     if args.child:
-        end_by(args.seconds)
-        print(json.dumps(PARTS[args.child][0](sizes, device)))
+        end_by(args.seconds, args.rows)
+        args.rows.write_text(json.dumps(PARTS[args.child][0](sizes, device)), encoding="utf-8")
         return
 
     from aced.train.fit import environment

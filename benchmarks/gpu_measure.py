@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,13 +80,13 @@ def utilisation(flops: float, seconds: float, peak_tflops: float | None) -> floa
     return None if peak_tflops is None else flops / seconds / (peak_tflops * 1e12)
 
 
-_deadline = math.inf
+_deadline, _kept = math.inf, Path(os.devnull)
 
 
-def end_by(seconds: float) -> None:
-    """Begin no row of this process later than so many seconds from now."""
-    global _deadline
-    _deadline = time.monotonic() + seconds
+def end_by(seconds: float, kept: Path) -> None:
+    """Begin no row of this process later than so many seconds from now; rows are kept in a file as they are made."""
+    global _deadline, _kept
+    _deadline, _kept = time.monotonic() + seconds, kept
 
 
 def synchronize(device: torch.device) -> None:
@@ -139,6 +141,7 @@ def attempt(rows: list[Row], name: str, work: Callable[[], Row]) -> Row:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     rows.append(row)
+    _kept.write_text(json.dumps(rows), encoding="utf-8")  # for whoever ends this process
     return row
 
 
