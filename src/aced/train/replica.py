@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from aced.core.embeddings import Embeddings, Scalar
 from aced.data.source import Candidates
+from aced.precision import Precision, autocast
 from aced.towers import Tower
 from aced.train.distributed import World
 from aced.train.gradcache import GradCache
@@ -25,9 +26,6 @@ from aced.train.lossscale import LossScale
 from aced.train.sharding import clip_gradients, load_state, shard, whole
 
 Parallel = Literal["ddp", "fsdp"]
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,6 @@ class Verdict:
     refused: Tensor
     skipped: Tensor
     norm: Tensor
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The towers' precision; weights, losses and scores stay in float32."""
-    return torch.autocast(device.type, _TYPES.get(precision), enabled=precision in _TYPES)
 
 
 class Replica:
