@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from aced.core import selection
+from aced.core import gains
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Selection, select
 
@@ -162,7 +162,7 @@ def test_independent_sigmoid_scores_are_the_pairs_own_losses(score: str, strateg
 def test_independent_softmax_scores_are_the_whole_batch_losses(
     score: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "_TILE", tile)
+    monkeypatch.setattr(gains, "_TILE", tile)
     student, reference = models(40)
     result = select(student, reference, 6, score=score, loss="softmax", strategy="top-k")
 
@@ -253,7 +253,7 @@ def test_small_tiles_change_nothing(loss: str, strategy: str, tile: int, monkeyp
         return select(student, reference, 13, loss=loss, strategy=strategy, chunks=3, generator=generator())
 
     want = run()
-    monkeypatch.setattr(selection, "_TILE", tile)
+    monkeypatch.setattr(gains, "_TILE", tile)
     got = run()
     assert torch.equal(want.indices, got.indices)
     torch.testing.assert_close(got.scores, want.scores, atol=1e-5, rtol=1e-5)
@@ -530,7 +530,7 @@ def test_joint_selection_never_makes_a_square_matrix(loss: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("strategy", "size"), [("joint", 1024), ("independent", 409)])
 def test_no_tile_is_larger_than_the_limit(loss: str, strategy: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "_TILE", 1 << 15)
+    monkeypatch.setattr(gains, "_TILE", 1 << 15)
     record = allocations(2048, size, loss=loss, strategy=strategy, chunks=2)
     assert record.largest <= 2048 * 32  # the embeddings
     assert record.peak < 4 * 2048 * 2048 / 10

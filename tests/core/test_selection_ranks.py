@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from rank_fakes import ThreadRanks, on_ranks
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Selection, select
-from aced.core.selection_ranks import Scope, select_ranks
+from aced.core.selection import Selection, draw, select
+from aced.core.selection_ranks import Scope
 
 
 def embeddings(count: int, d: int, seed: int, bias: float = -3.0) -> Embeddings:
@@ -27,8 +27,8 @@ def spread(counts: list[int], size: int, *, seed: int = 0, **how: Any) -> list[t
 
     def work(ranks: ThreadRanks) -> tuple[Selection, int]:
         own = slice(starts[ranks.rank], starts[ranks.rank] + counts[ranks.rank])
-        chosen = select_ranks(
-            student[own], reference[own], size, ranks, generator=torch.Generator().manual_seed(seed), **how
+        chosen = draw(
+            student[own], reference[own], size, ranks, counts, generator=torch.Generator().manual_seed(seed), **how
         )
         return chosen, ranks.moved
 
@@ -121,8 +121,8 @@ def test_ranks_move_winners_and_no_more() -> None:
     """All that a rank gives away grows with b d and n c, never with B d or B x B."""
     size, chunks, width = 32, 4, 2 * (12 + 20)
     moved = [m for _, m in spread([200, 200], size, chunks=chunks)]
-    # counts, scores of its own candidates, offers, the winners of all chunks but the last, gains
-    assert max(moved) <= 1 + 200 + 2 * size + width * size + size
+    # the scores of its own candidates, offers, the winners of all chunks but the last
+    assert max(moved) <= 200 + 3 * size + width * (size - size // chunks)
 
 
 @pytest.mark.parametrize(

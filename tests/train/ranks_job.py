@@ -148,7 +148,7 @@ def cheap_steps(world: World, reference: Path) -> dict[str, Any]:
         pool = with_holes(small, 7) if holes else small
         trainer = trainer_for(config, pool, world, reference.parent / ("cache-holes" if holes else "cache"))
         if name == "lonely":
-            trainer.chooser.sieve.keep = lambda _e, _step: torch.arange(SUPER - 20, SUPER)  # type: ignore[attr-defined]
+            trainer.chooser.sieve.keep = lambda *_: torch.arange(SUPER - 20, SUPER)  # type: ignore[attr-defined]
         outcomes, gradients = run(trainer, config, pool, CHEAP_STEPS)
         held = trainer.chooser.tensors()
         # What is embedded, and what is fitted to that, differs in the last bits; a fit of other pairs is another one.
