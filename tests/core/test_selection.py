@@ -19,7 +19,8 @@ from torch import Tensor
 
 from aced.core import gains
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Selection, select
+from aced.core.selection import Selection, draw, select
+from aced.core.selection_ranks import Alone
 
 PAIRED = ("learnability", "easy-reference", "hard-student")
 SCORES = (*PAIRED, "diverse")
@@ -649,6 +650,42 @@ def test_errors_say_what_is_wrong(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         select(student, reference, size, **options)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_draw_that_is_not_checked_says_what_it_could_not_score(score: str, loss: str) -> None:
+    student, reference = models(30)
+    how = {"score": score, "loss": loss, "chunks": 3}
+    for broken, fine in ((False, True), (True, False)):
+        pair = [with_row(e, 4, math.nan, "text") for e in (student, reference)] if broken else [student, reference]
+        chosen = draw(*pair, 12, Alone(), [30], generator=generator(), **how)  # type: ignore[arg-type]
+        assert bool(chosen.finite()) is fine
+        assert len(set(chosen.indices.tolist())) == 12
+
+
+def test_select_is_the_draw_over_a_world_of_one() -> None:
+    student, reference = models(30)
+    one = select(student, reference, 9, generator=generator())
+    other = draw(student, reference, 9, Alone(), [30], generator=generator())
+    assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("indices", "gains", "scores"))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 7])
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_noise_is_one_call_of_the_generator_for_each_chunk(
+    chunks: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the same pairs are drawn whatever is finished at once."""
+    monkeypatch.setattr(gains, "_TILE", 60 * at_once)
+    student, reference = models(60)
+    used, plain = generator(3), generator(3)
+    chosen = select(student, reference, 20, loss="softmax", chunks=chunks, generator=used)
+    noise = [-torch.empty(60).exponential_(generator=plain).log() for _ in range(chunks)]
+    # All are equally good at first.
+    first = chosen.indices[chosen.chunk == 0]
+    assert torch.equal(first, noise[0].topk(len(first)).indices)
+    assert torch.equal(used.get_state(), plain.get_state())
 
 
 def test_a_model_that_the_score_does_not_use_is_not_looked_at() -> None:
