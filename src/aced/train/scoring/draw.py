@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from aced.core.embeddings import Embeddings
@@ -14,16 +12,15 @@ from aced.core.selection_ranks import select_ranks
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.train.distributed import World
-
-if TYPE_CHECKING:
-    from aced.train.step import Settings, Trainer
+from aced.train.scoring.moment import Moment
+from aced.train.settings import Settings
 
 _SMALL = 400
 """Largest number of candidates at which the matrix of all pairs, more FLOPs, is quicker than its tiles one by one."""
 
 
 def draw(
-    t: Trainer,
+    t: Moment,
     score: Score,
     size: int,
     student: Embeddings | None,
