@@ -63,6 +63,8 @@ class Memory:
             self._replaced.append((indices, self._held(indices)))
         new = indices[self._place[indices] < 0]
         if len(new):
+            place = self._place[indices].long()
+            self._step[place[place >= 0]] = step  # or making room would forget those that are too old until now
             place = self._free(len(new), step)
             self._place[new] = place.to(torch.int32)
             self._sample[place] = new
