@@ -86,7 +86,7 @@ def test_its_tensors_are_its_state_wherever_things_lie(seed: int) -> None:
     for step in range(6):
         put(memory, known, step, generator)
     another = Memory(AGE)
-    put(another, {}, 0, generator)  # is forgotten
+    put(another, {}, 5, generator)  # is forgotten
     another.load(memory.tensors())
     same(another, known, 5)
     assert all(torch.equal(tensor, another.tensors()[name]) for name, tensor in memory.tensors().items())
