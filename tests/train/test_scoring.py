@@ -230,7 +230,7 @@ def test_a_lower_resolution_is_counted_as_the_counter_counts(make: Make) -> None
     _, trainer = make.steps(1, resolution=16, cascade=0.4)
     candidates = make.pool.read(range(KEPT), [trainer.student.view])
     with countable(), FlopCounterMode(display=False) as counter:
-        embed(candidates, trainer.moment(), trainer.plan.side)
+        embed(candidates, trainer.moment([KEPT]), trainer.plan.side)
     assert trainer.ledger.flops["scoring"] == 2 * counter.get_total_flops()  # embedded twice: above, and in the step
     assert counter.get_total_flops() < 0.7 * KEPT * trainer.student.forward_flops(candidates.texts)
 

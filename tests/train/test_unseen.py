@@ -41,7 +41,7 @@ def test_what_training_has_not_seen_is_predicted_from_the_reference(
     missing = memory.missing(candidates.indices, trainer.step)
     assert 0 < len(missing) < 60
     reference = guess.reference.store.lookup(candidates.indices)
-    embedded, width = recall(memory, candidates, reference, trainer.moment()), trainer.student.width
+    embedded, width = recall(memory, candidates, reference, trainer.moment([60])), trainer.student.width
     reference = reference[missing]
     for side, name in enumerate(("image", "text")):
         rows, known = getattr(embedded, name), getattr(reference, name)

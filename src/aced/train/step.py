@@ -78,11 +78,12 @@ class Trainer:
     unscored: bool = False
     whole: bool = True
 
-    def moment(self) -> Moment:
-        """What the next step chooses with."""
+    def moment(self, counts: list[int]) -> Moment:
+        """What the next step chooses with, where each process has so many candidates."""
         return Moment(
             step=self.step,
             world=self.world,
+            counts=counts,
             method=self.method,
             settings=self.settings,
             student=self.student,
@@ -122,10 +123,11 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         AcedError: the loss or the gradient is not finite (the weights are then those before the step), or less than
             half a batch of the super-batch is usable.
     """
-    ledger, cfg, at = t.ledger, t.settings, t.moment()
+    ledger, cfg = t.ledger, t.settings
     t.replica.begin()
     with ledger.timed("load"):
         pool = _usable(t, next(batches))  # B, of which this process holds its own
+    at = t.moment(pool.counts)
     choice = choose(t.plan, t.memory, pool.own, at)  # times itself: what it scores, and what it selects
     dealt = pool.deal(choice.rows)  # b, and which process trains on each
     dealt_kd = _distilled(t, dealt, pool)

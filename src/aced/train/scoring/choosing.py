@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from aced.train.scoring.early import Early
 from aced.train.scoring.embedding import embed, recall
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
-from aced.train.scoring.shares import own_rows
+from aced.train.scoring.shares import each_has, own_rows
 
 
 @dataclass(frozen=True)
@@ -68,29 +68,28 @@ def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment
     if plan.early is not None:
         plan.early.count(at.ledger, len(candidates))
     if plan.score is None:
-        return Choice(torch.arange(at.world.total(len(candidates)))[: at.settings.batch])
+        return Choice(torch.arange(sum(at.counts))[: at.settings.batch])
     with at.ledger.timed("score"):
         reference = at.reference.embed(candidates, at.ledger, "reference") if at.reference else None
     if plan.sieve is None:
         rows, scores = _drawn(plan.score, _student(plan, memory, candidates, reference, at), reference, at)
     else:
         assert reference is not None  # a cascade is of two models
-        counts = at.world.counts(len(candidates))
-        kept = _kept(plan.sieve, reference, counts, at)
-        mine = own_rows(kept, counts, at.world.rank)
-        left = reference[mine.to(reference.device)]
-        student = _student(plan, memory, candidates[mine], left, at)
-        among, of_kept = _drawn(plan.score, student, left, at)
-        rows, scores = kept[among], torch.full((sum(counts),), torch.nan)
+        kept = _kept(plan.sieve, reference, at)
+        mine = own_rows(kept, at.counts, at.world.rank)
+        left, then = reference[mine.to(reference.device)], replace(at, counts=each_has(kept, at.counts))
+        student = _student(plan, memory, candidates[mine], left, then)
+        among, of_kept = _drawn(plan.score, student, left, then)
+        rows, scores = kept[among], torch.full((sum(at.counts),), torch.nan)
         scores[kept] = of_kept
     return Choice(rows, scores, reference)
 
 
-def _kept(sieve: Sieve, reference: Embeddings, counts: list[int], at: Moment) -> Tensor:
+def _kept(sieve: Sieve, reference: Embeddings, at: Moment) -> Tensor:
     """The rows that the sieve keeps, of all processes' candidates."""
     with at.ledger.timed("select"):
         kept = sieve.keep(reference, at.step)
-        sieve.count(at.ledger, len(reference), sum(counts), reference.image.shape[1])
+        sieve.count(at.ledger, len(reference), sum(at.counts), reference.image.shape[1])
     return kept
 
 

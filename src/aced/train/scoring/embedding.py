@@ -96,8 +96,7 @@ def _guessed(
 
 def _refresh(memory: Memory, count: int, candidates: Candidates, at: Moment) -> None:
     """Embed those of all processes' candidates that were embedded longest ago; each process embeds its own."""
-    counts = at.world.counts(len(candidates))
-    positions = at.world.gather(candidates.indices, counts)
+    positions = at.world.gather(candidates.indices, at.counts)
     oldest = memory.made(positions, at.step).sort(stable=True).indices[:count].sort().values
-    due = candidates[own_rows(oldest, counts, at.world.rank)]
+    due = candidates[own_rows(oldest, at.counts, at.world.rank)]
     memory.put(*of_all(at.world, due.indices, embed(due, at)), at.step)

@@ -21,6 +21,7 @@ class Moment:
     Attributes:
         step: its number, from 0.
         world: the processes that choose together.
+        counts: how many candidates each of them has.
         method: the row of the methods table.
         settings: numbers of the run.
         student: embeds candidates with its present weights.
@@ -31,6 +32,7 @@ class Moment:
 
     step: int
     world: World
+    counts: list[int]
     method: Method
     settings: Settings
     student: Tower

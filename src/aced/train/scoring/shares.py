@@ -15,6 +15,12 @@ def own_rows(rows: Tensor, counts: list[int], rank: int) -> Tensor:
     return rows[(rows >= 0) & (rows < counts[rank])]
 
 
+def each_has(rows: Tensor, counts: list[int]) -> list[int]:
+    """How many of `rows` of all processes' candidates each process has; they have `counts` candidates."""
+    owners = torch.bucketize(rows, torch.tensor(counts).cumsum(0), right=True)
+    return torch.bincount(owners, minlength=len(counts)).tolist()
+
+
 def of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
     """Positions and image and text embeddings of what every process has embedded, in the order of processes."""
     if world.size == 1:
