@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aced.core.selection import Loss
 from aced.core.selection_ranks import Scope
-from aced.train.replica import Precision
+from aced.precision import Precision
 
 
 @dataclass(frozen=True)

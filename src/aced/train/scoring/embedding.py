@@ -9,8 +9,8 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.precision import autocast
 from aced.towers.coarse import Resized
-from aced.train.replica import autocast
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.shares import of_all, own_rows
