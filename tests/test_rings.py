@@ -127,11 +127,10 @@ def cycle_within(modules: dict[str, set[str]], ring: str) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("ring", ["aced.train", "aced.towers", "aced.data", "aced.core", "aced.evaluate"])
-def test_no_modules_import_each_other(ring: str) -> None:
+def test_no_modules_import_each_other() -> None:
     modules = graph(PACKAGE)
-    assert sum(inside(name, {ring}) for name in modules) > 5
-    assert not cycle_within(modules, ring)
+    assert {"aced", "aced.train", "aced.train.step", "aced.towers.tower", "aced.config"} <= modules.keys()
+    assert not cycle_within(modules, "aced")
 
 
 def test_a_cycle_that_runs_never_is_found_too(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from aced.precision import Precision
 
 @dataclass(frozen=True)
 class Settings:
-    """Numbers of a step; documented in `aced.config`."""
+    """Numbers of a step; documented in `aced.config_sections`."""
 
     batch: int
     steps: int
