@@ -88,7 +88,7 @@ def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment
 def _kept(sieve: Sieve, reference: Embeddings, at: Moment) -> Tensor:
     """The rows that the sieve keeps, of all processes' candidates."""
     with at.ledger.timed("select"):
-        kept = sieve.keep(reference, at.step)
+        kept = sieve.keep(reference, at.step, at.counts)
         sieve.count(at.ledger, len(reference), sum(at.counts), reference.image.shape[1])
     return kept
 
@@ -108,5 +108,5 @@ def _student(
 def _drawn(score: Score, student: Embeddings | None, reference: Embeddings | None, at: Moment) -> tuple[Tensor, Tensor]:
     """The rows of the batch and the scores of all candidates."""
     with at.ledger.timed("select"):
-        chosen = draw(at, score, at.settings.batch, student, reference, at.generator)
+        chosen = draw(at, score, at.settings.batch, student, reference, at.generator, at.counts)
         return chosen.indices.cpu(), chosen.scores.cpu()
