@@ -52,7 +52,8 @@ class LastStep:
         statistics = [buffer.clone() for buffer in self._statistics]
         self._kept.append(_State(t.step, t.generator.get_state(), t.ledger.copy(), statistics))
         t.faults.keep()
-        t.chooser.keep()
+        if t.memory is not None:
+            t.memory.keep()
         t.whole = True
 
     def put_back(self) -> bool:
@@ -68,7 +69,8 @@ class LastStep:
             return False
         while self._kept:
             t.faults.back()
-            t.chooser.back()
+            if t.memory is not None:
+                t.memory.back()
             if self._kept[-1].step <= good:
                 break
             self._kept.pop()
