@@ -60,6 +60,13 @@ class StreamClock:
         return start.elapsed_time(end) / 1000
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU is sent it while this thread goes on."""
+    if device.type != "cuda" or values.device.type == "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 class Readout:
     """Numbers that a device may still be computing, on their way to the host; asking for them waits for nobody.
 

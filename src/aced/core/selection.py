@@ -153,6 +153,21 @@ def shares_of(size: int, parts: int) -> list[int]:
     return [size // parts + (i < size % parts) for i in range(parts)]
 
 
+def settled(size: int, counts: Sequence[int], scope: Scope) -> list[int] | None:
+    """How many of each rank's candidates a draw of `size` chooses; None where only the draw can tell.
+
+    Args:
+        size: how many all ranks together choose, `sum(counts)` at most.
+        counts: every rank's number of candidates.
+        scope: as in `draw`.
+    """
+    if len(counts) == 1:
+        return [size]
+    if scope == "global":
+        return None
+    return [min(share, count) for share, count in zip(shares_of(size, len(counts)), counts, strict=True)]
+
+
 def _party(
     models: Sequence[Model],
     size: int,
@@ -179,7 +194,7 @@ def _party(
     if ranks.size == 1 or scope == "global":
         sizes = [[c] for c in shares_of(size, min(n, size))]
         return (Party if ranks.size == 1 else Together)(models, ranks, counts, sizes)
-    shares = [min(share, count) for share, count in zip(shares_of(size, ranks.size), counts, strict=True)]
+    shares = settled(size, counts, scope) or []
     n = max(1, min(n, max(shares)))
     sizes = [list(c) for c in zip(*(shares_of(share, n) for share in shares), strict=True)]
     return (Sharing if scope == "quota" else Apart)(models, ranks, counts, sizes)

@@ -16,18 +16,19 @@ from aced.core.embeddings import Embeddings
 from aced.core.selection import shares_of
 from aced.core.selection_ranks import Scope
 from aced.data.source import Candidates, Fault
+from aced.devices import sent
 from aced.train.distributed import World
 
 
 @dataclass(frozen=True)
 class Dealt:
-    """Chosen rows and who has them.
+    """Chosen rows and who has them; all but the rows on the CPU.
 
     Attributes:
-        rows: `[b]` rows, those that rank 0 trains on first and so on.
+        rows: `[b]` rows, those that rank 0 trains on first and so on; where the candidates are.
         owners: `[b]` the rank that loaded each.
         takers: `[b]` the rank that trains on it, ascending.
-        places: `[b]` the place of each among the rows as they were chosen.
+        places: `[b]` the place of each among the rows as they were chosen; on the rows' device.
     """
 
     rows: Tensor
@@ -64,48 +65,71 @@ class Pool:
         shares = enumerate(shares_of(size, self.world.size))
         return torch.cat([rows[owners == rank][:share] for rank, share in shares])
 
-    def deal(self, rows: Tensor) -> Dealt:
-        """Share out chosen rows: evenly with the global scope, else each stays where it was loaded."""
+    def deal(self, rows: Tensor, each: Sequence[int] | None = None) -> Dealt:
+        """Share out chosen rows: evenly with the global scope, else each stays where it was loaded.
+
+        Args:
+            rows: `[b]`, on whichever device.
+            each: how many of them are of each rank's candidates, where that is known. Otherwise several ranks read
+                the rows, for which a GPU is waited for: what is to travel must be known on the host.
+        """
+        ranks, device = self.world.size, self.own.indices.device
+        if ranks == 1 or (each is not None and self.scope != "global"):
+            takers = torch.arange(ranks).repeat_interleave(torch.tensor([len(rows)] if ranks == 1 else each))
+            rows = sent(rows, device)
+            if ranks == 1:
+                return Dealt(rows, takers, takers, torch.arange(len(rows), device=device))
+            order = torch.bucketize(rows, sent(self._ends, device), right=True).argsort(stable=True)
+            return Dealt(rows[order], takers, takers, order)
+        rows = rows.cpu()
         owners = self._owners(rows)
         takers = owners.clone()
-        if self.scope == "global" and self.world.size > 1:
-            shares, surplus, gaps = shares_of(len(rows), self.world.size), [], []
+        if self.scope == "global":
+            shares, surplus, gaps = shares_of(len(rows), ranks), [], []
             for rank, share in enumerate(shares):
                 mine = (owners == rank).nonzero().flatten()
                 surplus.append(mine[share:])
                 gaps.append(max(0, share - len(mine)))
             takers[torch.cat(surplus)] = torch.arange(len(gaps)).repeat_interleave(torch.tensor(gaps))
         order = takers.argsort(stable=True)
-        return Dealt(rows[order], owners[order], takers[order], order)
+        return Dealt(sent(rows[order], device), owners[order], takers[order], sent(order, device))
+
+    def share(self, dealt: Dealt) -> slice:
+        """Where among the dealt rows those are that this rank trains on."""
+        counts = torch.bincount(dealt.takers, minlength=self.world.size).tolist()
+        start = sum(counts[: self.world.rank])
+        return slice(start, start + counts[self.world.rank])
 
     def take(self, dealt: Dealt) -> Candidates:
         """This rank's share of the inputs; those that others loaded travel here, raw."""
         me, size = self.world.rank, self.world.size
-        taken = dealt.takers == me
-        here = taken & (dealt.owners == me)
-        kept = self.own[dealt.rows[here] - self._start]
         moving = dealt.owners != dealt.takers
         if not moving.any():  # the same on every rank
-            return kept
+            return self.own[dealt.rows[self.share(dealt)] - self._start]
+        taken = dealt.takers == me
+        here = (taken & ~moving).nonzero().flatten()
         away = (moving & (dealt.owners == me)).nonzero().flatten()  # ascending takers
         coming = (moving & taken).nonzero().flatten()
         coming = coming[dealt.owners[coming].argsort(stable=True)]
         send = torch.bincount(dealt.takers[away], minlength=size).tolist()
         receive = torch.bincount(dealt.owners[coming], minlength=size).tolist()
-        moved = _exchange(self.own[dealt.rows[away] - self._start], self.world, send, receive)
-        order = torch.cat([here.nonzero().flatten(), coming]).argsort()
-        return _cat(kept, moved)[order]
+        moved = _exchange(self.own[self._places(dealt, away)], self.world, send, receive)
+        return _cat(self.own[self._places(dealt, here)], moved)[torch.cat([here, coming]).argsort()]
 
     def embeddings(self, dealt: Dealt, own: Embeddings) -> Embeddings:
         """`[b, d]` embeddings of all dealt rows on every rank, of which each knows those of its own candidates."""
         if self.world.size == 1:
             return own[dealt.rows]
-        mine = own[dealt.rows[dealt.owners == self.world.rank] - self._start]
+        mine = own[self._places(dealt, (dealt.owners == self.world.rank).nonzero().flatten())]
         counts = torch.bincount(dealt.owners, minlength=self.world.size).tolist()
         both = self.world.gather(torch.cat([mine.image, mine.text], 1), counts)
-        back = dealt.owners.argsort(stable=True).argsort().to(both.device)
-        image, text = both[back].chunk(2, dim=1)
+        back = dealt.owners.argsort(stable=True).argsort()
+        image, text = both.index_select(0, sent(back, both.device)).chunk(2, dim=1)
         return Embeddings(image, text, own.scale, own.bias)
+
+    def _places(self, dealt: Dealt, which: Tensor) -> Tensor:
+        """The places among this rank's own candidates of some of the dealt rows, which are given by the host."""
+        return dealt.rows.index_select(0, sent(which, dealt.rows.device)) - self._start
 
     def _owners(self, rows: Tensor) -> Tensor:
         return torch.bucketize(rows, self._ends, right=True)

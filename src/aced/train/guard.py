@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from aced.devices import Readout
 from aced.errors import AcedError
+from aced.train.replica import Verdict
+
+
+class _Refused(NamedTuple):
+    """A step that was refused."""
+
+    step: int
+    unscored: bool
+    loss: float
+    norm: float
+
+    def why(self) -> str:
+        """The reason, and what to do."""
+        if self.unscored:
+            return (
+                "the scores of the candidates are not finite, so neither is what the student or the reference makes of "
+                "some of them; the run stopped before this step changed the weights. Check the reference and its "
+                "cache, or start a new run with a lower train.lr."
+            )
+        return (
+            f"the loss is {self.loss:g} and the gradient's norm {self.norm:g}; the run stopped before this step "
+            "changed the weights. Start a new run with a lower train.lr (student.model can be the `model` folder of a "
+            "checkpoint)."
+        )
 
 
 class Guard:
@@ -30,20 +55,21 @@ class Guard:
         self.behind = behind
         self.loss = math.nan
         self._coming: deque[tuple[int, Readout]] = deque()
-        self._refused: tuple[int, float, float] | None = None
+        self._refused: _Refused | None = None
 
-    def note(self, step: int, loss: Tensor, norm: Tensor, refused: Tensor) -> None:
+    def note(self, step: int, loss: Tensor, norm: Tensor, verdict: Verdict) -> None:
         """Take note of step number `step` (from 1), before its update, and look at those that are due.
 
         Args:
             step: its number.
             loss, norm: scalars, for the message.
-            refused: bool, a scalar: whether the step must change nothing.
+            verdict: whether the step must change nothing, and why.
 
         Raises:
             AcedError: one of those that are due was refused; names it.
         """
-        numbers = torch.stack([value.detach().float() for value in (refused, loss, norm)])
+        told = verdict.refused, verdict.unscored, loss, norm
+        numbers = torch.stack([value.detach().float() for value in told])
         self._coming.append((step, Readout(numbers)))
         self._read(step - self.behind)
         self._raise()
@@ -60,21 +86,16 @@ class Guard:
     def first_refused(self) -> int | None:
         """The number of the first step that was refused, or None; waits for the device."""
         self._read(math.inf)
-        return None if self._refused is None else self._refused[0]
+        return None if self._refused is None else self._refused.step
 
     def _read(self, last: float) -> None:
         """Read the steps up to number `last`, or up to the first that was refused."""
         while self._refused is None and self._coming and self._coming[0][0] <= last:
             step, readout = self._coming.popleft()
-            refused, self.loss, norm = readout.read().tolist()
+            refused, unscored, self.loss, norm = readout.read().tolist()
             if refused:
-                self._refused = step, self.loss, norm
+                self._refused = _Refused(step, bool(unscored), self.loss, norm)
 
     def _raise(self) -> None:
         if self._refused is not None:
-            step, loss, norm = self._refused
-            raise AcedError(
-                f"Step {step}: the loss is {loss:g} and the gradient's norm {norm:g}; the run stopped before this step "
-                "changed the weights. Start a new run with a lower train.lr (student.model can be the `model` folder "
-                "of a checkpoint)."
-            )
+            raise AcedError(f"Step {self._refused.step}: {self._refused.why()}")

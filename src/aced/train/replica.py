@@ -33,12 +33,14 @@ class Verdict:
     """What a step's loss and gradient say about its update; scalars, bool but for the norm, on the device.
 
     Attributes:
-        refused: not finite, so that the run must end.
+        refused: something is not finite, so that the run must end.
+        unscored: that is so of the candidates' scores, whatever the loss may be.
         skipped: the gradient only overflowed fp16; the run goes on with a smaller scale of the loss.
         norm: length of the gradient before it was clipped, 0 where it was skipped.
     """
 
     refused: Tensor
+    unscored: Tensor
     skipped: Tensor
     norm: Tensor
 
@@ -113,11 +115,20 @@ class Replica:
         self.scale.unscale(parameters)
         return clip_gradients(parameters, limit)
 
-    def judge(self, loss: Tensor, norm: Tensor) -> Verdict:
-        """Whether a step of this loss and gradient may change the weights; the same on every rank."""
+    def judge(self, loss: Tensor, norm: Tensor, scored: Tensor | None = None) -> Verdict:
+        """Whether a step of this loss and gradient may change the weights; the same on every rank.
+
+        Args:
+            loss: of the whole batch, a scalar.
+            norm: length of the gradient.
+            scored: bool, a scalar: whether all scores that the batch was chosen by are finite; None where there are
+                none.
+        """
         finite = torch.isfinite(loss), torch.isfinite(norm)
         skipped = self.scale.overflowed(*finite)
-        return Verdict(~(finite[0] & finite[1]) & ~skipped, skipped, norm.masked_fill(skipped, 0.0))
+        unscored = torch.zeros_like(skipped) if scored is None else ~scored
+        refused = ~(finite[0] & finite[1]) & ~skipped | unscored
+        return Verdict(refused, unscored, skipped, norm.masked_fill(skipped, 0.0))
 
     def update(self, optimizer: torch.optim.Optimizer, verdict: Verdict) -> None:
         """One step of the optimiser, which changes nothing at all where it was refused or is skipped."""

@@ -132,20 +132,23 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         pool = _usable(t, next(batches))  # B, of which this process holds its own
     at = t.moment(pool.counts)
     choice = choose(t.plan, t.memory, pool.own, at)  # times itself: what it scores, and what it selects
-    dealt = pool.deal(choice.rows)  # b, and which process trains on each
+    dealt = pool.deal(choice.rows, choice.each)  # b, and which process trains on each
     dealt_kd = _distilled(t, dealt, pool)
     with ledger.timed("train"):
-        teachers = _teach(t, pool, dealt_kd, choice.reference)
-        t.student.train()
-        embedded = embedded_kd = _train_embed(t, pool, dealt)
+        batch = batch_kd = pool.take(dealt)
         if dealt_kd is not None and dealt_kd is not dealt:
-            embedded_kd = _train_embed(t, pool, dealt_kd)
+            batch_kd = pool.take(dealt_kd)
+        teachers = _teach(t, pool, dealt_kd, batch_kd, choice.reference)
+        t.student.train()
+        embedded = embedded_kd = _train_embed(t, pool, dealt, batch)
+        if dealt_kd is not None and batch_kd is not batch:
+            embedded_kd = _train_embed(t, pool, dealt_kd, batch_kd)
         loss, parts = t.objective(embedded, embedded_kd, teachers, _columns(t, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         norm = t.replica.clip(t.optimizer, cfg.clip)
-        verdict = t.replica.judge(parts.loss, norm)
-        t.guard.note(t.step + 1, parts.loss, norm, verdict.refused)
+        verdict = t.replica.judge(parts.loss, norm, choice.finite)
+        t.guard.note(t.step + 1, parts.loss, norm, verdict)
         lr = learning_rate(t.step, cfg.steps, peak=cfg.lr, warmup=cfg.warmup)
         set_learning_rate(t.optimizer, lr)
         t.whole = False  # until the step is complete
@@ -191,14 +194,16 @@ def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
     return pool.deal(pool.draw(len(dealt.rows), t.generator))
 
 
-def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | None) -> list[Embeddings]:
+def _teach(
+    t: Trainer, pool: Pool, dealt: Dealt | None, batch: Candidates, reference: Embeddings | None
+) -> list[Embeddings]:
     """The teachers' embeddings of the distilled rows; what the reference has embedded is not embedded again."""
     if dealt is None:
         return []
     return [
         pool.embeddings(dealt, reference)
         if reference is not None and p is t.reference
-        else t.world.embeddings(p.embed(pool.take(dealt), t.ledger, "teacher"))
+        else t.world.embeddings(p.embed(batch, t.ledger, "teacher"))
         for p in t.teachers
     ]
 
@@ -209,13 +214,12 @@ def _columns(t: Trainer, pairs: int) -> list[Embeddings]:
     return [] if t.columns is None else t.columns.at(t.step, pairs * share, t.ledger, share)
 
 
-def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Embeddings:
-    """The whole batch's embeddings, of which this process makes those of its share."""
-    batch = pool.take(dealt)
+def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Embeddings:
+    """The whole batch's embeddings, of which this process makes those of its share, which is `batch`."""
     if t.student.partly is not None:
         # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
         coarse = t.student.partly.rows(len(dealt.rows))[dealt.places]
-        batch = replace(batch, coarse=coarse[dealt.takers == t.world.rank])
+        batch = replace(batch, coarse=coarse[pool.share(dealt)])
     flops = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)

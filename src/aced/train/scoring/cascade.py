@@ -37,15 +37,15 @@ class Sieve:
     def keep(self, reference: Embeddings, step: int, counts: Sequence[int]) -> Tensor:
         """`[m]` int64 rows of all processes' candidates that are kept at step number `step` (from 0).
 
-        They ascend and are on the CPU; `reference` has the embeddings of this process's own candidates, and `counts`
-        says how many every process has.
+        They ascend and are where the embeddings are; `reference` has the embeddings of this process's own candidates,
+        and `counts` says how many every process has.
         """
         size = min(self.size, sum(counts))
         if size == 0:
-            return torch.empty(0, dtype=torch.int64)
+            return torch.empty(0, dtype=torch.int64, device=reference.device)
         generator = generator_of("sieve", self.seed, step)
         chosen = draw_with(self.settings, self.method, self.score, size, None, reference, generator, self.world, counts)
-        return chosen.indices.cpu().sort().values
+        return chosen.indices.sort().values
 
     def count(self, ledger: Ledger, own: int, whole: int, width: int) -> None:
         """Count this process's FLOPs in one draw, with `own` candidates of the `whole` number."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Score
+from aced.core.selection import Score, settled
 from aced.data.order import Orders
 from aced.data.source import Candidates
 from aced.train.scoring.cascade import Sieve
@@ -17,7 +17,7 @@ from aced.train.scoring.early import Early
 from aced.train.scoring.embedding import embed, recall
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
-from aced.train.scoring.shares import each_has, own_rows
+from aced.train.scoring.shares import each_kept, own_part
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,18 @@ class Choice:
     """What a step trains on.
 
     Attributes:
-        rows: `[b]` int64 rows of the candidates (of all processes', one after the other), on the CPU.
+        rows: `[b]` int64 rows of the candidates (of all processes', one after the other), on whichever device.
         scores: `[B]` scores of single pairs, NaN for candidates that were not scored; None where nothing was.
         reference: the reference's embeddings of this process's candidates, where they were looked up.
+        each: how many of the rows are of each process's candidates, where that is known without reading them.
+        finite: bool, a scalar: whether all scores were numbers; None where that need not be asked.
     """
 
     rows: Tensor
     scores: Tensor | None = None
     reference: Embeddings | None = None
+    each: list[int] | None = None
+    finite: Tensor | None = None
 
 
 def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment) -> Choice:
@@ -68,21 +72,24 @@ def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment
     if plan.early is not None:
         plan.early.count(at.ledger, len(candidates))
     if plan.score is None:
-        return Choice(torch.arange(sum(at.counts))[: at.settings.batch])
+        # Several processes share out what is here, for which they must know it.
+        device = candidates.indices.device if at.world.size == 1 else None
+        return Choice(torch.arange(min(at.settings.batch, sum(at.counts)), device=device))
     with at.ledger.timed("score"):
         reference = at.reference.embed(candidates, at.ledger, "reference") if at.reference else None
     if plan.sieve is None:
-        rows, scores = _drawn(plan.score, _student(plan, memory, candidates, reference, at), reference, at)
-    else:
-        assert reference is not None  # a cascade is of two models
-        kept = _kept(plan.sieve, reference, at)
-        mine = own_rows(kept, at.counts, at.world.rank)
-        left, then = reference[mine.to(reference.device)], replace(at, counts=each_has(kept, at.counts))
-        student = _student(plan, memory, candidates[mine], left, then)
-        among, of_kept = _drawn(plan.score, student, left, then)
-        rows, scores = kept[among], torch.full((sum(at.counts),), torch.nan)
-        scores[kept] = of_kept
-    return Choice(rows, scores, reference)
+        choice = _drawn(plan.score, _student(plan, memory, candidates, reference, at), reference, at)
+        return replace(choice, reference=reference)
+    assert reference is not None  # a cascade is of two models
+    kept = _kept(plan.sieve, reference, at)
+    each = each_kept(kept, plan.sieve.size, at.counts, at.settings.scope)
+    mine, then = own_part(kept, each, at.counts, at.world.rank), replace(at, counts=each)
+    left = reference[mine]
+    among = _drawn(plan.score, _student(plan, memory, candidates[mine], left, then), left, then)
+    scores = torch.full((sum(at.counts),), torch.nan, device=kept.device)
+    assert among.scores is not None
+    scores[kept] = among.scores
+    return replace(among, rows=kept[among.rows], scores=scores, reference=reference)
 
 
 def _kept(sieve: Sieve, reference: Embeddings, at: Moment) -> Tensor:
@@ -105,8 +112,11 @@ def _student(
         return recall(memory, candidates, reference, at, plan.side)
 
 
-def _drawn(score: Score, student: Embeddings | None, reference: Embeddings | None, at: Moment) -> tuple[Tensor, Tensor]:
-    """The rows of the batch and the scores of all candidates."""
+def _drawn(score: Score, student: Embeddings | None, reference: Embeddings | None, at: Moment) -> Choice:
+    """The batch, of all candidates."""
     with at.ledger.timed("select"):
         chosen = draw(at, score, at.settings.batch, student, reference)
-        return chosen.indices.cpu(), chosen.scores.cpu()
+        each = settled(min(at.settings.batch, sum(at.counts)), at.counts, at.settings.scope)
+        # A CPU's were looked at when they were drawn.
+        finite = None if chosen.scores.device.type == "cpu" else chosen.finite()
+        return Choice(chosen.indices, chosen.scores, each=each, finite=finite)

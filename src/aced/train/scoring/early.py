@@ -52,7 +52,7 @@ class SievedOrder(Order):
         for step, indices in zip(steps, found, strict=True):
             end += len(indices)
             counts = world.counts(len(indices))
-            rows = sieve.keep(embedded[end - len(indices) : end], step, counts)
+            rows = sieve.keep(embedded[end - len(indices) : end], step, counts).cpu()
             kept.append(world.gather(indices, counts)[rows])
         return kept
 

@@ -6,7 +6,26 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
+from aced.core.selection import settled
+from aced.core.selection_ranks import Scope
 from aced.train.distributed import World
+
+
+def each_kept(rows: Tensor, size: int, counts: list[int], scope: Scope) -> list[int]:
+    """How many of `rows` of all processes' candidates each process has, which a draw of at most `size` has chosen.
+
+    Where the processes' candidates compete, only the rows tell; to read them a GPU is waited for.
+    """
+    if len(counts) == 1:
+        return [len(rows)]
+    known = settled(min(size, sum(counts)), counts, scope)
+    return each_has(rows.cpu(), counts) if known is None else known
+
+
+def own_part(rows: Tensor, each: list[int], counts: list[int], rank: int) -> Tensor:
+    """Rows among one process's candidates, of ascending `rows` of all processes', of which each process has so many."""
+    start = sum(each[:rank])
+    return rows[start : start + each[rank]] - sum(counts[:rank])
 
 
 def own_rows(rows: Tensor, counts: list[int], rank: int) -> Tensor:
@@ -16,7 +35,7 @@ def own_rows(rows: Tensor, counts: list[int], rank: int) -> Tensor:
 
 
 def each_has(rows: Tensor, counts: list[int]) -> list[int]:
-    """How many of `rows` of all processes' candidates each process has; they have `counts` candidates."""
+    """How many of `rows` (on the CPU) of all processes' candidates each has; they have `counts` candidates."""
     owners = torch.bucketize(rows, torch.tensor(counts).cumsum(0), right=True)
     return torch.bincount(owners, minlength=len(counts)).tolist()
 
