@@ -99,6 +99,11 @@ class Drawn(Chooser):
         """As in the contract."""
         return self.scorer is not None and self.scorer.looks_ahead
 
+    @property
+    def remembers(self) -> bool:
+        """As in the contract."""
+        return self.scorer is not None and self.scorer.remembers
+
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""
         if self.scorer:
@@ -141,6 +146,11 @@ class Around(Chooser):
     def looks_ahead(self) -> bool:
         """As in the contract."""
         return self.inner.looks_ahead
+
+    @property
+    def remembers(self) -> bool:
+        """As in the contract."""
+        return self.inner.remembers
 
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""

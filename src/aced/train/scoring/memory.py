@@ -157,6 +157,11 @@ class Remembering(Scorer):
     def __init__(self, age: int) -> None:
         self.memory = Memory(age)
 
+    @property
+    def remembers(self) -> bool:
+        """As in the contract."""
+        return True
+
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract."""
         self.memory.put(positions, embedded.image, embedded.text, t.step)

@@ -24,6 +24,11 @@ class Piece:
         """Whether `ahead` wants the next candidates, which are then loaded one step early."""
         return False
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `trained` is to be told; the processes' shares are gathered for it alone."""
+        return False
+
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """Told what the training forward pass of step `t.step` made of its batch, all processes' shares of it.
 
