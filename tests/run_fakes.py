@@ -25,7 +25,6 @@ from aced.train.feed import feed, make_order
 from aced.train.fit import make_trainer
 from aced.train.inputs import Inputs, make_cached
 from aced.train.providers import Live, Provider
-from aced.train.scoring.choosing import Peekable
 from aced.train.step import Outcome, Trainer, train_step
 from aced.train.student import make_student
 
@@ -109,7 +108,7 @@ def take(trainer: Trainer, config: Config, source: Scenes, steps: int) -> list[O
     views += [view for p in (trainer.reference, *trainer.teachers) if p is not None for view in p.views]
     order = trainer.chooser.order(make_order(config, len(source)))
     stop = trainer.step + steps
-    batches = Peekable(feed(source, order, list(dict.fromkeys(views)), start=trainer.step, stop=stop, workers=0))
+    batches = feed(source, order, list(dict.fromkeys(views)), start=trainer.step, stop=stop, workers=0)
     return [train_step(trainer, batches) for _ in range(steps)]
 
 

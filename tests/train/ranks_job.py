@@ -23,7 +23,6 @@ from aced.train.distributed import World, open_world
 from aced.train.feed import feed, make_order
 from aced.train.fit import make_trainer
 from aced.train.loop import _own_draws, _summed
-from aced.train.scoring.choosing import Peekable
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
 from aced.train.student import make_student
@@ -50,10 +49,8 @@ SMALL_POOL, CHEAP_STEPS = 160, 3
 CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
     "early": ("i-aced", {"scoring__early": True}),
     "reuse": ("aced", {"scoring__reuse": 2}),
-    "assume": ("aced", {"scoring__reuse": 3, "scoring__unseen": "assume"}),
     "predict": ("aced", {"scoring__reuse": 3, "scoring__unseen": "predict", "scoring__refresh": 0.7}),
     "diverse": ("d-aced", {"scoring__early": True, "method__columns": 20}),
-    "stale": ("aced", {"scoring__cascade": 0.4, "scoring__stale": True}),
     "coarse": ("iid", {"scoring__resolution": 16, "scoring__coarse_share": 0.3, "train__grad_cache": 3}),
     "independent": ("rho", {"scoring__cascade": 0.4, "method__loss": "softmax"}),
     "lonely": ("aced", {"scoring__cascade": 0.4, "scoring__reuse": 3}),
@@ -61,7 +58,7 @@ CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
     "all": (
         "aced",
         {f"scoring__{key}": value for key, value in {
-            "cascade": 0.4, "early": True, "reuse": 3, "every": 2, "resolution": 16, "coarse_share": 0.5, "stale": True,
+            "cascade": 0.4, "early": True, "reuse": 3, "resolution": 16, "coarse_share": 0.5,
         }.items()},
     ),
 }  # fmt: skip
@@ -100,11 +97,11 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
         trainer.chooser.order(make_order(config, len(source))),
         list(dict.fromkeys(views)),
         start=trainer.step,
-        stop=trainer.step + steps + 1,  # a step may look ahead
+        stop=trainer.step + steps,
         workers=0,
         part=(trainer.world.rank, trainer.world.size),
     )
-    batches, wishes = Peekable(batches), Wishes(Asked(), 0, trainer.world)
+    wishes = Wishes(Asked(), 0, trainer.world)
     outcomes = []
     for _ in range(steps):
         with _own_draws(0, trainer.step, trainer.world.rank, trainer.student.device), _summed(trainer, wishes):
@@ -212,7 +209,7 @@ def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]
     """Weights and memory of runs that went on from a checkpoint, and of the same that had none, sharded and not."""
     found: dict[str, Any] = {}
     pool, cache = make_pool(SMALL_POOL, 1), reference.parent / "cache"
-    keys = {"scoring__cascade": 0.4, "scoring__reuse": 3, "scoring__stale": True}
+    keys = {"scoring__cascade": 0.4, "scoring__reuse": 3}
     for parallel in ("ddp", "fsdp"):
         config = config_of(reference, "aced", run__parallel=parallel, **keys)
         metrics = Metrics(folder / f"{parallel}.jsonl", None, 1)

@@ -21,7 +21,6 @@ from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
-from aced.train.scoring.choosing import Peekable
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
 from aced.train.wishes import Wishes
@@ -119,7 +118,7 @@ def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candi
     views = [trainer.student.view]
     views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
     order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
-    batches = feed(
+    return feed(
         source,
         order,
         list(dict.fromkeys(views)),
@@ -129,7 +128,6 @@ def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candi
         part=(trainer.world.rank, trainer.world.size),
         patience=config.run.timeout,
     )
-    return Peekable(batches)
 
 
 def _evaluate(
