@@ -3,10 +3,14 @@
     python benchmarks/losses.py                       # n = 16384, d = 512
     python benchmarks/losses.py --counts 64 1024 4096 # other sizes
     python benchmarks/losses.py --counts 32768 --alone # ours only
+    python benchmarks/losses.py --counts 4096 --ranks 8 # one of 8 ranks against one process
     python benchmarks/losses.py --quick               # a small size, to see that it runs
 
 The other side of the sigmoid loss is open_clip's SigLipLoss and of the softmax loss its ClipLoss; distillation stands
 against the formula written with whole matrices in torch, since open_clip has no such loss by itself.
+
+With `--ranks W` ours is what one of W ranks computes, its own rows, and the other side the whole batch in one process.
+The rank meets no others: what they would have sent is there already, and what exchanges take is not in its time.
 
 - *Time*: both sides in turn in one process, embeddings, logit scale and bias with gradients; the median of the turns.
   The figure beside it is the ratio ours / theirs of the medians.
@@ -26,7 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -38,9 +42,11 @@ from torch import Tensor
 
 from aced.core import losses
 from aced.core.embeddings import Embeddings
+from aced.core.shares import Alone, Share
 from aced.towers.compat import import_open_clip
 
-Loss = Callable[[Embeddings, Embeddings], Tensor]
+Pairs = Embeddings | Share
+Loss = Callable[..., Tensor]
 
 
 # --- the two sides ----------------------------------------------------------------------------------------------
@@ -95,41 +101,70 @@ def inputs(count: int, width: int, device: torch.device | str = "cpu") -> tuple[
     return replace(student, scale=scale, bias=bias), embeddings(count, width, 1).to(device)
 
 
-def pass_through(loss: Loss, student: Embeddings, teacher: Embeddings) -> list[Tensor]:
+class Ghosts(Alone):
+    """`size` ranks of which only the first is there: the others' numbers are its own once more."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """What rank 0 gave, once for each."""
+        return torch.cat([rows] * len(counts))
+
+
+def share(e: Embeddings, ranks: int) -> Share:
+    """The first rank's share of a batch; the texts of all have arrived and collect a gradient, where these have one."""
+    own = slice(0, len(e) // ranks)
+    image = e.image[own].detach().requires_grad_(e.image.requires_grad)
+    part = Embeddings(image, e.text[own].detach(), e.scale, e.bias)
+    return Share(part, [len(part)] * ranks, Ghosts(ranks), e.image.dtype, e.text)
+
+
+def pass_through(loss: Loss, student: Pairs, teacher: Pairs) -> list[Tensor]:
     """One forward and backward pass; returns the gradients."""
-    leaves = (student.image, student.text, student.scale, student.bias)
+    own, text = (student.own, student.texts) if isinstance(student, Share) else (student, student.text)
+    leaves = (own.image, text, own.scale, own.bias)
     for leaf in leaves:
         leaf.grad = None
     loss(student, teacher).backward()
     return [leaf.grad for leaf in leaves if leaf.grad is not None]
 
 
+def pairs_of(args: argparse.Namespace, side: str, count: int) -> tuple[Pairs, Pairs]:
+    """What a side is given: a student and a teacher, or one rank's shares of them."""
+    student, teacher = inputs(count, args.d)
+    if args.ranks and side == "ours":
+        return share(student, args.ranks), share(teacher, args.ranks)
+    return student, teacher
+
+
 def child(args: argparse.Namespace) -> dict[str, object]:
     """One loss at one size, in this process: both sides' times, or one side's memory."""
     torch.set_num_threads(args.threads)
     count, sides = args.counts[0], SIDES[args.child]
-    small = inputs(64, args.d)
-    for loss in sides.values():  # libraries and thread pools are there
-        pass_through(loss, *small)
-    student, teacher = inputs(count, args.d)
+    if args.ranks:
+        sides = {"ours": sides["ours"], "theirs": sides["ours"]}
+    for side in sides:  # libraries and thread pools are there
+        pass_through(sides[side], *pairs_of(args, side, 64))
     if args.side:
+        given = pairs_of(args, args.side, count)
         before = forget_peak()
-        pass_through(sides[args.side], student, teacher)
+        pass_through(sides[args.side], *given)
         return {"extra_mib": peak() - before}
 
     used = ["ours"] if args.alone else list(sides)
     turns = args.turns or min(300, max(3, round((8192 / count) ** 2)))
     seconds: dict[str, list[float]] = {side: [] for side in used}
-    gradients = {}
+    gradients, given = {}, {side: pairs_of(args, side, count) for side in used}
     for _ in range(turns):
         for side in used:
             start = time.perf_counter()
-            found = pass_through(sides[side], student, teacher)
+            found = pass_through(sides[side], *given[side])
             seconds[side].append(time.perf_counter() - start)
             gradients[side] = found
             del found
     result: dict[str, object] = {"turns": turns, **{side: statistics.median(s) for side, s in seconds.items()}}
-    if not args.alone:
+    if not (args.alone or args.ranks):
         # A softmax has no bias: its gradient is left out.
         pairs = list(zip(gradients["ours"], gradients["theirs"], strict=False))[: 4 if "sigmoid" in args.child else 3]
         result["difference"] = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
@@ -139,7 +174,7 @@ def child(args: argparse.Namespace) -> dict[str, object]:
 def measure(args: argparse.Namespace, name: str, count: int) -> dict[str, float]:
     """Run one loss at one size in processes of its own."""
     command = [sys.executable, __file__, "--child", name, "--counts", str(count)]
-    command += [f"--{key}={getattr(args, key)}" for key in ("d", "turns", "threads")]
+    command += [f"--{key}={getattr(args, key)}" for key in ("d", "turns", "threads", "ranks")]
     command += ["--alone"] if args.alone else []
 
     def run(*more: str, **malloc: str) -> dict[str, float]:
@@ -154,19 +189,19 @@ def measure(args: argparse.Namespace, name: str, count: int) -> dict[str, float]
     return result
 
 
-def row(name: str, count: int, r: dict[str, float]) -> list[str]:
+def row(name: str, count: int, r: dict[str, float], ranks: int) -> list[str]:
     """A line of the table."""
     cells = [f"{count:,}", name, f"{r['ours']:.4g}", f"{r['ours_mib']:.1f}"]
     if "theirs" not in r:
         return [*cells, "", "", "", "", "", ""]
     return [
         *cells,
-        PEERS.get(name, "whole matrices"),
+        "one process" if ranks else PEERS.get(name, "whole matrices"),
         f"{r['theirs']:.4g}",
         f"{r['theirs_mib']:.1f}",
         f"{r['ours'] / r['theirs']:.2f}",
         f"{r['ours_mib'] / max(r['theirs_mib'], 1e-9):.3f}" if r["theirs_mib"] > 1 else "",
-        f"{r['difference']:.1e}",
+        f"{r['difference']:.1e}" if "difference" in r else "",
     ]
 
 
@@ -179,6 +214,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=0, help="passes of each side; 0: by the size")
     parser.add_argument("--alone", action="store_true", help="leave out the other side, which needs much memory")
     parser.add_argument("--threads", type=int, default=1, help="more only on an idle machine")
+    parser.add_argument("--ranks", type=int, default=0, help="W: one rank's rows against the whole; 0: against others")
     parser.add_argument("--quick", action="store_true", help="n = 512, d = 64")
     parser.add_argument("--child", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
@@ -198,9 +234,13 @@ def main() -> None:
         for name in args.losses:
             found = measure(args, name, count)
             results.setdefault(str(count), {})[name] = found
-            table.add_row(*row(name, count, found))
+            table.add_row(*row(name, count, found, args.ranks))
     console.print(table)
-    print(json.dumps({"benchmark": "losses", "d": args.d, "threads": args.threads, "results": results}))
+    print(
+        json.dumps(
+            {"benchmark": "losses", "d": args.d, "threads": args.threads, "ranks": args.ranks, "results": results}
+        )
+    )
 
 
 if __name__ == "__main__":
