@@ -4,6 +4,7 @@
     python benchmarks/losses.py --counts 64 1024 4096 # other sizes
     python benchmarks/losses.py --counts 32768 --alone # ours only
     python benchmarks/losses.py --counts 4096 --ranks 8 # one of 8 ranks against one process
+    python benchmarks/losses.py --counts 32768 --flops --ranks 1 8 64 # what a rank multiplies, by shapes alone
     python benchmarks/losses.py --quick               # a small size, to see that it runs
 
 The other side of the sigmoid loss is open_clip's SigLipLoss and of the softmax loss its ClipLoss; distillation stands
@@ -32,6 +33,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,8 @@ from rich.console import Console
 from rich.table import Table
 from selection import FREE_AT_ONCE, embeddings, forget_peak, peak
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aced.core import losses
 from aced.core.embeddings import Embeddings
@@ -112,6 +116,45 @@ class Ghosts(Alone):
         return torch.cat([rows] * len(counts))
 
 
+class Products(TorchDispatchMode):
+    """Counts the FLOPs of matrix products, those that are added in place too, which torch's own counter leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("mm", "addmm", "addmm_"):
+            a, b = args[-2:]
+            self.flops += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def flops(name: str, count: int, width: int, ranks: int) -> int:
+    """What one rank multiplies forward and backward in tiles as large as a GPU has them; nothing is computed."""
+    tile, losses._TILE = losses._TILE, losses._GPU_TILE
+    try:
+        with FakeTensorMode(), Products() as products:
+            student, teacher = inputs(count, width)
+            pass_through(SIDES[name]["ours"], share(student, ranks), share(teacher, ranks))
+    finally:
+        losses._TILE = tile
+    return products.flops
+
+
+def print_flops(args: argparse.Namespace, console: Console) -> None:
+    """A table and one line of JSON."""
+    for count in args.counts:
+        table = Table(title=f"FLOPs of a rank's products, forward and backward, n = {count:,}, d = {args.d}")
+        found = {ranks: {name: flops(name, count, args.d, ranks) for name in args.losses} for ranks in args.ranks}
+        for head in ("ranks", *args.losses, "together"):
+            table.add_column(head, justify="right")
+        for ranks, each in found.items():
+            table.add_row(str(ranks), *(f"{n:.3g}" for n in (*each.values(), sum(each.values()))))
+        console.print(table)
+        print(json.dumps({"benchmark": "losses, flops", "n": count, "d": args.d, "results": found}))
+
+
 def share(e: Embeddings, ranks: int) -> Share:
     """The first rank's share of a batch; the texts of all have arrived and collect a gradient, where these have one."""
     own = slice(0, len(e) // ranks)
@@ -134,7 +177,7 @@ def pairs_of(args: argparse.Namespace, side: str, count: int) -> tuple[Pairs, Pa
     """What a side is given: a student and a teacher, or one rank's shares of them."""
     student, teacher = inputs(count, args.d)
     if args.ranks and side == "ours":
-        return share(student, args.ranks), share(teacher, args.ranks)
+        return share(student, args.ranks[0]), share(teacher, args.ranks[0])
     return student, teacher
 
 
@@ -142,7 +185,7 @@ def child(args: argparse.Namespace) -> dict[str, object]:
     """One loss at one size, in this process: both sides' times, or one side's memory."""
     torch.set_num_threads(args.threads)
     count, sides = args.counts[0], SIDES[args.child]
-    if args.ranks:
+    if args.ranks:  # one process takes the place of the other side
         sides = {"ours": sides["ours"], "theirs": sides["ours"]}
     for side in sides:  # libraries and thread pools are there
         pass_through(sides[side], *pairs_of(args, side, 64))
@@ -174,7 +217,8 @@ def child(args: argparse.Namespace) -> dict[str, object]:
 def measure(args: argparse.Namespace, name: str, count: int) -> dict[str, float]:
     """Run one loss at one size in processes of its own."""
     command = [sys.executable, __file__, "--child", name, "--counts", str(count)]
-    command += [f"--{key}={getattr(args, key)}" for key in ("d", "turns", "threads", "ranks")]
+    command += [f"--{key}={getattr(args, key)}" for key in ("d", "turns", "threads")]
+    command += [f"--ranks={args.ranks[0]}"] if args.ranks else []
     command += ["--alone"] if args.alone else []
 
     def run(*more: str, **malloc: str) -> dict[str, float]:
@@ -189,14 +233,14 @@ def measure(args: argparse.Namespace, name: str, count: int) -> dict[str, float]
     return result
 
 
-def row(name: str, count: int, r: dict[str, float], ranks: int) -> list[str]:
+def row(name: str, count: int, r: dict[str, float], of_a_rank: bool) -> list[str]:
     """A line of the table."""
     cells = [f"{count:,}", name, f"{r['ours']:.4g}", f"{r['ours_mib']:.1f}"]
     if "theirs" not in r:
         return [*cells, "", "", "", "", "", ""]
     return [
         *cells,
-        "one process" if ranks else PEERS.get(name, "whole matrices"),
+        "one process" if of_a_rank else PEERS.get(name, "whole matrices"),
         f"{r['theirs']:.4g}",
         f"{r['theirs_mib']:.1f}",
         f"{r['ours'] / r['theirs']:.2f}",
@@ -214,7 +258,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=0, help="passes of each side; 0: by the size")
     parser.add_argument("--alone", action="store_true", help="leave out the other side, which needs much memory")
     parser.add_argument("--threads", type=int, default=1, help="more only on an idle machine")
-    parser.add_argument("--ranks", type=int, default=0, help="W: one rank's rows against the whole; 0: against others")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[], help="W: one rank's rows against the whole batch")
+    parser.add_argument("--flops", action="store_true", help="count what a rank multiplies for each number of ranks")
     parser.add_argument("--quick", action="store_true", help="n = 512, d = 64")
     parser.add_argument("--child", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
@@ -225,6 +270,11 @@ def main() -> None:
     if args.quick:
         args.counts, args.d = [512], 64
     console = Console(width=160)
+    if args.flops:
+        print_flops(args, console)
+        return
+    if len(args.ranks) > 1:
+        parser.error("several numbers of --ranks go with --flops alone")
     table = Table(title=f"Forward and backward, d = {args.d}, {args.threads} thread(s)")
     heads = ("n", "loss", "aced, s", "peak extra, MiB", "against", "s", "peak extra, MiB")
     for head in (*heads, "time ratio", "memory ratio", "difference of gradients"):
@@ -234,7 +284,7 @@ def main() -> None:
         for name in args.losses:
             found = measure(args, name, count)
             results.setdefault(str(count), {})[name] = found
-            table.add_row(*row(name, count, found, args.ranks))
+            table.add_row(*row(name, count, found, bool(args.ranks)))
     console.print(table)
     print(
         json.dumps(

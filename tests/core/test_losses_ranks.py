@@ -43,7 +43,7 @@ LOSSES: dict[str, Callable[[Share, list[Share], Projections], Tensor]] = {
     "column_kd": lambda s, t, p: losses.column_kd(
         s, t[0], cast(COLUMNS, s.own.image.dtype), project=(p[0], p[2]), scale=s.own.scale
     ),
-    "sigmoid and softmax_kd": lambda s, t, p: losses.sigmoid(s) + 2 * losses.softmax_kd(s, t),
+    "sigmoid and softmax_kd": lambda s, t, p: losses.sigmoid(s) + 2 * losses.softmax_kd(s.scaled(s.own.scale, 0.0), t),
 }
 OVER_PAIRS = [name for name in LOSSES if name not in ("feature_matching", "column_kd")]
 SPREADS = [[31], [16, 15], [3, 20, 0, 8], [0, 31], [1] * 4 + [27]]

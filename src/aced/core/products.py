@@ -50,7 +50,6 @@ def multiplies_narrow(values: Tensor) -> bool:
         and values.dtype in _NARROW
         and torch.version.hip is None
         and "dtype" in _mm_overloads()
-        and torch.cuda.is_available()
         and torch.cuda.get_device_capability(values.device) >= _TENSOR_CORES
     )
 

@@ -63,7 +63,7 @@ class Alone:
         return values
 
 
-@dataclass
+@dataclass(eq=False)
 class Share:
     """One rank's pairs of a batch, and the way to the texts of all.
 
