@@ -46,7 +46,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aced.core import losses
 from aced.core.embeddings import Embeddings
-from aced.core.shares import Alone, Share
+from aced.core.ranks import Alone
+from aced.core.shares import Share
 from aced.towers.compat import import_open_clip
 
 Pairs = Embeddings | Share

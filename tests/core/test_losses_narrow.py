@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aced.core import losses, products
 from aced.core.embeddings import Embeddings
-from aced.core.shares import Alone, Share
+from aced.core.ranks import Alone
+from aced.core.shares import Share
 
 B, U = 90, 2.0**-8
 """Pairs; and the unit roundoff of bfloat16, 8 bits."""

@@ -150,8 +150,7 @@ def test_scoring_is_counted_for_the_survivors(make: Make) -> None:
     (_, full), (_, cascaded) = (make.steps(3, cascade=share) for share in (1.0, 0.4))
     assert cascaded.ledger.flops["scoring"] == pytest.approx(0.4 * full.ledger.flops["scoring"])
     widths = [cascaded.student.width, cascaded.reference.width]  # type: ignore[union-attr]
-    # The second draw is among so few that it is made on the matrix of all pairs.
-    drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + sum(2 * KEPT**2 * width for width in widths)
+    drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + selection_flops(KEPT, BATCH, 4, widths)
     assert cascaded.ledger.flops["selection"] == 3 * drawn
 
 

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aced.core.shares import Group, Share
+from aced.core.ranks import Ranks
+from aced.core.shares import Share
 from aced.core.tables import Table
 
 
@@ -38,7 +39,7 @@ class Form:
 
     def __init__(self, share: Share) -> None:
         self.factor = 1.0 / (self.directions * len(share))
-        self.start, self.group = share.start, share.group
+        self.start, self.ranks = share.start, share.ranks
 
     def survey(self, z: Tensor, rows: slice) -> None:
         """Take note of `z` `[rows, b]`, which stays as it is."""
@@ -95,7 +96,7 @@ class Softmax(Form):
 
     def join(self) -> None:
         """Log-sum-exp of the whole columns."""
-        _join([self.norms], self.group)
+        _join([self.norms], self.ranks)
 
     def tile(self, z: Tensor, rows: slice, *, gradient: bool) -> Tensor:
         """The derivative is the two softmaxes less 2 on the diagonal."""
@@ -130,7 +131,7 @@ class SoftmaxKD(Form):
     def join(self) -> None:
         """Log-sum-exp of the whole columns, of the student and the teachers in one exchange."""
         if self.norms.columns is not None:
-            _join([self.norms, *(norms for _, norms in self.teachers)], self.group)
+            _join([self.norms, *(norms for _, norms in self.teachers)], self.ranks)
 
     def tile(self, z: Tensor, rows: slice, *, gradient: bool) -> Tensor:
         """-sum p log q = log-sum-exp - sum p z, as p adds up to 1; the derivative is q - p, in both directions."""
@@ -145,7 +146,7 @@ class SoftmaxKD(Form):
 
     def _complete(self, z: Tensor) -> bool:
         """Whether `z` is the only tile of the only rank, which knows its rows and columns itself."""
-        return self.group.size == 1 and len(z) == z.shape[1]
+        return self.ranks.size == 1 and len(z) == z.shape[1]
 
     @staticmethod
     def _whole(z: Tensor, theirs: list[Tensor], *, gradient: bool) -> Tensor:
@@ -194,10 +195,10 @@ class _Norms:
         return z.sub_(self.columns).exp_().add_(over_rows)
 
 
-def _join(all_norms: Sequence[_Norms], group: Group) -> None:
+def _join(all_norms: Sequence[_Norms], ranks: Ranks) -> None:
     """End the survey: of the columns' log-sum-exps over each rank's rows, that over all rows, in one exchange."""
     columns = torch.stack([norms.columns for norms in all_norms if norms.columns is not None])
-    whole = group.gather(columns[None], [1] * group.size).logsumexp(0)  # [W, n, b]; of a single one to the bit itself
+    whole = ranks.gather(columns[None], [1] * ranks.size).logsumexp(0)  # [W, n, b]; of a single one to the bit itself
     for norms, joined in zip(all_norms, whole, strict=True):
         norms.rows, norms.columns = torch.cat(norms.tiles), joined
 

@@ -11,56 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings, Scalar
-
-
-class Group(Protocol):
-    """How the ranks of a job exchange tensors; every one of them makes the same calls in the same order."""
-
-    @property
-    def rank(self) -> int:
-        """This process, from 0."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """W, the number of processes."""
-        ...
-
-    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """The rows of every rank, `[sum(counts), ...]`; rank r gives `counts[r]`, and its own are `rows`."""
-        ...
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of every rank's `values`, which have one shape."""
-        ...
-
-    def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """The sum of every rank's `values` `[sum(counts), ...]`, of which rank r gets its `counts[r]` rows."""
-        ...
-
-
-class Alone:
-    """The group of one process, to which every exchange gives back what it was given."""
-
-    rank, size = 0, 1
-
-    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `Group`."""
-        return rows
-
-    def sum(self, values: Tensor) -> Tensor:
-        """As in `Group`."""
-        return values
-
-    def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `Group`."""
-        return values
+from aced.core.ranks import Alone, Ranks
 
 
 @dataclass(eq=False)
@@ -70,7 +27,7 @@ class Share:
     Attributes:
         own: `[r, d]` embeddings of this rank's pairs, with the model's logit scale and bias; r may be 0.
         counts: every rank's r. The pairs of rank 0 come first in the batch, and so on.
-        group: the ranks.
+        ranks: the ranks.
         multiplied_in: the type in which a device with tensor cores for it takes products of the embeddings, summed in
             float32. Embeddings in a wider type are rounded for that; gradients reach them in their own.
         gathered: `[b, d]` texts of all, from their first use on or where they were there before.
@@ -78,14 +35,14 @@ class Share:
 
     own: Embeddings
     counts: Sequence[int]
-    group: Group
+    ranks: Ranks
     multiplied_in: torch.dtype
     gathered: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if len(self.counts) != self.group.size or self.counts[self.group.rank] != len(self.own):
+        if len(self.counts) != self.ranks.size or self.counts[self.ranks.rank] != len(self.own):
             raise ValueError(
-                f"Share: rank {self.group.rank} of {self.group.size} has {len(self.own)} pairs, which the counts "
+                f"Share: rank {self.ranks.rank} of {self.ranks.size} has {len(self.own)} pairs, which the counts "
                 f"{list(self.counts)} do not say."
             )
 
@@ -95,14 +52,14 @@ class Share:
     @property
     def start(self) -> int:
         """The number in the batch of this rank's first pair."""
-        return sum(self.counts[: self.group.rank])
+        return sum(self.counts[: self.ranks.rank])
 
     @property
     def texts(self) -> Tensor:
         """`[b, d]` texts of all, with gradient. The first use is an exchange, and its backward pass another one."""
         if self.gathered is None:
-            alone = self.group.size == 1
-            self.gathered = self.own.text if alone else _Gathered.apply(self.own.text, self.group, self.counts)  # type: ignore[no-untyped-call]
+            alone = self.ranks.size == 1
+            self.gathered = self.own.text if alone else _Gathered.apply(self.own.text, self.ranks, self.counts)  # type: ignore[no-untyped-call]
         return self.gathered
 
     def scaled(self, scale: Scalar, bias: Scalar) -> Share:
@@ -124,12 +81,12 @@ class _Gathered(torch.autograd.Function):
     """The rows of every rank; the gradients that the ranks have of a row are added up where it came from."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: Group, counts: Sequence[int]) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks, counts: Sequence[int]) -> Tensor:
         """As in torch."""
-        ctx.group, ctx.counts = group, counts
-        return group.gather(rows, counts)
+        ctx.ranks, ctx.counts = ranks, counts
+        return ranks.gather(rows, counts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """As in torch."""
-        return ctx.group.sum_rows(gradient, ctx.counts), None, None
+        return ctx.ranks.sum_rows(gradient, ctx.counts), None, None

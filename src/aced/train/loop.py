@@ -12,10 +12,12 @@ import torch
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.source import Candidates, Source
+from aced.data.views import image_bytes
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all, scores_json
 from aced.stopping import Asked, Stopped, deferred
 from aced.towers import Tower
+from aced.train.automatic import workers_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
@@ -118,13 +120,14 @@ def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candi
     views = [trainer.student.view]
     views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
     order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
+    views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
     return feed(
         source,
         order,
-        list(dict.fromkeys(views)),
+        views,
         start=trainer.step,
         stop=config.train.steps,
-        workers=config.data.workers,
+        workers=workers_of(config, in_memory=getattr(source, "in_memory", False), item=rows * image_bytes(views)),
         part=(trainer.world.rank, trainer.world.size),
         patience=config.run.timeout,
     )
@@ -144,7 +147,7 @@ def _evaluate(
 def _score(
     student: Tower, trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path
 ) -> None:
-    scores = score_all(student, tasks, micro_batch=config.train.micro_batch)
+    scores = score_all(student, tasks, micro_batch=config.train.micro_batch, precision=trainer.settings.precision)
     metrics.scored({"step": trainer.step, **scores_json(scores), "budgets": trainer.ledger.budgets()})
     if config.run.keep_best:
         keep_best(folder / BEST, student, scores, trainer.step)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from aced.core import losses
 from aced.core.columns import column_kd
 from aced.core.embeddings import Embeddings
+from aced.core.ranks import Ranks
 from aced.core.selection import Loss
-from aced.core.shares import Group, Share, as_share
+from aced.core.shares import Share, as_share
 from aced.methods import Method
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -89,12 +90,12 @@ class Objective(nn.Module):
         contrastive = as_share(contrastive)
         base: Tensor = getattr(losses, self.loss)(contrastive)
         if self.method.distill is None:
-            return base, _summed(contrastive.group, base, base, None)
+            return base, _summed(contrastive.ranks, base, base, None)
         kd = self._distillation(distilled, teachers)
         if self.method.columns:
             kd = kd + self._against_columns(distilled, teachers, columns)
         total = base + self.method.weight * kd
-        return total, _summed(contrastive.group, total, base, kd)
+        return total, _summed(contrastive.ranks, total, base, kd)
 
     def _distillation(self, distilled: Embeddings | Share, teachers: Sequence[Embeddings | Share]) -> Tensor:
         student = as_share(distilled)
@@ -133,10 +134,10 @@ class Objective(nn.Module):
                 parameter.clamp_(max=MAX_LOG_SCALE)
 
 
-def _summed(group: Group, total: Tensor, contrastive: Tensor, distillation: Tensor | None) -> Parts:
-    """The losses of the whole batch, of each of which `group`'s ranks have parts."""
+def _summed(ranks: Ranks, total: Tensor, contrastive: Tensor, distillation: Tensor | None) -> Parts:
+    """The losses of the whole batch, of which each rank has a part."""
     parts = [total, contrastive, *([] if distillation is None else [distillation])]
-    numbers = group.sum(torch.stack(parts).detach()).tolist()
+    numbers = ranks.sum(torch.stack(parts).detach()).tolist()
     return Parts(*numbers, *([] if len(numbers) == 3 else [None]))
 
 

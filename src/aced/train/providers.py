@@ -15,6 +15,7 @@ from aced.core.ledger import FlopPhase, Ledger
 from aced.data.source import Candidates
 from aced.data.store import Store
 from aced.data.views import View
+from aced.precision import Precision, autocast
 from aced.towers import Tower
 
 
@@ -65,10 +66,10 @@ class Cached:
 
 
 class Live:
-    """The model itself."""
+    """The model itself, in the precision that the student runs in."""
 
-    def __init__(self, tower: Tower, micro_batch: int) -> None:
-        self.tower, self.micro_batch = tower, micro_batch
+    def __init__(self, tower: Tower, micro_batch: int, precision: Precision = "fp32") -> None:
+        self.tower, self.micro_batch, self.precision = tower, micro_batch, precision
         self.width = tower.width
         self.views: tuple[View, ...] = (tower.view,)
         identity = tower.identity()
@@ -77,7 +78,8 @@ class Live:
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """Embed the candidates."""
         ledger.forward(phase, len(candidates), self.tower.forward_flops(candidates.texts))
-        return self.tower.score(candidates, self.micro_batch)
+        with autocast(self.tower.device, self.precision):
+            return self.tower.score(candidates, self.micro_batch)
 
     def valid(self, indices: Tensor) -> Tensor:
         """Every sample that could be read."""

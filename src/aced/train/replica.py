@@ -20,22 +20,16 @@ from torch import Tensor, nn
 from aced.core.embeddings import Embeddings, Scalar
 from aced.core.shares import Share
 from aced.data.source import Candidates
+from aced.precision import TYPES, Precision, autocast
 from aced.towers import Tower
 from aced.train.distributed import World
 from aced.train.gradcache import GradCache
 from aced.train.sharding import clip_gradients, load_state, shard, whole
 
 Parallel = Literal["ddp", "fsdp"]
-Precision = Literal["fp32", "bf16", "fp16"]
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_SCALE = 1.0
 """Where halving the scale of the loss has come this far, no gradient would fit fp16: the run has diverged."""
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The towers' precision; weights, losses and scores stay in float32."""
-    return torch.autocast(device.type, _TYPES.get(precision), enabled=precision in _TYPES)
 
 
 class Replica:
@@ -96,7 +90,7 @@ class Replica:
 
     def share(self, own: Embeddings, counts: Sequence[int]) -> Share:
         """This rank's embeddings, with which the losses get at those of all; rank r has `counts[r]` pairs."""
-        return self.world.share(own, counts, _TYPES.get(self.precision))
+        return self.world.share(own, counts, TYPES.get(self.precision))
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of a loss of which every rank has its own part; afterwards the same on every rank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,14 +77,14 @@ class Drawn(Chooser):
         """As in the contract."""
         with t.ledger.timed("score"):
             reference = t.reference.embed(candidates, t.ledger, "reference") if t.reference else None
-        return self.among(t, candidates, reference)
+        return self.among(t, candidates, reference, t.world.counts(len(candidates)))
 
-    def among(self, t: Trainer, candidates: Candidates, reference: Embeddings | None) -> Choice:
-        """The choice among candidates whose reference embeddings are known."""
+    def among(self, t: Trainer, candidates: Candidates, reference: Embeddings | None, counts: Sequence[int]) -> Choice:
+        """The choice among candidates whose reference embeddings are known; every process has so many."""
         with t.ledger.timed("score"):
             student = self.scorer.embed(t, candidates) if self.scorer else None
         with t.ledger.timed("select"):
-            chosen = draw(t, self.score, t.settings.batch, student, reference, t.generator)
+            chosen = draw(t, self.score, t.settings.batch, student, reference, t.generator, counts)
         return Choice(chosen.indices.cpu(), chosen.scores.cpu(), reference)
 
     @property

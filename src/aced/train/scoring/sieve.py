@@ -49,13 +49,17 @@ class SievedOrder(Order):
 
     def _sieved(self, first: int) -> list[Tensor]:
         """What is kept of each step of the group that begins at `first`."""
-        world, steps = self._sieve.world, range(first, first + self._group)
+        world, sieve, steps = self._sieve.world, self._sieve, range(first, first + self._group)
         found = [self._order.indices(step).tensor_split(world.size)[world.rank] for step in steps]
         found = [indices[self._reference.valid(indices)] for indices in found]
         embedded = self._reference.store.lookup(torch.cat(found)).to(self._reference.device)
-        kept = self._sieve.keep_each(embedded, [len(indices) for indices in found], first)
-        found = [world.gather(indices, world.counts(len(indices))) for indices in found]
-        return [indices[rows] for indices, rows in zip(found, kept, strict=True)]
+        kept, end = [], 0
+        for step, indices in zip(steps, found, strict=True):
+            end += len(indices)
+            counts = world.counts(len(indices))
+            rows = sieve.keep(embedded[end - len(indices) : end], step, counts)
+            kept.append(world.gather(indices, counts)[rows])
+        return kept
 
 
 class Presieved(Around):
