@@ -146,7 +146,7 @@ def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder
     inputs = Inputs(world.pool, [], reference, [world.cached] if method.distill else [])
     student = make_student(config)
     trainer = make_trainer(config, inputs, student)
-    order = trainer.chooser.order(make_order(config, len(world.pool)))
+    order = trainer.plan.order(make_order(config, len(world.pool)))
     batches = feed(world.pool, order, [student.view], start=0, stop=config.train.steps, workers=0)
     return Run(row, config, trainer, batches)
 

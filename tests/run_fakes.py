@@ -106,7 +106,7 @@ def take(trainer: Trainer, config: Config, source: Scenes, steps: int) -> list[O
     """So many steps from where the trainer is."""
     views = [trainer.student.view]
     views += [view for p in (trainer.reference, *trainer.teachers) if p is not None for view in p.views]
-    order = trainer.chooser.order(make_order(config, len(source)))
+    order = trainer.plan.order(make_order(config, len(source)))
     stop = trainer.step + steps
     batches = feed(source, order, list(dict.fromkeys(views)), start=trainer.step, stop=stop, workers=0)
     return [train_step(trainer, batches) for _ in range(steps)]

@@ -96,7 +96,7 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
     views += [view for p in (trainer.reference, *trainer.teachers) if p is not None for view in p.views]
     batches = feed(
         source,
-        trainer.chooser.order(make_order(config, len(source))),
+        trainer.plan.order(make_order(config, len(source))),
         list(dict.fromkeys(views)),
         start=trainer.step,
         stop=trainer.step + steps,
@@ -147,9 +147,9 @@ def cheap_steps(world: World, reference: Path) -> dict[str, Any]:
         pool = with_holes(small, 7) if holes else small
         trainer = trainer_for(config, pool, world, reference.parent / ("cache-holes" if holes else "cache"))
         if name == "lonely":
-            trainer.chooser.sieve.keep = lambda *_: torch.arange(SUPER - 20, SUPER)  # type: ignore[attr-defined]
+            trainer.plan.sieve.keep = lambda *_: torch.arange(SUPER - 20, SUPER)  # type: ignore
         outcomes, gradients = run(trainer, config, pool, CHEAP_STEPS)
-        held = trainer.chooser.tensors()
+        held = trainer.memory.tensors() if trainer.memory is not None else {}
         # What is embedded, and what is fitted to that, differs in the last bits; a fit of other pairs is another one.
         rough = ("image", "text", "flops", "gram", "cross", "maps")
         facts = {key: value.tolist() for key, value in held.items() if key.rpartition(".")[2] not in rough}
@@ -221,7 +221,9 @@ def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]
         for name, trainer in (("straight", straight), ("resumed", resumed)):
             facts = facts_of(run(trainer, config, pool, 2)[0], trainer)
             state = trainer.replica.whole_student().model.state_dict()
-            tensors = {f"weights.{k}": v.clone() for k, v in state.items()} | trainer.chooser.tensors()
+            tensors = {f"weights.{k}": v.clone() for k, v in state.items()}
+            assert trainer.memory is not None
+            tensors |= trainer.memory.tensors()
             found[f"{name} {parallel}"] = (facts, tensors)
     return found
 

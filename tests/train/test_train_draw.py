@@ -26,18 +26,26 @@ def embeddings(count: int, width: int, seed: int) -> Embeddings:
     return Embeddings(image, text, 10.0, -5.0)
 
 
-def trainer(loss: str = "sigmoid", method: str = "h-acid") -> Any:
+def moment(count: int, loss: str = "sigmoid", method: str = "h-acid") -> Any:
     settings = SimpleNamespace(scope="global", loss=loss, chunks=4, temperature=1.0)
-    return SimpleNamespace(settings=settings, method=METHODS[method], world=World(), ledger=Ledger(), step=4)
+    return SimpleNamespace(
+        settings=settings,
+        method=METHODS[method],
+        world=World(),
+        ledger=Ledger(),
+        step=4,
+        counts=[count],
+        generator=torch.Generator().manual_seed(7),
+    )
 
 
 @pytest.mark.parametrize("count", [60, 400, 401])
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("method", ["h-acid", "rho"])
 def test_what_is_drawn_and_counted_is_of_one_kind_at_every_size(count: int, loss: Any, method: str) -> None:
-    t, pair = trainer(loss, method), (embeddings(count, 8, 0), embeddings(count, 12, 1))
+    t, pair = moment(count, loss, method), (embeddings(count, 8, 0), embeddings(count, 12, 1))
     with FlopCounterMode(display=False) as counter:
-        chosen = draw(t, "learnability", 20, *pair, torch.Generator().manual_seed(7), [count])
+        chosen = draw(t, "learnability", 20, *pair)
     assert t.ledger.flops["selection"] == counter.get_total_flops()
     how = {"loss": loss, "strategy": t.method.strategy, "chunks": 4}
     public = select(*pair, 20, generator=torch.Generator().manual_seed(7), **how)
@@ -51,9 +59,9 @@ def test_embeddings_that_are_no_numbers_are_refused_with_the_step(count: int) ->
     text = reference.text.clone()
     text[33, 2] = torch.nan
     with pytest.raises(AcedError, match=r"Step 5: .*reference's text embedding 33"):
-        draw(trainer(), "learnability", 20, student, replace(reference, text=text), torch.Generator(), [count])
+        draw(moment(count), "learnability", 20, student, replace(reference, text=text))
 
 
 def test_fewer_candidates_than_are_wanted_are_all_taken() -> None:
-    chosen = draw(trainer(), "learnability", 20, embeddings(9, 8, 0), embeddings(9, 12, 1), torch.Generator(), [9])
+    chosen = draw(moment(9), "learnability", 20, embeddings(9, 8, 0), embeddings(9, 12, 1))
     assert sorted(chosen.indices.tolist()) == list(range(9))

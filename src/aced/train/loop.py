@@ -119,7 +119,7 @@ def _counts(ledger: Ledger) -> torch.Tensor:
 def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
     views = [trainer.student.view]
     views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
-    order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
+    order = trainer.plan.order(make_order(config, len(source), getattr(source, "mixture", ())))
     views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
     return feed(
         source,

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
-from aced.data.source import Candidates
+from aced.methods import Method
 from aced.train.distributed import World
 from aced.train.draws import generator_of
-from aced.train.scoring.choosing import Around, Choice, Drawn
 from aced.train.scoring.draw import count_draw, draw_with
-from aced.train.scoring.piece import own_rows
-
-if TYPE_CHECKING:
-    from aced.methods import Method
-    from aced.train.step import Settings, Trainer
+from aced.train.settings import Settings
 
 
 class Sieve:
@@ -57,27 +51,3 @@ class Sieve:
         """Count this process's FLOPs in one draw, with `own` candidates of the `whole` number."""
         size = min(self.size, whole)
         count_draw(ledger, self.settings, self.method, self.world, (own, whole), size, [width])
-
-
-class Cascaded(Around):
-    """The sieve, then another draw among what it kept; the student scores no more than that."""
-
-    def __init__(self, sieve: Sieve, inner: Drawn) -> None:
-        self.sieve, self.inner, self.drawn = sieve, inner, inner
-
-    def choose(self, t: Trainer, candidates: Candidates) -> Choice:
-        """As in the contract; scores are those of the inner draw, NaN for what the sieve dropped."""
-        assert t.reference is not None
-        with t.ledger.timed("score"):
-            reference = t.reference.embed(candidates, t.ledger, "reference")
-        with t.ledger.timed("select"):
-            counts = t.world.counts(len(candidates))
-            kept = self.sieve.keep(reference, t.step, counts)
-            self.sieve.count(t.ledger, len(candidates), sum(counts), t.reference.width)
-            mine = own_rows(kept, counts, t.world.rank)
-        left = [len(own_rows(kept, counts, rank)) for rank in range(t.world.size)]
-        choice = self.drawn.among(t, candidates[mine], reference[mine.to(reference.device)], left)
-        scores = torch.full((sum(counts),), torch.nan)
-        if choice.scores is not None:
-            scores[kept] = choice.scores
-        return Choice(kept[choice.rows], scores, reference)

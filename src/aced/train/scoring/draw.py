@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,37 +14,28 @@ from aced.core.selection import Score, Selection, shares_of
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.train.distributed import World
+from aced.train.scoring.moment import Moment
+from aced.train.settings import Settings
 
-if TYPE_CHECKING:
-    from aced.train.step import Settings, Trainer
 
-
-def draw(
-    t: Trainer,
-    score: Score,
-    size: int,
-    student: Embeddings | None,
-    reference: Embeddings | None,
-    generator: torch.Generator,
-    counts: Sequence[int],
-) -> Selection:
-    """`draw_with` for the step that is due, at most `size` rows, counted in the ledger.
+def draw(at: Moment, score: Score, size: int, student: Embeddings | None, reference: Embeddings | None) -> Selection:
+    """`draw_with` for a step, at most `size` rows, counted in the ledger.
 
     Raises:
         AcedError: what the draw refuses, with the number of the step; on a CPU also embeddings that it cannot work
             with. A GPU would have to be waited for: `Selection.finite` says there, later, whether it could.
     """
     needed = [e for e in (student, reference) if e is not None]
-    own, whole = len(needed[0]), sum(counts)
+    own, whole = len(needed[0]), sum(at.counts)
     size = min(size, whole)
     try:
-        chosen = draw_with(t.settings, t.method, score, size, student, reference, generator, t.world, counts)
+        chosen = draw_with(at.settings, at.method, score, size, student, reference, at.generator, at.world, at.counts)
         if chosen.scores.device.type == "cpu" and not chosen.finite():
             check_models(models_of(student, reference, score))
     except ValueError as error:
-        raise AcedError(f"Step {t.step + 1}: {error}") from error
+        raise AcedError(f"Step {at.step + 1}: {error}") from error
     widths = [e.image.shape[1] for e in needed]
-    count_draw(t.ledger, t.settings, t.method, t.world, (own, whole), size, widths)
+    count_draw(at.ledger, at.settings, at.method, at.world, (own, whole), size, widths)
     return chosen
 
 
