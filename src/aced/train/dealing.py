@@ -7,7 +7,7 @@ whole, and is one of the only process's candidates where there is but one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.selection import shares_of
 from aced.core.selection_ranks import Scope
+from aced.core.shares import Share
 from aced.data.source import Candidates, Fault
 from aced.devices import sent
 from aced.train.distributed import World
@@ -94,9 +95,9 @@ class Pool:
         order = takers.argsort(stable=True)
         return Dealt(sent(rows[order], device), owners[order], takers[order], sent(order, device))
 
-    def share(self, dealt: Dealt) -> slice:
+    def place(self, dealt: Dealt) -> slice:
         """Where among the dealt rows those are that this rank trains on."""
-        counts = torch.bincount(dealt.takers, minlength=self.world.size).tolist()
+        counts = self.counts_of(dealt)
         start = sum(counts[: self.world.rank])
         return slice(start, start + counts[self.world.rank])
 
@@ -105,7 +106,7 @@ class Pool:
         me, size = self.world.rank, self.world.size
         moving = dealt.owners != dealt.takers
         if not moving.any():  # the same on every rank
-            return self.own[dealt.rows[self.share(dealt)] - self._start]
+            return self.own[dealt.rows[self.place(dealt)] - self._start]
         taken = dealt.takers == me
         here = (taken & ~moving).nonzero().flatten()
         away = (moving & (dealt.owners == me)).nonzero().flatten()  # ascending takers
@@ -116,16 +117,23 @@ class Pool:
         moved = _exchange(self.own[self._places(dealt, away)], self.world, send, receive)
         return _cat(self.own[self._places(dealt, here)], moved)[torch.cat([here, coming]).argsort()]
 
-    def embeddings(self, dealt: Dealt, own: Embeddings) -> Embeddings:
-        """`[b, d]` embeddings of all dealt rows on every rank, of which each knows those of its own candidates."""
+    def counts_of(self, dealt: Dealt) -> list[int]:
+        """How many of the dealt rows each rank trains on."""
+        return torch.bincount(dealt.takers, minlength=self.world.size).tolist()
+
+    def share(self, dealt: Dealt, own: Embeddings) -> Share:
+        """This rank's share of the dealt rows, of which each rank has embedded those of its own candidates."""
+        counts = self.counts_of(dealt)
         if self.world.size == 1:
-            return own[dealt.rows]
+            return self.world.share(own[dealt.rows], counts)
         mine = own[self._places(dealt, (dealt.owners == self.world.rank).nonzero().flatten())]
-        counts = torch.bincount(dealt.owners, minlength=self.world.size).tolist()
-        both = self.world.gather(torch.cat([mine.image, mine.text], 1), counts)
+        owned = torch.bincount(dealt.owners, minlength=self.world.size).tolist()
+        both = self.world.gather(torch.cat([mine.image, mine.text], 1), owned)
         back = dealt.owners.argsort(stable=True).argsort()
         image, text = both.index_select(0, sent(back, both.device)).chunk(2, dim=1)
-        return Embeddings(image, text, own.scale, own.bias)
+        taken = self.place(dealt)
+        share = self.world.share(Embeddings(image[taken], text[taken], own.scale, own.bias), counts)
+        return replace(share, gathered=text)
 
     def _places(self, dealt: Dealt, which: Tensor) -> Tensor:
         """The places among this rank's own candidates of some of the dealt rows, which are given by the host."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
+from aced.core.shares import Share
 from aced.data.losttars import KnownTars
 from aced.data.source import Candidates
 from aced.errors import AcedError
@@ -140,10 +141,10 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
             batch_kd = pool.take(dealt_kd)
         teachers = _teach(t, pool, dealt_kd, batch_kd, choice.reference)
         t.student.train()
-        embedded = embedded_kd = _train_embed(t, pool, dealt, batch)
+        share = share_kd = _train_embed(t, pool, dealt, batch)
         if dealt_kd is not None and batch_kd is not batch:
-            embedded_kd = _train_embed(t, pool, dealt_kd, batch_kd)
-        loss, parts = t.objective(embedded, embedded_kd, teachers, _columns(t, len(dealt.rows)))
+            share_kd = _train_embed(t, pool, dealt_kd, batch_kd)
+        loss, parts = t.objective(share, share_kd, teachers, _columns(t, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         norm = t.replica.clip(t.optimizer, cfg.clip)
@@ -155,7 +156,8 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.replica.update(t.optimizer, verdict)
         t.objective.clamp(t.student.model)
         if t.memory is not None:
-            t.memory.trained(pool.positions[dealt.rows], embedded.detach(), at)
+            embedded = t.world.embeddings(share.own, share.counts)
+            t.memory.trained(pool.positions[dealt.rows], embedded, at)
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm)
 
@@ -194,16 +196,17 @@ def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
     return pool.deal(pool.draw(len(dealt.rows), t.generator))
 
 
-def _teach(
-    t: Trainer, pool: Pool, dealt: Dealt | None, batch: Candidates, reference: Embeddings | None
-) -> list[Embeddings]:
-    """The teachers' embeddings of the distilled rows; what the reference has embedded is not embedded again."""
+def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, batch: Candidates, reference: Embeddings | None) -> list[Share]:
+    """The teachers' embeddings of this process's share of the distilled rows, which is `batch`.
+
+    What the reference has embedded is not embedded again.
+    """
     if dealt is None:
         return []
     return [
-        pool.embeddings(dealt, reference)
+        pool.share(dealt, reference)
         if reference is not None and p is t.reference
-        else t.world.embeddings(p.embed(batch, t.ledger, "teacher"))
+        else t.world.share(p.embed(batch, t.ledger, "teacher"), pool.counts_of(dealt))
         for p in t.teachers
     ]
 
@@ -214,13 +217,13 @@ def _columns(t: Trainer, pairs: int) -> list[Embeddings]:
     return [] if t.columns is None else t.columns.at(t.step, pairs * share, t.ledger, share)
 
 
-def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Embeddings:
-    """The whole batch's embeddings, of which this process makes those of its share, which is `batch`."""
+def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Share:
+    """Embeddings of this process's share of the dealt rows, which is `batch`."""
     if t.student.partly is not None:
         # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
         coarse = t.student.partly.rows(len(dealt.rows))[dealt.places]
-        batch = replace(batch, coarse=coarse[pool.share(dealt)])
+        batch = replace(batch, coarse=coarse[pool.place(dealt)])
     flops = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
-    return t.replica.embed(batch)
+    return t.replica.share(t.replica.embed(batch), pool.counts_of(dealt))
