@@ -26,6 +26,7 @@ from aced.train.distributed import World, open_world
 from aced.train.feed import feed, make_order
 from aced.train.fit import make_trainer
 from aced.train.loop import _own_draws, _summed
+from aced.train.objective import Parts
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
 from aced.train.student import make_student
@@ -112,13 +113,18 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
     return outcomes, gradients
 
 
+def numbers_of(parts: Parts) -> list[float]:
+    """The losses of a step; 0 where nothing is distilled."""
+    return [0.0 if part is None else part.item() for part in astuple(parts)]
+
+
 def facts_of(outcomes: list[Outcome], trainer: Trainer) -> dict[str, Any]:
     """What can be told apart about steps, JSON-ready; batches as sets, since ranks order them by their shares."""
     ledger = trainer.ledger
     return {
         "candidates": [o.candidates.tolist() for o in outcomes],
         "batches": [sorted(o.candidates[o.rows].tolist()) for o in outcomes],
-        "losses": [[0.0 if part is None else part.item() for part in astuple(o.parts)] for o in outcomes],
+        "losses": [numbers_of(o.parts) for o in outcomes],
         "norms": [o.grad_norm.item() for o in outcomes],
         "counts": [ledger.samples_loaded, ledger.samples_trained],
         "flops": dict(ledger.flops),
@@ -299,7 +305,7 @@ def whole_batch(config: Config, pool: Scenes, outcome: Outcome) -> tuple[dict[st
     loss.backward()
     modules = {"student": trainer.student, "objective": trainer.objective}
     named = [(f"{prefix}.{name}", p.grad) for prefix, m in modules.items() for name, p in m.named_parameters()]
-    facts = {"batches": [], "losses": [[parts.loss, parts.contrastive, parts.distillation or 0.0]]}
+    facts = {"batches": [], "losses": [numbers_of(parts)]}
     return facts, {name: gradient for name, gradient in named if gradient is not None}
 
 
