@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,6 +23,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from aced.data import handing
 from aced.data.shared_memory import check_room, room_text
 from aced.data.workers import begin
 from aced.errors import AcedError
@@ -118,7 +118,7 @@ class _Reads(Dataset[Any], Generic[Job, Result]):
         # Here and not in the thread of torch's queue, which would drop a result that it cannot send, and whoever waits
         # for it would wait for ever: this is where tensors are copied into /dev/shm.
         try:
-            return bytes(ForkingPickler.dumps(result))
+            return handing.dumps(result)
         except (OSError, RuntimeError) as error:
             if room := room_text(error):
                 return AcedError(room)
@@ -198,7 +198,7 @@ class _Processes(Generic[Result]):
     def _wait(self) -> Result | AcedError:
         with self._watch.waiting(), self._noticing_the_end():
             content = next(self._loaded)
-            return content if isinstance(content, AcedError) else pickle.loads(content)
+            return content if isinstance(content, AcedError) else handing.loads(content)
 
     @contextlib.contextmanager
     def _noticing_the_end(self) -> Iterator[None]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from aced.config import Config
+from aced.data.assembly import Size, assembled
 from aced.data.faults import HARMLESS
+from aced.data.filling import Fill, Job
 from aced.data.loading import PATIENCE, load
 from aced.data.losttars import LOST
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
 from aced.data.order import Order, Orders
-from aced.data.source import Candidates, Fault, Source
-from aced.data.views import View, image_bytes
+from aced.data.sending import CudaLine, Sent
+from aced.data.source import Candidates, Column, Fault, Source
+from aced.data.views import View
 from aced.errors import AcedError
 from aced.train.limit import allowed, beyond
 from aced.train.pace import Invalid, invalid
@@ -132,25 +138,58 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
     return Order(n, size, config.run.seed)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """From drawn positions and epochs to candidates, in a process that loads data."""
-
-    source: Source
-    views: Sequence[View]
-
-    def __call__(self, drawn: tuple[Tensor, Tensor]) -> Candidates:
-        indices, epochs = drawn
-        if getattr(self.source, "captions_vary", False):
-            return self.source.read(indices.tolist(), self.views, epochs.tolist())  # type: ignore[call-arg]
-        return self.source.read(indices.tolist(), self.views)
+_CHUNK = 256
+"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
 
 
-def _steps(order: Orders, start: int, stop: int, part: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    rank, ranks = part
-    for step in range(start, stop):
-        indices, epochs = order.indices(step), order.epochs(step)
-        yield indices.tensor_split(ranks)[rank], epochs.tensor_split(ranks)[rank]
+class Beside(Protocol):
+    """Other pairs of which something is loaded with each batch.
+
+    Attributes:
+        columns: what is loaded of them, by what it is for.
+    """
+
+    columns: Mapping[str, Column]
+
+    def drawn(self, step: int) -> dict[str, Tensor]:
+        """`[m]` positions of the pairs of a step, for each of `columns`."""
+        ...
+
+
+class _Plan(Iterable[Job]):
+    """One process's part of each step, in chunks of about equal size.
+
+    Attributes:
+        sizes: of the steps whose first job was asked for.
+        rows: of the largest chunk.
+        count: of the chunks, or more.
+    """
+
+    def __init__(
+        self, order: Orders, steps: range, part: tuple[int, int], least: int | None, beside: Beside | None
+    ) -> None:
+        self._order, self._steps, self._part, self._least, self._beside = order, steps, part, least, beside
+        self.sizes: deque[Size] = deque()
+        most = -(-order.batch // part[1])
+        self.count = len(steps) * self._chunks(most)
+        # What is decided before loading makes a batch smaller.
+        first = len(order.indices(steps[0]).tensor_split(part[1])[part[0]]) if least and steps else 0
+        self.rows = -(-first // self._chunks(first))
+
+    def __iter__(self) -> Iterator[Job]:
+        rank, ranks = self._part
+        for step in self._steps:
+            indices = self._order.indices(step).tensor_split(ranks)[rank]
+            epochs = self._order.epochs(step).tensor_split(ranks)[rank]
+            aside = self._beside.drawn(step) if self._beside else {}
+            chunks = self._chunks(len(indices))
+            self.sizes.append(Size(chunks, len(indices)))
+            for pair in zip(indices.tensor_split(chunks), epochs.tensor_split(chunks), strict=True):
+                yield Job(*pair, aside)
+                aside = {}
+
+    def _chunks(self, rows: int) -> int:
+        return max(1, rows // self._least) if self._least else 1
 
 
 def feed(
@@ -161,23 +200,39 @@ def feed(
     start: int,
     stop: int,
     workers: int,
+    columns: Sequence[Column] = (),
+    beside: Beside | None = None,
     part: tuple[int, int] = (0, 1),
+    device: torch.device | None = None,
     patience: float = PATIENCE,
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 
     Of each super-batch it is part `part[0]` of `part[1]` equal ones: the super-batches are the same however many
-    processes share them. The iterator raises an AcedError where the source does.
+    processes share them. The iterator raises an AcedError where the source or a column does.
+
+    Args:
+        source, order, views: where pairs are read, which, and in which views.
+        start, stop, workers: as above.
+        columns: what else is loaded of each pair; pairs without a value of one of them are left out.
+        beside: other pairs of which something is loaded with each batch.
+        part: of each super-batch.
+        device: where the candidates are wanted; a GPU is sent each batch one step ahead.
+        patience: see `aced.data.loading.load`.
 
     Raises:
-        AcedError: as `aced.data.loading.load`, which says what `patience` is.
+        AcedError: as `aced.data.loading.load`.
     """
-    rows = len(order.indices(start).tensor_split(part[1])[part[0]]) if workers and start < stop else 0
-    return load(
-        _Read(source, views),
-        _steps(order, start, stop, part),
-        count=max(0, stop - start),
-        workers=workers,
-        item=rows * image_bytes(views),
-        patience=patience,
-    )
+    columns = list({column.name: column for column in columns}.values())
+    fill = Fill(source, views, columns, beside.columns if beside else {})
+    plan = _Plan(order, range(start, stop), part, _CHUNK if workers else None, beside)
+    item = plan.rows * fill.row_bytes
+    chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience)
+    if device is None or device.type != "cuda":
+        return _batches(chunks, plan.sizes)
+    return Sent(partial(assembled, chunks, plan.sizes), columns, CudaLine(device))
+
+
+def _batches(chunks: Iterator[Candidates], sizes: deque[Size]) -> Iterator[Candidates]:
+    while (batch := assembled(chunks, sizes)) is not None:
+        yield batch

@@ -58,7 +58,7 @@ def run_steps(
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
             evaluate_now()
-        batches = _batches(trainer, source, config)
+        batches = batches_of(trainer, source, config, range(trainer.step, steps))
         while trainer.step < steps and wishes.stop is None:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
@@ -115,21 +115,26 @@ def _counts(ledger: Ledger) -> torch.Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
-    views = [trainer.student.view]
-    views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
+def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -> Peekable[Candidates]:
+    """This process's candidates of some steps, with everything that the trainer's models need of them."""
+    frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
+    views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
-    batches = feed(
-        source,
-        order,
-        list(dict.fromkeys(views)),
-        start=trainer.step,
-        stop=config.train.steps,
-        workers=config.data.workers,
-        part=(trainer.world.rank, trainer.world.size),
-        patience=config.run.timeout,
+    return Peekable(
+        feed(
+            source,
+            order,
+            list(dict.fromkeys(views)),
+            start=steps.start,
+            stop=steps.stop,
+            workers=config.data.workers,
+            columns=[trainer.student.ids, *(column for p in frozen for column in p.columns)],
+            beside=trainer.further,
+            part=(trainer.world.rank, trainer.world.size),
+            device=trainer.student.device,
+            patience=config.run.timeout,
+        )
     )
-    return Peekable(batches)
 
 
 def _evaluate(

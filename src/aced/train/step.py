@@ -18,15 +18,15 @@ from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
-from aced.train.columns import Columns
 from aced.train.dealing import Dealt, Pool, all_faults
 from aced.train.distributed import World
 from aced.train.feed import Faults
+from aced.train.further import FurtherPairs
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
 from aced.train.replica import Precision, Replica
-from aced.train.scoring.choosing import Chooser, look_ahead, usable
+from aced.train.scoring.choosing import Chooser, look_ahead
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Trainer:
         chooser: chooses the rows that are trained on.
         reference: scores the super-batch; None for a method that needs none.
         teachers: are distilled; the reference may be among them, and is then asked once for both.
-        columns: draws further pairs that the teachers alone have embedded; None for a method without.
+        further: draws further pairs that the teachers alone have embedded; None for a method without.
         generator: of the draws.
         ledger: what the run has spent.
         faults: which samples could not be read.
@@ -84,7 +84,7 @@ class Trainer:
     chooser: Chooser
     reference: Provider | None
     teachers: list[Provider]
-    columns: Columns | None
+    further: FurtherPairs | None
     generator: torch.Generator
     ledger: Ledger
     faults: Faults
@@ -139,7 +139,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         embedded = embedded_kd = _train_embed(t, pool, dealt)
         if dealt_kd is not None and dealt_kd is not dealt:
             embedded_kd = _train_embed(t, pool, dealt_kd)
-        loss, parts = t.objective(embedded, embedded_kd, teachers, _columns(t, len(dealt.rows)))
+        loss, parts = t.objective(embedded, embedded_kd, teachers, _further(t, pool.own, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         grad_norm = _clip(t, parts)
@@ -155,11 +155,10 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
 
 def _usable(t: Trainer, candidates: Candidates) -> Pool:
     """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
-    own = len(candidates) + len(candidates.faults)
-    t.ledger.samples_loaded += own
-    faults, notes, read = all_faults(t.world, candidates, own)
+    t.ledger.samples_loaded += candidates.asked
+    faults, notes, read = all_faults(t.world, candidates, candidates.asked)
     t.faults.add(faults, read, notes)
-    pool = Pool(usable(t, candidates), t.world, t.settings.scope)
+    pool = Pool(candidates, t.world, t.settings.scope)
     # A few samples less make a smaller batch; with most of them gone the run would be another one.
     if 2 * len(pool) < t.settings.batch:
         raise AcedError(
@@ -191,10 +190,10 @@ def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | 
     ]
 
 
-def _columns(t: Trainer, pairs: int) -> list[Embeddings]:
+def _further(t: Trainer, candidates: Candidates, pairs: int) -> list[Embeddings]:
     """The teachers' embeddings of further pairs, the same in every process, each of which counts its own part."""
     share = 1 / t.world.size
-    return [] if t.columns is None else t.columns.at(t.step, pairs * share, t.ledger, share)
+    return [] if t.further is None else t.further.of(candidates, pairs * share, t.ledger, share)
 
 
 def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Embeddings:

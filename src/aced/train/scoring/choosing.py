@@ -204,14 +204,6 @@ class _AlternatingOrder(Order):
         return self._orders[id(self._turns.at(step))].epochs(step)
 
 
-def usable(t: Trainer, candidates: Candidates) -> Candidates:
-    """The candidates that every frozen model has embeddings of."""
-    for provider in [t.reference, *t.teachers]:
-        if provider is not None and not (valid := provider.valid(candidates.indices)).all():
-            candidates = candidates[valid.nonzero().flatten()]
-    return candidates
-
-
 class Peekable(Generic[T], Iterator[T]):
     """An iterator whose next value can be seen before it is taken."""
 
@@ -232,7 +224,7 @@ class Peekable(Generic[T], Iterator[T]):
 
 
 def look_ahead(t: Trainer, batches: Iterator[Candidates]) -> None:
-    """Show the chooser the next step's usable candidates, where it wants them.
+    """Show the chooser the next step's candidates, where it wants them.
 
     Raises:
         TypeError: it wants them and `batches` is not `Peekable`.
@@ -244,4 +236,4 @@ def look_ahead(t: Trainer, batches: Iterator[Candidates]) -> None:
     with t.ledger.timed("load"):
         coming = batches.peek()
     with t.ledger.timed("score"):
-        t.chooser.ahead(t, None if coming is None else usable(t, coming))
+        t.chooser.ahead(t, coming)

@@ -52,7 +52,7 @@ class Direct(Scorer):
 
     def flops(self, t: Trainer, candidates: Candidates) -> float:
         """Of one forward pass, for each candidate."""
-        return t.student.forward_flops(candidates.texts, self.side)
+        return t.student.batch_flops(candidates, self.side)
 
     def embed_with(self, tower: Tower, t: Trainer, candidates: Candidates) -> Embeddings:
         """Embeddings by a copy of the student, float32."""

@@ -104,7 +104,7 @@ class Predicted(Guessed):
     def guess(self, t: Trainer, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """The maps' prediction."""
         t.ledger.flops["scoring"] += self.fit.predict_flops(len(candidates))
-        return self.fit.predict(self._looked_up(candidates.indices))
+        return self.fit.predict(self.reference.looked_up(candidates))
 
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """As in the contract: remembers, and improves the maps."""
