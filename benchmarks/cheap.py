@@ -9,9 +9,9 @@ and keys of `[scoring]`, or of another section with its name before them (`metho
 demo's recipe: student, pool of 24,000 scenes, batch, learning rate, temperature. IID is always among the rows.
 
 All rows of a seed are trained in turn, a few steps of one, then of the next, so that what else the machine does meets
-all of them alike. A row's time is the sum over *all* its steps (steps differ: a memory is empty at first, a cascade is
-left out between) relative to IID's, by the clock and by the processor time of this process; the latter knows nothing of
-other work on the machine. Accuracy is the average over the scenes tasks, as in the demo's table.
+all of them alike. A row's time is the sum over *all* its steps (steps differ: a memory is empty at first) relative to
+IID's, by the clock and by the processor time of this process; the latter knows nothing of other work on the machine.
+Accuracy is the average over the scenes tasks, as in the demo's table.
 """
 
 from __future__ import annotations
@@ -44,13 +44,10 @@ ROWS = (
     "aced+reuse=400",
     "aced+cascade=0.4+early=true+reuse=160",
     "aced+cascade=0.4+early=true+reuse=400",
-    'aced+cascade=0.4+early=true+reuse=400+unseen="assume"',
     'aced+cascade=0.4+early=true+reuse=400+unseen="predict"',
     'aced+cascade=0.4+early=true+reuse=400+unseen="predict"+refresh=0.3',
     'aced+cascade=0.4+early=true+reuse=1+unseen="predict"+refresh=0.3',
-    "aced+every=4",
     "aced+resolution=16",
-    "aced+stale=true",
     "columns-kd",
     "d-aced+early=true",
 )
@@ -141,7 +138,6 @@ def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder
     from aced.train.feed import feed, make_order
     from aced.train.fit import make_trainer
     from aced.train.inputs import Inputs
-    from aced.train.scoring.choosing import Peekable
     from aced.train.student import make_student
 
     config = config_of(row, seed, args, folder)
@@ -152,7 +148,7 @@ def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder
     trainer = make_trainer(config, inputs, student)
     order = trainer.chooser.order(make_order(config, len(world.pool)))
     batches = feed(world.pool, order, [student.view], start=0, stop=config.train.steps, workers=0)
-    return Run(row, config, trainer, Peekable(batches))
+    return Run(row, config, trainer, batches)
 
 
 def measure(seed: int, world: World, args: argparse.Namespace, folder: Path, bars: Any) -> list[dict[str, Any]]:

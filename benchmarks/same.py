@@ -38,6 +38,13 @@ CHEAP = {
         *(*CACHED, "scoring.cascade=0.5", "scoring.early=true", "scoring.reuse=8"),
         *("scoring.unseen=predict", "scoring.refresh=0.3"),
     ],
+    "reuse": [*CACHED, "scoring.reuse=8"],
+    "resolution": [*CACHED, "scoring.resolution=16"],
+    "resolution, coarse_share": [*CACHED, "scoring.resolution=16", "scoring.coarse_share=0.5"],
+    "cascade, early, reuse, resolution": [
+        *(*CACHED, "scoring.cascade=0.5", "scoring.early=true", "scoring.reuse=8"),
+        *("scoring.resolution=16", "scoring.coarse_share=0.5"),
+    ],
 }
 OTHERS = {
     "aced, live": ["method.name=aced"],

@@ -17,6 +17,12 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS") or 1)
 """One, since a second one on a busy core costs far more than it gives; `make unit THREADS=2` tries two."""
 torch.set_num_threads(THREADS)
 
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # A shell's background job ignores the one and `nohup` the other, and every child inherits that: `aced` respects it,
+    # so that tests of signals would wait in vain.
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
+
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:

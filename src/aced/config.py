@@ -26,6 +26,7 @@ from pydantic import (
 from aced.data.several import several, several_of
 from aced.errors import AcedError, nearest
 from aced.paths import expand_optional, expand_path
+from aced.removed import why_not_key, why_not_value, without_defaults
 from aced.resume import FREE, MODEL, PLACE, ROUNDING, Resume
 
 if TYPE_CHECKING:
@@ -204,22 +205,16 @@ class ScoringSection(Section):
     """A cached reference decides before loading: of a super-batch only what it keeps is read."""
     reuse: Annotated[int, Field(ge=0)] = 0
     """Largest age in steps of the student's embeddings that are used again for scoring; 0: none are."""
-    unseen: Literal["embed", "assume", "predict"] = "embed"
-    """A pair that `reuse` does not remember: embed it, assume that the student knows nothing of it, or predict what it
-    makes of it from what the reference does (the latter two without a scoring pass)."""
+    unseen: Literal["embed", "predict"] = "embed"
+    """A pair that `reuse` does not remember: embed it, or predict the student's embedding from the reference's, which
+    needs no scoring pass."""
     refresh: Annotated[float, Field(ge=0)] = 0.0
-    """With unseen=assume or predict: embed so many candidates a step after all, as a share of train.batch; those that
-    were embedded longest ago."""
-    every: Positive = 1
-    """The student scores at every so many steps; between them the reference chooses alone."""
+    """With unseen=predict: candidates that are embedded at a step after all, as a share of train.batch; those that were
+    embedded longest ago."""
     resolution: Annotated[int, Field(ge=0)] = 0
     """Side in pixels to which images are reduced for scoring; 0: the student's own."""
     coarse_share: Share = 0.0
     """Share of each training batch that is seen at `resolution` too."""
-    stale: bool = False
-    """Score the next super-batch in the background while this one trains: with weights one step old."""
-    device: Annotated[str, ROUNDING] = ""
-    """Where `stale` scoring runs; empty: on the training device."""
 
 
 class TrainSection(Section):
@@ -324,7 +319,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
     """Check a nested mapping and make a `Config` of it; raises AcedError with every problem, a sentence each."""
     try:
-        return Config.model_validate(dict(values))
+        return Config.model_validate(without_defaults(values))
     except ValidationError as error:
         raise AcedError(f"{where}: " + " ".join(_sentence(e) for e in error.errors())) from None
 
@@ -401,10 +396,14 @@ def _is_text(section: str, key: str) -> bool:
 def _sentence(error: Any) -> str:
     where = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
+        if gone := why_not_key(where):
+            return gone
         section: Any = Config
         for part in error["loc"][:-1]:
             section = section.model_fields[part].annotation
         return f"There is no key '{where}'.{nearest(str(error['loc'][-1]), section.model_fields)}"
+    if gone := why_not_value(where, error["input"]):
+        return gone
     message = error["msg"].removeprefix("Value error, ")
     if not where:
         return str(message)

@@ -37,25 +37,24 @@ def _check_scoring(config: Config, method: Method) -> None:
     """Raise a ValueError for an option of scoring that has no meaning beside the others."""
     scoring, name = config.scoring, f"method '{method.name}'"
     changed = {key for key, value in scoring if value != type(scoring).model_fields[key].default}
-    of_student = {"reuse", "stale", "unseen", "refresh"} | (set() if scoring.coarse_share else {"resolution"})
+    of_student = {"reuse", "unseen", "refresh"} | (set() if scoring.coarse_share else {"resolution"})
     for key in sorted(changed & of_student):
         if not method.scores_student:
             raise ValueError(f"scoring.{key} has no meaning for {name}, which needs no scores of the student.")
-    for key in sorted(changed & {"cascade", "every"}):
-        if not (method.scores_student and method.scores_reference):
-            raise ValueError(f"scoring.{key} has no meaning for {name}, which does not score by both models.")
+    if "cascade" in changed and not (method.scores_student and method.scores_reference):
+        raise ValueError(f"scoring.cascade has no meaning for {name}, which does not score by both models.")
     if scoring.early and (not method.scores_reference or (method.scores_student and scoring.cascade == 1)):
         raise ValueError(
             f"scoring.early has nothing to decide for {name}: it goes with scoring.cascade below 1, or with a "
             "method for which the reference chooses alone."
         )
     vary = "views" if config.data.views > 1 else "caption_choice" if config.data.caption_choice == "random" else ""
-    if (unseen := scoring.unseen) != "embed":
+    if scoring.unseen == "predict":
         if not scoring.reuse:
-            raise ValueError(f"scoring.unseen = '{unseen}' scores by what is remembered: set scoring.reuse too.")
-        for key in sorted(changed & (of_student - {"reuse", "unseen", "refresh"})):
-            raise ValueError(f"scoring.unseen = '{unseen}' makes no scoring pass: leave out scoring.{key}.")
-        if unseen == "predict" and not method.scores_reference:
+            raise ValueError("scoring.unseen = 'predict' scores by what is remembered: set scoring.reuse too.")
+        if scoring.resolution and not scoring.coarse_share:
+            raise ValueError("scoring.unseen = 'predict' makes no scoring pass: leave out scoring.resolution.")
+        if not method.scores_reference:
             raise ValueError(f"scoring.unseen = 'predict' asks the reference, and {name} has none.")
     elif scoring.refresh:
         raise ValueError("scoring.refresh has no meaning with scoring.unseen = 'embed', which embeds all it lacks.")
@@ -74,8 +73,6 @@ def _check_scoring(config: Config, method: Method) -> None:
         raise ValueError("scoring.early and data.views do not go together yet: leave out one of them.")
     if scoring.coarse_share and not scoring.resolution:
         raise ValueError("scoring.coarse_share needs scoring.resolution: how small the images are to be.")
-    if scoring.device and not scoring.stale:
-        raise ValueError("scoring.device goes with scoring.stale: scores of this step cannot wait elsewhere.")
 
 
 def _check_data(data: DataSection, cache: str) -> None:

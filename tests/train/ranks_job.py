@@ -49,10 +49,8 @@ SMALL_POOL, CHEAP_STEPS = 160, 3
 CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
     "early": ("i-aced", {"scoring__early": True}),
     "reuse": ("aced", {"scoring__reuse": 2}),
-    "assume": ("aced", {"scoring__reuse": 3, "scoring__unseen": "assume"}),
     "predict": ("aced", {"scoring__reuse": 3, "scoring__unseen": "predict", "scoring__refresh": 0.7}),
     "diverse": ("d-aced", {"scoring__early": True, "method__columns": 20}),
-    "stale": ("aced", {"scoring__cascade": 0.4, "scoring__stale": True}),
     "coarse": ("iid", {"scoring__resolution": 16, "scoring__coarse_share": 0.3, "train__grad_cache": 3}),
     "independent": ("rho", {"scoring__cascade": 0.4, "method__loss": "softmax"}),
     "lonely": ("aced", {"scoring__cascade": 0.4, "scoring__reuse": 3}),
@@ -60,7 +58,7 @@ CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
     "all": (
         "aced",
         {f"scoring__{key}": value for key, value in {
-            "cascade": 0.4, "early": True, "reuse": 3, "every": 2, "resolution": 16, "coarse_share": 0.5, "stale": True,
+            "cascade": 0.4, "early": True, "reuse": 3, "resolution": 16, "coarse_share": 0.5,
         }.items()},
     ),
 }  # fmt: skip
@@ -92,8 +90,7 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
         return clip(*arguments)
 
     trainer.replica.clip = noting  # type: ignore[method-assign]
-    # A step may look ahead.
-    batches = batches_of(trainer, source, config, range(trainer.step, trainer.step + steps + 1))
+    batches = batches_of(trainer, source, config, range(trainer.step, trainer.step + steps))
     wishes = Wishes(Asked(), 0, trainer.world)
     outcomes = []
     for _ in range(steps):
@@ -202,7 +199,7 @@ def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]
     """Weights and memory of runs that went on from a checkpoint, and of the same that had none, sharded and not."""
     found: dict[str, Any] = {}
     pool, cache = make_pool(SMALL_POOL, 1), reference.parent / "cache"
-    keys = {"scoring__cascade": 0.4, "scoring__reuse": 3, "scoring__stale": True}
+    keys = {"scoring__cascade": 0.4, "scoring__reuse": 3}
     for parallel in ("ddp", "fsdp"):
         config = config_of(reference, "aced", run__parallel=parallel, **keys)
         metrics = Metrics(folder / f"{parallel}.jsonl", None, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,8 @@ from aced.towers.flops import countable
 from aced.train.distributed import World
 from aced.train.draws import generator_of
 from aced.train.feed import make_order
-from aced.train.scoring.choosing import Peekable
 from aced.train.scoring.make import make_chooser
-from aced.train.step import Trainer, train_step
+from aced.train.step import Trainer
 from run_fakes import (
     BATCH,
     POOL,
@@ -66,7 +64,7 @@ def hand_select(trainer: Trainer, student: Embeddings | None, reference: Embeddi
 
 
 def test_without_options_the_choice_is_one_draw_by_both_models(make: Make) -> None:
-    config = make.config(cascade=1.0, reuse=0, every=1)
+    config = make.config(cascade=1.0, reuse=0)
     trainer, other = make.trainer(config), make.trainer(config)
     candidates = make.pool.read(make_order(config, POOL).indices(0).tolist(), [trainer.student.view])
     assert other.reference is not None
@@ -155,28 +153,6 @@ def test_scoring_is_counted_for_the_survivors(make: Make) -> None:
     # The second draw is among so few that it is made on the matrix of all pairs.
     drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + sum(2 * KEPT**2 * width for width in widths)
     assert cascaded.ledger.flops["selection"] == 3 * drawn
-
-
-# -- every k-th step ---------------------------------------------------------------------------------------------------
-
-
-def test_the_student_scores_at_every_third_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aced.train.scoring import draw
-
-    scores: list[str] = []
-    drawn = draw.draw_with
-    monkeypatch.setattr(draw, "draw_with", lambda s, m, score, *a: (scores.append(score), drawn(s, m, score, *a))[1])
-    _, trainer = make.steps(7, every=3)
-    learn, easy = "learnability", "easy-reference"
-    assert scores == [learn, easy, easy, learn, easy, easy, learn]
-    _, plain = make.steps(7)
-    assert 0 < trainer.ledger.flops["scoring"] < 0.6 * plain.ledger.flops["scoring"]
-
-
-def test_every_with_early_loads_what_each_step_needs(make: Make) -> None:
-    outcomes, trainer = make.steps(4, every=2, cascade=0.4, early=True)
-    assert [len(o.candidates) for o in outcomes] == [KEPT, BATCH, KEPT, BATCH]
-    assert trainer.ledger.samples_loaded == 2 * (KEPT + BATCH)
 
 
 # -- reuse -------------------------------------------------------------------------------------------------------------
@@ -282,63 +258,12 @@ def test_gradient_caching_sees_the_same_pairs_coarsely(make: Make) -> None:
     assert [o.grad_norm for o in plain] == pytest.approx([o.grad_norm for o in cached], rel=1e-4)
 
 
-# -- one step stale ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("keys", [{}, {"cascade": 0.4}, {"cascade": 0.4, "early": True}], ids=["", "late", "early"])
-def test_stale_scores_are_those_of_the_weights_before(make: Make, keys: dict[str, Any]) -> None:
-    config = make.config(stale=True, **keys)
-    trainer = make.trainer(config)
-    order = trainer.chooser.order(make_order(config, POOL))
-    views = [trainer.student.view]
-    batches = Peekable(iter([make.pool.read(order.indices(s).tolist(), views) for s in range(4)]))
-    before = copy.deepcopy(trainer.student)
-    for step in range(4):
-        now = copy.deepcopy(trainer.student)
-        scores = train_step(trainer, batches).scores
-        assert scores is not None
-        candidates = make.pool.read(order.indices(step).tolist(), views)
-        assert trainer.reference is not None
-        reference = trainer.reference.embed(candidates, trainer.ledger, "reference")
-        student = before.score(candidates, 1024)
-        scale, bias = now.scale_and_bias()  # scale and bias are the present ones
-        student = Embeddings(student.image, student.text, scale, bias)
-        expected = select(student, reference, 1).scores
-        found = ~scores.isnan()
-        assert int(found.sum()) == (KEPT if keys else SUPER)
-        torch.testing.assert_close(scores[found], expected[found], rtol=1e-5, atol=1e-6)
-        before = now
-    again, _ = make.steps(4, stale=True, **keys)
-    assert torch.equal(again[-1].scores.nan_to_num(), scores.nan_to_num())  # type: ignore[union-attr]
-
-
-def test_stale_counts_what_plain_scoring_counts(make: Make) -> None:
-    (_, plain), (_, stale) = make.steps(4), make.steps(4, stale=True)
-    assert stale.ledger.flops["scoring"] == pytest.approx(plain.ledger.flops["scoring"], rel=1e-12)
-    assert stale.ledger.samples_loaded == plain.ledger.samples_loaded
-
-
-def test_stale_needs_to_see_the_next_candidates(make: Make) -> None:
-    config = make.config(stale=True)
-    trainer = make.trainer(config)
-    batch = make.pool.read(range(SUPER), [trainer.student.view])
-    with pytest.raises(TypeError, match="Peekable"):
-        train_step(trainer, iter([batch]))
-
-
-def test_peekable() -> None:
-    values: Peekable[int] = Peekable(iter([1, 2]))
-    assert (values.peek(), values.peek(), next(values), next(values), values.peek()) == (1, 1, 1, 2, None)
-    with pytest.raises(StopIteration):
-        next(values)
-
-
 # -- together, and what does not go together ---------------------------------------------------------------------------
 
 
 def test_all_pieces_together_learn(make: Make) -> None:
-    keys = {"cascade": 0.5, "early": True, "reuse": 10, "every": 2, "resolution": 16, "coarse_share": 0.5}
-    outcomes, trainer = make.steps(12, stale=True, train__steps=12, **keys)
+    keys = {"cascade": 0.5, "early": True, "reuse": 10, "resolution": 16, "coarse_share": 0.5}
+    outcomes, trainer = make.steps(12, train__steps=12, **keys)
     assert outcomes[-1].parts.loss < outcomes[0].parts.loss
     assert trainer.ledger.samples_trained == 12 * BATCH
 
@@ -347,20 +272,21 @@ def test_all_pieces_together_learn(make: Make) -> None:
     ("method", "keys", "sentence"),
     [
         ("i-aced", {"reuse": 5}, r"scoring\.reuse has no meaning for method 'i-aced', which needs no scores of"),
-        ("iid", {"stale": True}, r"scoring\.stale has no meaning for method 'iid'"),
+        ("iid", {"reuse": 5}, r"scoring\.reuse has no meaning for method 'iid'"),
         ("i-aced", {"resolution": 16}, r"scoring\.resolution has no meaning"),
         ("hard-student", {"cascade": 0.5}, r"scoring\.cascade has no meaning .*, which does not score by both models"),
-        ("i-aced", {"every": 2}, r"scoring\.every has no meaning"),
         ("aced", {"early": True}, r"scoring\.early has nothing to decide for method 'aced': it goes with scoring\."),
         ("iid", {"early": True}, r"scoring\.early has nothing to decide"),
         ("aced", {"coarse_share": 0.5}, r"scoring\.coarse_share needs scoring\.resolution"),
-        ("aced", {"device": "cpu"}, r"scoring\.device goes with scoring\.stale"),
-        ("aced", {"unseen": "assume"}, r"scores by what is remembered: set scoring\.reuse too"),
         ("aced", {"unseen": "predict"}, r"'predict' scores by what is remembered: set scoring\.reuse too"),
-        ("aced", {"unseen": "assume", "reuse": 5, "stale": True}, r"no scoring pass: leave out scoring\.stale"),
+        (
+            "aced",
+            {"unseen": "predict", "reuse": 5, "resolution": 16},
+            r"no scoring pass: leave out scoring\.resolution",
+        ),
         ("hard-student", {"unseen": "predict", "reuse": 5}, r"asks the reference, and method 'hard-student' has none"),
         ("aced", {"reuse": 5, "refresh": 0.5}, r"scoring\.refresh has no meaning with scoring\.unseen = 'embed'"),
-        ("i-aced", {"unseen": "assume"}, r"scoring\.reuse has no meaning|scoring\.unseen has no meaning"),
+        ("i-aced", {"unseen": "predict"}, r"scoring\.reuse has no meaning|scoring\.unseen has no meaning"),
         ("aced", {"cascade": 0.0}, r"scoring\.cascade = 0\.0 is not allowed"),
     ],
 )
@@ -371,7 +297,7 @@ def test_what_does_not_go_together_is_told(method: str, keys: dict[str, Any], se
 
 @pytest.mark.parametrize(
     "keys",
-    [{"early": True, "cascade": 0.5}, {"stale": True, "cascade": 0.5}, {"unseen": "predict", "reuse": 5}],
+    [{"early": True, "cascade": 0.5}, {"unseen": "predict", "reuse": 5}],
 )
 def test_a_cache_is_asked_for_where_one_is_needed(make: Make, keys: dict[str, Any]) -> None:
     with pytest.raises(AcedError, match=r"needs its cached embeddings: set reference\.cache"):

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
-from aced.config import Config
+from aced.config import Config, load_config
 from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
 from aced.progress import Bars
@@ -312,6 +313,27 @@ def test_a_key_that_there_was_not_yet_counts_as_its_default(begun: Path, pool: S
     with pytest.raises(AcedError, match=r"train\.betas was \[0\.9, 0\.95\] and is now \[0\.9, 0\.99\]"):
         run(begun_config(begun, train__betas=(0.9, 0.99)), pool, resume=True)
     assert run(begun_config(begun), pool, resume=True).ledger.samples_trained == 4 * 16
+
+
+def test_removed_keys_at_their_defaults_do_not_hold_a_run_up(begun: Path, pool: Scenes) -> None:
+    """As an older version wrote them, into the checkpoint and into config.toml; here the latter is the config too."""
+    path = begun / "run/checkpoints/step-00000002/train.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["scoring"] |= {"every": 1, "stale": False, "device": ""}
+    path.write_text(json.dumps(facts))
+    values = begun_config(begun).model_dump(exclude_none=True, mode="json")
+    (begun / "run/config.toml").write_text(tomli_w.dumps({**values, "scoring": facts["config"]["scoring"]}))
+    assert run(load_config(begun / "run/config.toml"), pool, resume=True).ledger.samples_trained == 4 * 16
+
+
+@pytest.mark.parametrize(("key", "value"), [("every", 2), ("stale", True), ("unseen", "assume")])
+def test_a_run_that_needs_a_removed_key_is_refused(key: str, value: object, begun: Path, pool: Scenes) -> None:
+    path = begun / "run/checkpoints/step-00000002/train.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["scoring"][key] = value
+    path.write_text(json.dumps(facts))
+    with pytest.raises(AcedError, match=rf"step-00000002 .*scoring\.{key} = {value!r}.*another run\.out"):
+        run(begun_config(begun), pool, resume=True)
 
 
 def test_other_data_are_refused(begun: Path) -> None:

@@ -15,8 +15,6 @@ from aced.train.scoring.unseen import Guessed, Predicted
 from aced.train.step import Trainer
 from run_fakes import BATCH, POOL, Make, positions, take
 
-GUESSES = ("assume", "predict")
-
 
 @pytest.fixture
 def make(trained: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
@@ -26,35 +24,6 @@ def make(trained: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.Temp
 def scorer_of(trainer: Trainer) -> Guessed:
     found: Guessed = trainer.chooser.scorer  # type: ignore[attr-defined]
     return found
-
-
-def test_what_training_has_not_seen_is_taken_as_unknown(make: Make) -> None:
-    """No scoring pass at all: the remembered rows are those of training, and an unknown pair is like nothing."""
-    config = make.config(reuse=50, unseen="assume")
-    trainer = make.trainer(config)
-    first = take(trainer, config, make.pool, 1)[0]
-    assert trainer.ledger.flops["scoring"] == 0
-    trained = set(positions(first))
-    candidates = make.pool.read(range(40), [trainer.student.view])
-    seen = torch.tensor([i in trained for i in range(40)])
-    embedded = scorer_of(trainer).embed(trainer, candidates)
-    logits = embedded.image @ embedded.text.T
-    assert 0 < seen.sum() < 40
-    assert not logits[~seen].any()
-    assert not logits[:, ~seen].any()
-    assert torch.allclose(embedded.image.norm(dim=1), torch.ones(40), atol=1e-5)
-    image, text = scorer_of(trainer).memory.get(candidates.indices[seen])
-    torch.testing.assert_close(logits[seen][:, seen], image @ text.T)
-
-
-def test_assumed_scores_prefer_what_is_new(make: Make) -> None:
-    outcomes, trainer = make.steps(15, reuse=50, unseen="assume", train__steps=15)
-    assert trainer.ledger.flops["scoring"] == 0
-    assert outcomes[-1].parts.loss < outcomes[0].parts.loss
-    # Three epochs of 400 pairs in batches of 16: a choice that knew nothing would meet fewer different pairs.
-    drawn = {i for outcome in outcomes for i in positions(outcome)}
-    (plain, _) = make.steps(15, "i-aced")
-    assert len(drawn) > len({i for outcome in plain for i in positions(outcome)})
 
 
 def test_what_training_has_not_seen_is_predicted_from_the_reference(
@@ -85,13 +54,10 @@ def test_what_training_has_not_seen_is_predicted_from_the_reference(
     assert ((embedded.image[missing, :width] - truth.image).norm(dim=1) < 1).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("unseen", GUESSES)
-def test_a_few_are_embedded_after_all_the_oldest_first(
-    make: Make, monkeypatch: pytest.MonkeyPatch, unseen: str
-) -> None:
+def test_a_few_are_embedded_after_all_the_oldest_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which ones at each step, and what is then known of them, against a plain dictionary."""
     age, refreshed = 6, 10
-    config = make.config(reuse=age, unseen=unseen, refresh=refreshed / BATCH, train__steps=14)
+    config = make.config(reuse=age, unseen="predict", refresh=refreshed / BATCH, train__steps=14)
     trainer = make.trainer(config)
     made: dict[int, int] = {}
     asked: list[list[int]] = []
@@ -117,17 +83,15 @@ def test_a_few_are_embedded_after_all_the_oldest_first(
     assert len({i for part in asked for i in part}) > 80
 
 
-@pytest.mark.parametrize("unseen", GUESSES)
-def test_what_is_embedded_after_all_is_counted(make: Make, unseen: str) -> None:
-    (_, without), (_, few) = (make.steps(4, reuse=5, unseen=unseen, refresh=share) for share in (0.0, 0.5))
+def test_what_is_embedded_after_all_is_counted(make: Make) -> None:
+    (_, without), (_, few) = (make.steps(4, reuse=5, unseen="predict", refresh=share) for share in (0.0, 0.5))
     extra = few.ledger.flops["scoring"] - without.ledger.flops["scoring"]
     # Texts of different lengths cost the tower differently; a forward pass costs a third of a training pass.
     assert extra == pytest.approx(few.ledger.flops["forward_backward"] / 3 / 2, rel=0.1)
-    assert (without.ledger.flops["scoring"] == 0) == (unseen == "assume")
 
 
 def test_predicted_scores_learn(make: Make) -> None:
-    keys = {"cascade": 0.5, "early": True, "reuse": 10, "every": 2}
+    keys = {"cascade": 0.5, "early": True, "reuse": 10}
     outcomes, trainer = make.steps(12, unseen="predict", refresh=0.25, train__steps=12, **keys)
     assert outcomes[-1].parts.loss < outcomes[0].parts.loss
     assert trainer.ledger.samples_trained == 12 * BATCH

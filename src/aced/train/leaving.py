@@ -70,13 +70,13 @@ def leaving_a_checkpoint(last: LastStep, trainer: Trainer, metrics: Metrics, con
     """After an exception inside, write the last complete step, and note on the exception that it is there.
 
     Of several processes the first one writes what it has of its own, since the others may be gone: with DDP that is
-    everything, unless candidates are being scored ahead; with FSDP nothing is written.
+    everything; with FSDP nothing is written.
     """
     try:
         yield
     except Exception as error:
         world = trainer.world
-        alone = world.size == 1 or (config.run.parallel == "ddp" and not trainer.chooser.looks_ahead)
+        alone = world.size == 1 or config.run.parallel == "ddp"
         if world.first and alone:
             _leave(error, last, trainer, metrics, config)
         raise

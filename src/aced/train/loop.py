@@ -21,7 +21,6 @@ from aced.train.checkpoint import save_checkpoint
 from aced.train.feed import feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
-from aced.train.scoring.choosing import Peekable
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
 from aced.train.wishes import Wishes
@@ -115,25 +114,23 @@ def _counts(ledger: Ledger) -> torch.Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -> Peekable[Candidates]:
+def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -> Iterator[Candidates]:
     """This process's candidates of some steps, with everything that the trainer's models need of them."""
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
-    return Peekable(
-        feed(
-            source,
-            order,
-            list(dict.fromkeys(views)),
-            start=steps.start,
-            stop=steps.stop,
-            workers=config.data.workers,
-            columns=[trainer.student.ids, *(column for p in frozen for column in p.columns)],
-            beside=trainer.further,
-            part=(trainer.world.rank, trainer.world.size),
-            device=trainer.student.device,
-            patience=config.run.timeout,
-        )
+    return feed(
+        source,
+        order,
+        list(dict.fromkeys(views)),
+        start=steps.start,
+        stop=steps.stop,
+        workers=config.data.workers,
+        columns=[trainer.student.ids, *(column for p in frozen for column in p.columns)],
+        beside=trainer.further,
+        part=(trainer.world.rank, trainer.world.size),
+        device=trainer.student.device,
+        patience=config.run.timeout,
     )
 
 

@@ -115,21 +115,6 @@ class Replica:
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def snapshot(self, into: Tower | None = None) -> Tower:
-        """A whole copy of the student as it is now, which training leaves alone; between `begin` and `backward`.
-
-        Args:
-            into: an earlier copy, wherever it is, which is then overwritten.
-        """
-        if into is None:
-            into = copy.deepcopy(self._plain).eval().requires_grad_(False)
-        # Not the state dict, which FSDP would give in parts, and put the gathered weights away.
-        theirs = dict(self.student.named_parameters()) | dict(self.student.named_buffers())
-        with torch.no_grad():
-            for name, value in [*into.named_parameters(), *into.named_buffers()]:
-                value.copy_(theirs[name])
-        return into
-
     def whole_student(self) -> Tower:
         """The student with whole weights, to be scored and saved; every rank must ask for it."""
         if self._sharded is not None:

@@ -17,6 +17,7 @@ from aced.config import Config, resume_rules
 from aced.data.losttars import KnownTars
 from aced.data.source import Source
 from aced.errors import AcedError
+from aced.removed import used
 from aced.resume import PLACE, ROUNDING, Resume
 from aced.towers import Tower
 from aced.towers.options import uneven_layer
@@ -80,6 +81,11 @@ class Earlier:
         Raises:
             AcedError: the run cannot go on with this config; the sentence names the first key.
         """
+        for key, value in used(self.config):
+            raise AcedError(
+                f"{self.where} was begun with {key} = {value!r}, which this version of aced no longer has: finish it "
+                "with the version that began it, or choose another run.out for a new run."
+            )
         changes = list(self.changes(config))
         for key, before, now, rule in changes:
             if rule is None or (rule is PLACE and (bool(before) != bool(now) or self._is_unproven(key, config))):

@@ -26,7 +26,7 @@ from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
 from aced.train.replica import Precision, Replica
-from aced.train.scoring.choosing import Chooser, look_ahead
+from aced.train.scoring.choosing import Chooser
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,6 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     choice = t.chooser.choose(t, pool.own)  # times itself: what it scores, and what it selects
     dealt = pool.deal(choice.rows)  # b, and which process trains on each
     dealt_kd = _distilled(t, dealt, pool)
-    look_ahead(t, batches)
     with ledger.timed("train"):
         teachers = _teach(t, pool, dealt_kd, choice.reference)
         t.student.train()

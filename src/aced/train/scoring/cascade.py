@@ -106,13 +106,3 @@ class Cascaded(Around):
         if choice.scores is not None:
             scores[kept] = choice.scores
         return Choice(kept[choice.rows], scores, reference)
-
-    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
-        """As in the contract: the inner chooser is shown what the sieve will keep."""
-        if coming is not None:
-            assert t.reference is not None
-            # A ledger of its own: the step itself looks the embeddings up again and counts them.
-            reference = t.reference.embed(coming, Ledger(), "reference")
-            kept = self.sieve.keep(reference, t.step + 1)
-            coming = coming[own_rows(kept, t.world.counts(len(coming)), t.world.rank)]
-        self.inner.ahead(t, coming)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
-
 from aced.config import Config
 from aced.errors import AcedError
 from aced.methods import Method
@@ -16,11 +14,11 @@ from aced.towers.coarse import PartlyCoarse, check_side
 from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
 from aced.train.scoring.cascade import Cascaded, Sieve
-from aced.train.scoring.choosing import Alternating, Chooser, Drawn, InOrder
+from aced.train.scoring.choosing import Chooser, Drawn, InOrder
 from aced.train.scoring.memory import Reused
-from aced.train.scoring.scorers import Direct, Scorer, Stale
+from aced.train.scoring.scorers import Direct, Scorer
 from aced.train.scoring.sieve import Presieved
-from aced.train.scoring.unseen import Assumed, Predicted
+from aced.train.scoring.unseen import Predicted
 
 if TYPE_CHECKING:
     from aced.train.step import Settings
@@ -45,10 +43,7 @@ def make_chooser(
     if not method.scores_student:
         return _by_reference(config, method, sieve, reference)
     drawn = Drawn(method.score, _scorer(config, student, reference, world))
-    main = _cascade(config, sieve, reference, drawn) if section.cascade < 1 else drawn
-    if section.every > 1:
-        main = Alternating(section.every, main, _by_reference(config, method, sieve, reference))
-    return main
+    return _cascade(config, sieve, reference, drawn) if section.cascade < 1 else drawn
 
 
 def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
@@ -67,21 +62,17 @@ def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
 def _scorer(config: Config, student: Tower, reference: Provider | None, world: World) -> Scorer:
     section = config.scoring
     refreshed = math.ceil(section.refresh * config.train.batch)
-    if section.unseen == "assume":
-        return Assumed(section.reuse, refreshed)
     if section.unseen == "predict":
         if not isinstance(reference, Cached):
             raise AcedError(
                 "scoring.unseen=predict looks up what the reference has made of each pair and so needs its cached "
-                "embeddings: set reference.cache, or scoring.unseen=assume."
+                "embeddings: set reference.cache, or leave scoring.unseen out."
             )
         return Predicted(section.reuse, refreshed, reference, student, world)
     if section.resolution:
         check_side(student, section.resolution)
     direct = Direct(section.resolution or None)
-    device = torch.device(section.device) if section.device else None
-    scorer: Scorer = Stale(direct, world, device) if section.stale else direct
-    return Reused(scorer, section.reuse) if section.reuse else scorer
+    return Reused(direct, section.reuse) if section.reuse else direct
 
 
 def _by_reference(config: Config, method: Method, sieve: Callable[[int], Sieve], reference: Provider | None) -> Chooser:
@@ -89,23 +80,21 @@ def _by_reference(config: Config, method: Method, sieve: Callable[[int], Sieve],
     if not config.scoring.early:
         return Drawn(method.score_of_reference, None)
     again = method.distill is not None
-    return Presieved(sieve(config.train.batch), _cached(reference, "early"), InOrder(), config.super_batch, again=again)
+    return Presieved(sieve(config.train.batch), _cached(reference), InOrder(), config.super_batch, again=again)
 
 
 def _cascade(config: Config, sieve: Callable[[int], Sieve], reference: Provider | None, main: Drawn) -> Chooser:
     section = config.scoring
     keeping = sieve(max(config.train.batch, round(section.cascade * config.super_batch)))
     if section.early:
-        return Presieved(keeping, _cached(reference, "early"), main, config.super_batch, again=True)
-    if section.stale:
-        _cached(reference, "stale")
+        return Presieved(keeping, _cached(reference), main, config.super_batch, again=True)
     return Cascaded(keeping, main)
 
 
-def _cached(reference: Provider | None, key: str) -> Cached:
+def _cached(reference: Provider | None) -> Cached:
     if not isinstance(reference, Cached):
         raise AcedError(
-            f"scoring.{key} asks the reference before a super-batch is loaded and so needs its cached embeddings: set "
-            f"reference.cache, or leave scoring.{key} out."
+            "scoring.early asks the reference before a super-batch is loaded and so needs its cached embeddings: set "
+            "reference.cache, or leave scoring.early out."
         )
     return reference

@@ -190,47 +190,17 @@ class Reused(Remembering):
 
     def __init__(self, inner: Scorer, age: int) -> None:
         super().__init__(age)
-        self.inner, self.lag = inner, inner.lag
+        self.inner = inner
 
     def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
         """As in the contract."""
         missing = candidates[self.memory.missing(candidates.indices, t.step)]
         embedded = self.inner.embed(t, missing)
         positions, image, text = of_all(t.world, missing.indices, embedded)
-        self.memory.put(positions, image, text, t.step - self.inner.lag)
+        self.memory.put(positions, image, text, t.step)
         image, text = self.memory.get(candidates.indices)
         scale, bias = t.student.scale_and_bias()
         return Embeddings(image, text, scale, bias).detach()
-
-    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
-        """As in the contract: what the memory will not have; training may still add some of it."""
-        if coming is not None:
-            coming = coming[self.memory.missing(coming.indices, t.step + 1)]
-        self.inner.ahead(t, coming)
-
-    @property
-    def looks_ahead(self) -> bool:
-        """As in the contract."""
-        return self.inner.looks_ahead
-
-    def keep(self) -> None:
-        """As in the contract."""
-        super().keep()
-        self.inner.keep()
-
-    def back(self) -> None:
-        """As in the contract."""
-        super().back()
-        self.inner.back()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As in the contract."""
-        return super().tensors() | self.inner.tensors()
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """As in the contract."""
-        super().load(tensors)
-        self.inner.load(tensors)
 
 
 def of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.data.source import Candidates
 
 if TYPE_CHECKING:
     from aced.train.step import Trainer
@@ -15,14 +14,6 @@ if TYPE_CHECKING:
 
 class Piece:
     """Hears of the steps and may have state; one that needs less does nothing in the other methods."""
-
-    def ahead(self, t: Trainer, coming: Candidates | None) -> None:
-        """Told before step `t.step` trains: the next step's candidates (this process's), or None after the last."""
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether `ahead` wants the next candidates, which are then loaded one step early."""
-        return False
 
     def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
         """Told what the training forward pass of step `t.step` made of its batch, all processes' shares of it.

@@ -70,19 +70,6 @@ class Guessed(Remembering):
         self.memory.put(*of_all(t.world, due.indices, self.inner.embed(t, due)), t.step)
 
 
-class Assumed(Guessed):
-    """The student is taken to know nothing of an unseen pair.
-
-    It has a similarity of zero with every other and with itself, as before training: it is hard, and gets in nobody's
-    way.
-    """
-
-    def guess(self, t: Trainer, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """Zeros."""
-        nothing = torch.zeros(len(candidates), t.student.width, device=t.student.device)
-        return nothing, nothing
-
-
 class Predicted(Guessed):
     """What the student would make of an unseen pair, from what the reference has made of it.
 
