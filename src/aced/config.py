@@ -125,6 +125,9 @@ class DataSection(Section):
     """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view)."""
     workers: Annotated[int, Field(ge=0), FREE] = 0
     """Processes that load ahead; 0 loads in the main process."""
+    start_method: Annotated[Literal["fork", "forkserver"], FREE] = "fork"
+    """How they are started on Linux: forked, or from a process that does nothing else, for a source that has threads or
+    connections of its own."""
     index_dir: Annotated[PathOrNone, FREE] = ""
     """Folder for indexes of the tars; empty: none are kept."""
     views: Annotated[int, Field(ge=1, le=64)] = 1

@@ -43,12 +43,10 @@ def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | N
     if chunk is None:
         return None
     size = sizes.popleft()
-    if size.chunks == 1 and place is None:
-        return chunk
-    return _copied(chunk, chunks, size, place or anew)
-
-
-def _copied(chunk: Candidates, chunks: Iterator[Candidates], size: Size, place: Place) -> Candidates:
+    if place is None:
+        if size.chunks == 1:
+            return chunk
+        place = anew
     shapes = {key: ((size.rows, *values.shape[1:]), values.dtype) for key, values in chunk.tensors().items()}
     room = {key: place(key, *shape) for key, shape in shapes.items()}
     whole, texts, end = chunk.with_tensors(room, ()), list[str](), 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aced.data.source import Candidates, Column
+from aced.towers.compat import import_open_clip
 from aced.towers.text import Ending
 from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
 
@@ -63,9 +66,14 @@ class TokenIds(Column):
         longest = int(lengths_of(values).max()) if len(values) else 1
         return values[:, : max(1, -(-longest // _MULTIPLE)) * _MULTIPLE]
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """Without what it remembers, which another process would not need."""
-        return {**self.__dict__, "_place": {}, "_table": self._table[:0]}
+        return {**self.__dict__, "_tokenizer": pickle.dumps(self._tokenizer), "_place": {}, "_table": self._table[:0]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if b"open_clip" in state["_tokenizer"]:
+            import_open_clip()  # which an ordinary import could fail at
+        self.__dict__.update(state | {"_tokenizer": pickle.loads(state["_tokenizer"])})
 
     def _forget(self) -> None:
         self._place: dict[str, int] = {}

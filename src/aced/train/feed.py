@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from aced.config import Config
 from aced.data.assembly import Size, assembled
 from aced.data.faults import HARMLESS
 from aced.data.filling import Fill, Job
-from aced.data.loading import PATIENCE, load
+from aced.data.loading import PATIENCE, Start, load
 from aced.data.losttars import LOST
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
@@ -142,6 +142,19 @@ _CHUNK = 256
 """Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
 
 
+class Chunks(NamedTuple):
+    """How a batch is cut: how many chunks, and the rows of the largest."""
+
+    number: int
+    rows: int
+
+
+def chunks_of(rows: int) -> Chunks:
+    """The chunks of one process's part of a batch, where other processes load it."""
+    number = max(1, rows // _CHUNK)
+    return Chunks(number, -(-rows // number))
+
+
 class Beside(Protocol):
     """Other pairs of which something is loaded with each batch.
 
@@ -157,7 +170,7 @@ class Beside(Protocol):
 
 
 class _Plan(Iterable[Job]):
-    """One process's part of each step, in chunks of about equal size.
+    """One process's part of each step, in chunks of about equal size where other processes load it.
 
     Attributes:
         sizes: of the steps whose first job was asked for.
@@ -166,30 +179,28 @@ class _Plan(Iterable[Job]):
     """
 
     def __init__(
-        self, order: Orders, steps: range, part: tuple[int, int], least: int | None, beside: Beside | None
+        self, order: Orders, steps: range, part: tuple[int, int], beside: Beside | None, *, chunked: bool
     ) -> None:
-        self._order, self._steps, self._part, self._least, self._beside = order, steps, part, least, beside
+        self._order, self._steps, self._part, self._beside, self._chunked = order, steps, part, beside, chunked
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
-        self.count = len(steps) * self._chunks(most)
+        self.count = len(steps) * (chunks_of(most).number if chunked else 1)
         # What is decided before loading makes a batch smaller.
-        first = len(order.indices(steps[0]).tensor_split(part[1])[part[0]]) if least and steps else 0
-        self.rows = -(-first // self._chunks(first))
+        self.rows = chunks_of(len(self._own(order.indices(steps[0])))).rows if chunked and steps else 0
 
     def __iter__(self) -> Iterator[Job]:
-        rank, ranks = self._part
         for step in self._steps:
-            indices = self._order.indices(step).tensor_split(ranks)[rank]
-            epochs = self._order.epochs(step).tensor_split(ranks)[rank]
+            indices, epochs = self._own(self._order.indices(step)), self._own(self._order.epochs(step))
+            count = chunks_of(len(indices)).number if self._chunked else 1
+            self.sizes.append(Size(count, len(indices)))
             aside = self._beside.drawn(step) if self._beside else {}
-            chunks = self._chunks(len(indices))
-            self.sizes.append(Size(chunks, len(indices)))
-            for pair in zip(indices.tensor_split(chunks), epochs.tensor_split(chunks), strict=True):
+            for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
                 yield Job(*pair, aside)
                 aside = {}
 
-    def _chunks(self, rows: int) -> int:
-        return max(1, rows // self._least) if self._least else 1
+    def _own(self, values: Tensor) -> Tensor:
+        rank, ranks = self._part
+        return values.tensor_split(ranks)[rank]
 
 
 def feed(
@@ -205,6 +216,7 @@ def feed(
     part: tuple[int, int] = (0, 1),
     device: torch.device | None = None,
     patience: float = PATIENCE,
+    start_method: Start = "fork",
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 
@@ -218,16 +230,16 @@ def feed(
         beside: other pairs of which something is loaded with each batch.
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
-        patience: see `aced.data.loading.load`.
+        patience, start_method: see `aced.data.loading.load`.
 
     Raises:
         AcedError: as `aced.data.loading.load`.
     """
     columns = list({column.name: column for column in columns}.values())
     fill = Fill(source, views, columns, beside.columns if beside else {})
-    plan = _Plan(order, range(start, stop), part, _CHUNK if workers else None, beside)
+    plan = _Plan(order, range(start, stop), part, beside, chunked=workers > 0)
     item = plan.rows * fill.row_bytes
-    chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience)
+    chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
     if device is None or device.type != "cuda":
         return _batches(chunks, plan.sizes)
     return Sent(partial(assembled, chunks, plan.sizes), columns, CudaLine(device))

@@ -25,7 +25,7 @@ from aced.progress import Bars
 from aced.towers import Tower, find_weights, load_tower
 from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.distributed import local_device
-from aced.train.feed import make_order
+from aced.train.feed import chunks_of, make_order
 from aced.train.folder import is_run, read_config
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
@@ -86,7 +86,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         earlier.check(data_marks(pool), KnownTars.of(pool))
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
-    _check_room(config, views)
+    _check_room(config, student, towers, views)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
 
     providers: dict[str, Provider] = {}
@@ -134,11 +134,16 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     return model_marks(reference, [teacher] if method.distill and teacher else [])
 
 
-def _check_room(config: Config, views: Sequence[View]) -> None:
-    """Refuse super-batches for which `/dev/shm` is too small; with `scoring.early` only what is kept goes there."""
-    if config.data.workers and not config.scoring.early:
-        rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
-        check_room(rows * image_bytes(dict.fromkeys(views)), config.data.workers, config.train.steps)
+def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
+    """Refuse chunks for which `/dev/shm` is too small; with `scoring.early` there may be fewer, and smaller ones."""
+    if not config.data.workers or config.scoring.early:
+        return
+    cached = [tower.width for name, tower in towers.items() if frozen_section(name, config).cache]
+    live = {tower.ids.name: tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache}
+    ids = {student.ids.name: student.ids} | live
+    row = image_bytes(dict.fromkeys(views)) + sum(column.nbytes for column in ids.values()) + 8 * sum(cached)
+    chunks = chunks_of(config.super_batch // int(os.environ.get("WORLD_SIZE", "1")))
+    check_room(chunks.rows * row, config.data.workers, config.train.steps * chunks.number)
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:

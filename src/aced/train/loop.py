@@ -131,6 +131,7 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
         patience=config.run.timeout,
+        start_method=config.data.start_method,
     )
 
 
