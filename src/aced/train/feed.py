@@ -248,3 +248,4 @@ def feed(
 def _batches(chunks: Iterator[Candidates], sizes: deque[Size]) -> Iterator[Candidates]:
     while (batch := assembled(chunks, sizes)) is not None:
         yield batch
+        del batch  # the next one is made when nobody needs this one any more
