@@ -1,21 +1,26 @@
-"""All that is to be known of a GPU, in one run: selection, losses, steps, compilation, FSDP2 and NCCL.
+"""All that is to be known of a GPU, in one run: selection, whole runs on tars, losses, compilation, FSDP2 and NCCL.
 
     python benchmarks/gpu.py                          # everything; meant for one GPU with 80 GB, under ten minutes
     python benchmarks/gpu.py --parts selection steps  # some of it
     python benchmarks/gpu.py --small                  # small sizes, to see on a CPU that it runs
+    python benchmarks/gpu.py --peak-tflops 989        # of a device whose peak in bf16 is not in the script's table
 
-Each part runs in a process of its own, and each of its rows may fail alone (out of memory, say): the row then holds
-the error, the others go on, and the exit status is 1. Time is by the device's events and the median of several runs
-after a warm-up; memory is what the allocator held at most, so without what CUDA itself takes.
+Each part runs in a process of its own and has a share of `--minutes`: no row begins when that is used up. Each row may
+fail alone (out of memory, say): it then holds the error, the others go on, and the exit status is 1. Time is by the
+device's events and the median of several runs after a warm-up; memory is what the allocator held at most, so without
+what CUDA itself takes.
 
 - `selection`: 163,840 to 32,768 at d = 768 in bfloat16, float32, float32 with TensorFloat-32 allowed, mixed as a run
   with `train.precision=bf16` has them, and in bfloat16 with the losses' kernel compiled into one; with the share of the
   draw that the float32 one has too.
 - `losses`: ours against open_clip's or whole matrices, forward and backward.
 - `host`: what the processor does for a super-batch: tokenising, copying rows, sending images.
-- `steps`: the project's own step on candidates in memory with a cached reference under bfloat16, each method relative
-  to IID with its shares of load, score, select and train; and one IID step of b = 32,768 with gradient caching.
-- `compile`: the same step compiled by inductor, with activations computed anew, in float16.
+- `steps`: `aced train` on tars with workers, a cached reference and captions that are new at every step: each method
+  relative to IID, with images/s, model FLOPs utilisation (the ledger's FLOPs but for selection, by the device's peak in
+  bf16), shares of waiting for data, scoring, selecting and training, and peak memory; the same with images in memory;
+  and one IID step of b = 32,768 with gradient caching.
+- `compile`: H-ACID on images in memory without TF32, compiled by inductor, with activations computed anew, in float16
+  and in float32.
 - `fsdp`: the step with FSDP2 on one device against the plain one.
 - `nccl`: torchrun with one process: every exchange, the draw over ranks, DDP, and `aced train`.
 
@@ -28,14 +33,17 @@ import argparse
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import losses as loss_benchmark
 import torch
-from gpu_measure import FULL, SMALL, Row, Sizes, attempt, extra_mib, run_command, seconds_of
-from gpu_steps import compile_part, fsdp_part, host_part, nccl_part, steps_part
+from gpu_measure import FULL, SMALL, Row, Sizes, attempt, end_by, extra_mib, peak_of, run_command, seconds_of
+from gpu_steps import fsdp_part, host_part, nccl_part
+from gpu_tars import compile_part, steps_part
 from rich.console import Console
 from rich.table import Table
 from selection import embeddings
@@ -47,8 +55,8 @@ from aced.devices import find_device
 
 Part = Callable[[Sizes, torch.device], list[Row]]
 
-LIMIT = 300
-"""Seconds after which a part is given up."""
+GRACE = 60
+"""Seconds that a part may take beyond its share, for the row that it is at."""
 
 
 def cast(e: Embeddings, dtype: torch.dtype) -> Embeddings:
@@ -118,29 +126,40 @@ def losses_part(sizes: Sizes, device: torch.device) -> list[Row]:
     return rows
 
 
-PARTS: dict[str, Part] = {
-    "selection": selection_part,
-    "losses": losses_part,
-    "host": host_part,
-    "steps": steps_part,
-    "compile": compile_part,
-    "fsdp": fsdp_part,
-    "nccl": nccl_part,
+PARTS: dict[str, tuple[Part, float]] = {
+    "selection": (selection_part, 0.10),
+    "steps": (steps_part, 0.40),
+    "compile": (compile_part, 0.15),
+    "losses": (losses_part, 0.10),
+    "host": (host_part, 0.03),
+    "fsdp": (fsdp_part, 0.05),
+    "nccl": (nccl_part, 0.10),
 }
+"""What there is, the most important first, and its share of the time."""
 
 
-def run_part(name: str, arguments: list[str]) -> list[Row]:
-    """The rows of one part, from a process of its own; one row with an error where it ended without any."""
-    command = [sys.executable, __file__, "--child", name, *arguments]
-    try:
-        ended = run_command(command, LIMIT, quiet=False)
-    except TimeoutError as error:
-        return [{"row": name, "error": str(error)}]
-    try:
-        rows: list[Row] = json.loads(ended.stdout.splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        return [{"row": name, "error": f"ended with status {ended.returncode}, see above"}]
-    return rows
+def run_part(name: str, arguments: list[str], seconds: float, left: float) -> list[Row]:
+    """The rows of one part, from a process of its own; and one with an error where it did not end well.
+
+    Args:
+        name: the part.
+        arguments: of this script.
+        seconds: after which it shall begin no further row.
+        left: seconds after which it is killed.
+    """
+    if left < 10:
+        return [{"row": name, "error": "left out: no time was left"}]
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder, "rows.json")
+        command = [sys.executable, __file__, "--child", name, f"--seconds={seconds:.0f}", f"--rows={kept}", *arguments]
+        error = ""
+        try:
+            if status := run_command(command, left, quiet=False).returncode:
+                error = f"ended with status {status}, see above"
+        except TimeoutError as late:
+            error = str(late)
+        rows: list[Row] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
+    return [*rows, {"row": name, "error": error}] if error else rows
 
 
 def table_of(name: str, rows: list[Row], seconds: float) -> Table:
@@ -161,12 +180,11 @@ def _cell(value: object) -> str:
 def share_of_step(results: dict[str, list[Row]], sizes: Sizes) -> dict[str, float]:
     """Each selection's share of an H-ACID step: scoring and training as the steps took them, for each pair."""
     steps = {row["row"]: row for row in results.get("steps", []) if "error" not in row}
-    model = sizes.models[-1]
-    scored, trained = steps.get(f"{model}, h-acid"), steps.get(f"{model}, iid, grad_cache")
-    if scored is None or trained is None:
+    chosen = steps.get(f"{sizes.models[-1]}, h-acid, in memory")
+    if chosen is None:
         return {}
-    score = scored["seconds"] * scored["score"] / (5 * sizes.batch) * sizes.candidates
-    train = trained["seconds"] / sizes.large * sizes.chosen
+    score = chosen["seconds"] * chosen["score"] / (5 * sizes.batch) * sizes.candidates
+    train = chosen["seconds"] * chosen["train"] / sizes.batch * sizes.chosen
     found = [row for row in results.get("selection", []) if "error" not in row]
     return {row["row"]: row["seconds"] / (row["seconds"] + score + train) for row in found}
 
@@ -177,28 +195,39 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="which ones")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--small", action="store_true", help="small sizes")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all of it")
+    parser.add_argument("--peak-tflops", type=float, help="of the device in bf16, where its name does not tell")
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="the JSON file")
     parser.add_argument("--child", choices=list(PARTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     # So that what was started ends with this process: the parts are in sessions of their own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sizes, device = SMALL if args.small else FULL, find_device(args.device, f"--device {args.device}")
+    sizes = replace(sizes, peak_tflops=args.peak_tflops or peak_of(device))
     if args.child:
-        print(json.dumps(PARTS[args.child](sizes, device)))
+        end_by(args.seconds, args.rows)
+        args.rows.write_text(json.dumps(PARTS[args.child][0](sizes, device)), encoding="utf-8")
         return
 
     from aced.train.fit import environment
 
     console, results = Console(width=150), {}
+    whole, end = sum(PARTS[name][1] for name in args.parts), time.perf_counter() + 60 * args.minutes
+    words = [f"--device={device}", *["--small"] * args.small]
+    words += [f"--peak-tflops={args.peak_tflops}"] if args.peak_tflops else []
     for name in args.parts:
         start = time.perf_counter()
-        results[name] = run_part(name, [f"--device={device}", *["--small"] * args.small])
+        seconds = 60 * args.minutes * PARTS[name][1] / whole
+        results[name] = run_part(name, words, seconds, min(seconds + GRACE, end - start))
         console.print(table_of(name, results[name], time.perf_counter() - start))
     shares = share_of_step(results, sizes)
     if shares:
         told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
         console.print(f"Selection as a share of an H-ACID step of its size by {sizes.models[-1]}: {told}")
     facts = {"benchmark": "gpu", "small": args.small, "environment": environment(device), "share_of_step": shares}
+    facts["peak_tflops"] = sizes.peak_tflops
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(facts | {"parts": results}, indent=1) + "\n", encoding="utf-8")
     failed = [row["row"] for rows in results.values() for row in rows if "error" in row]

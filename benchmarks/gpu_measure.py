@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import signal
 import statistics
@@ -10,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +37,8 @@ class Sizes:
         steps: steps that are timed, after two that warm up.
         runs: other things that are timed, after one that warms up.
         scenes: pairs of the program's run under torchrun.
+        lines: lines of metrics.jsonl that are timed of a run on tars, after the first one.
+        peak_tflops: what the device multiplies at most in bf16, in 10^12 FLOP/s; None: not known.
     """
 
     candidates: int
@@ -49,10 +54,39 @@ class Sizes:
     steps: int
     runs: int
     scenes: int
+    lines: int = 3
+    peak_tflops: float | None = None
 
 
-FULL = Sizes(163_840, 32_768, 768, ("ViT-S-32", "ViT-B-32"), 2048, 32_768, 512, 2048, (4096, 32_768), 512, 4, 3, 4096)
+FULL = Sizes(163_840, 32_768, 768, ("ViT-S-32", "ViT-B-32"), 1024, 32_768, 512, 2048, (4096, 32_768), 512, 4, 3, 4096)
 SMALL = Sizes(1280, 256, 32, ("aced-demo-s", "aced-demo-l"), 16, 64, 16, 64, (128,), 32, 2, 2, 400)
+
+
+PEAKS = {
+    "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L40": 181, "L4": 121,
+    "A10G": 70, "A10": 125, "A40": 150, "A6000": 155, "RTX 4090": 165, "RTX 3090": 71, "MI300X": 1307,
+}  # fmt: skip
+"""10^12 FLOP/s in bf16 with sums in fp32, dense, as the makers state them; the first name that occurs counts."""
+
+
+def peak_of(device: torch.device) -> float | None:
+    """The device's own, by its name; None where it is none of the known ones."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((float(peak) for known, peak in PEAKS.items() if known in name), None)
+
+
+def utilisation(flops: float, seconds: float, peak_tflops: float | None) -> float | None:
+    """Share of what the device could have multiplied; None where that is not known."""
+    return None if peak_tflops is None else flops / seconds / (peak_tflops * 1e12)
+
+
+_deadline, _kept = math.inf, Path(os.devnull)
+
+
+def end_by(seconds: float, kept: Path) -> None:
+    """Begin no row of this process later than so many seconds from now; rows are kept in a file as they are made."""
+    global _deadline, _kept
+    _deadline, _kept = time.monotonic() + seconds, kept
 
 
 def synchronize(device: torch.device) -> None:
@@ -97,6 +131,9 @@ def extra_mib(work: Callable[[], object], device: torch.device) -> float:
 
 def attempt(rows: list[Row], name: str, work: Callable[[], Row]) -> Row:
     """Add a row of figures, or of what went wrong; the next row goes on with the memory given back."""
+    if time.monotonic() > _deadline:
+        rows.append({"row": name, "error": "left out: no time was left"})
+        return rows[-1]
     try:
         row = {"row": name, **work()}
     except Exception as error:  # whatever it is, it is told in its row and in the exit status
@@ -104,6 +141,7 @@ def attempt(rows: list[Row], name: str, work: Callable[[], Row]) -> Row:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     rows.append(row)
+    _kept.write_text(json.dumps(rows), encoding="utf-8")  # for whoever ends this process
     return row
 
 

@@ -1,4 +1,4 @@
-"""The parts of `gpu.py` that train: the project's own step on candidates in memory, with a cached reference."""
+"""The parts of `gpu.py` that look at pieces: the processor's work, FSDP2 and DDP on one device, the exchanges."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from activations import pairs_of
-from gpu_measure import FULL, SMALL, Row, Sizes, attempt, run_command, seconds_of, synchronize
+from gpu_measure import FULL, SMALL, Row, Sizes, attempt, run_command, seconds_of, synchronize, utilisation
+from gpu_tars import SELECTING
 from torch import Tensor
 
 from aced.config import Config, make_config
@@ -30,19 +30,17 @@ from aced.data.source import Candidates, Column
 from aced.data.views import View
 from aced.devices import clock_of
 from aced.towers import Tower, load_tower
+from aced.train.automatic import device_of
 from aced.train.distributed import World, open_world
 from aced.train.fit import make_trainer
-from aced.train.inputs import Inputs, device_of
+from aced.train.inputs import Inputs
 from aced.train.optim import make_optimizer
 from aced.train.replica import Replica, _ddp
 from aced.train.sharding import shard
 from aced.train.step import Outcome, Trainer, train_step
 
-METHODS = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced")
 WIDTH = 768
 """d of the reference."""
-SELECTING = 5
-"""B / b."""
 PHASES = ("load", "score", "select", "train")
 
 
@@ -128,8 +126,9 @@ def measured(trainer: Trainer, candidates: Candidates, sizes: Sizes) -> Row:
     spent = sum(trainer.ledger.seconds.values())
     row: Row = {"seconds": statistics.median(seconds), "first_step": first, "pairs_a_second": 0.0}
     row["pairs_a_second"] = len(outcome.rows) / row["seconds"]
+    row["mfu"] = utilisation(sum(trainer.ledger.flops.values()) / sizes.steps, row["seconds"], sizes.peak_tflops)
     row |= {phase: trainer.ledger.seconds[phase] / spent for phase in PHASES}
-    row["loss"] = outcome.parts.loss
+    row["loss"] = float(outcome.parts.loss)
     if device.type == "cuda":
         row["peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     return row
@@ -139,45 +138,12 @@ def take(trainer: Trainer, batches: Iterator[Candidates]) -> Outcome:
     """One step, done when it comes back; a gradient of nothing or of NaN is no step."""
     outcome = train_step(trainer, batches)
     synchronize(trainer.student.device)
-    if not (math.isfinite(outcome.parts.loss) and math.isfinite(outcome.grad_norm)):
+    if not (math.isfinite(float(outcome.parts.loss)) and math.isfinite(float(outcome.grad_norm))):
         raise ValueError(f"loss {outcome.parts.loss}, gradient {outcome.grad_norm}")
     return outcome
 
 
 # --- parts ------------------------------------------------------------------------------------------------------
-
-
-def steps_part(sizes: Sizes, device: torch.device) -> list[Row]:
-    """Every method relative to IID, for each model; then a large IID step."""
-    rows: list[Row] = []
-    table = Table(SELECTING * sizes.batch, device)
-    for model in sizes.models:
-        student = load_tower(model, device=device, seed=0)
-        rows += steps_of(student, table, sizes)
-    name = sizes.models[-1]
-    large, few = noise_pairs(student, sizes.large), replace(sizes, steps=2)
-    config = config_of(name, "iid", sizes.large, device, sizes, train__grad_cache=sizes.grad_cache)
-    attempt(rows, f"{name}, iid, grad_cache", lambda: measured(trainer_of(config, student, None), large, few))
-    return rows
-
-
-def steps_of(student: Tower, table: Table, sizes: Sizes) -> list[Row]:
-    """A row for each method."""
-    rows: list[Row] = []
-    candidates = noise_pairs(student, SELECTING * sizes.batch)
-    few = candidates.split(sizes.batch)[0]
-
-    def work(method: str, keys: dict[str, Any]) -> Row:
-        config = config_of(student.name, method, sizes.batch, student.device, sizes, **keys)
-        trainer = trainer_of(config, student, table if method != "iid" else None)
-        return measured(trainer, candidates if config.super_batch > sizes.batch else few, sizes)
-
-    cases: list[tuple[str, str, dict[str, Any]]] = [(name, name, {}) for name in METHODS]
-    for name, method, keys in [*cases, ("aced, cascade 0.4", "aced", {"scoring__cascade": 0.4})]:
-        row = attempt(rows, f"{student.name}, {name}", partial(work, method, keys))
-        if "error" not in row and "error" not in rows[0]:
-            row["to_iid"] = row["seconds"] / rows[0]["seconds"]
-    return rows
 
 
 def host_part(sizes: Sizes, device: torch.device) -> list[Row]:
@@ -209,30 +175,6 @@ def host_part(sizes: Sizes, device: torch.device) -> list[Row]:
     attempt(rows, f"copy {sizes.batch:,} of {len(candidates):,} images", copied)
     attempt(rows, f"send {len(candidates):,} images", lambda: sent(False))
     attempt(rows, "the same, pinned", lambda: sent(True))
-    return rows
-
-
-def compile_part(sizes: Sizes, device: torch.device) -> list[Row]:
-    """An H-ACID step in each of the ways that change how the towers run."""
-    rows: list[Row] = []
-    name, table = sizes.models[-1], Table(SELECTING * sizes.batch, device)
-    candidates = noise_pairs(load_tower(name, seed=0), SELECTING * sizes.batch)
-
-    def work(keys: dict[str, Any]) -> Row:
-        student = load_tower(name, device=device, seed=0)
-        config = config_of(name, "h-acid", sizes.batch, device, sizes, **keys)
-        return measured(trainer_of(config, student, table), candidates, sizes)
-
-    cases: dict[str, dict[str, Any]] = {
-        "bf16": {},
-        "bf16, compiled": {"train__compile": True},
-        "bf16, activations anew": {"train__activation_checkpointing": True},
-        "fp16": {"train__precision": "fp16"},
-    }
-    for case, keys in cases.items():
-        row = attempt(rows, case, partial(work, keys))
-        if "error" not in row and "error" not in rows[0]:
-            row["to_bf16"] = row["seconds"] / rows[0]["seconds"]
     return rows
 
 

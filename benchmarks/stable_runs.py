@@ -30,8 +30,9 @@ from aced.evaluate.folder import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
 from aced.progress import Bars
 from aced.threads import set_threads
+from aced.train.automatic import device_of
 from aced.train.fit import environment, fit, row_of
-from aced.train.inputs import device_of, make_inputs
+from aced.train.inputs import make_inputs
 from aced.train.student import make_student
 
 

@@ -119,6 +119,14 @@ ACED: dict[str, Any] = {"method": {"name": "aced"}, "reference": {"model": "x"}}
         ({"scoring": {"unseen": "assume"}}, "scoring.unseen = 'assume' was removed: scoring.unseen=predict"),
         ({"scoring": {"unseen": "guess"}}, "scoring.unseen = 'guess' is not allowed: input should be 'embed' or"),
         ({"data": {"max_bad_share": 2}}, "data.max_bad_share = 2 is not allowed"),
+        ({"data": {"workers": -1}}, "data.workers = -1 is not allowed: input should be a whole number, 0 or more, or"),
+        ({"data": {"workers": "many"}}, "data.workers = 'many' is not allowed"),
+        (
+            {"data": {"in_memory": "maybe"}},
+            "data.in_memory = 'maybe' is not allowed: input should be true, false",
+        ),
+        ({"train": {"tf32": 0.5}}, "train.tf32 = 0.5 is not allowed"),
+        ({"train": {"precision": "half"}}, "train.precision = 'half' is not allowed"),
         ({"eval": {"split": "tset"}}, "eval.split = 'tset' is not allowed"),
         ({"data": {"shards": ["p"]}, "eval": {"every": 5}}, "eval.every needs tasks to evaluate on"),
         ({"data": {"shards": ["p"], "weights": [1.0], "views": 2}}, "data.views and data.weights do not go together"),
@@ -169,3 +177,15 @@ def test_the_super_batch_is_that_of_the_filtering_ratio() -> None:
     assert size("aced", 0.9) == 640
     assert size("aced", 0.0) == 64
     assert size("iid", 0.8) == size("softmax-kd", 0.8) == 64
+
+
+@pytest.mark.parametrize("key", ["data.workers", "data.in_memory", "train.tf32"])
+def test_a_key_that_may_be_auto_is_written_and_read_as_what_it_is(key: str, tmp_path: Path) -> None:
+    section, name = key.split(".")
+    other = 3 if name == "workers" else True
+    for word, value in (("auto", "auto"), (str(other).lower(), other)):
+        config = load_config("scenes", [f"{key}={word}"])
+        found = getattr(getattr(config, section), name)
+        assert (found, type(found)) == (value, type(value))
+        (tmp_path / "config.toml").write_text(dump_config(config), encoding="utf-8")
+        assert load_config(tmp_path / "config.toml") == config

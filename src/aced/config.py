@@ -13,51 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from aced.data.several import several, several_of
+from aced.config_types import (
+    Beta,
+    CountOrAuto,
+    PathOrNone,
+    Paths,
+    PathText,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    SwitchOrAuto,
+    Trackers,
+)
 from aced.errors import AcedError, nearest
-from aced.paths import expand_optional, expand_path
+from aced.paths import expand_path
 from aced.removed import why_not_key, why_not_value, without_defaults
 from aced.resume import FREE, MODEL, PLACE, ROUNDING, Resume
 
 if TYPE_CHECKING:
     from aced.methods import Method
-
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-# Every key that is a path, a pattern of paths or a name that may be one has one of these types, or Paths.
-PathText = Annotated[str, AfterValidator(expand_path)]
-PathOrNone = Annotated[str, AfterValidator(expand_optional)]
-
-
-def _entries(value: object) -> object:
-    """A single word may stand for a list of one (`data.shards=pool/`), and one with `::` in it for several."""
-    return several(value) if isinstance(value, str) else several_of(value) if isinstance(value, list) else value
-
-
-_one_or_more = BeforeValidator(_entries)
-Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
-
-
-def _some_paths(value: Any) -> Any:
-    if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
-        raise ValueError("a path is needed, and this is empty; write [] for none")
-    return _entries(value)
-
-
-Paths = Annotated[list[PathText], BeforeValidator(_some_paths)]
 
 
 class Section(BaseModel):
@@ -121,10 +98,12 @@ class DataSection(Section):
     """Largest size of that folder, in 10^9 bytes."""
     decoding: Literal["exact", "fast", "scaled"] = "fast"
     """Pixels to the bit as in evaluation, the same but for a level in 0.3 % of the values, or large JPEGs at n/8."""
-    in_memory: Annotated[bool, FREE] = False
-    """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view)."""
-    workers: Annotated[int, Field(ge=0), FREE] = 0
-    """Processes that load ahead; 0 loads in the main process."""
+    in_memory: Annotated[SwitchOrAuto, FREE] = False
+    """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view); `auto`: where that
+    takes at most a quarter of the free memory."""
+    workers: Annotated[CountOrAuto, FREE] = "auto"
+    """Processes that load ahead; 0 loads in the main process. `auto`: 0 on a CPU, whose cores train, and for data in
+    memory; with a GPU one less than its share of the cores, 1 to 8, as far as /dev/shm has room."""
     start_method: Annotated[Literal["fork", "forkserver"], FREE] = "fork"
     """How they are started on Linux: forked, or from a process that does nothing else, for a source that has threads or
     connections of its own."""
@@ -241,8 +220,12 @@ class TrainSection(Section):
     """Largest norm of the gradient."""
     micro_batch: Annotated[Positive, ROUNDING] = 1024
     """Pairs embedded at once without gradient (scoring, reference, teacher, evaluation)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """`bf16` and `fp16` run the towers under autocast; weights, losses and scores stay in float32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`bf16` and `fp16` run all towers under autocast, frozen ones and evaluation too; weights, losses and scores stay
+    in float32. `auto`: bf16 on a GPU that has it, fp32 elsewhere."""
+    tf32: Annotated[SwitchOrAuto, ROUNDING] = "auto"
+    """Round float32 matrix products on a GPU to TensorFloat-32, which is faster; `auto`: unless the precision is
+    fp32."""
     grad_cache: Annotated[int, Field(ge=0), ROUNDING] = 0
     """Pairs that a process embeds at once in training: bounded memory for one more forward pass; 0: its whole share."""
     activation_checkpointing: Annotated[bool, ROUNDING] = False

@@ -82,7 +82,7 @@ def _check_data(data: DataSection, cache: str) -> None:
             f"data.weights has {len(data.weights)} numbers and data.shards {len(data.shards)} entries: give one "
             "weight for each."
         )
-    if data.caption_choice == "random" and (cache or data.in_memory):
+    if data.caption_choice == "random" and (cache or data.in_memory is True):
         what = "cached embeddings are of one caption" if cache else "data.in_memory keeps one caption"
         remedy = "leave out the cache" if cache else "leave out data.in_memory"
         raise ValueError(

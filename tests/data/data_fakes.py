@@ -77,6 +77,7 @@ class WordTower:
     name = "words-8"
     view = View(8)
     width = 8
+    device = torch.device("cpu")
 
     def __init__(
         self,

@@ -15,8 +15,9 @@ from aced.data.shards import Shards
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import load_tower, save_tower
+from aced.train.automatic import device_of
 from aced.train.fit import fit
-from aced.train.inputs import Inputs, device_of, load_frozen, make_inputs
+from aced.train.inputs import Inputs, load_frozen, make_inputs
 from aced.train.providers import Cached, Live
 from aced.train.student import make_student
 from run_fakes import quiet, run_config, write_pairs

@@ -39,7 +39,9 @@ def evaluate(
     prompts: Annotated[
         str, typer.Option(help="'clip': templates as they are; 'siglip': lower case, no punctuation.")
     ] = "clip",
-    precision: Annotated[str, typer.Option(help="'fp32' or 'bf16' (autocast).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="'fp32', 'bf16', 'fp16'; 'auto': bf16 on a GPU that has it, else fp32.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
     micro_batch: Annotated[int, typer.Option(min=1, help="Most images or texts embedded at a time.")] = 256,
     cache: Annotated[
@@ -114,6 +116,9 @@ def embed(
         str, typer.Option(help="At a damaged tar: stop, or skip what is damaged and read on behind it.")
     ] = "stop",
     micro_batch: Annotated[int, typer.Option(help="Pairs that are embedded at once.")] = 256,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16; auto: bf16 on a GPU that has it, else fp32.")
+    ] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that read and decode ahead.")] = 0,
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
@@ -140,12 +145,14 @@ def embed(
     from aced.data.embedding import Settings
     from aced.embed.job import Job
     from aced.embed.program import embed_program
+    from aced.precision import check_precision
 
     job = Job(
         model=model,
         checkpoint=checkpoint,
         cache=str(out),
         settings=Settings(dtype, views, micro_batch, workers),
+        precision=check_precision(precision),
         caption=caption,
         caption_choice=caption_choice,
         decoding=decoding,

@@ -22,6 +22,7 @@ from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar
 from aced.data.source import Candidates, Source
 from aced.data.views import View
 from aced.errors import AcedError
+from aced.precision import Precision, autocast
 
 
 class ForwardFlops(Protocol):
@@ -38,6 +39,11 @@ class EmbeddingTower(Protocol):
 
     name: str
     width: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        ...
 
     @property
     def view(self) -> View:
@@ -76,6 +82,7 @@ class Settings(NamedTuple):
         dtype: `float32`, `float16` or `int8`.
         views: K; the whole image and K - 1 crops of it.
         micro_batch: samples that the tower embeds at a time.
+        precision: in which the tower runs; side-cars note it, and serve a run of any.
         workers: processes that read and decode; 0 does so in this one.
     """
 
@@ -83,6 +90,7 @@ class Settings(NamedTuple):
     views: int = 1
     micro_batch: int = 256
     workers: int = 0
+    precision: Precision = "fp32"
 
 
 Progress = Callable[[int, int], None]
@@ -257,8 +265,10 @@ class _Making:
         self.faults.update(fault.name for fault in candidates.faults)
         if not len(candidates):
             return
-        found = tower.score(candidates, micro_batch)
-        image = [found.image, *(tower.score_images(candidates.images[view], micro_batch) for view in self._views[1:])]
+        with autocast(tower.device, self._settings.precision):
+            found = tower.score(candidates, micro_batch)
+            others = [tower.score_images(candidates.images[view], micro_batch) for view in self._views[1:]]
+        image = [found.image, *others]
         rows = torch.stack([each.float().cpu() for each in image], dim=1)
         text = found.text.float().cpu()
         if not finite(rows, text):
@@ -282,6 +292,7 @@ class _Making:
             views=self._settings.views,
             scale=scale,
             bias=bias,
+            precision=self._settings.precision,
             faults=dict(self.faults),
             seconds=time.perf_counter() - self.start,
             flops=self.flops,

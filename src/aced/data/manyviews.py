@@ -70,7 +70,7 @@ class ManyViews:
         source: n samples.
 
     Attributes:
-        name, keys, fingerprint, kinds, parts, part_sizes, faults: those of `source`.
+        name, keys, fingerprint, kinds, parts, part_sizes, faults, in_memory: those of `source`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -79,6 +79,7 @@ class ManyViews:
         self.parts: dict[str, str] = dict(getattr(source, "parts", {}))
         self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
         self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
+        self.in_memory: bool = getattr(source, "in_memory", False)
 
     @property
     def kinds(self) -> Sequence[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from aced.data.reading import chunk_size, read_all
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View, image_bytes
 from aced.errors import AcedError
+
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 class InMemory:
@@ -25,10 +28,13 @@ class InMemory:
 
     Attributes:
         name, keys, fingerprint, kinds, parts, part_sizes, lost, mixture, faults: those of `source`.
+        in_memory: True: other processes would load it no sooner.
 
     Raises:
         AcedError: it does not fit into the memory of this machine, or what `source` raises.
     """
+
+    in_memory = True
 
     def __init__(
         self,
@@ -108,8 +114,29 @@ class InMemory:
         )
 
 
+def decoded_bytes(n: int, views: Sequence[View]) -> int:
+    """Bytes of n decoded images in each of some views."""
+    return n * image_bytes(list(dict.fromkeys(views)))
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still take without driving anything out; None where the system does not tell."""
+    try:
+        words = _MEMINFO.read_text(encoding="ascii").split()
+        free = 1024 * int(words[words.index("MemAvailable:") + 1])
+    except (OSError, ValueError, IndexError):
+        return None
+    try:
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        words = (_CGROUP / "memory.stat").read_text(encoding="ascii").split()
+        cache = int(words[words.index("inactive_file") + 1])
+    except (OSError, ValueError, IndexError):
+        return free  # no such cgroup, or "max": nothing limits the memory
+    return min(free, max(0, limit - used + cache))
+
+
 def _check_memory(name: str, n: int, views: Sequence[View]) -> None:
-    need = n * image_bytes(views)
+    need = decoded_bytes(n, views)
     try:
         physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

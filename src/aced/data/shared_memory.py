@@ -62,6 +62,17 @@ def check_room(item: int, workers: int, count: int) -> int:
     )
 
 
+def workers_that_fit(item: int, workers: int, count: int) -> int:
+    """The largest number of loading processes, up to `workers`, for which `check_room` finds room; 0 for none."""
+    for fewer in range(workers, 0, -1):
+        try:
+            check_room(item, fewer, count)
+        except AcedError:
+            continue
+        return fewer
+    return 0
+
+
 def room_text(error: BaseException) -> str:
     """What an error of handing over a tensor says about too little room; empty where it says something else."""
     if not (getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)):

@@ -31,8 +31,9 @@ from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import scores_json
 from aced.methods import get_method
 from aced.progress import Bars
+from aced.train.automatic import device_of
 from aced.train.fit import Fitted, environment, fit, row_of
-from aced.train.inputs import Inputs, device_of, make_cached, make_eval_tasks, make_scenes
+from aced.train.inputs import Inputs, make_cached, make_eval_tasks, make_scenes
 from aced.train.providers import Cached
 from aced.train.student import make_student
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from aced.data.sidecar import Part, open_sidecar, overhead_bytes, parts_of, side
 from aced.data.spool import GIGABYTE, Spool
 from aced.data.store import sort_parts
 from aced.errors import AcedError
+from aced.precision import Asked, find_precision
 from aced.towers import Tower, load_tower
 
 
@@ -37,6 +38,7 @@ class Job:
             that this folder may take.
         index_dir: where indexes of the tars are kept; empty for none.
         device: of torch; `auto` is CUDA where the process has it.
+        precision: of the model, in the place of that in `settings`: `auto` is decided where the model is.
         threads: CPU threads; 0 leaves them as they are.
     """
 
@@ -52,6 +54,7 @@ class Job:
     spool_gb: float = 100.0
     index_dir: str = ""
     device: str = "cpu"
+    precision: Asked = "fp32"
     threads: int = 0
 
     @property
@@ -124,8 +127,9 @@ class Embedder:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.job, self._tell = job, tell
         self.tower: Tower = load_tower(job.model, job.checkpoint or None, device=device)
+        precision = find_precision(job.precision, self.tower.device)
+        self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
         self.tower.requires_grad_(False).eval()
         self.identity = self.tower.identity()
         self.cache = Path(job.cache)

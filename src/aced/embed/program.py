@@ -28,7 +28,7 @@ from aced.errors import AcedError
 from aced.progress import Bars, Tick
 from aced.threads import set_threads
 from aced.towers import find_weights
-from aced.train.inputs import device_of
+from aced.train.automatic import device_of
 
 _GROUP = 16
 """Tars that are open at a time: their indexes are in memory, and one reader serves them all."""
@@ -150,7 +150,7 @@ def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], s
         f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
         f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
         f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
-        "are free."
+        f"are free.{f' The model runs in {settings.precision}.' * (settings.precision != 'fp32')}"
     )
 
 

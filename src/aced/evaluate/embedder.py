@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,7 @@ from aced.evaluate.embedding_cache import EmbeddingCache
 from aced.evaluate.image_faults import ImageFaults
 from aced.evaluate.prompts import Policy, apply_policy, fill
 from aced.evaluate.tasks import ReadImages
-
-Precision = Literal["fp32", "bf16"]
-"""`fp32`: as the weights are. `bf16`: the model runs under autocast; scores are float32 in any case."""
+from aced.precision import Precision, autocast
 
 Note = Callable[[str, int, int], None]
 """Told of progress within a task: what is done, how much of it, of how much."""
@@ -57,7 +54,7 @@ class Embedder:
         tower: the model.
         micro_batch: images or texts embedded at a time.
         prompts: what is done to texts first.
-        precision: see `Precision`.
+        precision: of the model; scores are float32 in any case.
         cache: where embeddings of images with a fingerprint, and text classifiers, are kept over runs.
         note: told of progress.
     """
@@ -176,11 +173,8 @@ class Embedder:
         row = {text: i for i, text in enumerate(unique)}
         return embedded[torch.tensor([row[text] for text in ready])]
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self._precision == "fp32":
-            return contextlib.nullcontext()
-        device = getattr(self._tower, "device", torch.device("cpu"))
-        return torch.autocast(device.type, torch.bfloat16)
+    def _autocast(self) -> torch.autocast:
+        return autocast(getattr(self._tower, "device", torch.device("cpu")), self._precision)
 
 
 def _joined(parts: Sequence[Tensor], what: str) -> Tensor:

@@ -46,7 +46,7 @@ class Setting:
         checkpoint: file of the weights, where it was given.
         fingerprint: of the model; equal fingerprints embed alike.
         prompts: prompt policy.
-        precision: `fp32` or `bf16`.
+        precision: in which the model ran.
     """
 
     model: str

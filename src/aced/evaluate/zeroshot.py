@@ -13,6 +13,7 @@ from aced.evaluate.embedder import Embedder, EmbeddingTower, NotFinite, evaluati
 from aced.evaluate.scoring import score_task
 from aced.evaluate.stability.suite import counted
 from aced.evaluate.tasks import Task, TaskResult, as_json
+from aced.precision import Precision
 
 __all__ = [
     "EmbeddingTower",
@@ -32,7 +33,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
-    tower: EmbeddingTower, tasks: Sequence[Task], *, micro_batch: int = 256, progress: Progress | None = None
+    tower: EmbeddingTower,
+    tasks: Sequence[Task],
+    *,
+    micro_batch: int = 256,
+    precision: Precision = "fp32",
+    progress: Progress | None = None,
 ) -> dict[str, TaskResult]:
     """Score a tower on every task; runs without gradients and in evaluation mode, and restores the mode.
 
@@ -44,6 +50,7 @@ def evaluate(
         tower: the model; see `EmbeddingTower`.
         tasks: tasks with unique names.
         micro_batch: images or texts embedded at a time.
+        precision: of the model; scores are float32 in any case.
         progress: told of every finished task.
 
     Returns:
@@ -55,7 +62,7 @@ def evaluate(
     """
     check_names(tasks)
     results: dict[str, TaskResult] = {}
-    embedder = Embedder(tower, micro_batch)
+    embedder = Embedder(tower, micro_batch, precision=precision)
     for task in tasks:
         results[task.name] = evaluate_task(tower, task, embedder)
         if progress is not None:
@@ -85,7 +92,9 @@ class Scores:
         return _mean_percent([self.results[name].value for name in count]) if count else None
 
 
-def score_all(tower: EmbeddingTower, tasks: Sequence[Task], *, micro_batch: int = 256) -> Scores:
+def score_all(
+    tower: EmbeddingTower, tasks: Sequence[Task], *, micro_batch: int = 256, precision: Precision = "fp32"
+) -> Scores:
     """Score a tower on every task that can be scored; a task that fails costs neither the others nor the caller.
 
     Whatever is raised while a task is scored becomes its reason: files that are gone, damage, embeddings that are not
@@ -95,9 +104,10 @@ def score_all(tower: EmbeddingTower, tasks: Sequence[Task], *, micro_batch: int 
         tower: the model.
         tasks: tasks with unique names.
         micro_batch: images or texts embedded at a time.
+        precision: of the model.
     """
     scores = Scores()
-    embedder = Embedder(tower, micro_batch)
+    embedder = Embedder(tower, micro_batch, precision=precision)
     for task in tasks:
         try:
             scores.results[task.name] = evaluate_task(tower, task, embedder)

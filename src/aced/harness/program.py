@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
-from aced.errors import AcedError, nearest, reason_of
+from aced.errors import AcedError, reason_of
 from aced.evaluate.compare import compare
-from aced.evaluate.embedder import Embedder, Precision
+from aced.evaluate.embedder import Embedder
 from aced.evaluate.embedding_cache import EmbeddingCache
 from aced.evaluate.folder import find_task_folders, load_task_folder
 from aced.evaluate.prompts import Policy, check_policy
@@ -23,6 +23,7 @@ from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import evaluate_task
 from aced.harness.models import default_folder, open_model
 from aced.harness.tables import print_comparison, print_results
+from aced.precision import Asked, check_precision, find_precision
 from aced.progress import Bars
 from aced.towers import Tower
 from aced.train.fit import environment
@@ -41,7 +42,7 @@ class Options:
         out: folder of the results.
         checkpoint: local weights.
         prompts: prompt policy.
-        precision: of the model.
+        precision: of the model; `auto` as `train.precision`.
         device: see `open_model`.
         micro_batch: images or texts embedded at a time.
         cache: folder of cached embeddings.
@@ -52,7 +53,7 @@ class Options:
     out: Path
     checkpoint: str = ""
     prompts: Policy = "clip"
-    precision: Precision = "fp32"
+    precision: Asked = "auto"
     device: str = "auto"
     micro_batch: int = 256
     cache: Path | None = None
@@ -76,11 +77,8 @@ def eval_command(
         raise AcedError("No model is given; name a run folder, a model folder or an open_clip name.")
     if not words["data"]:
         raise AcedError("No data are given; name task folders with --data, or --data scenes for the built-in tasks.")
-    if words["precision"] not in get_args(Precision):
-        raise AcedError(
-            f"There is no precision '{words['precision']}'.{nearest(words['precision'], get_args(Precision))}"
-        )
-    words = words | {"prompts": check_policy(words["prompts"]), "out": words["out"] or default_folder(model)}
+    words = words | {"precision": check_precision(words["precision"])}
+    words |= {"prompts": check_policy(words["prompts"]), "out": words["out"] or default_folder(model)}
     return eval_program(Options(model=model, **words), console).failed
 
 
@@ -109,7 +107,8 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     for note in tower.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     identity = tower.identity()
-    setting = Setting(tower.name, options.checkpoint, identity["tower"], options.prompts, options.precision)
+    precision = find_precision(options.precision, tower.device)
+    setting = Setting(tower.name, options.checkpoint, identity["tower"], options.prompts, precision)
     evaluation = _continued(options.out, setting, identity["contents"])
     evaluation.failed |= refused
     kept = _run(jobs, tower, evaluation, options, console)
@@ -170,7 +169,8 @@ def _run(jobs: Sequence[_Job], tower: Tower, evaluation: Evaluation, options: Op
     """Score all jobs; returns how many results were there already."""
     kept, seen = 0, set[str]()
     folder = options.cache or options.out / "embeddings"
-    cache = EmbeddingCache(folder, evaluation.setting.fingerprint, options.precision)
+    precision = find_precision(options.precision, tower.device)
+    cache = EmbeddingCache(folder, evaluation.setting.fingerprint, precision)
     facts = environment(tower.device)
     with Bars(console) as bars, bars.bar("Evaluating", len(jobs)) as tick:
         current = (0, "")
@@ -183,7 +183,7 @@ def _run(jobs: Sequence[_Job], tower: Tower, evaluation: Evaluation, options: Op
             )
 
         embedder = Embedder(
-            tower, options.micro_batch, prompts=options.prompts, precision=options.precision, cache=cache, note=note
+            tower, options.micro_batch, prompts=options.prompts, precision=precision, cache=cache, note=note
         )
         for number, job in enumerate(jobs):
             current = (number, Path(job.name).name)

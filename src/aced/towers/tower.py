@@ -126,7 +126,7 @@ class Tower(nn.Module):
 
     def embed_whole(self, images: Tensor) -> Tensor:
         """What `embed_image` gives, all images at once."""
-        return F.normalize(self.model.encode_image(self.pixels(images)), dim=-1)  # type: ignore[operator]
+        return _unit(self.model.encode_image(self.pixels(images)))  # type: ignore[operator]
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """B texts to `[B, d]` of unit length, with gradient where it is enabled."""
@@ -142,9 +142,9 @@ class Tower(nn.Module):
         parts = self._parts(ids) if ids.device.type == "cpu" else []
         if len(parts) < 2:
             whole = _cut(ids) if parts else ids
-            return F.normalize(text.encode(self.model, padded(whole), self._ending), dim=-1)
+            return _unit(text.encode(self.model, padded(whole), self._ending))
         features = [text.encode(self.model, padded(_cut(ids[part])), self._ending) for part in parts]
-        return F.normalize(torch.cat(features)[torch.cat(parts).argsort()], dim=-1)
+        return _unit(torch.cat(features)[torch.cat(parts).argsort()])
 
     def embed(self, candidates: Candidates) -> Embeddings:
         """Embeddings of B pairs with the model's own logit scale and bias, with gradient where it is enabled.
@@ -288,6 +288,11 @@ class Tower(nn.Module):
 def _cut(ids: Tensor) -> Tensor:
     """`[B, T]` ids on a CPU without the columns in which all texts have ended."""
     return ids[:, : int(lengths_of(ids).max())] if len(ids) else ids[:, :1]
+
+
+def _unit(features: Tensor) -> Tensor:
+    """`[B, d]` with rows of length 1, in float32 at least: to 8 bits they would be off by up to 0.4 %."""
+    return F.normalize(features.float() if features.dtype in (torch.bfloat16, torch.float16) else features, dim=-1)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from aced.core.ledger import BACKWARD
 from aced.data.embedding import EmbeddingTower, Settings, size_text
 from aced.data.sidecar import parts_of, sample_bytes, sidecar_path, why_missing
 from aced.data.source import Source
+from aced.train.automatic import precision_of, workers_of
 from aced.train.providers import Cached, Provider
 
 
@@ -20,7 +21,8 @@ def cache_settings(config: Config) -> Settings:
         dtype=config.reference.cache_dtype,
         views=config.data.views,
         micro_batch=config.train.micro_batch,
-        workers=config.data.workers,
+        workers=workers_of(config),
+        precision=precision_of(config),
     )
 
 

@@ -25,6 +25,7 @@ from aced.data.losttars import KnownTars
 from aced.data.source import Fault
 from aced.errors import AcedError
 from aced.towers import Tower, save_tower
+from aced.train.automatic import tf32_of
 from aced.train.feed import Faults
 from aced.train.folder import CHECKPOINTS, is_run, read_config
 from aced.train.providers import Cached, Provider
@@ -204,6 +205,8 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "torch": torch.__version__,
         "device": trainer.student.device.type,
         "processes": trainer.world.size,
+        "precision": trainer.settings.precision,
+        "tf32": tf32_of(config),
         "scaler": trainer.replica.scaler.state_dict(),
         "marks": trainer.marks,
         "caches": {one.fingerprint: cache_mark(one) for one in _providers(trainer) if isinstance(one, Cached)},

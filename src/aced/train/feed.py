@@ -155,6 +155,11 @@ def chunks_of(rows: int) -> Chunks:
     return Chunks(number, -(-rows // number))
 
 
+def chunk_bytes(rows: int, row_bytes: int) -> int:
+    """Bytes of the largest chunk of so many rows."""
+    return chunks_of(rows).rows * row_bytes
+
+
 class Beside(Protocol):
     """Other pairs of which something is loaded with each batch.
 

@@ -21,11 +21,13 @@ from aced.data.source import SOUND_KINDS, Fault, Source
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
+from aced.precision import autocast, tensor_float
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
+from aced.train.automatic import precision_of, tf32_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import drop_older, earlier_run, latest_checkpoint, load_checkpoint
 from aced.train.distributed import World
@@ -85,7 +87,7 @@ def fit(
     world = world or World()
     if world.first:
         check_folder(Path(config.run.out), resume=resume)
-    with locked(Path(config.run.out)):
+    with locked(Path(config.run.out)), tensor_float(tf32_of(config), student.device):
         return _fit(config, inputs, student, bars, title, world, resume=resume)
 
 
@@ -118,7 +120,7 @@ def _fit(
 def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics) -> Scores:
     """The finished student's scores, told to whoever watches."""
     steps = config.train.steps
-    scores = score_all(student, inputs.tasks, micro_batch=config.train.micro_batch)
+    scores = score_all(student, inputs.tasks, micro_batch=config.train.micro_batch, precision=precision_of(config))
     metrics.tell(steps, scores.failed)
     if config.run.keep_best:
         keep_best(metrics.path.with_name(BEST), student, scores, steps)
@@ -164,7 +166,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         teacher_temperature=config.method.teacher_temperature,
         seed=config.run.seed,
     ).to(student.device)
-    train = config.train
+    train, precision = config.train, precision_of(config)
     if train.activation_checkpointing:
         checkpoint_activations(student)
     student.flops(student.context_length)  # counted while the model is as it was built
@@ -173,7 +175,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         objective,
         world,
         parallel=config.run.parallel,
-        precision=train.precision,
+        precision=precision,
         grad_cache=train.grad_cache,
     )
     if train.compile:
@@ -188,7 +190,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         warmup=train.warmup,
         clip=train.clip,
         micro_batch=train.micro_batch,
-        precision=train.precision,
+        precision=precision,
         scope=config.method.scope,
         recomputed=(train.grad_cache > 0) + train.activation_checkpointing,
     )
@@ -255,7 +257,8 @@ def _write_gallery(
         candidates = with_values(candidates, trainer.reference.columns)
     if len(candidates) == 0:
         return
-    embedded = student.score(candidates, config.train.micro_batch) if method.scores_student else None
+    with autocast(student.device, trainer.settings.precision):
+        embedded = student.score(candidates, config.train.micro_batch) if method.scores_student else None
     # A ledger of its own: drawing pictures is no part of the run's cost.
     reference = trainer.reference.embed(candidates, Ledger(), "reference") if trainer.reference else None
     write_gallery(path, inputs.source, candidates, embedded, reference, score=method.score)

@@ -17,15 +17,14 @@ from aced.data.shared_memory import check_room
 from aced.data.source import Source
 from aced.data.store import build_store, open_store
 from aced.data.views import View, image_bytes
-from aced.devices import find_device
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.progress import Bars
 from aced.towers import Tower, find_weights, load_tower
+from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
 from aced.train.caching import cache_settings, live_cost, others_there
-from aced.train.distributed import local_device
-from aced.train.feed import chunks_of, make_order
+from aced.train.feed import chunk_bytes, chunks_of, make_order
 from aced.train.folder import is_run, read_config
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
@@ -46,16 +45,6 @@ class Inputs:
     tasks: list[Task]
     reference: Provider | None = None
     teachers: list[Provider] = field(default_factory=list)
-
-
-def device_of(config: Config) -> torch.device:
-    """The device that `run.device` names; `auto` is CUDA where there is one.
-
-    Raises:
-        AcedError: torch knows no such device, or it is not there.
-    """
-    name = local_device(config.run.device)
-    return find_device(name, f"run.device = '{name}'")
 
 
 def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None) -> Inputs:
@@ -97,7 +86,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
             cache = Path(section.cache)
             providers[name] = make_cached(tower, source, cache, config, tower.device, bars, refuse=refuse)
         else:
-            providers[name] = Live(tower, config.train.micro_batch)
+            providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
             bars.say(live_cost(name, tower, student, config, source))
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
@@ -136,14 +125,14 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
 
 def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
     """Refuse chunks for which `/dev/shm` is too small; with `scoring.early` there may be fewer, and smaller ones."""
-    if not config.data.workers or config.scoring.early:
-        return
     cached = [tower.width for name, tower in towers.items() if frozen_section(name, config).cache]
-    live = {tower.ids.name: tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache}
-    ids = {student.ids.name: student.ids} | live
-    row = image_bytes(dict.fromkeys(views)) + sum(column.nbytes for column in ids.values()) + 8 * sum(cached)
-    chunks = chunks_of(config.super_batch // int(os.environ.get("WORLD_SIZE", "1")))
-    check_room(chunks.rows * row, config.data.workers, config.train.steps * chunks.number)
+    live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
+    ids = {column.name: column.nbytes for column in (student.ids, *live)}
+    rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
+    item = chunk_bytes(rows, image_bytes(dict.fromkeys(views)) + sum(ids.values()) + 8 * sum(cached))
+    workers = workers_of(config, item=item)
+    if workers and not config.scoring.early:
+        check_room(item, workers, config.train.steps * chunks_of(rows).number)
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
@@ -176,7 +165,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
             apart=bool(data.weights),
             decoding=data.decoding,
-            workers=data.workers,
+            workers=workers_of(config),
             progress=stack.enter_context(bars.counting("Indexing tars")),
             fetching=fetching,
             tell=bars.say,
@@ -198,12 +187,15 @@ def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:
     """The pool in memory where the config says so; scenes always are."""
-    if not (config.data.shards and config.data.in_memory):
+    keeps, why_not = keeps_decoded(config, len(pool), views)
+    if why_not:
+        bars.say(why_not)
+    if not keeps:
         return pool
     from aced.data.memory import InMemory
 
     with bars.counting("Decoding images") as progress:
-        return InMemory(pool, views, workers=config.data.workers, progress=progress)
+        return InMemory(pool, views, workers=workers_of(config), progress=progress)
 
 
 def make_scenes(split: str, size: int, seed: int, bars: Bars) -> Source:

@@ -12,13 +12,15 @@ import torch
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.source import Candidates, Source
+from aced.data.views import image_bytes
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all, scores_json
 from aced.stopping import Asked, Stopped, deferred
 from aced.towers import Tower
+from aced.train.automatic import workers_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
-from aced.train.feed import feed, make_order
+from aced.train.feed import chunk_bytes, feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
 from aced.train.step import Trainer, train_step
@@ -119,14 +121,18 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
+    views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
+    columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
+    columns = list({column.name: column for column in columns}.values())
+    each = image_bytes(views) + sum(column.nbytes for column in columns)
     return feed(
         source,
         order,
-        list(dict.fromkeys(views)),
+        views,
         start=steps.start,
         stop=steps.stop,
-        workers=config.data.workers,
-        columns=[trainer.student.ids, *(column for p in frozen for column in p.columns)],
+        workers=workers_of(config, in_memory=getattr(source, "in_memory", False), item=chunk_bytes(rows, each)),
+        columns=columns,
         beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
@@ -149,7 +155,7 @@ def _evaluate(
 def _score(
     student: Tower, trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path
 ) -> None:
-    scores = score_all(student, tasks, micro_batch=config.train.micro_batch)
+    scores = score_all(student, tasks, micro_batch=config.train.micro_batch, precision=trainer.settings.precision)
     metrics.scored({"step": trainer.step, **scores_json(scores), "budgets": trainer.ledger.budgets()})
     if config.run.keep_best:
         keep_best(folder / BEST, student, scores, trainer.step)

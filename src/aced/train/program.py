@@ -23,6 +23,7 @@ from aced.progress import Bars
 from aced.report import load_run, results_table, write_report
 from aced.report.records import embedding_score
 from aced.threads import set_threads
+from aced.train.automatic import device_of, precision_of, tf32_of
 from aced.train.best import best_model
 from aced.train.caching import embedding_cost
 from aced.train.checkpoint import earlier_run
@@ -31,7 +32,7 @@ from aced.train.ending import ending_together
 from aced.train.feed import Faults
 from aced.train.fit import environment, fit, row_of
 from aced.train.folder import BEST, check_folder
-from aced.train.inputs import device_of, make_inputs
+from aced.train.inputs import make_inputs
 from aced.train.resuming import Earlier, short
 from aced.train.student import make_student
 from aced.train.trackers.group import check_trackers
@@ -77,7 +78,8 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
         return {}
     row = row_of(fitted, config.method.name, METHODS[config.method.name].title, config.run.seed)
     cost = embedding_cost([inputs.reference, *inputs.teachers])
-    results: dict[str, Any] = {"rows": [row | {"run": ".", "embedding": cost}], "environment": environment(device)}
+    facts = environment(device) | {"precision": precision_of(config), "tf32": tf32_of(config)}
+    results: dict[str, Any] = {"rows": [row | {"run": ".", "embedding": cost}], "environment": facts}
     results |= {"reference": embedding_score(cost)} if cost else {}
     write_atomic(folder / "results.json", json.dumps(results, indent=1) + "\n")
     page = write_report(folder / "report.html", results, [load_run(folder)])
@@ -125,13 +127,16 @@ def _set_up(
             text = f"The run in {config.run.out} {why}: starting from the beginning."
             console.print(text, markup=False, highlight=False)
         many = f"{world.size} processes, each with " if world.size > 1 else ""
-        console.print(f"Training on {many}{threads} CPU thread{'s' * (threads > 1)}.", highlight=False)
+        gpu = f" and a GPU in {_numbers(precision_of(config), tf32_of(config))}" if device == "cuda" else ""
+        console.print(f"Training on {many}{threads} CPU thread{'s' * (threads > 1)}{gpu}.", highlight=False)
         return
     threads = set_threads(config.run.threads or facts["threads"])
     console.print(f"Resuming from step {facts['step']}.", highlight=False)
     version, processes = facts.get("torch", torch.__version__), facts.get("processes", 1)
-    before = _circumstances(facts["threads"], facts["device"], version, processes)
-    now = _circumstances(threads, device, torch.__version__, world.size)
+    own = _numbers(precision_of(config), tf32_of(config))
+    was = _numbers(earlier.precision if earlier else "", facts.get("tf32", False))
+    before = _circumstances(facts["threads"], facts["device"], version, processes, was)
+    now = _circumstances(threads, device, torch.__version__, world.size, own)
     if before != now:
         console.print(
             f"The run was on {before} and goes on with {now}: its figures will agree closely, but not to the bit.",
@@ -140,10 +145,15 @@ def _set_up(
         )
 
 
-def _circumstances(threads: int, device: str, version: str, processes: int) -> str:
+def _circumstances(threads: int, device: str, version: str, processes: int, numbers: str) -> str:
     """What decides about the last bits."""
     many = f"{processes} processes with " if processes > 1 else ""
-    return f"{many}{threads} CPU thread{'s' * (threads > 1)} ({device}, torch {version})"
+    return f"{many}{threads} CPU thread{'s' * (threads > 1)} ({device}, torch {version}, {numbers})"
+
+
+def _numbers(precision: str, tf32: bool) -> str:
+    """The precision as it is printed."""
+    return f"{precision}, TF32" if tf32 else precision
 
 
 def _task_table(scores: Scores) -> Table:

@@ -15,6 +15,7 @@ from aced.data.source import Candidates, Column
 from aced.data.store import Store
 from aced.data.stored import StoredRows
 from aced.data.views import View
+from aced.precision import Precision, autocast
 from aced.towers import Tower
 
 
@@ -65,10 +66,10 @@ class Cached:
 
 
 class Live:
-    """The model itself."""
+    """The model itself, in the precision that the student runs in."""
 
-    def __init__(self, tower: Tower, micro_batch: int) -> None:
-        self.tower, self.micro_batch = tower, micro_batch
+    def __init__(self, tower: Tower, micro_batch: int, precision: Precision = "fp32") -> None:
+        self.tower, self.micro_batch, self.precision = tower, micro_batch, precision
         self.width = tower.width
         self.views: tuple[View, ...] = (tower.view,)
         self.columns: tuple[Column, ...] = (tower.ids,)
@@ -78,4 +79,5 @@ class Live:
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """Embed the candidates."""
         ledger.forward(phase, len(candidates), self.tower.batch_flops(candidates))
-        return self.tower.score(candidates, self.micro_batch)
+        with autocast(self.tower.device, self.precision):
+            return self.tower.score(candidates, self.micro_batch)

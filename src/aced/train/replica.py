@@ -19,22 +19,16 @@ from torch import Tensor, nn
 
 from aced.core.embeddings import Embeddings, Scalar
 from aced.data.source import Candidates
+from aced.precision import Precision, autocast
 from aced.towers import Tower
 from aced.train.distributed import World
 from aced.train.gradcache import GradCache
 from aced.train.sharding import clip_gradients, load_state, shard, whole
 
 Parallel = Literal["ddp", "fsdp"]
-Precision = Literal["fp32", "bf16", "fp16"]
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_SCALE = 1.0
 """Where halving the scale of the loss has come this far, no gradient would fit fp16: the run has diverged."""
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The towers' precision; weights, losses and scores stay in float32."""
-    return torch.autocast(device.type, _TYPES.get(precision), enabled=precision in _TYPES)
 
 
 class Replica:

@@ -21,6 +21,7 @@ from aced.removed import used
 from aced.resume import PLACE, ROUNDING, Resume
 from aced.towers import Tower
 from aced.towers.options import uneven_layer
+from aced.train.automatic import precision_of
 from aced.train.providers import Cached, Provider
 
 DATA, ENTRIES, REFERENCE = "the data", "the number of samples of each entry of data.shards", "the reference"
@@ -66,14 +67,21 @@ class Earlier:
     def changes(self, config: Config) -> Iterator[Change]:
         """Every key that has another value now.
 
-        A key that there was not yet counts as its default, which is what the run then did.
+        A key that there was not yet counts as its default, which is what the run then did. A precision that is named
+        otherwise but comes to the same is none.
         """
         rules = resume_rules()
         for section, values in config:
             earlier = type(values)().model_dump(mode="json") | _today(section, self.config.get(section, {}))
             for key, now in values.model_dump(mode="json").items():
-                if earlier[key] != now:
+                same = earlier[key] == now or (key == "precision" and self.precision in ("auto", precision_of(config)))
+                if not same:
                     yield Change(f"{section}.{key}", earlier[key], now, rules[f"{section}.{key}"])
+
+    @property
+    def precision(self) -> str:
+        """What the towers ran in; `auto` where no checkpoint says what it came to."""
+        return str(self.facts.get("precision") or self.config.get("train", {}).get("precision", "fp32"))
 
     def allowed(self, config: Config) -> list[Change]:
         """The keys that have other values, each of which the run may go on with, as far as the config tells.
@@ -147,8 +155,8 @@ class Earlier:
                 )
 
     def rounding(self, config: Config) -> list[Change]:
-        """The changed keys that alter the last bits; device and threads are compared by what they came to."""
-        told = ("run.device", "run.threads")
+        """The changed keys that alter the last bits; device, threads and TF32 are compared by what they came to."""
+        told = ("run.device", "run.threads", "train.tf32")
         return [one for one in self.changes(config) if one.rule is ROUNDING and one.key not in told]
 
     def other_caches(self, providers: Sequence[Provider | None]) -> list[str]:

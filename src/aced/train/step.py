@@ -17,6 +17,7 @@ from aced.data.losttars import KnownTars
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
+from aced.precision import Precision
 from aced.towers import Tower
 from aced.train.dealing import Dealt, Pool, all_faults
 from aced.train.distributed import World
@@ -25,7 +26,7 @@ from aced.train.further import FurtherPairs
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
-from aced.train.replica import Precision, Replica
+from aced.train.replica import Replica
 from aced.train.scoring.choosing import Chooser
 
 

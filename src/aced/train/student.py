@@ -14,7 +14,7 @@ from aced.towers.architecture import architecture
 from aced.towers.loading import load_recipe
 from aced.towers.recipes import TOWER_FILE, Recipe, find_recipe, saved_recipe
 from aced.towers.tokenizers import choose_tokenizer, tokenizer_identity
-from aced.train.inputs import device_of
+from aced.train.automatic import device_of
 
 SIGLIP = {"init_logit_bias": -10.0, "init_logit_scale": math.log(10)}
 """First values of the logit bias and of the logarithm of the scale, as `open_clip_train --siglip` sets them."""

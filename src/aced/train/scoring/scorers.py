@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.precision import autocast
 from aced.towers.coarse import Resized
-from aced.train.replica import autocast
 from aced.train.scoring.piece import Piece
 
 if TYPE_CHECKING:

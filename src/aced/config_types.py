@@ -1,0 +1,58 @@
+"""The types of a config's keys: bounds, paths, lists that a single word may stand for, and `auto`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from aced.data.several import several, several_of
+from aced.paths import expand_optional, expand_path
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# Every key that is a path, a pattern of paths or a name that may be one has one of these types, or Paths.
+PathText = Annotated[str, AfterValidator(expand_path)]
+PathOrNone = Annotated[str, AfterValidator(expand_optional)]
+
+
+def _entries(value: object) -> object:
+    """A single word may stand for a list of one (`data.shards=pool/`), and one with `::` in it for several."""
+    return several(value) if isinstance(value, str) else several_of(value) if isinstance(value, list) else value
+
+
+def _or_auto(what: str) -> WrapValidator:
+    """One sentence for a value that is neither `auto` nor `what`; pydantic has one for each."""
+
+    def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(f"input should be {what} or 'auto'") from None
+
+    return WrapValidator(check)
+
+
+CountOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=0)], _or_auto("a whole number, 0 or more,")]
+SwitchOrAuto = Annotated[Literal["auto"] | bool, _or_auto("true, false")]
+_one_or_more = BeforeValidator(_entries)
+Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
+
+
+def _some_paths(value: Any) -> Any:
+    if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
+        raise ValueError("a path is needed, and this is empty; write [] for none")
+    return _entries(value)
+
+
+Paths = Annotated[list[PathText], BeforeValidator(_some_paths)]
