@@ -22,10 +22,10 @@ from gpu_tars import SELECTING
 from torch import Tensor
 
 from aced.config import Config, make_config
+from aced.core import selection
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import FlopPhase, Ledger
 from aced.core.selection import select
-from aced.core.selection_ranks import select_ranks
 from aced.data.source import Candidates, Column
 from aced.data.views import View
 from aced.devices import clock_of
@@ -294,9 +294,13 @@ def drawn_over_ranks(world: World, device: torch.device, sizes: Sizes) -> Row:
         return torch.Generator().manual_seed(0)
 
     ranks: Any = world
-    many = seconds_of(lambda: select_ranks(*pair, size, ranks, generator=noise()), device, 3)
+
+    def over_ranks() -> selection.Selection:
+        return selection.draw(pair[0], pair[1], size, ranks, [count], generator=noise())
+
+    many = seconds_of(over_ranks, device, 3)
     one = seconds_of(lambda: select(*pair, size, generator=noise()), device, 3)
-    chosen = select_ranks(*pair, size, ranks, generator=noise()).indices.tolist()
+    chosen = over_ranks().indices.tolist()
     same = len(set(chosen) & set(select(*pair, size, generator=noise()).indices.tolist())) / size
     if same < 0.99:
         raise ValueError(f"over ranks only {100 * same:.1f} % of the chosen are those of one process")

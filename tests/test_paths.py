@@ -12,7 +12,8 @@ import pytest
 
 from aced import cli as package
 from aced.cli.paths import as_path, as_place, as_place_or_none
-from aced.config import Config, PathOrNone, Paths, PathText, load_config, make_config, resume_rules
+from aced.config import Config, load_config, make_config, resume_rules
+from aced.config_types import PathOrNone, Paths, PathText
 from aced.errors import AcedError
 from aced.paths import expand_optional, expand_path
 from aced.resume import Resume

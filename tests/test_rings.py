@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,57 @@ def test_parts_import_no_programs(ring: str) -> None:
     for path in files:
         programs = {n for n in all_imports(path) if inside(n, PROGRAMS)}
         assert not programs, f"{path.name} imports {programs}"
+
+
+def graph(root: Path) -> dict[str, set[str]]:
+    """The modules of the package at `root`, each with those that it imports, also for type checkers or when called."""
+    paths = {".".join([root.name, *path.relative_to(root).with_suffix("").parts]): path for path in root.rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+
+    def module(name: str) -> str:
+        while name and name not in paths:
+            name = name.rpartition(".")[0]
+        return name
+
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        package = name if path.stem == "__init__" else name.rpartition(".")[0]
+        names = imports(ast.parse(path.read_text(encoding="utf-8")), package)
+        found[name] = {module(one) for one in names} - {"", name}
+    return found
+
+
+def cycle_within(modules: dict[str, set[str]], ring: str) -> list[str]:
+    """Modules of `ring` that import each other in a circle, the first one once more at the end; or none."""
+    mine = {name: {one for one in found if inside(one, {ring})} for name, found in modules.items()}
+    try:
+        TopologicalSorter({name: found for name, found in mine.items() if inside(name, {ring})}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    modules = graph(PACKAGE)
+    assert {"aced", "aced.train", "aced.train.step", "aced.towers.tower", "aced.config"} <= modules.keys()
+    assert not cycle_within(modules, "aced")
+
+
+def test_a_cycle_that_runs_never_is_found_too(tmp_path: Path) -> None:
+    sources = {
+        "__init__": "from house.attic import x",
+        "attic": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.cellar import y",
+        "cellar": "def f():\n    from .stairs.step import z",
+        "stairs/__init__": "",
+        "stairs/step": "import house.attic, os",
+    }
+    for name, source in sources.items():
+        (tmp_path / "house" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "house" / f"{name}.py").write_text(source)
+    modules = graph(tmp_path / "house")
+    assert modules["house.cellar"] == {"house.stairs.step"}
+    assert set(cycle_within(modules, "house")) == {"house.attic", "house.cellar", "house.stairs.step"}
+    assert not cycle_within(modules, "house.stairs")
 
 
 def loaded_by(statement: str) -> set[str]:

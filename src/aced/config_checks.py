@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aced.config_sections import DataSection, Sections
+
 if TYPE_CHECKING:
-    from aced.config import Config, DataSection
     from aced.methods import Method
 
 
-def check_together(config: Config, method: Method) -> None:
+def check_together(config: Sections, method: Method) -> None:
     """Raise a ValueError for keys that have no meaning beside each other, or a reference that `method` lacks."""
     _check_scoring(config, method)
     if config.run.parallel == "fsdp" and config.train.precision == "fp16":
@@ -33,7 +34,7 @@ def check_together(config: Config, method: Method) -> None:
         )
 
 
-def _check_scoring(config: Config, method: Method) -> None:
+def _check_scoring(config: Sections, method: Method) -> None:
     """Raise a ValueError for an option of scoring that has no meaning beside the others."""
     scoring, name = config.scoring, f"method '{method.name}'"
     changed = {key for key, value in scoring if value != type(scoring).model_fields[key].default}

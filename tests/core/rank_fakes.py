@@ -13,11 +13,12 @@ T = TypeVar("T")
 
 
 class ThreadRanks:
-    """One of `size` ranks; `moved` counts the elements that it has given to the others."""
+    """One of `size` ranks; it counts the exchanges, and the elements that it `moved`: gave to the others."""
 
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, board: list[Any]) -> None:
         self.rank, self.size, self._barrier, self._board = rank, size, barrier, board
         self.moved = 0
+        self.exchanges: list[str] = []
 
     def _all(self, value: Tensor) -> list[Tensor]:
         self._board[self.rank] = value
@@ -29,11 +30,13 @@ class ThreadRanks:
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         assert len(rows) == counts[self.rank]
+        self.exchanges.append("gather")
         parts = self._all(rows)
         assert [len(part) for part in parts] == list(counts)
         return torch.cat(parts)
 
     def sum(self, values: Tensor) -> Tensor:
+        self.exchanges.append("sum")
         return torch.stack(self._all(values)).sum(0)
 
 

@@ -58,6 +58,12 @@ def test_to_moves_everything() -> None:
     assert e.bias == 1.5
 
 
+def test_a_model_without_a_bias_has_zero() -> None:
+    """CLIP models of open_clip say None."""
+    e = pairs(bias=None)
+    assert e.bias == e[:3].bias == e.detach().bias == e.to("meta").bias == 0.0
+
+
 def test_cat_joins_micro_batches() -> None:
     e = pairs(6, scale=2.0, bias=-1.0)
     joined = Embeddings.cat([e[:1], e[1:4], e[4:]])

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from aced.core import selection
+from aced.core import gains
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Selection, select
+from aced.core.selection import Selection, draw, select
+from aced.core.selection_ranks import Alone
 
 PAIRED = ("learnability", "easy-reference", "hard-student")
 SCORES = (*PAIRED, "diverse")
@@ -162,7 +163,7 @@ def test_independent_sigmoid_scores_are_the_pairs_own_losses(score: str, strateg
 def test_independent_softmax_scores_are_the_whole_batch_losses(
     score: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "_TILE", tile)
+    monkeypatch.setattr(gains, "_TILE", tile)
     student, reference = models(40)
     result = select(student, reference, 6, score=score, loss="softmax", strategy="top-k")
 
@@ -253,7 +254,7 @@ def test_small_tiles_change_nothing(loss: str, strategy: str, tile: int, monkeyp
         return select(student, reference, 13, loss=loss, strategy=strategy, chunks=3, generator=generator())
 
     want = run()
-    monkeypatch.setattr(selection, "_TILE", tile)
+    monkeypatch.setattr(gains, "_TILE", tile)
     got = run()
     assert torch.equal(want.indices, got.indices)
     torch.testing.assert_close(got.scores, want.scores, atol=1e-5, rtol=1e-5)
@@ -530,7 +531,7 @@ def test_joint_selection_never_makes_a_square_matrix(loss: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("strategy", "size"), [("joint", 1024), ("independent", 409)])
 def test_no_tile_is_larger_than_the_limit(loss: str, strategy: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "_TILE", 1 << 15)
+    monkeypatch.setattr(gains, "_TILE", 1 << 15)
     record = allocations(2048, size, loss=loss, strategy=strategy, chunks=2)
     assert record.largest <= 2048 * 32  # the embeddings
     assert record.peak < 4 * 2048 * 2048 / 10
@@ -649,6 +650,42 @@ def test_errors_say_what_is_wrong(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         select(student, reference, size, **options)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_draw_that_is_not_checked_says_what_it_could_not_score(score: str, loss: str) -> None:
+    student, reference = models(30)
+    how = {"score": score, "loss": loss, "chunks": 3}
+    for broken, fine in ((False, True), (True, False)):
+        pair = [with_row(e, 4, math.nan, "text") for e in (student, reference)] if broken else [student, reference]
+        chosen = draw(*pair, 12, Alone(), [30], generator=generator(), **how)  # type: ignore[arg-type]
+        assert bool(chosen.finite()) is fine
+        assert len(set(chosen.indices.tolist())) == 12
+
+
+def test_select_is_the_draw_over_a_world_of_one() -> None:
+    student, reference = models(30)
+    one = select(student, reference, 9, generator=generator())
+    other = draw(student, reference, 9, Alone(), [30], generator=generator())
+    assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("indices", "gains", "scores"))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 7])
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_noise_is_one_call_of_the_generator_for_each_chunk(
+    chunks: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the same pairs are drawn whatever is finished at once."""
+    monkeypatch.setattr(gains, "_TILE", 60 * at_once)
+    student, reference = models(60)
+    used, plain = generator(3), generator(3)
+    chosen = select(student, reference, 20, loss="softmax", chunks=chunks, generator=used)
+    noise = [-torch.empty(60).exponential_(generator=plain).log() for _ in range(chunks)]
+    # All are equally good at first.
+    first = chosen.indices[chosen.chunk == 0]
+    assert torch.equal(first, noise[0].topk(len(first)).indices)
+    assert torch.equal(used.get_state(), plain.get_state())
 
 
 def test_a_model_that_the_score_does_not_use_is_not_looked_at() -> None:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from rank_fakes import ThreadRanks, on_ranks
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Selection, select
-from aced.core.selection_ranks import Scope, select_ranks
+from aced.core.selection import Selection, draw, select
+from aced.core.selection_ranks import Scope
 
 
 def embeddings(count: int, d: int, seed: int, bias: float = -3.0) -> Embeddings:
@@ -20,17 +20,17 @@ def embeddings(count: int, d: int, seed: int, bias: float = -3.0) -> Embeddings:
     return Embeddings(F.normalize(image, dim=1), F.normalize(image + text, dim=1), 10.0, bias)
 
 
-def spread(counts: list[int], size: int, *, seed: int = 0, **how: Any) -> list[tuple[Selection, int]]:
-    """What each rank is told, and how many numbers it has moved."""
+def spread(counts: list[int], size: int, *, seed: int = 0, **how: Any) -> list[tuple[Selection, ThreadRanks]]:
+    """What each rank is told, and what it has exchanged."""
     student, reference = embeddings(sum(counts), 12, seed), embeddings(sum(counts), 20, seed + 1)
     starts = [sum(counts[:r]) for r in range(len(counts))]
 
-    def work(ranks: ThreadRanks) -> tuple[Selection, int]:
+    def work(ranks: ThreadRanks) -> tuple[Selection, ThreadRanks]:
         own = slice(starts[ranks.rank], starts[ranks.rank] + counts[ranks.rank])
-        chosen = select_ranks(
-            student[own], reference[own], size, ranks, generator=torch.Generator().manual_seed(seed), **how
+        chosen = draw(
+            student[own], reference[own], size, ranks, counts, generator=torch.Generator().manual_seed(seed), **how
         )
-        return chosen, ranks.moved
+        return chosen, ranks
 
     return on_ranks(len(counts), work)
 
@@ -120,9 +120,29 @@ def test_quota_scores_against_all_that_was_chosen() -> None:
 def test_ranks_move_winners_and_no_more() -> None:
     """All that a rank gives away grows with b d and n c, never with B d or B x B."""
     size, chunks, width = 32, 4, 2 * (12 + 20)
-    moved = [m for _, m in spread([200, 200], size, chunks=chunks)]
-    # counts, scores of its own candidates, offers, the winners of all chunks but the last, gains
-    assert max(moved) <= 1 + 200 + 2 * size + width * size + size
+    moved = [ranks.moved for _, ranks in spread([200, 200], size, chunks=chunks)]
+    # the scores of its own candidates, offers, the winners of all chunks but the last
+    assert max(moved) <= 200 + 3 * size + width * (size - size // chunks)
+
+
+@pytest.mark.parametrize("counts", [[30, 30], [20, 5, 0, 35]])
+@pytest.mark.parametrize(
+    ("scope", "beside", "each"),
+    [
+        ("global", ["gather"], ["gather", "sum"]),  # everyone's scores; offers and winners
+        ("quota", ["gather", "gather"], ["gather"]),  # and what all have chosen; winners
+        ("local", ["gather", "gather"], []),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["joint", "top-k"])
+def test_no_exchange_is_made_that_is_not_needed(
+    scope: str, beside: list[str], each: list[str], strategy: str, counts: list[int]
+) -> None:
+    chunks = 4 if strategy == "joint" else 1
+    for _, ranks in spread(counts, 16, scope=scope, strategy=strategy, chunks=4):
+        # Nobody is compared with the last chunk, so that its embeddings stay where they are.
+        expected = [*beside, *(chunks * each)][: len(beside) + len(each) * chunks - bool(each)]
+        assert sorted(ranks.exchanges) == sorted(expected)
 
 
 @pytest.mark.parametrize(

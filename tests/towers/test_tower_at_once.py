@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aced.towers import Tower, load_tower
 from aced.towers.at_once import BLOCK, images_at_once, largest_activation
-from aced.towers.tower import evaluating
+from aced.towers.modes import evaluating
 
 
 class Convolutions(nn.Module):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from aced.config import Config
+from aced.core.embeddings import Embeddings
+from aced.core.selection import draw, select
 from aced.data.filling import Fill, Job
 from aced.data.scenes import Scenes, make_pool
 from aced.stopping import Asked
@@ -135,9 +137,9 @@ def cheap_steps(world: World, reference: Path) -> dict[str, Any]:
         pool = with_holes(small, 7) if holes else small
         trainer = trainer_for(config, pool, world, reference.parent / ("cache-holes" if holes else "cache"))
         if name == "lonely":
-            trainer.chooser.sieve.keep = lambda _e, _step: torch.arange(SUPER - 20, SUPER)  # type: ignore[attr-defined]
+            trainer.plan.sieve.keep = lambda *_: torch.arange(SUPER - 20, SUPER)  # type: ignore
         outcomes, gradients = run(trainer, config, pool, CHEAP_STEPS)
-        held = trainer.chooser.tensors()
+        held = trainer.memory.tensors() if trainer.memory is not None else {}
         # What is embedded, and what is fitted to that, differs in the last bits; a fit of other pairs is another one.
         rough = ("image", "text", "flops", "gram", "cross", "maps")
         facts = {key: value.tolist() for key, value in held.items() if key.rpartition(".")[2] not in rough}
@@ -209,7 +211,9 @@ def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]
         for name, trainer in (("straight", straight), ("resumed", resumed)):
             facts = facts_of(run(trainer, config, pool, 2)[0], trainer)
             state = trainer.replica.whole_student().model.state_dict()
-            tensors = {f"weights.{k}": v.clone() for k, v in state.items()} | trainer.chooser.tensors()
+            tensors = {f"weights.{k}": v.clone() for k, v in state.items()}
+            assert trainer.memory is not None
+            tensors |= trainer.memory.tensors()
             found[f"{name} {parallel}"] = (facts, tensors)
     return found
 
@@ -260,6 +264,36 @@ def scope_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
     return found
 
 
+def draws(world: World) -> dict[str, Any]:
+    """For each scope the exchanges that one draw of four chunks makes, and whether it is that of one process."""
+    found = {}
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    student, reference = (
+        Embeddings(*torch.nn.functional.normalize(torch.randn(2, 60, 12, generator=g), dim=2), 10.0, -5.0)
+        for g in generators
+    )
+    one = select(student, reference, 16, chunks=4, generator=torch.Generator().manual_seed(2)).indices.tolist()
+    own = torch.arange(60).tensor_split(world.size)
+    gather, add = world.gather, world.sum
+    for scope in ("global", "quota", "local"):
+        made: list[str] = []
+        world.gather = lambda *a, made=made: (made.append("gather"), gather(*a))[1]  # type: ignore[assignment]
+        world.sum = lambda *a, made=made: (made.append("sum"), add(*a))[1]  # type: ignore[assignment]
+        chosen = draw(
+            student[own[world.rank]],
+            reference[own[world.rank]],
+            16,
+            world,
+            [len(rows) for rows in own],
+            scope=scope,  # type: ignore[arg-type]
+            chunks=4,
+            generator=torch.Generator().manual_seed(2),
+        )
+        world.gather, world.sum = gather, add  # type: ignore[method-assign]
+        found[scope] = [len(made), chosen.indices.tolist() == one]
+    return found
+
+
 def same_everywhere(world: World, value: Any) -> bool:
     return len({json.dumps(v, sort_keys=True) for v in world.objects(value)}) == 1
 
@@ -284,7 +318,7 @@ def main(out: Path, reference: Path) -> None:
             results[name] = facts
             tensors |= {f"{name}/{key}": value.contiguous() for key, value in found.items()}
         assert section
-    results |= scope_steps(world, pool, reference)
+    results |= scope_steps(world, pool, reference) | {"draws": draws(world)}
     if world.first:
         from safetensors.torch import save_file
 

@@ -18,10 +18,9 @@ from aced.data.scenes import Scenes, make_pool
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.towers.flops import countable
-from aced.train.distributed import World
 from aced.train.draws import generator_of
 from aced.train.feed import make_order
-from aced.train.scoring.make import make_chooser
+from aced.train.scoring.embedding import embed
 from aced.train.step import Trainer
 from run_fakes import (
     BATCH,
@@ -150,8 +149,7 @@ def test_scoring_is_counted_for_the_survivors(make: Make) -> None:
     (_, full), (_, cascaded) = (make.steps(3, cascade=share) for share in (1.0, 0.4))
     assert cascaded.ledger.flops["scoring"] == pytest.approx(0.4 * full.ledger.flops["scoring"])
     widths = [cascaded.student.width, cascaded.reference.width]  # type: ignore[union-attr]
-    # The second draw is among so few that it is made on the matrix of all pairs.
-    drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + sum(2 * KEPT**2 * width for width in widths)
+    drawn = selection_flops(SUPER, KEPT, 4, widths[1:]) + selection_flops(KEPT, BATCH, 4, widths)
     assert cascaded.ledger.flops["selection"] == 3 * drawn
 
 
@@ -183,7 +181,8 @@ def test_embeddings_age_out_and_training_refreshes_them(make: Make, monkeypatch:
     monkeypatch.setattr(trainer.student, "score", watched_score)
     monkeypatch.setattr(trainer.student, "embed", watched_embed)
     order = make_order(config, POOL)
-    memory = trainer.chooser.scorer.memory  # type: ignore[attr-defined]
+    memory = trainer.memory
+    assert memory is not None
     refreshed = 0
     for step in range(14):  # an epoch is five steps
         indices = order.indices(step).tolist()
@@ -195,7 +194,7 @@ def test_embeddings_age_out_and_training_refreshes_them(make: Make, monkeypatch:
         there = torch.tensor(indices)
         image, text = memory.get(there)
         assert torch.equal(image, torch.stack([known[i][1] for i in indices]))
-        assert memory.step_of(there).tolist() == [known[i][0] for i in indices]
+        assert memory.made(there, step).tolist() == [known[i][0] for i in indices]
         assert text.shape == image.shape
     assert refreshed > 100
 
@@ -215,7 +214,8 @@ def test_reuse_spares_scoring(make: Make) -> None:
 def test_reuse_goes_with_autocast(make: Make) -> None:
     """There scoring gives bfloat16 and training float32."""
     outcomes, trainer = make.steps(7, reuse=50, train__precision="bf16")
-    held = trainer.chooser.tensors()
+    assert trainer.memory is not None
+    held = trainer.memory.tensors()
     assert held["memory.image"].dtype == held["memory.text"].dtype == torch.float32
     assert int(held["memory.step"].max()) == 6
     assert outcomes[-1].parts.loss < outcomes[0].parts.loss
@@ -227,11 +227,9 @@ def test_reuse_goes_with_autocast(make: Make) -> None:
 def test_a_lower_resolution_is_counted_as_the_counter_counts(make: Make) -> None:
     make.pool = even_pool()
     _, trainer = make.steps(1, resolution=16, cascade=0.4)
-    config = make.config(resolution=16)
-    chooser = make_chooser(config, trainer.method, trainer.settings, trainer.student, trainer.reference, World())
     candidates = make.pool.read(range(KEPT), [trainer.student.view])
     with countable(), FlopCounterMode(display=False) as counter:
-        chooser.scorer.embed(trainer, candidates)  # type: ignore[attr-defined]
+        embed(candidates, trainer.moment([KEPT]), trainer.plan.side)
     assert trainer.ledger.flops["scoring"] == 2 * counter.get_total_flops()  # embedded twice: above, and in the step
     assert counter.get_total_flops() < 0.7 * KEPT * trainer.student.forward_flops(candidates.texts)
 

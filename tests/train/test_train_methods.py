@@ -74,10 +74,7 @@ def test_a_method_trains_and_its_ledger_is_exact(
     widths = [64] * method.scores_student
     widths += [frozen.width] if frozen is not None and method.scores_reference else []
     joint = method.score is not None and method.strategy == "joint"
-    # So few candidates are drawn by learnability on the matrix of all pairs, and streamed by one model.
-    matrix = sum(2 * SUPER**2 * width for width in widths)
-    drawn = matrix if len(widths) == 2 else selection_flops(SUPER, BATCH, 4, widths)
-    assert ledger.flops["selection"] == (STEPS * drawn if joint else 0)
+    assert ledger.flops["selection"] == (STEPS * selection_flops(SUPER, BATCH, 4, widths) if joint else 0)
     if batches == 1:
         expected = flops_per_trained_sample(
             filtering_ratio=0.8 if method.score else 0.0,

@@ -157,6 +157,17 @@ def test_scopes_differ(jobs: dict[int, Found]) -> None:
     assert batches[0] != batches[1] != batches[2] != batches[0]
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_draw_exchanges_what_not_everyone_knows(ranks: int, jobs: dict[int, Found]) -> None:
+    """Of four chunks: globally two exchanges each but for the last, with a quota one, and one or two beside them."""
+    draws = jobs[ranks].facts["draws"]
+    assert draws["global"][1]
+    most = {"global": 2 * 4 - 1 + 1, "quota": 4 - 1 + 2, "local": 2}
+    assert {scope: made for scope, (made, _) in draws.items()} == (
+        most if ranks > 1 else {"global": 1, "quota": 1, "local": 1}
+    )
+
+
 def test_inputs_travel_to_who_trains_on_them(jobs: dict[int, Found]) -> None:
     assert all(found.facts["inputs"] for found in jobs.values())
 

@@ -11,7 +11,9 @@ from aced.core.embeddings import Embeddings
 from aced.data.scenes import make_pool
 from aced.data.source import Candidates
 from aced.train.feed import make_order
-from aced.train.scoring.unseen import Guessed, Predicted
+from aced.train.providers import Cached
+from aced.train.scoring.embedding import recall
+from aced.train.scoring.memory import Memory
 from aced.train.step import Trainer
 from run_fakes import BATCH, POOL, Make, positions, take
 
@@ -21,9 +23,9 @@ def make(trained: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.Temp
     return Make(make_pool(POOL, 1), tmp_path_factory.getbasetemp() / "unseen-cache", trained, tmp_path / "run")
 
 
-def scorer_of(trainer: Trainer) -> Guessed:
-    found: Guessed = trainer.chooser.scorer  # type: ignore[attr-defined]
-    return found
+def memory_of(trainer: Trainer) -> Memory:
+    assert trainer.memory is not None
+    return trainer.memory
 
 
 def test_what_training_has_not_seen_is_predicted_from_the_reference(
@@ -34,16 +36,18 @@ def test_what_training_has_not_seen_is_predicted_from_the_reference(
     trainer = make.trainer(config)
     monkeypatch.setattr(trainer.student, "score", None)
     take(trainer, config, make.pool, 4)
-    scorer = scorer_of(trainer)
-    assert isinstance(scorer, Predicted)
+    memory, guess = memory_of(trainer), memory_of(trainer).guess
+    assert guess is not None
     candidates = make.pool.read(range(60), [trainer.student.view])
-    missing = scorer.memory.missing(candidates.indices, trainer.step)
+    missing = memory.missing(candidates.indices, trainer.step)
     assert 0 < len(missing) < 60
-    embedded, width = scorer.embed(trainer, candidates), trainer.student.width
-    reference = scorer.reference.store.lookup(candidates.indices[missing])
+    assert isinstance(trainer.reference, Cached)
+    reference = trainer.reference.store.lookup(candidates.indices)
+    embedded, width = recall(memory, candidates, reference, trainer.moment([60])), trainer.student.width
+    reference = reference[missing]
     for side, name in enumerate(("image", "text")):
         rows, known = getattr(embedded, name), getattr(reference, name)
-        expected = known @ scorer.fit.maps[side, :-1] + scorer.fit.maps[side, -1]
+        expected = known @ guess.fit.maps[side, :-1] + guess.fit.maps[side, -1]
         expected /= expected.norm(dim=1, keepdim=True).clamp(min=1)
         torch.testing.assert_close(rows[missing, :width], expected)
         assert not rows[missing, width + 1 - side].any()
@@ -77,7 +81,7 @@ def test_a_few_are_embedded_after_all_the_oldest_first(make: Make, monkeypatch: 
         outcome = take(trainer, config, make.pool, 1)[0]
         assert [i for part in asked[before:] for i in part] == due
         made |= dict.fromkeys([*due, *positions(outcome)], step)
-        assert scorer_of(trainer).memory.made(torch.tensor(indices), step).tolist() == [
+        assert memory_of(trainer).made(torch.tensor(indices), step).tolist() == [
             made[i] if i in made and step - made[i] <= age else -1 for i in indices
         ]
     assert len({i for part in asked for i in part}) > 80

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class Embeddings:
         image: `[B, d]` image embeddings, rows of unit length, any floating type.
         text: `[B, d]` text embeddings; row i belongs to image i.
         scale: logit scale t > 0 (the factor itself, not its logarithm).
-        bias: logit bias c; only the sigmoid loss has one.
+        bias: logit bias c, or None, as CLIP models have it, for 0; only the sigmoid loss has one.
 
     The logit of image i with text j is `scale * image[i] @ text[j] + bias`.
     """
@@ -30,6 +31,8 @@ class Embeddings:
     bias: Scalar = 0.0
 
     def __post_init__(self) -> None:
+        if cast("Scalar | None", self.bias) is None:
+            object.__setattr__(self, "bias", 0.0)
         if self.image.ndim != 2 or self.text.ndim != 2 or self.image.shape != self.text.shape:
             raise ValueError(
                 "Embeddings: image and text must both be [B, d], got "

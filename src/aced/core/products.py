@@ -1,4 +1,4 @@
-"""Logits of many candidates with a few chosen ones, as the device computes them best.
+"""Logits of a few chosen with many candidates, as the device computes them best.
 
 A CPU multiplies in float32, whatever the embeddings' type. A GPU multiplies bfloat16 and float16 many times as fast on
 its tensor cores: the product of two such numbers is exact in float32, and their sum is taken and left in float32, so
@@ -10,8 +10,6 @@ Shapes: r rows of the candidates, c chosen, d the embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -20,27 +18,20 @@ _TENSOR_CORES = (8, 0)
 """Compute capability from which tensor cores take bfloat16."""
 
 
-def logits_with(chosen: Tensor, like: Tensor, scale: float, bias: float) -> Callable[[Tensor], Tensor]:
-    """A function from rows `[r, d]` to `scale * rows @ chosen.T + bias`, `[r, c]` float32; without gradient.
+def write_logits(out: Tensor, chosen: Tensor, rows: Tensor, scale: Tensor) -> None:
+    """Write `scale * chosen @ rows.T` into `out`, `[c, r]` float32; without gradient.
 
     Args:
-        chosen: `[c, d]`, of the type of `like`, or its values in a wider one.
-        like: embeddings that the rows are taken from.
-        scale: logit scale.
-        bias: logit bias.
+        out: contiguous.
+        chosen: `[c, d]`, of the type of `rows`, or its values in a wider one.
+        rows: `[r, d]` embeddings.
+        scale: logit scale, without dimensions.
     """
-    if not multiplies_narrow(like):
-        weight = (chosen.float() * scale).T  # [d, c]
-        return lambda rows: (rows.float() @ weight).add_(bias)
-    other = chosen.to(like.dtype).T
-    offset = torch.full((), bias, device=like.device)
-
-    def narrow(rows: Tensor) -> Tensor:
-        products = narrow_product(rows, other)
+    if multiplies_narrow(rows):
         # The scale comes afterwards: multiplied into either side it would round it once more.
-        return torch.add(offset, products, alpha=scale, out=products)
-
-    return narrow
+        torch.mul(narrow_product(chosen.to(rows.dtype), rows.T), scale, out=out)
+    else:
+        torch.mm(chosen.float() * scale, rows.float().T, out=out)
 
 
 def multiplies_narrow(values: Tensor) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from aced.core.embeddings import Embeddings
+from aced.core.embeddings import Embeddings, Scalar
 
 Score = Literal["learnability", "easy-reference", "hard-student", "diverse"]
 Strategy = Literal["joint", "independent", "top-k"]
 Loss = Literal["sigmoid", "softmax"]
+Sides = tuple[Tensor, Tensor]
+"""One model's embeddings of some pairs: of their images and of their texts, each `[c, d]`."""
 
 # Rows whose norms are taken at once, in elements.
 _AT_ONCE = 1 << 21
@@ -31,7 +34,7 @@ class Model:
     Attributes:
         name: for messages.
         sign: with which its losses count.
-        e: its embeddings of the super-batch.
+        e: its embeddings of the super-batch, without gradient.
         within: whether candidates are compared within a modality, image with image and text with text, and not
             across; a candidate alone then has no loss.
     """
@@ -41,10 +44,24 @@ class Model:
     e: Embeddings
     within: bool = False
 
-    def sides(self, new: Embeddings) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    @cached_property
+    def scale(self) -> Tensor:
+        """Its logit scale, whose type and shape can then change no result."""
+        return _scalar(self.e.scale, self.e.device)
+
+    @cached_property
+    def bias(self) -> Tensor:
+        """Its logit bias, likewise."""
+        return _scalar(self.e.bias, self.e.device)
+
+    def sides(self, new: Sides) -> tuple[Sides, Sides]:
         """For each direction what all candidates show, `[B, d]`, and what of `new` it is compared with, `[c, d]`."""
-        image, text = (new.image, new.text) if self.within else (new.text, new.image)
+        image, text = new if self.within else new[::-1]
         return (self.e.image, image), (self.e.text, text)
+
+    def of(self, rows: Tensor) -> Sides:
+        """What the candidates in these rows show."""
+        return self.e.image.index_select(0, rows), self.e.text.index_select(0, rows)
 
 
 def models_of(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[Model]:
@@ -55,18 +72,19 @@ def models_of(student: Embeddings | None, reference: Embeddings | None, score: S
     if score in ("learnability", "hard-student"):
         if student is None:
             raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
-        models.append(Model("student", 1.0, _plain(student)))
+        models.append(Model("student", 1.0, student.detach()))
     if score in ("learnability", "easy-reference", "diverse"):
         if reference is None:
             raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
-        models.append(Model("reference", -1.0, _plain(reference), within=score == "diverse"))
+        models.append(Model("reference", -1.0, reference.detach(), within=score == "diverse"))
     return models
 
 
-def _plain(e: Embeddings) -> Embeddings:
-    """Without gradients, scale and bias as numbers, so that their type or shape can change no result."""
-    e = e.detach()
-    return replace(e, scale=float(e.scale), bias=float(e.bias))
+def _scalar(value: Scalar, device: torch.device) -> Tensor:
+    """One float32 number on the device; of a tensor it is not read, which would wait for a GPU."""
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float32).reshape(())
+    return torch.full((), value, dtype=torch.float32, device=device)
 
 
 def check_how(*, size: int, score: str, loss: str, strategy: str, chunks: int, temperature: float) -> None:

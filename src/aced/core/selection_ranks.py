@@ -1,38 +1,28 @@
-"""The draw of `selection.py` where the super-batch is spread over several processes (ranks).
+"""Who draws together: one process, all of several (ranks), or each of several for itself.
 
-Each rank holds the embeddings and the running vector of its own candidates only. For every chunk the ranks exchange
-their best perturbed scores and the embeddings of the winners: O(c d) a chunk, never B x B, never images. Every rank
-draws the noise of the whole super-batch from the same generator state and uses its part, so that the ranks together
-choose what one process chooses (but for ties, which only scores without noise have).
+`selection.py` has the draw; what differs with the number of processes is how a chunk is chosen among them, how the
+embeddings of the chosen reach everyone, and what comes out at the end. Each rank holds the embeddings and the running
+vector of its own candidates only. Every rank draws the noise of the whole super-batch from the same generator state
+and uses its part, so that the ranks together choose what one process chooses (but for ties, which only scores without
+noise have). What every rank knows is never exchanged, nothing has a length that only the device knows, and no number
+is read from the device. B candidates of width d never travel, nor do images.
 
-The candidates of rank r follow those of rank r - 1 in the whole super-batch; "row" means a row of that. Ranks may have
-different numbers of candidates, or none. Shapes as in `selection.py`; W ranks, B_r candidates of this one.
+The candidates of rank r follow those of rank r - 1 in the whole super-batch; "row" means a row of that, "place" one
+among this rank's own. Ranks may have different numbers of candidates, or none. W ranks, c of a chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from aced.core.embeddings import Embeddings
-from aced.core.scored import Loss, Model, Score, Strategy, check_how, check_models, models_of
-from aced.core.selection import (
-    Gains,
-    Selection,
-    block_rows,
-    chunk_sizes,
-    gumbel,
-    independent_gains,
-    joint_gains,
-    perturbed,
-    shares_of,
-)
+from aced.core.gains import block_rows
+from aced.core.scored import Model, Sides
 
 Scope = Literal["global", "quota", "local"]
 
@@ -59,150 +49,148 @@ class Ranks(Protocol):
         ...
 
 
-def select_ranks(
-    student: Embeddings | None,
-    reference: Embeddings | None,
-    size: int,
-    ranks: Ranks,
-    *,
-    scope: Scope = "global",
-    score: Score = "learnability",
-    loss: Loss = "sigmoid",
-    strategy: Strategy = "joint",
-    chunks: int = 16,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Selection:
-    """Choose `size` of the candidates of all ranks.
+class Alone:
+    """The world of one process."""
+
+    rank = 0
+    size = 1
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """As in `Ranks`."""
+        return rows
+
+    def sum(self, values: Tensor) -> Tensor:
+        """As in `Ranks`."""
+        return values
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one chunk of the draw has chosen, as this rank knows it.
+
+    Attributes:
+        rows: `[c]` int64, in drawing order: of all ranks, or of this rank alone where each draws for itself.
+        gains: `[c]` float32, their conditional scores.
+        places: `[c]` int64 places of those of this rank; its number of candidates for those of others.
+    """
+
+    rows: Tensor
+    gains: Tensor
+    places: Tensor
+
+
+class Party:
+    """One process that draws from its own candidates, and from all there are.
 
     Args:
-        student: the model in training, embeddings of this rank's candidates; see `select` for when it may be None.
-        reference: the reference's embeddings of the same pairs.
-        size: how many all ranks together choose.
+        models: of the score, with this rank's embeddings.
         ranks: the processes.
-        scope: `global`: all candidates compete, as in one process. `quota`: each rank chooses `size / W` of its own,
-            scored against everything that all ranks have chosen. `local`: likewise, against its own choice only.
-        score, loss, strategy, chunks, temperature: as in `select`.
-        generator: in the same state on every rank.
-
-    Returns:
-        The same `Selection` on every rank, of rows of the whole super-batch. With `quota` and `local` a rank that has
-        fewer candidates than its share gives all of them, so that fewer than `size` may be chosen.
-
-    Raises:
-        ValueError: as `select`, and where the scope is unknown.
+        counts: every rank's number of candidates.
+        sizes: what is drawn in each chunk: by each of the ranks.
     """
-    if scope not in get_args(Scope):
-        raise ValueError(f"select: unknown scope {scope!r}; known: {', '.join(get_args(Scope))}.")
-    models = models_of(student, reference, score)
-    own = models[0].e
-    counts = ranks.gather(torch.tensor([len(own)]), [1] * ranks.size).tolist()
-    check_how(size=size, score=score, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
-    if size > sum(counts):
-        raise ValueError(
-            f"select: cannot choose {size} of {sum(counts)} candidates on {ranks.size} ranks; give a larger "
-            "super-batch or a smaller size."
-        )
-    check_models(models)
-    with torch.no_grad(), torch.autocast(own.device.type, enabled=False):
-        draw = _Draw(models, counts, ranks, alone=scope == "local")
-        n = chunks if strategy == "joint" else 1
-        sizes: Sequence[int | list[int]] = (
-            chunk_sizes(size, n) if scope == "global" else _quotas(size, n, counts, ranks.size)
-        )
-        gains = joint_gains(models, loss) if strategy == "joint" else independent_gains(models, loss, draw.blocks())
-        return draw.run(gains, sizes, 0.0 if strategy == "top-k" else temperature, generator)
 
-
-def _quotas(size: int, chunks: int, counts: Sequence[int], world: int) -> list[list[int]]:
-    """For each chunk how many every rank draws: its share of `size`, or all that it has."""
-    shares = [min(share, count) for share, count in zip(shares_of(size, world), counts, strict=True)]
-    n = max(1, min(chunks, max(shares)))
-    return [[share // n + (i < share % n) for share in shares] for i in range(n)]
-
-
-class _Draw:
-    """One draw, as this rank takes part in it."""
-
-    def __init__(self, models: Sequence[Model], counts: Sequence[int], ranks: Ranks, *, alone: bool) -> None:
-        self.models, self.counts, self.ranks, self.alone = models, counts, ranks, alone
-        self.device = models[0].e.device
-        self.start = list(accumulate(counts, initial=0))[ranks.rank]
+    def __init__(self, models: Sequence[Model], ranks: Ranks, counts: Sequence[int], sizes: Sequence[list[int]]):
+        self.models, self.ranks, self.counts, self.sizes = models, ranks, counts, sizes
         self.count = counts[ranks.rank]
+        self.start = list(accumulate(counts, initial=0))[ranks.rank]
+        self.device = models[0].e.device
 
-    def run(
-        self, gains: Gains, sizes: Sequence[int | list[int]], temperature: float, generator: torch.Generator | None
-    ) -> Selection:
-        """Draw chunk by chunk; each entry of `sizes` is what all draw together, or what each of the ranks draws."""
-        scores = self.ranks.gather(gains.current(), self.counts)
-        taken = torch.zeros(self.count, dtype=torch.bool, device=self.device)
-        chosen, drawn = [], []
-        for number, c in enumerate(sizes):
-            g = gains.current()
-            noise = gumbel(sum(self.counts), generator, self.device) if temperature > 0 else None
-            if noise is not None:
-                noise = noise[self.start : self.start + self.count]
-            noisy = perturbed(g, noise, temperature).masked_fill(taken, -torch.inf)
-            rows = self._best_of_all(noisy, c) if isinstance(c, int) else self._best_of_each(noisy, c)
-            mine = self._mine(rows)
-            taken[rows[mine] - self.start] = True
-            conditional = torch.zeros(len(rows), device=self.device)
-            conditional[mine] = g[rows[mine] - self.start]
-            chosen.append(rows)
-            drawn.append(conditional)
-            if number + 1 < len(sizes):
-                self._add(gains, rows)
-        lengths = torch.tensor([len(rows) for rows in chosen], device=self.device)
-        return Selection(
-            indices=torch.cat(chosen),
-            gains=self.ranks.sum(torch.cat(drawn)),  # each is known to one rank, and zero on the others
-            scores=scores,
-            chunk=torch.arange(len(chosen), device=self.device).repeat_interleave(lengths),
-        )
+    def choose(self, number: int, noisy: Tensor, g: Tensor) -> Chunk:
+        """The largest perturbed scores of chunk `number`; `noisy` and `g` are `[B_r]` of this rank's candidates."""
+        rows = noisy.topk(self.sizes[number][self.ranks.rank]).indices
+        return Chunk(rows, g.index_select(0, rows), rows)
 
-    def blocks(self) -> Iterator[Sequence[Embeddings]]:
-        """The whole super-batch (this rank's own where it draws alone) in blocks of each model's embeddings."""
-        step = block_rows(self.count if self.alone else max(self.counts), self.device)
-        for start in range(0, self.count if self.alone else max(self.counts), step):
-            block = [m.e[start : start + step] for m in self.models]
-            if not self.alone:
-                counts = [min(max(count - start, 0), step) for count in self.counts]
-                block = self._shared(block, partial(self.ranks.gather, counts=counts))
-            yield block
+    def embeddings(self, number: int, chunk: Chunk) -> list[Sides]:
+        """Each model's embeddings of the pairs that this rank's candidates are then compared with."""
+        return [m.of(chunk.rows) for m in self.models]
 
-    def _best_of_all(self, noisy: Tensor, c: int) -> Tensor:
-        """`[c]` rows, the largest perturbed scores of all ranks in descending order."""
+    def blocks(self) -> Iterator[list[Sides]]:
+        """What this rank's candidates are compared with by independent scores, in blocks of each model's embeddings."""
+        step = block_rows(self.count, self.device)
+        for start in range(0, self.count, step):
+            yield self._own(slice(start, start + step))
+
+    def everyones(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """`[b]` rows of all ranks' choices, chunk by chunk and rank by rank, and `[b]` their gains."""
+        return torch.cat([chunk.rows for chunk in chunks]), torch.cat([chunk.gains for chunk in chunks])
+
+    def _own(self, rows: slice) -> list[Sides]:
+        return [(m.e.image[rows], m.e.text[rows]) for m in self.models]
+
+
+class Apart(Party):
+    """Ranks that draw each from its own candidates and compare with its own choice; told of all at the end."""
+
+    def everyones(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """As in `Party`: one exchange."""
+        rows, gains = super().everyones(chunks)
+        both = torch.stack([(rows + self.start).double(), gains.double()], 1)  # rows fit a double
+        both = self.ranks.gather(both, [sum(of) for of in zip(*self.sizes, strict=True)])
+        # They come rank by rank, and of each rank chunk by chunk.
+        parts = both.split([share for of in zip(*self.sizes, strict=True) for share in of])
+        n = len(self.sizes)
+        both = torch.cat([part for number in range(n) for part in parts[number::n]])
+        return both[:, 0].long(), both[:, 1].float()
+
+
+class Sharing(Apart):
+    """Ranks that draw each from its own candidates and compare with all choices: one exchange a chunk."""
+
+    def embeddings(self, number: int, chunk: Chunk) -> list[Sides]:
+        """As in `Party`."""
+        return self._gathered([m.of(chunk.rows) for m in self.models], self.sizes[number])
+
+    def blocks(self) -> Iterator[list[Sides]]:
+        """As in `Party`."""
+        step = block_rows(max(self.counts), self.device)
+        for start in range(0, max(self.counts), step):
+            counts = [min(max(count - start, 0), step) for count in self.counts]
+            yield self._gathered(self._own(slice(start, start + step)), counts)
+
+    def _gathered(self, own: Sequence[Sides], counts: Sequence[int]) -> list[Sides]:
+        return _apart(self.ranks.gather(_beside(own), counts), own)
+
+
+class Together(Sharing):
+    """Ranks whose candidates compete for each place: two exchanges a chunk, the offers and the winners' embeddings.
+
+    Of `sizes` what the ranks draw is read as a sum: who draws it, comes out.
+    """
+
+    def choose(self, number: int, noisy: Tensor, g: Tensor) -> Chunk:
+        """As in `Party`; every rank offers its best, of which the best of all win."""
+        c = sum(self.sizes[number])
         best = noisy.topk(min(c, self.count))
-        offers = torch.stack([best.values.double(), (best.indices + self.start).double()], 1)  # rows fit a double
+        offer = [best.values, best.indices + self.start, g.index_select(0, best.indices)]
+        offers = torch.stack([part.double() for part in offer], 1)
         offers = self.ranks.gather(offers, [min(c, count) for count in self.counts])
-        return offers[offers[:, 0].topk(c).indices, 1].long()
+        won = offers.index_select(0, offers[:, 0].topk(c).indices)
+        rows = won[:, 1].long()
+        places = rows - self.start
+        mine = (places >= 0) & (places < self.count)
+        return Chunk(rows, won[:, 2].float(), places.where(mine, self.count))
 
-    def _best_of_each(self, noisy: Tensor, sizes: Sequence[int]) -> Tensor:
-        """`[sum(sizes)]` rows, rank after rank, of each rank the largest of its own."""
-        return self.ranks.gather(noisy.topk(sizes[self.ranks.rank]).indices + self.start, sizes)
+    def embeddings(self, number: int, chunk: Chunk) -> list[Sides]:
+        """As in `Party`: a sum with zeros from all who are not the owner is exact."""
+        own = self._own(slice(0, 0))
+        spread = chunk.gains.new_zeros(len(chunk.rows), sum(side.shape[1] for sides in own for side in sides))
+        if self.count:
+            there = (chunk.places < self.count)[:, None]
+            some = _beside([m.of(chunk.places.clamp(max=self.count - 1)) for m in self.models])
+            spread = some.where(there, spread)
+        return _apart(self.ranks.sum(spread), own)
 
-    def _add(self, gains: Gains, rows: Tensor) -> None:
-        mine = self._mine(rows)
-        own = [m.e[rows[mine] - self.start] for m in self.models]
-        if self.alone:
-            if len(own[0]):
-                gains.add(own)
-            return
+    def everyones(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """As in `Party`: every rank knows them."""
+        return Party.everyones(self, chunks)
 
-        def from_owners(values: Tensor) -> Tensor:
-            # A sum with zeros from all who are not the owner is exact.
-            spread = values.new_zeros(len(rows), values.shape[1])
-            spread[mine] = values
-            return self.ranks.sum(spread)
 
-        gains.add(self._shared(own, from_owners))
+def _beside(parts: Sequence[Sides]) -> Tensor:
+    """Every model's images and texts side by side, in float32: one exchange for all."""
+    return torch.cat([side.float() for sides in parts for side in sides], 1)
 
-    def _mine(self, rows: Tensor) -> Tensor:
-        return (rows >= self.start) & (rows < self.start + self.count)
 
-    @staticmethod
-    def _shared(parts: Sequence[Embeddings], share: Callable[[Tensor], Tensor]) -> list[Embeddings]:
-        """The embeddings of every model after one exchange of them all, side by side in float32."""
-        sides = [side.float() for e in parts for side in (e.image, e.text)]
-        split = share(torch.cat(sides, 1)).split([side.shape[1] for side in sides], dim=1)
-        return [replace(e, image=split[2 * i], text=split[2 * i + 1]) for i, e in enumerate(parts)]
+def _apart(both: Tensor, like: Sequence[Sides]) -> list[Sides]:
+    """The sides again."""
+    split = both.split([side.shape[1] for sides in like for side in sides], dim=1)
+    return list(zip(split[::2], split[1::2], strict=True))

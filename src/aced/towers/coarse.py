@@ -15,6 +15,7 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
 from aced.errors import AcedError
+from aced.towers.modes import evaluating
 
 
 def check_side(tower: Any, side: int) -> None:
@@ -63,8 +64,6 @@ class Resized:
 
     def score(self, candidates: Candidates, micro_batch: int) -> Embeddings:
         """As `Tower.score`."""
-        from aced.towers.tower import evaluating
-
         with evaluating(self.tower), torch.no_grad():
             if len(candidates) == 0:
                 return self.tower.score(candidates, micro_batch)

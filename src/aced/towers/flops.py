@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aced.towers import text
-
-if TYPE_CHECKING:
-    from aced.towers.tower import Tower
+from aced.towers.modes import evaluating
 
 
 class Flops(NamedTuple):
@@ -31,12 +29,23 @@ class Flops(NamedTuple):
         return self.image + self.text
 
 
+class Counted(Protocol):
+    """What is counted: a `Tower`, as far as it matters here."""
+
+    model: nn.Module
+    mean: Tensor
+
+    def embed_whole(self, images: Tensor) -> Tensor:
+        """`[B, 3, S, S]` uint8 to `[B, d]`."""
+        ...
+
+
 def transformer_flops(tokens: int, width: int, layers: int, hidden: int) -> int:
     """A transformer over T tokens: projections 8 T W^2, MLP 4 T W H and attention 4 T^2 W per layer."""
     return layers * (8 * tokens * width**2 + 4 * tokens * width * hidden + 4 * tokens**2 * width)
 
 
-def count_image(tower: Tower, side: int) -> int:
+def count_image(tower: Counted, side: int) -> int:
     """FLOPs of the image tower for one image of `side` pixels."""
     visual: Any = tower.model.visual
     if type(visual).__name__ == "VisionTransformer" and visual.attn_pool is None and _plain(visual.transformer):
@@ -46,16 +55,16 @@ def count_image(tower: Tower, side: int) -> int:
         flops = _resblocks(visual.transformer, patches + 1) + 2 * patches * 3 * patch * width
         return flops + _projection(visual.proj)
     images = torch.zeros(2, 3, side, side, device=tower.mean.device, dtype=torch.uint8)
-    return count(tower, lambda: tower.embed_whole(images)) // 2
+    return count(tower.model, lambda: tower.embed_whole(images)) // 2
 
 
-def count_text(tower: Tower, length: int) -> int:
+def count_text(tower: Counted, length: int) -> int:
     """FLOPs of the text tower for one text of `length` tokens."""
     module: Any = getattr(tower.model, "text", tower.model)
     if getattr(module, "cls_emb", None) is None and _plain(getattr(module, "transformer", None)):
         return _resblocks(module.transformer, length) + _projection(module.text_projection)
     ids = torch.ones(2, length, dtype=torch.int64, device=tower.mean.device)
-    return count(tower, lambda: text.encode(tower.model, ids, text.ending(tower.model))) // 2
+    return count(tower.model, lambda: text.encode(tower.model, ids, text.ending(tower.model))) // 2
 
 
 def _plain(transformer: Any) -> bool:
@@ -76,13 +85,11 @@ def _projection(projection: Any) -> int:
     return 0 if projection is None else 2 * projection.shape[0] * projection.shape[1]
 
 
-def count(tower: nn.Module, run: Callable[[], object]) -> int:
+def count(model: nn.Module, run: Callable[[], object]) -> int:
     """FLOPs of `run()` by torch's counter, in evaluation mode and without gradient."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from aced.towers.tower import evaluating
-
-    with evaluating(tower), torch.no_grad(), countable(), FlopCounterMode(display=False) as counter:
+    with evaluating(model), torch.no_grad(), countable(), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 

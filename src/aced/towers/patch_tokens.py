@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from aced.errors import AcedError
 from aced.towers.compat import import_open_clip
-from aced.towers.tower import Tower, evaluating
+from aced.towers.modes import evaluating
+from aced.towers.tower import Tower
 
 
 def encode_tokens(tower: Tower, images: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +22,7 @@ from aced.towers.at_once import images_at_once
 from aced.towers.coarse import PartlyCoarse
 from aced.towers.flops import Flops, count_image, count_text
 from aced.towers.ids import TokenIds, lengths_of, padded
+from aced.towers.modes import evaluating
 from aced.towers.tokenizers import Tokenizer, tokenizer_identity
 
 
@@ -293,19 +293,6 @@ def _cut(ids: Tensor) -> Tensor:
 def _unit(features: Tensor) -> Tensor:
     """`[B, d]` with rows of length 1, in float32 at least: to 8 bits they would be off by up to 0.4 %."""
     return F.normalize(features.float() if features.dtype in (torch.bfloat16, torch.float16) else features, dim=-1)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each submodule's own mode back afterwards."""
-    training = [m for m in module.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
 
 
 def view_of(name: str, preprocess: Mapping[str, Any]) -> View:

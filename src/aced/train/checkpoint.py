@@ -145,7 +145,8 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         trainer.generator.set_state(tensors["generator"])
         held, device = _under("chooser.", tensors), trainer.student.device
         # Embeddings go where the student is; positions and steps stay on the CPU.
-        trainer.chooser.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
+        if trainer.memory is not None:
+            trainer.memory.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
         trainer.ledger = Ledger(**facts["ledger"], clock=trainer.ledger.clock)
         _load_faults(trainer.faults, facts["faults"])
         trainer.step, trainer.unscored = facts["step"], facts.get("unscored", False)
@@ -189,7 +190,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = {"generator": trainer.generator.get_state()}
     tensors |= {f"objective.{k}": v for k, v in trainer.objective.state_dict().items()}
-    tensors |= {f"chooser.{k}": v for k, v in trainer.chooser.tensors().items()}
+    if trainer.memory is not None:
+        tensors |= {f"chooser.{k}": v for k, v in trainer.memory.tensors().items()}
     for number, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": whole(value) for name, value in state.items()}
     return tensors

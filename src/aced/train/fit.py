@@ -43,8 +43,9 @@ from aced.train.pace import Recent, Totals, pace_text
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
 from aced.train.resuming import data_marks, marks_of, model_marks
-from aced.train.scoring.make import make_chooser, make_partly
-from aced.train.step import Settings, Trainer
+from aced.train.scoring.make import make_memory, make_partly, make_plan
+from aced.train.settings import Settings
+from aced.train.step import Trainer
 from aced.train.trackers.group import tracking
 from aced.train.watch import Metrics, trim_lines
 
@@ -204,7 +205,8 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=make_optimizer([student, objective], train),
         method=method,
         settings=settings,
-        chooser=make_chooser(config, method, settings, student, reference, world),
+        plan=make_plan(config, settings, student, reference, world),
+        memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         further=FurtherPairs(inputs.teachers, method.columns, config.run.seed) if method.columns else None,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from aced.config import Config, FrozenSection
+from aced.config import Config
+from aced.config_sections import FrozenSection
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.shared_memory import check_room

@@ -38,7 +38,8 @@ class LastStep:
         self._ledger = t.ledger.state()
         self._buffers = [buffer.clone() for buffer in self._statistics]
         t.faults.keep()
-        t.chooser.keep()
+        if t.memory is not None:
+            t.memory.keep()
         t.whole = True
 
     def put_back(self) -> bool:
@@ -55,7 +56,8 @@ class LastStep:
             for buffer, kept in zip(self._statistics, self._buffers, strict=True):
                 buffer.copy_(kept)
         t.faults.back()
-        t.chooser.back()
+        if t.memory is not None:
+            t.memory.back()
         # A rate that is too high can make weights infinite in one step and the loss in the next.
         return all(bool(torch.isfinite(p).all()) for p in t.student.parameters())
 

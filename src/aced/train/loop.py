@@ -120,7 +120,7 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     """This process's candidates of some steps, with everything that the trainer's models need of them."""
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
-    order = trainer.chooser.order(make_order(config, len(source), getattr(source, "mixture", ())))
+    order = trainer.plan.order(make_order(config, len(source), getattr(source, "mixture", ())))
     views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
     columns = list({column.name: column for column in columns}.values())

@@ -11,13 +11,10 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
-from aced.core.selection import Loss
-from aced.core.selection_ranks import Scope
 from aced.data.losttars import KnownTars
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
-from aced.precision import Precision
 from aced.towers import Tower
 from aced.train.dealing import Dealt, Pool, all_faults
 from aced.train.distributed import World
@@ -27,26 +24,10 @@ from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
 from aced.train.replica import Replica
-from aced.train.scoring.choosing import Chooser
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers of a step that do not change during a run; documented in `aced.config`."""
-
-    batch: int
-    steps: int
-    loss: Loss
-    chunks: int
-    temperature: float
-    lr: float
-    warmup: float
-    clip: float
-    micro_batch: int
-    precision: Precision
-    scope: Scope
-    recomputed: int = 0
-    """Forward passes of the training batch that are made again to save memory."""
+from aced.train.scoring.choosing import Plan, choose
+from aced.train.scoring.memory import Memory
+from aced.train.scoring.moment import Moment
+from aced.train.settings import Settings
 
 
 @dataclass
@@ -61,7 +42,8 @@ class Trainer:
         optimizer: over the parameters of both.
         method: the row of the methods table.
         settings: numbers that do not change.
-        chooser: chooses the rows that are trained on.
+        plan: how the rows that are trained on are chosen.
+        memory: what the student made of pairs before; None where none is kept.
         reference: scores the super-batch; None for a method that needs none.
         teachers: are distilled; the reference may be among them, and is then asked once for both.
         further: draws further pairs that the teachers alone have embedded; None for a method without.
@@ -82,7 +64,8 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     method: Method
     settings: Settings
-    chooser: Chooser
+    plan: Plan
+    memory: Memory | None
     reference: Provider | None
     teachers: list[Provider]
     further: FurtherPairs | None
@@ -94,6 +77,20 @@ class Trainer:
     step: int = 0
     unscored: bool = False
     whole: bool = True
+
+    def moment(self, counts: list[int]) -> Moment:
+        """What the next step chooses with, where each process has so many candidates."""
+        return Moment(
+            step=self.step,
+            world=self.world,
+            counts=counts,
+            method=self.method,
+            settings=self.settings,
+            student=self.student,
+            reference=self.reference,
+            generator=self.generator,
+            ledger=self.ledger,
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,8 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     t.replica.begin()
     with ledger.timed("load"):
         pool = _usable(t, next(batches))  # B, of which this process holds its own
-    choice = t.chooser.choose(t, pool.own)  # times itself: what it scores, and what it selects
+    at = t.moment(pool.counts)
+    choice = choose(t.plan, t.memory, pool.own, at)  # times itself: what it scores, and what it selects
     dealt = pool.deal(choice.rows)  # b, and which process trains on each
     dealt_kd = _distilled(t, dealt, pool)
     with ledger.timed("train"):
@@ -148,7 +146,11 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.whole = False  # until the step is complete
         t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
-        t.chooser.trained(t, pool.positions[dealt.rows], embedded.detach())
+        if t.memory is not None:
+            known = None
+            if t.memory.guess is not None and choice.reference is not None:
+                known = pool.embeddings(dealt, choice.reference)
+            t.memory.trained(pool.positions[dealt.rows], embedded.detach(), known, at)
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
 

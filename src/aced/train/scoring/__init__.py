@@ -1,7 +1,7 @@
-"""What a step trains on, and the ways to score candidates for little.
+"""What a step trains on, and the ways to score candidates cheaply.
 
-Each module is one piece: `choosing` (the plain choice), `cascade` (the reference keeps the
-easier share before the student scores), `sieve` (the same before anything is loaded), `scorers` (the student's
-embeddings, at full or lower resolution), `memory` (the student's embeddings of earlier steps), `make`
-(the pieces that a config asks for, put together once).
+`make` turns the config into a `Plan` and, with `scoring.reuse`, a `Memory`, once. At each step `choosing` follows the
+plan: the reference may keep a part first (`cascade`; `early`, the same before anything is loaded), the student embeds
+what is left (`embedding`), or the memory knows it (`memory`) or guesses it (`unseen`), and `draw` draws. `moment` is
+what all of them get of the trainer.
 """

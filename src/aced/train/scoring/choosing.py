@@ -1,9 +1,8 @@
-"""Who chooses the rows of a step: the contract and the plain draw."""
+"""The choice of a step: which of its candidates are trained on, as the run's plan says."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,12 +11,34 @@ from aced.core.embeddings import Embeddings
 from aced.core.selection import Score
 from aced.data.order import Orders
 from aced.data.source import Candidates
+from aced.train.scoring.cascade import Sieve
 from aced.train.scoring.draw import draw
-from aced.train.scoring.piece import Piece
+from aced.train.scoring.early import Early
+from aced.train.scoring.embedding import embed, recall
+from aced.train.scoring.memory import Memory
+from aced.train.scoring.moment import Moment
+from aced.train.scoring.shares import each_has, own_rows
 
-if TYPE_CHECKING:
-    from aced.train.scoring.scorers import Scorer
-    from aced.train.step import Trainer
+
+@dataclass(frozen=True)
+class Plan:
+    """How the batches of a run are chosen; made once from its config (`make_plan`).
+
+    Attributes:
+        score: of the draw; None takes candidates as they come: an i.i.d. batch, or what `early` has left.
+        early: thins each super-batch before it is loaded; None loads all of it.
+        sieve: keeps a part of what was loaded, and the student scores no more than that; None keeps all of it.
+        side: side in pixels to which images are reduced for the student to score; None for its own.
+    """
+
+    score: Score | None = None
+    early: Early | None = None
+    sieve: Sieve | None = None
+    side: int | None = None
+
+    def order(self, order: Orders) -> Orders:
+        """The order in which candidates are loaded, of the one in which super-batches are drawn."""
+        return order if self.early is None else self.early.order(order)
 
 
 @dataclass(frozen=True)
@@ -35,107 +56,57 @@ class Choice:
     reference: Embeddings | None = None
 
 
-class Chooser(Piece):
-    """Chooses the rows of each step."""
-
-    def choose(self, t: Trainer, candidates: Candidates) -> Choice:
-        """The rows to train on at step `t.step`, counted and timed in the ledger.
-
-        Args:
-            t: the trainer.
-            candidates: this process's; the others' are with them, and the rows are of all.
-        """
-        raise NotImplementedError
-
-    def order(self, order: Orders) -> Orders:
-        """The order in which candidates are loaded; another one where the choice begins before loading."""
-        return order
-
-
-class InOrder(Chooser):
-    """The first b candidates: an i.i.d. batch, or what a sieve before loading has left."""
-
-    def choose(self, t: Trainer, candidates: Candidates) -> Choice:
-        """As in the contract."""
-        return Choice(torch.arange(t.world.total(len(candidates)))[: t.settings.batch])
-
-
-class Drawn(Chooser):
-    """Draws the batch by a score from all candidates.
+def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment) -> Choice:
+    """The rows to train on, counted and timed in the ledger.
 
     Args:
-        score: the score of the draw.
-        scorer: gives the student's embeddings; None for a score without the student.
+        plan: how.
+        memory: what the student made of pairs before; None where each is embedded anew.
+        candidates: this process's; the others' are with them, and the rows are of all.
+        at: the step.
     """
-
-    def __init__(self, score: Score, scorer: Scorer | None) -> None:
-        self.score: Score = score
-        self.scorer = scorer
-
-    def choose(self, t: Trainer, candidates: Candidates) -> Choice:
-        """As in the contract."""
-        with t.ledger.timed("score"):
-            reference = t.reference.embed(candidates, t.ledger, "reference") if t.reference else None
-        return self.among(t, candidates, reference)
-
-    def among(self, t: Trainer, candidates: Candidates, reference: Embeddings | None) -> Choice:
-        """The choice among candidates whose reference embeddings are known."""
-        with t.ledger.timed("score"):
-            student = self.scorer.embed(t, candidates) if self.scorer else None
-        with t.ledger.timed("select"):
-            chosen = draw(t, self.score, t.settings.batch, student, reference, t.generator)
-        return Choice(chosen.indices.cpu(), chosen.scores.cpu(), reference)
-
-    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
-        """As in the contract."""
-        if self.scorer:
-            self.scorer.trained(t, positions, embedded)
-
-    def keep(self) -> None:
-        """As in the contract."""
-        if self.scorer:
-            self.scorer.keep()
-
-    def back(self) -> None:
-        """As in the contract."""
-        if self.scorer:
-            self.scorer.back()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As in the contract."""
-        return self.scorer.tensors() if self.scorer else {}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """As in the contract."""
-        if self.scorer:
-            self.scorer.load(tensors)
+    if plan.early is not None:
+        plan.early.count(at.ledger, len(candidates))
+    if plan.score is None:
+        return Choice(torch.arange(sum(at.counts))[: at.settings.batch])
+    with at.ledger.timed("score"):
+        reference = at.reference.embed(candidates, at.ledger, "reference") if at.reference else None
+    if plan.sieve is None:
+        rows, scores = _drawn(plan.score, _student(plan, memory, candidates, reference, at), reference, at)
+    else:
+        assert reference is not None  # a cascade is of two models
+        kept = _kept(plan.sieve, reference, at)
+        mine = own_rows(kept, at.counts, at.world.rank)
+        left, then = reference[mine.to(reference.device)], replace(at, counts=each_has(kept, at.counts))
+        student = _student(plan, memory, candidates[mine], left, then)
+        among, of_kept = _drawn(plan.score, student, left, then)
+        rows, scores = kept[among], torch.full((sum(at.counts),), torch.nan)
+        scores[kept] = of_kept
+    return Choice(rows, scores, reference)
 
 
-class Around(Chooser):
-    """A chooser around another one, which it passes on what it does not do itself."""
+def _kept(sieve: Sieve, reference: Embeddings, at: Moment) -> Tensor:
+    """The rows that the sieve keeps, of all processes' candidates."""
+    with at.ledger.timed("select"):
+        kept = sieve.keep(reference, at.step, at.counts)
+        sieve.count(at.ledger, len(reference), sum(at.counts), reference.image.shape[1])
+    return kept
 
-    inner: Chooser
 
-    def order(self, order: Orders) -> Orders:
-        """As in the contract."""
-        return self.inner.order(order)
+def _student(
+    plan: Plan, memory: Memory | None, candidates: Candidates, reference: Embeddings | None, at: Moment
+) -> Embeddings | None:
+    """The student's embeddings, where the method scores by them."""
+    if not at.method.scores_student:
+        return None
+    with at.ledger.timed("score"):
+        if memory is None:
+            return embed(candidates, at, plan.side)
+        return recall(memory, candidates, reference, at, plan.side)
 
-    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
-        """As in the contract."""
-        self.inner.trained(t, positions, embedded)
 
-    def keep(self) -> None:
-        """As in the contract."""
-        self.inner.keep()
-
-    def back(self) -> None:
-        """As in the contract."""
-        self.inner.back()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As in the contract."""
-        return self.inner.tensors()
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """As in the contract."""
-        self.inner.load(tensors)
+def _drawn(score: Score, student: Embeddings | None, reference: Embeddings | None, at: Moment) -> tuple[Tensor, Tensor]:
+    """The rows of the batch and the scores of all candidates."""
+    with at.ledger.timed("select"):
+        chosen = draw(at, score, at.settings.batch, student, reference)
+        return chosen.indices.cpu(), chosen.scores.cpu()

@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 
+from aced.core import selection
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger, selection_flops
-from aced.core.selection import Score, Selection, select, shares_of
-from aced.core.selection_many import learnability_small
-from aced.core.selection_ranks import select_ranks
+from aced.core.scored import check_models, models_of
+from aced.core.selection import Score, Selection, shares_of
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.train.distributed import World
-
-if TYPE_CHECKING:
-    from aced.train.step import Settings, Trainer
-
-_SMALL = 400
-"""Largest number of candidates at which the matrix of all pairs, more FLOPs, is quicker than its tiles one by one."""
+from aced.train.scoring.moment import Moment
+from aced.train.settings import Settings
 
 
-def draw(
-    t: Trainer,
-    score: Score,
-    size: int,
-    student: Embeddings | None,
-    reference: Embeddings | None,
-    generator: torch.Generator,
-) -> Selection:
-    """`select` with the run's settings, at most `size` rows, counted in the ledger.
+def draw(at: Moment, score: Score, size: int, student: Embeddings | None, reference: Embeddings | None) -> Selection:
+    """`draw_with` for a step, at most `size` rows, counted in the ledger.
 
     Raises:
-        AcedError: what `select` refuses, with the number of the step.
+        AcedError: what the draw refuses, with the number of the step; on a CPU also embeddings that it cannot work
+            with. A GPU would have to be waited for: `Selection.finite` says there, later, whether it could.
     """
     needed = [e for e in (student, reference) if e is not None]
-    own, widths = len(needed[0]), [e.image.shape[1] for e in needed]
-    whole = t.world.total(own)
+    own, whole = len(needed[0]), sum(at.counts)
     size = min(size, whole)
     try:
-        chosen = draw_with(t.settings, t.method, score, size, student, reference, generator, t.world)
+        chosen = draw_with(at.settings, at.method, score, size, student, reference, at.generator, at.world, at.counts)
+        if chosen.scores.device.type == "cpu" and not chosen.finite():
+            check_models(models_of(student, reference, score))
     except ValueError as error:
-        raise AcedError(f"Step {t.step + 1}: {error}") from error
-    if t.world.size == 1 and len(needed) == 2 and _small(t.settings, t.method, score, needed[0]):
-        t.ledger.flops["selection"] += sum(2.0 * own**2 * width for width in widths)
-    else:
-        count_draw(t.ledger, t.settings, t.method, t.world, (own, whole), size, widths)
+        raise AcedError(f"Step {at.step + 1}: {error}") from error
+    widths = [e.image.shape[1] for e in needed]
+    count_draw(at.ledger, at.settings, at.method, at.world, (own, whole), size, widths)
     return chosen
 
 
@@ -58,38 +47,17 @@ def draw_with(
     student: Embeddings | None,
     reference: Embeddings | None,
     generator: torch.Generator,
-    world: World | None = None,
+    world: World,
+    counts: Sequence[int],
 ) -> Selection:
-    """`select` with a run's settings; over the candidates of all processes of `world`, where that has several."""
-    if world is not None and world.size > 1:
-        return select_ranks(
-            student,
-            reference,
-            size,
-            world,
-            scope=settings.scope,
-            score=score,
-            loss=settings.loss,
-            strategy=method.strategy,
-            chunks=settings.chunks,
-            temperature=settings.temperature,
-            generator=generator,
-        )
-    if student is not None and reference is not None and _small(settings, method, score, student):
-        small = learnability_small(
-            student,
-            reference,
-            size,
-            chunks=settings.chunks,
-            temperature=settings.temperature,
-            generator=generator,
-        )
-        if small is not None:
-            return small
-    return select(
+    """The draw with a run's settings, over the candidates of all processes, of which each has so many."""
+    return selection.draw(
         student,
         reference,
         size,
+        world,
+        counts,
+        scope=settings.scope,
         score=score,
         loss=settings.loss,
         strategy=method.strategy,
@@ -97,12 +65,6 @@ def draw_with(
         temperature=settings.temperature,
         generator=generator,
     )
-
-
-def _small(settings: Settings, method: Method, score: Score, student: Embeddings) -> bool:
-    """Whether a draw is one that is quicker on the matrix of all pairs."""
-    plain = score == "learnability" and method.strategy == "joint" and settings.loss == "sigmoid"
-    return plain and len(student) <= _SMALL and student.device.type == "cpu"
 
 
 def count_draw(

@@ -1,49 +1,66 @@
-"""From the `[scoring]` section of a config to the chooser of a run."""
+"""From the `[scoring]` section of a config to the plan by which a run chooses, and to what it remembers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from aced.config import Config
 from aced.errors import AcedError
-from aced.methods import Method
 from aced.towers import Tower
 from aced.towers.coarse import PartlyCoarse, check_side
 from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
-from aced.train.scoring.cascade import Cascaded, Sieve
-from aced.train.scoring.choosing import Chooser, Drawn, InOrder
-from aced.train.scoring.memory import Reused
-from aced.train.scoring.scorers import Direct, Scorer
-from aced.train.scoring.sieve import Presieved
-from aced.train.scoring.unseen import Predicted
-
-if TYPE_CHECKING:
-    from aced.train.step import Settings
+from aced.train.scoring.cascade import Sieve
+from aced.train.scoring.choosing import Plan
+from aced.train.scoring.early import Early
+from aced.train.scoring.memory import Memory
+from aced.train.scoring.unseen import Guess
+from aced.train.settings import Settings
 
 
-def make_chooser(
-    config: Config, method: Method, settings: Settings, student: Tower, reference: Provider | None, world: World
-) -> Chooser:
-    """The chooser of a run, in one of the processes of `world`; which keys go together was checked with the config.
+def make_plan(config: Config, settings: Settings, student: Tower, reference: Provider | None, world: World) -> Plan:
+    """The plan of a run, in one of the processes of `world`; which keys go together was checked with the config.
 
     Raises:
-        AcedError: the student cannot see images of `scoring.resolution`, or what is to be decided ahead needs a
-            cached reference and has none.
+        AcedError: the student cannot see images of `scoring.resolution`, or what is to be decided before loading needs
+            a cached reference and has none.
     """
+    section, method = config.scoring, config.row
     if method.score is None:
-        return InOrder()
+        return Plan()
+    side = None
+    if method.scores_student and section.resolution and section.unseen == "embed":
+        check_side(student, section.resolution)
+        side = section.resolution
+    # With both models the reference keeps a part for the student; alone it has the choice.
+    cascade = method.scores_student and section.cascade < 1
+    kept = max(config.train.batch, round(section.cascade * config.super_batch)) if cascade else config.train.batch
+    sieve = Sieve(kept, settings, method, config.run.seed, world)
+    if not section.early:
+        return Plan(method.score, sieve=sieve if cascade else None, side=side)
+    again = cascade or method.distill is not None
+    early = Early(sieve, _cached(reference), config.super_batch, again)
+    return Plan(method.score if cascade else None, early, side=side)
+
+
+def make_memory(config: Config, student: Tower, reference: Provider | None, world: World) -> Memory | None:
+    """What a run remembers of the student's embeddings; None where it embeds all that it scores.
+
+    Raises:
+        AcedError: `scoring.unseen=predict` needs a cached reference and there is none.
+    """
     section = config.scoring
-
-    def sieve(size: int) -> Sieve:
-        return Sieve(size, settings, method, config.run.seed, world)
-
-    if not method.scores_student:
-        return _by_reference(config, method, sieve, reference)
-    drawn = Drawn(method.score, _scorer(config, student, reference, world))
-    return _cascade(config, sieve, reference, drawn) if section.cascade < 1 else drawn
+    if not section.reuse:
+        return None
+    if section.unseen == "embed":
+        return Memory(section.reuse)
+    if not isinstance(reference, Cached):
+        raise AcedError(
+            "scoring.unseen=predict looks up what the reference has made of each pair and so needs its cached "
+            "embeddings: set reference.cache, or leave scoring.unseen out."
+        )
+    refreshed = math.ceil(section.refresh * config.train.batch)
+    return Memory(section.reuse, Guess(reference.width, student, world, refreshed))
 
 
 def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
@@ -57,38 +74,6 @@ def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
         return None
     check_side(student, section.resolution)
     return PartlyCoarse(section.resolution, section.coarse_share)
-
-
-def _scorer(config: Config, student: Tower, reference: Provider | None, world: World) -> Scorer:
-    section = config.scoring
-    refreshed = math.ceil(section.refresh * config.train.batch)
-    if section.unseen == "predict":
-        if not isinstance(reference, Cached):
-            raise AcedError(
-                "scoring.unseen=predict looks up what the reference has made of each pair and so needs its cached "
-                "embeddings: set reference.cache, or leave scoring.unseen out."
-            )
-        return Predicted(section.reuse, refreshed, reference, student, world)
-    if section.resolution:
-        check_side(student, section.resolution)
-    direct = Direct(section.resolution or None)
-    return Reused(direct, section.reuse) if section.reuse else direct
-
-
-def _by_reference(config: Config, method: Method, sieve: Callable[[int], Sieve], reference: Provider | None) -> Chooser:
-    """The reference's own choice from the whole super-batch."""
-    if not config.scoring.early:
-        return Drawn(method.score_of_reference, None)
-    again = method.distill is not None
-    return Presieved(sieve(config.train.batch), _cached(reference), InOrder(), config.super_batch, again=again)
-
-
-def _cascade(config: Config, sieve: Callable[[int], Sieve], reference: Provider | None, main: Drawn) -> Chooser:
-    section = config.scoring
-    keeping = sieve(max(config.train.batch, round(section.cascade * config.super_batch)))
-    if section.early:
-        return Presieved(keeping, _cached(reference), main, config.super_batch, again=True)
-    return Cascaded(keeping, main)
 
 
 def _cached(reference: Provider | None) -> Cached:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.data.source import Candidates
-from aced.train.distributed import World
-from aced.train.scoring.scorers import Scorer
-
-if TYPE_CHECKING:
-    from aced.train.step import Trainer
+from aced.train.scoring.moment import Moment
+from aced.train.scoring.unseen import Guess
 
 _FIRST = 1024
 """Places for embeddings to begin with; doubled where they do not suffice."""
@@ -25,12 +19,15 @@ class Memory:
     Beside 4 bytes a sample it holds what was seen within the last `age` steps or so, and so does not grow with the
     data.
 
+    The training forward pass of every step refreshes it for nothing. It is the same in all processes.
+
     Args:
         age: how many steps old an embedding may be.
+        guess: what to take for pairs that are not here; None where they are to be embedded.
     """
 
-    def __init__(self, age: int) -> None:
-        self.age = age
+    def __init__(self, age: int, guess: Guess | None = None) -> None:
+        self.age, self.guess = age, guess
         self.clear()
 
     def clear(self) -> None:
@@ -66,6 +63,8 @@ class Memory:
             self._replaced.append((indices, self._held(indices)))
         new = indices[self._place[indices] < 0]
         if len(new):
+            place = self._place[indices].long()
+            self._step[place[place >= 0]] = step  # or making room would forget those that are too old until now
             place = self._free(len(new), step)
             self._place[new] = place.to(torch.int32)
             self._sample[place] = new
@@ -73,6 +72,20 @@ class Memory:
         self._step[place] = step
         there = place.to(image.device)
         self._image[there], self._text[there] = image, text
+
+    def trained(self, positions: Tensor, embedded: Embeddings, known: Embeddings | None, at: Moment) -> None:
+        """Take in what the training forward pass made of its batch, all processes' shares of it.
+
+        Args:
+            positions: `[b]` in the source, of the batch.
+            embedded: `[b, d]` of it, without gradient.
+            known: the reference's of the same pairs; there are some wherever there is a guess.
+            at: the step.
+        """
+        self.put(positions, embedded.image, embedded.text, at.step)
+        if self.guess is not None:
+            assert known is not None
+            self.guess.improve(known, embedded, at.ledger)
 
     def keep(self) -> None:
         """From now on note what is replaced, so that `back` can put it back."""
@@ -88,7 +101,7 @@ class Memory:
             self._take(held)
 
     def _held(self, indices: Tensor) -> dict[str, Tensor]:
-        """What is here of these samples, as `tensors` gives it."""
+        """What is here of these samples, by name."""
         place = self._place[indices].long()
         place = place[place >= 0]
         there = place.to(self._image.device)
@@ -104,20 +117,23 @@ class Memory:
         place = self._place[indices].long().to(self._image.device)
         return self._image[place], self._text[place]
 
-    def step_of(self, indices: Tensor) -> Tensor:
-        """`[B]` the steps whose weights made the embeddings of samples that are here."""
-        return self._step[self._place[indices].long()]
-
     def tensors(self) -> dict[str, Tensor]:
-        """What is here and may still be used, as tensors by name; the same whatever places it lies in."""
+        """The state that an exactly resumed run needs, by name; the same whatever places it lies in.
+
+        That is what is here and may still be used, below `memory.`, and the guess's, below `fit.`.
+        """
         held = self._sample >= 0
         place = (held & (self._step[held].max() - self._step <= self.age) if held.any() else held).nonzero().flatten()
-        return self._held(self._sample[place].sort().values)
+        held_now = self._held(self._sample[place].sort().values)
+        fitted = self.guess.tensors() if self.guess is not None else {}
+        return {f"memory.{k}": v for k, v in held_now.items()} | {f"fit.{k}": v for k, v in fitted.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave, in place of what is here."""
+        """Take up what `tensors` gave, of whatever number of processes, in place of what is here."""
         self.clear()
-        self._take(tensors)
+        self._take({k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")})
+        if self.guess is not None:
+            self.guess.load({k.removeprefix("fit."): v for k, v in tensors.items() if k.startswith("fit.")})
 
     def _take(self, tensors: dict[str, Tensor]) -> None:
         for step in tensors["step"].unique().tolist():
@@ -145,68 +161,3 @@ class Memory:
             self._image, self._text = (torch.cat([e, torch.zeros_like(e)]) for e in (self._image, self._text))
             free = (self._sample < 0).nonzero().flatten()
         return free[:count]
-
-
-class Remembering(Scorer):
-    """A scorer with a memory that training forward passes refresh for nothing.
-
-    Args:
-        age: how many steps old an embedding may be.
-    """
-
-    def __init__(self, age: int) -> None:
-        self.memory = Memory(age)
-
-    def trained(self, t: Trainer, positions: Tensor, embedded: Embeddings) -> None:
-        """As in the contract."""
-        self.memory.put(positions, embedded.image, embedded.text, t.step)
-
-    def keep(self) -> None:
-        """As in the contract."""
-        self.memory.keep()
-
-    def back(self) -> None:
-        """As in the contract."""
-        self.memory.back()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As in the contract."""
-        return {f"memory.{k}": v for k, v in self.memory.tensors().items()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """As in the contract."""
-        self.memory.load({k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")})
-
-
-class Reused(Remembering):
-    """Embeds only what the memory has not, or has too old.
-
-    Several processes give each other what they embed, so that each remembers what one process would.
-
-    Args:
-        inner: embeds the rest.
-        age: how many steps old an embedding may be.
-    """
-
-    def __init__(self, inner: Scorer, age: int) -> None:
-        super().__init__(age)
-        self.inner = inner
-
-    def embed(self, t: Trainer, candidates: Candidates) -> Embeddings:
-        """As in the contract."""
-        missing = candidates[self.memory.missing(candidates.indices, t.step)]
-        embedded = self.inner.embed(t, missing)
-        positions, image, text = of_all(t.world, missing.indices, embedded)
-        self.memory.put(positions, image, text, t.step)
-        image, text = self.memory.get(candidates.indices)
-        scale, bias = t.student.scale_and_bias()
-        return Embeddings(image, text, scale, bias).detach()
-
-
-def of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions and image and text embeddings of what every process has embedded, in the order of processes."""
-    if world.size == 1:
-        return positions, embedded.image, embedded.text
-    counts = world.counts(len(positions))
-    image, text = world.gather(torch.cat([embedded.image, embedded.text], 1), counts).chunk(2, dim=1)
-    return world.gather(positions, counts), image, text

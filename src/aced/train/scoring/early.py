@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from aced.core.ledger import Ledger
 from aced.data.order import Order, Orders
-from aced.data.source import Candidates
 from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve
-from aced.train.scoring.choosing import Around, Choice, Chooser
-
-if TYPE_CHECKING:
-    from aced.train.step import Trainer
-
 
 _AT_ONCE = 8192
 """Candidates whose super-batches are sieved together in one process: one large super-batch, or many small ones."""
@@ -49,44 +44,41 @@ class SievedOrder(Order):
 
     def _sieved(self, first: int) -> list[Tensor]:
         """What is kept of each step of the group that begins at `first`."""
-        world, steps = self._sieve.world, range(first, first + self._group)
+        world, sieve, steps = self._sieve.world, self._sieve, range(first, first + self._group)
         found = [self._order.indices(step).tensor_split(world.size)[world.rank] for step in steps]
         found = [indices[self._reference.store.valid(indices)] for indices in found]
         embedded = self._reference.store.lookup(torch.cat(found)).to(self._reference.device)
-        kept = self._sieve.keep_each(embedded, [len(indices) for indices in found], first)
-        found = [world.gather(indices, world.counts(len(indices))) for indices in found]
-        return [indices[rows] for indices, rows in zip(found, kept, strict=True)]
+        kept, end = [], 0
+        for step, indices in zip(steps, found, strict=True):
+            end += len(indices)
+            counts = world.counts(len(indices))
+            rows = sieve.keep(embedded[end - len(indices) : end], step, counts)
+            kept.append(world.gather(indices, counts)[rows])
+        return kept
 
 
-class Presieved(Around):
-    """Another chooser, on candidates that a sieve has thinned before they were loaded.
+@dataclass(frozen=True)
+class Early:
+    """A sieve that thins each super-batch before it is loaded.
 
-    Args:
+    Attributes:
         sieve: keeps a part of each super-batch.
         reference: whose cached embeddings it keeps it by.
-        inner: chooses among what was loaded.
         super_batch: B.
         again: whether what was loaded is looked up (and so counted) once more, to choose or to distil.
     """
 
-    def __init__(self, sieve: Sieve, reference: Cached, inner: Chooser, super_batch: int, *, again: bool) -> None:
-        self.sieve, self.reference, self.inner, self.super_batch, self.again = (
-            sieve,
-            reference,
-            inner,
-            super_batch,
-            again,
-        )
+    sieve: Sieve
+    reference: Cached
+    super_batch: int
+    again: bool
 
     def order(self, order: Orders) -> Orders:
-        """As in the contract."""
+        """The order in which what is kept is loaded."""
         return SievedOrder(order, self.sieve, self.reference)
 
-    def choose(self, t: Trainer, candidates: Candidates) -> Choice:
-        """As in the contract; scores are of the candidates that were loaded."""
-        # The sieve ran while loading, where there is no ledger.
-        own = self.super_batch // t.world.size
-        self.sieve.count(t.ledger, own, self.super_batch, self.reference.width)
-        looked_up = own - (len(candidates) if self.again else 0)
-        t.ledger.cached_flops += looked_up * self.reference.forward_flops
-        return self.inner.choose(t, candidates)
+    def count(self, ledger: Ledger, loaded: int) -> None:
+        """Count one super-batch, of which this process has `loaded`: the sieve ran where there is no ledger."""
+        own = self.super_batch // self.sieve.world.size
+        self.sieve.count(ledger, own, self.super_batch, self.reference.width)
+        ledger.cached_flops += (own - (loaded if self.again else 0)) * self.reference.forward_flops

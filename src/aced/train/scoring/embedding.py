@@ -1,0 +1,102 @@
+"""The student's embeddings of candidates, to score them by: computed now, remembered, or predicted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from aced.core.embeddings import Embeddings
+from aced.data.source import Candidates
+from aced.precision import autocast
+from aced.towers.coarse import Resized
+from aced.train.scoring.memory import Memory
+from aced.train.scoring.moment import Moment
+from aced.train.scoring.shares import of_all, own_rows
+from aced.train.scoring.unseen import Guess
+
+_PACE = 2
+"""At every second step twice as many are embedded: every forward pass has a fixed overhead."""
+
+
+def embed(candidates: Candidates, at: Moment, side: int | None = None) -> Embeddings:
+    """`[B, d]` float32 by the student as it is now: in evaluation mode, without gradient and in micro-batches.
+
+    Args:
+        candidates: this process's.
+        at: the step, in whose ledger the work is counted.
+        side: side in pixels to which images are reduced; None for the student's own.
+    """
+    at.ledger.forward("scoring", len(candidates), at.student.batch_flops(candidates, side))
+    tower = Resized(at.student, side) if side else at.student
+    with autocast(at.student.device, at.settings.precision):
+        embedded = tower.score(candidates, at.settings.micro_batch)
+    # Whatever the towers ran in: what training gives is float32 too, and so is the embedding of nothing.
+    return replace(embedded, image=embedded.image.float(), text=embedded.text.float())
+
+
+def recall(
+    memory: Memory, candidates: Candidates, reference: Embeddings | None, at: Moment, side: int | None = None
+) -> Embeddings:
+    """The student's embeddings of candidates from the memory, with the student's present scale and bias.
+
+    Args:
+        memory: what is known of them.
+        candidates: this process's.
+        reference: the reference's embeddings of them, which a guess is made from.
+        at: the step.
+        side: as in `embed`, which embeds what the memory lacks.
+
+    Returns:
+        `[B, d]`; with a guess, in which case the student embeds no more than that wants refreshed, `[B, d + 2]`.
+    """
+    if memory.guess is None:
+        image, text = _remembered(memory, candidates, at, side)
+    else:
+        assert reference is not None  # there is one wherever there is a guess
+        image, text = _guessed(memory, memory.guess, candidates, reference, at)
+    scale, bias = at.student.scale_and_bias()
+    return Embeddings(image, text, scale, bias).detach()
+
+
+def _remembered(memory: Memory, candidates: Candidates, at: Moment, side: int | None) -> tuple[Tensor, Tensor]:
+    """Images and texts from the memory, into which goes first what it lacks.
+
+    Several processes give each other what they embed, so that each remembers what one process would.
+    """
+    missing = candidates[memory.missing(candidates.indices, at.step)]
+    memory.put(*of_all(at.world, missing.indices, embed(missing, at, side)), at.step)
+    return memory.get(candidates.indices)
+
+
+def _guessed(
+    memory: Memory, guess: Guess, candidates: Candidates, reference: Embeddings, at: Moment
+) -> tuple[Tensor, Tensor]:
+    """Images and texts from the memory, or guessed.
+
+    A guess is at most of length 1. The missing norm goes into two extra dimensions, one for images and one for texts,
+    which are orthogonal to everything.
+    """
+    if guess.refreshed and at.step % _PACE == 0:
+        _refresh(memory, _PACE * guess.refreshed, candidates, at)
+    width, device = at.student.width, at.student.device
+    image, text = (torch.zeros(len(candidates), width + 2, device=device) for _ in range(2))
+    held = memory.made(candidates.indices, at.step) >= 0
+    known, missing = held.nonzero().flatten(), (~held).nonzero().flatten()
+    if len(known):
+        image[known, :width], text[known, :width] = memory.get(candidates.indices[known])
+    if len(missing):
+        guesses = guess.of(reference[missing.to(reference.device)], at.ledger)
+        for whole, rows, place in zip((image, text), guesses, (0, 1), strict=True):
+            whole[missing, :width] = rows
+            whole[missing, width + place] = (1 - rows.square().sum(1)).clamp(min=0.0).sqrt()
+    return image, text
+
+
+def _refresh(memory: Memory, count: int, candidates: Candidates, at: Moment) -> None:
+    """Embed those of all processes' candidates that were embedded longest ago; each process embeds its own."""
+    positions = at.world.gather(candidates.indices, at.counts)
+    oldest = memory.made(positions, at.step).sort(stable=True).indices[:count].sort().values
+    due = candidates[own_rows(oldest, at.counts, at.world.rank)]
+    memory.put(*of_all(at.world, due.indices, embed(due, at)), at.step)

@@ -1,0 +1,41 @@
+"""What the choice of one step works with, so that it need not know the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from aced.core.ledger import Ledger
+from aced.methods import Method
+from aced.towers import Tower
+from aced.train.distributed import World
+from aced.train.providers import Provider
+from aced.train.settings import Settings
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step's surroundings.
+
+    Attributes:
+        step: its number, from 0.
+        world: the processes that choose together.
+        counts: how many candidates each of them has.
+        method: the row of the methods table.
+        settings: numbers of the run.
+        student: embeds candidates with its present weights.
+        reference: embeds them too; None for a method that needs none.
+        generator: of the draw.
+        ledger: where time and FLOPs are counted.
+    """
+
+    step: int
+    world: World
+    counts: list[int]
+    method: Method
+    settings: Settings
+    student: Tower
+    reference: Provider | None
+    generator: torch.Generator
+    ledger: Ledger

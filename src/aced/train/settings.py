@@ -1,0 +1,28 @@
+"""The numbers of a step that do not change during a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aced.core.selection import Loss
+from aced.core.selection_ranks import Scope
+from aced.precision import Precision
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of a step; documented in `aced.config_sections`."""
+
+    batch: int
+    steps: int
+    loss: Loss
+    chunks: int
+    temperature: float
+    lr: float
+    warmup: float
+    clip: float
+    micro_batch: int
+    precision: Precision
+    scope: Scope
+    recomputed: int = 0
+    """Forward passes of the training batch that are made again to save memory."""
