@@ -17,10 +17,10 @@ from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
-from aced.train.columns import Columns
 from aced.train.dealing import Dealt, Pool, all_faults
 from aced.train.distributed import World
 from aced.train.feed import Faults
+from aced.train.further import FurtherPairs
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
@@ -47,7 +47,7 @@ class Trainer:
         memory: what the student made of pairs before; None where none is kept.
         reference: scores the super-batch; None for a method that needs none.
         teachers: are distilled; the reference may be among them, and is then asked once for both.
-        columns: draws further pairs that the teachers alone have embedded; None for a method without.
+        further: draws further pairs that the teachers alone have embedded; None for a method without.
         generator: of the draws.
         ledger: what the run has spent.
         faults: which samples could not be read.
@@ -69,7 +69,7 @@ class Trainer:
     memory: Memory | None
     reference: Provider | None
     teachers: list[Provider]
-    columns: Columns | None
+    further: FurtherPairs | None
     generator: torch.Generator
     ledger: Ledger
     faults: Faults
@@ -138,7 +138,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         share = share_kd = _train_embed(t, pool, dealt)
         if dealt_kd is not None and dealt_kd is not dealt:
             share_kd = _train_embed(t, pool, dealt_kd)
-        loss, parts = t.objective(share, share_kd, teachers, _columns(t, len(dealt.rows)))
+        loss, parts = t.objective(share, share_kd, teachers, _further(t, pool.own, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         grad_norm = _clip(t, parts)
@@ -148,19 +148,20 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
         if t.memory is not None:
-            embedded = t.world.embeddings(share.own, share.counts)
-            t.memory.trained(pool.positions[dealt.rows], embedded, at)
+            known = None
+            if t.memory.guess is not None and choice.reference is not None:
+                known = _of_all(t, pool.share(dealt, choice.reference))
+            t.memory.trained(pool.positions[dealt.rows], _of_all(t, share), known, at)
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
 
 
 def _usable(t: Trainer, candidates: Candidates) -> Pool:
     """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
-    own = len(candidates) + len(candidates.faults)
-    t.ledger.samples_loaded += own
-    faults, notes, read = all_faults(t.world, candidates, own)
+    t.ledger.samples_loaded += candidates.asked
+    faults, notes, read = all_faults(t.world, candidates, candidates.asked)
     t.faults.add(faults, read, notes)
-    pool = Pool(_embedded(t, candidates), t.world, t.settings.scope)
+    pool = Pool(candidates, t.world, t.settings.scope)
     # A few samples less make a smaller batch; with most of them gone the run would be another one.
     if 2 * len(pool) < t.settings.batch:
         raise AcedError(
@@ -168,14 +169,6 @@ def _usable(t: Trainer, candidates: Candidates) -> Pool:
             f"{t.settings.batch}{t.faults.commonest()}; repair the data."
         )
     return pool
-
-
-def _embedded(t: Trainer, candidates: Candidates) -> Candidates:
-    """The candidates that every frozen model has embeddings of."""
-    for provider in [t.reference, *t.teachers]:
-        if provider is not None and not (valid := provider.valid(candidates.indices)).all():
-            candidates = candidates[valid.nonzero().flatten()]
-    return candidates
 
 
 def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
@@ -203,10 +196,10 @@ def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | 
     ]
 
 
-def _columns(t: Trainer, pairs: int) -> list[Embeddings]:
+def _further(t: Trainer, candidates: Candidates, pairs: int) -> list[Embeddings]:
     """The teachers' embeddings of further pairs, the same in every process, each of which counts its own part."""
     share = 1 / t.world.size
-    return [] if t.columns is None else t.columns.at(t.step, pairs * share, t.ledger, share)
+    return [] if t.further is None else t.further.of(candidates, pairs * share, t.ledger, share)
 
 
 def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Share:
@@ -220,6 +213,11 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Share:
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
     return t.replica.share(t.replica.embed(batch), pool.counts_of(dealt))
+
+
+def _of_all(t: Trainer, share: Share) -> Embeddings:
+    """The embeddings of a whole batch, of which this process has a share, without gradient."""
+    return t.world.embeddings(share.own, share.counts)
 
 
 def _clip(t: Trainer, parts: Parts) -> float:
