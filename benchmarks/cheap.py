@@ -135,9 +135,9 @@ def make_world(args: argparse.Namespace, folder: Path, console: Console) -> Worl
 def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder: Path) -> Run:
     """A trainer with its candidates, as `fit` makes them."""
     from aced.methods import get_method
-    from aced.train.feed import feed, make_order
     from aced.train.fit import make_trainer
     from aced.train.inputs import Inputs
+    from aced.train.loop import batches_of
     from aced.train.student import make_student
 
     config = config_of(row, seed, args, folder)
@@ -146,9 +146,7 @@ def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder
     inputs = Inputs(world.pool, [], reference, [world.cached] if method.distill else [])
     student = make_student(config)
     trainer = make_trainer(config, inputs, student)
-    order = trainer.plan.order(make_order(config, len(world.pool)))
-    batches = feed(world.pool, order, [student.view], start=0, stop=config.train.steps, workers=0)
-    return Run(row, config, trainer, batches)
+    return Run(row, config, trainer, batches_of(trainer, world.pool, config, range(config.train.steps)))
 
 
 def measure(seed: int, world: World, args: argparse.Namespace, folder: Path, bars: Any) -> list[dict[str, Any]]:

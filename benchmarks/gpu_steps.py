@@ -25,7 +25,7 @@ from aced.core import selection
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import FlopPhase, Ledger
 from aced.core.selection import select
-from aced.data.source import Candidates
+from aced.data.source import Candidates, Column
 from aced.data.views import View
 from aced.devices import clock_of
 from aced.towers import Tower, load_tower
@@ -65,6 +65,7 @@ class Table:
     device: torch.device
     width: int = WIDTH
     views: tuple[View, ...] = ()
+    columns: tuple[Column, ...] = ()
     fingerprint: str = "table"
     architecture: str = ""
     sides: Tensor = field(init=False)
@@ -78,10 +79,6 @@ class Table:
         """Look them up."""
         image, text = self.sides[:, candidates.indices].to(self.device)
         return Embeddings(image, text, 10.0, -10.0)
-
-    def valid(self, indices: Tensor) -> Tensor:
-        """All."""
-        return torch.ones(len(indices), dtype=torch.bool)
 
 
 def config_of(model: str, method: str, batch: int, device: torch.device, sizes: Sizes, **keys: Any) -> Config:

@@ -259,14 +259,13 @@ class Contender:
 
 def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict[str, Contender]:
     """A trainer for each method, as the demo makes them, on caches made here."""
-    from aced.data.order import Order
     from aced.demo.recipe import REFERENCE, ROWS, STUDENT, Scale, student_config
     from aced.methods import METHODS
     from aced.progress import Bars
     from aced.towers import load_tower
-    from aced.train.feed import feed
     from aced.train.fit import make_trainer
     from aced.train.inputs import Inputs, make_cached, make_scenes
+    from aced.train.loop import batches_of
     from aced.train.student import make_student
 
     # As many as a super-batch of a few steps: a larger pool makes no step slower, only the preparation.
@@ -291,10 +290,8 @@ def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict
             reference=provider if method.scores_reference else None,
             teachers=[provider] if method.distill else [],
         )
-        student = make_student(config)
-        order = Order(len(pool), config.super_batch, 0)
-        batches = feed(pool, order, [student.view], start=0, stop=config.train.steps, workers=0)
-        made[name] = Contender(make_trainer(config, inputs, student), batches)
+        trainer = make_trainer(config, inputs, make_student(config))
+        made[name] = Contender(trainer, batches_of(trainer, pool, config, range(config.train.steps)))
     return made
 
 

@@ -21,9 +21,9 @@ from aced.data.views import View
 from aced.methods import METHODS
 from aced.progress import Bars
 from aced.towers import load_tower
-from aced.train.feed import feed, make_order
 from aced.train.fit import make_trainer
 from aced.train.inputs import Inputs, make_cached
+from aced.train.loop import batches_of
 from aced.train.providers import Live, Provider
 from aced.train.step import Outcome, Trainer, train_step
 from aced.train.student import make_student
@@ -104,11 +104,7 @@ def trainer_of(config: Config, source: Scenes, cache: Path | None = None) -> Tra
 
 def take(trainer: Trainer, config: Config, source: Scenes, steps: int) -> list[Outcome]:
     """So many steps from where the trainer is."""
-    views = [trainer.student.view]
-    views += [view for p in (trainer.reference, *trainer.teachers) if p is not None for view in p.views]
-    order = trainer.plan.order(make_order(config, len(source)))
-    stop = trainer.step + steps
-    batches = feed(source, order, list(dict.fromkeys(views)), start=trainer.step, stop=stop, workers=0)
+    batches = batches_of(trainer, source, config, range(trainer.step, trainer.step + steps))
     return [train_step(trainer, batches) for _ in range(steps)]
 
 

@@ -92,6 +92,9 @@ class DataSection(Section):
     workers: Annotated[CountOrAuto, FREE] = "auto"
     """Processes that load ahead; 0 loads in the main process. `auto`: 0 on a CPU, whose cores train, and for data in
     memory; with a GPU one less than its share of the cores, 1 to 8, as far as /dev/shm has room."""
+    start_method: Annotated[Literal["fork", "forkserver"], FREE] = "fork"
+    """How they are started on Linux: forked, or from a process that does nothing else, for a source that has threads or
+    connections of its own."""
     index_dir: Annotated[PathOrNone, FREE] = ""
     """Folder for indexes of the tars; empty: none are kept."""
     views: Annotated[int, Field(ge=1, le=64)] = 1

@@ -198,15 +198,15 @@ def deferred() -> Iterator[Asked]:
 
 
 @contextlib.contextmanager
-def sigterm_blocked() -> Iterator[None]:
-    """Processes that are forked inside begin without SIGTERM, in every thread of theirs, until `leave_to_parent`.
+def blocked(*numbers: int) -> Iterator[None]:
+    """Processes that are started inside begin without these signals, in every thread of theirs.
 
-    Blocked later, it would still reach a thread that a library has started before.
+    Blocked later, they would still reach a thread that a library has started before.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
@@ -216,22 +216,29 @@ def sigterm_blocked() -> Iterator[None]:
 def leave_to_parent() -> None:
     """In a process that works for another one: of the signals that reach them both it leaves all to that one.
 
-    Ctrl-C, `timeout` and torchrun signal whole groups of processes. SIGTERM is obeyed where the parent itself sends it.
-    When the parent is gone, however it ended, so is this process within a second or two, whatever it is at.
+    Ctrl-C, `timeout` and torchrun signal whole groups of processes. SIGTERM is obeyed where the parent itself sends it;
+    that is the process that asked for this one, also where a forkserver has started it. When the parent is gone,
+    however it ended, so is this process within a second or two, whatever it is at.
     """
     for number in SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_obey, daemon=True).start()
 
 
-def _obey(parent: int) -> None:
+def _obey() -> None:
+    from multiprocessing import parent_process  # a tenth of a second for those who need none
+
+    asked_by = parent_process()
+    started_by = os.getppid()
+    parent = started_by if asked_by is None else asked_by.pid
     while True:
         came = signal.sigtimedwait({signal.SIGTERM}, _LOOK)
+        gone = os.getppid() != started_by or (parent != started_by and asked_by is not None and not asked_by.is_alive())
         # At an ordinary exit it would wait for its queue, which may be full of what nobody reads any more.
-        if os.getppid() != parent or (came is not None and came.si_pid == parent):
+        if gone or (came is not None and came.si_pid == parent):
             os._exit(0)
 
 

@@ -49,24 +49,20 @@ def squares(job: int) -> Tensor:
     return torch.full((3, 1000), job * job)
 
 
-def run(read: Callable[[int], object], count: int = 6, workers: int = 2, **how: float) -> Iterator[object]:
+def run(read: Callable[[int], object], count: int = 6, workers: int = 2, **how: object) -> Iterator[object]:
     return load(read, iter(range(count)), count=count, workers=workers, **how)  # type: ignore[arg-type]
 
 
+starts = pytest.mark.parametrize("start", ["fork", "forkserver"])
+
+
+@starts
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_results_come_in_order(workers: int) -> None:
-    found = list(run(squares, 7, workers))
+def test_results_come_in_order(workers: int, start: str) -> None:
+    found = list(run(squares, 7, workers, start=start))
     assert all(torch.equal(one, squares(job)) for job, one in enumerate(found))  # type: ignore[arg-type]
     assert len(found) == 7
-    assert list(run(squares, 0, workers)) == []
-
-
-def test_processes_may_be_started_in_another_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loading, "_context", lambda: "forkserver")
-    (tmp_path / "a.tar").write_bytes(tar_bytes(pairs(4)))
-    opened = open_shards([str(tmp_path)])
-    alone, helped = (InMemory(opened, [View(8)], workers=workers).read(range(4), [View(8)]) for workers in (0, 1))
-    assert torch.equal(alone.images[View(8)], helped.images[View(8)])
+    assert list(run(squares, 0, workers, start=start)) == []
 
 
 def dies(job: int, how: int) -> Tensor:
@@ -77,6 +73,7 @@ def dies(job: int, how: int) -> Tensor:
     return squares(job)
 
 
+@starts
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -88,8 +85,8 @@ def dies(job: int, how: int) -> Tensor:
         (0, "status 0"),
     ],
 )
-def test_the_death_of_a_process_is_told_with_its_cause(how: int, said: str) -> None:
-    found = run(partial(dies, how=int(how)))
+def test_the_death_of_a_process_is_told_with_its_cause(how: int, said: str, start: str) -> None:
+    found = run(partial(dies, how=int(how)), start=start)
     with pytest.raises(AcedError, match=rf"{said}.*data\.workers.*data\.workers=0 \(aced embed: --workers 0\)"):
         list(found)
 
@@ -113,8 +110,9 @@ def talks(job: int) -> tuple[int, bytes]:
     return os.getpid(), bytes(20_000_000 if job else 1)
 
 
-def test_a_process_that_dies_in_the_middle_of_a_message_is_told() -> None:
-    found = run(talks, workers=1)
+@starts
+def test_a_process_that_dies_in_the_middle_of_a_message_is_told(start: str) -> None:
+    found = run(talks, workers=1, start=start)
     pid, _ = next(found)  # type: ignore[misc]
     time.sleep(0.5)  # the next message is larger than a pipe
     os.kill(pid, signal.SIGKILL)
@@ -126,8 +124,9 @@ def who(_job: int) -> int:
     return os.getpid()
 
 
-def test_a_death_disturbs_nothing_but_the_wait_for_a_result() -> None:
-    found = run(who, workers=1)
+@starts
+def test_a_death_disturbs_nothing_but_the_wait_for_a_result(start: str) -> None:
+    found = run(who, workers=1, start=start)
     os.kill(int(next(found)), signal.SIGKILL)  # type: ignore[call-overload]
     for _ in range(20):
         time.sleep(0.02)  # a step, or a checkpoint that is written
@@ -136,9 +135,10 @@ def test_a_death_disturbs_nothing_but_the_wait_for_a_result() -> None:
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
 
 
+@starts
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_signals_to_a_whole_job_end_no_loading_process(number: int) -> None:
-    found = run(who, workers=1)
+def test_signals_to_a_whole_job_end_no_loading_process(number: int, start: str) -> None:
+    found = run(who, workers=1, start=start)
     pid = int(next(found))  # type: ignore[call-overload]
     subprocess.run(["kill", f"-{int(number)}", str(pid)], check=True)  # not by its parent, whom it obeys
     assert list(found) == [pid] * 5
@@ -152,10 +152,11 @@ def sleeps(job: int, seconds: float, busy: bool) -> int:
     return job
 
 
-def test_processes_that_hang_are_told_and_slow_ones_are_waited_for() -> None:
+@starts
+def test_processes_that_hang_are_told_and_slow_ones_are_waited_for(start: str) -> None:
     with pytest.raises(AcedError, match=r"run\.timeout.*data\.workers=0"):
-        list(run(partial(sleeps, seconds=600, busy=False), patience=5))
-    assert list(run(partial(sleeps, seconds=4, busy=True), 2, 1, patience=2)) == [0, 1]
+        list(run(partial(sleeps, seconds=600, busy=False), patience=5, start=start))
+    assert list(run(partial(sleeps, seconds=4, busy=True), 2, 1, patience=2, start=start)) == [0, 1]
 
 
 def test_a_process_that_is_stopped_with_a_result_to_hand_over_is_told() -> None:
@@ -180,55 +181,65 @@ def gone(pid: int) -> bool:
         return True
 
 
+def gone_soon(pids: list[int]) -> list[int]:
+    """Those that are not gone after a minute."""
+    deadline = time.monotonic() + 60
+    while not all(map(gone, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return [pid for pid in pids if not gone(pid)]
+
+
 def busy_after_the_first(job: int) -> int:
     if job:
         time.sleep(600)
     return os.getpid()
 
 
-def test_whoever_needs_no_more_results_is_rid_of_the_processes() -> None:
-    found = run(busy_after_the_first, workers=1)
+@starts
+def test_whoever_needs_no_more_results_is_rid_of_the_processes(start: str) -> None:
+    found = run(busy_after_the_first, workers=1, start=start)
     pid = int(next(found))  # type: ignore[call-overload]
     found.close()  # type: ignore[attr-defined]
-    assert gone(pid)
+    assert gone_soon([pid]) == []
 
 
-def test_a_program_that_ends_does_not_wait_for_its_processes(tmp_path: Path) -> None:
+@starts
+def test_a_program_that_ends_does_not_wait_for_its_processes(tmp_path: Path, start: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "import test_loading as t\n"
-        "found = t.run(t.busy_after_the_first, workers=2)\n"
-        "print(next(found)); kept = [found]; kept.append(kept); raise SystemExit(3)\n"
+        "if __name__ == '__main__':\n"
+        f"    found = t.run(t.busy_after_the_first, workers=2, start='{start}')\n"
+        "    print(next(found)); kept = [found]; kept.append(kept); raise SystemExit(3)\n"
     )
     places = [str(Path(__file__).parent), str(Path(loading.__file__).parents[2])]
     done = subprocess.run([sys.executable, program, *places], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (3, "")
-    assert gone(int(done.stdout))
+    assert gone_soon([int(done.stdout)]) == []
 
 
 def larger_than_a_pipe(_job: int) -> tuple[int, bytes]:
     return os.getpid(), bytes(2**20)
 
 
-def test_processes_are_gone_soon_after_their_program_was_killed(tmp_path: Path) -> None:
+@starts
+def test_processes_are_gone_soon_after_their_program_was_killed(tmp_path: Path, start: str) -> None:
     """Also where they have results that nobody takes any more: a queue's thread would wait for ever."""
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys, time; sys.path[:0] = sys.argv[1:]\n"
         "import test_loading as t\n"
-        "found = t.run(t.larger_than_a_pipe, workers=2)\n"
-        "print(next(found)[0], next(found)[0], flush=True); time.sleep(1); os.kill(os.getpid(), 9)\n"
+        "if __name__ == '__main__':\n"
+        f"    found = t.run(t.larger_than_a_pipe, workers=2, start='{start}')\n"
+        "    print(next(found)[0], next(found)[0], flush=True); time.sleep(1); os.kill(os.getpid(), 9)\n"
     )
     places = [str(Path(__file__).parent), str(Path(loading.__file__).parents[2])]
     done = subprocess.run([sys.executable, program, *places], stdout=subprocess.PIPE, timeout=120)
     assert done.returncode == -9
     pids = [int(word) for word in done.stdout.split()]
     assert len(set(pids)) == 2
-    deadline = time.monotonic() + 60
-    while not all(map(gone, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = [pid for pid in pids if not gone(pid)]
+    left = gone_soon(pids)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
@@ -240,20 +251,21 @@ def raises(job: int, error: Exception) -> int:
     return job
 
 
+@starts
 @pytest.mark.parametrize("workers", [0, 2])
-def test_errors_of_reading_are_those_of_the_reader(workers: int) -> None:
-    found = run(partial(raises, error=AcedError("The tar has changed.")), workers=workers)
+def test_errors_of_reading_are_those_of_the_reader(workers: int, start: str) -> None:
+    found = run(partial(raises, error=AcedError("The tar has changed.")), workers=workers, start=start)
     assert next(found) == 0
     with pytest.raises(AcedError, match=r"^The tar has changed\.$"):
         next(found)
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
-        list(run(partial(raises, error=ZeroDivisionError("b")), workers=workers))
+        list(run(partial(raises, error=ZeroDivisionError("b")), workers=workers, start=start))
 
 
 def test_faults_of_the_machine_in_a_process_are_one_sentence() -> None:
     with pytest.raises(AcedError, match=r"^a\.tar: Too many open files\.$"):
         list(run(partial(raises, error=OSError(errno.EMFILE, "Too many open files", "a.tar"))))
-    with pytest.raises(AcedError, match=r"^[^\n]*memory[^\n]*data\.workers[^\n]*train\.batch[^\n]*$"):
+    with pytest.raises(AcedError, match=r"^[^\n]*memory[^\n]*data\.workers[^\n]*$"):
         list(run(partial(raises, error=MemoryError())))
 
 
@@ -281,11 +293,11 @@ def test_processes_have_ahead_what_there_is_room_for(
 
 def test_too_little_room_is_refused_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "measure", lambda: Room(64 * M, 61 * M))
-    words = r"9 batches of 10 MB .*/dev/shm.* 64 MB, 61 MB .*data\.workers=5 .*data\.workers=0.*--workers 0.*--shm-size"
+    words = r"9 chunks of 10 MB .*/dev/shm.* 64 MB, 61 MB .*data\.workers=5 .*data\.workers=0.*--workers 0.*--shm-size"
     with pytest.raises(AcedError, match=words):
         check_room(10 * M, 8, 100)
     assert check_room(10 * M, 5, 100) == 1
-    with pytest.raises(AcedError, match=r"2 batches of 40 MB .*free: set data\.workers=0"):
+    with pytest.raises(AcedError, match=r"2 chunks of 40 MB .*free: set data\.workers=0"):
         check_room(40 * M, 1, 100)
 
 
@@ -296,7 +308,7 @@ def test_processes_of_a_job_share_the_room_and_have_as_much_ahead_as_each_other(
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert check_room(10 * M, 2, 100) == 2
-    with pytest.raises(AcedError, match=r"7 batches of 10 MB in each of 2 processes .*data\.workers=2 fits"):
+    with pytest.raises(AcedError, match=r"7 chunks of 10 MB in each of 2 processes .*data\.workers=2 fits"):
         check_room(10 * M, 3, 100)
 
 
@@ -306,7 +318,7 @@ def full(*_: object) -> None:
 
 def test_a_batch_without_room_is_told_by_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
-    with pytest.raises(AcedError, match=r"/dev/shm.*MB.*data\.workers=0.*train\.batch.*--shm-size"):
+    with pytest.raises(AcedError, match=r"/dev/shm.*MB.*lower data\.workers;.*data\.workers=0.*--shm-size"):
         list(run(squares))
 
 
@@ -354,5 +366,5 @@ def test_a_small_file_system_is_told(tmp_path: Path) -> None:
     command = [*mount, sys.executable, "-c", _SMALL, *places]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 1
-    assert "AcedError: A batch" in done.stderr.splitlines()[-1]
+    assert "AcedError: A chunk" in done.stderr.splitlines()[-1]
     assert "/dev/shm, which has 0.5 MB" in done.stderr

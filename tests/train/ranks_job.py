@@ -18,14 +18,14 @@ from torch import Tensor
 from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.core.selection import draw, select
+from aced.data.filling import Fill, Job
 from aced.data.scenes import Scenes, make_pool
 from aced.stopping import Asked
 from aced.train.checkpoint import load_checkpoint, save_checkpoint
 from aced.train.dealing import Pool
 from aced.train.distributed import World, open_world
-from aced.train.feed import feed, make_order
 from aced.train.fit import make_trainer
-from aced.train.loop import _own_draws, _summed
+from aced.train.loop import _own_draws, _summed, batches_of
 from aced.train.objective import Parts
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
@@ -94,17 +94,7 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
         return clip(*arguments)
 
     trainer.replica.clip = noting  # type: ignore[method-assign]
-    views = [trainer.student.view]
-    views += [view for p in (trainer.reference, *trainer.teachers) if p is not None for view in p.views]
-    batches = feed(
-        source,
-        trainer.plan.order(make_order(config, len(source))),
-        list(dict.fromkeys(views)),
-        start=trainer.step,
-        stop=trainer.step + steps,
-        workers=0,
-        part=(trainer.world.rank, trainer.world.size),
-    )
+    batches = batches_of(trainer, source, config, range(trainer.step, trainer.step + steps))
     wishes = Wishes(Asked(), 0, trainer.world)
     outcomes = []
     for _ in range(steps):
@@ -238,19 +228,21 @@ def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]
 def inputs_travel(world: World, pool: Scenes) -> bool:
     """Whether each rank's share of a batch, wherever it was loaded, is what the source has at its positions."""
     g = torch.Generator().manual_seed(0)
-    views = [make_student(run_config(Path("unused"))).view]
+    student = make_student(run_config(Path("unused")))
+    views = [student.view]
     positions = torch.randperm(POOL, generator=g)[:77]
     starts = torch.tensor([*[0, 1, 50, 60, 77][: world.size], 77])
     own = positions[starts[world.rank] : starts[world.rank + 1]] if world.size > 1 else positions
     for scope in ("global", "quota"):
-        there = Pool(pool.read(own.tolist(), views), world, scope)  # type: ignore[arg-type]
+        loaded = Fill(pool, views, [student.ids])(Job(own, torch.zeros_like(own)))
+        there = Pool(loaded, world, scope)  # type: ignore[arg-type]
         assert there.positions.tolist() == positions.tolist()
         dealt = there.deal(torch.randperm(77, generator=g)[:30])
         mine = there.take(dealt)
         expected = positions[dealt.rows[dealt.takers == world.rank]]
         true = pool.read(expected.tolist(), views)
         assert mine.indices.tolist() == expected.tolist()
-        assert mine.texts == true.texts
+        assert torch.equal(mine.columns[student.ids.name], student.ids.load(true))
         assert all(torch.equal(mine.images[v], true.images[v]) for v in views)
         shares = torch.bincount(dealt.takers, minlength=world.size)
         assert scope == "quota" or int(shares.max() - shares.min()) <= 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ import torch
 
 from aced.data.order import Order
 from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Candidates, Fault
+from aced.data.source import Candidates, Column, Fault
 from aced.data.views import View
 from aced.errors import AcedError
-from aced.train.feed import Faults, feed, make_order
-from run_fakes import POOL, run_config
+from aced.towers import load_tower
+from aced.train.feed import Faults, chunks_of, feed, make_order
+from aced.train.providers import Cached
+from aced.train.student import make_student
+from run_fakes import POOL, provider_of, run_config, with_holes
 
 VIEWS = [View(32), View(24)]
 
@@ -158,3 +162,151 @@ def test_what_indexing_left_out_is_counted_but_limits_nothing() -> None:
     count.add([], 10)
     assert count.counts == {"no_caption": 2}
     assert not count.keys
+
+
+# -- a batch is a table ------------------------------------------------------------------------------------------------
+
+
+class Letters(Column):
+    """A user's own column: lengths of captions; pairs at some positions have none."""
+
+    def __init__(self, missing: Sequence[int] = ()) -> None:
+        super().__init__("letters", torch.int64, ())
+        self.missing = set(missing)
+
+    def load(self, candidates: Candidates) -> torch.Tensor:
+        return torch.tensor([len(text) for text in candidates.texts], dtype=torch.int64)
+
+    def valid(self, candidates: Candidates) -> torch.Tensor:
+        return torch.tensor([index not in self.missing for index in candidates.indices.tolist()], dtype=torch.bool)
+
+
+class Positions(Column):
+    """A column that can be loaded for pairs that were not read."""
+
+    def __init__(self) -> None:
+        super().__init__("positions", torch.int64, (1,))
+
+    def load(self, candidates: Candidates) -> torch.Tensor:
+        return candidates.indices[:, None]
+
+    def valid(self, candidates: Candidates) -> torch.Tensor:
+        return candidates.indices != 4
+
+
+class Beside:
+    """Other pairs than the batch: three of them, another three at each step."""
+
+    columns: Mapping[str, Column] = {"others": Positions()}
+
+    def drawn(self, step: int) -> dict[str, torch.Tensor]:
+        return {"others": torch.tensor([step, 4, step + 7])}
+
+
+@pytest.fixture(scope="module")
+def cached(pool: Scenes, trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Cached:
+    """A cache made when some of the pool could not be read."""
+    config = run_config(tmp_path_factory.mktemp("run"), "aced", trained)
+    provider = provider_of(config, with_holes(pool, 9), tmp_path_factory.mktemp("cache"))
+    assert isinstance(provider, Cached)
+    return provider
+
+
+def equal(one: Candidates, other: Candidates) -> bool:
+    """Whether two batches hold the same, bit for bit."""
+    tensors, theirs = one.tensors() | dict(one.aside), other.tensors() | dict(other.aside)
+    facts = [(list(c.texts), c.faults, c.notes, c.dropped) for c in (one, other)]
+    return (
+        tensors.keys() == theirs.keys()
+        and all(torch.equal(values, theirs[key]) for key, values in tensors.items())
+        and facts[0] == facts[1]
+    )
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_tables_are_the_same_with_any_number_of_processes_and_chunks(
+    workers: int, start_method: Any, pool: Scenes, cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aced.train.feed._CHUNK", 11)  # seven chunks of each batch
+    clip = load_tower(str(clip_config(tmp_path)), seed=1)
+    columns = [make_student(run_config(tmp_path)).ids, clip.ids, cached.rows, Letters(missing=[3, 5])]
+    order, source = Order(POOL, 80, seed=3), with_holes(pool, 7)
+
+    def batches(count: int) -> list[Candidates]:
+        how: Any = {"workers": count, "columns": columns, "beside": Beside(), "start_method": start_method}
+        return list(feed(source, order, VIEWS, start=3, stop=8, **how))
+
+    alone, helped = batches(0), batches(workers)
+    assert len(alone) == len(helped) == 5
+    assert all(map(equal, alone, helped))
+    for step, batch in enumerate(alone, start=3):
+        asked = order.indices(step).tolist()
+        left = [i for i in asked if i % 7 and i % 9 and i not in (3, 5)]
+        assert batch.indices.tolist() == left
+        assert batch.asked == len(asked)
+        assert len(batch.faults) == sum(i % 7 == 0 for i in asked)
+        assert batch.columns["letters"].tolist() == [len(text) for text in batch.texts]
+        found = cached.store.lookup(batch.indices)
+        assert torch.equal(batch.columns[cached.rows.name], torch.stack([found.image, found.text], 1))
+        assert batch.aside["others"].flatten().tolist() == [i for i in (step, step + 7) if i != 4]
+        for tower_ids in columns[:2]:
+            assert torch.equal(batch.columns[tower_ids.name], tower_ids.load(batch))
+
+
+def clip_config(folder: Path) -> Path:
+    """A tiny model with CLIP's own tokenizer."""
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    path = folder / "clip.json"
+    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class Short(Scenes):
+    """A source of a user who leaves samples out and says nothing."""
+
+    every: int = 3
+
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        return super().read([i for i in indices if i % self.every], views)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_source_that_loses_samples_is_told_with_the_numbers(workers: int, pool: Scenes) -> None:
+    short = Short(**{name: getattr(pool, name) for name in Scenes.__dataclass_fields__})
+    order = Order(POOL, 80, 0)
+    there = sum(i % 3 > 0 for i in order.indices(0).tolist())
+    with pytest.raises(AcedError, match=rf"^[^\n]*\b80\b[^\n]*\b{there}\b[^\n]*$"):
+        next(feed(short, order, VIEWS, start=0, stop=4, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_column_that_is_not_what_it_says_is_told_by_name(workers: int, pool: Scenes) -> None:
+    wrong = Letters()
+    wrong.dtype = torch.int32
+    with pytest.raises(AcedError, match=r"letters.*int64.*int32"):
+        next(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=2, workers=workers, columns=[wrong]))
+
+
+def test_a_cached_row_that_is_gone_is_one_sentence(pool: Scenes, cached: Cached) -> None:
+    (sidecar,) = cached.store.sidecars
+    batches = feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows])
+    away = sidecar.path.rename(sidecar.path.with_suffix(".away"))
+    try:
+        sidecar._file.release()
+        with pytest.raises(AcedError, match=rf"^[^\n]*{sidecar.path.name}[^\n]*$"):
+            list(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows]))
+    finally:
+        away.rename(sidecar.path)
+    assert len(list(batches)) == 5  # those that have it open read on
+
+
+def test_what_is_under_way_does_not_grow_with_the_batch() -> None:
+    """b = 4,096, f = .8, 8 ranks with 8 processes each, 224 px, rows of 768: chunks on their way and two batches."""
+    rows = 5 * 4096 // 8
+    row_bytes = 3 * 224**2 + 4 * 77 + 2 * 768 * 4
+    assert (2 * 8 + 1) * chunks_of(rows).rows * row_bytes + 2 * rows * row_bytes < 1.5e9
+    assert chunks_of(100 * rows).rows == chunks_of(rows).rows
+    assert [chunks_of(n) for n in (0, 1, 511, 512)] == [(1, 0), (1, 1), (1, 511), (2, 256)]

@@ -11,6 +11,7 @@ from aced.core.embeddings import Embeddings
 from aced.data.scenes import make_pool
 from aced.data.source import Candidates
 from aced.train.feed import make_order
+from aced.train.providers import Cached
 from aced.train.scoring.embedding import recall
 from aced.train.scoring.memory import Memory
 from aced.train.step import Trainer
@@ -40,7 +41,8 @@ def test_what_training_has_not_seen_is_predicted_from_the_reference(
     candidates = make.pool.read(range(60), [trainer.student.view])
     missing = memory.missing(candidates.indices, trainer.step)
     assert 0 < len(missing) < 60
-    reference = guess.reference.store.lookup(candidates.indices)
+    assert isinstance(trainer.reference, Cached)
+    reference = trainer.reference.store.lookup(candidates.indices)
     embedded, width = recall(memory, candidates, reference, trainer.moment([60])), trainer.student.width
     reference = reference[missing]
     for side, name in enumerate(("image", "text")):

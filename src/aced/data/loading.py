@@ -15,20 +15,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from aced.data import handing
 from aced.data.shared_memory import check_room, room_text
 from aced.data.workers import begin
 from aced.errors import AcedError
-from aced.stopping import sigterm_blocked
+from aced.stopping import SIGNALS, blocked
 
+Start = Literal["fork", "forkserver"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -54,16 +56,18 @@ def load(
     workers: int,
     item: int = 0,
     patience: float = PATIENCE,
+    start: Start = "fork",
 ) -> Iterator[Result]:
     """The result of each job, in order, read ahead by `workers` processes (0: in this one, when it is asked for).
 
     Args:
-        read: makes a result; with workers it must be picklable or the platform must fork.
+        read: makes a result; with workers it must be picklable, unless they are forked.
         jobs: what is read, one after the other; asked for in this process, some before their turn.
         count: number of jobs; there may be fewer.
         workers: processes; results are the same with any number of them.
         item: bytes of the tensors in a result, which travel through `/dev/shm`.
         patience: seconds for which the processes may do nothing (use no processor time) while a result is waited for.
+        start: how the processes are started, where the system can fork; see `method_of`.
 
     Raises:
         AcedError: what `read` raises, in a process too; the results have no room in `/dev/shm`; the processes cannot be
@@ -74,7 +78,7 @@ def load(
         return map(read, counted)
     ahead = check_room(item, workers, count)
     # As bytes, because a tensor on its way to a process would need room in /dev/shm too.
-    return _results(_Processes(read, map(pickle.dumps, counted), workers, ahead, patience), counted)
+    return _results(_Processes(read, map(pickle.dumps, counted), workers, ahead, patience, start), counted)
 
 
 class _Counted(Generic[Job]):
@@ -118,7 +122,7 @@ class _Reads(Dataset[Any], Generic[Job, Result]):
         # Here and not in the thread of torch's queue, which would drop a result that it cannot send, and whoever waits
         # for it would wait for ever: this is where tensors are copied into /dev/shm.
         try:
-            return bytes(ForkingPickler.dumps(result))
+            return handing.dumps(result)
         except (OSError, RuntimeError) as error:
             if room := room_text(error):
                 return AcedError(room)
@@ -133,12 +137,19 @@ class _Processes(Generic[Result]):
     """
 
     def __init__(
-        self, read: Callable[[Job], Result], jobs: Iterable[bytes], workers: int, ahead: int, patience: float
+        self,
+        read: Callable[[Job], Result],
+        jobs: Iterable[bytes],
+        workers: int,
+        ahead: int,
+        patience: float,
+        start: Start,
     ) -> None:
+        context = method_of(start)
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
         try:
             # First a lock, which needs /dev/shm: a loader that fails halfway complains once more when it goes.
-            multiprocessing.get_context(_context()).Lock()
+            context.Lock()
             loader = DataLoader(
                 _Reads(read),
                 sampler=jobs,
@@ -146,11 +157,11 @@ class _Processes(Generic[Result]):
                 num_workers=workers,
                 prefetch_factor=ahead,
                 worker_init_fn=begin,
-                multiprocessing_context=_context(),
+                multiprocessing_context=context,
                 # Its own generator, because a loader draws a seed, and the global one belongs to the user.
                 generator=torch.Generator(),
             )
-            with sigterm_blocked():
+            with blocked(*(SIGNALS if start == "forkserver" else (signal.SIGTERM,))):
                 self._loaded: Iterator[bytes | AcedError] = iter(loader)
         except OSError as error:
             _kill([child for child in multiprocessing.active_children() if child not in before])
@@ -198,7 +209,7 @@ class _Processes(Generic[Result]):
     def _wait(self) -> Result | AcedError:
         with self._watch.waiting(), self._noticing_the_end():
             content = next(self._loaded)
-            return content if isinstance(content, AcedError) else pickle.loads(content)
+            return content if isinstance(content, AcedError) else handing.loads(content)
 
     @contextlib.contextmanager
     def _noticing_the_end(self) -> Iterator[None]:
@@ -249,6 +260,7 @@ class _Watch:
 
     def __init__(self, processes: Sequence[BaseProcess], patience: float) -> None:
         self._processes, self._pause = processes, patience / _PARTS
+        self._sentinels = [process.sentinel for process in processes]
         self._waits, self._waiting, self.hung, self.over = 0, False, "", threading.Event()
         threading.Thread(target=self._look, daemon=True).start()
 
@@ -263,7 +275,12 @@ class _Watch:
 
     def _look(self) -> None:
         idle, before, mark = 0, 0, 0
-        while not self.over.wait(self._pause):
+        while not self.over.is_set():
+            if wait(self._sentinels, self._pause):
+                # The system tells the parent alone, which is another process where they were not forked from this one.
+                self._break()
+                self.over.wait(_GRACE / 2)
+                continue
             number, now = self._waits, _ticks(self._processes)
             if self._waiting and number == before and now - mark < _TICKS:
                 idle += 1
@@ -276,9 +293,13 @@ class _Watch:
                     f"long they may stand still; {_ALONE}."
                 )
                 _kill(self._processes)
-                # One that waits for a disk may not even die.
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGCHLD)
+                self._break()  # one that waits for a disk may not even die
                 return
+
+    def _break(self) -> None:
+        """Let the main thread look at the processes, if it waits for a result."""
+        if self._waiting:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGCHLD)
 
 
 class _Ended(Exception):
@@ -286,18 +307,25 @@ class _Ended(Exception):
 
 
 _WORKERS = "data.workers (aced embed: --workers)"
-_LESS = f"lower {_WORKERS} or train.batch"
+_LESS = f"lower {_WORKERS}"
 _ALONE = "data.workers=0 (aced embed: --workers 0) loads in the main process"
 
 
-def _context() -> str | None:
+def method_of(start: Start) -> BaseContext:
     """How processes are started; said, so that it does not change with Python's version.
 
-    A fork shares the index, which takes 65 bytes a sample, and starts at once; another way sends the index to each
-    process, which imports torch anew. What is forked decodes with one thread and touches neither GPU nor terminal, so
-    that locks which other threads hold at that moment do not matter. Other systems than Linux cannot fork safely.
+    A fork shares the index, which takes 65 bytes a sample, and starts at once. What is forked decodes with one thread
+    and touches neither GPU nor terminal, so that locks which other threads hold at that moment do not matter. A
+    forkserver is a process without threads, from which the others are forked: for a source that brings threads or
+    connections of its own. It imports torch once, and each process gets a copy of the index. Where a system cannot fork
+    safely it is Python's own way.
     """
-    return "fork" if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return multiprocessing.get_context()
+    context = multiprocessing.get_context(start)
+    if start == "forkserver":
+        context.set_forkserver_preload(["torch.utils.data", "aced.data.loading", "aced.data.shards", "aced.towers.ids"])
+    return context
 
 
 def _how(code: int) -> str:

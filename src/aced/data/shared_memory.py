@@ -32,8 +32,8 @@ def measure() -> Room | None:
 def check_room(item: int, workers: int, count: int) -> int:
     """How many results each loading process may have ahead: 2, or 1 where there is no room for so many.
 
-    Of results that are ready, at most as many as the loading processes have ahead lie there, and beside them the one in
-    use. The processes of a job ask for their data in step, so that all of them have 2 ahead.
+    Of results that are ready, at most as many as the loading processes have ahead lie there, and beside them the one
+    that is taken just now. The processes of a job ask for their data in step, so that all of them have 2 ahead.
 
     Args:
         item: bytes of the tensors in a result.
@@ -57,7 +57,7 @@ def check_room(item: int, workers: int, count: int) -> int:
     fewer = f"data.workers={fitting} fits; or " if 0 < fitting < workers else ""
     many = f" in each of {sharing} processes" if sharing > 1 else ""
     raise AcedError(
-        f"{workers} processes that load data hand over up to {items} batches of {size_text(item)}{many} through "
+        f"{workers} processes that load data hand over up to {items} chunks of {size_text(item)}{many} through "
         f"{_PLACE}, which has {size_text(room.total)}, {size_text(room.free)} of it free: {fewer}{_REMEDY}."
     )
 
@@ -79,12 +79,11 @@ def room_text(error: BaseException) -> str:
         return ""
     room = measure()
     has = f", which has {size_text(room.total)}, {size_text(room.free)} of it free" if room else ""
-    return f"A batch from a process that loads data has no room in {_PLACE}{has}: {_REMEDY}."
+    return f"A chunk from a process that loads data has no room in {_PLACE}{has}: lower data.workers; or {_REMEDY}."
 
 
 _REMEDY = (
-    "set data.workers=0 (aced embed: --workers 0), which needs none of it, lower train.batch, or enlarge it (docker "
-    "run --shm-size=8g)"
+    "set data.workers=0 (aced embed: --workers 0), which needs none of it; or enlarge it (docker run --shm-size=8g)"
 )
 
 

@@ -72,7 +72,7 @@ class Resized:
     def _embed(self, candidates: Candidates) -> Embeddings:
         scale, bias = self.tower.scale_and_bias()
         image = embed_image(self.tower, candidates.images[self.tower.view], self.side)
-        return Embeddings(image, self.tower.embed_text(candidates.texts), scale, bias).detach()
+        return Embeddings(image, self.tower.embed_captions(candidates), scale, bias).detach()
 
 
 class PartlyCoarse:

@@ -64,7 +64,7 @@ def count_text(tower: Counted, length: int) -> int:
     if getattr(module, "cls_emb", None) is None and _plain(getattr(module, "transformer", None)):
         return _resblocks(module.transformer, length) + _projection(module.text_projection)
     ids = torch.ones(2, length, dtype=torch.int64, device=tower.mean.device)
-    return count(tower.model, lambda: text.encode(tower.model, ids, text.trims(tower.model))) // 2
+    return count(tower.model, lambda: text.encode(tower.model, ids, text.ending(tower.model))) // 2
 
 
 def _plain(transformer: Any) -> bool:

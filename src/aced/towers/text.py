@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,32 +26,52 @@ def trims(model: nn.Module) -> bool:
     )
 
 
-def pooled_positions(model: nn.Module, ids: Tensor) -> Tensor:
-    """`[B, T]` ids to `[B]`, the position at which a tower that trims pools each row."""
-    if pool_type(model) == "eos":
-        return ids.eq(_eos(model)).int().argmax(dim=-1)
-    return ids.argmax(dim=-1)
+class Ending(NamedTuple):
+    """How a text tower that trims finds the end of a text, where it pools.
+
+    Attributes:
+        eos: the id that ends a text; None where it is the highest one.
+    """
+
+    eos: int | None
+
+    def positions(self, ids: Tensor) -> Tensor:
+        """`[B, T]` ids to `[B]`, the position at which each row is pooled."""
+        return ids.argmax(dim=-1) if self.eos is None else ids.eq(self.eos).int().argmax(dim=-1)
 
 
-def by_length(lengths: Sequence[int]) -> list[list[int]]:
+def ending(model: nn.Module) -> Ending | None:
+    """The `Ending` of a model's text tower; None where it does not trim."""
+    if not trims(model):
+        return None
+    return Ending(_eos(model) if pool_type(model) == "eos" else None)
+
+
+def by_length(lengths: Tensor) -> list[Tensor]:
     """Positions of B texts in one part, or in a short and a long one, each to be padded to its own longest text.
 
     There are two where that spares a tenth of the tokens: captions of the web are short but for a few, so it mostly
     spares a third. More parts spare little more, and small ones use a processor badly.
+
+    Args:
+        lengths: `[B]` int64.
     """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    longest = lengths[order[-1]] if order else 0
-    spared = [short * (longest - lengths[i]) for short, i in enumerate(order, 1)]
-    best = max(spared, default=0)
-    if best == 0 or 10 * best < len(order) * longest:
-        return [list(range(len(lengths)))]
-    cut = spared.index(best) + 1
-    return [order[:cut], order[cut:]]
+    count = len(lengths)
+    if count == 0:
+        return [torch.arange(0)]
+    ordered = lengths.sort(stable=True)
+    longest = ordered.values[-1]
+    spared = torch.arange(1, count + 1) * (longest - ordered.values)
+    best = int(spared.max())
+    if best == 0 or 10 * best < count * int(longest):
+        return [torch.arange(count)]
+    cut = int((spared == best).nonzero()[0]) + 1
+    return [ordered.indices[:cut], ordered.indices[cut:]]
 
 
-def encode(model: nn.Module, ids: Tensor, trimmed: bool) -> Tensor:
-    """`[B, T]` ids to `[B, d]` features, not normalised; with `trimmed`, T may be below the full length."""
-    if not trimmed:
+def encode(model: nn.Module, ids: Tensor, end: Ending | None) -> Tensor:
+    """`[B, T]` ids to `[B, d]` features, not normalised; with the model's `ending`, T may be below the full length."""
+    if end is None:
         return model.encode_text(ids)  # type: ignore[operator]
     tower: Any = _tower(model)
     length = ids.shape[1]
@@ -60,7 +79,7 @@ def encode(model: nn.Module, ids: Tensor, trimmed: bool) -> Tensor:
     x = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
     # One row per text is pooled, and the norm works row by row: pooling first gives the same.
-    x = tower.ln_final(x[torch.arange(len(ids), device=ids.device), pooled_positions(model, ids)])
+    x = tower.ln_final(x[torch.arange(len(ids), device=ids.device), end.positions(ids)])
     projection = tower.text_projection
     if projection is None:
         return x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,13 +21,9 @@ from aced.towers.architecture import architecture, computation, mark_of
 from aced.towers.at_once import images_at_once
 from aced.towers.coarse import PartlyCoarse
 from aced.towers.flops import Flops, count_image, count_text
+from aced.towers.ids import TokenIds, lengths_of, padded
 from aced.towers.modes import evaluating
-from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
-
-_MAX_CHARACTERS = 2000
-"""Captions are cut here before they are tokenised: 1 MB of text would take seconds for at most 77 tokens."""
-_MAX_MEMO = 100_000
-"""Captions whose tokens are remembered: some 60 MB of ordinary captions at most."""
+from aced.towers.tokenizers import Tokenizer, tokenizer_identity
 
 
 class Tower(nn.Module):
@@ -74,8 +71,7 @@ class Tower(nn.Module):
             # Not part of the state: they belong to the preprocessing, which is saved beside the weights.
             values = torch.tensor(preprocess[key], dtype=torch.float32)
             self.register_buffer(key, values.reshape(3, 1, 1), persistent=False)
-        self._trims = text.trims(model)
-        self._memo: dict[str, list[int]] = {}
+        self._ending = text.ending(model)
         self._flops: dict[tuple[str, int], int] = {}
         self._at_once: dict[int, int | None] = {}
 
@@ -87,46 +83,29 @@ class Tower(nn.Module):
         # The first division is not in place: the caller may have handed over floats.
         return images.to(self.mean.dtype).div(255).sub_(self.mean).div_(self.std)
 
+    @cached_property
+    def ids(self) -> TokenIds:
+        """The column of token ids that a batch needs for this tower; without it captions are tokenised when needed."""
+        return TokenIds(self.tokenizer, self.context_length, self._ending)
+
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """B texts to `[B, T]` int64 on the tower's device.
 
         T is the longest text of the batch where the rest cannot change the embedding (causal attention,
         pooled at the end of the text), and `context_length` elsewhere. Tokens are remembered per text.
         """
-        return self._padded(self._rows(texts))
+        ids = self.ids.of(texts)
+        return padded(_cut(ids)).to(self.mean.device)
 
-    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, as `_tokenise` gives them."""
-        texts = [t[:_MAX_CHARACTERS] for t in texts]
-        missing = [t for t in dict.fromkeys(texts) if t not in self._memo]
-        rows = dict(zip(missing, self._tokenise(missing), strict=True))
-        listed = [self._memo[t] if t in self._memo else rows[t] for t in texts]
-        if len(self._memo) + len(rows) > _MAX_MEMO:
-            self._memo.clear()
-        self._memo.update(rows)
-        return listed
+    def _here(self, ids: Tensor) -> Tensor:
+        """Ids on the tower's device, where each other one than a CPU gets no more of the padding than it needs."""
+        if ids.device.type == self.mean.device.type:
+            return ids
+        return self.ids.sent(ids).to(self.mean.device)
 
-    def _padded(self, rows: list[list[int]]) -> Tensor:
-        """Ids of B texts to `[B, T]`, T the length of the longest."""
-        longest = max(map(len, rows), default=1)
-        padded = [row + [0] * (longest - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest).to(self.mean.device)
-
-    def _parts(self, rows: list[list[int]]) -> list[list[int]]:
-        """The positions of the texts that go through the text tower together."""
-        return text.by_length([len(row) for row in rows]) if self._trims else [list(range(len(rows)))]
-
-    def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text: whole rows, or cut behind the token at which the text tower pools."""
-        if not texts:
-            return []
-        if isinstance(self.tokenizer, WordTokenizer) and self._trims:
-            return [self.tokenizer.encode(t) for t in texts]
-        ids = self.tokenizer(texts)
-        if not self._trims:
-            return ids.tolist()
-        ends = text.pooled_positions(self.model, ids) + 1
-        return [row[:end] for row, end in zip(ids.tolist(), ends.tolist(), strict=True)]
+    def _parts(self, ids: Tensor) -> list[Tensor]:
+        """The positions of the texts that go through the text tower together, of ids on a CPU."""
+        return text.by_length(lengths_of(ids)) if self._ending else [torch.arange(len(ids))]
 
     # -- embeddings ------------------------------------------------------------------------------------------
 
@@ -151,13 +130,21 @@ class Tower(nn.Module):
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """B texts to `[B, d]` of unit length, with gradient where it is enabled."""
-        rows = self._rows(texts)
-        parts = self._parts(rows)
-        features = [text.encode(self.model, self._padded([rows[i] for i in part]), self._trims) for part in parts]
-        if len(parts) == 1:
-            return _unit(features[0])
-        back = torch.tensor([i for part in parts for i in part]).argsort().to(self.mean.device)
-        return _unit(torch.cat(features)[back])
+        return self._embed_ids(self.ids.of(texts))
+
+    def embed_captions(self, candidates: Candidates) -> Tensor:
+        """`embed_text` of the captions of B pairs, by the ids that were loaded with them."""
+        return self._embed_ids(candidates.column(self.ids))
+
+    def _embed_ids(self, ids: Tensor) -> Tensor:
+        ids = self._here(ids)
+        # Elsewhere than on a CPU every new shape costs more than the padding, and to know a length is to wait for it.
+        parts = self._parts(ids) if ids.device.type == "cpu" else []
+        if len(parts) < 2:
+            whole = _cut(ids) if parts else ids
+            return _unit(text.encode(self.model, padded(whole), self._ending))
+        features = [text.encode(self.model, padded(_cut(ids[part])), self._ending) for part in parts]
+        return _unit(torch.cat(features)[torch.cat(parts).argsort()])
 
     def embed(self, candidates: Candidates) -> Embeddings:
         """Embeddings of B pairs with the model's own logit scale and bias, with gradient where it is enabled.
@@ -177,7 +164,7 @@ class Tower(nn.Module):
             image = self.partly.embed_image(self, images, candidates.coarse)
         else:
             image = self.embed_image(images)
-        return Embeddings(image, self.embed_text(candidates.texts), scale, bias)
+        return Embeddings(image, self.embed_captions(candidates), scale, bias)
 
     def forward(self, candidates: Candidates) -> Embeddings:
         """The same as `embed`; being the module's forward, it is what DistributedDataParallel wraps."""
@@ -255,7 +242,7 @@ class Tower(nn.Module):
             image_size: side of the images in pixels; the view's where it is not given.
         """
         side = image_size or self.view.size
-        length = min(text_length, self.context_length) if self._trims else self.context_length
+        length = min(text_length, self.context_length) if self._ending else self.context_length
         if ("image", side) not in self._flops:
             self._flops["image", side] = count_image(self, side)
         if ("text", length) not in self._flops:
@@ -263,32 +250,44 @@ class Tower(nn.Module):
         return Flops(self._flops["image", side], self._flops["text", length])
 
     def training_flops(self, candidates: Candidates) -> float:
-        """As `forward_flops`, of a forward pass in training mode, where some images may be seen coarsely."""
+        """As `batch_flops`, of a forward pass in training mode, where some images may be seen coarsely."""
         if self.partly is None or candidates.coarse is None:
-            return self.forward_flops(candidates.texts)
-        return self._forward_flops(candidates.texts, self.partly.image_flops(self, candidates.coarse))
+            return self.batch_flops(candidates)
+        image = self.partly.image_flops(self, candidates.coarse)
+        return self._forward_flops(candidates.column(self.ids), image)
 
-    def forward_flops(self, texts: Sequence[str], image_size: int | None = None) -> float:
-        """FLOPs per pair, on average, of one forward pass over a batch with these texts, padding included.
+    def batch_flops(self, candidates: Candidates, image_size: int | None = None) -> float:
+        """FLOPs per pair, on average, of one forward pass over these pairs, padding included.
 
         Args:
-            texts: the captions.
+            candidates: the pairs; of ids on another device than a CPU every row counts as long as all are padded to.
             image_size: side of the images in pixels; the view's where it is not given.
         """
-        return self._forward_flops(texts, self.flops(self.context_length, image_size).image)
+        image = self.flops(self.context_length, image_size).image
+        return self._forward_flops(candidates.column(self.ids), image)
 
-    def _forward_flops(self, texts: Sequence[str], image: float) -> float:
-        rows = self._rows(texts)
-        parts = [part for part in self._parts(rows) if part]
-        if not parts:
+    def forward_flops(self, texts: Sequence[str], image_size: int | None = None) -> float:
+        """As `batch_flops`, of a batch with these captions."""
+        return self._forward_flops(self.ids.of(texts), self.flops(self.context_length, image_size).image)
+
+    def _forward_flops(self, ids: Tensor, image: float) -> float:
+        if len(ids) == 0:
             return image
-        spent = sum(len(part) * self.flops(max(len(rows[i]) for i in part)).text for part in parts)
-        return image + spent / len(rows)
+        if ids.device.type != "cpu":
+            return image + self.flops(ids.shape[1]).text
+        lengths = lengths_of(ids)
+        spent = sum(len(part) * self.flops(int(lengths[part].max())).text for part in self._parts(ids))
+        return image + spent / len(ids)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.mean.device
+
+
+def _cut(ids: Tensor) -> Tensor:
+    """`[B, T]` ids on a CPU without the columns in which all texts have ended."""
+    return ids[:, : int(lengths_of(ids).max())] if len(ids) else ids[:, :1]
 
 
 def _unit(features: Tensor) -> Tensor:

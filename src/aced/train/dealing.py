@@ -156,33 +156,12 @@ def all_faults(world: World, own: Candidates, read: int) -> tuple[Sequence[Fault
 
 
 def _exchange(given: Candidates, world: World, send: list[int], receive: list[int]) -> Candidates:
-    """Candidates that other ranks gave, for those that this one gives away."""
-    texts = [text.encode("utf-8", "surrogatepass") for text in given.texts]
-    lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
-    new_lengths = world.exchange(lengths, send, receive)
-
-    def totals(values: Tensor, counts: list[int]) -> list[int]:
-        return [int(part.sum()) for part in values.split(counts)]
-
-    joined = b"".join(texts)
-    letters = torch.frombuffer(bytearray(joined or b"-"), dtype=torch.uint8)[: len(joined)]
-    letters = world.exchange(letters, totals(lengths, send), totals(new_lengths, receive))
-    content, end, new_texts = letters.numpy().tobytes(), 0, []
-    for length in new_lengths.tolist():
-        new_texts.append(content[end : end + length].decode("utf-8", "surrogatepass"))
-        end += length
-    return Candidates(
-        indices=world.exchange(given.indices, send, receive),
-        texts=new_texts,
-        images={view: world.exchange(given.images[view], send, receive) for view in sorted(given.images)},
-        crops=None if given.crops is None else world.exchange(given.crops, send, receive),
-    )
+    """Candidates that other ranks gave, for those that this one gives away; without their captions."""
+    # In one order on every rank.
+    tensors = sorted(given.tensors().items(), key=lambda entry: str(entry[0]))
+    return given.with_tensors({key: world.exchange(values, send, receive) for key, values in tensors}, ())
 
 
 def _cat(one: Candidates, other: Candidates) -> Candidates:
-    return Candidates(
-        indices=torch.cat([one.indices, other.indices]),
-        texts=[*one.texts, *other.texts],
-        images={view: torch.cat([pixels, other.images[view]]) for view, pixels in one.images.items()},
-        crops=None if one.crops is None or other.crops is None else torch.cat([one.crops, other.crops]),
-    )
+    tensors = other.tensors()
+    return one.with_tensors({key: torch.cat([values, tensors[key]]) for key, values in one.tensors().items()}, ())

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from aced.config import Config
+from aced.data.assembly import Size, assembled
 from aced.data.faults import HARMLESS
-from aced.data.loading import PATIENCE, load
+from aced.data.filling import Fill, Job
+from aced.data.loading import PATIENCE, Start, load
 from aced.data.losttars import LOST
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixture import Mixture
 from aced.data.order import Order, Orders
-from aced.data.source import Candidates, Fault, Source
-from aced.data.views import View, image_bytes
+from aced.data.sending import CudaLine, Sent
+from aced.data.source import Candidates, Column, Fault, Source
+from aced.data.views import View
 from aced.errors import AcedError
 from aced.train.limit import allowed, beyond
 from aced.train.pace import Invalid, invalid
@@ -130,25 +136,74 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
     return Order(n, size, config.run.seed)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """From drawn positions and epochs to candidates, in a process that loads data."""
-
-    source: Source
-    views: Sequence[View]
-
-    def __call__(self, drawn: tuple[Tensor, Tensor]) -> Candidates:
-        indices, epochs = drawn
-        if getattr(self.source, "captions_vary", False):
-            return self.source.read(indices.tolist(), self.views, epochs.tolist())  # type: ignore[call-arg]
-        return self.source.read(indices.tolist(), self.views)
+_CHUNK = 256
+"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
 
 
-def _steps(order: Orders, start: int, stop: int, part: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    rank, ranks = part
-    for step in range(start, stop):
-        indices, epochs = order.indices(step), order.epochs(step)
-        yield indices.tensor_split(ranks)[rank], epochs.tensor_split(ranks)[rank]
+class Chunks(NamedTuple):
+    """How a batch is cut: how many chunks, and the rows of the largest."""
+
+    number: int
+    rows: int
+
+
+def chunks_of(rows: int) -> Chunks:
+    """The chunks of one process's part of a batch, where other processes load it."""
+    number = max(1, rows // _CHUNK)
+    return Chunks(number, -(-rows // number))
+
+
+def chunk_bytes(rows: int, row_bytes: int) -> int:
+    """Bytes of the largest chunk of so many rows."""
+    return chunks_of(rows).rows * row_bytes
+
+
+class Beside(Protocol):
+    """Other pairs of which something is loaded with each batch.
+
+    Attributes:
+        columns: what is loaded of them, by what it is for.
+    """
+
+    columns: Mapping[str, Column]
+
+    def drawn(self, step: int) -> dict[str, Tensor]:
+        """`[m]` positions of the pairs of a step, for each of `columns`."""
+        ...
+
+
+class _Plan(Iterable[Job]):
+    """One process's part of each step, in chunks of about equal size where other processes load it.
+
+    Attributes:
+        sizes: of the steps whose first job was asked for.
+        rows: of the largest chunk.
+        count: of the chunks, or more.
+    """
+
+    def __init__(
+        self, order: Orders, steps: range, part: tuple[int, int], beside: Beside | None, *, chunked: bool
+    ) -> None:
+        self._order, self._steps, self._part, self._beside, self._chunked = order, steps, part, beside, chunked
+        self.sizes: deque[Size] = deque()
+        most = -(-order.batch // part[1])
+        self.count = len(steps) * (chunks_of(most).number if chunked else 1)
+        # What is decided before loading makes a batch smaller.
+        self.rows = chunks_of(len(self._own(order.indices(steps[0])))).rows if chunked and steps else 0
+
+    def __iter__(self) -> Iterator[Job]:
+        for step in self._steps:
+            indices, epochs = self._own(self._order.indices(step)), self._own(self._order.epochs(step))
+            count = chunks_of(len(indices)).number if self._chunked else 1
+            self.sizes.append(Size(count, len(indices)))
+            aside = self._beside.drawn(step) if self._beside else {}
+            for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
+                yield Job(*pair, aside)
+                aside = {}
+
+    def _own(self, values: Tensor) -> Tensor:
+        rank, ranks = self._part
+        return values.tensor_split(ranks)[rank]
 
 
 def feed(
@@ -159,23 +214,41 @@ def feed(
     start: int,
     stop: int,
     workers: int,
+    columns: Sequence[Column] = (),
+    beside: Beside | None = None,
     part: tuple[int, int] = (0, 1),
+    device: torch.device | None = None,
     patience: float = PATIENCE,
+    start_method: Start = "fork",
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 
     Of each super-batch it is part `part[0]` of `part[1]` equal ones: the super-batches are the same however many
-    processes share them. The iterator raises an AcedError where the source does.
+    processes share them. The iterator raises an AcedError where the source or a column does.
+
+    Args:
+        source, order, views: where pairs are read, which, and in which views.
+        start, stop, workers: as above.
+        columns: what else is loaded of each pair; pairs without a value of one of them are left out.
+        beside: other pairs of which something is loaded with each batch.
+        part: of each super-batch.
+        device: where the candidates are wanted; a GPU is sent each batch one step ahead.
+        patience, start_method: see `aced.data.loading.load`.
 
     Raises:
-        AcedError: as `aced.data.loading.load`, which says what `patience` is.
+        AcedError: as `aced.data.loading.load`.
     """
-    rows = len(order.indices(start).tensor_split(part[1])[part[0]]) if workers and start < stop else 0
-    return load(
-        _Read(source, views),
-        _steps(order, start, stop, part),
-        count=max(0, stop - start),
-        workers=workers,
-        item=rows * image_bytes(views),
-        patience=patience,
-    )
+    columns = list({column.name: column for column in columns}.values())
+    fill = Fill(source, views, columns, beside.columns if beside else {})
+    plan = _Plan(order, range(start, stop), part, beside, chunked=workers > 0)
+    item = plan.rows * fill.row_bytes
+    chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
+    if device is None or device.type != "cuda":
+        return _batches(chunks, plan.sizes)
+    return Sent(partial(assembled, chunks, plan.sizes), columns, CudaLine(device))
+
+
+def _batches(chunks: Iterator[Candidates], sizes: deque[Size]) -> Iterator[Candidates]:
+    while (batch := assembled(chunks, sizes)) is not None:
+        yield batch
+        del batch  # the next one is made when nobody needs this one any more

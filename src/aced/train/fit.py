@@ -15,6 +15,7 @@ import torch
 from aced.config import Config, dump_config
 from aced.core.ledger import Ledger
 from aced.data.atomic import write_atomic
+from aced.data.filling import with_values
 from aced.data.losttars import KnownTars
 from aced.data.source import SOUND_KINDS, Fault, Source
 from aced.devices import clock_of
@@ -29,10 +30,10 @@ from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.automatic import precision_of, tf32_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import drop_older, earlier_run, latest_checkpoint, load_checkpoint
-from aced.train.columns import Columns
 from aced.train.distributed import World
 from aced.train.feed import Faults, make_order
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
+from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
 from aced.train.inputs import Inputs
 from aced.train.limit import allowed
@@ -209,7 +210,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
-        columns=Columns(inputs.teachers, method.columns, config.run.seed) if method.columns else None,
+        further=FurtherPairs(inputs.teachers, method.columns, config.run.seed) if method.columns else None,
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
@@ -257,7 +258,7 @@ def _write_gallery(
     views = [student.view, *(trainer.reference.views if trainer.reference else ())]
     candidates = inputs.source.read(rows.tolist(), list(dict.fromkeys(views)))
     if trainer.reference is not None:
-        candidates = candidates[trainer.reference.valid(candidates.indices).nonzero().flatten()]
+        candidates = with_values(candidates, trainer.reference.columns)
     if len(candidates) == 0:
         return
     with autocast(student.device, trainer.settings.precision):

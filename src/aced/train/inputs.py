@@ -25,7 +25,7 @@ from aced.progress import Bars
 from aced.towers import Tower, find_weights, load_tower
 from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
 from aced.train.caching import cache_settings, live_cost, others_there
-from aced.train.feed import make_order
+from aced.train.feed import chunk_bytes, chunks_of, make_order
 from aced.train.folder import is_run, read_config
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
@@ -76,7 +76,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         earlier.check(data_marks(pool), KnownTars.of(pool))
     make_order(config, len(pool), getattr(pool, "mixture", ()))
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
-    _check_room(config, views)
+    _check_room(config, student, towers, views)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
 
     providers: dict[str, Provider] = {}
@@ -124,13 +124,16 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     return model_marks(reference, [teacher] if method.distill and teacher else [])
 
 
-def _check_room(config: Config, views: Sequence[View]) -> None:
-    """Refuse super-batches for which `/dev/shm` is too small; with `scoring.early` only what is kept goes there."""
+def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
+    """Refuse chunks for which `/dev/shm` is too small; with `scoring.early` there may be fewer, and smaller ones."""
+    cached = [tower.width for name, tower in towers.items() if frozen_section(name, config).cache]
+    live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
+    ids = {column.name: column.nbytes for column in (student.ids, *live)}
     rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
-    item = rows * image_bytes(dict.fromkeys(views))
+    item = chunk_bytes(rows, image_bytes(dict.fromkeys(views)) + sum(ids.values()) + 8 * sum(cached))
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
-        check_room(item, workers, config.train.steps)
+        check_room(item, workers, config.train.steps * chunks_of(rows).number)
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:

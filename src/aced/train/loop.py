@@ -21,7 +21,7 @@ from aced.train.automatic import workers_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.draws import global_draws
-from aced.train.feed import feed, make_order
+from aced.train.feed import chunk_bytes, feed, make_order
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
 from aced.train.step import Trainer, train_step
@@ -60,7 +60,7 @@ def run_steps(
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
             evaluate_now()
-        batches = _batches(trainer, source, config)
+        batches = batches_of(trainer, source, config, range(trainer.step, steps))
         while trainer.step < steps and wishes.stop is None:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
@@ -119,20 +119,28 @@ def _counts(ledger: Ledger) -> torch.Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def _batches(trainer: Trainer, source: Source, config: Config) -> Iterator[Candidates]:
-    views = [trainer.student.view]
-    views += [view for p in [trainer.reference, *trainer.teachers] if p is not None for view in p.views]
+def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -> Iterator[Candidates]:
+    """This process's candidates of some steps, with everything that the trainer's models need of them."""
+    frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
+    views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     order = trainer.plan.order(make_order(config, len(source), getattr(source, "mixture", ())))
     views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
+    columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
+    columns = list({column.name: column for column in columns}.values())
+    each = image_bytes(views) + sum(column.nbytes for column in columns)
     return feed(
         source,
         order,
         views,
-        start=trainer.step,
-        stop=config.train.steps,
-        workers=workers_of(config, in_memory=getattr(source, "in_memory", False), item=rows * image_bytes(views)),
+        start=steps.start,
+        stop=steps.stop,
+        workers=workers_of(config, in_memory=getattr(source, "in_memory", False), item=chunk_bytes(rows, each)),
+        columns=columns,
+        beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),
+        device=trainer.student.device,
         patience=config.run.timeout,
+        start_method=config.data.start_method,
     )
 
 

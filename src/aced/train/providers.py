@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import FlopPhase, Ledger
-from aced.data.source import Candidates
+from aced.data.source import Candidates, Column
 from aced.data.store import Store
+from aced.data.stored import StoredRows
 from aced.data.views import View
 from aced.precision import Precision, autocast
 from aced.towers import Tower
@@ -25,21 +25,19 @@ class Provider(Protocol):
     Attributes:
         width: d of the embeddings.
         views: what the candidates must have been read in; none for a cache.
+        columns: what they must have been loaded with, or it is loaded when it is asked for.
         fingerprint: hash of the model's weights, preprocessing and tokenizer.
         architecture: hash of what it computes beyond its weights; empty where a cache does not say.
     """
 
     width: int
     views: tuple[View, ...]
+    columns: tuple[Column, ...]
     fingerprint: str
     architecture: str
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """`[B, d]` float32 on the training device, in the order of the candidates."""
-        ...
-
-    def valid(self, indices: Tensor) -> Tensor:
-        """`[B]` bool: which samples have embeddings."""
         ...
 
 
@@ -50,19 +48,21 @@ class Cached:
         self.store, self.device, self.forward_flops = store, device, forward_flops
         self.width = store.info.d
         self.views: tuple[View, ...] = ()
+        self.rows = StoredRows(store)
+        self.columns: tuple[Column, ...] = (self.rows,)
         identity = store.info.identity
         # Side-cars of before the architecture was noted have one hash for the rest.
         self.fingerprint = identity.get("contents", identity["tower"])
         self.architecture = identity.get("architecture", "")
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
-        """Look the candidates up by sample key."""
+        """What was loaded with the candidates."""
         ledger.cached_flops += len(candidates) * self.forward_flops
-        return self.store.lookup(candidates.indices, candidates.crops).to(self.device)
+        return self.looked_up(candidates)
 
-    def valid(self, indices: Tensor) -> Tensor:
-        """Samples that could be read when the store was made."""
-        return self.store.valid(indices)
+    def looked_up(self, candidates: Candidates) -> Embeddings:
+        """As `embed`, without counting."""
+        return self.rows.embeddings(candidates.column(self.rows).to(self.device))
 
 
 class Live:
@@ -72,15 +72,12 @@ class Live:
         self.tower, self.micro_batch, self.precision = tower, micro_batch, precision
         self.width = tower.width
         self.views: tuple[View, ...] = (tower.view,)
+        self.columns: tuple[Column, ...] = (tower.ids,)
         identity = tower.identity()
         self.fingerprint, self.architecture = identity["contents"], identity["architecture"]
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
         """Embed the candidates."""
-        ledger.forward(phase, len(candidates), self.tower.forward_flops(candidates.texts))
+        ledger.forward(phase, len(candidates), self.tower.batch_flops(candidates))
         with autocast(self.tower.device, self.precision):
             return self.tower.score(candidates, self.micro_batch)
-
-    def valid(self, indices: Tensor) -> Tensor:
-        """Every sample that could be read."""
-        return torch.ones(len(indices), dtype=torch.bool)

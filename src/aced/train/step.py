@@ -16,16 +16,16 @@ from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
-from aced.train.columns import Columns
 from aced.train.dealing import Dealt, Pool, all_faults
 from aced.train.distributed import World
 from aced.train.feed import Faults
+from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
 from aced.train.objective import Objective, Parts
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
 from aced.train.replica import Replica
-from aced.train.scoring.choosing import Plan, choose
+from aced.train.scoring.choosing import Choice, Plan, choose
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.settings import Settings
@@ -47,7 +47,7 @@ class Trainer:
         memory: what the student made of pairs before; None where none is kept.
         reference: scores the super-batch; None for a method that needs none.
         teachers: are distilled; the reference may be among them, and is then asked once for both.
-        columns: draws further pairs that the teachers alone have embedded; None for a method without.
+        further: draws further pairs that the teachers alone have embedded; None for a method without.
         generator: of the draws.
         ledger: what the run has spent.
         faults: which samples could not be read.
@@ -70,7 +70,7 @@ class Trainer:
     memory: Memory | None
     reference: Provider | None
     teachers: list[Provider]
-    columns: Columns | None
+    further: FurtherPairs | None
     generator: torch.Generator
     ledger: Ledger
     faults: Faults
@@ -144,7 +144,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         share = share_kd = _train_embed(t, pool, dealt, batch)
         if dealt_kd is not None and batch_kd is not batch:
             share_kd = _train_embed(t, pool, dealt_kd, batch_kd)
-        loss, parts = t.objective(share, share_kd, teachers, _columns(t, len(dealt.rows)))
+        loss, parts = t.objective(share, share_kd, teachers, _further(t, pool.own, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         norm = t.replica.clip(t.optimizer, cfg.clip)
@@ -155,20 +155,17 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.whole = False  # until the step is complete
         t.replica.update(t.optimizer, verdict)
         t.objective.clamp(t.student.model)
-        if t.memory is not None:
-            embedded = t.world.embeddings(share.own, share.counts)
-            t.memory.trained(pool.positions[dealt.rows], embedded, at)
+        _remember(t, pool, dealt, share, choice, at)
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm)
 
 
 def _usable(t: Trainer, candidates: Candidates) -> Pool:
     """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
-    own = len(candidates) + len(candidates.faults)
-    t.ledger.samples_loaded += own
-    faults, notes, read = all_faults(t.world, candidates, own)
+    t.ledger.samples_loaded += candidates.asked
+    faults, notes, read = all_faults(t.world, candidates, candidates.asked)
     t.faults.add(faults, read, notes)
-    pool = Pool(_embedded(t, candidates), t.world, t.settings.scope)
+    pool = Pool(candidates, t.world, t.settings.scope)
     # A few samples less make a smaller batch; with most of them gone the run would be another one.
     if 2 * len(pool) < t.settings.batch:
         raise AcedError(
@@ -176,14 +173,6 @@ def _usable(t: Trainer, candidates: Candidates) -> Pool:
             f"{t.settings.batch}{t.faults.commonest()}; repair the data."
         )
     return pool
-
-
-def _embedded(t: Trainer, candidates: Candidates) -> Candidates:
-    """The candidates that every frozen model has embeddings of."""
-    for provider in [t.reference, *t.teachers]:
-        if provider is not None and not (valid := provider.valid(candidates.indices)).all():
-            candidates = candidates[valid.nonzero().flatten()]
-    return candidates
 
 
 def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
@@ -211,10 +200,10 @@ def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, batch: Candidates, refer
     ]
 
 
-def _columns(t: Trainer, pairs: int) -> list[Embeddings]:
+def _further(t: Trainer, candidates: Candidates, pairs: int) -> list[Embeddings]:
     """The teachers' embeddings of further pairs, the same in every process, each of which counts its own part."""
     share = 1 / t.world.size
-    return [] if t.columns is None else t.columns.at(t.step, pairs * share, t.ledger, share)
+    return [] if t.further is None else t.further.of(candidates, pairs * share, t.ledger, share)
 
 
 def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Share:
@@ -227,3 +216,18 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Sha
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
     return t.replica.share(t.replica.embed(batch), pool.counts_of(dealt))
+
+
+def _remember(t: Trainer, pool: Pool, dealt: Dealt, share: Share, choice: Choice, at: Moment) -> None:
+    """Let the memory, where there is one, take in what training made of its batch."""
+    if t.memory is None:
+        return
+    known = None
+    if t.memory.guess is not None and choice.reference is not None:
+        known = _of_all(t, pool.share(dealt, choice.reference))
+    t.memory.trained(pool.positions[dealt.rows], _of_all(t, share), known, at)
+
+
+def _of_all(t: Trainer, share: Share) -> Embeddings:
+    """The embeddings of a whole batch, of which this process has a share, without gradient."""
+    return t.world.embeddings(share.own, share.counts)

@@ -46,7 +46,7 @@ class SievedOrder(Order):
         """What is kept of each step of the group that begins at `first`."""
         world, sieve, steps = self._sieve.world, self._sieve, range(first, first + self._group)
         found = [self._order.indices(step).tensor_split(world.size)[world.rank] for step in steps]
-        found = [indices[self._reference.valid(indices)] for indices in found]
+        found = [indices[self._reference.store.valid(indices)] for indices in found]
         embedded = self._reference.store.lookup(torch.cat(found)).to(self._reference.device)
         kept, end = [], 0
         for step, indices in zip(steps, found, strict=True):

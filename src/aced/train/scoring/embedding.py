@@ -28,7 +28,7 @@ def embed(candidates: Candidates, at: Moment, side: int | None = None) -> Embedd
         at: the step, in whose ledger the work is counted.
         side: side in pixels to which images are reduced; None for the student's own.
     """
-    at.ledger.forward("scoring", len(candidates), at.student.forward_flops(candidates.texts, side))
+    at.ledger.forward("scoring", len(candidates), at.student.batch_flops(candidates, side))
     tower = Resized(at.student, side) if side else at.student
     with autocast(at.student.device, at.settings.precision):
         embedded = tower.score(candidates, at.settings.micro_batch)

@@ -60,7 +60,7 @@ def make_memory(config: Config, student: Tower, reference: Provider | None, worl
             "embeddings: set reference.cache, or leave scoring.unseen out."
         )
     refreshed = math.ceil(section.refresh * config.train.batch)
-    return Memory(section.reuse, Guess(reference, student, world, refreshed))
+    return Memory(section.reuse, Guess(reference.width, student, world, refreshed))
 
 
 def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:

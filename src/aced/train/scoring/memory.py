@@ -76,17 +76,19 @@ class Memory:
         there = place.to(image.device)
         self._image[there], self._text[there] = image, text
 
-    def trained(self, positions: Tensor, embedded: Embeddings, at: Moment) -> None:
+    def trained(self, positions: Tensor, embedded: Embeddings, known: Embeddings | None, at: Moment) -> None:
         """Take in what the training forward pass made of its batch, all processes' shares of it.
 
         Args:
             positions: `[b]` in the source, of the batch.
             embedded: `[b, d]` of it, without gradient.
+            known: the reference's of the same pairs; there are some wherever there is a guess.
             at: the step.
         """
         self.put(positions, embedded.image, embedded.text, at.step)
         if self.guess is not None:
-            self.guess.improve(positions, embedded, at.ledger)
+            assert known is not None
+            self.guess.improve(known, embedded, at.ledger)
 
     def keep(self) -> None:
         """From now on note what is replaced, so that `back` can put it back."""

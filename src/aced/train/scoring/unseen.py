@@ -11,7 +11,6 @@ from aced.core.ledger import Ledger
 from aced.core.linear_fit import LinearFit
 from aced.towers import Tower
 from aced.train.distributed import World
-from aced.train.providers import Cached
 
 
 class Guess:
@@ -20,29 +19,27 @@ class Guess:
     They are fitted, at each step, to the pairs that were trained on, alike in all processes.
 
     Args:
-        reference: whose embeddings of any pair of the pool can be looked up.
+        width: of the reference's embeddings.
         student: the model that is predicted.
         world: the processes, which share the cost of the fit.
         refreshed: how many candidates are embedded at a step after all, as a mean, by all processes together; those
             that were embedded longest ago, or never.
     """
 
-    def __init__(self, reference: Cached, student: Tower, world: World, refreshed: int = 0) -> None:
-        self.reference, self.share, self.refreshed = reference, 1 / world.size, refreshed
+    def __init__(self, width: int, student: Tower, world: World, refreshed: int = 0) -> None:
+        self.share, self.refreshed = 1 / world.size, refreshed
         self._kept: deque[dict[str, Tensor]] = deque(maxlen=2)
-        self.fit = LinearFit(reference.width, student.width, student.device)
+        self.fit = LinearFit(width, student.width, student.device)
 
     def of(self, reference: Embeddings, ledger: Ledger) -> tuple[Tensor, Tensor]:
         """Images and texts `[m, d]` float32, of length 1 at most, of pairs that the reference embeds so `[m, D]`."""
         ledger.flops["scoring"] += self.fit.predict_flops(len(reference))
         return self.fit.predict(reference)
 
-    def improve(self, positions: Tensor, embedded: Embeddings, ledger: Ledger) -> None:
-        """Fit the maps, too, to what training made `[m, d]` of the pairs at `[m]` positions in the source."""
-        # Not by `Cached.embed`, which notes what a forward pass would have cost: the step has noted these already.
-        known = self.reference.store.lookup(positions).to(self.reference.device)
+    def improve(self, known: Embeddings, embedded: Embeddings, ledger: Ledger) -> None:
+        """Fit the maps, too, to what the reference `[m, D]` and training `[m, d]` made of the same pairs."""
         self.fit.update(known, embedded)
-        ledger.flops["scoring"] += self.share * self.fit.update_flops(len(positions))
+        ledger.flops["scoring"] += self.share * self.fit.update_flops(len(known))
 
     def keep(self) -> None:
         """Remember the maps as they are, and those at the `keep` before."""
