@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.devices import sent
 from aced.precision import autocast
 from aced.towers.coarse import Resized
 from aced.train.scoring.memory import Memory
@@ -63,11 +64,14 @@ def recall(
 def _remembered(memory: Memory, candidates: Candidates, at: Moment, side: int | None) -> tuple[Tensor, Tensor]:
     """Images and texts from the memory, into which goes first what it lacks.
 
-    Several processes give each other what they embed, so that each remembers what one process would.
+    Several processes give each other what they embed, so that each remembers what one process would. A GPU is waited
+    for: what is missing decides how many are to be embedded.
     """
-    missing = candidates[memory.missing(candidates.indices, at.step)]
-    memory.put(*of_all(at.world, missing.indices, embed(missing, at, side)), at.step)
-    return memory.get(candidates.indices)
+    positions = candidates.indices.cpu()
+    rows = memory.missing(positions, at.step)
+    embedded = embed(candidates[sent(rows, candidates.indices.device)], at, side)
+    memory.put(*of_all(at.world, positions[rows], embedded), at.step)
+    return memory.get(positions)
 
 
 def _guessed(
@@ -76,27 +80,33 @@ def _guessed(
     """Images and texts from the memory, or guessed.
 
     A guess is at most of length 1. The missing norm goes into two extra dimensions, one for images and one for texts,
-    which are orthogonal to everything.
+    which are orthogonal to everything. A GPU is waited for, as in `_remembered`.
     """
+    positions = candidates.indices.cpu()
     if guess.refreshed and at.step % _PACE == 0:
-        _refresh(memory, _PACE * guess.refreshed, candidates, at)
+        _refresh(memory, _PACE * guess.refreshed, candidates, positions, at)
     width, device = at.student.width, at.student.device
     image, text = (torch.zeros(len(candidates), width + 2, device=device) for _ in range(2))
-    held = memory.made(candidates.indices, at.step) >= 0
-    known, missing = held.nonzero().flatten(), (~held).nonzero().flatten()
+    held = memory.made(positions, at.step) >= 0
+    here, others = held.nonzero().flatten(), (~held).nonzero().flatten()
+    known, missing = sent(here, device), sent(others, device)
     if len(known):
-        image[known, :width], text[known, :width] = memory.get(candidates.indices[known])
+        image[known, :width], text[known, :width] = memory.get(positions[here])
     if len(missing):
-        guesses = guess.of(reference[missing.to(reference.device)], at.ledger)
+        guesses = guess.of(reference[missing], at.ledger)
         for whole, rows, place in zip((image, text), guesses, (0, 1), strict=True):
             whole[missing, :width] = rows
             whole[missing, width + place] = (1 - rows.square().sum(1)).clamp(min=0.0).sqrt()
     return image, text
 
 
-def _refresh(memory: Memory, count: int, candidates: Candidates, at: Moment) -> None:
-    """Embed those of all processes' candidates that were embedded longest ago; each process embeds its own."""
-    positions = at.world.gather(candidates.indices, at.counts)
-    oldest = memory.made(positions, at.step).sort(stable=True).indices[:count].sort().values
-    due = candidates[own_rows(oldest, at.counts, at.world.rank)]
-    memory.put(*of_all(at.world, due.indices, embed(due, at)), at.step)
+def _refresh(memory: Memory, count: int, candidates: Candidates, positions: Tensor, at: Moment) -> None:
+    """Embed those of all processes' candidates that were embedded longest ago; each process embeds its own.
+
+    `positions` are those of this process's candidates, on the CPU.
+    """
+    made = memory.made(at.world.gather(positions, at.counts), at.step)
+    oldest = made.sort(stable=True).indices[:count].sort().values
+    rows = own_rows(oldest, at.counts, at.world.rank)
+    embedded = embed(candidates[sent(rows, candidates.indices.device)], at)
+    memory.put(*of_all(at.world, positions[rows], embedded), at.step)
