@@ -384,8 +384,8 @@ def _in_the_loss(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     judge, refused = Replica.judge, []
 
-    def failing(self: Replica, loss: torch.Tensor, norm: torch.Tensor) -> Verdict:
-        verdict = judge(self, loss * torch.nan if len(refused) == 4 else loss, norm)
+    def failing(self: Replica, loss: torch.Tensor, *others: Any) -> Verdict:
+        verdict = judge(self, loss * torch.nan if len(refused) == 4 else loss, *others)
         refused.append(bool(verdict.refused))
         return verdict
 
