@@ -3,10 +3,15 @@
     python benchmarks/losses.py                       # n = 16384, d = 512
     python benchmarks/losses.py --counts 64 1024 4096 # other sizes
     python benchmarks/losses.py --counts 32768 --alone # ours only
+    python benchmarks/losses.py --counts 4096 --ranks 8 # one of 8 ranks against one process
+    python benchmarks/losses.py --counts 32768 --flops --ranks 1 8 64 # what a rank multiplies, by shapes alone
     python benchmarks/losses.py --quick               # a small size, to see that it runs
 
 The other side of the sigmoid loss is open_clip's SigLipLoss and of the softmax loss its ClipLoss; distillation stands
 against the formula written with whole matrices in torch, since open_clip has no such loss by itself.
+
+With `--ranks W` ours is what one of W ranks computes, its own rows, and the other side the whole batch in one process.
+The rank meets no others: what they would have sent is there already, and what exchanges take is not in its time.
 
 - *Time*: both sides in turn in one process, embeddings, logit scale and bias with gradients; the median of the turns.
   The figure beside it is the ratio ours / theirs of the medians.
@@ -26,8 +31,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +41,17 @@ from rich.console import Console
 from rich.table import Table
 from selection import FREE_AT_ONCE, embeddings, forget_peak, peak
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aced.core import losses
 from aced.core.embeddings import Embeddings
+from aced.core.ranks import Alone
+from aced.core.shares import Share
 from aced.towers.compat import import_open_clip
 
-Loss = Callable[[Embeddings, Embeddings], Tensor]
+Pairs = Embeddings | Share
+Loss = Callable[..., Tensor]
 
 
 # --- the two sides ----------------------------------------------------------------------------------------------
@@ -95,41 +106,109 @@ def inputs(count: int, width: int, device: torch.device | str = "cpu") -> tuple[
     return replace(student, scale=scale, bias=bias), embeddings(count, width, 1).to(device)
 
 
-def pass_through(loss: Loss, student: Embeddings, teacher: Embeddings) -> list[Tensor]:
+class Ghosts(Alone):
+    """`size` ranks of which only the first is there: the others' numbers are its own once more."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """What rank 0 gave, once for each."""
+        return torch.cat([rows] * len(counts))
+
+
+class Products(TorchDispatchMode):
+    """Counts the FLOPs of matrix products, those that are added in place too, which torch's own counter leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("mm", "addmm", "addmm_"):
+            a, b = args[-2:]
+            self.flops += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def flops(name: str, count: int, width: int, ranks: int) -> int:
+    """What one rank multiplies forward and backward in tiles as large as a GPU has them; nothing is computed."""
+    tile, losses._TILE = losses._TILE, losses._GPU_TILE
+    try:
+        with FakeTensorMode(), Products() as products:
+            student, teacher = inputs(count, width)
+            pass_through(SIDES[name]["ours"], share(student, ranks), share(teacher, ranks))
+    finally:
+        losses._TILE = tile
+    return products.flops
+
+
+def print_flops(args: argparse.Namespace, console: Console) -> None:
+    """A table and one line of JSON."""
+    for count in args.counts:
+        table = Table(title=f"FLOPs of a rank's products, forward and backward, n = {count:,}, d = {args.d}")
+        found = {ranks: {name: flops(name, count, args.d, ranks) for name in args.losses} for ranks in args.ranks}
+        for head in ("ranks", *args.losses, "together"):
+            table.add_column(head, justify="right")
+        for ranks, each in found.items():
+            table.add_row(str(ranks), *(f"{n:.3g}" for n in (*each.values(), sum(each.values()))))
+        console.print(table)
+        print(json.dumps({"benchmark": "losses, flops", "n": count, "d": args.d, "results": found}))
+
+
+def share(e: Embeddings, ranks: int) -> Share:
+    """The first rank's share of a batch; the texts of all have arrived and collect a gradient, where these have one."""
+    own = slice(0, len(e) // ranks)
+    image = e.image[own].detach().requires_grad_(e.image.requires_grad)
+    part = Embeddings(image, e.text[own].detach(), e.scale, e.bias)
+    return Share(part, [len(part)] * ranks, Ghosts(ranks), e.image.dtype, e.text)
+
+
+def pass_through(loss: Loss, student: Pairs, teacher: Pairs) -> list[Tensor]:
     """One forward and backward pass; returns the gradients."""
-    leaves = (student.image, student.text, student.scale, student.bias)
+    own, text = (student.own, student.texts) if isinstance(student, Share) else (student, student.text)
+    leaves = (own.image, text, own.scale, own.bias)
     for leaf in leaves:
         leaf.grad = None
     loss(student, teacher).backward()
     return [leaf.grad for leaf in leaves if leaf.grad is not None]
 
 
+def pairs_of(args: argparse.Namespace, side: str, count: int) -> tuple[Pairs, Pairs]:
+    """What a side is given: a student and a teacher, or one rank's shares of them."""
+    student, teacher = inputs(count, args.d)
+    if args.ranks and side == "ours":
+        return share(student, args.ranks[0]), share(teacher, args.ranks[0])
+    return student, teacher
+
+
 def child(args: argparse.Namespace) -> dict[str, object]:
     """One loss at one size, in this process: both sides' times, or one side's memory."""
     torch.set_num_threads(args.threads)
     count, sides = args.counts[0], SIDES[args.child]
-    small = inputs(64, args.d)
-    for loss in sides.values():  # libraries and thread pools are there
-        pass_through(loss, *small)
-    student, teacher = inputs(count, args.d)
+    if args.ranks:  # one process takes the place of the other side
+        sides = {"ours": sides["ours"], "theirs": sides["ours"]}
+    for side in sides:  # libraries and thread pools are there
+        pass_through(sides[side], *pairs_of(args, side, 64))
     if args.side:
+        given = pairs_of(args, args.side, count)
         before = forget_peak()
-        pass_through(sides[args.side], student, teacher)
+        pass_through(sides[args.side], *given)
         return {"extra_mib": peak() - before}
 
     used = ["ours"] if args.alone else list(sides)
     turns = args.turns or min(300, max(3, round((8192 / count) ** 2)))
     seconds: dict[str, list[float]] = {side: [] for side in used}
-    gradients = {}
+    gradients, given = {}, {side: pairs_of(args, side, count) for side in used}
     for _ in range(turns):
         for side in used:
             start = time.perf_counter()
-            found = pass_through(sides[side], student, teacher)
+            found = pass_through(sides[side], *given[side])
             seconds[side].append(time.perf_counter() - start)
             gradients[side] = found
             del found
     result: dict[str, object] = {"turns": turns, **{side: statistics.median(s) for side, s in seconds.items()}}
-    if not args.alone:
+    if not (args.alone or args.ranks):
         # A softmax has no bias: its gradient is left out.
         pairs = list(zip(gradients["ours"], gradients["theirs"], strict=False))[: 4 if "sigmoid" in args.child else 3]
         result["difference"] = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
@@ -140,6 +219,7 @@ def measure(args: argparse.Namespace, name: str, count: int) -> dict[str, float]
     """Run one loss at one size in processes of its own."""
     command = [sys.executable, __file__, "--child", name, "--counts", str(count)]
     command += [f"--{key}={getattr(args, key)}" for key in ("d", "turns", "threads")]
+    command += [f"--ranks={args.ranks[0]}"] if args.ranks else []
     command += ["--alone"] if args.alone else []
 
     def run(*more: str, **malloc: str) -> dict[str, float]:
@@ -154,19 +234,19 @@ def measure(args: argparse.Namespace, name: str, count: int) -> dict[str, float]
     return result
 
 
-def row(name: str, count: int, r: dict[str, float]) -> list[str]:
+def row(name: str, count: int, r: dict[str, float], of_a_rank: bool) -> list[str]:
     """A line of the table."""
     cells = [f"{count:,}", name, f"{r['ours']:.4g}", f"{r['ours_mib']:.1f}"]
     if "theirs" not in r:
         return [*cells, "", "", "", "", "", ""]
     return [
         *cells,
-        PEERS.get(name, "whole matrices"),
+        "one process" if of_a_rank else PEERS.get(name, "whole matrices"),
         f"{r['theirs']:.4g}",
         f"{r['theirs_mib']:.1f}",
         f"{r['ours'] / r['theirs']:.2f}",
         f"{r['ours_mib'] / max(r['theirs_mib'], 1e-9):.3f}" if r["theirs_mib"] > 1 else "",
-        f"{r['difference']:.1e}",
+        f"{r['difference']:.1e}" if "difference" in r else "",
     ]
 
 
@@ -179,6 +259,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=0, help="passes of each side; 0: by the size")
     parser.add_argument("--alone", action="store_true", help="leave out the other side, which needs much memory")
     parser.add_argument("--threads", type=int, default=1, help="more only on an idle machine")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[], help="W: one rank's rows against the whole batch")
+    parser.add_argument("--flops", action="store_true", help="count what a rank multiplies for each number of ranks")
     parser.add_argument("--quick", action="store_true", help="n = 512, d = 64")
     parser.add_argument("--child", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
@@ -189,6 +271,11 @@ def main() -> None:
     if args.quick:
         args.counts, args.d = [512], 64
     console = Console(width=160)
+    if args.flops:
+        print_flops(args, console)
+        return
+    if len(args.ranks) > 1:
+        parser.error("several numbers of --ranks go with --flops alone")
     table = Table(title=f"Forward and backward, d = {args.d}, {args.threads} thread(s)")
     heads = ("n", "loss", "aced, s", "peak extra, MiB", "against", "s", "peak extra, MiB")
     for head in (*heads, "time ratio", "memory ratio", "difference of gradients"):
@@ -198,9 +285,13 @@ def main() -> None:
         for name in args.losses:
             found = measure(args, name, count)
             results.setdefault(str(count), {})[name] = found
-            table.add_row(*row(name, count, found))
+            table.add_row(*row(name, count, found, bool(args.ranks)))
     console.print(table)
-    print(json.dumps({"benchmark": "losses", "d": args.d, "threads": args.threads, "results": results}))
+    print(
+        json.dumps(
+            {"benchmark": "losses", "d": args.d, "threads": args.threads, "ranks": args.ranks, "results": results}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python benchmarks/same.py --record values.json      # keep this checkout's values ...
     python benchmarks/same.py --against values.json     # ... and compare with them later, on the same machine
     python benchmarks/same.py OTHER --only aced,early   # runs whose name has one of these words
+    python benchmarks/same.py OTHER --but learnability  # values whose name has one of these words may differ
 
 Each run is `aced train` on tars that this script writes, on one thread, with a trained-looking reference that both
 checkouts read from the same files. Compared are, for each step, the candidates, the rows that were trained on, the
@@ -50,7 +51,7 @@ OTHERS = {
     "aced, live": ["method.name=aced"],
     "aced, softmax": ["method.name=aced", "method.loss=softmax", *CACHED],
     "aced, gradients in parts": ["method.name=aced", "train.grad_cache=5", *CACHED],
-    "aced, bf16": ["method.name=aced", "train.precision=bf16", *CACHED],
+    "aced, bf16": ["method.name=aced", "train.precision=bf16", "reference.cache=cache-bf16"],
     "aced, activations anew": ["method.name=aced", "train.activation_checkpointing=true", *CACHED],
     "aced, more than 400 candidates": ["method.name=aced", "train.batch=96", *CACHED],
     "i-aced, early": ["method.name=i-aced", "scoring.early=true", *CACHED],
@@ -194,15 +195,16 @@ def recorded(checkout: Path, only: list[str], maker: Path) -> dict[str, Any]:
         return dict(json.loads(Path(folder, "values.json").read_text(encoding="utf-8")))
 
 
-def compare(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Print a row for each run; whether all are equal."""
+def compare(before: dict[str, Any], now: dict[str, Any], but: list[str]) -> bool:
+    """Print a row for each run; whether all are equal, apart from values whose name has one of the words `but`."""
     equal = True
     for name in [*before, *(name for name in now if name not in before)]:
         if name not in before or name not in now:
             print(f"{name:38} only in {'this checkout' if name in now else 'the other one'}")
             continue
         old, new = before[name], now[name]
-        differs = [key for key in [*old, *(k for k in new if k not in old)] if old.get(key) != new.get(key)]
+        keys = [k for k in [*old, *(k for k in new if k not in old)] if not any(word in k for word in but)]
+        differs = [key for key in keys if old.get(key) != new.get(key)]
         equal &= not differs
         first = f"{differs[0]}: {str(old.get(differs[0]))[:60]} -> {str(new.get(differs[0]))[:60]}" if differs else ""
         print(f"{name:38} {'equal' if not differs else f'{len(differs)} of {len(old)} differ, first {first}'}")
@@ -216,10 +218,11 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="write this checkout's values here")
     parser.add_argument("--against", type=Path, help="values that --record wrote")
     parser.add_argument("--only", default="", help="words, one of which a run's name must have")
+    parser.add_argument("--but", default="", help="words; values whose name has one of them are not compared")
     parser.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    only = [word for word in given.only.split(",") if word]
+    only, but = ([word for word in words.split(",") if word] for words in (given.only, given.but))
     if given.inputs:
         write_inputs(given.inputs)
         return
@@ -236,9 +239,9 @@ def main() -> None:
         print(f"{len(here)} runs recorded in {given.record}")
     equal = True
     if given.against:
-        equal = compare(wanted(json.loads(given.against.read_text(encoding="utf-8")), only), here)
+        equal = compare(wanted(json.loads(given.against.read_text(encoding="utf-8")), only), here, but)
     if given.other:
-        equal &= compare(recorded(other, only, other), here)
+        equal &= compare(recorded(other, only, other), here, but)
     sys.exit(0 if equal else 1)
 
 

@@ -18,7 +18,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Asked = Literal["auto", "fp32", "bf16", "fp16"]
 """What a user may ask for, see `find_precision`."""
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The types of autocast; none for `fp32`."""
 _AMPERE = (8, 0)
 """Compute capability from which NVIDIA's GPUs multiply bfloat16 and TensorFloat-32 in hardware."""
 
@@ -45,7 +46,7 @@ def find_tf32(asked: bool | Literal["auto"], precision: Precision, device: torch
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The towers' precision; weights, losses and scores stay in float32."""
-    return torch.autocast(device.type, _TYPES.get(precision), enabled=precision in _TYPES)
+    return torch.autocast(device.type, TYPES.get(precision), enabled=precision in TYPES)
 
 
 @contextmanager

@@ -39,6 +39,10 @@ class ThreadRanks:
         self.exchanges.append("sum")
         return torch.stack(self._all(values)).sum(0)
 
+    def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
+        assert len(values) == sum(counts)
+        return self.sum(values).split(list(counts))[self.rank]
+
 
 def on_ranks(size: int, work: Callable[[ThreadRanks], T]) -> list[T]:
     """What `work` returns on each of `size` ranks; the first exception is raised here."""

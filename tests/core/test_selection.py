@@ -19,8 +19,8 @@ from torch import Tensor
 
 from aced.core import gains
 from aced.core.embeddings import Embeddings
+from aced.core.ranks import Alone
 from aced.core.selection import Selection, draw, select
-from aced.core.selection_ranks import Alone
 
 PAIRED = ("learnability", "easy-reference", "hard-student")
 SCORES = (*PAIRED, "diverse")

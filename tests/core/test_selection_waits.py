@@ -14,8 +14,8 @@ from torch import Tensor
 
 from aced.core import gains, products
 from aced.core.embeddings import Embeddings
+from aced.core.ranks import Alone
 from aced.core.selection import Selection, draw, select
-from aced.core.selection_ranks import Alone
 
 COUNT, SIZE = 37, 11
 EVERY = [

@@ -264,6 +264,36 @@ def scope_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
     return found
 
 
+def lonely_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
+    """Steps in which the last of several ranks can read nothing and has no pairs to train on.
+
+    And the same batch in one process, which would never have drawn it.
+    """
+    found: dict[str, Any] = {}
+    source = with_holes(pool, 1) if 0 < world.rank == world.size - 1 else pool
+    for name, keys in {"aced": {}, "aced cached": {"train__grad_cache": 3}, "fm-kd": {}}.items():
+        config = config_of(reference, name.split()[0], method__scope="quota", data__max_bad_share=0.9, **keys)
+        trainer = trainer_for(config, source, world)
+        outcomes, gradients = run(trainer, config, source, 1)
+        found[f"lonely {name}"] = (facts_of(outcomes, trainer), gradients)
+        found[f"lonely {name}, alone"] = whole_batch(config, pool, outcomes[0])
+    return found
+
+
+def whole_batch(config: Config, pool: Scenes, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The loss and gradients of the pairs of a first step, by autograd through one student in one process."""
+    trainer = trainer_for(config, pool, World())
+    views = {view for part in (trainer.student, *trainer.teachers) for view in getattr(part, "views", ())}
+    batch = pool.read(outcome.candidates[outcome.rows].tolist(), [trainer.student.view, *views])
+    e = trainer.student.train().embed(batch)
+    loss, parts = trainer.objective(e, e, [t.embed(batch, trainer.ledger, "teacher") for t in trainer.teachers])
+    loss.backward()
+    modules = {"student": trainer.student, "objective": trainer.objective}
+    named = [(f"{prefix}.{name}", p.grad) for prefix, m in modules.items() for name, p in m.named_parameters()]
+    facts = {"batches": [], "losses": [[parts.loss, parts.contrastive, parts.distillation or 0.0]]}
+    return facts, {name: gradient for name, gradient in named if gradient is not None}
+
+
 def draws(world: World) -> dict[str, Any]:
     """For each scope the exchanges that one draw of four chunks makes, and whether it is that of one process."""
     found = {}
@@ -305,6 +335,7 @@ def main(out: Path, reference: Path) -> None:
     pool = make_pool(POOL, 1)
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "methods": lambda: method_steps(world, pool, reference) | hole_steps(world, pool, reference),
+        "lonely": lambda: lonely_steps(world, pool, reference),
         "cheap": lambda: cheap_steps(world, reference),
     }
     if world.size == 2:

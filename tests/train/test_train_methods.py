@@ -137,8 +137,8 @@ def test_the_teacher_sees_the_rows_that_are_distilled_on(
     assert contrastive is distilled
     assert columns == []
     chosen = pool.read(outcome.candidates[outcome.rows].tolist(), [provider.tower.view])
-    torch.testing.assert_close(teacher.image, provider.tower.score(chosen, 64).image)
-    torch.testing.assert_close(teacher.text, provider.tower.score(chosen, 64).text)
+    torch.testing.assert_close(teacher.own.image, provider.tower.score(chosen, 64).image)
+    torch.testing.assert_close(teacher.own.text, provider.tower.score(chosen, 64).text)
 
 
 def test_columns_are_the_teachers_and_follow_from_seed_and_step(

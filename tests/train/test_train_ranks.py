@@ -131,6 +131,17 @@ def test_cached_gradients_are_the_plain_steps(name: str, one: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("name", ["aced", "aced cached", "fm-kd"])
+def test_a_rank_without_pairs_takes_part(name: str, ranks: int, jobs: dict[int, Found]) -> None:
+    """Its loss and gradients are those of the batch that the others have."""
+    lonely, alone = (jobs[ranks].facts[f"lonely {key}"] for key in (name, f"{name}, alone"))
+    assert lonely["everywhere"]
+    assert len(lonely["batches"][0]) == (BATCH if ranks == 1 else BATCH // ranks * (ranks - 1))
+    assert lonely["losses"][0] == pytest.approx(alone["losses"][0], rel=1e-6, abs=1e-6)
+    same_tensors(*(jobs[ranks].gradients(f"lonely {key}") for key in (name, f"{name}, alone")))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("scope", ["quota", "local"])
 @pytest.mark.parametrize("name", ["aced", "aced-iidistill"])
 def test_scopes_take_equal_shares(name: str, scope: str, ranks: int, jobs: dict[int, Found]) -> None:

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aced.core.embeddings import Embeddings
-from aced.core.pairs import wide
+from aced.core.embeddings import Embeddings, Scalar
+from aced.core.shares import Share, as_share
+from aced.core.tables import wide
 
 Project = Callable[[Tensor], Tensor]
 """Maps the student's embeddings `[b, d_student]` to the teacher's width `[b, d_teacher]`."""
@@ -29,8 +30,8 @@ _TILE = 1 << 22
 
 
 def column_kd(
-    student: Embeddings,
-    teacher: Embeddings,
+    student: Embeddings | Share,
+    teacher: Embeddings | Share,
     columns: Embeddings,
     *,
     project: tuple[Project, Project],
@@ -43,7 +44,7 @@ def column_kd(
     s u(x_i).Y_j; j = i is the pair's own, the others are the columns. P', Q' are the same for texts among images.
 
     Args:
-        student: b pairs `[b, d]`; its scale and bias are not used.
+        student: b pairs `[b, d]`, or this rank's share of them; its scale and bias are not used.
         teacher: the teacher's embeddings of the same pairs, `[b, D]`, with its logit scale t; a bias cancels.
         columns: its embeddings of m other pairs, `[m, D]`.
         project: maps images and texts of the student to the teacher's width; the result is normalised here.
@@ -51,34 +52,36 @@ def column_kd(
         teacher_temperature: divides the teacher's logits.
 
     Returns:
-        A scalar, the mean over the pairs, differentiable once in the student's embeddings, the projections and the
-        scale. Products are in float32 (float64 stays). Logits are made in tiles of rows: memory is O(m) times the
-        rows of a tile, whatever b.
+        A scalar, the mean over the pairs (a rank's part of it, if it was given its share), differentiable once in the
+        student's embeddings, the projections and the scale. Products are in float32 (float64 stays). Logits are made
+        in tiles of rows: memory is O(m) times the rows of a tile, whatever b.
 
     Raises:
         ValueError: another number of pairs or another width, or a temperature that is not positive.
     """
-    if len(teacher) != len(student):
-        raise ValueError(f"column_kd: the student has {len(student)} pairs and the teacher {len(teacher)}.")
-    if columns.image.shape[1] != teacher.image.shape[1]:
+    share, theirs = as_share(student), as_share(teacher).own.detach()
+    mine = share.own
+    if len(theirs) != len(mine):
+        raise ValueError(f"column_kd: the student has {len(mine)} pairs and the teacher {len(theirs)}.")
+    if columns.image.shape[1] != theirs.image.shape[1]:
         raise ValueError(
-            f"column_kd: the columns' width is {columns.image.shape[1]} and the teacher's {teacher.image.shape[1]}; "
+            f"column_kd: the columns' width is {columns.image.shape[1]} and the teacher's {theirs.image.shape[1]}; "
             "both must be of one model."
         )
     if not teacher_temperature > 0:
         raise ValueError(f"column_kd: teacher_temperature must be positive, got {teacher_temperature}.")
-    t = float(teacher.scale) / teacher_temperature
-    scale = scale if isinstance(scale, Tensor) else torch.tensor(scale, device=student.image.device)
+    t = theirs.scale / teacher_temperature
+    scale = scale if isinstance(scale, Tensor) else torch.tensor(scale, device=mine.device)
     sides = (
-        (project[0](student.image), teacher.image, teacher.text, columns.text),
-        (project[1](student.text), teacher.text, teacher.image, columns.image),
+        (project[0](mine.image), theirs.image, theirs.text, columns.text),
+        (project[1](mine.text), theirs.text, theirs.image, columns.image),
     )
-    total = student.image.new_zeros((), dtype=torch.float32)
-    for mapped, theirs, own, others in sides:
+    total = mine.image.new_zeros((), dtype=torch.float32)
+    for mapped, *given in sides:
         unit = F.normalize(wide(mapped), dim=1)
-        fixed = [wide(e.detach()) for e in (theirs, own, others)]
+        fixed = [wide(e.detach()) for e in given]
         total = total + _Direction.apply(unit, scale, t, *fixed)  # type: ignore[no-untyped-call]
-    return total / (2 * len(student))
+    return total / (2 * len(share))
 
 
 def column_flops(pairs: float, columns: int, width: int) -> float:
@@ -96,7 +99,9 @@ class _Direction(torch.autograd.Function):
     """The sum over rows of one direction's cross-entropy; the gradient is taken while a tile of logits is there."""
 
     @staticmethod
-    def forward(ctx: Any, unit: Tensor, scale: Tensor, t: float, theirs: Tensor, own: Tensor, others: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, unit: Tensor, scale: Tensor, t: Scalar, theirs: Tensor, own: Tensor, others: Tensor
+    ) -> Tensor:
         with torch.autocast(unit.device.type, enabled=False):
             s = wide(scale.detach())
             rows = max(1, _TILE // (len(others) + 1))

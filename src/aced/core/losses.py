@@ -2,15 +2,19 @@
 
 Every loss is a mean over the b pairs of the batch. `student` carries the logit scale t and bias c that are
 trained; a `teacher` carries its own, frozen. z_ij = t x_i.y_j + c is the logit of image i with text j.
-Products are taken in float32 (or wider), whatever the embeddings' type. Shapes: b pairs, d the width; widths
-may differ by model. The b x b logits are made in row tiles and the gradient is taken with them (`aced.core.pairs`),
-so that memory grows with b, not with its square.
+Products are taken in float32 (or wider), whatever the embeddings' type; of bfloat16 on tensor cores, with float32 sums.
+Shapes: b pairs, d the width; widths may differ by model. The b x b logits are made in row tiles and the gradient is
+taken with them (`aced.core.pairs`), so that memory grows with b, not with its square.
+
+Several processes give their shares of the batch (`aced.core.shares.Share`) instead of embeddings: each computes its own
+rows and returns its part of the loss. The parts add up to the loss. When all go backward, with one factor, each one's
+embeddings get their gradient of the sum; of what every process holds, such as a scale or a projection, each gets a
+part, and these are to be added up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +23,10 @@ from torch import Tensor, nn
 from aced.core.columns import Project as Project
 from aced.core.columns import column_kd as column_kd
 from aced.core.embeddings import Embeddings
-from aced.core.pairs import Sigmoid, SigmoidKD, Softmax, SoftmaxKD, mean_over_pairs, wide
+from aced.core.forms import Sigmoid, SigmoidKD, Softmax, SoftmaxKD
+from aced.core.pairs import mean_over_pairs
+from aced.core.shares import Share, as_share
+from aced.core.tables import wide
 
 # Largest tile of logits that is held at once, in elements.
 _TILE = 1 << 22
@@ -27,26 +34,31 @@ _TILE = 1 << 22
 _GPU_TILE = 1 << 24
 
 
-def sigmoid(student: Embeddings) -> Tensor:
+def sigmoid(student: Embeddings | Share) -> Tensor:
     """SigLIP's pairwise loss, arXiv 2303.15343: mean over i of sum_j softplus(-s_ij z_ij), s_ii = 1, else -1.
 
     Returns:
         A float32 scalar, differentiable in the embeddings, scale and bias.
     """
-    return mean_over_pairs(student, Sigmoid(len(student)), _tile(student))
+    share = as_share(student)
+    return mean_over_pairs(share, Sigmoid(share), _tile(share))
 
 
-def softmax(student: Embeddings) -> Tensor:
+def softmax(student: Embeddings | Share) -> Tensor:
     """CLIP's loss, arXiv 2103.00020: the mean of the image-to-text and text-to-image cross-entropies.
 
     Returns:
         A float32 scalar, differentiable in the embeddings and the scale (a bias cancels).
     """
-    return mean_over_pairs(student, Softmax(len(student)), _tile(student))
+    share = as_share(student)
+    return mean_over_pairs(share, Softmax(share), _tile(share))
 
 
 def softmax_kd(
-    student: Embeddings, teacher: Embeddings | Sequence[Embeddings], *, teacher_temperature: float = 1.0
+    student: Embeddings | Share,
+    teacher: Embeddings | Share | Sequence[Embeddings | Share],
+    *,
+    teacher_temperature: float = 1.0,
 ) -> Tensor:
     """Cross-entropy of the student's contrastive softmax with the teacher's, arXiv 2411.18674 section 3.
 
@@ -60,22 +72,24 @@ def softmax_kd(
     """
     if not teacher_temperature > 0:
         raise ValueError(f"softmax_kd: teacher_temperature must be positive, got {teacher_temperature}.")
-    teachers = [replace(t, scale=t.scale / teacher_temperature, bias=0.0) for t in _teachers(student, teacher)]
-    return mean_over_pairs(student, SoftmaxKD(len(student), teachers), _tile(student))
+    share = as_share(student)
+    teachers = [t.scaled(t.own.scale / teacher_temperature, 0.0) for t in _teachers(share, teacher)]
+    return mean_over_pairs(share, SoftmaxKD(share, teachers), _tile(share))
 
 
-def sigmoid_kd(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Tensor:
+def sigmoid_kd(student: Embeddings | Share, teacher: Embeddings | Share | Sequence[Embeddings | Share]) -> Tensor:
     """Mean over i of sum_j of the binary cross-entropy of the student's with the teacher's sigmoid(z_ij).
 
     Of several teachers the probabilities are averaged. A teacher without a bias gives probabilities that were
     never trained to be any: use one that was trained with the sigmoid loss.
     """
-    return mean_over_pairs(student, SigmoidKD(len(student), _teachers(student, teacher)), _tile(student))
+    share = as_share(student)
+    return mean_over_pairs(share, SigmoidKD(share, _teachers(share, teacher)), _tile(share))
 
 
 def feature_matching(
-    student: Embeddings,
-    teacher: Embeddings | Sequence[Embeddings],
+    student: Embeddings | Share,
+    teacher: Embeddings | Share | Sequence[Embeddings | Share],
     *,
     project: Project | Sequence[Project] | nn.ModuleList | None = None,
 ) -> Tensor:
@@ -89,7 +103,8 @@ def feature_matching(
         project: maps the student's embeddings to each teacher's width, one for each teacher; its output is
             normalised here. May be left out where the widths are equal.
     """
-    teachers = _teachers(student, teacher)
+    share = as_share(student)
+    mine, teachers = share.own, [t.own for t in _teachers(share, teacher)]
     projections: list[Project | None]
     if project is None:
         projections = [None] * len(teachers)
@@ -99,31 +114,36 @@ def feature_matching(
         projections = [project]
     if len(projections) != len(teachers):
         raise ValueError(f"feature_matching: {len(teachers)} teachers but {len(projections)} projections.")
-    total = student.image.new_zeros((), dtype=torch.float32)
+    total = mine.image.new_zeros((), dtype=torch.float32)
     for t, p in zip(teachers, projections, strict=True):
-        if p is None and t.image.shape[1] != student.image.shape[1]:
+        if p is None and t.image.shape[1] != mine.image.shape[1]:
             raise ValueError(
-                f"feature_matching: the student's width is {student.image.shape[1]} and the teacher's "
+                f"feature_matching: the student's width is {mine.image.shape[1]} and the teacher's "
                 f"{t.image.shape[1]}; give a projection."
             )
-        for own, other in ((student.image, t.image), (student.text, t.text)):
+        for own, other in ((mine.image, t.image), (mine.text, t.text)):
             mapped = wide(own) if p is None else F.normalize(wide(p(own)), dim=1)
             total = total + (mapped - wide(other)).square().sum()
-    return total / (2 * len(student) * len(teachers))
+    return total / (2 * len(share) * len(teachers))
 
 
-def _tile(student: Embeddings) -> int:
-    return _GPU_TILE if student.device.type == "cuda" else _TILE
+def _tile(share: Share) -> int:
+    return _GPU_TILE if share.own.device.type == "cuda" else _TILE
 
 
-def _teachers(student: Embeddings, teacher: Embeddings | Sequence[Embeddings]) -> Sequence[Embeddings]:
-    teachers = [teacher] if isinstance(teacher, Embeddings) else list(teacher)
+def _teachers(student: Share, teacher: Embeddings | Share | Sequence[Embeddings | Share]) -> list[Share]:
+    teachers = [as_share(t) for t in ([teacher] if isinstance(teacher, (Embeddings, Share)) else teacher)]
     if not teachers:
         raise ValueError("distillation: the list of teachers is empty.")
     for t in teachers:
-        if len(t) != len(student):
+        if list(t.counts) != list(student.counts):
             raise ValueError(
-                f"distillation: the student has {len(student)} pairs and a teacher {len(t)}; "
+                f"distillation: the student has {_pairs(student)} pairs and a teacher {_pairs(t)}; "
                 "both must embed the same batch."
             )
     return [t.detach() for t in teachers]
+
+
+def _pairs(share: Share) -> str:
+    """How many pairs, and of which ranks."""
+    return " + ".join(map(str, share.counts))

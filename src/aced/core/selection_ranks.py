@@ -16,52 +16,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from aced.core.gains import block_rows
+from aced.core.ranks import Ranks
 from aced.core.scored import Model, Sides
 
 Scope = Literal["global", "quota", "local"]
-
-
-class Ranks(Protocol):
-    """How the processes of a job talk to each other; every one of them makes the same calls in the same order."""
-
-    @property
-    def rank(self) -> int:
-        """This process, from 0."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """W, the number of processes."""
-        ...
-
-    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """The rows of every rank, `[sum(counts), ...]`; rank r gives `counts[r]`, and its own are `rows`."""
-        ...
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of every rank's `values`, which have one shape."""
-        ...
-
-
-class Alone:
-    """The world of one process."""
-
-    rank = 0
-    size = 1
-
-    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `Ranks`."""
-        return rows
-
-    def sum(self, values: Tensor) -> Tensor:
-        """As in `Ranks`."""
-        return values
 
 
 @dataclass(frozen=True)

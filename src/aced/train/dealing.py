@@ -7,7 +7,7 @@ whole, and is one of the only process's candidates where there is but one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.selection import shares_of
 from aced.core.selection_ranks import Scope
+from aced.core.shares import Share
 from aced.data.source import Candidates, Fault
 from aced.train.distributed import World
 
@@ -96,16 +97,24 @@ class Pool:
         order = torch.cat([here.nonzero().flatten(), coming]).argsort()
         return _cat(kept, moved)[order]
 
-    def embeddings(self, dealt: Dealt, own: Embeddings) -> Embeddings:
-        """`[b, d]` embeddings of all dealt rows on every rank, of which each knows those of its own candidates."""
+    def counts_of(self, dealt: Dealt) -> list[int]:
+        """How many of the dealt rows each rank trains on."""
+        return torch.bincount(dealt.takers, minlength=self.world.size).tolist()
+
+    def share(self, dealt: Dealt, own: Embeddings) -> Share:
+        """This rank's share of the dealt rows, of which each rank has embedded those of its own candidates."""
+        counts = self.counts_of(dealt)
         if self.world.size == 1:
-            return own[dealt.rows]
+            return self.world.share(own[dealt.rows], counts)
         mine = own[dealt.rows[dealt.owners == self.world.rank] - self._start]
-        counts = torch.bincount(dealt.owners, minlength=self.world.size).tolist()
-        both = self.world.gather(torch.cat([mine.image, mine.text], 1), counts)
+        owned = torch.bincount(dealt.owners, minlength=self.world.size).tolist()
+        both = self.world.gather(torch.cat([mine.image, mine.text], 1), owned)
         back = dealt.owners.argsort(stable=True).argsort().to(both.device)
         image, text = both[back].chunk(2, dim=1)
-        return Embeddings(image, text, own.scale, own.bias)
+        start = sum(counts[: self.world.rank])
+        taken = slice(start, start + counts[self.world.rank])  # takers ascend
+        share = self.world.share(Embeddings(image[taken], text[taken], own.scale, own.bias), counts)
+        return replace(share, gathered=text)
 
     def _owners(self, rows: Tensor) -> Tensor:
         return torch.bucketize(rows, self._ends, right=True)

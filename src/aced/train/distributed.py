@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aced.config import Config
 from aced.core.embeddings import Embeddings
+from aced.core.shares import Share
 from aced.errors import AcedError
 from aced.train.heartbeat import Counters
 
@@ -47,6 +48,10 @@ class World:
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of every rank's `values`, which have one shape."""
+        return values
+
+    def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
+        """The sum of every rank's `values` `[sum(counts), ...]`, of which rank r gets its `counts[r]` rows."""
         return values
 
     def objects(self, value: T) -> list[T]:
@@ -101,33 +106,23 @@ class World:
         for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def embeddings(self, own: Embeddings) -> Embeddings:
-        """Every rank's embeddings, one rank after the other, with gradient.
+    def share(self, own: Embeddings, counts: Sequence[int], multiplied_in: torch.dtype | None = None) -> Share:
+        """This rank's pairs of a batch of which rank r has `counts[r]`, for the losses.
 
-        The loss must be computed on every rank. Where its gradients are then averaged over the ranks, as
-        DistributedDataParallel and FSDP do, they are those of one process with the whole batch.
+        Args:
+            own: embeddings of this rank's pairs.
+            counts: every rank's number of pairs.
+            multiplied_in: the type of the losses' products where the device has fast ones; that of `own` if None.
         """
+        return Share(own, counts, self, multiplied_in or own.image.dtype)
+
+    def embeddings(self, own: Embeddings, counts: Sequence[int]) -> Embeddings:
+        """Every rank's embeddings, one rank after the other, without gradient; rank r has `counts[r]`."""
+        own = own.detach()
         if self.size == 1:
             return own
-        sides = torch.cat([own.image, own.text], 1)
-        both: Tensor = _Gather.apply(sides, self, self.counts(len(own)))  # type: ignore[no-untyped-call]
-        image, text = both.chunk(2, dim=1)
+        image, text = self.gather(torch.cat([own.image, own.text], 1), counts).chunk(2, dim=1)
         return Embeddings(image, text, own.scale, own.bias)
-
-
-class _Gather(torch.autograd.Function):
-    """`World.gather` with the gradient of this rank's rows, times W because gradients are averaged afterwards."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, world: World, counts: list[int]) -> Tensor:
-        """As in torch."""
-        ctx.start, ctx.count, ctx.size = sum(counts[: world.rank]), counts[world.rank], world.size
-        return world.gather(rows, counts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """As in torch."""
-        return gradient[ctx.start : ctx.start + ctx.count] * ctx.size, None, None
 
 
 class Ranks(World):
@@ -179,6 +174,14 @@ class Ranks(World):
         values = values.clone()
         dist.all_reduce(values)
         return values
+
+    def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
+        """As in `World`."""
+        if not values.is_cuda:  # gloo has no better way, and in older versions no other one
+            return self.sum(values).split(list(counts))[self.rank]
+        own = values.new_empty(counts[self.rank], *values.shape[1:])
+        dist.reduce_scatter(own, list(values.contiguous().split(list(counts))))
+        return own
 
     def objects(self, value: T) -> list[T]:
         """As in `World`."""

@@ -34,7 +34,7 @@ class GradCache:
 
     def __init__(self, forward: Forward, batch: Candidates, micro_batch: int) -> None:
         self._forward = forward
-        self._parts = batch.split(micro_batch)
+        self._parts = batch.split(micro_batch) or [batch]
         self._states: list[list[Tensor]] = []
         parts = []
         with torch.no_grad():

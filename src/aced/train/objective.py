@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from aced.core import losses
 from aced.core.columns import column_kd
 from aced.core.embeddings import Embeddings
+from aced.core.ranks import Ranks
 from aced.core.selection import Loss
+from aced.core.shares import Share, as_share
 from aced.methods import Method
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -20,7 +22,7 @@ MAX_LOG_SCALE = math.log(100.0)
 
 @dataclass(frozen=True)
 class Parts:
-    """The scalar losses of one step, detached."""
+    """The scalar losses of one step, those of the whole batch."""
 
     loss: float
     contrastive: float
@@ -69,38 +71,43 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        contrastive: Embeddings,
-        distilled: Embeddings,
-        teachers: Sequence[Embeddings],
+        contrastive: Embeddings | Share,
+        distilled: Embeddings | Share,
+        teachers: Sequence[Embeddings | Share],
         columns: Sequence[Embeddings] = (),
     ) -> tuple[Tensor, Parts]:
         """The loss of one step.
 
         Args:
-            contrastive: the student's embeddings of B_ce.
+            contrastive: the student's embeddings of B_ce, or this rank's share of them, and likewise below.
             distilled: the student's embeddings of B_kd; not used where the method distils nothing.
             teachers: the teachers' embeddings of B_kd.
             columns: the teachers' embeddings of further pairs; none where the method has no columns.
+
+        Returns:
+            The loss, of several ranks this one's part of it, to go backward from; and the numbers of the whole batch.
         """
+        contrastive = as_share(contrastive)
         base: Tensor = getattr(losses, self.loss)(contrastive)
         if self.method.distill is None:
-            return base, Parts(base.item(), base.item(), None)
+            return base, _summed(contrastive.ranks, base, base, None)
         kd = self._distillation(distilled, teachers)
         if self.method.columns:
             kd = kd + self._against_columns(distilled, teachers, columns)
         total = base + self.method.weight * kd
-        return total, Parts(total.item(), base.item(), kd.item())
+        return total, _summed(contrastive.ranks, total, base, kd)
 
-    def _distillation(self, student: Embeddings, teachers: Sequence[Embeddings]) -> Tensor:
+    def _distillation(self, distilled: Embeddings | Share, teachers: Sequence[Embeddings | Share]) -> Tensor:
+        student = as_share(distilled)
         if self.method.distill == "softmax":
-            scaled = replace(student, scale=self.log_scale.exp(), bias=0.0)
+            scaled = student.scaled(self.log_scale.exp(), 0.0)
             return losses.softmax_kd(scaled, teachers, teacher_temperature=self.teacher_temperature)
         if self.method.distill == "sigmoid":
-            return losses.sigmoid_kd(replace(student, scale=self.log_scale.exp(), bias=self.bias), teachers)
+            return losses.sigmoid_kd(student.scaled(self.log_scale.exp(), self.bias), teachers)
         return losses.feature_matching(student, teachers, project=list(self.project))
 
     def _against_columns(
-        self, student: Embeddings, teachers: Sequence[Embeddings], columns: Sequence[Embeddings]
+        self, student: Embeddings | Share, teachers: Sequence[Embeddings | Share], columns: Sequence[Embeddings]
     ) -> Tensor:
         """The mean over the teachers."""
         parts = [
@@ -125,6 +132,13 @@ class Objective(nn.Module):
         for parameter in (getattr(model, "logit_scale", None), *own):
             if parameter is not None:
                 parameter.clamp_(max=MAX_LOG_SCALE)
+
+
+def _summed(ranks: Ranks, total: Tensor, contrastive: Tensor, distillation: Tensor | None) -> Parts:
+    """The losses of the whole batch, of which each rank has a part."""
+    parts = [total, contrastive, *([] if distillation is None else [distillation])]
+    numbers = ranks.sum(torch.stack(parts).detach()).tolist()
+    return Parts(*numbers, *([] if len(numbers) == 3 else [None]))
 
 
 def _projections(width: int, widths: Sequence[int]) -> nn.ModuleList:

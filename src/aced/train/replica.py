@@ -1,7 +1,7 @@
 """The student as the ranks train it together: the forward pass of a whole batch, its gradients, and the update.
 
-The step sees one student and one batch; that each rank embeds a part, in which precision, in how many micro-batches,
-and how gradients meet, is known here alone.
+The step sees one student and one batch; in which precision a rank embeds its share, in how many micro-batches, and how
+gradients meet, is known here alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from aced.core.embeddings import Embeddings, Scalar
+from aced.core.shares import Share
 from aced.data.source import Candidates
-from aced.precision import Precision, autocast
+from aced.precision import TYPES, Precision, autocast
 from aced.towers import Tower
 from aced.train.distributed import World
 from aced.train.gradcache import GradCache
@@ -77,7 +78,7 @@ class Replica:
             self._sharded.unshard()
 
     def embed(self, batch: Candidates) -> Embeddings:
-        """Embeddings of the whole batch, float32 and with gradient, of which `batch` is this rank's share."""
+        """Embeddings of this rank's share of a batch, float32 and with gradient."""
         if self.grad_cache:
             self._caches.append(GradCache(self._forward, batch, self.grad_cache))
             own = self._caches[-1].embedded
@@ -85,11 +86,16 @@ class Replica:
             own = self._forward(batch)
             # The losses and distillation's projections are in float32, whatever the towers ran in.
             own = replace(own, image=own.image.float(), text=own.text.float())
-        return self.world.embeddings(own)
+        return own
+
+    def share(self, own: Embeddings, counts: Sequence[int]) -> Share:
+        """This rank's embeddings, with which the losses get at those of all; rank r has `counts[r]` pairs."""
+        return self.world.share(own, counts, TYPES.get(self.precision))
 
     def backward(self, loss: Tensor) -> None:
-        """The gradients of a loss that every rank has computed on the whole batch; the same on every rank."""
-        self.scaler.scale(loss).backward()
+        """The gradients of a loss of which every rank has its own part; afterwards the same on every rank."""
+        # Times W, since the ranks' gradients are averaged where those of parts are to be added up.
+        self.scaler.scale(loss * self.world.size).backward()
         for number, cache in enumerate(self._caches, 1):
             cache.backward(self._syncing, last=number == len(self._caches))
         self._caches.clear()
@@ -156,7 +162,14 @@ class _Pass(nn.Module):
 
     def forward(self, batch: Candidates) -> tuple[Tensor, Tensor, Scalar, Scalar]:
         """Image, text, scale and bias."""
-        e = self.tower.embed(batch)
+        # A rank without pairs embeds one all the same, so that its parameters have gradients to exchange, all zero.
+        e = self.tower.embed(batch) if len(batch) else self.tower.embed(_blank(batch))[:0]
         # Copies, since FSDP hangs its work on what comes out, which a view may lose.
         scale, bias = (v.clone() if isinstance(v, Tensor) else v for v in (e.scale, e.bias))
         return e.image, e.text, scale, bias
+
+
+def _blank(empty: Candidates) -> Candidates:
+    """A black picture without a caption, of the views of `empty`."""
+    images = {view: pixels.new_zeros(1, *pixels.shape[1:]) for view, pixels in empty.images.items()}
+    return Candidates(torch.zeros(1, dtype=torch.int64), [""], images)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.ledger import Ledger
+from aced.core.shares import Share
 from aced.data.losttars import KnownTars
 from aced.data.source import Candidates
 from aced.errors import AcedError
@@ -134,10 +135,10 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     with ledger.timed("train"):
         teachers = _teach(t, pool, dealt_kd, choice.reference)
         t.student.train()
-        embedded = embedded_kd = _train_embed(t, pool, dealt)
+        share = share_kd = _train_embed(t, pool, dealt)
         if dealt_kd is not None and dealt_kd is not dealt:
-            embedded_kd = _train_embed(t, pool, dealt_kd)
-        loss, parts = t.objective(embedded, embedded_kd, teachers, _further(t, pool.own, len(dealt.rows)))
+            share_kd = _train_embed(t, pool, dealt_kd)
+        loss, parts = t.objective(share, share_kd, teachers, _further(t, pool.own, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         t.replica.backward(loss)
         grad_norm = _clip(t, parts)
@@ -147,10 +148,11 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.replica.update(t.optimizer)
         t.objective.clamp(t.student.model)
         if t.memory is not None:
-            known = None
+            embedded, known = t.world.embeddings(share.own, share.counts), None
             if t.memory.guess is not None and choice.reference is not None:
-                known = pool.embeddings(dealt, choice.reference)
-            t.memory.trained(pool.positions[dealt.rows], embedded.detach(), known, at)
+                theirs = pool.share(dealt, choice.reference)
+                known = t.world.embeddings(theirs.own, theirs.counts)
+            t.memory.trained(pool.positions[dealt.rows], embedded, known, at)
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, grad_norm)
 
@@ -180,14 +182,17 @@ def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
     return pool.deal(pool.draw(len(dealt.rows), t.generator))
 
 
-def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | None) -> list[Embeddings]:
-    """The teachers' embeddings of the distilled rows; what the reference has embedded is not embedded again."""
+def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, reference: Embeddings | None) -> list[Share]:
+    """The teachers' embeddings of this process's share of the distilled rows.
+
+    What the reference has embedded is not embedded again.
+    """
     if dealt is None:
         return []
     return [
-        pool.embeddings(dealt, reference)
+        pool.share(dealt, reference)
         if reference is not None and p is t.reference
-        else t.world.embeddings(p.embed(pool.take(dealt), t.ledger, "teacher"))
+        else t.world.share(p.embed(pool.take(dealt), t.ledger, "teacher"), pool.counts_of(dealt))
         for p in t.teachers
     ]
 
@@ -198,8 +203,8 @@ def _further(t: Trainer, candidates: Candidates, pairs: int) -> list[Embeddings]
     return [] if t.further is None else t.further.of(candidates, pairs * share, t.ledger, share)
 
 
-def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Embeddings:
-    """The whole batch's embeddings, of which this process makes those of its share."""
+def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Share:
+    """Embeddings of this process's share of a batch."""
     batch = pool.take(dealt)
     if t.student.partly is not None:
         # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
@@ -208,7 +213,7 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt) -> Embeddings:
     flops = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
-    return t.replica.embed(batch)
+    return t.replica.share(t.replica.embed(batch), pool.counts_of(dealt))
 
 
 def _clip(t: Trainer, parts: Parts) -> float:
