@@ -21,7 +21,8 @@ class Memory:
     Beside 4 bytes a sample it holds what was seen within the last `age` steps or so, and so does not grow with the
     data.
 
-    The training forward pass of every step refreshes it for nothing. It is the same in all processes.
+    The training forward pass of every step refreshes it for nothing. It is the same in all processes. Which samples are
+    here is known on the host: positions on a GPU are copied there, for which it is waited for.
 
     Args:
         age: how many steps old an embedding may be.
@@ -50,6 +51,7 @@ class Memory:
 
     def made(self, indices: Tensor, step: int) -> Tensor:
         """`[B]` int64 the steps whose weights made the embeddings; -1 for what is missing."""
+        indices = indices.cpu()
         self._reach(indices)
         place = self._place[indices].long()
         made = self._step[place.clamp(min=0)]
@@ -59,6 +61,7 @@ class Memory:
         """Remember embeddings `[m, d]` made with the weights of step `step`; earlier ones are replaced."""
         if len(indices) == 0:
             return
+        indices = indices.cpu()
         if self._image.shape[1] == 0:
             self._image, self._text = (e.new_zeros(len(self._sample), e.shape[1]) for e in (image, text))
         self._reach(indices)
@@ -123,7 +126,7 @@ class Memory:
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Image and text embeddings `[B, d]` of samples that are not `missing`."""
-        place = self._place[indices].long().to(self._image.device)
+        place = self._place[indices.cpu()].long().to(self._image.device)
         return self._image[place], self._text[place]
 
     def tensors(self) -> dict[str, Tensor]:
