@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def run_steps(
                 save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
                 wishes.saved()
             if wishes.stop is None:  # a terminal that is gone must not hide why
-                on_step(trainer.step, f"loss {trainer.guard.loss:.2f}")
+                on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
 

@@ -52,7 +52,7 @@ class Memory:
         return int((self._sample >= 0).sum())
 
     def missing(self, indices: Tensor, step: int) -> Tensor:
-        """`[m]` int64 rows of `indices` `[B]` that are not here, or too old at step number `step`."""
+        """`[m]` int64 rows of `indices` `[B]` (on the CPU, here and below) that are not here, or too old at `step`."""
         return (self.made(indices, step) < 0).nonzero().flatten()
 
     def made(self, indices: Tensor, step: int) -> Tensor:
