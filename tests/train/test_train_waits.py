@@ -42,6 +42,23 @@ def test_no_step_waits_for_the_gpu(words: list[str], tmp_path: Path) -> None:
     assert all(any(one["what"] == "numbers sent to the host" for one in noted) for noted in found.values())
 
 
+MEMORY, ROWS = "train/scoring/memory.py", "data/source.py"
+CHEAP: dict[str, tuple[list[str], set[str]]] = {
+    "early": (["scoring.cascade=0.5", "scoring.early=true"], set()),
+    "reduced": (["scoring.cascade=0.5", "scoring.resolution=16"], set()),
+    "reuse": (["scoring.cascade=0.5", "scoring.reuse=4"], {MEMORY, ROWS}),
+    "predict": (["scoring.reuse=4", "scoring.unseen=predict"], {MEMORY, "train/scoring/embedding.py"}),
+}
+
+
+@pytest.mark.parametrize(("words", "waiting"), CHEAP.values(), ids=CHEAP)
+def test_cheap_scoring_waits_for_its_memory_alone(words: list[str], waiting: set[str], tmp_path: Path) -> None:
+    """Which pairs are remembered is known on the host."""
+    python(BENCHMARKS / "waits.py", "--json", tmp_path / "waits.json", "--only", "h-acid", *words)
+    found = json.loads((tmp_path / "waits.json").read_text())["h-acid"]
+    assert {one["where"].split(":")[0] for one in found if one["waits"]} == waiting
+
+
 PLANTED = {
     "item": "x.sum().item()",
     "bool": "bool((x > 0).any())",

@@ -128,14 +128,17 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
     columns = list({column.name: column for column in columns}.values())
-    each = image_bytes(views) + sum(column.nbytes for column in columns)
+    item = chunk_bytes(rows, image_bytes(views) + sum(column.nbytes for column in columns))
+    item += trainer.further.nbytes if trainer.further else 0
+    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     return feed(
         source,
         order,
         views,
         start=steps.start,
         stop=steps.stop,
-        workers=workers_of(config, in_memory=getattr(source, "in_memory", False), item=chunk_bytes(rows, each)),
+        # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
+        workers=min(trainer.world.counts(workers)),
         columns=columns,
         beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),
