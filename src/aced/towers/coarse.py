@@ -93,13 +93,14 @@ class PartlyCoarse:
 
     def embed_image(self, tower: Any, images: Tensor, coarse: Tensor) -> Tensor:
         """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, those coarsely that `coarse` `[B]` marks; with gradient."""
-        if not coarse.any():
+        count = int(coarse.sum())  # a GPU is waited for once
+        if count == 0:
             return tower.embed_image(images)
-        parts = [embed_image(tower, images[coarse], self.side)]
-        if not coarse.all():
-            parts.append(tower.embed_image(images[~coarse]))
-        back = torch.cat([coarse.nonzero(), (~coarse).nonzero()]).flatten().argsort()
-        return torch.cat(parts)[back.to(parts[0].device)]
+        order = (~coarse).to(torch.uint8).argsort(stable=True)
+        parts = [embed_image(tower, images[order[:count]], self.side)]
+        if count < len(images):
+            parts.append(tower.embed_image(images[order[count:]]))
+        return torch.cat(parts)[order.argsort()]
 
     def image_flops(self, tower: Any, coarse: Tensor) -> float:
         """FLOPs per image of one forward pass over images of which `coarse` `[B]` are seen coarsely."""

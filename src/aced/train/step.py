@@ -13,6 +13,7 @@ from aced.core.ledger import Ledger
 from aced.core.shares import Share
 from aced.data.losttars import KnownTars
 from aced.data.source import Candidates
+from aced.devices import sent
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
@@ -210,7 +211,7 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Sha
     """Embeddings of this process's share of the dealt rows, which is `batch`."""
     if t.student.partly is not None:
         # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
-        coarse = t.student.partly.rows(len(dealt.rows))[dealt.places]
+        coarse = sent(t.student.partly.rows(len(dealt.rows)), dealt.places.device)[dealt.places]
         batch = replace(batch, coarse=coarse[pool.place(dealt)])
     flops = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops)
