@@ -19,6 +19,7 @@ from aced.errors import AcedError
 from aced.train import automatic, loop
 from aced.train.automatic import keeps_decoded, workers_of
 from aced.train.inputs import make_inputs
+from aced.train.providers import Cached
 from aced.train.student import make_student
 from run_fakes import POOL, quiet, run_config, trainer_of, write_pairs
 
@@ -82,6 +83,18 @@ def test_a_small_shared_memory_has_fewer_workers_and_ends_no_run(machine: Any) -
         if found < 8:
             with pytest.raises(AcedError):
                 shared_memory.check_room(item, found + 1, 100)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_neither_decoding_nor_a_cache_ends_a_run_for_lack_of_room(
+    in_memory: bool, machine: Any, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    write_pairs(tmp_path / "pool/0.tar", range(90))
+    keys = {"data__shards": [str(tmp_path / "pool")], "data__in_memory": in_memory, "train__precision": "fp32"}
+    config = run_config(tmp_path / "run", "i-acid", trained, reference__cache=str(tmp_path / "cache"), **keys)
+    machine(room=1000)
+    inputs = make_inputs(config, make_student(config), quiet())
+    assert isinstance(inputs.reference, Cached)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,11 @@ def chunk_size(views: Sequence[View], multiple: int = 1) -> int:
     return max(1, chunk // multiple) * multiple
 
 
+def bytes_at_once(source: Source, views: Sequence[View], multiple: int = 1) -> int:
+    """Bytes of the images in the largest chunk of a source."""
+    return min(len(source), chunk_size(views, multiple)) * image_bytes(views)
+
+
 def read_all(
     source: Source, views: Sequence[View], *, chunk: int, workers: int = 0
 ) -> Iterator[tuple[int, Candidates]]:

@@ -48,27 +48,27 @@ class CudaLine:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """As in the contract: pinned."""
+        """As in `Line`: pinned."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def send(self, batch: Candidates) -> tuple[Candidates, torch.cuda.Event]:
-        """As in the contract."""
+        """As in `Line`."""
         with torch.cuda.stream(self._stream):
             return batch.each(lambda values: values.to(self._device, non_blocking=True)), self._stream.record_event()
 
     def receive(self, batch: Candidates, mark: torch.cuda.Event) -> None:
-        """As in the contract."""
+        """As in `Line`."""
         current = torch.cuda.current_stream(self._device)
         current.wait_event(mark)
         for values in [*batch.tensors().values(), *batch.aside.values()]:
             values.record_stream(current)  # or their memory would be free again before they were read
 
     def mark(self) -> torch.cuda.Event:
-        """As in the contract."""
+        """As in `Line`."""
         return torch.cuda.current_stream(self._device).record_event()
 
     def wait(self, mark: torch.cuda.Event) -> None:
-        """As in the contract."""
+        """As in `Line`."""
         mark.synchronize()
 
 

@@ -24,7 +24,7 @@ class StoredRows(Column):
         self._store = store
 
     def load(self, candidates: Candidates) -> Tensor:
-        """As in the contract.
+        """As in `Column`.
 
         Raises:
             AcedError: a pair has none; or a side-car that was there cannot be read any more.
@@ -33,7 +33,7 @@ class StoredRows(Column):
         return torch.stack([found.image, found.text], 1)
 
     def valid(self, candidates: Candidates) -> Tensor:
-        """As in the contract."""
+        """As in `Column`."""
         return self._store.valid(candidates.indices)
 
     def embeddings(self, rows: Tensor) -> Embeddings:

@@ -47,7 +47,7 @@ class TokenIds(Column):
         return len(self._place)
 
     def load(self, candidates: Candidates) -> Tensor:
-        """As in the contract, of the captions."""
+        """As in `Column`, of the captions."""
         return self.of(candidates.texts)
 
     def of(self, texts: Sequence[str]) -> Tensor:
@@ -62,7 +62,7 @@ class TokenIds(Column):
         return self._table[torch.tensor([self._place[text] for text in texts], dtype=torch.int64)]
 
     def sent(self, values: Tensor) -> Tensor:
-        """As in the contract: no more columns than the longest text has, rounded up."""
+        """As in `Column`: no more columns than the longest text has, rounded up."""
         longest = int(lengths_of(values).max()) if len(values) else 1
         return values[:, : max(1, -(-longest // _MULTIPLE)) * _MULTIPLE]
 

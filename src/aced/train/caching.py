@@ -11,17 +11,16 @@ from aced.core.ledger import BACKWARD
 from aced.data.embedding import EmbeddingTower, Settings, size_text
 from aced.data.sidecar import parts_of, sample_bytes, sidecar_path, why_missing
 from aced.data.source import Source
-from aced.train.automatic import precision_of, workers_of
+from aced.train.automatic import precision_of
 from aced.train.providers import Cached, Provider
 
 
 def cache_settings(config: Config) -> Settings:
-    """How a run's config wants its embeddings cached."""
+    """How a run's config wants its embeddings cached; by how many processes depends on the source."""
     return Settings(
         dtype=config.reference.cache_dtype,
         views=config.data.views,
         micro_batch=config.train.micro_batch,
-        workers=workers_of(config),
         precision=precision_of(config),
     )
 

@@ -21,7 +21,7 @@ from aced.data.source import SOUND_KINDS, Fault, Source
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
-from aced.precision import autocast, tensor_float
+from aced.precision import Precision, autocast, tensor_float
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
@@ -182,20 +182,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     )
     if train.compile:
         compile_towers(student)
-    settings = Settings(
-        batch=train.batch,
-        steps=train.steps,
-        loss=config.method.loss,
-        chunks=config.method.chunks,
-        temperature=config.method.temperature,
-        lr=train.lr,
-        warmup=train.warmup,
-        clip=train.clip,
-        micro_batch=train.micro_batch,
-        precision=precision,
-        scope=config.method.scope,
-        recomputed=(train.grad_cache > 0) + train.activation_checkpointing,
-    )
+    settings = _settings(config, precision)
     reference = inputs.reference if method.scores_reference else None
     student.partly = make_partly(config, student)
     return Trainer(
@@ -217,6 +204,25 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         guard=Guard(behind=1 if student.device.type == "cuda" else 0),
         marks=_marks(inputs),
         tars=KnownTars.of(inputs.source),
+    )
+
+
+def _settings(config: Config, precision: Precision) -> Settings:
+    """The numbers of a run that a step needs."""
+    train, method = config.train, config.method
+    return Settings(
+        batch=train.batch,
+        steps=train.steps,
+        loss=method.loss,
+        chunks=method.chunks,
+        temperature=method.temperature,
+        lr=train.lr,
+        warmup=train.warmup,
+        clip=train.clip,
+        micro_batch=train.micro_batch,
+        precision=precision,
+        scope=method.scope,
+        recomputed=(train.grad_cache > 0) + train.activation_checkpointing,
     )
 
 

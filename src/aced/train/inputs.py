@@ -14,6 +14,7 @@ from aced.config import Config
 from aced.config_sections import FrozenSection
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
+from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
 from aced.data.source import Source
 from aced.data.store import build_store, open_store
@@ -197,7 +198,8 @@ def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Sou
     from aced.data.memory import InMemory
 
     with bars.counting("Decoding images") as progress:
-        return InMemory(pool, views, workers=workers_of(config), progress=progress)
+        workers = workers_of(config, item=bytes_at_once(pool, views))
+        return InMemory(pool, views, workers=workers, progress=progress)
 
 
 def make_scenes(split: str, size: int, seed: int, bars: Bars) -> Source:
@@ -305,7 +307,10 @@ def make_cached(
             "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
             "reference.cache and teacher.cache empty."
         )
-    settings = cache_settings(config)
+    views = [tower.view.cropped(crop) for crop in range(config.data.views)]
+    item = bytes_at_once(source, views, config.train.micro_batch)
+    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    settings = cache_settings(config)._replace(workers=workers)
     if refuse:
         store = open_store(cache, tower.identity(), source, settings)
     else:
