@@ -184,6 +184,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         compile_towers(student)
     settings = Settings(
         batch=train.batch,
+        super_batch=config.super_batch,
         steps=train.steps,
         loss=config.method.loss,
         chunks=config.method.chunks,

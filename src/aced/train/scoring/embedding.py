@@ -13,7 +13,7 @@ from aced.precision import autocast
 from aced.towers.coarse import Resized
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
-from aced.train.scoring.shares import of_all, own_rows
+from aced.train.scoring.shares import each_has, own_rows
 from aced.train.scoring.unseen import Guess
 
 _PACE = 2
@@ -65,8 +65,8 @@ def _remembered(memory: Memory, candidates: Candidates, at: Moment, side: int | 
 
     Several processes give each other what they embed, so that each remembers what one process would.
     """
-    missing = candidates[memory.missing(candidates.indices, at.step)]
-    memory.put(*of_all(at.world, missing.indices, embed(missing, at, side)), at.step)
+    lacking = memory.missing(at.positions, at.step)
+    _embed_some(memory, lacking, candidates, at, side)
     return memory.get(candidates.indices)
 
 
@@ -96,7 +96,12 @@ def _guessed(
 
 def _refresh(memory: Memory, count: int, candidates: Candidates, at: Moment) -> None:
     """Embed those of all processes' candidates that were embedded longest ago; each process embeds its own."""
-    positions = at.world.gather(candidates.indices, at.counts)
-    oldest = memory.made(positions, at.step).sort(stable=True).indices[:count].sort().values
-    due = candidates[own_rows(oldest, at.counts, at.world.rank)]
-    memory.put(*of_all(at.world, due.indices, embed(due, at)), at.step)
+    oldest = memory.made(at.positions, at.step).sort(stable=True).indices[:count].sort().values
+    _embed_some(memory, oldest, candidates, at)
+
+
+def _embed_some(memory: Memory, rows: Tensor, candidates: Candidates, at: Moment, side: int | None = None) -> None:
+    """Embed ascending `rows` of all processes' candidates and remember them; each process embeds its own."""
+    due = candidates[own_rows(rows, at.counts, at.world.rank)]
+    made = at.world.embeddings(embed(due, at, side), each_has(rows, at.counts))
+    memory.put(at.positions[rows], made.image, made.text, at.step)
