@@ -114,7 +114,7 @@ def job(names: list[str], target: Path) -> None:
 
     torch.set_num_threads(1)
     world, found, words = open_world(60), {}, rows()
-    bars = Bars(Console(quiet=True))
+    bars, made = Bars(Console(quiet=True)), {}
     world.connect(load_config("scenes", [*COMMON, "run.out=unused"]), torch.device("cpu"))
     if world.first:
         write_models(Path())
@@ -123,7 +123,11 @@ def job(names: list[str], target: Path) -> None:
     for name in names:
         config = load_config("scenes", [*COMMON, *words[name], "run.out=unused"])
         student = make_student(config)
-        inputs = world.in_turn(lambda: make_inputs(config, student, bars))  # noqa: B023 (it is called at once)
+        models = [word for word in words[name] if word.startswith("reference.")]
+        key = (*models, config.row.scores_reference, bool(config.row.distill))
+        if key not in made:
+            made[key] = world.in_turn(lambda: make_inputs(config, student, bars))  # noqa: B023 (it is called at once)
+        inputs = made[key]
         trainer = make_trainer(config, inputs, student, world)
         batches = loop.batches_of(trainer, inputs.source, config, range(STEPS))
         wishes = Wishes(Asked(), 0, world)

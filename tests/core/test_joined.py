@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 from core_losses import embed
-from rank_fakes import ThreadRanks, on_ranks
 from torch import Tensor
 
 from aced.core import losses
 from aced.core.embeddings import Embeddings
 from aced.core.joined import Joined
 from aced.core.shares import Share
+from rank_fakes import ThreadRanks, on_ranks
 
 SPREADS = [[9], [5, 4], [2, 6, 0, 1], [0, 9]]
 

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import pytest
 import torch
-from rank_fakes import ThreadRanks, on_ranks
 from torch import Tensor
 
 from aced.data.source import Candidates, Fault
@@ -15,6 +14,7 @@ from aced.errors import AcedError
 from aced.train.distributed import World
 from aced.train.feed import Faults
 from aced.train.opening import open_step
+from rank_fakes import ThreadRanks, on_ranks
 
 T = TypeVar("T")
 
