@@ -3,6 +3,8 @@
     python benchmarks/cheap.py --seeds 0,1,2 --split test --out cheap.jsonl      # trains the reference first (minutes)
     python benchmarks/cheap.py --reference runs/demo/reference/aced-demo-l/model --rows iid,aced,aced+cascade=0.4
     python benchmarks/cheap.py --table cheap.jsonl                               # means over seeds of what lies there
+    python benchmarks/cheap.py --photos data/pool --tasks data/eval --reference REFERENCE --student vit64.json \
+      --rows aced,aced+resolution=48                                             # the recipe photos on tars
 
 A row is `METHOD[@STEPS][+KEY=VALUE...]`: a row of the methods table, the number of its steps where it is not `--steps`,
 and keys of `[scoring]`, or of another section with its name before them (`method.weight=4`). Everything else is the
@@ -95,13 +97,19 @@ class World:
 
 def config_of(row: str, seed: int, args: argparse.Namespace, folder: Path) -> Any:
     """The demo's config with the row's method, steps and keys."""
-    from aced.config import make_config
+    from aced.config import load_config, make_config
     from aced.demo.recipe import FULL, Row, student_config
 
     name, *keys = row.split("+")
     method, _, steps = name.partition("@")
-    values = student_config(Row(row, row, method), seed, FULL, folder, split=args.split).model_dump(mode="json")
-    values["data"]["scenes"], values["data"]["scenes_size"] = args.pool, args.size
+    if args.photos:
+        values = load_config("photos", [f"method.name={method}", f"run.seed={seed}"]).model_dump(mode="json")
+        values["student"]["model"] = args.student
+        # Of the pool and the reference here is decided elsewhere, once for all rows.
+        values["data"]["shards"], values["reference"]["model"] = [args.photos], args.reference
+    else:
+        values = student_config(Row(row, row, method), seed, FULL, folder, split=args.split).model_dump(mode="json")
+        values["data"]["scenes"], values["data"]["scenes_size"] = args.pool, args.size
     values["train"]["steps"] = int(steps or args.steps)
     for key in keys:
         name, _, value = key.partition("=")
@@ -130,6 +138,26 @@ def make_world(args: argparse.Namespace, folder: Path, console: Console) -> Worl
         pool = make_scenes(args.pool, args.size, 1, bars)
         tower.requires_grad_(False).eval()
         return World(pool, tasks, make_cached(tower, pool, Path(args.cache or folder), config, tower.device, bars))
+
+
+def make_photos(args: argparse.Namespace, folder: Path, console: Console) -> World:
+    """The same with tars of photos, decoded once, and a trained reference."""
+    from aced.data.memory import InMemory
+    from aced.data.shards import open_shards
+    from aced.evaluate.folder import find_task_folders, load_task_folder
+    from aced.progress import Bars
+    from aced.towers import load_tower
+    from aced.train.inputs import make_cached
+
+    tower = load_tower(args.reference).requires_grad_(False).eval()
+    tasks = [task for place in find_task_folders([args.tasks]) for task in load_task_folder(place)]
+    config = config_of("aced", 0, args, folder)
+    with Bars(console) as bars:
+        source = open_shards([args.photos])
+        cached = make_cached(tower, source, Path(args.cache or folder), config, tower.device, bars)
+        with bars.counting("Decoding images") as progress:
+            pool = InMemory(source, [load_tower(args.student, seed=0).view], progress=progress)
+    return World(pool, tasks, cached)
 
 
 def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder: Path) -> Run:
@@ -226,12 +254,15 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", default="0", help="with commas")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--split", choices=("test", "validation"), default="validation")
     parser.add_argument("--pool", choices=("pool", "redundant"), default="pool")
     parser.add_argument("--size", type=int, default=24_000, help="scenes of the pool")
-    parser.add_argument("--reference", default="", help="a trained aced-demo-l; trained here where it is not given")
+    parser.add_argument("--reference", default="", help="a trained model; by default an aced-demo-l is trained")
+    parser.add_argument("--photos", default="", help="tars of photos in the place of scenes; needs --reference")
+    parser.add_argument("--tasks", default="", help="task folders for photos")
+    parser.add_argument("--student", default="aced-photo-s", help="the student for photos")
     parser.add_argument("--cache", default="", help="folder for the reference's embeddings")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     parser.add_argument("--out", type=Path, help="append the lines of JSON here too")
@@ -246,7 +277,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        world = make_world(args, Path(name), console)
+        world = (make_photos if args.photos else make_world)(args, Path(name), console)
         with Bars(console) as bars:
             for seed in map(int, args.seeds.split(",")):
                 lines += measure(seed, world, args, Path(name), bars)

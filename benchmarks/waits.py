@@ -33,15 +33,17 @@ class Enough(BaseException):
     """The step has been taken."""
 
 
-def rows() -> dict[str, list[str]]:
-    """The command-line words of every method, with a cached reference where it scores with one."""
+def rows(*, live: bool) -> dict[str, list[str]]:
+    """The command-line words of every method; its reference is cached, unless it is to be `live` and can."""
     from aced.methods import METHODS
 
     found = {}
     for name, method in METHODS.items():
-        model = ["reference.model=peer" if method.needs_peer else "reference.model=large"]
-        reference = [*model, "reference.cache=cache"] if method.needs_large or method.needs_peer else []
-        found[name] = [f"method.name={name}", *reference]
+        found[name] = [f"method.name={name}"]
+        if method.needs_large or method.needs_peer:
+            found[name].append(f"reference.model={'peer' if method.needs_peer else 'large'}")
+            if not live or method.columns:
+                found[name].append("reference.cache=cache")
     return found
 
 
@@ -125,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cuda", action="store_true", help="on a GPU of this machine")
     parser.add_argument("--where", action="store_true", help="print the line of each wait")
+    parser.add_argument("--live", action="store_true", help="references that are no cache, where the method can")
     parser.add_argument("--only", default="", help="words, one of which a row's name must have")
     parser.add_argument("--json", type=Path, help="write the waits of each row here")
     parser.add_argument("words", nargs="*", help="further section.key=value")
@@ -135,7 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_models(Path(folder))
-        for number, (name, words) in enumerate(rows().items()):
+        for number, (name, words) in enumerate(rows(live=given.live).items()):
             if only and not any(word in name for word in only):
                 continue
             found = (on_cuda if given.cuda else claimed)([*words, *given.words], Path(folder) / f"run-{number}")

@@ -134,9 +134,9 @@ def test_a_loss_that_is_not_finite_is_noticed_late_and_leaves_the_step_before(
 ) -> None:
     judge, calls = Replica.judge, []
 
-    def failing(self: Replica, loss: torch.Tensor, norm: torch.Tensor) -> Verdict:
+    def failing(self: Replica, loss: torch.Tensor, *others: Any) -> Verdict:
         calls.append(1)
-        return judge(self, loss * torch.nan if len(calls) == 4 else loss, norm)
+        return judge(self, loss * torch.nan if len(calls) == 4 else loss, *others)
 
     monkeypatch.setattr(Replica, "judge", failing)
     config = config_of(tmp_path, "aced", trained, train__steps=9, run__log_every=9)

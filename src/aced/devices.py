@@ -72,12 +72,17 @@ class Readout:
 
     Args:
         values: a tensor, which may be overwritten afterwards.
+
+    Attributes:
+        late: whether they may still have to be waited for.
     """
 
     def __init__(self, values: Tensor) -> None:
         if values.device.type != "cuda":
             self._host, self._arrived = values.detach().to("cpu", copy=True), None
+            self.late = False
             return
+        self.late = True
         self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         self._host.copy_(values.detach(), non_blocking=True)
         self._arrived = torch.cuda.Event()

@@ -42,7 +42,11 @@ def test_batches_follow_each_other_and_end() -> None:
 def test_the_only_chunk_is_not_copied_and_a_place_is_used() -> None:
     (part,) = chunks(4)
     alone = assembled(iter([part]), deque([Size(1, 4)]))
-    assert alone is part
+    assert alone is not None
+    for key, values in alone.tensors().items():
+        assert same(values, part.tensors()[key])
+        # Positions are kept by whoever watches a run, and must not keep the block of memory that a chunk is.
+        assert (values.data_ptr() == part.tensors()[key].data_ptr()) == (key != "indices")
     rooms: dict[Key, torch.Tensor] = {}
 
     def place(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

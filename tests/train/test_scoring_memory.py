@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from aced.core.embeddings import Embeddings
+from aced.devices import Readout
+from aced.train.scoring import memory as memory_module
 from aced.train.scoring.memory import Memory
 
 AGE, WIDTH, SAMPLES = 3, 4, 20_000
@@ -77,6 +83,42 @@ def test_it_goes_back_to_where_it_was_kept(seed: int) -> None:
             memory.back()
             known = before
             same(memory, known, step)
+
+
+class Late(Readout):
+    """Of a GPU: what training was given is known a step later."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__(values)
+        self.late = True
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("reader", [Readout, Late])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_goes_back_two_steps_whenever_training_is_known(
+    seed: int, reader: Any, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "Readout", reader)
+    generator, memory = torch.Generator().manual_seed(seed), Memory(AGE)
+    known: Known = {}
+    states = []
+    for step in range(9):
+        memory.keep()
+        states.append(copy.deepcopy(known))
+        put(memory, known, step, generator)
+        if step == 8:
+            break  # this step fails before it trains
+        samples = torch.randperm(SAMPLES, generator=generator)[:500]
+        values = torch.rand(500, generator=generator)
+        image = values[:, None].expand(-1, WIDTH)
+        memory.trained(samples, Embeddings(image, -image), None, SimpleNamespace(step=step))  # type: ignore[arg-type]
+        known |= {i: (step, float(value)) for i, value in zip(samples.tolist(), values, strict=True)}
+        if step % 3 == 0:
+            same(memory, known, step)
+    for _ in range(steps):
+        memory.back()
+    same(memory, states[-steps], 9 - steps)
 
 
 @pytest.mark.parametrize("seed", range(3))

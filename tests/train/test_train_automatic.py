@@ -11,22 +11,23 @@ import torch
 from aced.config import Config, make_config
 from aced.data import memory, shared_memory
 from aced.data.memory import InMemory, free_memory
+from aced.data.scenes import make_pool
 from aced.data.shards import Shards
 from aced.data.shared_memory import Room
 from aced.data.views import View
 from aced.errors import AcedError
-from aced.train import automatic
+from aced.train import automatic, loop
 from aced.train.automatic import keeps_decoded, workers_of
 from aced.train.inputs import make_inputs
 from aced.train.student import make_student
-from run_fakes import quiet, write_pairs
+from run_fakes import POOL, quiet, run_config, trainer_of, write_pairs
 
 VIEWS, GB = [View(32)], 10**9
 EACH = 3 * 32 * 32
 
 
-def config_of(**data: Any) -> Config:
-    return make_config({"method": {"name": "iid"}, "data": {"shards": ["pool"], **data}, "train": {"steps": 100}})
+def config_of(steps: int = 100, **data: Any) -> Config:
+    return make_config({"method": {"name": "iid"}, "data": {"shards": ["pool"], **data}, "train": {"steps": steps}})
 
 
 @pytest.fixture
@@ -40,6 +41,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
 
     return pretend
+
+
+def test_processes_have_as_many_workers_as_the_one_with_the_fewest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order that exchanges is asked for as far ahead as there are workers: in all processes alike."""
+    config, pool, given = run_config(tmp_path, data__workers=3), make_pool(POOL, 1), dict[str, Any]()
+    trainer = trainer_of(config, pool)
+    monkeypatch.setattr(trainer.world, "counts", lambda own: [4, own, 2])
+    monkeypatch.setattr(loop, "feed", lambda *_, **named: given.update(named))
+    loop.batches_of(trainer, pool, config, range(2))
+    assert given["workers"] == 2
 
 
 @pytest.mark.parametrize(
@@ -63,7 +76,7 @@ def test_a_small_shared_memory_has_fewer_workers_and_ends_no_run(machine: Any) -
     machine(room=64 << 20)
     for item, workers in ((1 << 20, 8), (10 << 20, 5), (40 << 20, 0)):
         found = workers_of(config_of(), item=item)
-        assert found == workers
+        assert found == workers_of(config_of(steps=1), item=item) == workers  # a step may have many chunks
         if found:
             shared_memory.check_room(item, found, 100)
         if found < 8:

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+from aced.data import shared_memory
 from aced.data.order import Order
 from aced.data.scenes import Scenes, make_pool
+from aced.data.shared_memory import Room
 from aced.data.source import Candidates, Column, Fault
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import load_tower
-from aced.train.feed import Faults, chunks_of, feed, make_order
+from aced.train.feed import Faults, _Plan, chunks_of, feed, make_order
 from aced.train.providers import Cached
 from aced.train.student import make_student
 from run_fakes import POOL, provider_of, run_config, with_holes
@@ -198,6 +200,7 @@ class Beside:
     """Other pairs than the batch: three of them, another three at each step."""
 
     columns: Mapping[str, Column] = {"others": Positions()}
+    nbytes = 3 * 8
 
     def drawn(self, step: int) -> dict[str, torch.Tensor]:
         return {"others": torch.tensor([step, 4, step + 7])}
@@ -310,3 +313,44 @@ def test_what_is_under_way_does_not_grow_with_the_batch() -> None:
     assert (2 * 8 + 1) * chunks_of(rows).rows * row_bytes + 2 * rows * row_bytes < 1.5e9
     assert chunks_of(100 * rows).rows == chunks_of(rows).rows
     assert [chunks_of(n) for n in (0, 1, 511, 512)] == [(1, 0), (1, 1), (1, 511), (2, 256)]
+
+
+def test_what_is_loaded_beside_a_chunk_needs_room_too(pool: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = 80 * (3 * 32**2 + 3 * 24**2)
+    monkeypatch.setattr(shared_memory, "measure", lambda: Room(2 * chunk, 2 * chunk))
+    how: Any = {"start": 0, "stop": 5, "workers": 1}
+    assert len(list(feed(pool, Order(POOL, 80, 0), VIEWS, **how))) == 5
+    with pytest.raises(AcedError, match="/dev/shm"):
+        feed(pool, Order(POOL, 80, 0), VIEWS, beside=Beside(), **how)
+
+
+class Thinned(Order):
+    """An order of which less is loaded, as with `scoring.early`; it notes the steps that are asked for."""
+
+    def __init__(self, kept: int) -> None:
+        super().__init__(4096, 1024, seed=0)
+        self.kept, self.asked = kept, list[int]()
+
+    def indices(self, step: int) -> torch.Tensor:
+        self.asked.append(step)
+        return super().indices(step)[: self.kept]
+
+    def epochs(self, step: int) -> torch.Tensor:
+        return super().epochs(step)[: self.kept]
+
+
+def test_processes_with_uneven_parts_ask_for_steps_at_the_same_jobs() -> None:
+    """511 rows would be one chunk and 512 two: one process would exchange for a step that the other is not at."""
+    asked, parts = [], []
+    for rank in range(2):
+        order = Thinned(1023)
+        plan, steps, jobs = _Plan(order, range(3), (rank, 2), None, chunked=True), list[int](), list[torch.Tensor]()
+        for job in plan:
+            steps.append(order.asked[-1])
+            jobs.append(job.positions)
+        assert len(jobs) <= plan.count
+        assert max(map(len, jobs)) <= plan.rows
+        asked.append(steps)
+        parts.append(torch.cat(jobs[: steps.count(0)]))
+    assert asked[0] == asked[1]
+    assert torch.equal(torch.cat(parts), Order(4096, 1024, seed=0).indices(0)[:1023])

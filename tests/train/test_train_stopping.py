@@ -384,8 +384,8 @@ def _in_the_loss(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     judge, refused = Replica.judge, []
 
-    def failing(self: Replica, loss: torch.Tensor, norm: torch.Tensor) -> Verdict:
-        verdict = judge(self, loss * torch.nan if len(refused) == 4 else loss, norm)
+    def failing(self: Replica, loss: torch.Tensor, *others: Any) -> Verdict:
+        verdict = judge(self, loss * torch.nan if len(refused) == 4 else loss, *others)
         refused.append(bool(verdict.refused))
         return verdict
 
@@ -425,7 +425,9 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("method", "keys"), WAYS)
+@pytest.mark.parametrize("log_every", [2, 5])
 def test_a_step_that_fails_leaves_the_one_before(
+    log_every: int,
     method: str,
     keys: dict[str, Any],
     pool: Scenes,
@@ -435,7 +437,7 @@ def test_a_step_that_fails_leaves_the_one_before(
 ) -> None:
     source = with_holes(pool, 9)
     cache = tmp_path / "cache" if keys is GUESSED else None
-    keys = {"data__max_bad_share": 0.5, "run__log_every": 2, **keys}
+    keys = {"data__max_bad_share": 0.5, "run__log_every": log_every, **keys}
     run(config_of(tmp_path / "whole", method, trained, **keys), source, cache=cache)
     for where in (_in_reading, _in_the_loss, _in_the_loss_told_late):
         config = config_of(tmp_path / where.__name__, method, trained, **keys)

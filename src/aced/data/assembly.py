@@ -32,7 +32,8 @@ def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | N
     """The next chunks as one batch; None where there are none any more.
 
     A chunk is copied as soon as it is there and then given up, so that of the memory through which chunks come no more
-    than one is held. The only chunk of a batch is the batch, unless a place is given.
+    than one is held. The only chunk of a batch is the batch, unless a place is given; its positions, which whoever
+    watches a run keeps, are a copy, or they would keep all of it.
 
     Args:
         chunks: of all batches.
@@ -45,7 +46,7 @@ def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | N
     size = sizes.popleft()
     if place is None:
         if size.chunks == 1:
-            return chunk
+            return replace(chunk, indices=chunk.indices.clone())
         place = anew
     shapes = {key: ((size.rows, *values.shape[1:]), values.dtype) for key, values in chunk.tensors().items()}
     room = {key: place(key, *shape) for key, shape in shapes.items()}

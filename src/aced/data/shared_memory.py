@@ -62,11 +62,11 @@ def check_room(item: int, workers: int, count: int) -> int:
     )
 
 
-def workers_that_fit(item: int, workers: int, count: int) -> int:
-    """The largest number of loading processes, up to `workers`, for which `check_room` finds room; 0 for none."""
+def workers_that_fit(item: int, workers: int) -> int:
+    """The most loading processes, `workers` at most, that have room for any number of results; 0 for none."""
     for fewer in range(workers, 0, -1):
         try:
-            check_room(item, fewer, count)
+            check_room(item, fewer, _AHEAD * fewer + 1)
         except AcedError:
             continue
         return fewer

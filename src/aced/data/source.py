@@ -77,7 +77,8 @@ class Candidates:
         faults: the samples that were asked for and could not be used.
         notes: what is odd about the samples that are there; see `aced.data.faults.HARMLESS`.
         crops: `[B]` int64, which crop of its image each pair was read in; None for whole images.
-        coarse: `[B]` bool, which images a student in training sees at a lower resolution; None: none of them.
+        coarse: `[B]` bool, which images a student in training sees at a lower resolution; None: none of them. It is
+            for the step alone, set last, and on the CPU.
         columns: the values of each `Column` that was asked for, `[B, ...]`, by its name.
         aside: values of a column for other pairs than these, by what they are for.
         dropped: how many rows were read and left out because a column has no value for them.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.devices import sent
 from aced.errors import AcedError
 from aced.towers.modes import evaluating
 
@@ -92,14 +93,18 @@ class PartlyCoarse:
         return steps[1:] > steps[:-1]
 
     def embed_image(self, tower: Any, images: Tensor, coarse: Tensor) -> Tensor:
-        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, those coarsely that `coarse` `[B]` marks; with gradient."""
-        if not coarse.any():
+        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, those coarsely that `coarse` `[B]` marks; with gradient.
+
+        The marks are on the CPU, so that a GPU need not be asked how many there are.
+        """
+        small, full = coarse.nonzero().flatten(), (~coarse).nonzero().flatten()
+        if not len(small):
             return tower.embed_image(images)
-        parts = [embed_image(tower, images[coarse], self.side)]
-        if not coarse.all():
-            parts.append(tower.embed_image(images[~coarse]))
-        back = torch.cat([coarse.nonzero(), (~coarse).nonzero()]).flatten().argsort()
-        return torch.cat(parts)[back.to(parts[0].device)]
+        parts = [embed_image(tower, images.index_select(0, sent(small, images.device)), self.side)]
+        if len(full):
+            parts.append(tower.embed_image(images.index_select(0, sent(full, images.device))))
+        back = sent(torch.cat([small, full]).argsort(), parts[0].device)
+        return torch.cat(parts).index_select(0, back)
 
     def image_flops(self, tower: Any, coarse: Tensor) -> float:
         """FLOPs per image of one forward pass over images of which `coarse` `[B]` are seen coarsely."""

@@ -56,7 +56,7 @@ def workers_of(config: Config, *, in_memory: bool = False, item: int = 0) -> int
     if in_memory or not config.data.shards or device_of(config).type != "cuda":
         return 0
     share = available_cores() // _ranks_here() - 1
-    return workers_that_fit(item, min(MOST_WORKERS, max(1, share)), config.train.steps)
+    return workers_that_fit(item, min(MOST_WORKERS, max(1, share)))
 
 
 def keeps_decoded(config: Config, samples: int, views: Sequence[View]) -> tuple[bool, str]:

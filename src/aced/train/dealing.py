@@ -26,13 +26,13 @@ from aced.train.distributed import World
 
 @dataclass(frozen=True)
 class Dealt:
-    """Chosen rows and who has them; all but the rows on the CPU.
+    """Chosen rows and who has them; the ranks are on the CPU.
 
     Attributes:
         rows: `[b]` rows, those that rank 0 trains on first and so on; where the candidates are.
         owners: `[b]` the rank that loaded each.
         takers: `[b]` the rank that trains on it, ascending.
-        places: `[b]` the place of each among the rows as they were chosen; on the rows' device.
+        places: `[b]` the place of each among the rows as they were chosen; on either.
     """
 
     rows: Tensor
@@ -98,7 +98,7 @@ class Pool:
             takers = torch.arange(ranks).repeat_interleave(torch.tensor([len(rows)] if ranks == 1 else each))
             rows = sent(rows, device)
             if ranks == 1:
-                return Dealt(rows, takers, takers, torch.arange(len(rows), device=device))
+                return Dealt(rows, takers, takers, torch.arange(len(rows)))
             order = torch.bucketize(rows, sent(self._ends, device), right=True).argsort(stable=True)
             return Dealt(rows[order], takers, takers, order)
         rows = rows.cpu()
@@ -112,7 +112,7 @@ class Pool:
                 gaps.append(max(0, share - len(mine)))
             takers[torch.cat(surplus)] = torch.arange(len(gaps)).repeat_interleave(torch.tensor(gaps))
         order = takers.argsort(stable=True)
-        return Dealt(sent(rows[order], device), owners[order], takers[order], sent(order, device))
+        return Dealt(sent(rows[order], device), owners[order], takers[order], order)
 
     def place(self, dealt: Dealt) -> slice:
         """Where among the dealt rows those are that this rank trains on."""
@@ -171,7 +171,9 @@ class _Table:
         """These rows and others behind them, which come as bytes and without captions."""
         own = self._tensors()
         both = {key: torch.cat([own[key], values]) for key, values in unpacked(rows, own).items()}
-        known = self.known and replace(self.known, image=both.pop("known image"), text=both.pop("known text"))
+        known = self.known
+        if known is not None:
+            known = replace(known, image=both.pop("known image"), text=both.pop("known text"))
         return _Table(self.candidates.with_tensors(both, ()), known)
 
     def parts(self, sizes: Sequence[int]) -> list[Taken]:

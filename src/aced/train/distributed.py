@@ -89,6 +89,10 @@ class World:
         """Record why the job ends; True for the first rank that does, which is to print it."""
         return True
 
+    def counts(self, count: int) -> list[int]:
+        """Every rank's `count`."""
+        return self.gather(torch.tensor([count]), [1] * self.size).tolist()
+
     def lists(self, values: Tensor, most: int) -> list[Tensor]:
         """Every rank's `values`, `[n]` int64 on the CPU of which each may have another number, but no more than `most`.
 

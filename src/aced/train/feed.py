@@ -180,6 +180,11 @@ class Beside(Protocol):
 
     columns: Mapping[str, Column]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is loaded of them with a batch."""
+        ...
+
     def drawn(self, step: int) -> dict[str, Tensor]:
         """`[m]` positions of the pairs of a step, for each of `columns`."""
         ...
@@ -202,17 +207,22 @@ class _Plan(Iterable[Job]):
         most = -(-order.batch // part[1])
         self.count = len(steps) * (chunks_of(most).number if chunked else 1)
         # What is decided before loading makes a batch smaller.
-        self.rows = chunks_of(len(self._own(order.indices(steps[0])))).rows if chunked and steps else 0
+        self.rows = self._chunks(self._order.indices(steps[0])).rows if chunked and steps else 0
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
-            indices, epochs = self._own(self._order.indices(step)), self._own(self._order.epochs(step))
-            count = chunks_of(len(indices)).number if self._chunked else 1
+            whole = self._order.indices(step)
+            indices, epochs = self._own(whole), self._own(self._order.epochs(step))
+            count = self._chunks(whole).number if self._chunked else 1
             self.sizes.append(Size(count, len(indices)))
             aside = self._beside.drawn(step) if self._beside else {}
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
                 yield Job(*pair, aside)
                 aside = {}
+
+    def _chunks(self, whole: Tensor) -> Chunks:
+        """Those of every process: with as many, all ask for the order of a step at the same time, and may exchange."""
+        return chunks_of(-(-len(whole) // self._part[1]))
 
     def _own(self, values: Tensor) -> Tensor:
         rank, ranks = self._part
@@ -254,7 +264,7 @@ def feed(
     columns = list({column.name: column for column in columns}.values())
     fill = Fill(source, views, columns, beside.columns if beside else {})
     plan = _Plan(order, range(start, stop), part, beside, chunked=workers > 0)
-    item = plan.rows * fill.row_bytes
+    item = plan.rows * fill.row_bytes + (beside.nbytes if beside else 0)
     chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
     if device is None or device.type != "cuda":
         return _batches(chunks, plan.sizes)

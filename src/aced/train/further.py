@@ -43,6 +43,11 @@ class FurtherPairs:
         self.count, self.seed = count, seed
         self.columns: Mapping[str, Column] = {_name(i): teacher.rows for i, teacher in enumerate(self._teachers)}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is loaded with a batch."""
+        return self.count * sum(column.nbytes for column in self.columns.values())
+
     def drawn(self, step: int) -> dict[str, Tensor]:
         """`[m]` positions of the pairs of step number `step`, from 0, for each of `columns`."""
         found = {}

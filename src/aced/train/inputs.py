@@ -131,6 +131,7 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     ids = {column.name: column.nbytes for column in (student.ids, *live)}
     rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
     item = chunk_bytes(rows, image_bytes(dict.fromkeys(views)) + sum(ids.values()) + 8 * sum(cached))
+    item += 8 * config.row.columns * (cached[-1] if cached else 0)  # of further pairs, by the teacher
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
         check_room(item, workers, config.train.steps * chunks_of(rows).number)

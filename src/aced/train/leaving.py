@@ -60,12 +60,12 @@ class LastStep:
         """Make the trainer again what it was; False where that cannot be had any more, or is nothing to go on from.
 
         A step that fails leaves the weights alone until the optimiser has begun to change them, and one that was
-        refused leaves them alone altogether.
+        refused leaves them alone altogether, even where that is noticed when its update has been launched.
         """
         t = self._trainer
         refused = t.guard.first_refused()
         good = t.step if refused is None else refused - 1
-        if not t.whole or good == 0:
+        if good == 0 or (refused is None and not t.whole):
             return False
         while self._kept:
             t.faults.back()

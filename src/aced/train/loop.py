@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def run_steps(
                 save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
                 wishes.saved()
             if wishes.stop is None:  # a terminal that is gone must not hide why
-                on_step(trainer.step, f"loss {trainer.guard.loss:.2f}")
+                on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
 
@@ -127,14 +128,17 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
     columns = list({column.name: column for column in columns}.values())
-    each = image_bytes(views) + sum(column.nbytes for column in columns)
+    item = chunk_bytes(rows, image_bytes(views) + sum(column.nbytes for column in columns))
+    item += trainer.further.nbytes if trainer.further else 0
+    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     return feed(
         source,
         order,
         views,
         start=steps.start,
         stop=steps.stop,
-        workers=workers_of(config, in_memory=getattr(source, "in_memory", False), item=chunk_bytes(rows, each)),
+        # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
+        workers=min(trainer.world.counts(workers)),
         columns=columns,
         beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),

@@ -215,7 +215,7 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, taken: Taken) -> Share:
     batch = taken.batch
     if t.student.partly is not None:
         # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
-        coarse = t.student.partly.rows(len(dealt.rows))[dealt.places]
+        coarse = t.student.partly.rows(len(dealt.rows))[dealt.places.cpu()]
         batch = replace(batch, coarse=coarse[pool.place(dealt)])
     flops = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops)

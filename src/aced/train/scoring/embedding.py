@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.source import Candidates
+from aced.devices import sent
 from aced.precision import autocast
 from aced.towers.coarse import Resized
 from aced.train.scoring.memory import Memory
@@ -63,11 +64,12 @@ def recall(
 def _remembered(memory: Memory, candidates: Candidates, at: Moment, side: int | None) -> tuple[Tensor, Tensor]:
     """Images and texts from the memory, into which goes first what it lacks.
 
-    Several processes give each other what they embed, so that each remembers what one process would.
+    Several processes give each other what they embed, so that each remembers what one process would. A GPU is waited
+    for: what is missing decides how many are to be embedded.
     """
-    lacking = memory.missing(at.positions, at.step)
-    _embed_some(memory, lacking, candidates, at, side)
-    return memory.get(candidates.indices)
+    positions = at.positions.cpu()
+    _embed_some(memory, memory.missing(positions, at.step), candidates, positions, at, side)
+    return memory.get(_own(positions, at))
 
 
 def _guessed(
@@ -76,32 +78,46 @@ def _guessed(
     """Images and texts from the memory, or guessed.
 
     A guess is at most of length 1. The missing norm goes into two extra dimensions, one for images and one for texts,
-    which are orthogonal to everything.
+    which are orthogonal to everything. A GPU is waited for, as in `_remembered`.
     """
+    everyones = at.positions.cpu()
     if guess.refreshed and at.step % _PACE == 0:
-        _refresh(memory, _PACE * guess.refreshed, candidates, at)
+        _refresh(memory, _PACE * guess.refreshed, candidates, everyones, at)
+    positions = _own(everyones, at)
     width, device = at.student.width, at.student.device
     image, text = (torch.zeros(len(candidates), width + 2, device=device) for _ in range(2))
-    held = memory.made(candidates.indices, at.step) >= 0
-    known, missing = held.nonzero().flatten(), (~held).nonzero().flatten()
+    held = memory.made(positions, at.step) >= 0
+    here, others = held.nonzero().flatten(), (~held).nonzero().flatten()
+    known, missing = sent(here, device), sent(others, device)
     if len(known):
-        image[known, :width], text[known, :width] = memory.get(candidates.indices[known])
+        image[known, :width], text[known, :width] = memory.get(positions[here])
     if len(missing):
-        guesses = guess.of(reference[missing.to(reference.device)], at.ledger)
+        guesses = guess.of(reference[missing], at.ledger)
         for whole, rows, place in zip((image, text), guesses, (0, 1), strict=True):
             whole[missing, :width] = rows
             whole[missing, width + place] = (1 - rows.square().sum(1)).clamp(min=0.0).sqrt()
     return image, text
 
 
-def _refresh(memory: Memory, count: int, candidates: Candidates, at: Moment) -> None:
-    """Embed those of all processes' candidates that were embedded longest ago; each process embeds its own."""
-    oldest = memory.made(at.positions, at.step).sort(stable=True).indices[:count].sort().values
-    _embed_some(memory, oldest, candidates, at)
+def _refresh(memory: Memory, count: int, candidates: Candidates, positions: Tensor, at: Moment) -> None:
+    """Embed those of all processes' candidates that were embedded longest ago."""
+    oldest = memory.made(positions, at.step).sort(stable=True).indices[:count].sort().values
+    _embed_some(memory, oldest, candidates, positions, at)
 
 
-def _embed_some(memory: Memory, rows: Tensor, candidates: Candidates, at: Moment, side: int | None = None) -> None:
-    """Embed ascending `rows` of all processes' candidates and remember them; each process embeds its own."""
-    due = candidates[own_rows(rows, at.counts, at.world.rank)]
-    made = at.world.embeddings(embed(due, at, side), each_has(rows, at.counts))
-    memory.put(at.positions[rows], made.image, made.text, at.step)
+def _embed_some(
+    memory: Memory, rows: Tensor, candidates: Candidates, positions: Tensor, at: Moment, side: int | None = None
+) -> None:
+    """Embed ascending `rows` of all processes' candidates and remember them; each process embeds its own.
+
+    `positions` are those of all candidates; they are on the CPU, as the rows are.
+    """
+    mine = own_rows(rows, at.counts, at.world.rank)
+    embedded = embed(candidates[sent(mine, candidates.indices.device)], at, side)
+    made = at.world.embeddings(embedded, each_has(rows, at.counts))
+    memory.put(positions[rows], made.image, made.text, at.step)
+
+
+def _own(positions: Tensor, at: Moment) -> Tensor:
+    """This process's, of all candidates' positions."""
+    return positions.split(at.counts)[at.world.rank]

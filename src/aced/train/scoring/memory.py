@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
+from aced.devices import Readout, sent
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.unseen import Guess
 
+_Journal = list[tuple[Tensor, dict[str, Tensor]]]
+"""Of each `put` the samples, and what was here of them before."""
 _FIRST = 1024
 """Places for embeddings to begin with; doubled where they do not suffice."""
 
@@ -21,7 +25,8 @@ class Memory:
     Beside 4 bytes a sample it holds what was seen within the last `age` steps or so, and so does not grow with the
     data.
 
-    The training forward pass of every step refreshes it for nothing. It is the same in all processes.
+    The training forward pass of every step refreshes it for nothing. It is the same in all processes. Positions and
+    steps are on the CPU, embeddings where they were made.
 
     Args:
         age: how many steps old an embedding may be.
@@ -39,17 +44,20 @@ class Memory:
         self._step = torch.zeros(_FIRST, dtype=torch.int64)
         self._image = self._text = torch.empty(_FIRST, 0)
         # What was replaced since each of the last two `keep`.
-        self._replaced: deque[list[tuple[Tensor, dict[str, Tensor]]]] = deque(maxlen=2)
+        self._replaced: deque[_Journal] = deque(maxlen=2)
+        self._coming: Callable[[], None] | None = None  # what training made, until its positions are known
 
     def __len__(self) -> int:
+        self._settle()
         return int((self._sample >= 0).sum())
 
     def missing(self, indices: Tensor, step: int) -> Tensor:
-        """`[m]` int64 rows of `indices` `[B]` that are not here, or too old at step number `step`."""
+        """`[m]` int64 rows of `indices` `[B]` (on the CPU, here and below) that are not here, or too old at `step`."""
         return (self.made(indices, step) < 0).nonzero().flatten()
 
     def made(self, indices: Tensor, step: int) -> Tensor:
         """`[B]` int64 the steps whose weights made the embeddings; -1 for what is missing."""
+        self._settle()
         self._reach(indices)
         place = self._place[indices].long()
         made = self._step[place.clamp(min=0)]
@@ -57,13 +65,17 @@ class Memory:
 
     def put(self, indices: Tensor, image: Tensor, text: Tensor, step: int) -> None:
         """Remember embeddings `[m, d]` made with the weights of step `step`; earlier ones are replaced."""
+        self._settle()
+        self._put(indices, image, text, step, self._replaced[-1] if self._replaced else None)
+
+    def _put(self, indices: Tensor, image: Tensor, text: Tensor, step: int, journal: _Journal | None) -> None:
         if len(indices) == 0:
             return
         if self._image.shape[1] == 0:
             self._image, self._text = (e.new_zeros(len(self._sample), e.shape[1]) for e in (image, text))
         self._reach(indices)
-        if self._replaced:
-            self._replaced[-1].append((indices, self._held(indices)))
+        if journal is not None:
+            journal.append((indices, self._held(indices)))
         new = indices[self._place[indices] < 0]
         if len(new):
             place = self._place[indices].long()
@@ -73,19 +85,23 @@ class Memory:
             self._sample[place] = new
         place = self._place[indices].long()
         self._step[place] = step
-        there = place.to(image.device)
+        there = sent(place, image.device)
         self._image[there], self._text[there] = image, text
 
     def trained(self, positions: Tensor, embedded: Embeddings, known: Embeddings | None, at: Moment) -> None:
         """Take in what the training forward pass made of its batch, all processes' shares of it.
 
         Args:
-            positions: `[b]` in the source, of the batch.
+            positions: `[b]` in the source, of the batch; those on a GPU are read when they are needed, a step later.
             embedded: `[b, d]` of it, without gradient.
             known: the reference's of the same pairs; there are some wherever there is a guess.
             at: the step.
         """
-        self.put(positions, embedded.image, embedded.text, at.step)
+        self._settle()
+        read, journal = Readout(positions), self._replaced[-1] if self._replaced else None
+        self._coming = lambda: self._put(read.read(), embedded.image, embedded.text, at.step, journal)
+        if not read.late:
+            self._settle()
         if self.guess is not None:
             assert known is not None
             self.guess.improve(known, embedded, at.ledger)
@@ -98,6 +114,7 @@ class Memory:
 
     def back(self) -> None:
         """Undo what happened since the last `keep`, and called again what happened since the `keep` before."""
+        self._settle()
         replaced = self._replaced.pop()
         kept, self._replaced = self._replaced, deque(maxlen=2)  # what is put back replaces nothing
         for indices, held in reversed(replaced):
@@ -109,11 +126,17 @@ class Memory:
         if self.guess is not None:
             self.guess.back()
 
+    def _settle(self) -> None:
+        """Take in what training made last."""
+        if self._coming is not None:
+            coming, self._coming = self._coming, None
+            coming()
+
     def _held(self, indices: Tensor) -> dict[str, Tensor]:
         """What is here of these samples, by name."""
         place = self._place[indices].long()
         place = place[place >= 0]
-        there = place.to(self._image.device)
+        there = sent(place, self._image.device)
         return {
             "sample": self._sample[place],
             "step": self._step[place],
@@ -123,7 +146,7 @@ class Memory:
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Image and text embeddings `[B, d]` of samples that are not `missing`."""
-        place = self._place[indices].long().to(self._image.device)
+        place = sent(self._place[indices].long(), self._image.device)
         return self._image[place], self._text[place]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -131,6 +154,7 @@ class Memory:
 
         That is what is here and may still be used, below `memory.`, and the guess's, below `fit.`.
         """
+        self._settle()
         held = self._sample >= 0
         place = (held & (self._step[held].max() - self._step <= self.age) if held.any() else held).nonzero().flatten()
         held_now = self._held(self._sample[place].sort().values)
