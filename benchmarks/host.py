@@ -146,7 +146,7 @@ def make_trainer(place: Path, candidates: int, size: int, workers: int) -> tuple
     from aced.train.student import make_student
 
     model = place / "model.json"
-    model.write_text(json.dumps({**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "image_size": size}}))
+    model.write_text(json.dumps({**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "image_size": size}}), encoding="utf-8")
     values = {
         "run": {"out": str(place / "run"), "threads": 1},
         "student": {"model": str(model)},
@@ -252,7 +252,9 @@ def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
 
 def _resident() -> int:
     """Bytes of this process that are its own, without what lies in shared memory."""
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    fields = dict(
+        line.split(":") for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if ":" in line
+    )
     return int(fields["RssAnon"].split()[0]) * 1024
 
 
@@ -264,7 +266,7 @@ def asked(checkout: Path, given: argparse.Namespace, what: str) -> dict[str, Any
     environment = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
     numbers = [f"--{name}={getattr(given, name)}" for name in ("candidates", "steps", "workers")]
     command = [sys.executable, str(Path(__file__).resolve()), "--child", what, *numbers]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

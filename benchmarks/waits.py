@@ -57,7 +57,7 @@ def write_models(place: Path) -> None:
         for tower in towers.values():
             tower |= {"layers": 1, "width": 2 * width}
         model = place / f"{name}.json"
-        model.write_text(json.dumps({"embed_dim": width, "init_logit_bias": -10, **towers}))
+        model.write_text(json.dumps({"embed_dim": width, "init_logit_bias": -10, **towers}), encoding="utf-8")
         save_tower(load_tower(str(model), seed=7), place / name)
 
 
@@ -151,7 +151,9 @@ def main() -> None:
                     print(f"{'':24} {count:3} {what:20} {where}")
         os.chdir("/")
     if target is not None:
-        target.write_text(json.dumps({name: [vars(one) for one in found] for name, found in all_found.items()}))
+        target.write_text(
+            json.dumps({name: [vars(one) for one in found] for name, found in all_found.items()}), encoding="utf-8"
+        )
     sys.exit(1 if any(one.waits for found in all_found.values() for one in found) else 0)
 
 

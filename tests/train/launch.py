@@ -25,7 +25,7 @@ class Job:
     seconds: float
 
 
-def torchrun(script: str, ranks: int, *words: object, seconds: float = 150, **env: str) -> Job:
+def torchrun(script: str, ranks: int, *words: object, seconds: float = 150, cwd: Path | None = None, **env: str) -> Job:
     """Run a script of this folder in `ranks` processes of one thread; a job that takes too long is killed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     start = time.monotonic()
@@ -38,6 +38,7 @@ def torchrun(script: str, ranks: int, *words: object, seconds: float = 150, **en
             "MKL_NUM_THREADS": "1",
             **env,
         },
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

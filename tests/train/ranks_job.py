@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from aced.stopping import Asked
 from aced.train.checkpoint import load_checkpoint, save_checkpoint
 from aced.train.dealing import Pool
 from aced.train.distributed import World, open_world
+from aced.train.feed import Faults
 from aced.train.fit import make_trainer
 from aced.train.loop import _own_draws, _summed, batches_of
 from aced.train.objective import Parts
+from aced.train.opening import open_step
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
 from aced.train.student import make_student
@@ -226,7 +228,10 @@ def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]
 
 
 def inputs_travel(world: World, pool: Scenes) -> bool:
-    """Whether each rank's share of a batch, wherever it was loaded, is what the source has at its positions."""
+    """Whether each rank's share of two batches, wherever it was loaded, is what the source has at its positions.
+
+    All of it in one exchange, with what a model has made of the pairs; of texts that ranks have cut to other widths.
+    """
     g = torch.Generator().manual_seed(0)
     student = make_student(run_config(Path("unused")))
     views = [student.view]
@@ -235,19 +240,50 @@ def inputs_travel(world: World, pool: Scenes) -> bool:
     own = positions[starts[world.rank] : starts[world.rank + 1]] if world.size > 1 else positions
     for scope in ("global", "quota"):
         loaded = Fill(pool, views, [student.ids])(Job(own, torch.zeros_like(own)))
-        there = Pool(loaded, world, scope)  # type: ignore[arg-type]
+        name, ids = student.ids.name, loaded.columns[student.ids.name]
+        cut = replace(loaded, columns={name: student.ids.sent(ids)[:, : 30 - world.rank]})
+        told = open_step(world, cut, 77, Faults(1.0, POOL))
+        there = Pool(cut, world, scope, told.positions, told.widths)  # type: ignore[arg-type]
         assert there.positions.tolist() == positions.tolist()
-        dealt = there.deal(torch.randperm(77, generator=g)[:30])
-        mine = there.take(dealt)
-        expected = positions[dealt.rows[dealt.takers == world.rank]]
-        true = pool.read(expected.tolist(), views)
-        assert mine.indices.tolist() == expected.tolist()
-        assert torch.equal(mine.columns[student.ids.name], student.ids.load(true))
-        assert all(torch.equal(mine.images[v], true.images[v]) for v in views)
-        shares = torch.bincount(dealt.takers, minlength=world.size)
-        assert scope == "quota" or int(shares.max() - shares.min()) <= 1
-        assert scope == "global" or torch.equal(dealt.takers, dealt.owners)
+        made = Embeddings(*torch.stack([own, own + 0.5])[:, :, None].expand(2, len(own), 3).float())
+        deals = [there.deal(torch.randperm(77, generator=g)[:30]) for _ in range(2)]
+        count = Counting(world)
+        taken = there.take(deals, made)
+        assert count.stop() == (world.size > 1 and scope == "global")
+        for dealt, (mine, known) in zip(deals, taken, strict=True):
+            expected = positions[dealt.rows[dealt.takers == world.rank]]
+            true = pool.read(expected.tolist(), views)
+            assert mine.indices.tolist() == expected.tolist()
+            got, wanted = mine.columns[name], student.ids.load(true)
+            assert torch.equal(got, wanted[:, : got.shape[1]])
+            assert bool((wanted[:, got.shape[1] :] < 0).all())
+            assert world.objects(got.shape[1]) == [got.shape[1]] * world.size
+            assert all(torch.equal(mine.images[v], true.images[v]) for v in views)
+            assert known is not None
+            assert known.image[:, 2].tolist() == expected.tolist()
+            assert known.text[:, 0].tolist() == (expected + 0.5).tolist()
+            shares = torch.bincount(dealt.takers, minlength=world.size)
+            assert scope == "quota" or int(shares.max() - shares.min()) <= 1
+            assert scope == "global" or torch.equal(dealt.takers, dealt.owners)
     return True
+
+
+class Counting:
+    """Counts how often a rank gives rows to others."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._count, exchange = world, 0, world.exchange
+
+        def counted(*arguments: Any) -> Tensor:
+            self._count += 1
+            return exchange(*arguments)
+
+        world.exchange = counted  # type: ignore[method-assign]
+
+    def stop(self) -> int:
+        """How often it did."""
+        del self._world.exchange
+        return self._count
 
 
 def scope_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:

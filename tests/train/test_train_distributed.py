@@ -33,19 +33,12 @@ class Fake(World):
     """Rank `rank` of a job whose ranks have `sizes` candidates; it exchanges nothing."""
 
     def __init__(self, rank: int, sizes: list[int]) -> None:
-        self.rank, self.size, self._sizes = rank, len(sizes), sizes
-
-    def counts(self, count: int) -> list[int]:
-        assert count == self._sizes[self.rank]
-        return self._sizes
-
-    def gather(self, rows: torch.Tensor, counts: Any) -> torch.Tensor:
-        return torch.arange(sum(counts))
+        self.rank, self.size = rank, len(sizes)
 
 
 def pool_of(rank: int, sizes: list[int], scope: Any) -> Pool:
-    own = Candidates(torch.arange(sizes[rank]), [""] * sizes[rank], {})
-    return Pool(own, Fake(rank, sizes), scope)
+    positions = list(torch.arange(sum(sizes)).split(sizes))
+    return Pool(Candidates(positions[rank], [""] * sizes[rank], {}), Fake(rank, sizes), scope, positions, {})
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -70,16 +63,16 @@ def test_other_scopes_move_nothing(scope: str) -> None:
     dealt = there.deal(rows)
     assert torch.equal(dealt.owners, dealt.takers)
     assert torch.bincount(dealt.owners, minlength=3).tolist() == [4, 4, 4]
-    assert len(there.take(dealt)) == 4
+    assert len(there.take([dealt])[0].batch) == 4
 
 
 def test_one_process_keeps_the_order_of_the_draw(pool: Scenes) -> None:
     own = pool.read(range(50), [])
-    there = Pool(own, World(), "global")
+    there = Pool(own, World(), "global", [own.indices], {})
     rows = torch.randperm(50)[:20]
     dealt = there.deal(rows)
     assert torch.equal(dealt.rows, rows)
-    assert there.take(dealt).texts == [own.texts[i] for i in rows.tolist()]
+    assert there.take([dealt])[0].batch.texts == [own.texts[i] for i in rows.tolist()]
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])

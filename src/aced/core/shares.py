@@ -30,7 +30,7 @@ class Share:
         ranks: the ranks.
         multiplied_in: the type in which a device with tensor cores for it takes products of the embeddings, summed in
             float32. Embeddings in a wider type are rounded for that; gradients reach them in their own.
-        gathered: `[b, d]` texts of all, from their first use on or where they were there before.
+        gathered: `[b, d]` texts of all, from their first use on or where they were there before (`Joined`).
     """
 
     own: Embeddings

@@ -138,11 +138,11 @@ class Sent(Iterator[Candidates]):
         return sent, buffer.mark
 
     def _needed(self, batch: Candidates, place: Place) -> Candidates:
-        """The batch, of its columns no more than a device needs."""
+        """The batch, of its columns no more than a device needs, and a list of it that stays here."""
         columns = dict(batch.columns)
         for name, values in batch.columns.items():
             needed = self._columns[name].sent(values)
             if needed.shape != values.shape:
                 columns[name] = place(("sent", name), tuple(needed.shape), needed.dtype)
                 columns[name].copy_(needed)
-        return replace(batch, columns=columns)
+        return replace(batch, columns=columns, listed=batch.indices.clone())

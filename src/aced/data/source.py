@@ -82,6 +82,7 @@ class Candidates:
         columns: the values of each `Column` that was asked for, `[B, ...]`, by its name.
         aside: values of a column for other pairs than these, by what they are for.
         dropped: how many rows were read and left out because a column has no value for them.
+        listed: `indices` on the CPU, of a batch as it was loaded on another device; else None.
     """
 
     indices: Tensor
@@ -94,6 +95,7 @@ class Candidates:
     columns: dict[str, Tensor] = field(default_factory=dict)
     aside: dict[str, Tensor] = field(default_factory=dict)
     dropped: int = 0
+    listed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -122,7 +124,8 @@ class Candidates:
         """The same table with every tensor changed, those of other pairs too."""
         changed = self.with_tensors({key: change(values) for key, values in self.tensors().items()}, self.texts)
         aside = {name: change(values) for name, values in self.aside.items()}
-        return replace(changed, faults=self.faults, notes=self.notes, dropped=self.dropped, aside=aside)
+        rest = {name: getattr(self, name) for name in ("faults", "notes", "dropped", "listed")}
+        return replace(changed, aside=aside, **rest)
 
     def column(self, column: Column) -> Tensor:
         """The values of a column: those that were loaded with the batch, or else loaded now."""
@@ -145,6 +148,10 @@ class Candidates:
             coarse=tensors.get("coarse"),
             columns={name: tensors["column", name] for name in self.columns},
         )
+
+
+CUT = -1
+"""What a row of a column has where `Column.sent` may cut it."""
 
 
 class Column:
@@ -171,7 +178,10 @@ class Column:
         return None
 
     def sent(self, values: Tensor) -> Tensor:
-        """What a device gets of the values of a whole batch; all of it, unless it is padded more than is needed."""
+        """What a device gets of the values of a whole batch; all of it, unless it is padded more than is needed.
+
+        What is left out is the end of every row, where there is nothing but -1 (`CUT`).
+        """
         return values
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aced.data.source import Candidates, Column
+from aced.data.source import CUT, Candidates, Column
 from aced.towers.compat import import_open_clip
 from aced.towers.text import Ending
 from aced.towers.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
@@ -21,7 +21,7 @@ _REMEMBERED = 1 << 16
 """Captions whose ids are remembered: 20 MB of ids of 77 tokens, and as much of ordinary captions, in each process."""
 _MULTIPLE = 8
 """On a device texts are padded to a multiple of this many tokens: few different shapes, and no odd ones."""
-_END = -1
+_END = CUT
 
 
 class TokenIds(Column):

@@ -6,17 +6,20 @@ whole, and is one of the only process's candidates where there is but one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import shares_of
 from aced.core.selection_ranks import Scope
-from aced.core.shares import Share
-from aced.data.source import Candidates, Fault
+from aced.data.packing import packed, unpacked
+from aced.data.source import CUT, Candidates, Key
 from aced.devices import sent
 from aced.train.distributed import World
 
@@ -38,19 +41,35 @@ class Dealt:
     places: Tensor
 
 
+class Taken(NamedTuple):
+    """What a rank has of a deal: the inputs, and the embeddings that came with them, where there were any."""
+
+    batch: Candidates
+    known: Embeddings | None
+
+
 class Pool:
     """A super-batch as this rank sees it.
 
-    Attributes:
+    Args:
         own: this rank's candidates.
+        world: the ranks.
+        scope: of the selection.
+        positions: for each rank the positions in the source of its candidates, on the CPU.
+        widths: for each column of several numbers the most that a rank has.
+
+    Attributes:
+        own: this rank's candidates, in columns that are as wide as any rank's.
         counts: the number of every rank's.
-        positions: `[B]` positions in the source of all.
+        positions: `[B]` positions in the source of all, where the candidates are.
     """
 
-    def __init__(self, own: Candidates, world: World, scope: Scope) -> None:
-        self.own, self.world, self.scope = own, world, scope
-        self.counts = world.counts(len(own))
-        self.positions = world.gather(own.indices, self.counts)
+    def __init__(
+        self, own: Candidates, world: World, scope: Scope, positions: Sequence[Tensor], widths: Mapping[Key, int]
+    ) -> None:
+        self.own, self.world, self.scope = _widened(own, widths), world, scope
+        self.counts = [len(part) for part in positions]
+        self.positions = own.indices if world.size == 1 else sent(torch.cat(list(positions)), own.indices.device)
         self._ends = torch.tensor(self.counts).cumsum(0)
         self._start = sum(self.counts[: world.rank])
 
@@ -101,67 +120,85 @@ class Pool:
         start = sum(counts[: self.world.rank])
         return slice(start, start + counts[self.world.rank])
 
-    def take(self, dealt: Dealt) -> Candidates:
-        """This rank's share of the inputs; those that others loaded travel here, raw."""
+    def take(self, deals: Sequence[Dealt], known: Embeddings | None = None) -> list[Taken]:
+        """This rank's share of the inputs of each deal, raw; those that others loaded travel here, in one exchange.
+
+        Args:
+            deals: of rows of this super-batch.
+            known: some model's embeddings of this rank's candidates, which go where the inputs go.
+        """
         me, size = self.world.rank, self.world.size
-        moving = dealt.owners != dealt.takers
-        if not moving.any():  # the same on every rank
-            return self.own[dealt.rows[self.place(dealt)] - self._start]
-        taken = dealt.takers == me
+        owners, takers = (torch.cat([getattr(dealt, name) for dealt in deals]) for name in ("owners", "takers"))
+        rows = torch.cat([dealt.rows for dealt in deals])
+        moving, taken = owners != takers, takers == me
         here = (taken & ~moving).nonzero().flatten()
-        away = (moving & (dealt.owners == me)).nonzero().flatten()  # ascending takers
-        coming = (moving & taken).nonzero().flatten()
-        coming = coming[dealt.owners[coming].argsort(stable=True)]
-        send = torch.bincount(dealt.takers[away], minlength=size).tolist()
-        receive = torch.bincount(dealt.owners[coming], minlength=size).tolist()
-        moved = _exchange(self.own[self._places(dealt, away)], self.world, send, receive)
-        return _cat(self.own[self._places(dealt, here)], moved)[torch.cat([here, coming]).argsort()]
+        table = _Table(self.own, known).at(_some(rows, here) - self._start)
+        if moving.any():  # the same on every rank
+            away = (moving & (owners == me)).nonzero().flatten()
+            away = away[takers[away].argsort(stable=True)]
+            coming = (moving & taken).nonzero().flatten()
+            coming = coming[owners[coming].argsort(stable=True)]
+            send = torch.bincount(takers[away], minlength=size).tolist()
+            receive = torch.bincount(owners[coming], minlength=size).tolist()
+            moved = _Table(self.own, known).at(_some(rows, away) - self._start)
+            table = table.joined(self.world.exchange(moved.bytes(), send, receive))
+            table = table.at(sent(torch.cat([here, coming]).argsort(), rows.device))
+        return table.parts([self.counts_of(dealt)[me] for dealt in deals])
 
     def counts_of(self, dealt: Dealt) -> list[int]:
         """How many of the dealt rows each rank trains on."""
         return torch.bincount(dealt.takers, minlength=self.world.size).tolist()
 
-    def share(self, dealt: Dealt, own: Embeddings) -> Share:
-        """This rank's share of the dealt rows, of which each rank has embedded those of its own candidates."""
-        counts = self.counts_of(dealt)
-        if self.world.size == 1:
-            return self.world.share(own[dealt.rows], counts)
-        mine = own[self._places(dealt, (dealt.owners == self.world.rank).nonzero().flatten())]
-        owned = torch.bincount(dealt.owners, minlength=self.world.size).tolist()
-        both = self.world.gather(torch.cat([mine.image, mine.text], 1), owned)
-        back = dealt.owners.argsort(stable=True).argsort()
-        image, text = both.index_select(0, sent(back, both.device)).chunk(2, dim=1)
-        taken = self.place(dealt)
-        share = self.world.share(Embeddings(image[taken], text[taken], own.scale, own.bias), counts)
-        return replace(share, gathered=text)
-
-    def _places(self, dealt: Dealt, which: Tensor) -> Tensor:
-        """The places among this rank's own candidates of some of the dealt rows, which are given by the host."""
-        return dealt.rows.index_select(0, sent(which, dealt.rows.device)) - self._start
-
     def _owners(self, rows: Tensor) -> Tensor:
         return torch.bucketize(rows, self._ends, right=True)
 
 
-def all_faults(world: World, own: Candidates, read: int) -> tuple[Sequence[Fault], Sequence[Fault], int]:
-    """The faults of every rank's candidates, what is odd about the others, and how many all ranks have read."""
-    if world.size == 1:
-        return own.faults, own.notes, read
-    numbers = world.sum(torch.tensor([len(own.faults) + len(own.notes), read]))
-    if not numbers[0]:  # usual, so that no objects are sent
-        return (), (), int(numbers[1])
-    pairs = world.objects((own.faults, own.notes))
-    faults, notes = ([fault for some in part for fault in some] for part in zip(*pairs, strict=True))
-    return faults, notes, int(numbers[1])
+class _Table:
+    """Candidates, and what a model has made of them."""
+
+    def __init__(self, candidates: Candidates, known: Embeddings | None) -> None:
+        self.candidates, self.known = candidates, known
+
+    def at(self, rows: Tensor) -> _Table:
+        """The chosen rows."""
+        return _Table(self.candidates[rows], None if self.known is None else self.known[rows])
+
+    def bytes(self) -> Tensor:
+        """`[n, bytes of a row]` uint8, without captions."""
+        return packed(self._tensors())
+
+    def joined(self, rows: Tensor) -> _Table:
+        """These rows and others behind them, which come as bytes and without captions."""
+        own = self._tensors()
+        both = {key: torch.cat([own[key], values]) for key, values in unpacked(rows, own).items()}
+        known = self.known
+        if known is not None:
+            known = replace(known, image=both.pop("known image"), text=both.pop("known text"))
+        return _Table(self.candidates.with_tensors(both, ()), known)
+
+    def parts(self, sizes: Sequence[int]) -> list[Taken]:
+        """Consecutive parts."""
+        if len(sizes) == 1:
+            return [Taken(self.candidates, self.known)]
+        ends = list(accumulate(sizes, initial=0))
+        rows = [torch.arange(*ends, device=self.candidates.indices.device) for ends in pairwise(ends)]
+        return [Taken(part.candidates, part.known) for part in map(self.at, rows)]
+
+    def _tensors(self) -> dict[Key, Tensor]:
+        # In one order on every rank.
+        found = dict(sorted(self.candidates.tensors().items(), key=lambda entry: str(entry[0])))
+        return found if self.known is None else found | {"known image": self.known.image, "known text": self.known.text}
 
 
-def _exchange(given: Candidates, world: World, send: list[int], receive: list[int]) -> Candidates:
-    """Candidates that other ranks gave, for those that this one gives away; without their captions."""
-    # In one order on every rank.
-    tensors = sorted(given.tensors().items(), key=lambda entry: str(entry[0]))
-    return given.with_tensors({key: world.exchange(values, send, receive) for key, values in tensors}, ())
+def _some(rows: Tensor, which: Tensor) -> Tensor:
+    """Some of the rows, which are given by the host."""
+    return rows.index_select(0, sent(which, rows.device))
 
 
-def _cat(one: Candidates, other: Candidates) -> Candidates:
-    tensors = other.tensors()
-    return one.with_tensors({key: torch.cat([values, tensors[key]]) for key, values in one.tensors().items()}, ())
+def _widened(own: Candidates, widths: Mapping[Key, int]) -> Candidates:
+    """Every column as wide as the widest: what a rank has cut off the ends of its rows, others may have."""
+    columns = {}
+    for name, values in own.columns.items():
+        more = widths.get(("column", name), 0) - (values.shape[1] if values.ndim == 2 else 0)
+        columns[name] = F.pad(values, (0, more), value=CUT) if more > 0 else values
+    return replace(own, columns=columns)

@@ -55,7 +55,10 @@ class World:
         return values
 
     def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """The sum of every rank's `values` `[sum(counts), ...]`, of which rank r gets its `counts[r]` rows."""
+        """The sum of every rank's `values` `[sum(counts), ...]`, of which rank r gets its `counts[r]` rows.
+
+        It is added up in the order of ranks.
+        """
         return values
 
     def objects(self, value: T) -> list[T]:
@@ -90,9 +93,14 @@ class World:
         """Every rank's `count`."""
         return self.gather(torch.tensor([count]), [1] * self.size).tolist()
 
-    def total(self, count: int) -> int:
-        """The sum of every rank's `count`."""
-        return sum(self.counts(count))
+    def lists(self, values: Tensor, most: int) -> list[Tensor]:
+        """Every rank's `values`, `[n]` int64 on the CPU of which each may have another number, but no more than `most`.
+
+        One exchange.
+        """
+        padded = torch.zeros(1, 1 + most, dtype=torch.int64)
+        padded[0, 0], padded[0, 1 : 1 + len(values)] = len(values), values
+        return [row[1 : 1 + int(row[0])] for row in self.gather(padded, [1] * self.size)]
 
     def in_turn(self, work: Callable[[], T]) -> T:
         """`work()`, by the first rank before the others: what it leaves on the disk they find there."""
@@ -188,11 +196,13 @@ class Ranks(World):
 
     def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
         """As in `World`."""
-        if not values.is_cuda:  # gloo has no better way, and in older versions no other one
-            return self.sum(values).split(list(counts))[self.rank]
-        own = values.new_empty(counts[self.rank], *values.shape[1:])
-        dist.reduce_scatter(own, list(values.contiguous().split(list(counts))))
-        return own
+        # Not a reduction, which adds up in another order on each rank: numbers that several get must be the same.
+        own = counts[self.rank]
+        first, *others = self.exchange(values, counts, [own] * self.size).split([own] * self.size)
+        total = first.clone()
+        for other in others:
+            total += other
+        return total
 
     def objects(self, value: T) -> list[T]:
         """As in `World`."""

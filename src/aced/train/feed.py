@@ -56,10 +56,21 @@ class Faults:
         for fault in faults:
             self._count(fault)
 
-    def add(self, faults: Sequence[Fault], read: int, odd: Sequence[Fault] = ()) -> None:
+    @property
+    def counts_notes(self) -> bool:
+        """Whether oddities may still be counted."""
+        return self.read < self.total
+
+    def add(self, faults: Sequence[Fault], read: int, odd: Sequence[Fault] = (), *, met: int = 0) -> None:
         """Count the faults of one super-batch of `read` samples, and what is odd about the others.
 
         Oddities are counted as long as no more samples were read than there are, so in the first epoch.
+
+        Args:
+            faults: of samples that could not be used; those that were met before may be left out.
+            read: how many samples were read.
+            odd: what is odd.
+            met: how many of them could not be used, those that were met before too.
 
         Raises:
             AcedError: more than `max_share` of the samples (of 200 at least) are unreadable, as far as those that
@@ -76,8 +87,10 @@ class Faults:
                 self._count(fault)
         lost = sum(self.counts[name] for name in LOST)
         bad, seen = len(self.keys) - lost, self.read - lost
-        if faults and beyond(bad, seen, allowed(self.max_share, self.total), self.total):
-            worst = Counter(fault.name for fault in faults).most_common(1)[0][0]
+        if (faults or met) and beyond(bad, seen, allowed(self.max_share, self.total), self.total):
+            names = Counter(fault.name for fault in faults)
+            names = names or Counter({name: n for name, n in self.counts.items() if name not in HARMLESS})
+            worst = names.most_common(1)[0][0]
             raise AcedError(
                 f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "
                 f"{self.max_share:g} allows; for example {worst}: {self.examples[worst].detail}"

@@ -212,6 +212,7 @@ def _settings(config: Config, precision: Precision) -> Settings:
     train, method = config.train, config.method
     return Settings(
         batch=train.batch,
+        super_batch=config.super_batch,
         steps=train.steps,
         loss=method.loss,
         chunks=method.chunks,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,30 @@ from aced.data.source import Candidates
 from aced.train.draws import RandomStates, random_states
 
 Forward = Callable[[Candidates], Embeddings]
+
+
+class Once:
+    """One batch that is embedded once and as a whole.
+
+    Args:
+        embedded: `[b, d]` embeddings with gradient, of any type.
+
+    Attributes:
+        embedded: as in `GradCache`.
+    """
+
+    def __init__(self, embedded: Embeddings) -> None:
+        # The losses and distillation's projections are in float32, whatever the towers ran in.
+        self._made = replace(embedded, image=embedded.image.float(), text=embedded.text.float())
+        self.embedded = Embeddings(*(_leaf(value) for value in _values(self._made)))  # type: ignore[arg-type]
+
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """What was embedded, each with the gradient that `embedded` has collected."""
+        return [
+            (value, leaf.grad)
+            for value, leaf in zip(_values(self._made), _values(self.embedded), strict=True)
+            if isinstance(value, Tensor) and isinstance(leaf, Tensor) and value.requires_grad and leaf.grad is not None
+        ]
 
 
 class GradCache:
@@ -74,9 +99,13 @@ def _side(values: Tensor) -> Tensor:
     return values.detach().float().clone().requires_grad_()
 
 
+def _values(e: Embeddings) -> tuple[Tensor, Tensor, Scalar, Scalar]:
+    return e.image, e.text, e.scale, e.bias
+
+
 def _leaf(value: Scalar) -> Scalar:
     """The value without its past, ready to collect a gradient; a number, which none is wanted of, as it is."""
-    return value.detach().clone().requires_grad_() if isinstance(value, Tensor) else value
+    return value.detach().requires_grad_() if isinstance(value, Tensor) else value
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from aced.core import losses
 from aced.core.columns import column_kd
 from aced.core.embeddings import Embeddings
-from aced.core.ranks import Ranks
 from aced.core.selection import Loss
 from aced.core.shares import Share, as_share
 from aced.methods import Method
@@ -22,11 +21,23 @@ MAX_LOG_SCALE = math.log(100.0)
 
 @dataclass(frozen=True)
 class Parts:
-    """The losses of one step and the whole batch: scalars without gradient, on the device that computes them."""
+    """The losses of one step: scalars without gradient, on the device that computes them.
+
+    Of the whole batch, or of several ranks one's part of it.
+    """
 
     loss: Tensor
     contrastive: Tensor
     distillation: Tensor | None
+
+    def numbers(self) -> list[Tensor]:
+        """Those that there are, in order."""
+        return [part for part in (self.loss, self.contrastive, self.distillation) if part is not None]
+
+    @staticmethod
+    def of(numbers: Sequence[Tensor]) -> Parts:
+        """From what `numbers` gave, or the like."""
+        return Parts(*numbers, *([] if len(numbers) == 3 else [None]))
 
 
 class Objective(nn.Module):
@@ -85,17 +96,22 @@ class Objective(nn.Module):
             columns: the teachers' embeddings of further pairs; none where the method has no columns.
 
         Returns:
-            The loss, of several ranks this one's part of it, to go backward from; and the numbers of the whole batch.
+            The loss to go backward from, and its parts; of several ranks what this one has of both.
         """
         contrastive = as_share(contrastive)
         base: Tensor = getattr(losses, self.loss)(contrastive)
         if self.method.distill is None:
-            return base, _summed(contrastive.ranks, base, base, None)
+            return base, Parts.of([base.detach()] * 2)
         kd = self._distillation(distilled, teachers)
         if self.method.columns:
             kd = kd + self._against_columns(distilled, teachers, columns)
         total = base + self.method.weight * kd
-        return total, _summed(contrastive.ranks, total, base, kd)
+        return total, Parts.of([value.detach() for value in (total, base, kd)])
+
+    @property
+    def compares(self) -> bool:
+        """Whether the teachers' embeddings of all pairs are compared with one another, not only pair by pair."""
+        return self.method.distill in ("softmax", "sigmoid")
 
     def _distillation(self, distilled: Embeddings | Share, teachers: Sequence[Embeddings | Share]) -> Tensor:
         student = as_share(distilled)
@@ -132,13 +148,6 @@ class Objective(nn.Module):
         for parameter in (getattr(model, "logit_scale", None), *own):
             if parameter is not None:
                 parameter.clamp_(max=MAX_LOG_SCALE)
-
-
-def _summed(ranks: Ranks, total: Tensor, contrastive: Tensor, distillation: Tensor | None) -> Parts:
-    """The losses of the whole batch, of which each rank has a part."""
-    parts = [total, contrastive, *([] if distillation is None else [distillation])]
-    sums = ranks.sum(torch.stack(parts).detach()).unbind()
-    return Parts(*sums, *([] if len(sums) == 3 else [None]))
 
 
 def _projections(width: int, widths: Sequence[int]) -> nn.ModuleList:

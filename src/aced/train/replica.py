@@ -10,19 +10,21 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from aced.core.embeddings import Embeddings, Scalar
+from aced.core.joined import Joined
+from aced.core.ranks import Alone
 from aced.core.shares import Share
 from aced.data.source import Candidates
 from aced.precision import TYPES, Precision, autocast
 from aced.towers import Tower
 from aced.train.distributed import World
-from aced.train.gradcache import GradCache
+from aced.train.gradcache import GradCache, Once
 from aced.train.lossscale import LossScale
 from aced.train.sharding import clip_gradients, load_state, shard, whole
 
@@ -72,11 +74,16 @@ class Replica:
     ) -> None:
         self.student, self.world, self.precision, self.grad_cache = student, world, precision, grad_cache
         self.scale = LossScale(student.device, enabled=precision == "fp16")
+        self._once: list[Once] = []
         self._caches: list[GradCache] = []
+        self._shares: list[Share] = []
+        self._joined = Joined(Alone(), [])
         self._plain = student
         self._sharded: Any = None
         self._module: nn.Module = _Pass(student)
-        together = list(objective.parameters())
+        learnt = [p for p in objective.parameters() if p.requires_grad]
+        self._scalars = [p for p in learnt if p.numel() == 1]
+        together = [p for p in learnt if p.numel() > 1]
         if world.size > 1 and parallel == "fsdp":
             self._plain = copy.deepcopy(student)
             self._module = self._sharded = shard(self._module, student.device, world.size)
@@ -87,33 +94,50 @@ class Replica:
 
     def begin(self) -> None:
         """Begin a step: the student can be called from here to the backward pass."""
-        self._caches.clear()
+        self._clear()
         if self._sharded is not None:
             self._sharded.unshard()
 
     def embed(self, batch: Candidates) -> Embeddings:
-        """Embeddings of this rank's share of a batch, float32 and with gradient."""
+        """Embeddings of this rank's share of a batch, float32; they collect their gradient until `backward`."""
         if self.grad_cache:
             self._caches.append(GradCache(self._forward, batch, self.grad_cache, self.student.device))
-            own = self._caches[-1].embedded
-        else:
-            own = self._forward(batch)
-            # The losses and distillation's projections are in float32, whatever the towers ran in.
-            own = replace(own, image=own.image.float(), text=own.text.float())
-        return own
+            return self._caches[-1].embedded
+        self._once.append(Once(self._forward(batch)))
+        return self._once[-1].embedded
 
     def share(self, own: Embeddings, counts: Sequence[int]) -> Share:
-        """This rank's embeddings, with which the losses get at those of all; rank r has `counts[r]` pairs."""
-        return self.world.share(own, counts, TYPES.get(self.precision))
+        """This rank's embeddings as a part of the batch of all, of which rank r has `counts[r]` pairs."""
+        self._shares.append(self.world.share(own, counts, TYPES.get(self.precision)))
+        return self._shares[-1]
 
-    def backward(self, loss: Tensor) -> None:
-        """The gradients of a loss of which every rank has its own part; afterwards the same on every rank."""
+    def join(self, teachers: Sequence[Share] = ()) -> None:
+        """Let the losses get at the texts of all ranks, those of teachers too: one exchange."""
+        self._joined = Joined(self.world, self._shares, teachers)
+
+    def backward(self, loss: Tensor, numbers: Sequence[Tensor] = ()) -> list[Tensor]:
+        """The gradients of a loss of which every rank has its own part; afterwards the same on every rank.
+
+        Args:
+            loss: this rank's part.
+            numbers: float32 scalars, of each of which every rank has a part.
+
+        Returns:
+            The sums of the numbers, which the gradients of texts take along.
+        """
         # Times W, since the ranks' gradients are averaged where those of parts are to be added up.
         self.scale.scaled(loss * self.world.size).backward()
+        learnt = [p.grad for p in self._scalars if p.grad is not None]
+        sums = self._joined.add_up([*(value.detach() for value in numbers), *learnt])
+        for gradient, of_all in zip(learnt, sums[len(numbers) :], strict=True):
+            gradient.copy_(of_all / self.world.size)
+        if once := [pair for one in self._once for pair in one.gradients()]:
+            torch.autograd.backward([value for value, _ in once], [gradient for _, gradient in once])
         for number, cache in enumerate(self._caches, 1):
             cache.backward(self._syncing, last=number == len(self._caches))
-        self._caches.clear()
+        self._clear()
         self.world.average([p.grad for p in self._together if p.grad is not None])
+        return sums[: len(numbers)]
 
     def clip(self, optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
         """Scale the gradients to a length of `limit` at most; their length before."""
@@ -157,6 +181,11 @@ class Replica:
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up the weights of a whole student."""
         load_state(self.student.model, state)
+
+    def _clear(self) -> None:
+        self._once.clear()
+        self._caches.clear()
+        self._shares.clear()
 
     def _forward(self, batch: Candidates) -> Embeddings:
         with autocast(self.student.device, self.precision):

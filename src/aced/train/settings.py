@@ -14,6 +14,7 @@ class Settings:
     """Numbers of a step; documented in `aced.config_sections`."""
 
     batch: int
+    super_batch: int
     steps: int
     loss: Loss
     chunks: int

@@ -16,16 +16,17 @@ from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
 from aced.towers import Tower
-from aced.train.dealing import Dealt, Pool, all_faults
+from aced.train.dealing import Dealt, Pool, Taken
 from aced.train.distributed import World
 from aced.train.feed import Faults
 from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
 from aced.train.objective import Objective, Parts
+from aced.train.opening import open_step
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
 from aced.train.replica import Replica
-from aced.train.scoring.choosing import Choice, Plan, choose
+from aced.train.scoring.choosing import Plan, choose
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.settings import Settings
@@ -81,12 +82,13 @@ class Trainer:
     unscored: bool = False
     whole: bool = True
 
-    def moment(self, counts: list[int]) -> Moment:
-        """What the next step chooses with, where each process has so many candidates."""
+    def moment(self, pool: Pool) -> Moment:
+        """What the next step chooses with, of the candidates of all processes."""
         return Moment(
             step=self.step,
             world=self.world,
-            counts=counts,
+            counts=pool.counts,
+            positions=pool.positions,
             method=self.method,
             settings=self.settings,
             student=self.student,
@@ -131,22 +133,20 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     t.replica.begin()
     with ledger.timed("load"):
         pool = _usable(t, next(batches))  # B, of which this process holds its own
-    at = t.moment(pool.counts)
+    at = t.moment(pool)
     choice = choose(t.plan, t.memory, pool.own, at)  # times itself: what it scores, and what it selects
     dealt = pool.deal(choice.rows, choice.each)  # b, and which process trains on each
     dealt_kd = _distilled(t, dealt, pool)
     with ledger.timed("train"):
-        batch = batch_kd = pool.take(dealt)
-        if dealt_kd is not None and dealt_kd is not dealt:
-            batch_kd = pool.take(dealt_kd)
-        teachers = _teach(t, pool, dealt_kd, batch_kd, choice.reference)
+        deals = [dealt] if dealt_kd is None or dealt_kd is dealt else [dealt, dealt_kd]
+        taken = pool.take(deals, choice.reference if _known(t) else None)
+        teachers = _teach(t, taken[-1], pool.counts_of(deals[-1]))
         t.student.train()
-        share = share_kd = _train_embed(t, pool, dealt, batch)
-        if dealt_kd is not None and batch_kd is not batch:
-            share_kd = _train_embed(t, pool, dealt_kd, batch_kd)
-        loss, parts = t.objective(share, share_kd, teachers, _further(t, pool.own, len(dealt.rows)))
+        shares = [_train_embed(t, pool, *pair) for pair in zip(deals, taken, strict=True)]
+        t.replica.join(teachers if t.objective.compares else ())
+        loss, parts = t.objective(shares[0], shares[-1], teachers, _further(t, pool.own, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
-        t.replica.backward(loss)
+        parts = Parts.of(t.replica.backward(loss, parts.numbers()))
         norm = t.replica.clip(t.optimizer, cfg.clip)
         verdict = t.replica.judge(parts.loss, norm, choice.finite)
         t.guard.note(t.step + 1, parts.loss, norm, verdict)
@@ -155,7 +155,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.whole = False  # until the step is complete
         t.replica.update(t.optimizer, verdict)
         t.objective.clamp(t.student.model)
-        _remember(t, pool, dealt, share, choice, at)
+        _remember(t, pool.positions[dealt.rows], shares[0], taken[0].known, at)
     t.step += 1
     return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm)
 
@@ -163,13 +163,13 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
 def _usable(t: Trainer, candidates: Candidates) -> Pool:
     """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
     t.ledger.samples_loaded += candidates.asked
-    faults, notes, read = all_faults(t.world, candidates, candidates.asked)
-    t.faults.add(faults, read, notes)
-    pool = Pool(candidates, t.world, t.settings.scope)
+    told = open_step(t.world, candidates, -(-t.settings.super_batch // t.world.size), t.faults)
+    t.faults.add(told.faults, told.read, told.notes, met=told.faulty)
+    pool = Pool(candidates, t.world, t.settings.scope, told.positions, told.widths)
     # A few samples less make a smaller batch; with most of them gone the run would be another one.
     if 2 * len(pool) < t.settings.batch:
         raise AcedError(
-            f"Step {t.step + 1}: only {len(pool)} of {read} candidates are usable, less than half a batch of "
+            f"Step {t.step + 1}: only {len(pool)} of {told.read} candidates are usable, less than half a batch of "
             f"{t.settings.batch}{t.faults.commonest()}; repair the data."
         )
     return pool
@@ -185,17 +185,21 @@ def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
     return pool.deal(pool.draw(len(dealt.rows), t.generator))
 
 
-def _teach(t: Trainer, pool: Pool, dealt: Dealt | None, batch: Candidates, reference: Embeddings | None) -> list[Share]:
-    """The teachers' embeddings of this process's share of the distilled rows, which is `batch`.
+def _known(t: Trainer) -> bool:
+    """Whether the reference's embeddings of what is trained on are wanted again: to distil, or to learn to guess."""
+    return t.reference in t.teachers or (t.memory is not None and t.memory.guess is not None)
+
+
+def _teach(t: Trainer, taken: Taken, counts: list[int]) -> list[Share]:
+    """The teachers' embeddings of this process's share of the distilled rows, of which each process has so many.
 
     What the reference has embedded is not embedded again.
     """
-    if dealt is None:
-        return []
     return [
-        pool.share(dealt, reference)
-        if reference is not None and p is t.reference
-        else t.world.share(p.embed(batch, t.ledger, "teacher"), pool.counts_of(dealt))
+        t.world.share(
+            taken.known if taken.known is not None and p is t.reference else p.embed(taken.batch, t.ledger, "teacher"),
+            counts,
+        )
         for p in t.teachers
     ]
 
@@ -206,8 +210,9 @@ def _further(t: Trainer, candidates: Candidates, pairs: int) -> list[Embeddings]
     return [] if t.further is None else t.further.of(candidates, pairs * share, t.ledger, share)
 
 
-def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Share:
-    """Embeddings of this process's share of the dealt rows, which is `batch`."""
+def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, taken: Taken) -> Share:
+    """Embeddings of this process's share of the dealt rows, which was `taken`."""
+    batch = taken.batch
     if t.student.partly is not None:
         # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
         coarse = t.student.partly.rows(len(dealt.rows))[dealt.places.cpu()]
@@ -218,16 +223,25 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, batch: Candidates) -> Sha
     return t.replica.share(t.replica.embed(batch), pool.counts_of(dealt))
 
 
-def _remember(t: Trainer, pool: Pool, dealt: Dealt, share: Share, choice: Choice, at: Moment) -> None:
-    """Let the memory, where there is one, take in what training made of its batch."""
+def _remember(t: Trainer, positions: Tensor, share: Share, known: Embeddings | None, at: Moment) -> None:
+    """Let the memory, where there is one, take in what training made of its batch.
+
+    Args:
+        t: the trainer.
+        positions: `[b]` in the source, of the whole batch.
+        share: this process's share of what training made.
+        known: the reference's embeddings of the same pairs, where they are wanted.
+        at: the step.
+    """
     if t.memory is None:
         return
-    known = None
-    if t.memory.guess is not None and choice.reference is not None:
-        known = _of_all(t, pool.share(dealt, choice.reference))
-    t.memory.trained(pool.positions[dealt.rows], _of_all(t, share), known, at)
-
-
-def _of_all(t: Trainer, share: Share) -> Embeddings:
-    """The embeddings of a whole batch, of which this process has a share, without gradient."""
-    return t.world.embeddings(share.own, share.counts)
+    own, counts = share.own.detach(), share.counts
+    if known is None or t.memory.guess is None:
+        t.memory.trained(positions, t.world.embeddings(own, counts), None, at)
+        return
+    # In one exchange; both models' are float32.
+    sides = torch.cat([own.image, own.text, known.image, known.text], 1)
+    width, theirs = own.image.shape[1], known.image.shape[1]
+    image, text, *other = t.world.gather(sides, counts).split([width, width, theirs, theirs], 1)
+    student = replace(own, image=image, text=text)
+    t.memory.trained(positions, student, replace(known, image=other[0], text=other[1]), at)

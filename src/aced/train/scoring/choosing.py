@@ -83,7 +83,7 @@ def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment
     assert reference is not None  # a cascade is of two models
     kept = _kept(plan.sieve, reference, at)
     each = each_kept(kept, plan.sieve.size, at.counts, at.settings.scope)
-    mine, then = own_part(kept, each, at.counts, at.world.rank), replace(at, counts=each)
+    mine, then = own_part(kept, each, at.counts, at.world.rank), replace(at, counts=each, positions=at.positions[kept])
     left = reference[mine]
     among = _drawn(plan.score, _student(plan, memory, candidates[mine], left, then), left, then)
     scores = torch.full((sum(at.counts),), torch.nan, device=kept.device)

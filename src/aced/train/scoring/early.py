@@ -51,9 +51,10 @@ class SievedOrder(Order):
         kept, end = [], 0
         for step, indices in zip(steps, found, strict=True):
             end += len(indices)
-            counts = world.counts(len(indices))
+            all_found = world.lists(indices, -(-self._order.batch // world.size)) if world.size > 1 else [indices]
+            counts = [len(part) for part in all_found]
             rows = sieve.keep(embedded[end - len(indices) : end], step, counts).cpu()
-            kept.append(world.gather(indices, counts)[rows])
+            kept.append(torch.cat(all_found)[rows])
         return kept
 
 

@@ -14,7 +14,7 @@ from aced.precision import autocast
 from aced.towers.coarse import Resized
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
-from aced.train.scoring.shares import of_all, own_rows
+from aced.train.scoring.shares import each_has, own_rows
 from aced.train.scoring.unseen import Guess
 
 _PACE = 2
@@ -67,11 +67,9 @@ def _remembered(memory: Memory, candidates: Candidates, at: Moment, side: int | 
     Several processes give each other what they embed, so that each remembers what one process would. A GPU is waited
     for: what is missing decides how many are to be embedded.
     """
-    positions = candidates.indices.cpu()
-    rows = memory.missing(positions, at.step)
-    embedded = embed(candidates[sent(rows, candidates.indices.device)], at, side)
-    memory.put(*of_all(at.world, positions[rows], embedded), at.step)
-    return memory.get(positions)
+    positions = at.positions.cpu()
+    _embed_some(memory, memory.missing(positions, at.step), candidates, positions, at, side)
+    return memory.get(_own(positions, at))
 
 
 def _guessed(
@@ -82,9 +80,10 @@ def _guessed(
     A guess is at most of length 1. The missing norm goes into two extra dimensions, one for images and one for texts,
     which are orthogonal to everything. A GPU is waited for, as in `_remembered`.
     """
-    positions = candidates.indices.cpu()
+    everyones = at.positions.cpu()
     if guess.refreshed and at.step % _PACE == 0:
-        _refresh(memory, _PACE * guess.refreshed, candidates, positions, at)
+        _refresh(memory, _PACE * guess.refreshed, candidates, everyones, at)
+    positions = _own(everyones, at)
     width, device = at.student.width, at.student.device
     image, text = (torch.zeros(len(candidates), width + 2, device=device) for _ in range(2))
     held = memory.made(positions, at.step) >= 0
@@ -101,12 +100,24 @@ def _guessed(
 
 
 def _refresh(memory: Memory, count: int, candidates: Candidates, positions: Tensor, at: Moment) -> None:
-    """Embed those of all processes' candidates that were embedded longest ago; each process embeds its own.
+    """Embed those of all processes' candidates that were embedded longest ago."""
+    oldest = memory.made(positions, at.step).sort(stable=True).indices[:count].sort().values
+    _embed_some(memory, oldest, candidates, positions, at)
 
-    `positions` are those of this process's candidates, on the CPU.
+
+def _embed_some(
+    memory: Memory, rows: Tensor, candidates: Candidates, positions: Tensor, at: Moment, side: int | None = None
+) -> None:
+    """Embed ascending `rows` of all processes' candidates and remember them; each process embeds its own.
+
+    `positions` are those of all candidates; they are on the CPU, as the rows are.
     """
-    made = memory.made(at.world.gather(positions, at.counts), at.step)
-    oldest = made.sort(stable=True).indices[:count].sort().values
-    rows = own_rows(oldest, at.counts, at.world.rank)
-    embedded = embed(candidates[sent(rows, candidates.indices.device)], at)
-    memory.put(*of_all(at.world, positions[rows], embedded), at.step)
+    mine = own_rows(rows, at.counts, at.world.rank)
+    embedded = embed(candidates[sent(mine, candidates.indices.device)], at, side)
+    made = at.world.embeddings(embedded, each_has(rows, at.counts))
+    memory.put(positions[rows], made.image, made.text, at.step)
+
+
+def _own(positions: Tensor, at: Moment) -> Tensor:
+    """This process's, of all candidates' positions."""
+    return positions.split(at.counts)[at.world.rank]

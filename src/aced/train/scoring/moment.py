@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from aced.core.ledger import Ledger
 from aced.methods import Method
@@ -22,6 +23,7 @@ class Moment:
         step: its number, from 0.
         world: the processes that choose together.
         counts: how many candidates each of them has.
+        positions: `[B]` positions in the source of all candidates.
         method: the row of the methods table.
         settings: numbers of the run.
         student: embeds candidates with its present weights.
@@ -33,6 +35,7 @@ class Moment:
     step: int
     world: World
     counts: list[int]
+    positions: Tensor
     method: Method
     settings: Settings
     student: Tower

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aced.core.embeddings import Embeddings
 from aced.core.selection import settled
 from aced.core.selection_ranks import Scope
-from aced.train.distributed import World
 
 
 def each_kept(rows: Tensor, size: int, counts: list[int], scope: Scope) -> list[int]:
@@ -19,7 +17,7 @@ def each_kept(rows: Tensor, size: int, counts: list[int], scope: Scope) -> list[
     if len(counts) == 1:
         return [len(rows)]
     known = settled(min(size, sum(counts)), counts, scope)
-    return each_has(rows.cpu(), counts) if known is None else known
+    return each_has(rows, counts) if known is None else known
 
 
 def own_part(rows: Tensor, each: list[int], counts: list[int], rank: int) -> Tensor:
@@ -35,15 +33,12 @@ def own_rows(rows: Tensor, counts: list[int], rank: int) -> Tensor:
 
 
 def each_has(rows: Tensor, counts: list[int]) -> list[int]:
-    """How many of `rows` (on the CPU) of all processes' candidates each has; they have `counts` candidates."""
+    """How many of `rows` of all processes' candidates each has; they have `counts` candidates.
+
+    Of several processes the rows are read, for which a GPU is waited for.
+    """
+    if len(counts) == 1:
+        return [len(rows)]
+    rows = rows.cpu()
     owners = torch.bucketize(rows, torch.tensor(counts).cumsum(0), right=True)
     return torch.bincount(owners, minlength=len(counts)).tolist()
-
-
-def of_all(world: World, positions: Tensor, embedded: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions and image and text embeddings of what every process has embedded, in the order of processes."""
-    if world.size == 1:
-        return positions, embedded.image, embedded.text
-    counts = world.counts(len(positions))
-    image, text = world.gather(torch.cat([embedded.image, embedded.text], 1), counts).chunk(2, dim=1)
-    return world.gather(positions, counts), image, text
