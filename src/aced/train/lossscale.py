@@ -1,8 +1,7 @@
 """The factor that keeps gradients within the range of fp16, found and applied on the device.
 
-torch's own `GradScaler` leaves two questions to the host at every step: whether a gradient that is not finite only says
-that the factor is too large, and, of sharded parameters, whether another rank's part overflowed. Here the length of the
-whole gradient, which every rank has, answers both.
+torch's own `GradScaler` leaves a question to the host at every step: whether a gradient that is not finite only says
+that the factor is too large. Here the length of the whole gradient, which every rank has, answers it on the device.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aced.train.sharding import by_kind, gradients
+from aced.train.sharding import gradients
 
 _GROWTH, _BACKOFF = 2.0, 0.5
 _SMALLEST = 1.0
@@ -42,9 +41,7 @@ class LossScale:
     def unscale(self, parameters: Iterable[Tensor]) -> None:
         """Divide the gradients by the factor, in place."""
         if self.enabled:
-            inverse = self._factor.reciprocal()
-            for kind in by_kind(parameters):
-                torch._foreach_mul_(gradients(kind), inverse)
+            torch._foreach_mul_(gradients(parameters), self._factor.reciprocal())
 
     def overflowed(self, finite_loss: Tensor, finite_norm: Tensor) -> Tensor:
         """Bool, a scalar: whether a gradient only says that the factor is too large."""

@@ -8,7 +8,7 @@ both moments. Parameters of one element (logit scales and biases), which cannot 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -83,6 +83,6 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
     return norm
 
 
-def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     """Those that there are."""
     return [p.grad for p in parameters if p.grad is not None]
