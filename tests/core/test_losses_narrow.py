@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from core_losses import embed
-from rank_fakes import ThreadRanks, on_ranks
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +16,7 @@ from aced.core import losses, products
 from aced.core.embeddings import Embeddings
 from aced.core.ranks import Alone
 from aced.core.shares import Share
+from rank_fakes import ThreadRanks, on_ranks
 
 B, U = 90, 2.0**-8
 """Pairs; and the unit roundoff of bfloat16, 8 bits."""

@@ -11,13 +11,13 @@ import pytest
 import torch
 from core_losses import embed
 from core_memory import Allocations
-from rank_fakes import ThreadRanks, on_ranks
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aced.core import losses
 from aced.core.embeddings import Embeddings
 from aced.core.shares import Share, as_share
+from rank_fakes import ThreadRanks, on_ranks
 
 COLUMNS = embed(11, width=9, seed=5)
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from rank_fakes import ThreadRanks, on_ranks
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Selection, draw, select
 from aced.core.selection_ranks import Scope
+from rank_fakes import ThreadRanks, on_ranks
 
 
 def embeddings(count: int, d: int, seed: int, bias: float = -3.0) -> Embeddings:
