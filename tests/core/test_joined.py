@@ -25,7 +25,8 @@ def part(e: Embeddings, own: slice) -> Embeddings:
 
 
 def loss(student: Share, other: Share, teachers: Sequence[Share]) -> Tensor:
-    return losses.sigmoid(student) + losses.softmax_kd(other.scaled(5.0, 0.0), teachers)
+    by_pair = (student.own.text * student.own.image).sum()  # as in feature matching, which wants one's own texts alone
+    return losses.sigmoid(student) + losses.softmax_kd(other.scaled(5.0, 0.0), teachers) + by_pair
 
 
 def work(ranks: ThreadRanks, counts: list[int], backwards: list[int]) -> tuple[list[Tensor], list[Tensor], list[str]]:

@@ -42,19 +42,19 @@ def test_no_step_waits_for_the_gpu(words: list[str], tmp_path: Path) -> None:
     assert all(any(one["what"] == "numbers sent to the host" for one in noted) for noted in found.values())
 
 
-MEMORY, ROWS = "train/scoring/memory.py", "data/source.py"
+POSITIONS = {"train/scoring/embedding.py"}
 CHEAP: dict[str, tuple[list[str], set[str]]] = {
     "early": (["scoring.cascade=0.5", "scoring.early=true"], set()),
     "reduced": (["scoring.cascade=0.5", "scoring.resolution=16"], set()),
-    "coarse": (["scoring.coarse_share=0.5", "scoring.resolution=16"], {"towers/coarse.py"}),
-    "reuse": (["scoring.cascade=0.5", "scoring.reuse=4"], {MEMORY, ROWS}),
-    "predict": (["scoring.reuse=4", "scoring.unseen=predict"], {MEMORY, "train/scoring/embedding.py"}),
+    "coarse": (["scoring.coarse_share=0.5", "scoring.resolution=16"], set()),
+    "reuse": (["scoring.cascade=0.5", "scoring.reuse=4"], POSITIONS),
+    "predict": (["scoring.reuse=4", "scoring.unseen=predict"], POSITIONS),
 }
 
 
 @pytest.mark.parametrize(("words", "waiting"), CHEAP.values(), ids=CHEAP)
 def test_who_waits_in_cheap_scoring(words: list[str], waiting: set[str], tmp_path: Path) -> None:
-    """Which pairs are remembered is known on the host, and how many images are seen coarsely is asked."""
+    """Which pairs are remembered is known on the host."""
     python(BENCHMARKS / "waits.py", "--json", tmp_path / "waits.json", "--only", "h-acid", *words)
     found = json.loads((tmp_path / "waits.json").read_text())["h-acid"]
     assert {one["where"].split(":")[0] for one in found if one["waits"]} == waiting
