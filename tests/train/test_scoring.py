@@ -18,6 +18,7 @@ from aced.data.scenes import Scenes, make_pool
 from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.towers.flops import countable
+from aced.train.dealing import Pool
 from aced.train.draws import generator_of
 from aced.train.feed import make_order
 from aced.train.scoring.embedding import embed
@@ -228,8 +229,9 @@ def test_a_lower_resolution_is_counted_as_the_counter_counts(make: Make) -> None
     make.pool = even_pool()
     _, trainer = make.steps(1, resolution=16, cascade=0.4)
     candidates = make.pool.read(range(KEPT), [trainer.student.view])
+    pool = Pool(candidates, trainer.world, "global", [candidates.indices], {})
     with countable(), FlopCounterMode(display=False) as counter:
-        embed(candidates, trainer.moment([KEPT]), trainer.plan.side)
+        embed(candidates, trainer.moment(pool), trainer.plan.side)
     assert trainer.ledger.flops["scoring"] == 2 * counter.get_total_flops()  # embedded twice: above, and in the step
     assert counter.get_total_flops() < 0.7 * KEPT * trainer.student.forward_flops(candidates.texts)
 

@@ -10,6 +10,7 @@ import torch
 from aced.core.embeddings import Embeddings
 from aced.data.scenes import make_pool
 from aced.data.source import Candidates
+from aced.train.dealing import Pool
 from aced.train.feed import make_order
 from aced.train.providers import Cached
 from aced.train.scoring.embedding import recall
@@ -43,7 +44,8 @@ def test_what_training_has_not_seen_is_predicted_from_the_reference(
     assert 0 < len(missing) < 60
     assert isinstance(trainer.reference, Cached)
     reference = trainer.reference.store.lookup(candidates.indices)
-    embedded, width = recall(memory, candidates, reference, trainer.moment([60])), trainer.student.width
+    pool = Pool(candidates, trainer.world, "global", [candidates.indices], {})
+    embedded, width = recall(memory, candidates, reference, trainer.moment(pool)), trainer.student.width
     reference = reference[missing]
     for side, name in enumerate(("image", "text")):
         rows, known = getattr(embedded, name), getattr(reference, name)
