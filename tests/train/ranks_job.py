@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from aced.config import Config
@@ -257,7 +258,7 @@ def inputs_travel(world: World, pool: Scenes) -> bool:
             got, wanted = mine.columns[name], student.ids.load(true)
             assert torch.equal(got, wanted[:, : got.shape[1]])
             assert bool((wanted[:, got.shape[1] :] < 0).all())
-            assert world.objects(got.shape[1]) == [got.shape[1]] * world.size
+            assert everyones(world, got.shape[1]) == [got.shape[1]] * world.size
             assert all(torch.equal(mine.images[v], true.images[v]) for v in views)
             assert known is not None
             assert known.image[:, 2].tolist() == expected.tolist()
@@ -367,8 +368,17 @@ def draws(world: World) -> dict[str, Any]:
     return found
 
 
+def everyones(world: World, value: Any) -> list[Any]:
+    """Every rank's value."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
 def same_everywhere(world: World, value: Any) -> bool:
-    return len({json.dumps(v, sort_keys=True) for v in world.objects(value)}) == 1
+    return len({json.dumps(v, sort_keys=True) for v in everyones(world, value)}) == 1
 
 
 def main(out: Path, reference: Path) -> None:

@@ -37,7 +37,8 @@ class Ranks(Protocol):
 class Alone:
     """The world of one process, to which every exchange gives back what it was given."""
 
-    rank, size = 0, 1
+    rank = 0
+    size = 1
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """As in `Ranks`."""

@@ -9,7 +9,7 @@ import datetime
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from aced.config import Config
 from aced.core.embeddings import Embeddings
+from aced.core.ranks import Alone
 from aced.core.shares import Share
 from aced.errors import AcedError
 from aced.train.heartbeat import Counters
@@ -28,8 +29,8 @@ _FIRST_STEP = datetime.timedelta(minutes=30)
 """Ranks that compile their models or fill their loaders come to the first exchanges minutes apart."""
 
 
-class World:
-    """A job of one process, and what all jobs can do.
+class World(Alone):
+    """A job of one process, and what all jobs can do beside what `core` asks of them (`aced.core.ranks.Ranks`).
 
     Every process makes the same calls in the same order; in each, tensors have one type and one number of columns.
 
@@ -38,32 +39,10 @@ class World:
         size: W, the number of processes.
     """
 
-    rank = 0
-    size = 1
-
     @property
     def first(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
-
-    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """The rows of every rank, `[sum(counts), ...]`; rank r gives `counts[r]`, and its own are `rows`."""
-        return rows
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of every rank's `values`, which have one shape."""
-        return values
-
-    def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """The sum of every rank's `values` `[sum(counts), ...]`, of which rank r gets its `counts[r]` rows.
-
-        It is added up in the order of ranks.
-        """
-        return values
-
-    def objects(self, value: T) -> list[T]:
-        """Every rank's value, in the order of ranks."""
-        return [value]
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         """Give rows away: the first `send[0]` to rank 0 and so on; `receive[r]` come from rank r, in that order."""
@@ -98,6 +77,8 @@ class World:
 
         One exchange.
         """
+        if self.size == 1:
+            return [values]
         padded = torch.zeros(1, 1 + most, dtype=torch.int64)
         padded[0, 0], padded[0, 1 : 1 + len(values)] = len(values), values
         return [row[1 : 1 + int(row[0])] for row in self.gather(padded, [1] * self.size)]
@@ -178,7 +159,7 @@ class Ranks(World):
         _set_pg_timeout(self._limit, dist.group.WORLD)
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `World`."""
+        """As in `aced.core.ranks.Ranks`."""
         most = max(counts)
         if most == 0:
             return rows
@@ -189,13 +170,13 @@ class Ranks(World):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def sum(self, values: Tensor) -> Tensor:
-        """As in `World`."""
+        """As in `aced.core.ranks.Ranks`."""
         values = values.clone()
         dist.all_reduce(values)
         return values
 
     def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `World`."""
+        """As in `aced.core.ranks.Ranks`, added up in the order of ranks."""
         # Not a reduction, which adds up in another order on each rank: numbers that several get must be the same.
         own = counts[self.rank]
         first, *others = self.exchange(values, counts, [own] * self.size).split([own] * self.size)
@@ -203,12 +184,6 @@ class Ranks(World):
         for other in others:
             total += other
         return total
-
-    def objects(self, value: T) -> list[T]:
-        """As in `World`."""
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         """As in `World`."""

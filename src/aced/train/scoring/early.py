@@ -51,7 +51,7 @@ class SievedOrder(Order):
         kept, end = [], 0
         for step, indices in zip(steps, found, strict=True):
             end += len(indices)
-            all_found = world.lists(indices, -(-self._order.batch // world.size)) if world.size > 1 else [indices]
+            all_found = world.lists(indices, -(-self._order.batch // world.size))
             counts = [len(part) for part in all_found]
             rows = sieve.keep(embedded[end - len(indices) : end], step, counts).cpu()
             kept.append(torch.cat(all_found)[rows])
