@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aced.data.source import Candidates, Column, Source
-from aced.data.views import View, image_bytes
+from aced.data.views import View
 from aced.errors import AcedError
 
 
@@ -57,11 +57,6 @@ class Fill:
         columns = {column.name: _checked(column, column.load(found), len(found)) for column in self.columns}
         aside = {name: _aside(self.aside[name], positions) for name, positions in job.aside.items()}
         return replace(found, columns=columns, aside=aside)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return image_bytes(self.views) + sum(column.nbytes for column in self.columns)
 
     def _read(self, job: Job) -> Candidates:
         indices, views = job.positions.tolist(), list(self.views)

@@ -22,7 +22,7 @@ from aced.data.mixture import Mixture
 from aced.data.order import Order, Orders
 from aced.data.sending import CudaLine, Sent
 from aced.data.source import Candidates, Column, Fault, Source
-from aced.data.views import View
+from aced.data.views import View, image_bytes
 from aced.errors import AcedError
 from aced.train.limit import allowed, beyond
 from aced.train.pace import Invalid, invalid
@@ -166,9 +166,21 @@ def chunks_of(rows: int) -> Chunks:
     return Chunks(number, -(-rows // number))
 
 
-def chunk_bytes(rows: int, row_bytes: int) -> int:
-    """Bytes of the largest chunk of so many rows."""
-    return chunks_of(rows).rows * row_bytes
+def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column], beside: int = 0) -> int:
+    """Bytes of the largest chunk that loading processes hand over.
+
+    Args:
+        rows: one process's part of a batch.
+        views, columns: what is loaded of each pair; what is named twice is loaded once.
+        beside: bytes of what comes with a batch.
+    """
+    each = image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
+    return chunks_of(rows).rows * each + beside
+
+
+def distinct(columns: Sequence[Column]) -> list[Column]:
+    """Columns without those that are named twice."""
+    return list({column.name: column for column in columns}.values())
 
 
 class Beside(Protocol):
@@ -195,7 +207,7 @@ class _Plan(Iterable[Job]):
 
     Attributes:
         sizes: of the steps whose first job was asked for.
-        rows: of the largest chunk.
+        rows: this process's part of the first batch, at most.
         count: of the chunks, or more.
     """
 
@@ -207,7 +219,7 @@ class _Plan(Iterable[Job]):
         most = -(-order.batch // part[1])
         self.count = len(steps) * (chunks_of(most).number if chunked else 1)
         # What is decided before loading makes a batch smaller.
-        self.rows = self._chunks(self._order.indices(steps[0])).rows if chunked and steps else 0
+        self.rows = self._most(self._order.indices(steps[0])) if chunked and steps else 0
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
@@ -222,7 +234,11 @@ class _Plan(Iterable[Job]):
 
     def _chunks(self, whole: Tensor) -> Chunks:
         """Those of every process: with as many, all ask for the order of a step at the same time, and may exchange."""
-        return chunks_of(-(-len(whole) // self._part[1]))
+        return chunks_of(self._most(whole))
+
+    def _most(self, whole: Tensor) -> int:
+        """Rows of the largest part of a batch."""
+        return -(-len(whole) // self._part[1])
 
     def _own(self, values: Tensor) -> Tensor:
         rank, ranks = self._part
@@ -261,10 +277,10 @@ def feed(
     Raises:
         AcedError: as `aced.data.loading.load`.
     """
-    columns = list({column.name: column for column in columns}.values())
+    columns = distinct(columns)
     fill = Fill(source, views, columns, beside.columns if beside else {})
     plan = _Plan(order, range(start, stop), part, beside, chunked=workers > 0)
-    item = plan.rows * fill.row_bytes + (beside.nbytes if beside else 0)
+    item = chunk_bytes(plan.rows, views, columns, beside.nbytes if beside else 0)
     chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
     if device is None or device.type != "cuda":
         return _batches(chunks, plan.sizes)

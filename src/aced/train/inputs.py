@@ -16,9 +16,9 @@ from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
-from aced.data.source import Source
+from aced.data.source import Column, Source
 from aced.data.store import build_store, open_store
-from aced.data.views import View, image_bytes
+from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
@@ -127,12 +127,13 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
 
 def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
     """Refuse chunks for which `/dev/shm` is too small; with `scoring.early` there may be fewer, and smaller ones."""
-    cached = [tower.width for name, tower in towers.items() if frozen_section(name, config).cache]
+    # In the form of `StoredRows`, whose stores are not there yet.
+    forms = {name: Column(name, torch.float32, (2, tower.width)) for name, tower in towers.items()}
+    cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
-    ids = {column.name: column.nbytes for column in (student.ids, *live)}
     rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
-    item = chunk_bytes(rows, image_bytes(dict.fromkeys(views)) + sum(ids.values()) + 8 * sum(cached))
-    item += 8 * config.row.columns * (cached[-1] if cached else 0)  # of further pairs, by the teacher
+    further = config.row.columns * cached[-1].nbytes if cached else 0  # by the teacher
+    item = chunk_bytes(rows, views, [student.ids, *live, *cached], further)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
         check_room(item, workers, config.train.steps * chunks_of(rows).number)

@@ -13,7 +13,6 @@ import torch
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.source import Candidates, Source
-from aced.data.views import image_bytes
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all, scores_json
 from aced.stopping import Asked, Stopped, deferred
@@ -125,16 +124,14 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     order = trainer.plan.order(make_order(config, len(source), getattr(source, "mixture", ())))
-    views, rows = list(dict.fromkeys(views)), config.super_batch // trainer.world.size
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
-    columns = list({column.name: column for column in columns}.values())
-    item = chunk_bytes(rows, image_bytes(views) + sum(column.nbytes for column in columns))
-    item += trainer.further.nbytes if trainer.further else 0
+    beside = trainer.further.nbytes if trainer.further else 0
+    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns, beside)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     return feed(
         source,
         order,
-        views,
+        list(dict.fromkeys(views)),
         start=steps.start,
         stop=steps.stop,
         # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
