@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from aced.data.spool import Located, Remote, Spool, find, is_address, is_gzip
+from aced.data.remote import Remote, find, is_address
+from aced.data.spool import Located, Spool, is_gzip
 from aced.data.tarpaths import expand_tars, tars_below
 from aced.errors import AcedError
 

@@ -17,10 +17,10 @@ from aced.data.decoding import find_decoding
 from aced.data.descriptors import raise_file_limit
 from aced.data.embedding import check_space, size_text
 from aced.data.located import name_tars
+from aced.data.remote import is_address
 from aced.data.rowcodec import DTYPES
 from aced.data.several import several
 from aced.data.sidecar import sample_bytes, tower_folder
-from aced.data.spool import is_address
 from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
 from aced.embed.spread import Share, own_share, with_ray
