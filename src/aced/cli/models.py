@@ -123,8 +123,11 @@ def embed(
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
     index_dir: Annotated[
-        str, typer.Option(parser=as_place_or_none, help="Folder for indexes of the tars; empty: none are kept.")
-    ] = "",
+        str,
+        typer.Option(
+            parser=as_place_or_none, help="Folder for indexes of the tars; auto: a cache of the user; empty: none."
+        ),
+    ] = "auto",
     share: Annotated[str, typer.Option(help="I/N: this process's share of the tars, I from 0; for job arrays.")] = "",
     ray: Annotated[int, typer.Option(min=0, help="Embed with so many Ray actors, on one machine or a cluster.")] = 0,
 ) -> None:

@@ -265,6 +265,17 @@ def find(pattern: str) -> list[Remote]:
     return found
 
 
+def read_text(address: str) -> str:
+    """The content of a small file at an address, as UTF-8.
+
+    Raises:
+        AcedError: it cannot be read.
+    """
+    with _remote(address):
+        system, path = _open_url(address)
+        return bytes(system.cat_file(path)).decode("utf-8")
+
+
 def _open_url(address: str) -> tuple[Any, str]:
     import fsspec
 

@@ -14,6 +14,7 @@ from aced.data.atomic import sweep_leftovers
 from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
+from aced.data.indexfolder import index_folder
 from aced.data.losttars import TarLost
 from aced.data.shards import Shards, open_shards
 from aced.data.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_path, tower_folder
@@ -37,7 +38,7 @@ class Job:
         bad_tars: what a damaged tar does, see `open_shards`.
         spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
             that this folder may take.
-        index_dir: where indexes of the tars are kept; empty for none.
+        index_dir: where indexes of the tars are kept, see `index_folder`.
         device: of torch; `auto` is CUDA where the process has it.
         precision: of the model, in the place of that in `settings`: `auto` is decided where the model is.
         threads: CPU threads; 0 leaves them as they are.
@@ -271,7 +272,8 @@ class Embedder:
                 caption_choice=self.job.caption_choice,
                 decoding=self.job.decoding,
                 bad_tars=self.job.bad_tars,
-                index_dir=Path(self.job.index_dir) if self.job.index_dir else None,
+                index_dir=index_folder(self.job.index_dir),
+                whole=False,
                 spool=self.job.spool,
                 tell=self._tell_once,
             )
