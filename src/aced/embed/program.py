@@ -86,6 +86,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
                 done.whole = tally.embedded
                 done(0, 0)
             tick(missing or 1, done.rate())
+            embedder.keep()
         seconds = time.perf_counter() - start
     if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
         raise AcedError(_nothing_usable(tally))
