@@ -134,6 +134,13 @@ def test_a_tar_meets_others_in_every_epoch_even_if_no_two_are_of_one_size():
     assert len(partners) == 23  # in its stream, all but the one that is next in size
 
 
+def test_a_stream_does_not_read_tars_by_size():
+    plan = Plan(range(50, 90), 8, 1, 1, 2)
+    firsts = [plan.tars(epoch * plan.steps_per_epoch, 0, 2)[0] for epoch in range(60)]
+    assert len(set(firsts)) > 20
+    assert 13 < np.mean(firsts) < 26
+
+
 def test_a_step_does_not_depend_on_what_was_asked_before():
     one = Plan(SIZES, 12, 5, 2, 3)
     run = [one.indices(step).tolist() for step in range(200)]
@@ -169,8 +176,9 @@ def test_memory_is_that_of_the_blocks_that_are_read():
     plan = Plan([1000] * 10_000, 80, 0, 4, 8)
     for step in range(0, 2000, 40):
         plan.indices(step)
-    kept = [mixed for _, _, mixed in plan._walk._mixed.values()]
+    kept = [mixed for _, _, mixed in plan._walks[0]._mixed.values()]
     assert sum(len(mixed) for mixed in kept) == 8 * 4000
+    assert plan._walks[0]._dealt[0] == 0
 
 
 def test_what_cannot_be_is_refused():
