@@ -14,7 +14,7 @@ from task_fakes import WORDS, array, noise, prompts, write_task
 from aced.data.images import decode_like_pillow
 from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate import tar_samples
+from aced.evaluate import tar_images
 from aced.evaluate.embedder import Embedder
 from aced.evaluate.embedding_cache import EmbeddingCache
 from aced.evaluate.folder import load_task_folder
@@ -138,7 +138,7 @@ def test_faults_come_back_with_cached_embeddings(tmp_path: Path, monkeypatch: py
     write_task(tmp_path / "t", members("retrieval", content, set(range(COUNT))), **texts("retrieval"))
     cache = EmbeddingCache(tmp_path / "cache", "model", "fp32")
     first = result_of(tmp_path / "t", cache)
-    monkeypatch.delattr(tar_samples.TarImages, "_decode")  # now only the cache can know
+    monkeypatch.delattr(tar_images.TarImages, "parts")  # now only the cache can know
     again = result_of(tmp_path / "t", cache)
     assert again == first
     assert again.faults == first.faults
@@ -159,13 +159,13 @@ def test_a_long_image_is_scored_and_an_absurd_one_left_out(tmp_path: Path) -> No
     write_task(tmp_path / "t", [("a.png", long), ("a.cls", b"0"), ("b.png", absurd), ("b.cls", b"1")], **prompts(2))
     (task,) = load_task_folder(tmp_path / "t")
     large = View(224)
-    pixels = task.images(large)
+    ((pixels, faults),) = task.images.parts(large, [range(2)])
     assert np.array_equal(pixels[0].numpy(), large.apply(decode_like_pillow(long)[0]))
-    assert dict(task.images.faults(large).lost) == {1: "image_too_large"}
-    assert list(task.images.faults(large).odd) == ["image_aspect"]
+    assert dict(faults.lost) == {1: "image_too_large"}
+    assert list(faults.odd) == ["image_aspect"]
     squashed = View(224, "squash")
-    task.images(squashed)
-    assert not task.images.faults(squashed).lost
+    ((_, faults),) = task.images.parts(squashed, [range(2)])
+    assert not faults.lost
 
 
 def test_a_task_without_a_usable_image_cannot_be_scored(tmp_path: Path) -> None:
