@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from aced.data.located import Tell
-from aced.data.spool import read_texts
+from aced.data.remote import read_texts
 from aced.errors import AcedError
 
 _AT_ONCE = 1000

@@ -19,8 +19,9 @@ from aced.data.manifest import NONE_REPEATED, Manifest, Repeated, TarFacts, trim
 from aced.data.manifestfile import read_kept, write_kept
 from aced.data.packed import PackedStrings
 from aced.data.places import TarPlaces, locate, located_at
+from aced.data.remote import Remote, is_address
 from aced.data.repeating import Repeating
-from aced.data.spool import Remote, Spool, is_address
+from aced.data.spool import Spool
 from aced.data.tarindex import KeptNote, TarIndex, index_tar, kept_text
 from aced.data.tarrows import TarRows, check_tar, needs_check
 from aced.errors import AcedError

@@ -20,10 +20,10 @@ from aced.data.embedding import check_space, size_text
 from aced.data.indexfolder import index_folder
 from aced.data.located import name_tars
 from aced.data.manifestfile import kept_path
+from aced.data.remote import is_address
 from aced.data.rowcodec import DTYPES
 from aced.data.several import several
 from aced.data.sidecar import sample_bytes, tower_folder
-from aced.data.spool import is_address
 from aced.data.stock import StockTaking
 from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
@@ -86,6 +86,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
                 done.whole = tally.embedded
                 done(0, 0)
             tick(missing or 1, done.rate())
+            embedder.keep()
         seconds = time.perf_counter() - start
     if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
         raise AcedError(_nothing_usable(tally))

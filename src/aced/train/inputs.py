@@ -150,8 +150,9 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
         scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
         bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
         return scenes
+    from aced.data.remote import is_address
     from aced.data.shards import open_shards
-    from aced.data.spool import GIGABYTE, Spool, is_address
+    from aced.data.spool import GIGABYTE, Spool
     from aced.data.summary import found_text
 
     known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
