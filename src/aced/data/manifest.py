@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def parse(text: str, folder: str = "") -> Manifest:
 
 def _facts(row: list[Any], folder: str) -> TarFacts:
     source, size, state, mark, txt, of_json, packed, faults = row
-    told = tuple(Told(*fault) for fault in faults)
+    told = tuple(Told(sys.intern(name), sys.intern(part), *rest) for name, part, *rest in faults)
     return TarFacts(_whole(source, folder), size, state, mark, txt, of_json, bool(packed), told)
 
 
