@@ -345,11 +345,12 @@ def open_shards(
         patterns, apart = list(still_there(patterns)), False
     groups, listed, found = group_tars(patterns, spool, apart=apart, tell=tell)
     named = [tar for group in groups for tar in group]
+    listed_all = all(isinstance(tar, TarFacts) for tar in named)
     taking = StockTaking(
         captions=captions,
         strict=not skip and known is None,
         index_dir=index_dir,
-        kept=kept_path(index_dir, patterns) if index_dir and whole else None,
+        kept=kept_path(index_dir, patterns) if index_dir and whole and not listed_all else None,
         whole=whole,
         spool=spool,
         workers=workers,

@@ -216,22 +216,26 @@ def _state(tar: Named) -> tuple[str, int, str]:
     return source, there.st_size, str(there.st_mtime_ns)
 
 
+def _is_far(tar: TarFacts) -> bool:
+    return tar.source[:1] != "/" and is_address(tar.source)
+
+
 def _file(tar: Named) -> Path | Remote:
     """What is to be opened of a tar."""
     if not isinstance(tar, TarFacts):
         return tar
-    if not is_address(tar.source):
+    if not _is_far(tar):
         return Path(tar.source)
     return Remote(tar.source, None if tar.size < 0 else tar.size, tar.state)
 
 
 def _places(tars: Sequence[TarFacts], found: Mapping[int, Path], spool: Spool | None) -> TarPlaces:
     """Where tars lie; `found` are those that were read now."""
-    if spool is None and (remote := next((tar for tar in tars if is_address(tar.source)), None)):
+    if spool is None and (remote := next(filter(_is_far, tars), None)):
         raise AcedError(
             f"{remote.source} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path."
         )
-    files = [file if isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
+    files = [file if _is_far(tar) and isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
     elsewhere = {number: path for number, path in found.items() if str(path) != files[number]}
     packed = frozenset(number for number, tar in enumerate(tars) if tar.packed)
     return TarPlaces(files, packed, elsewhere, spool)
