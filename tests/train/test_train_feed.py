@@ -23,8 +23,9 @@ from aced.data.source import Candidates, Column, Fault
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import load_tower
-from aced.train.feed import Faults, _Plan, chunks_of, feed, make_order
+from aced.train.feed import Faults, _Plan, chunks_of, feed
 from aced.train.met import Met
+from aced.train.ordering import make_order
 from aced.train.providers import Cached
 from aced.train.student import make_student
 from run_fakes import POOL, provider_of, run_config, with_holes
@@ -337,6 +338,9 @@ class Thinned(Order):
 
     def epochs(self, step: int) -> torch.Tensor:
         return super().epochs(step)[: self.kept]
+
+    def parts(self, step: int, world: int) -> list[int]:
+        return [len(part) for part in super().indices(step)[: self.kept].tensor_split(world)]
 
 
 def test_processes_with_uneven_parts_ask_for_steps_at_the_same_jobs() -> None:

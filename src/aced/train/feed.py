@@ -11,15 +11,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from aced.config import Config
 from aced.data.assembly import Size, assembled
 from aced.data.faults import HARMLESS
 from aced.data.filling import Fill, Job
 from aced.data.loading import PATIENCE, Start, load
 from aced.data.losttars import LOST
-from aced.data.manyviews import ViewedOrder
-from aced.data.mixture import Mixture
-from aced.data.order import Order, Orders
+from aced.data.order import Orders
 from aced.data.sending import CudaLine, Sent
 from aced.data.source import Candidates, Column, Fault, Source
 from aced.data.views import View, image_bytes
@@ -129,31 +126,6 @@ class Faults:
         self.examples.setdefault(fault.name, fault)
 
 
-def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
-    """The order of training over `n` samples.
-
-    Args:
-        config: seed, sizes, and weights where there are several sources.
-        n: number of samples.
-        mixture: samples of each source, where the config has weights.
-
-    Raises:
-        AcedError: the super-batch is larger than the data.
-    """
-    size, train = config.super_batch, config.train
-    if config.data.weights and config.data.shards:
-        return Mixture(mixture, config.data.weights, size, config.run.seed)
-    if size > n:
-        what = f"The batch of {size} (train.batch)"
-        remedy = "train.batch"
-        if size > train.batch:
-            what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
-            remedy = "train.batch or method.filtering_ratio"
-        raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
-    order = Order(n, size, config.run.seed)
-    return ViewedOrder(order, config.data.views) if config.data.views > 1 else order
-
-
 _CHUNK = 256
 """Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
 
@@ -223,31 +195,22 @@ class _Plan(Iterable[Job]):
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
         self.count = len(steps) * (chunks_of(most).number if chunked else 1)
-        # What is decided before loading makes a batch smaller.
-        self.rows = self._most(self._order.indices(steps[0])) if chunked and steps else 0
+        # What is decided before loading makes a batch smaller; and with uneven parts a chunk may be of any size.
+        first = max(order.parts(steps[0], part[1])) if chunked and steps else 0
+        self.rows = min(most, 2 * _CHUNK - 1) if order.uneven else first
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
-            whole = self._order.indices(step)
-            indices, epochs = self._own(whole), self._own(self._order.epochs(step))
-            count = self._chunks(whole).number if self._chunked else 1
+            rank, ranks = self._part
+            parts = self._order.parts(step, ranks)
+            indices, epochs = (v.split(parts)[rank] for v in (self._order.indices(step), self._order.epochs(step)))
+            # As many as every process has: then all ask for the order of a step at the same time, and may exchange.
+            count = chunks_of(max(parts)).number if self._chunked else 1
             self.sizes.append(Size(count, len(indices)))
             aside = self._beside.drawn(step) if self._beside else {}
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
                 yield Job(*pair, aside)
                 aside = {}
-
-    def _chunks(self, whole: Tensor) -> Chunks:
-        """Those of every process: with as many, all ask for the order of a step at the same time, and may exchange."""
-        return chunks_of(self._most(whole))
-
-    def _most(self, whole: Tensor) -> int:
-        """Rows of the largest part of a batch."""
-        return -(-len(whole) // self._part[1])
-
-    def _own(self, values: Tensor) -> Tensor:
-        rank, ranks = self._part
-        return values.tensor_split(ranks)[rank]
 
 
 def feed(
