@@ -79,6 +79,17 @@ def find(pattern: str) -> list[Remote]:
     return [tar for address in addresses for tar in ([listed[address]] if address in listed else _below(address))]
 
 
+def read_text(address: str) -> str:
+    """The content of a small file at an address, as UTF-8.
+
+    Raises:
+        AcedError: it cannot be read.
+    """
+    with _remote(address):
+        system, path = open_url(address)
+        return bytes(system.cat_file(path)).decode("utf-8")
+
+
 def look(address: str) -> Remote:
     """What is at the address of one file.
 

@@ -29,7 +29,7 @@ from aced.train.automatic import tf32_of
 from aced.train.feed import Faults
 from aced.train.folder import CHECKPOINTS, is_run, read_config
 from aced.train.providers import Cached, Provider
-from aced.train.resuming import Earlier, cache_mark
+from aced.train.resuming import Earlier
 from aced.train.sharding import part_like, whole
 from aced.train.step import Trainer
 from aced.train.student import check_student
@@ -211,7 +211,7 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "tf32": tf32_of(config),
         "scaler": trainer.replica.scale.state(),
         "marks": trainer.marks,
-        "caches": {one.fingerprint: cache_mark(one) for one in _providers(trainer) if isinstance(one, Cached)},
+        "caches": {one.fingerprint: one.store.mark for one in _providers(trainer) if isinstance(one, Cached)},
         "ledger": trainer.ledger.state(),
         "metrics": metrics.state(),
         "faults": {

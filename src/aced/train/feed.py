@@ -144,9 +144,8 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
             what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
             remedy = "train.batch or method.filtering_ratio"
         raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
-    if config.data.views > 1:
-        return ViewedOrder(n, size, config.run.seed, config.data.views)
-    return Order(n, size, config.run.seed)
+    order = Order(n, size, config.run.seed)
+    return ViewedOrder(order, config.data.views) if config.data.views > 1 else order
 
 
 _CHUNK = 256

@@ -12,6 +12,7 @@ import torch
 
 from aced.config import Config
 from aced.config_sections import FrozenSection
+from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
@@ -166,7 +167,8 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             caption_choice=data.caption_choice,
             seed=config.run.seed,
             bad_tars=data.bad_tars,
-            index_dir=Path(data.index_dir) if data.index_dir else None,
+            index_dir=index_folder(data.index_dir, bars.say),
+            kind_field=data.kind_field,
             spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
             apart=bool(data.weights),
             decoding=data.decoding,
