@@ -327,7 +327,14 @@ class Watched:
             return self._done + sum(self._coming.values())
 
 
-def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience: float = PATIENCE) -> None:
+def fetch(
+    remote: Remote,
+    target: Path,
+    watched: Watched | None = None,
+    patience: float = PATIENCE,
+    *,
+    same: bool = False,
+) -> None:
     """Fetch a file whole; where its server fails it is tried again, after longer and longer pauses.
 
     Args:
@@ -335,9 +342,11 @@ def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience
         target: is overwritten.
         watched: is told what comes, and may stop it.
         patience: seconds of pauses in all, and for which nothing more of it may come.
+        same: whether to ask the server, once it is here, if it is still what `remote` tells.
 
     Raises:
         NotThere: there is nothing, and the server says so.
+        Changed: there is another file; with `same`.
         AcedError: it does not come whole in all that time, or may not be read.
         Stopped: `watched` stopped it.
     """
@@ -345,7 +354,7 @@ def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience
     paused, pause = 0.0, _PAUSES[0]
     with watched.coming(target) as come:
         most, since = 0, time.monotonic()
-        while (lost := _attempt(remote, target, watched)) is not None:
+        while (lost := _attempt(remote, target, watched, same=same)) is not None:
             if come() > most:
                 most, since = come(), time.monotonic()
             if paused + pause > patience or time.monotonic() > since + patience:
@@ -356,17 +365,22 @@ def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience
             paused, pause = paused + pause, min(_PAUSES[1], 2 * pause)
 
 
-def _attempt(remote: Remote, target: Path, watched: Watched) -> Exception | None:
+def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> Exception | None:
     """Fetch a file; what failed, if it may do better next time."""
     with _remote(remote.address):
         try:
             system, path = open_url(remote.address)
             system.get_file(path, str(target), **_stopping(remote.address, watched))
             size = target.stat().st_size
+            if same:
+                system.invalidate_cache(system._parent(path))
+                now = _as_remote(system, path, system.info(path))
+                if (now.size, now.state) != (remote.size, remote.state):
+                    raise Changed(f"{remote.address} is another file now than when the run began.")
             if remote.size is None or size == remote.size:
                 return None
             return OSError(f"{size} of {remote.size} bytes came")
-        except (PermissionError, ImportError, ValueError, Stopped):
+        except (PermissionError, ImportError, ValueError, AcedError, Stopped):
             raise
         except FileNotFoundError as error:
             if error.filename != str(target) and (error.__cause__ is None or _says_not_there(error.__cause__)):
