@@ -122,16 +122,19 @@ class TowerSection(Section):
     """A model."""
 
     model: Annotated[PathOrNone, MODEL] = ""
-    """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
+    """An open_clip architecture name, a JSON config, a folder that a run wrote (its `model/`), or a repository of the
+    hub, `hf-hub:ORGANISATION/MODEL`."""
     checkpoint: Annotated[PathOrNone, MODEL] = ""
-    """Local weights (.safetensors or .pt) for it; empty: random initialisation, or the folder's own weights."""
+    """Weights for it: a local file (`FILE#KEY`: one of several sets in it), or a tag of open_clip's list, which is
+    fetched; empty: the model's own, or random ones."""
 
 
 class StudentSection(TowerSection):
     """The model that is trained."""
 
     model: Annotated[PathText, MODEL] = "aced-demo-s"
-    """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
+    """An open_clip architecture name, a JSON config, a folder that a run wrote (its `model/`), or a repository of the
+    hub, `hf-hub:ORGANISATION/MODEL`."""
 
 
 class FrozenSection(TowerSection):

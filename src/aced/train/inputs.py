@@ -24,7 +24,8 @@ from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.progress import Bars
-from aced.towers import Tower, find_weights, load_tower
+from aced.towers import Tower, load_recipe, trained_recipe
+from aced.towers.fetching import Progress
 from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
 from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.feed import chunk_bytes, chunks_of
@@ -66,9 +67,9 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
     tasks = make_eval_tasks(config, bars.say)
     towers: dict[str, Tower] = {}
     if method.scores_reference or (method.distill and not config.teacher.model):
-        towers["reference"] = load_frozen("reference", config)
+        towers["reference"] = load_frozen("reference", config, bars.counting)
     if method.distill and config.teacher.model:
-        towers["teacher"] = load_frozen("teacher", config)
+        towers["teacher"] = load_frozen("teacher", config, bars.counting)
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
@@ -286,21 +287,16 @@ def frozen_section(name: str, config: Config) -> FrozenSection:
     return section
 
 
-def load_frozen(name: str, config: Config) -> Tower:
+def load_frozen(name: str, config: Config, progress: Progress | None = None) -> Tower:
     """The `reference` or `teacher` of the config, in evaluation mode and without gradients.
 
     Raises:
         AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
     """
     section = frozen_section(name, config)
-    if find_weights(section.model, section.checkpoint) is None:
-        raise AcedError(
-            f"{name}.model = '{section.model}' has no trained weights: give a local file as {name}.checkpoint, or name "
-            "the `model` folder of a run."
-        )
-    tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
-    tower.requires_grad_(False)
-    return tower.eval()
+    what = f"{name}.model = '{section.model}'"
+    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {name}.checkpoint")
+    return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
 def make_cached(
