@@ -102,8 +102,12 @@ class DataSection(Section):
     start_method: Annotated[Literal["fork", "forkserver"], FREE] = "fork"
     """How they are started on Linux: forked, or from a process that does nothing else, for a source that has threads or
     connections of its own."""
-    index_dir: Annotated[PathOrNone, FREE] = ""
-    """Folder for indexes of the tars; empty: none are kept."""
+    index_dir: Annotated[PathOrNone, FREE] = "auto"
+    """Folder for the pool's manifest and indexes of its tars, which later starts read instead of the tars; `auto`:
+    `$XDG_CACHE_HOME/aced/index`, or `~/.cache/aced/index`; empty: none are kept."""
+    kind_field: Annotated[str, FREE] = ""
+    """Field of the samples' .json that says how each was spoilt, for reports of what was chosen; empty: it is not
+    read."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
     """K: each pair is seen as the whole image or one of K - 1 fixed crops, another one in each epoch."""
     scenes: Literal["pool", "redundant", "curated"] = "pool"

@@ -197,7 +197,7 @@ def test_with_skip_a_lost_tar_is_a_counted_fault(
     # A quarter of the pool, which is far above the limit of damaged samples; each counts once.
     assert 0 < fitted.faults.counts["tar_changed"] <= PAIRS
     assert lines_of(tmp_path / "run/metrics.jsonl")[-1]["faults"]["tar_changed"] == fitted.faults.counts["tar_changed"]
-    assert len(fitted.faults.keys) >= fitted.faults.counts["tar_changed"]
+    assert fitted.faults.met.count >= fitted.faults.counts["tar_changed"]
 
 
 def test_damaged_samples_still_count_against_the_limit(pool: Path, tmp_path: Path, before_step: BeforeStep) -> None:

@@ -22,6 +22,7 @@ from aced.data.source import Candidates, Column, Fault, Source
 from aced.data.views import View, image_bytes
 from aced.errors import AcedError
 from aced.train.limit import allowed, beyond
+from aced.train.met import Met
 from aced.train.pace import Invalid, invalid
 
 
@@ -34,7 +35,7 @@ class Faults:
         total: samples of the source.
         counts: samples by name of the fault.
         examples: the first of each name.
-        keys: of the samples that could not be read.
+        met: the samples that could not be read.
         read: samples that were read, each counted once.
     """
 
@@ -42,9 +43,9 @@ class Faults:
     total: int
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Fault] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)
+    met: Met = field(default_factory=Met)
     read: int = 0
-    _kept: deque[tuple[int, Counter[str], dict[str, Fault], list[str]]] = field(
+    _kept: deque[tuple[int, Counter[str], dict[str, Fault], int, list[int]]] = field(
         default_factory=lambda: deque(maxlen=2), repr=False, compare=False
     )
 
@@ -57,6 +58,10 @@ class Faults:
     def counts_notes(self) -> bool:
         """Whether oddities may still be counted."""
         return self.read < self.total
+
+    def is_new(self, fault: Fault) -> bool:
+        """Whether a sample that could not be read was not met before."""
+        return self.met.is_new(fault.key, first=self.counts_notes)
 
     def add(self, faults: Sequence[Fault], read: int, odd: Sequence[Fault] = (), *, met: int = 0) -> None:
         """Count the faults of one super-batch of `read` samples, and what is odd about the others.
@@ -75,32 +80,33 @@ class Faults:
         """
         if self.read + read <= self.total:
             self.note(odd)
+        first = self.counts_notes
         self.read = min(self.total, self.read + read)
         for fault in faults:
-            if fault.key not in self.keys:
-                self.keys.add(fault.key)
-                if self._kept:
-                    self._kept[-1][3].append(fault.key)
+            if self.met.is_new(fault.key, first=first):
+                remembered = self.met.add(fault.key)
+                if self._kept and remembered is not None:
+                    self._kept[-1][-1].append(remembered)
                 self._count(fault)
         lost = sum(self.counts[name] for name in LOST)
-        bad, seen = len(self.keys) - lost, self.read - lost
+        bad, seen = self.met.count - lost, self.read - lost
         if (faults or met) and beyond(bad, seen, allowed(self.max_share, self.total), self.total):
             names = Counter(fault.name for fault in faults)
             names = names or Counter({name: n for name, n in self.counts.items() if name not in HARMLESS})
             worst = names.most_common(1)[0][0]
             raise AcedError(
-                f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "
+                f"{self.met.count} of {self.read} samples could not be read, more than data.max_bad_share = "
                 f"{self.max_share:g} allows; for example {worst}: {self.examples[worst].detail}"
             )
 
     def keep(self) -> None:
         """Remember the counts as they are, and those at the `keep` before."""
-        self._kept.append((self.read, Counter(self.counts), dict(self.examples), []))
+        self._kept.append((self.read, Counter(self.counts), dict(self.examples), self.met.count, []))
 
     def back(self) -> None:
         """Go back to what was there at the last `keep`, and called again to what was there at the one before."""
-        self.read, self.counts, self.examples, new = self._kept.pop()
-        self.keys.difference_update(new)
+        self.read, self.counts, self.examples, count, new = self._kept.pop()
+        self.met.forget(count, new)
 
     def commonest(self) -> str:
         """`; for example NAME: sentence` of the commonest fault so far, or nothing."""
@@ -109,7 +115,7 @@ class Faults:
 
     def samples(self) -> dict[str, int]:
         """How many samples there are, how many of them were read, and how many of these could not be used."""
-        return {"total": self.total, "read": self.read, "unreadable": len(self.keys)}
+        return {"total": self.total, "read": self.read, "unreadable": self.met.count}
 
     def invalid(self) -> Invalid:
         """The share of samples that cannot be used, as far as is known, and the commonest reason."""

@@ -12,6 +12,7 @@ import torch
 
 from aced.config import Config
 from aced.config_sections import FrozenSection
+from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
@@ -157,8 +158,9 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
         scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
         bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
         return scenes
+    from aced.data.remote import is_address
     from aced.data.shards import open_shards
-    from aced.data.spool import GIGABYTE, Spool, is_address
+    from aced.data.spool import GIGABYTE, Spool
     from aced.data.summary import found_text
 
     known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
@@ -173,7 +175,8 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             caption_choice=data.caption_choice,
             seed=config.run.seed,
             bad_tars=data.bad_tars,
-            index_dir=Path(data.index_dir) if data.index_dir else None,
+            index_dir=index_folder(data.index_dir, bars.say),
+            kind_field=data.kind_field,
             spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
             apart=bool(data.weights),
             decoding=data.decoding,

@@ -165,7 +165,7 @@ class Earlier:
         return [
             one.store.info.tower
             for one in dict.fromkeys(providers)
-            if isinstance(one, Cached) and before.get(one.fingerprint, (now := cache_mark(one))) != now
+            if isinstance(one, Cached) and before.get(one.fingerprint, one.store.mark) != one.store.mark
         ]
 
 
@@ -189,11 +189,6 @@ def model_marks(reference: ModelMarks | None, teachers: Sequence[ModelMarks]) ->
     models |= {f"teacher {number}": marks for number, marks in enumerate(teachers, 1)}
     known = {f"the architecture of {name}": marks.architecture for name, marks in models.items() if marks.architecture}
     return {name: marks.contents for name, marks in models.items()} | known
-
-
-def cache_mark(provider: Cached) -> str:
-    """A mark of every byte of a model's cached embeddings, but not of when and how fast they were made."""
-    return _hash([sidecar.info.sha256 for sidecar in provider.store.sidecars])
 
 
 def short(value: Any) -> str:
