@@ -159,8 +159,8 @@ class Shards:
             notes: list[Note] = []
             try:
                 rows = self._indexes.rows(tar)
-                text = self._text(session.read(tar, rows.caption[row]), tar, row, int(epoch), notes)
-                content = session.read(tar, rows.image[row])
+                caption, content = session.read(tar, rows.caption[row], rows.image[row])
+                text = self._text(caption, tar, row, int(epoch), notes)
                 for view, image in self._decoded(content, views, notes):
                     pixels[view][len(good)] = view.apply(image, self._decoding.resize)
             except (ImageFault, CaptionFault) as fault:
@@ -243,7 +243,7 @@ class Shards:
     def _field(self, session: TarSession, tar: int, row: int, name: str) -> object:
         try:
             place = self._indexes.rows(tar).json[row]
-            content = json.loads(session.read(tar, place)) if place[0] >= 0 else None
+            content = json.loads(session.read(tar, place)[0]) if place[0] >= 0 else None
         except (ValueError, RecursionError, TarLost):
             return None
         return content.get(name) if isinstance(content, dict) else None
