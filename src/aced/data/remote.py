@@ -90,6 +90,25 @@ def read_text(address: str) -> str:
         return bytes(system.cat_file(path)).decode("utf-8")
 
 
+def read_texts(addresses: Sequence[str]) -> dict[str, str]:
+    """The content of small files in one folder, those that are there, several at once.
+
+    Raises:
+        AcedError: their store cannot be asked.
+    """
+    if not addresses:
+        return {}
+    with _remote(addresses[0]):
+        system, first = open_url(addresses[0])
+        folder = first.rpartition("/")[0]
+        paths = {f"{folder}/{address.rpartition('/')[2]}": address for address in addresses}
+        try:
+            found = system.cat(list(paths), on_error="omit")
+        except FileNotFoundError:
+            return {}
+        return {paths[path]: bytes(content).decode("utf-8", "replace") for path, content in found.items()}
+
+
 def look(address: str) -> Remote:
     """What is at the address of one file.
 

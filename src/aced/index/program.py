@@ -89,6 +89,7 @@ def index_program(task: Task, console: Console) -> Manifest:
                 progress=progress,
                 fetching=fetching,
                 tell=bars.say,
+                hearsay=False,
             )
             manifest = taking.take(tars).manifest
             progress(len(tars), len(tars))  # also where all of them were known
