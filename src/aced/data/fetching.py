@@ -130,9 +130,9 @@ class Fetcher:
             self._done = max(self._done, step)
             self._changed.notify_all()
 
-    def bytes(self) -> int:
-        """How many bytes have come; it grows as long as anything does."""
-        return self._watched.bytes()
+    def moved(self) -> int:
+        """Grows as long as anything comes."""
+        return self._watched.moved()
 
     def waited(self, step: int, since: float, until: float) -> float:
         """Of the seconds from one `time.perf_counter()` to another, those before all tars of a step had come."""

@@ -297,7 +297,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self._done, self._coming = 0, dict[Path, int]()
+        self._done, self._told, self._coming = 0, 0, dict[Path, int]()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -317,14 +317,25 @@ class Watched:
             with self._lock:
                 self._done += 1 + self._coming.pop(target)
 
-    def bytes(self) -> int:
-        """How many bytes have come of all files; it never becomes less."""
+    def come(self, count: int) -> None:
+        """Some bytes have come, says a file system that may write a file from several ends.
+
+        Raises:
+            Stopped: nobody wants them any more.
+        """
+        if self.stop.is_set():
+            raise Stopped
+        with self._lock:
+            self._told += count
+
+    def moved(self) -> int:
+        """Grows as long as anything comes."""
         with self._lock:
             targets = list(self._coming)
             for target in targets:
                 with contextlib.suppress(OSError):
                     self._coming[target] = max(self._coming[target], target.stat().st_size)
-            return self._done + sum(self._coming.values())
+            return self._done + self._told + sum(self._coming.values())
 
 
 def fetch(
@@ -410,7 +421,6 @@ def _stopping(address: str, watched: Watched) -> dict[str, Any]:
 
     class Stopping(fsspec.callbacks.Callback):  # type: ignore[misc]
         def relative_update(self, inc: int = 1) -> None:
-            if watched.stop.is_set():
-                raise Stopped
+            watched.come(inc)
 
     return {"callback": Stopping()}
