@@ -52,6 +52,7 @@ class Store:
         folder: where the side-cars lie.
         info: tower, shape and costs.
         mark: of every byte of the side-cars.
+        part_sizes: samples of each part of the source that has any, in the order of its samples.
     """
 
     def __init__(self, survey: Survey, rows: Mapping[int, np.ndarray]) -> None:
@@ -60,6 +61,7 @@ class Store:
         self._names = PackedStrings.of(part.name for part in parts)
         self._marks = PackedStrings.of(part.mark for part in parts)
         self._starts = np.array([part.start for part in parts], dtype=np.int64)
+        self.part_sizes = [len(part) for part in parts]
         self._holes = survey.usable < survey.rows
         self._hashes = survey.hashes.astype("S16")  # the beginning tells them apart
         self._rows = dict(rows)

@@ -133,8 +133,7 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
-    further = config.row.columns * cached[-1].nbytes if cached else 0  # by the teacher
-    item = chunk_bytes(rows, views, [student.ids, *live, *cached], further)
+    item = chunk_bytes(rows, views, [student.ids, *live, *cached])
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
         check_room(item, workers, config.train.steps * chunks_of(rows).number)
