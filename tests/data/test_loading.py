@@ -87,7 +87,9 @@ def dies(job: int, how: int) -> Tensor:
 )
 def test_the_death_of_a_process_is_told_with_its_cause(how: int, said: str, start: str) -> None:
     found = run(partial(dies, how=int(how)), start=start)
-    with pytest.raises(AcedError, match=rf"{said}.*data\.workers.*data\.workers=0 \(aced embed: --workers 0\)"):
+    with pytest.raises(
+        AcedError, match=rf"{said}.*data\.workers.*data\.workers=0 \(aced embed, aced eval: --workers 0\)"
+    ):
         list(found)
 
 

@@ -21,7 +21,9 @@ from aced.data.source import Candidates, Column, Fault
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import load_tower
-from aced.train.feed import Faults, _Plan, chunks_of, feed, make_order
+from aced.train.feed import Faults, _Plan, chunks_of, feed
+from aced.train.met import Met
+from aced.train.ordering import make_order
 from aced.train.providers import Cached
 from aced.train.student import make_student
 from run_fakes import POOL, provider_of, run_config, with_holes
@@ -133,10 +135,8 @@ def test_a_resumed_count_judges_as_one_that_was_not_interrupted() -> None:
         for step in range(60):
             if step == stop_at:
                 fresh = Faults(max_share=0.01, total=3000)
-                fresh.read, fresh.keys = (
-                    count.read,
-                    set(count.keys),
-                )  # with counts and examples, what a checkpoint holds
+                # With counts and examples, what a checkpoint holds.
+                fresh.read, fresh.met = count.read, Met(count.met.most, count.met.count, set(count.met.hashes))
                 fresh.counts, fresh.examples = Counter(count.counts), dict(count.examples)
                 count = fresh
             met = [key for key, n in bad.items() if n // 50 == step]
@@ -162,7 +162,7 @@ def test_what_indexing_left_out_is_counted_but_limits_nothing() -> None:
     count.note(faults("x", "y", name="no_caption"))
     count.add([], 10)
     assert count.counts == {"no_caption": 2}
-    assert not count.keys
+    assert not count.met.count
 
 
 # -- a batch is a table ------------------------------------------------------------------------------------------------
@@ -303,6 +303,9 @@ class Thinned(Order):
 
     def epochs(self, step: int) -> torch.Tensor:
         return super().epochs(step)[: self.kept]
+
+    def parts(self, step: int, world: int) -> list[int]:
+        return [len(part) for part in super().indices(step)[: self.kept].tensor_split(world)]
 
 
 def test_processes_with_uneven_parts_ask_for_steps_at_the_same_jobs() -> None:

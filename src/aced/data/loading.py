@@ -19,7 +19,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -46,6 +46,20 @@ _TICKS = 3
 """Clock ticks (10 ms) of processor time that are work; a process that only waits for orders wakes up now and then."""
 _GRACE = 1.0
 """Seconds that a process has to end by itself when it is no longer needed."""
+
+
+class Loading(NamedTuple):
+    """Who reads, as `load` takes it.
+
+    Attributes:
+        workers: processes; 0 for this one.
+        patience: seconds for which they may do nothing.
+        start: how they are started.
+    """
+
+    workers: int = 0
+    patience: float = PATIENCE
+    start: Start = "fork"
 
 
 def load(
@@ -306,9 +320,9 @@ class _Ended(Exception):
     """A process died."""
 
 
-_WORKERS = "data.workers (aced embed: --workers)"
+_WORKERS = "data.workers (aced embed, aced eval: --workers)"
 _LESS = f"lower {_WORKERS}"
-_ALONE = "data.workers=0 (aced embed: --workers 0) loads in the main process"
+_ALONE = "data.workers=0 (aced embed, aced eval: --workers 0) loads in the main process"
 
 
 def method_of(start: Start) -> BaseContext:

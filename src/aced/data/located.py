@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from aced.data.manifest import Repeated, TarFacts
 from aced.data.manifestfile import names_manifest, read_named
-from aced.data.spool import Remote, Spool, find, is_address
+from aced.data.remote import Remote, find, is_address
+from aced.data.spool import Spool
 from aced.data.tarpaths import expand_tars, tars_below
 from aced.errors import AcedError
 

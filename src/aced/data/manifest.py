@@ -134,9 +134,9 @@ def _trimmed(faults: Sequence[Told], shown: Counter[tuple[str, str]], most: int)
 def dump(manifest: Manifest, folder: str = "") -> str:
     """The text of a manifest; tars in or below `folder` by their place in it, so that both can be moved together."""
     start = f"{folder}{os.sep}" if folder else ""
-    again = manifest.repeated._replace(source=manifest.repeated.source.removeprefix(start))
+    again = manifest.repeated._replace(source=_short(manifest.repeated.source, start))
     rows = [
-        [tar.source.removeprefix(start), tar.size, tar.state, tar.mark, tar.txt, tar.json, int(tar.packed), tar.faults]
+        [_short(tar.source, start), tar.size, tar.state, tar.mark, tar.txt, tar.json, int(tar.packed), tar.faults]
         for tar in manifest.tars
     ]
     body = "\n".join(map(json.dumps, [again, *rows]))
@@ -175,6 +175,12 @@ def _facts(row: list[Any], folder: str) -> TarFacts:
     source, size, state, mark, txt, of_json, packed, faults = row
     told = tuple(Told(*fault) for fault in faults)
     return TarFacts(_whole(source, folder), size, state, mark, txt, of_json, bool(packed), told)
+
+
+def _short(source: str, start: str) -> str:
+    """What comes after `start`, unless that would be taken for a whole path or an address."""
+    rest = source.removeprefix(start)
+    return source if "://" in rest or os.path.isabs(rest) or not rest else rest
 
 
 def _whole(source: str, folder: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aced.data.atomic import write_atomic, write_cache
 from aced.data.manifest import MAGIC, Manifest, dump, parse
-from aced.data.spool import is_address, read_text
+from aced.data.remote import is_address, read_text
 from aced.errors import AcedError
 
 SUFFIX = ".manifest"

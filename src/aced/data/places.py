@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from aced.data.spool import Located, Remote, Spool, is_gzip
+from aced.data.remote import Remote
+from aced.data.spool import Located, Spool, is_gzip
 from aced.errors import AcedError
 
 

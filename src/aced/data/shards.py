@@ -118,8 +118,8 @@ class Shards:
         self._indexes = TarIndexes(
             places,
             self._files,
-            [one.mark for one in facts],
-            captions.part,
+            facts,
+            captions,
             tars.index_dir,
             {number: self.part_sizes[number] for number in lost},
             tars.held,
@@ -159,6 +159,11 @@ class Shards:
             notes: list[Note] = []
             try:
                 rows = self._indexes.rows(tar)
+                if row == 0:
+                    odd += (Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd)
+                if row >= len(rows):
+                    faults.append(self._missing(tar, row, len(rows)))
+                    continue
                 text = self._text(session.read(tar, rows.caption[row]), tar, row, int(epoch), notes)
                 content = session.read(tar, rows.image[row])
                 for view, image in self._decoded(content, views, notes):
@@ -190,6 +195,14 @@ class Shards:
         tars = np.searchsorted(self._starts, positions, side="right") - 1
         rows = positions - self._starts[tars]
         return zip(positions.tolist(), tars.tolist(), rows.tolist(), strict=True)
+
+    def _said(self, tar: int, name: str, detail: str, count: int) -> tuple[str, str, int]:
+        return name, f"{self._names[tar]}: {detail}.", count
+
+    def _missing(self, tar: int, row: int, there: int) -> Fault:
+        """A sample of which a file beside the tar told, and which the tar does not hold."""
+        key, told = lost_key(self._names[tar], row), self.part_sizes[tar]
+        return Fault(key, "count_wrong", f"{key}: the tar holds {there} whole pairs and was told to hold {told}.")
 
     def _text(self, content: bytes, tar: int, row: int, epoch: int, notes: list[Note]) -> str:
         key = f"{self._names[tar]}/{self._indexes.rows(tar).keys[row]}" if self.captions_vary else ""
@@ -242,8 +255,10 @@ class Shards:
 
     def _field(self, session: TarSession, tar: int, row: int, name: str) -> object:
         try:
-            place = self._indexes.rows(tar).json[row]
-            content = json.loads(session.read(tar, place)) if place[0] >= 0 else None
+            rows = self._indexes.rows(tar)
+            if row >= len(rows) or rows.json[row, 0] < 0:
+                return None
+            content = json.loads(session.read(tar, rows.json[row]))
         except (ValueError, RecursionError, TarLost):
             return None
         return content.get(name) if isinstance(content, dict) else None
@@ -340,7 +355,7 @@ def open_shards(
         workers=workers,
         progress=progress,
         fetching=fetching,
-        **({"tell": tell} if tell else {}),
+        tell=tell or (lambda _: None),
     )
     stock = taking.take(named, listed)
     if spool is not None:

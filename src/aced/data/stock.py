@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aced.data.captions import Captions
+from aced.data.hearsay import counts_beside
 from aced.data.indexing import Unread, Wanted, read_tars
 from aced.data.located import Named, Progress, Tell, source_of
 from aced.data.manifest import NONE_REPEATED, Manifest, Repeated, TarFacts, trimmed
 from aced.data.manifestfile import read_kept, write_kept
 from aced.data.packed import PackedStrings
 from aced.data.places import TarPlaces, locate, located_at
+from aced.data.remote import Remote, is_address
 from aced.data.repeating import Repeating
-from aced.data.spool import Remote, Spool, is_address
+from aced.data.spool import Spool
 from aced.data.tarindex import KeptNote, TarIndex, index_tar, kept_text
 from aced.data.tarrows import TarRows, check_tar, needs_check
 from aced.errors import AcedError
@@ -55,6 +57,7 @@ class StockTaking:
         progress: called with (tars indexed, all tars that must be).
         fetching: called with (addresses fetched, all addresses that must be).
         tell: gets a sentence about what has changed, and about an index folder that is of no use.
+        hearsay: whether a tar at an address need not be read where a file beside it says how many pairs it holds.
     """
 
     captions: Captions | None = None
@@ -67,6 +70,7 @@ class StockTaking:
     progress: Progress | None = None
     fetching: Progress | None = None
     tell: Tell = lambda _: None
+    hearsay: bool = True
 
     def take(self, named: Sequence[Named], listed: Sequence[Repeated] = ()) -> Stock:
         """What is known of some tars; headers are read of those of which too little is.
@@ -80,7 +84,7 @@ class StockTaking:
         """
         before = self._before()
         known = {facts.source: facts for facts in before.tars} if before else {}
-        facts = [_known(tar, known) for tar in named]
+        facts = self._heard(named, [_known(tar, known, hearsay=self.hearsay) for tar in named])
         self._check_known(named, facts)
         repeating = Repeating(self.kept, before, facts, listed) if self.whole else None
         unread = [number for number, one in enumerate(facts) if one is None]
@@ -116,6 +120,20 @@ class StockTaking:
         if damage:
             self.tell(f"The manifest {self.kept} is of no use ({damage}) and is made anew.")
         return before
+
+    def _heard(self, named: Sequence[Named], facts: list[TarFacts | None]) -> list[TarFacts | None]:
+        """The facts, with what files beside the tars say of those that are not known."""
+        far = {number: tar for number, tar in enumerate(named) if isinstance(tar, Remote) and facts[number] is None}
+        counts = counts_beside([tar.address for tar in far.values()], self.tell) if self.hearsay else {}
+        for number, tar in far.items():
+            if (count := counts.get(tar.address)) is not None:
+                facts[number] = TarFacts(*_state(tar), "", count, count)
+        if counts:
+            self.tell(
+                f"{len(counts):,} tars at addresses are not fetched to be counted: files beside them tell how many "
+                "pairs they hold, which is compared when a tar is read."
+            )
+        return facts
 
     def _check_known(self, named: Sequence[Named], facts: Sequence[TarFacts | None]) -> None:
         """Refuse what would be refused if it were read now."""
@@ -173,13 +191,15 @@ class StockTaking:
             self.tell(f"{str(error).rstrip('.')}: the next run looks at every tar again.")
 
 
-def _known(tar: Named, known: Mapping[str, TarFacts]) -> TarFacts | None:
-    """What a manifest says of a tar, if that is still the file that it is about."""
+def _known(tar: Named, known: Mapping[str, TarFacts], *, hearsay: bool) -> TarFacts | None:
+    """What a manifest says of a tar, if that is still the file that it is about, and what it says is good enough."""
     if isinstance(tar, TarFacts):
         return tar
     source, size, state = _state(tar)
     facts = known.get(source)
-    return facts if facts is not None and (facts.size, facts.state) == (size, state) and state else None
+    if facts is None or (facts.size, facts.state) != (size, state) or not state or (facts.told and not hearsay):
+        return None
+    return facts
 
 
 def _state(tar: Named) -> tuple[str, int, str]:

@@ -113,6 +113,14 @@ class TarFiles:
         except OSError:
             return False
 
+    def refuse(self, tar: int, detail: str) -> None:
+        """Raise an AcedError about a damaged tar, unless what is whole of such tars is to be read."""
+        if not self._skip:
+            raise AcedError(
+                f'{self._sources[tar]} cannot be used: {detail}. Replace the file, or set data.bad_tars = "skip" to go '
+                "on with the whole samples in it."
+            )
+
     def changed(self, tar: int) -> AcedError | TarLost:
         """The error for a tar that changed under the run."""
         return self._error(CHANGED, f"{self._sources[tar]} has changed since it was indexed")

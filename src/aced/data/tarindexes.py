@@ -7,16 +7,19 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from aced.data.captions import Captions
 from aced.data.losttars import TarLost, lost_key
+from aced.data.manifest import TarFacts
 from aced.data.packed import PackedStrings
 from aced.data.places import Places
 from aced.data.tarfiles import TarFiles
-from aced.data.tarindex import index_tar
+from aced.data.tarindex import TarIndex, index_tar
 from aced.data.tarrows import TarRows, rows_of
 
 BOUND = 256_000_000
@@ -31,8 +34,8 @@ class TarIndexes:
     Args:
         places: where the tars lie.
         files: the tars' files, which are told in what state a tar was indexed.
-        marks: of each tar's content; empty where it was never read.
-        part: where the captions are, `txt` or `json`.
+        facts: about each tar.
+        captions: which are read.
         index_dir: where indexes are kept; without it headers are read anew.
         lost: samples of the tars that are lost and keep their places.
         held: samples of tars that stay in memory, as no file keeps them.
@@ -43,17 +46,19 @@ class TarIndexes:
         self,
         places: Places,
         files: TarFiles,
-        marks: Sequence[str],
-        part: str,
+        facts: Sequence[TarFacts],
+        captions: Captions,
         index_dir: Path | None = None,
         lost: Mapping[int, int] | None = None,
         held: Mapping[int, TarRows] | None = None,
         bound: int = BOUND,
     ) -> None:
-        self._places, self._files, self._marks, self._part = places, files, marks, part
+        self._places, self._files, self._captions = places, files, captions
+        self._marks = [one.mark for one in facts]
+        self._told = {number: one.usable(captions.part) for number, one in enumerate(facts) if one.told}
         self._index_dir, self._lost, self._held, self._bound = index_dir, dict(lost or {}), dict(held or {}), bound
         for tar, rows in self._held.items():
-            files.expect(tar, rows.state, marks[tar])
+            files.expect(tar, rows.state, self._marks[tar])
         self._begin()
 
     def _begin(self) -> None:
@@ -95,9 +100,20 @@ class TarIndexes:
             raise self._files.unreadable(tar, error) from error
         if self._marks[tar] and index.mark() != self._marks[tar]:
             raise self._files.changed(tar)
-        rows = rows_of(index, self._part)
+        rows = rows_of(index, self._captions.part)
+        if tar in self._told:
+            rows = self._compared(tar, index, rows)
         self._files.expect(tar, rows.state, index.mark())
         return rows
+
+    def _compared(self, tar: int, index: TarIndex, rows: TarRows) -> TarRows:
+        """The samples of a tar, with what is odd about it beside what was told."""
+        if index.fault is not None:
+            self._files.refuse(tar, index.fault.detail)
+        odd = [(f"tar_{damage.name}", damage.detail, 1) for damage in index.faults]
+        if (more := len(rows) - self._told[tar]) > 0:
+            odd.append(("count_more", f"it holds {len(rows)} pairs and was told to hold {self._told[tar]}", more))
+        return replace(rows, odd=tuple(odd))
 
     def _keep(self, tar: int, rows: TarRows) -> TarRows:
         with self._lock:

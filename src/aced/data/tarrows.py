@@ -28,6 +28,7 @@ class TarRows:
         keys: theirs.
         image, caption, json: `[n, 2]` int64 offset and size; offset -1 where there is no json.
         state: size and modification time (ns) of the file that they are in.
+        odd: of a tar of which only hearsay was known, what is wrong or odd with it: names, details and counts.
     """
 
     keys: PackedStrings
@@ -35,6 +36,7 @@ class TarRows:
     caption: np.ndarray
     json: np.ndarray
     state: tuple[int, int]
+    odd: tuple[tuple[str, str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)

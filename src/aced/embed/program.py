@@ -20,10 +20,10 @@ from aced.data.embedding import check_space, size_text
 from aced.data.indexfolder import index_folder
 from aced.data.located import name_tars
 from aced.data.manifestfile import kept_path
+from aced.data.remote import is_address
 from aced.data.rowcodec import DTYPES
 from aced.data.several import several
 from aced.data.sidecar import sample_bytes, tower_folder
-from aced.data.spool import is_address
 from aced.data.stock import StockTaking
 from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
@@ -31,7 +31,7 @@ from aced.embed.spread import Share, own_share, with_ray
 from aced.errors import AcedError
 from aced.progress import Bars, Tick
 from aced.threads import set_threads
-from aced.towers import find_weights
+from aced.towers import trained_recipe
 from aced.train.automatic import device_of
 
 _GROUP = 16
@@ -72,7 +72,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     # One process draws and speaks; what the others have to say would only be in its way.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
         _take_stock(job, tars, shards, mine, bars)
-        embedder = Embedder(job, bars.say)
+        embedder = Embedder(job, bars.say, bars.counting)
         for sentence in (*told, *embedder.tower.notes):
             bars.say(sentence)
         with bars.counting("Looking at the tars") as progress:
@@ -143,11 +143,7 @@ def _checked(job: Job, share: Share) -> Job:
     """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
-    if find_weights(job.model, job.checkpoint) is None:
-        raise AcedError(
-            f"{job.model} has no trained weights: give a local file with --checkpoint, or name the `model` folder of a "
-            "run."
-        )
+    trained_recipe(job.model, job.checkpoint, job.model, "with --checkpoint")
     set_threads(job.threads)
     if job.device == "auto" and torch.cuda.device_count() > 1:
         return replace(job, device=f"cuda:{share.local % torch.cuda.device_count()}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from aced.data.loading import Loading
 from aced.errors import AcedError, reason_of
 from aced.evaluate.compare import compare
 from aced.evaluate.embedder import Embedder
@@ -24,8 +25,9 @@ from aced.evaluate.zeroshot import evaluate_task
 from aced.harness.models import default_folder, open_model
 from aced.harness.tables import print_comparison, print_results
 from aced.precision import Asked, check_precision, find_precision
-from aced.progress import Bars
+from aced.progress import Bars, counting
 from aced.towers import Tower
+from aced.train.automatic import workers_beside
 from aced.train.fit import environment
 
 SCENES = "scenes"
@@ -40,12 +42,13 @@ class Options:
         model: see `open_model`.
         data: task folders, folders of them, `scenes` or `scenes:validation`.
         out: folder of the results.
-        checkpoint: local weights.
+        checkpoint: weights, see `open_model`.
         prompts: prompt policy.
         precision: of the model; `auto` as `train.precision`.
         device: see `open_model`.
         micro_batch: images or texts embedded at a time.
         cache: folder of cached embeddings.
+        workers: processes that decode images; None for as many as a run would have.
     """
 
     model: str
@@ -57,6 +60,7 @@ class Options:
     device: str = "auto"
     micro_batch: int = 256
     cache: Path | None = None
+    workers: int | None = None
 
 
 def eval_command(
@@ -103,7 +107,7 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     jobs, refused = _jobs(options.data)
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
-    tower = open_model(options.model, options.checkpoint, options.device)
+    tower = open_model(options.model, options.checkpoint, options.device, partial(counting, console))
     for note in tower.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     identity = tower.identity()
@@ -182,8 +186,15 @@ def _run(jobs: Sequence[_Job], tower: Tower, evaluation: Evaluation, options: Op
                 f"{name}: {done:,} of {total:,} {what}",
             )
 
+        workers = workers_beside(tower.device) if options.workers is None else options.workers
         embedder = Embedder(
-            tower, options.micro_batch, prompts=options.prompts, precision=precision, cache=cache, note=note
+            tower,
+            options.micro_batch,
+            prompts=options.prompts,
+            precision=precision,
+            cache=cache,
+            loading=Loading(workers),
+            note=note,
         )
         for number, job in enumerate(jobs):
             current = (number, Path(job.name).name)

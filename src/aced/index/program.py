@@ -20,8 +20,9 @@ from aced.data.indexfolder import index_folder
 from aced.data.located import group_tars, remember, source_of
 from aced.data.manifest import Manifest
 from aced.data.manifestfile import kept_path, names_manifest, write_named
+from aced.data.remote import is_address
 from aced.data.several import several
-from aced.data.spool import GIGABYTE, Spool, is_address
+from aced.data.spool import GIGABYTE, Spool
 from aced.data.stock import StockTaking
 from aced.data.summary import tars_text
 from aced.data.tarpaths import distinct_names
@@ -88,6 +89,7 @@ def index_program(task: Task, console: Console) -> Manifest:
                 progress=progress,
                 fetching=fetching,
                 tell=bars.say,
+                hearsay=False,
             )
             manifest = taking.take(tars).manifest
             progress(len(tars), len(tars))  # also where all of them were known

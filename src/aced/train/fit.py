@@ -27,11 +27,12 @@ from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
 from aced.towers.options import checkpoint_activations, compile_towers
-from aced.train.automatic import precision_of, tf32_of
+from aced.train.automatic import loading_of_tasks, precision_of, tf32_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import drop_older, earlier_run, latest_checkpoint, load_checkpoint
 from aced.train.distributed import World
-from aced.train.feed import Faults, make_order
+from aced.train.evaluating import embed_together
+from aced.train.feed import Faults
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
@@ -40,6 +41,7 @@ from aced.train.limit import allowed
 from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
+from aced.train.ordering import order_of, recorded, settled
 from aced.train.pace import Recent, Totals, pace_text
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
@@ -76,17 +78,19 @@ def fit(
     """Train `student` as the config says and evaluate it.
 
     Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
-    evals.jsonl, best/ and gallery.json. Of the processes of `world` the first one evaluates and writes; the others'
-    results are empty.
+    evals.jsonl, best/ and gallery.json. The processes of `world` evaluate together, and the first one writes; the
+    others' results are empty.
 
     Raises:
         AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step
             fails, or the disk is full.
     """
-    source = inputs.source
-    # A super-batch that is too large is told before anything is written.
-    make_order(config, len(source), getattr(source, "mixture", ()))
     world = world or World()
+    if resume and (earlier := earlier_run(Path(config.run.out))) is not None:
+        config = recorded(config, earlier.config)
+    # What the order makes of the data is settled, and a super-batch that is too large told, before anything is written.
+    config = settled(config, inputs.source, world.size)
+    order_of(config, inputs.source)
     if world.first:
         check_folder(Path(config.run.out), resume=resume)
     with locked(Path(config.run.out)), tensor_float(tf32_of(config), student.device):
@@ -106,11 +110,10 @@ def _fit(
         run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, _shown(trainer, tick, bars))
         tick(steps, "scoring")
         student = trainer.replica.whole_student()
-        scores = Scores()
-        if world.first:
-            with scoring(folder):  # the model is there before anything can go wrong with its figures
+        with scoring(folder) if world.first else contextlib.nullcontext():
+            if world.first:  # the model is there before anything can go wrong with its figures
                 save_tower(student, folder / "model")
-                scores = _final_scores(config, inputs, student, metrics)
+            scores = _final_scores(config, inputs, student, metrics, world)
         tick(steps, f"{scores.average:.1f} %" if scores.average is not None else "")
     if world.first:
         _write_gallery(folder / "gallery.json", config, inputs, trainer, student)
@@ -119,10 +122,21 @@ def _fit(
     return Fitted(student, scores, trainer.ledger, trainer.faults, share, folder)
 
 
-def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics) -> Scores:
-    """The finished student's scores, told to whoever watches."""
+def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics, world: World) -> Scores:
+    """The finished student's scores, told to whoever watches; of several processes the first one has them."""
     steps = config.train.steps
-    scores = score_all(student, inputs.tasks, micro_batch=config.train.micro_batch, precision=precision_of(config))
+    embedder = embed_together(
+        world,
+        student,
+        inputs.tasks,
+        micro_batch=config.train.micro_batch,
+        precision=precision_of(config),
+        loading=loading_of_tasks(config),
+        step=steps,
+    )
+    if not world.first:
+        return Scores()
+    scores = score_all(student, inputs.tasks, embedder)
     metrics.tell(steps, scores.failed)
     if config.run.keep_best:
         keep_best(metrics.path.with_name(BEST), student, scores, steps)

@@ -13,17 +13,20 @@ import torch
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.source import Candidates, Source
+from aced.evaluate.embedder import Embedder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all, scores_json
 from aced.stopping import Asked, Stopped, deferred
 from aced.towers import Tower
-from aced.train.automatic import workers_of
+from aced.train.automatic import loading_of_tasks, workers_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.draws import global_draws
-from aced.train.feed import chunk_bytes, feed, make_order
+from aced.train.evaluating import embed_together
+from aced.train.feed import chunk_bytes, feed
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
+from aced.train.ordering import order_of
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
 from aced.train.wishes import Wishes
@@ -123,7 +126,7 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     """This process's candidates of some steps, with everything that the trainer's models need of them."""
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
-    order = trainer.plan.order(make_order(config, len(source), getattr(source, "mixture", ())))
+    order = trainer.plan.order(order_of(config, source))
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
@@ -147,17 +150,34 @@ def _evaluate(
     trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path, asked: Asked
 ) -> bool:
     """Score the student, unless a signal asks for the end; whether all of it was done, as far as this process knows."""
-    student, done = trainer.replica.whole_student(), True
-    if trainer.world.first:
-        done = asked.unless_asked(lambda: _score(student, trainer, tasks, metrics, config, folder))
-    trainer.world.meet()
+    student, world = trainer.replica.whole_student(), trainer.world
+    embedder = embed_together(
+        world,
+        student,
+        tasks,
+        micro_batch=config.train.micro_batch,
+        precision=trainer.settings.precision,
+        loading=loading_of_tasks(config),
+        step=trainer.step,
+        cutting=asked.unless_asked,
+    )
+    done = embedder is not None
+    if embedder is not None and world.first:
+        done = asked.unless_asked(lambda: _score(student, trainer, tasks, embedder, metrics, config, folder))
+    world.meet()
     return done
 
 
 def _score(
-    student: Tower, trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path
+    student: Tower,
+    trainer: Trainer,
+    tasks: Sequence[Task],
+    embedder: Embedder,
+    metrics: Metrics,
+    config: Config,
+    folder: Path,
 ) -> None:
-    scores = score_all(student, tasks, micro_batch=config.train.micro_batch, precision=trainer.settings.precision)
+    scores = score_all(student, tasks, embedder)
     metrics.scored({"step": trainer.step, **scores_json(scores), "budgets": trainer.ledger.budgets()})
     if config.run.keep_best:
         keep_best(folder / BEST, student, scores, trainer.step)
