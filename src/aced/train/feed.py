@@ -9,7 +9,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from aced.data.assembly import Size, assembled
 from aced.data.faults import HARMLESS
