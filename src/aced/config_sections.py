@@ -166,6 +166,10 @@ class MethodSection(Section):
     """lambda, the weight of the distillation loss; left out: the table's."""
     columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """m: further pairs, of the teacher's cache, that softmax distillation compares with; left out: the table's."""
+    column_bank: Annotated[int, Field(ge=1, le=2**24)] = 2**16
+    """Pairs that columns are drawn from, read once an epoch and kept on the device (8 bytes a pair and dimension).
+
+    A pool that has no more pairs is taken whole, a larger one by a sample from 64 tars or more, another each epoch."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """The contrastive loss, in training and in the scores."""
     scope: Literal["global", "quota", "local"] = "global"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from aced.data.assembly import Size, assembled
 from aced.data.faults import HARMLESS
@@ -143,40 +142,20 @@ def chunks_of(rows: int) -> Chunks:
     return Chunks(number, -(-rows // number))
 
 
-def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column], beside: int = 0) -> int:
+def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column]) -> int:
     """Bytes of the largest chunk that loading processes hand over.
 
     Args:
         rows: one process's part of a batch.
         views, columns: what is loaded of each pair; what is named twice is loaded once.
-        beside: bytes of what comes with a batch.
     """
     each = image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
-    return chunks_of(rows).rows * each + beside
+    return chunks_of(rows).rows * each
 
 
 def distinct(columns: Sequence[Column]) -> list[Column]:
     """Columns without those that are named twice."""
     return list({column.name: column for column in columns}.values())
-
-
-class Beside(Protocol):
-    """Other pairs of which something is loaded with each batch.
-
-    Attributes:
-        columns: what is loaded of them, by what it is for.
-    """
-
-    columns: Mapping[str, Column]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is loaded of them with a batch."""
-        ...
-
-    def drawn(self, step: int) -> dict[str, Tensor]:
-        """`[m]` positions of the pairs of a step, for each of `columns`."""
-        ...
 
 
 class _Plan(Iterable[Job]):
@@ -188,10 +167,8 @@ class _Plan(Iterable[Job]):
         count: of the chunks, or more.
     """
 
-    def __init__(
-        self, order: Orders, steps: range, part: tuple[int, int], beside: Beside | None, *, chunked: bool
-    ) -> None:
-        self._order, self._steps, self._part, self._beside, self._chunked = order, steps, part, beside, chunked
+    def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, chunked: bool) -> None:
+        self._order, self._steps, self._part, self._chunked = order, steps, part, chunked
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
         self.count = len(steps) * (chunks_of(most).number if chunked else 1)
@@ -207,10 +184,8 @@ class _Plan(Iterable[Job]):
             # As many as every process has: then all ask for the order of a step at the same time, and may exchange.
             count = chunks_of(max(parts)).number if self._chunked else 1
             self.sizes.append(Size(count, len(indices)))
-            aside = self._beside.drawn(step) if self._beside else {}
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
-                yield Job(*pair, aside)
-                aside = {}
+                yield Job(*pair)
 
 
 def feed(
@@ -222,7 +197,6 @@ def feed(
     stop: int,
     workers: int,
     columns: Sequence[Column] = (),
-    beside: Beside | None = None,
     part: tuple[int, int] = (0, 1),
     device: torch.device | None = None,
     patience: float = PATIENCE,
@@ -237,7 +211,6 @@ def feed(
         source, order, views: where pairs are read, which, and in which views.
         start, stop, workers: as above.
         columns: what else is loaded of each pair; pairs without a value of one of them are left out.
-        beside: other pairs of which something is loaded with each batch.
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
         patience, start_method: see `aced.data.loading.load`.
@@ -246,9 +219,9 @@ def feed(
         AcedError: as `aced.data.loading.load`.
     """
     columns = distinct(columns)
-    fill = Fill(source, views, columns, beside.columns if beside else {})
-    plan = _Plan(order, range(start, stop), part, beside, chunked=workers > 0)
-    item = chunk_bytes(plan.rows, views, columns, beside.nbytes if beside else 0)
+    fill = Fill(source, views, columns)
+    plan = _Plan(order, range(start, stop), part, chunked=workers > 0)
+    item = chunk_bytes(plan.rows, views, columns)
     chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
     if device is None or device.type != "cuda":
         return _batches(chunks, plan.sizes)

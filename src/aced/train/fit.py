@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
-        further=FurtherPairs(inputs.teachers, method.columns, config.run.seed) if method.columns else None,
+        further=_further(config, inputs.teachers),
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
@@ -219,6 +219,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         marks=_marks(inputs),
         tars=KnownTars.of(inputs.source),
     )
+
+
+def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:
+    """What draws the pairs that a batch is compared with besides its own."""
+    if not config.row.columns:
+        return None
+    held, seed = config.method.column_bank, config.run.seed
+    return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
 
 
 def _settings(config: Config, precision: Precision) -> Settings:
