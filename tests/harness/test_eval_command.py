@@ -103,7 +103,7 @@ def test_what_was_chosen_of_a_checkpoint_is_printed(
 
 def test_a_hub_folder_without_weights_is_refused(cli: Cli, tiny: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": json.loads(tiny[0].read_text())}))
-    for name, words in (("training_args.bin", "without trained weights"), ("epoch_1.pt", "epoch_1.pt")):
+    for name, words in (("training_args.bin", "no trained weights"), ("epoch_1.pt", "epoch_1.pt")):
         (tmp_path / name).write_bytes(b"x" * 100)
         refused = cli("eval", tmp_path, "--data", "scenes", "--out", tmp_path / "o")
         assert refused.status == 2
@@ -351,7 +351,7 @@ def test_a_run_folder_and_where_its_results_go(cli: Cli, trained: dict[str, Path
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["aced-demo-s", "--data", "scenes"], "without trained weights: give a local file with --checkpoint"),
+        (["aced-demo-s", "--data", "scenes"], "no trained weights: give a local file with --checkpoint"),
         (["no-such-model", "--data", "scenes", "--checkpoint", "x.pt"], "No model is called 'no-such-model'"),
         (["MODEL"], "No data are given"),
         (["MODEL", "--data", "gone"], "There is no folder gone"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from aced.data.source import Candidates, Column, Fault
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import load_tower
-from aced.train.feed import Faults, _Plan, chunks_of, feed, make_order
+from aced.train.feed import Faults, _Plan, chunks_of, feed
+from aced.train.met import Met
+from aced.train.ordering import make_order
 from aced.train.providers import Cached
 from aced.train.student import make_student
 from run_fakes import POOL, provider_of, run_config, with_holes
@@ -134,10 +137,8 @@ def test_a_resumed_count_judges_as_one_that_was_not_interrupted() -> None:
         for step in range(60):
             if step == stop_at:
                 fresh = Faults(max_share=0.01, total=3000)
-                fresh.read, fresh.keys = (
-                    count.read,
-                    set(count.keys),
-                )  # with counts and examples, what a checkpoint holds
+                # With counts and examples, what a checkpoint holds.
+                fresh.read, fresh.met = count.read, Met(count.met.most, count.met.count, set(count.met.hashes))
                 fresh.counts, fresh.examples = Counter(count.counts), dict(count.examples)
                 count = fresh
             met = [key for key, n in bad.items() if n // 50 == step]
@@ -163,7 +164,7 @@ def test_what_indexing_left_out_is_counted_but_limits_nothing() -> None:
     count.note(faults("x", "y", name="no_caption"))
     count.add([], 10)
     assert count.counts == {"no_caption": 2}
-    assert not count.keys
+    assert not count.met.count
 
 
 # -- a batch is a table ------------------------------------------------------------------------------------------------
@@ -294,15 +295,15 @@ def test_a_column_that_is_not_what_it_says_is_told_by_name(workers: int, pool: S
 
 
 def test_a_cached_row_that_is_gone_is_one_sentence(pool: Scenes, cached: Cached) -> None:
-    (sidecar,) = cached.store.sidecars
+    (path,) = cached.store.folder.glob("*.safetensors")
     batches = feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows])
-    away = sidecar.path.rename(sidecar.path.with_suffix(".away"))
+    rows = pickle.loads(pickle.dumps(cached.rows))  # has nothing open
+    away = path.rename(path.with_suffix(".away"))
     try:
-        sidecar._file.release()
-        with pytest.raises(AcedError, match=rf"^[^\n]*{sidecar.path.name}[^\n]*$"):
-            list(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows]))
+        with pytest.raises(AcedError, match=rf"^[^\n]*{path.name}[^\n]*$"):
+            list(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[rows]))
     finally:
-        away.rename(sidecar.path)
+        away.rename(path)
     assert len(list(batches)) == 5  # those that have it open read on
 
 
@@ -337,6 +338,9 @@ class Thinned(Order):
 
     def epochs(self, step: int) -> torch.Tensor:
         return super().epochs(step)[: self.kept]
+
+    def parts(self, step: int, world: int) -> list[int]:
+        return [len(part) for part in super().indices(step)[: self.kept].tensor_split(world)]
 
 
 def test_processes_with_uneven_parts_ask_for_steps_at_the_same_jobs() -> None:

@@ -1,22 +1,19 @@
-"""What `Shards` stands on: open tars that are checked for changes, and keys in little memory."""
+"""Open tars that are checked for changes, a few at a time."""
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from io import FileIO
-from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from aced.data.descriptors import is_out_of_files, most_tars, out_of_files
 from aced.data.losttars import CHANGED, GONE, TarLost, is_lost
-from aced.data.packed import PackedStrings
+from aced.data.places import Places
 from aced.data.tarindex import index_tar
 from aced.errors import AcedError, DataLost
 
@@ -25,25 +22,23 @@ class TarFiles:
     """Tars opened on demand, a few at a time in each thread and process, and checked against their index.
 
     Args:
-        paths: the tars.
-        states: size and modification time (ns) of each when it was indexed.
-        marks: of each tar's content, see `TarIndex.mark`.
+        places: where the tars lie.
+        sources: what the user calls them.
         lost: numbers of tars that are lost already, with the name of the fault.
         skip: whether the samples of a tar that is lost are to be left out, and the others read on.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        states: Sequence[tuple[int, int]],
-        marks: Sequence[str],
+        places: Places,
+        sources: Sequence[str],
         lost: Mapping[int, str] | None = None,
         *,
         skip: bool = False,
     ) -> None:
-        self._paths = list(paths)
-        self._states = list(states)
-        self._marks = list(marks)
+        self._places, self._sources = places, sources
+        self._states: dict[int, tuple[int, int]] = {}
+        self._marks: dict[int, str] = {}
         self._lost = dict(lost or {})
         self._skip = skip
         self._others: dict[int, tuple[int, int]] = {}  # states in which a tar is another one
@@ -56,6 +51,16 @@ class TarFiles:
         self.__dict__.update(state)
         self._local = threading.local()
 
+    def expect(self, tar: int, state: tuple[int, int], mark: str = "") -> None:
+        """Take a tar for what its index is of: a file of such a size and modification time (ns).
+
+        Args:
+            tar: its number.
+            state: of the file.
+            mark: of its content, see `TarIndex.mark`; without one a file in another state is another file.
+        """
+        self._states[tar], self._marks[tar] = state, mark
+
     def session(self) -> TarSession:
         """For some reads in one thread; each tar's size and time are checked once in it."""
         return TarSession(self)
@@ -63,7 +68,7 @@ class TarFiles:
     def open(self, tar: int) -> FileIO:
         """The open file of a tar, from this thread's own few."""
         if tar in self._lost:
-            raise TarLost(self._lost[tar], f"{self._paths[tar]} is lost to this run.")
+            raise TarLost(self._lost[tar], f"{self._sources[tar]} is lost to this run.")
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
             local.pid, local.files = os.getpid(), OrderedDict()
@@ -78,14 +83,14 @@ class TarFiles:
     def _opened(self, tar: int, others: OrderedDict[int, FileIO]) -> FileIO:
         while True:
             try:
-                return FileIO(self._paths[tar])
+                return FileIO(self._places.path(tar))
             except OSError as error:
                 if not (is_out_of_files(error) and others):
                     raise self.unreadable(tar, error) from error
                 others.popitem(last=False)[1].close()
 
     def check(self, tar: int, file: FileIO) -> None:
-        """Refuse a tar that is not what was indexed; one that was only touched, or copied again, is.
+        """Refuse a tar that is not what was indexed (see `expect`); one that was only touched, or copied again, is.
 
         Raises:
             AcedError, TarLost: it has changed.
@@ -104,19 +109,27 @@ class TarFiles:
         if state[0] != self._states[tar][0]:
             return False
         try:
-            return index_tar(self._paths[tar])[0].mark() == self._marks[tar]
+            return index_tar(self._places.path(tar))[0].mark() == self._marks[tar]
         except OSError:
             return False
 
+    def refuse(self, tar: int, detail: str) -> None:
+        """Raise an AcedError about a damaged tar, unless what is whole of such tars is to be read."""
+        if not self._skip:
+            raise AcedError(
+                f'{self._sources[tar]} cannot be used: {detail}. Replace the file, or set data.bad_tars = "skip" to go '
+                "on with the whole samples in it."
+            )
+
     def changed(self, tar: int) -> AcedError | TarLost:
         """The error for a tar that changed under the run."""
-        return self._error(CHANGED, f"{self._paths[tar]} has changed since it was indexed")
+        return self._error(CHANGED, f"{self._sources[tar]} has changed since it was indexed")
 
     def unreadable(self, tar: int, error: OSError) -> AcedError | TarLost:
         """The error for a tar that the system does not give."""
         if is_out_of_files(error):
             return out_of_files()
-        said = f"{self._paths[tar]} cannot be read any more ({error.strerror or error})"
+        said = f"{self._sources[tar]} cannot be read any more ({error.strerror or error})"
         return self._error(GONE, said) if is_lost(error) else AcedError(f"{said}.")
 
     def _error(self, name: str, said: str) -> AcedError | TarLost:
@@ -166,54 +179,3 @@ class TarSession:
         if len(content) < size:
             raise self._files.changed(tar)
         return content
-
-
-class TarKeys(Sequence[str]):
-    """The keys `<tar>/<key>` of all samples, packed: millions of strings are slow to send and fork.
-
-    Args:
-        tars: names of the tars.
-        keys: the keys in each tar.
-    """
-
-    def __init__(self, tars: Sequence[str], keys: Sequence[PackedStrings]) -> None:
-        self.tars = list(tars)
-        self._first = [0, *itertools.accumulate(len(part) for part in keys)]
-        self._keys = PackedStrings.joined(keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        key = self._keys[index]
-        return f"{self.tars[self.tar_of(index)]}/{key}"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory, without the tars' names."""
-        return self._keys.nbytes
-
-    def tar_of(self, index: int) -> int:
-        """The number of the tar that sample `index` is in."""
-        return bisect.bisect_right(self._first, index) - 1
-
-    def row_in_tar(self, index: int) -> int:
-        """The place of sample `index` among those of its tar."""
-        return index - self._first[self.tar_of(index)]
-
-    def repeated(self) -> tuple[int, str | None]:
-        """How many keys occur in more than one tar (each further time counts), and the first such key."""
-        hashes = np.fromiter(map(hash, self._keys), dtype=np.int64, count=len(self))
-        order = np.argsort(hashes, kind="stable")
-        again = np.flatnonzero(np.diff(hashes[order]) == 0)
-        if not len(again):
-            return 0, None
-        return len(again), self[int(order[again + 1].min())]

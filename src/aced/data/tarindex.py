@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aced.data.atomic import write_atomic
+from aced.data.atomic import write_cache
 from aced.data.faults import FaultList
 from aced.data.packed import PackedStrings
 from aced.data.source import Fault
@@ -91,7 +91,7 @@ def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, Kept
         note = KeptNote("stale", str(cache))
     index = _group(list_tar(path))
     try:
-        write_atomic(cache, _packed(index))
+        write_cache(cache, _packed(index))
     except AcedError as error:
         note = KeptNote("not_kept", str(error).rstrip("."))
     return index, note

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from aced.data.standins import HEAD, stand_in
 from aced.errors import AcedError
 from aced.towers.hub import INDEX
-from aced.towers.names import tag_sentence
 
 _ZIP, _MAX_HEADER = b"PK\x03\x04", 100_000_000
 _ELSEWHERE = "take the PyTorch weights of the same model (.safetensors, .pt or .bin), or convert it"
@@ -51,10 +50,7 @@ def read_checkpoint(path: Path) -> Any:
         AcedError: there is no such file, it is something else, or it is damaged.
     """
     if not path.exists():
-        tag = tag_sentence(str(path))
-        raise AcedError(
-            tag or f"There is no checkpoint {path}; nothing is downloaded, so give the path of a local file."
-        )
+        raise AcedError(f"There is no checkpoint {path}; give the path of a local file.")
     if path.is_dir():
         raise AcedError(f"{path}: {_folder(path)}.")
     try:

@@ -11,20 +11,18 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from aced.config import Config
 from aced.data.assembly import Size, assembled
 from aced.data.faults import HARMLESS
 from aced.data.filling import Fill, Job
 from aced.data.loading import PATIENCE, Start, load
 from aced.data.losttars import LOST
-from aced.data.manyviews import ViewedOrder
-from aced.data.mixture import Mixture
-from aced.data.order import Order, Orders
+from aced.data.order import Orders
 from aced.data.sending import CudaLine, Sent
 from aced.data.source import Candidates, Column, Fault, Source
 from aced.data.views import View, image_bytes
 from aced.errors import AcedError
 from aced.train.limit import allowed, beyond
+from aced.train.met import Met
 from aced.train.pace import Invalid, invalid
 
 
@@ -37,7 +35,7 @@ class Faults:
         total: samples of the source.
         counts: samples by name of the fault.
         examples: the first of each name.
-        keys: of the samples that could not be read.
+        met: the samples that could not be read.
         read: samples that were read, each counted once.
     """
 
@@ -45,9 +43,9 @@ class Faults:
     total: int
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Fault] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)
+    met: Met = field(default_factory=Met)
     read: int = 0
-    _kept: deque[tuple[int, Counter[str], dict[str, Fault], list[str]]] = field(
+    _kept: deque[tuple[int, Counter[str], dict[str, Fault], int, list[int]]] = field(
         default_factory=lambda: deque(maxlen=2), repr=False, compare=False
     )
 
@@ -60,6 +58,10 @@ class Faults:
     def counts_notes(self) -> bool:
         """Whether oddities may still be counted."""
         return self.read < self.total
+
+    def is_new(self, fault: Fault) -> bool:
+        """Whether a sample that could not be read was not met before."""
+        return self.met.is_new(fault.key, first=self.counts_notes)
 
     def add(self, faults: Sequence[Fault], read: int, odd: Sequence[Fault] = (), *, met: int = 0) -> None:
         """Count the faults of one super-batch of `read` samples, and what is odd about the others.
@@ -78,32 +80,33 @@ class Faults:
         """
         if self.read + read <= self.total:
             self.note(odd)
+        first = self.counts_notes
         self.read = min(self.total, self.read + read)
         for fault in faults:
-            if fault.key not in self.keys:
-                self.keys.add(fault.key)
-                if self._kept:
-                    self._kept[-1][3].append(fault.key)
+            if self.met.is_new(fault.key, first=first):
+                remembered = self.met.add(fault.key)
+                if self._kept and remembered is not None:
+                    self._kept[-1][-1].append(remembered)
                 self._count(fault)
         lost = sum(self.counts[name] for name in LOST)
-        bad, seen = len(self.keys) - lost, self.read - lost
+        bad, seen = self.met.count - lost, self.read - lost
         if (faults or met) and beyond(bad, seen, allowed(self.max_share, self.total), self.total):
             names = Counter(fault.name for fault in faults)
             names = names or Counter({name: n for name, n in self.counts.items() if name not in HARMLESS})
             worst = names.most_common(1)[0][0]
             raise AcedError(
-                f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "
+                f"{self.met.count} of {self.read} samples could not be read, more than data.max_bad_share = "
                 f"{self.max_share:g} allows; for example {worst}: {self.examples[worst].detail}"
             )
 
     def keep(self) -> None:
         """Remember the counts as they are, and those at the `keep` before."""
-        self._kept.append((self.read, Counter(self.counts), dict(self.examples), []))
+        self._kept.append((self.read, Counter(self.counts), dict(self.examples), self.met.count, []))
 
     def back(self) -> None:
         """Go back to what was there at the last `keep`, and called again to what was there at the one before."""
-        self.read, self.counts, self.examples, new = self._kept.pop()
-        self.keys.difference_update(new)
+        self.read, self.counts, self.examples, count, new = self._kept.pop()
+        self.met.forget(count, new)
 
     def commonest(self) -> str:
         """`; for example NAME: sentence` of the commonest fault so far, or nothing."""
@@ -112,7 +115,7 @@ class Faults:
 
     def samples(self) -> dict[str, int]:
         """How many samples there are, how many of them were read, and how many of these could not be used."""
-        return {"total": self.total, "read": self.read, "unreadable": len(self.keys)}
+        return {"total": self.total, "read": self.read, "unreadable": self.met.count}
 
     def invalid(self) -> Invalid:
         """The share of samples that cannot be used, as far as is known, and the commonest reason."""
@@ -121,32 +124,6 @@ class Faults:
     def _count(self, fault: Fault) -> None:
         self.counts[fault.name] += fault.count
         self.examples.setdefault(fault.name, fault)
-
-
-def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
-    """The order of training over `n` samples.
-
-    Args:
-        config: seed, sizes, and weights where there are several sources.
-        n: number of samples.
-        mixture: samples of each source, where the config has weights.
-
-    Raises:
-        AcedError: the super-batch is larger than the data.
-    """
-    size, train = config.super_batch, config.train
-    if config.data.weights and config.data.shards:
-        return Mixture(mixture, config.data.weights, size, config.run.seed)
-    if size > n:
-        what = f"The batch of {size} (train.batch)"
-        remedy = "train.batch"
-        if size > train.batch:
-            what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
-            remedy = "train.batch or method.filtering_ratio"
-        raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
-    if config.data.views > 1:
-        return ViewedOrder(n, size, config.run.seed, config.data.views)
-    return Order(n, size, config.run.seed)
 
 
 _CHUNK = 256
@@ -218,31 +195,22 @@ class _Plan(Iterable[Job]):
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
         self.count = len(steps) * (chunks_of(most).number if chunked else 1)
-        # What is decided before loading makes a batch smaller.
-        self.rows = self._most(self._order.indices(steps[0])) if chunked and steps else 0
+        # What is decided before loading makes a batch smaller; and with uneven parts a chunk may be of any size.
+        first = max(order.parts(steps[0], part[1])) if chunked and steps else 0
+        self.rows = min(most, 2 * _CHUNK - 1) if order.uneven else first
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
-            whole = self._order.indices(step)
-            indices, epochs = self._own(whole), self._own(self._order.epochs(step))
-            count = self._chunks(whole).number if self._chunked else 1
+            rank, ranks = self._part
+            parts = self._order.parts(step, ranks)
+            indices, epochs = (v.split(parts)[rank] for v in (self._order.indices(step), self._order.epochs(step)))
+            # As many as every process has: then all ask for the order of a step at the same time, and may exchange.
+            count = chunks_of(max(parts)).number if self._chunked else 1
             self.sizes.append(Size(count, len(indices)))
             aside = self._beside.drawn(step) if self._beside else {}
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
                 yield Job(*pair, aside)
                 aside = {}
-
-    def _chunks(self, whole: Tensor) -> Chunks:
-        """Those of every process: with as many, all ask for the order of a step at the same time, and may exchange."""
-        return chunks_of(self._most(whole))
-
-    def _most(self, whole: Tensor) -> int:
-        """Rows of the largest part of a batch."""
-        return -(-len(whole) // self._part[1])
-
-    def _own(self, values: Tensor) -> Tensor:
-        rank, ranks = self._part
-        return values.tensor_split(ranks)[rank]
 
 
 def feed(

@@ -33,7 +33,7 @@ from aced.train.best import keep_best
 from aced.train.checkpoint import drop_older, earlier_run, latest_checkpoint, load_checkpoint
 from aced.train.distributed import World
 from aced.train.evaluating import embed_together
-from aced.train.feed import Faults, make_order
+from aced.train.feed import Faults
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
@@ -42,6 +42,7 @@ from aced.train.limit import allowed
 from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
+from aced.train.ordering import order_of, recorded, settled
 from aced.train.pace import Recent, Totals, pace_text
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
@@ -85,10 +86,12 @@ def fit(
         AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step
             fails, or the disk is full.
     """
-    source = inputs.source
-    # A super-batch that is too large is told before anything is written.
-    make_order(config, len(source), getattr(source, "mixture", ()))
     world = world or World()
+    if resume and (earlier := earlier_run(Path(config.run.out))) is not None:
+        config = recorded(config, earlier.config)
+    # What the order makes of the data is settled, and a super-batch that is too large told, before anything is written.
+    config = settled(config, inputs.source, world.size)
+    order_of(config, inputs.source)
     if world.first:
         check_folder(Path(config.run.out), resume=resume)
     with locked(Path(config.run.out)), tensor_float(tf32_of(config), student.device):

@@ -12,6 +12,7 @@ import torch
 
 from aced.config import Config
 from aced.config_sections import FrozenSection
+from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
@@ -23,11 +24,13 @@ from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.progress import Bars
-from aced.towers import Tower, find_weights, load_tower
+from aced.towers import Tower, load_recipe, trained_recipe
+from aced.towers.fetching import Progress
 from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
 from aced.train.caching import cache_settings, live_cost, others_there
-from aced.train.feed import chunk_bytes, chunks_of, make_order
+from aced.train.feed import chunk_bytes, chunks_of
 from aced.train.folder import is_run, read_config
+from aced.train.ordering import order_of, order_text, settled
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
 
@@ -64,9 +67,9 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
     tasks = make_eval_tasks(config, bars.say)
     towers: dict[str, Tower] = {}
     if method.scores_reference or (method.distill and not config.teacher.model):
-        towers["reference"] = load_frozen("reference", config)
+        towers["reference"] = load_frozen("reference", config, bars.counting)
     if method.distill and config.teacher.model:
-        towers["teacher"] = load_frozen("teacher", config)
+        towers["teacher"] = load_frozen("teacher", config, bars.counting)
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
@@ -75,7 +78,10 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
     pool = _pool(config, bars, earlier)
     if earlier is not None:
         earlier.check(data_marks(pool), KnownTars.of(pool))
-    make_order(config, len(pool), getattr(pool, "mixture", ()))
+    ordered = settled(config, pool, _ranks())
+    order_of(ordered, pool)
+    if text := order_text(config, ordered, pool, _ranks()):
+        bars.say(text)
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
     _check_room(config, student, towers, views)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
@@ -131,12 +137,16 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     forms = {name: Column(name, torch.float32, (2, tower.width)) for name, tower in towers.items()}
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
-    rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
+    rows = config.super_batch // _ranks()
     further = config.row.columns * cached[-1].nbytes if cached else 0  # by the teacher
     item = chunk_bytes(rows, views, [student.ids, *live, *cached], further)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
         check_room(item, workers, config.train.steps * chunks_of(rows).number)
+
+
+def _ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
@@ -149,8 +159,9 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
         scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
         bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
         return scenes
+    from aced.data.remote import is_address
     from aced.data.shards import open_shards
-    from aced.data.spool import GIGABYTE, Spool, is_address
+    from aced.data.spool import GIGABYTE, Spool
     from aced.data.summary import found_text
 
     known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
@@ -165,7 +176,8 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             caption_choice=data.caption_choice,
             seed=config.run.seed,
             bad_tars=data.bad_tars,
-            index_dir=Path(data.index_dir) if data.index_dir else None,
+            index_dir=index_folder(data.index_dir, bars.say),
+            kind_field=data.kind_field,
             spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
             apart=bool(data.weights),
             decoding=data.decoding,
@@ -275,21 +287,16 @@ def frozen_section(name: str, config: Config) -> FrozenSection:
     return section
 
 
-def load_frozen(name: str, config: Config) -> Tower:
+def load_frozen(name: str, config: Config, progress: Progress | None = None) -> Tower:
     """The `reference` or `teacher` of the config, in evaluation mode and without gradients.
 
     Raises:
         AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
     """
     section = frozen_section(name, config)
-    if find_weights(section.model, section.checkpoint) is None:
-        raise AcedError(
-            f"{name}.model = '{section.model}' has no trained weights: give a local file as {name}.checkpoint, or name "
-            "the `model` folder of a run."
-        )
-    tower = load_tower(section.model, section.checkpoint or None, device=device_of(config))
-    tower.requires_grad_(False)
-    return tower.eval()
+    what = f"{name}.model = '{section.model}'"
+    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {name}.checkpoint")
+    return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
 def make_cached(
