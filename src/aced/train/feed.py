@@ -125,8 +125,11 @@ class Faults:
         self.examples.setdefault(fault.name, fault)
 
 
-_CHUNK = 256
-"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
+_CHUNK, _CHUNK_BYTES, _LEAST = 256, 20 << 20, 64
+"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them.
+
+Of large pairs fewer, about so many bytes, but not below `_LEAST`: what is under way is counted in chunks.
+"""
 
 
 class Chunks(NamedTuple):
@@ -136,9 +139,14 @@ class Chunks(NamedTuple):
     rows: int
 
 
-def chunks_of(rows: int) -> Chunks:
-    """The chunks of one process's part of a batch, where other processes load it."""
-    number = max(1, rows // _CHUNK)
+def fewest_rows(views: Sequence[View], columns: Sequence[Column]) -> int:
+    """Fewest rows of a chunk of pairs of which this is loaded."""
+    return min(_CHUNK, max(_LEAST, _CHUNK_BYTES // max(1, _pair_bytes(views, columns))))
+
+
+def chunks_of(rows: int, fewest: int) -> Chunks:
+    """The chunks of one process's part of a batch, of `fewest` rows or more, where other processes load it."""
+    number = max(1, rows // fewest)
     return Chunks(number, -(-rows // number))
 
 
@@ -149,8 +157,11 @@ def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column]) -> 
         rows: one process's part of a batch.
         views, columns: what is loaded of each pair; what is named twice is loaded once.
     """
-    each = image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
-    return chunks_of(rows).rows * each
+    return chunks_of(rows, fewest_rows(views, columns)).rows * _pair_bytes(views, columns)
+
+
+def _pair_bytes(views: Sequence[View], columns: Sequence[Column]) -> int:
+    return image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
 
 
 def distinct(columns: Sequence[Column]) -> list[Column]:
@@ -167,14 +178,14 @@ class _Plan(Iterable[Job]):
         count: of the chunks, or more.
     """
 
-    def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, chunked: bool) -> None:
-        self._order, self._steps, self._part, self._chunked = order, steps, part, chunked
+    def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, fewest: int) -> None:
+        self._order, self._steps, self._part, self._fewest = order, steps, part, fewest
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
-        self.count = len(steps) * (chunks_of(most).number if chunked else 1)
+        self.count = len(steps) * (chunks_of(most, fewest).number if fewest else 1)
         # What is decided before loading makes a batch smaller; and with uneven parts a chunk may be of any size.
-        first = max(order.parts(steps[0], part[1])) if chunked and steps else 0
-        self.rows = min(most, 2 * _CHUNK - 1) if order.uneven else first
+        first = max(order.parts(steps[0], part[1])) if fewest and steps else 0
+        self.rows = min(most, 2 * fewest - 1) if order.uneven else first
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
@@ -182,7 +193,7 @@ class _Plan(Iterable[Job]):
             parts = self._order.parts(step, ranks)
             indices, epochs = (v.split(parts)[rank] for v in (self._order.indices(step), self._order.epochs(step)))
             # As many as every process has: then all ask for the order of a step at the same time, and may exchange.
-            count = chunks_of(max(parts)).number if self._chunked else 1
+            count = chunks_of(max(parts), self._fewest).number if self._fewest else 1
             self.sizes.append(Size(count, len(indices)))
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
                 yield Job(*pair)
@@ -220,7 +231,7 @@ def feed(
     """
     columns = distinct(columns)
     fill = Fill(source, views, columns)
-    plan = _Plan(order, range(start, stop), part, chunked=workers > 0)
+    plan = _Plan(order, range(start, stop), part, fewest=fewest_rows(views, columns) if workers else 0)
     item = chunk_bytes(plan.rows, views, columns)
     chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
     if device is None or device.type != "cuda":

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -282,10 +283,10 @@ def _write_gallery(
     method = trainer.method
     if method.score is None:
         return
-    generator = torch.Generator().manual_seed(config.run.seed)
-    rows = torch.randperm(len(inputs.source), generator=generator)[:pairs]
+    count = len(inputs.source)
+    rows = Random(config.run.seed).sample(range(count), min(pairs, count))  # no permutation of the pool
     views = [student.view, *(trainer.reference.views if trainer.reference else ())]
-    candidates = inputs.source.read(rows.tolist(), list(dict.fromkeys(views)))
+    candidates = inputs.source.read(rows, list(dict.fromkeys(views)))
     if trainer.reference is not None:
         candidates = with_values(candidates, trainer.reference.columns)
     if len(candidates) == 0:

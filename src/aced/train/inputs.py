@@ -28,7 +28,7 @@ from aced.towers.fetching import Progress
 from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
 from aced.train.caching import cache_settings, live_cost, make_store
 from aced.train.distributed import World
-from aced.train.feed import chunk_bytes, chunks_of
+from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
 from aced.train.ordering import order_of, order_text, settled
 from aced.train.providers import Cached, Live, Provider
@@ -146,10 +146,11 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // _ranks()
-    item = chunk_bytes(rows, views, [student.ids, *live, *cached])
+    columns = [student.ids, *live, *cached]
+    item = chunk_bytes(rows, views, columns)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
-        check_room(item, workers, config.train.steps * chunks_of(rows).number)
+        check_room(item, workers, config.train.steps * chunks_of(rows, fewest_rows(views, columns)).number)
 
 
 def _ranks() -> int:
