@@ -22,6 +22,7 @@ from aced.config_types import (
     Share,
     SwitchOrAuto,
     Trackers,
+    Words,
 )
 from aced.resume import FREE, MODEL, PLACE, ROUNDING
 
@@ -220,6 +221,10 @@ class TrainSection(Section):
     """AdamW's betas."""
     weight_decay: Rate = 0.05
     """Weight decay, on matrices only."""
+    lock: Words = []
+    """Parts of the student that stay as they are: `image`, `text`, or names in its state dict (`visual.conv1`,
+    `visual.transformer.resblocks.[0-5]`); after a `!`, one that is trained after all. A locked part runs as in
+    evaluation, and costs no backward pass."""
     scale_lr: Rate = 10.0
     """Factor of the learning rate for logit scales and biases."""
     clip: Annotated[float, Field(gt=0)] = 1.0

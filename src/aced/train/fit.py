@@ -27,6 +27,7 @@ from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
+from aced.towers.locking import lock
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.automatic import loading_of_tasks, precision_of, tf32_of
 from aced.train.best import keep_best
@@ -184,6 +185,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         seed=config.run.seed,
     ).to(student.device)
     train, precision = config.train, precision_of(config)
+    lock(student, train.lock)
     if train.activation_checkpointing:
         checkpoint_activations(student)
     student.flops(student.context_length)  # counted while the model is as it was built
