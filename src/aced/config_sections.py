@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from aced.config_types import (
     Beta,
     CountOrAuto,
+    OneOrAuto,
     PathOrNone,
     Paths,
     PathText,
@@ -21,6 +22,7 @@ from aced.config_types import (
     Share,
     SwitchOrAuto,
     Trackers,
+    Words,
 )
 from aced.resume import FREE, MODEL, PLACE, ROUNDING
 
@@ -72,6 +74,12 @@ class DataSection(Section):
     """Of several captions (lines of the .txt, entries of a .json's list): the `first`, or a `random` one each epoch."""
     weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
     """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
+    locality: CountOrAuto = "auto"
+    """K: how many tars a stream reads at a time, whose pairs are mixed; 0 mixes all pairs of the pool. `auto`: 0 up to
+    20 million pairs and 10,000 tars, else 16."""
+    streams: OneOrAuto = "auto"
+    """C: with `locality`, how many streams of tars make a super-batch; the numbers of processes that divide C can share
+    the run. `auto`: as many as there are processes, times a power of 2, up to 8."""
     bad_tars: Annotated[Literal["stop", "skip"], FREE] = "stop"
     """What a damaged tar does, or one that is lost under the run: stop it, or leave out what cannot be read and count
     it."""
@@ -115,16 +123,19 @@ class TowerSection(Section):
     """A model."""
 
     model: Annotated[PathOrNone, MODEL] = ""
-    """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
+    """An open_clip architecture name, a JSON config, a folder that a run wrote (its `model/`), or a repository of the
+    hub, `hf-hub:ORGANISATION/MODEL`."""
     checkpoint: Annotated[PathOrNone, MODEL] = ""
-    """Local weights (.safetensors or .pt) for it; empty: random initialisation, or the folder's own weights."""
+    """Weights for it: a local file (`FILE#KEY`: one of several sets in it), or a tag of open_clip's list, which is
+    fetched; empty: the model's own, or random ones."""
 
 
 class StudentSection(TowerSection):
     """The model that is trained."""
 
     model: Annotated[PathText, MODEL] = "aced-demo-s"
-    """An open_clip architecture name, a JSON config, or a folder that a run wrote (its `model/`)."""
+    """An open_clip architecture name, a JSON config, a folder that a run wrote (its `model/`), or a repository of the
+    hub, `hf-hub:ORGANISATION/MODEL`."""
 
 
 class FrozenSection(TowerSection):
@@ -156,6 +167,10 @@ class MethodSection(Section):
     """lambda, the weight of the distillation loss; left out: the table's."""
     columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """m: further pairs, of the teacher's cache, that softmax distillation compares with; left out: the table's."""
+    column_bank: Annotated[int, Field(ge=1, le=2**24)] = 2**16
+    """Pairs that columns are drawn from, read once an epoch and kept on the device (8 bytes a pair and dimension).
+
+    A pool that has no more pairs is taken whole, a larger one by a sample from 64 tars or more, another each epoch."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """The contrastive loss, in training and in the scores."""
     scope: Literal["global", "quota", "local"] = "global"
@@ -206,6 +221,10 @@ class TrainSection(Section):
     """AdamW's betas."""
     weight_decay: Rate = 0.05
     """Weight decay, on matrices only."""
+    lock: Words = []
+    """Parts of the student that stay as they are: `image`, `text`, or names in its state dict (`visual.conv1`,
+    `visual.transformer.resblocks.[0-5]`); after a `!`, one that is trained after all. A locked part runs as in
+    evaluation, and costs no backward pass."""
     scale_lr: Rate = 10.0
     """Factor of the learning rate for logit scales and biases."""
     clip: Annotated[float, Field(gt=0)] = 1.0

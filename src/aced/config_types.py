@@ -44,9 +44,21 @@ def _or_auto(what: str) -> WrapValidator:
 
 
 CountOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=0)], _or_auto("a whole number, 0 or more,")]
+OneOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], _or_auto("a whole number, 1 or more,")]
 SwitchOrAuto = Annotated[Literal["auto"] | bool, _or_auto("true, false")]
 _one_or_more = BeforeValidator(_entries)
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
+
+
+def _words(value: Any) -> Any:
+    """A single word may stand for a list of one, and words with commas between them for several."""
+    if not isinstance(value, str):
+        return value
+    inside = value[1:-1] if value.startswith("[") and value.endswith("]") and "," in value else value
+    return [word.strip().strip("'\"") for word in inside.split(",") if word.strip()]
+
+
+Words = Annotated[list[str], BeforeValidator(_words)]
 
 
 def _some_paths(value: Any) -> Any:

@@ -130,6 +130,13 @@ def test_sources_are_mixed_within_a_stream():
         assert np.abs(np.diff(source_of(part))).sum() > 2
 
 
+def test_streams_have_alike_of_each_source():
+    plan = plan_of()
+    parts = [plan.indices(step).split(BATCH // STREAMS) for step in range(PERIOD)]
+    counts = [np.bincount(source_of(torch.cat(own)), minlength=3) for own in zip(*parts, strict=True)]
+    assert np.ptp(counts, axis=0).max() <= 4
+
+
 def test_a_far_step_is_there_at_once():
     plan = plan_of()
     assert len(set(plan.indices(10**7).tolist())) == BATCH

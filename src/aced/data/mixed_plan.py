@@ -16,7 +16,8 @@ from torch import Tensor
 
 from aced.data.mixture import PERIOD, STRIDE, counts_of, quotas_of
 from aced.data.order import permutation
-from aced.data.plan import Plans, check_streams
+from aced.data.plan import Plans
+from aced.data.sharing import check_streams
 from aced.data.streams import SharedTars, Streams, Walk, starts_of
 from aced.errors import AcedError
 

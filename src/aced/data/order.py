@@ -22,12 +22,14 @@ class Orders:
         batch: size of a super-batch.
         seed: seed of the order.
         steps_per_epoch: super-batches of an epoch.
+        uneven: whether ranks' parts may differ, by any number.
     """
 
     n: int
     batch: int
     seed: int
     steps_per_epoch: int
+    uneven: bool = False
 
     def epoch_of(self, step: int) -> int:
         """The epoch (from 0) that super-batch `step` (from 0) belongs to."""

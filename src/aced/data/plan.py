@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from aced.data.order import Orders
+from aced.data.sharing import check_streams, own_streams
 from aced.data.streams import Deals, Streams, Walk, starts_of
 from aced.errors import AcedError
 
@@ -174,22 +175,3 @@ class _Alike:
     def step_of(self, source: int, stream: int, pair: int) -> int:
         """As in `Takes`."""
         return pair // self._rows
-
-
-def check_streams(batch: int, streams: int) -> None:
-    """Raise an AcedError where so many streams cannot have equal parts of a super-batch."""
-    if streams < 1 or batch % streams:
-        fit = [count for count in range(1, min(batch, 4 * max(streams, 1)) + 1) if batch % count == 0]
-        near = sorted(sorted(fit, key=lambda count: abs(count - streams))[:4])
-        raise AcedError(
-            f"data.streams = {streams} does not divide the super-batch of {batch}: choose one that does, such as "
-            f"{', '.join(map(str, near))}."
-        )
-
-
-def own_streams(streams: int, rank: int, world: int) -> range:
-    """The streams that rank `rank` of `world` reads."""
-    if streams % world:
-        raise ValueError(f"{streams} streams cannot be shared by {world} processes")
-    each = streams // world
-    return range(rank * each, (rank + 1) * each)

@@ -23,9 +23,10 @@ from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.draws import global_draws
 from aced.train.evaluating import embed_together
-from aced.train.feed import chunk_bytes, feed, make_order
+from aced.train.feed import chunk_bytes, feed
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
+from aced.train.ordering import order_of
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
 from aced.train.wishes import Wishes
@@ -125,10 +126,9 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     """This process's candidates of some steps, with everything that the trainer's models need of them."""
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
-    order = trainer.plan.order(make_order(config, len(source), getattr(source, "mixture", ())))
+    order = trainer.plan.order(order_of(config, source))
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
-    beside = trainer.further.nbytes if trainer.further else 0
-    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns, beside)
+    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     return feed(
         source,
@@ -139,7 +139,6 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
         # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
         workers=min(trainer.world.counts(workers)),
         columns=columns,
-        beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
         patience=config.run.timeout,

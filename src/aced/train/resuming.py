@@ -202,7 +202,9 @@ def _hash(content: Any) -> str:
 
 
 def _today(section: str, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved section with `data.decoding` where it has what came before it; the default is not what that did."""
+    """A saved section with what came before keys of today, whose defaults are not what was done then."""
+    if section == "data":
+        saved = {"locality": 0, **saved}
     if section == "data" and "scaled_decoding" in saved and "decoding" not in saved:
         return {**saved, "decoding": "scaled" if saved["scaled_decoding"] else "exact"}
     return dict(saved)

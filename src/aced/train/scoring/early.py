@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from aced.core.ledger import Ledger
-from aced.data.order import Order, Orders
+from aced.data.order import Orders
+from aced.data.plan import Plans
 from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve
 
@@ -16,33 +19,49 @@ _AT_ONCE = 8192
 """Candidates whose super-batches are sieved together in one process: one large super-batch, or many small ones."""
 
 
-class SievedOrder(Order):
+class _Kept(NamedTuple):
+    """What is kept of a super-batch: its positions, and how many of them each rank has looked up."""
+
+    positions: Tensor
+    parts: list[int]
+
+
+class SievedOrder(Orders):
     """An order of which, at each step, only what the sieve keeps is loaded.
 
     Steps are sieved in groups that begin at fixed steps, so that a resumed run has the same groups. Of several
     processes each looks up its part of a super-batch, and they draw together: a loader asks for its order in the main
-    process, at the same steps in all of them.
+    process, at the same steps in all of them. What is kept they load in equal parts; but where each reads tars of its
+    own, each loads what was kept of its part.
     """
 
     def __init__(self, order: Orders, sieve: Sieve, reference: Cached) -> None:
-        super().__init__(order.n, order.batch, order.seed)
-        self.steps_per_epoch = order.steps_per_epoch
+        self.n, self.batch, self.seed, self.steps_per_epoch = order.n, order.batch, order.seed, order.steps_per_epoch
+        self.uneven = isinstance(order, Plans) and sieve.world.size > 1
         self._order, self._sieve, self._reference = order, sieve, reference
         self._group = max(1, _AT_ONCE // order.batch) if sieve.world.size == 1 else 1
-        self._kept: tuple[int, list[Tensor]] = (-1, [])
+        self._sieved: tuple[int, list[_Kept]] = (-1, [])
 
     def indices(self, step: int) -> Tensor:
         """`[m]` int64 positions in the source, in the order of the super-batch."""
-        number, place = divmod(step, self._group)
-        if self._kept[0] != number:
-            self._kept = number, self._sieved(number * self._group)
-        return self._kept[1][place]
+        return self._kept(step).positions
 
     def epochs(self, step: int) -> Tensor:
-        """As in `Order`, of what is kept."""
+        """As in `Orders`, of what is kept."""
         return torch.full_like(self.indices(step), self.epoch_of(step))
 
-    def _sieved(self, first: int) -> list[Tensor]:
+    def parts(self, step: int, world: int) -> list[int]:
+        """As in `Orders`, of what is kept."""
+        kept = self._kept(step)
+        return kept.parts if self.uneven else [len(part) for part in kept.positions.tensor_split(world)]
+
+    def _kept(self, step: int) -> _Kept:
+        number, place = divmod(step, self._group)
+        if self._sieved[0] != number:
+            self._sieved = number, self._sieve_group(number * self._group)
+        return self._sieved[1][place]
+
+    def _sieve_group(self, first: int) -> list[_Kept]:
         """What is kept of each step of the group that begins at `first`."""
         world, sieve, steps = self._sieve.world, self._sieve, range(first, first + self._group)
         found = [self._order.indices(step).tensor_split(world.size)[world.rank] for step in steps]
@@ -54,7 +73,8 @@ class SievedOrder(Order):
             all_found = world.lists(indices, -(-self._order.batch // world.size))
             counts = [len(part) for part in all_found]
             rows = sieve.keep(embedded[end - len(indices) : end], step, counts).cpu()
-            kept.append(torch.cat(all_found)[rows])
+            ends = torch.searchsorted(rows, torch.tensor(counts).cumsum(0)).tolist()
+            kept.append(_Kept(torch.cat(all_found)[rows], [b - a for a, b in pairwise([0, *ends])]))
         return kept
 
 
