@@ -121,3 +121,10 @@ class Bars:
     def _move_overall(self, fraction: float) -> None:
         if self._overall is not None:
             self._progress.update(self._overall, completed=self._before + fraction * self._share)
+
+
+@contextmanager
+def counting(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+    """As `Bars.counting`, of a program that has no bars just now."""
+    with Bars(console) as bars, bars.counting(description) as count:
+        yield count

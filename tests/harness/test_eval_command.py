@@ -54,6 +54,19 @@ def test_the_same_figures_as_clip_benchmark(
             assert ours[task]["metrics"][metric] == pytest.approx(value, abs=LARGEST), f"{task} {metric}"
 
 
+def test_the_figures_do_not_depend_on_who_decodes(
+    cli: Cli, tiny: tuple[Path, Path], golden: dict[str, Path], tmp_path: Path
+) -> None:
+    config, weights = tiny
+    found = {}
+    for workers in (0, 2):
+        out = tmp_path / str(workers)
+        words = ["--checkpoint", weights, "--out", out, "--workers", workers, "--data", *golden.values()]
+        assert cli("eval", config, *words).status == 0
+        found[workers] = {name: (t["metrics"], t["samples"]) for name, t in read(out)["tasks"].items()}
+    assert found[0] == found[2]
+
+
 def test_a_corrected_config_is_another_model(
     cli: Cli, tiny: tuple[Path, Path], golden: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -90,7 +103,7 @@ def test_what_was_chosen_of_a_checkpoint_is_printed(
 
 def test_a_hub_folder_without_weights_is_refused(cli: Cli, tiny: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": json.loads(tiny[0].read_text())}))
-    for name, words in (("training_args.bin", "without trained weights"), ("epoch_1.pt", "epoch_1.pt")):
+    for name, words in (("training_args.bin", "no trained weights"), ("epoch_1.pt", "epoch_1.pt")):
         (tmp_path / name).write_bytes(b"x" * 100)
         refused = cli("eval", tmp_path, "--data", "scenes", "--out", tmp_path / "o")
         assert refused.status == 2
@@ -338,7 +351,7 @@ def test_a_run_folder_and_where_its_results_go(cli: Cli, trained: dict[str, Path
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["aced-demo-s", "--data", "scenes"], "without trained weights: give a local file with --checkpoint"),
+        (["aced-demo-s", "--data", "scenes"], "no trained weights: give a local file with --checkpoint"),
         (["no-such-model", "--data", "scenes", "--checkpoint", "x.pt"], "No model is called 'no-such-model'"),
         (["MODEL"], "No data are given"),
         (["MODEL", "--data", "gone"], "There is no folder gone"),

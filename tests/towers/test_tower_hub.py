@@ -14,7 +14,7 @@ from test_tower_checkpoints import SMALL
 from tower_fakes import write_config
 
 from aced.errors import AcedError
-from aced.towers import find_weights, import_open_clip, load_tower, save_tower
+from aced.towers import import_open_clip, load_tower, save_tower, trained_recipe
 from aced.towers.hub import NAMES, hub_weights
 from aced.towers.recipes import find_recipe
 from aced.towers.registry import PIXELS, agreed_pixels, agreed_quick_gelu, same_architecture
@@ -43,7 +43,7 @@ def put(state: dict[str, torch.Tensor], path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_that_open_clip_prefers_is_loaded(name: str, hub: Path, state: dict[str, torch.Tensor]) -> None:
     put(state, hub / name)
-    assert find_weights(hub) == hub / name
+    assert find_recipe(hub).source == hub / name
     own = load_tower(hub).model.state_dict()
     assert all(torch.equal(own[key], value) for key, value in state.items())
 
@@ -71,30 +71,31 @@ def test_a_folder_of_several_files_is_loaded_by_its_index(hub: Path, state: dict
 def test_weights_of_an_unknown_name_are_refused(names: list[str], hub: Path, state: dict[str, torch.Tensor]) -> None:
     for name in names:
         (hub / name).write_bytes(b"x")
-    for ask in (load_tower, find_weights):
+    for ask in (load_tower, find_recipe):
         with pytest.raises(AcedError, match=f"{names[0]}.*open_clip_model.safetensors"):
             ask(hub)
     put(state, hub.parent / "w.pt")
-    assert find_weights(hub, hub.parent / "w.pt") == hub.parent / "w.pt"
+    assert find_recipe(hub, hub.parent / "w.pt").source == hub.parent / "w.pt"
     load_tower(hub, checkpoint=hub.parent / "w.pt")
 
 
 @pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "README.md"])
 def test_what_trainers_leave_is_no_weights(name: str, hub: Path) -> None:
     (hub / name).write_bytes(b"x" * 100)
-    assert find_weights(hub) is None
+    assert not find_recipe(hub).trained
     assert load_tower(hub, seed=0).width == 8  # an architecture to train
 
 
 def test_who_has_weights(hub: Path, tmp_path: Path) -> None:
     small = write_config(tmp_path / "small.json", SMALL)
-    assert find_weights(small) is None
-    assert find_weights("aced-demo-s") is None
-    assert find_weights("aced-demo-s", "w.pt") == Path("w.pt")
+    for model in (small, "aced-demo-s", "ViT-B-32"):
+        assert not find_recipe(model).trained
+        with pytest.raises(AcedError, match=r"it has no trained weights.*--checkpoint"):
+            trained_recipe(model, None, "it", "with --checkpoint")
     save_tower(load_tower(small, seed=1), tmp_path / "run" / "model")
     saved = tmp_path / "run" / "model" / "model.safetensors"
     for model in (tmp_path / "run" / "model", tmp_path / "run", tmp_path / "run" / "model" / "tower.json"):
-        assert find_weights(model) == saved
+        assert find_recipe(model).source == saved
     saved.unlink()
     with pytest.raises(AcedError, match="There is no checkpoint"):
         load_tower(tmp_path / "run")
@@ -114,7 +115,7 @@ def test_who_has_weights(hub: Path, tmp_path: Path) -> None:
         ("rn50", "'RN50'"),
         ("mobileclip_s1", "'MobileCLIP-S1'"),
         ("aced_demo_s", "'aced-demo-s'"),
-        ("laion2b_s34b_b79k", "tag of pretrained weights.*ViT-B-32"),
+        ("laion2b_s34b_b79k", "tag of pretrained weights.*ViT-B-32.*checkpoint"),
         ("datacomp-xl-s13b-b90k", "tag of pretrained weights.*ViT"),
         ("openai", "tag of pretrained weights"),
         ("ViT-B-32::laion2b_s34b_b79k", "'ViT-B-32'.*laion2b_s34b_b79k"),
@@ -126,7 +127,8 @@ def test_who_has_weights(hub: Path, tmp_path: Path) -> None:
         ("timm/ViT-B-16-SigLIP-512", "hub.*'ViT-B-16-SigLIP-512'"),
         ("clip-vit-base-patch32", "'ViT-B-32'"),
         ("google/siglip-base-patch16-224", "hub"),
-        ("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "nothing is downloaded"),
+        ("hf_hub:laion/CLIP-ViT-B-32", "hf-hub:laion/CLIP-ViT-B-32"),
+        ("https://huggingface.co/laion/CLIP-ViT-B-32/tree/main", r"hf-hub:laion/CLIP-ViT-B-32\.$"),
         ("ViT-B-33", "Did you mean 'ViT-"),
     ],
 )

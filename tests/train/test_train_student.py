@@ -13,7 +13,8 @@ import torch
 from aced.config import Config, make_config
 from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
-from aced.towers import find_weights, load_tower, save_tower
+from aced.towers import load_tower, save_tower
+from aced.towers.recipes import find_recipe
 from aced.train.checkpoint import latest_checkpoint, load_checkpoint
 from aced.train.fit import fit
 from aced.train.inputs import Inputs, load_frozen
@@ -99,15 +100,29 @@ def test_the_packaged_models_name_theirs(tmp_path: Path) -> None:
         assert student.config == load_tower(model, seed=0).config
 
 
-def test_trained_weights_stay_as_they_are_and_that_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [{}, {"init_logit_bias": -3}])
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_trained_weights_without_a_bias_get_one_for_the_sigmoid_loss(
+    form: str, named: dict[str, float], tmp_path: Path
+) -> None:
     write(tmp_path, SMALL)
-    state = load_tower(tmp_path / "s.json", seed=3).model.state_dict()
+    trained = load_tower(tmp_path / "s.json", seed=3)
+    state = trained.model.state_dict()
     torch.save(state, tmp_path / "w.pt")
-    student = make_student(config_of(tmp_path, checkpoint=str(tmp_path / "w.pt")))
-    assert student.model.state_dict().keys() == state.keys()
-    assert any("logit_bias" in note and "method.loss" in note for note in student.notes)
-    softmax = make_student(config_of(tmp_path, loss="softmax", checkpoint=str(tmp_path / "w.pt")))
-    assert not any("logit_bias" in note for note in softmax.notes)
+    save_tower(trained, tmp_path / "m")
+    write(tmp_path, SMALL | named)
+    which = {"model": str(tmp_path / "m")} if form == "folder" else {"checkpoint": str(tmp_path / "w.pt")}
+    student = make_student(config_of(tmp_path, **which))
+    assert bias_of(student) == (named.get("init_logit_bias", -10) if form == "file" else -10)
+    assert scale_of(student) == pytest.approx(math.log(10))
+    own = student.model.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in state.items() if key != "logit_scale")
+    assert sum("logit_bias" in note for note in student.notes) == 1
+    save_tower(student, tmp_path / "again")
+    assert load_tower(tmp_path / "again").fingerprint() == student.fingerprint()
+    softmax = make_student(config_of(tmp_path, loss="softmax", **which))
+    assert scale_of(softmax) == scale_of(trained)
+    assert bias_of(softmax) == (0 if named and form == "file" else None)
 
 
 def test_a_run_keeps_its_bias(tmp_path: Path, pool: Scenes) -> None:
@@ -256,7 +271,7 @@ def test_a_hub_folder_without_weights(tmp_path: Path) -> None:
     (hub / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**SMALL, "init_logit_bias": -10}}))
     student = make_student(config_of(tmp_path, str(hub)))
     assert any("no weights" in note and str(hub) in note for note in student.notes)
-    assert find_weights(hub) is None
+    assert not find_recipe(hub).trained
     for section in ("reference", "teacher"):
         values = config_of(tmp_path).model_dump()
         config = make_config(

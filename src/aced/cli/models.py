@@ -17,7 +17,7 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Argument(
-            parser=as_place, help="A run folder, an exported model's folder, or an open_clip name.", show_default=False
+            parser=as_place, help="A run or model folder, hf-hub:ORG/MODEL, or an open_clip name.", show_default=False
         ),
     ] = None,
     more: Annotated[
@@ -30,7 +30,8 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Annotated[
-        str, typer.Option(parser=as_place_or_none, help="Local weights for an open_clip name or JSON config.")
+        str,
+        typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name."),
     ] = "",
     out: Annotated[
         Path | None,
@@ -72,7 +73,7 @@ def evaluate(
 
       aced eval runs/first --data eval/ other/wds_cars
 
-      aced eval ViT-B-32 --checkpoint vit_b_32.safetensors --data eval/ --out eval-b32
+      aced eval ViT-B-32 --checkpoint laion2b_s34b_b79k --data eval/ --out eval-b32
 
       aced eval --compare runs/a/eval/eval.json runs/b/eval/eval.json
     """
@@ -101,13 +102,18 @@ def evaluate(
 def embed(
     model: Annotated[
         str,
-        typer.Argument(parser=as_place, help="The `model` folder of a run, or an open_clip name with --checkpoint."),
+        typer.Argument(
+            parser=as_place,
+            help="A run's `model` folder, hf-hub:ORG/MODEL, or an open_clip name with --checkpoint.",
+        ),
     ],
     shards: Annotated[
         list[str], typer.Argument(parser=as_place, help="Tars: files, folders, globs, {00000..00009} ranges.")
     ],
     out: Annotated[Path, typer.Option(parser=as_path, help="Cache folder, for reference.cache.")] = Path("runs/cache"),
-    checkpoint: Annotated[str, typer.Option(parser=as_place_or_none, help="Local weights (.safetensors or .pt).")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
+    ] = "",
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
     views: Annotated[int, typer.Option(help="K: the whole image and K - 1 crops, for data.views.")] = 1,
     caption: Annotated[str, typer.Option(help="Where captions are: txt, or json:FIELD.")] = "txt",
@@ -148,7 +154,7 @@ def embed(
 
       aced embed runs/photos-reference/model data/pool
 
-      aced embed ViT-B-32 'data/pool/{00000..00010}.tar' --checkpoint b32.safetensors --dtype int8 --out runs/cache
+      aced embed ViT-B-32 'data/pool/{00000..00010}.tar' --checkpoint laion2b_s34b_b79k --dtype int8 --out runs/cache
 
       torchrun --standalone --nproc-per-node 8 --no-python aced embed runs/photos-reference/model data/pool
     """
@@ -213,7 +219,7 @@ def lit(
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(parser=as_path, help="Weights, where RUN is an architecture's name.", show_default=False),
+        typer.Option(parser=as_path, help="Weights, a file or a tag, of an architecture.", show_default=False),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
 ) -> None:

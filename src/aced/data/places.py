@@ -14,6 +14,11 @@ from aced.errors import AcedError
 class Places(Protocol):
     """Where tars lie; asked from several threads and processes, and pickled."""
 
+    @property
+    def stay(self) -> bool:
+        """Whether a tar that is there is there for good, as far as the program is concerned."""
+        ...
+
     def path(self, tar: int) -> Path:
         """The local file of a tar, by its number; waits until it is there.
 
@@ -32,6 +37,8 @@ class TarPlaces:
         found: the local files of some tars, which are there already.
         spool: where addresses are fetched to and gzip files unpacked.
     """
+
+    stay = True
 
     def __init__(
         self,
@@ -63,6 +70,11 @@ class Moved:
 
     def __init__(self, places: Places, numbers: Sequence[int]) -> None:
         self._places, self._numbers = places, numbers
+
+    @property
+    def stay(self) -> bool:
+        """As in `Places`."""
+        return self._places.stay
 
     def path(self, tar: int) -> Path:
         """The local file of a tar, by its number; see `Places`."""

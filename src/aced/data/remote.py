@@ -297,7 +297,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self._done, self._coming = 0, dict[Path, int]()
+        self._done, self._told, self._coming = 0, 0, dict[Path, int]()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -317,17 +317,35 @@ class Watched:
             with self._lock:
                 self._done += 1 + self._coming.pop(target)
 
-    def bytes(self) -> int:
-        """How many bytes have come of all files; it never becomes less."""
+    def come(self, count: int) -> None:
+        """Some bytes have come, says a file system that may write a file from several ends.
+
+        Raises:
+            Stopped: nobody wants them any more.
+        """
+        if self.stop.is_set():
+            raise Stopped
+        with self._lock:
+            self._told += count
+
+    def moved(self) -> int:
+        """Grows as long as anything comes."""
         with self._lock:
             targets = list(self._coming)
             for target in targets:
                 with contextlib.suppress(OSError):
                     self._coming[target] = max(self._coming[target], target.stat().st_size)
-            return self._done + sum(self._coming.values())
+            return self._done + self._told + sum(self._coming.values())
 
 
-def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience: float = PATIENCE) -> None:
+def fetch(
+    remote: Remote,
+    target: Path,
+    watched: Watched | None = None,
+    patience: float = PATIENCE,
+    *,
+    same: bool = False,
+) -> None:
     """Fetch a file whole; where its server fails it is tried again, after longer and longer pauses.
 
     Args:
@@ -335,9 +353,11 @@ def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience
         target: is overwritten.
         watched: is told what comes, and may stop it.
         patience: seconds of pauses in all, and for which nothing more of it may come.
+        same: whether to ask the server, once it is here, if it is still what `remote` tells.
 
     Raises:
         NotThere: there is nothing, and the server says so.
+        Changed: there is another file; with `same`.
         AcedError: it does not come whole in all that time, or may not be read.
         Stopped: `watched` stopped it.
     """
@@ -345,7 +365,7 @@ def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience
     paused, pause = 0.0, _PAUSES[0]
     with watched.coming(target) as come:
         most, since = 0, time.monotonic()
-        while (lost := _attempt(remote, target, watched)) is not None:
+        while (lost := _attempt(remote, target, watched, same=same)) is not None:
             if come() > most:
                 most, since = come(), time.monotonic()
             if paused + pause > patience or time.monotonic() > since + patience:
@@ -356,17 +376,22 @@ def fetch(remote: Remote, target: Path, watched: Watched | None = None, patience
             paused, pause = paused + pause, min(_PAUSES[1], 2 * pause)
 
 
-def _attempt(remote: Remote, target: Path, watched: Watched) -> Exception | None:
+def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> Exception | None:
     """Fetch a file; what failed, if it may do better next time."""
     with _remote(remote.address):
         try:
             system, path = open_url(remote.address)
             system.get_file(path, str(target), **_stopping(remote.address, watched))
             size = target.stat().st_size
+            if same:
+                system.invalidate_cache(system._parent(path))
+                now = _as_remote(system, path, system.info(path))
+                if (now.size, now.state) != (remote.size, remote.state):
+                    raise Changed(f"{remote.address} is another file now than when the run began.")
             if remote.size is None or size == remote.size:
                 return None
             return OSError(f"{size} of {remote.size} bytes came")
-        except (PermissionError, ImportError, ValueError, Stopped):
+        except (PermissionError, ImportError, ValueError, AcedError, Stopped):
             raise
         except FileNotFoundError as error:
             if error.filename != str(target) and (error.__cause__ is None or _says_not_there(error.__cause__)):
@@ -396,7 +421,6 @@ def _stopping(address: str, watched: Watched) -> dict[str, Any]:
 
     class Stopping(fsspec.callbacks.Callback):  # type: ignore[misc]
         def relative_update(self, inc: int = 1) -> None:
-            if watched.stop.is_set():
-                raise Stopped
+            watched.come(inc)
 
     return {"callback": Stopping()}

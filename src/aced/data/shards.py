@@ -164,8 +164,8 @@ class Shards:
                 if row >= len(rows):
                     faults.append(self._missing(tar, row, len(rows)))
                     continue
-                text = self._text(session.read(tar, rows.caption[row]), tar, row, int(epoch), notes)
-                content = session.read(tar, rows.image[row])
+                caption, content = session.read(tar, rows.caption[row], rows.image[row])
+                text = self._text(caption, tar, row, int(epoch), notes)
                 for view, image in self._decoded(content, views, notes):
                     pixels[view][len(good)] = view.apply(image, self._decoding.resize)
             except (ImageFault, CaptionFault) as fault:
@@ -258,7 +258,7 @@ class Shards:
             rows = self._indexes.rows(tar)
             if row >= len(rows) or rows.json[row, 0] < 0:
                 return None
-            content = json.loads(session.read(tar, rows.json[row]))
+            content = json.loads(session.read(tar, rows.json[row])[0])
         except (ValueError, RecursionError, TarLost):
             return None
         return content.get(name) if isinstance(content, dict) else None

@@ -93,7 +93,7 @@ class TarIndexes:
     def _opened(self, tar: int) -> TarRows:
         if tar in self._lost:
             return _places_of(self._lost[tar])
-        path = self._places.path(tar)
+        path = self._files.path(tar)
         try:
             index, _ = index_tar(path, self._index_dir)
         except OSError as error:

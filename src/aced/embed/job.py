@@ -24,6 +24,7 @@ from aced.data.survey import Survey
 from aced.errors import AcedError
 from aced.precision import Asked, find_precision
 from aced.towers import Tower, load_tower
+from aced.towers.fetching import Progress as Fetching
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,18 @@ class Embedder:
     Args:
         job: what to do. The model is loaded here, once.
         tell: gets the first sentence about an index folder that is of no use.
+        fetching: opens a bar for what is downloaded of the model.
 
     Raises:
         AcedError: the model cannot be loaded.
     """
 
-    def __init__(self, job: Job, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, job: Job, tell: Callable[[str], None] | None = None, fetching: Fetching | None = None) -> None:
         if job.threads:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.tower: Tower = load_tower(job.model, job.checkpoint or None, device=device)
+        self.tower: Tower = load_tower(job.model, job.checkpoint, device=device, progress=fetching)
         precision = find_precision(job.precision, self.tower.device)
         self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
         self.tower.requires_grad_(False).eval()

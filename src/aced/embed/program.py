@@ -31,7 +31,7 @@ from aced.embed.spread import Share, own_share, with_ray
 from aced.errors import AcedError
 from aced.progress import Bars, Tick
 from aced.threads import set_threads
-from aced.towers import find_weights
+from aced.towers import trained_recipe
 from aced.train.automatic import device_of
 
 _GROUP = 16
@@ -72,7 +72,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     # One process draws and speaks; what the others have to say would only be in its way.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
         _take_stock(job, tars, shards, mine, bars)
-        embedder = Embedder(job, bars.say)
+        embedder = Embedder(job, bars.say, bars.counting)
         for sentence in (*told, *embedder.tower.notes):
             bars.say(sentence)
         with bars.counting("Looking at the tars") as progress:
@@ -143,11 +143,7 @@ def _checked(job: Job, share: Share) -> Job:
     """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
-    if find_weights(job.model, job.checkpoint) is None:
-        raise AcedError(
-            f"{job.model} has no trained weights: give a local file with --checkpoint, or name the `model` folder of a "
-            "run."
-        )
+    trained_recipe(job.model, job.checkpoint, job.model, "with --checkpoint")
     set_threads(job.threads)
     if job.device == "auto" and torch.cuda.device_count() > 1:
         return replace(job, device=f"cuda:{share.local % torch.cuda.device_count()}")

@@ -1,4 +1,4 @@
-"""What MODEL means in `aced eval`: a run folder, a model folder, or an open_clip name with a local checkpoint."""
+"""What MODEL means in `aced eval`: a run folder, a model folder, a repository, or an open_clip name with weights."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from pathlib import Path
 import torch
 
 from aced.devices import find_device
-from aced.errors import AcedError
 from aced.startup import uncollected
-from aced.towers import Tower, find_weights, load_tower
+from aced.towers import Tower, load_recipe, trained_recipe
 from aced.towers.compat import import_open_clip
+from aced.towers.fetching import Progress
 
 
-def open_model(model: str, checkpoint: str, device: str) -> Tower:
+def open_model(model: str, checkpoint: str, device: str, progress: Progress | None = None) -> Tower:
     """The tower to evaluate, in evaluation mode.
 
     Args:
-        model: a run folder, an exported model's folder, an open_clip JSON config, or an open_clip name.
-        checkpoint: a local file of weights; needed with a name or a config.
+        model: a run folder, an exported model's folder, `hf-hub:ORGANISATION/MODEL`, an open_clip JSON config, or an
+            open_clip name.
+        checkpoint: a local file of weights, or a tag of a name's; needed with a name or a config.
         device: `auto`, or what torch calls it.
+        progress: opens a bar for what is downloaded.
 
     Raises:
         AcedError: there is no such model, it has no trained weights, or the device is not there.
     """
     with uncollected():
         import_open_clip()
-    if find_weights(model, checkpoint) is None:
-        raise AcedError(f"{model} is a model without trained weights: give a local file with --checkpoint.")
-    return load_tower(model, checkpoint or None, device=device_of(device), seed=0).eval()
+    place = device_of(device)
+    return load_recipe(trained_recipe(model, checkpoint, model, "with --checkpoint"), place, 0, progress).eval()
 
 
 def device_of(name: str) -> torch.device:

@@ -25,7 +25,7 @@ from aced.evaluate.zeroshot import evaluate_task
 from aced.harness.models import default_folder, open_model
 from aced.harness.tables import print_comparison, print_results
 from aced.precision import Asked, check_precision, find_precision
-from aced.progress import Bars
+from aced.progress import Bars, counting
 from aced.towers import Tower
 from aced.train.automatic import workers_beside
 from aced.train.fit import environment
@@ -42,7 +42,7 @@ class Options:
         model: see `open_model`.
         data: task folders, folders of them, `scenes` or `scenes:validation`.
         out: folder of the results.
-        checkpoint: local weights.
+        checkpoint: weights, see `open_model`.
         prompts: prompt policy.
         precision: of the model; `auto` as `train.precision`.
         device: see `open_model`.
@@ -107,7 +107,7 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     jobs, refused = _jobs(options.data)
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
-    tower = open_model(options.model, options.checkpoint, options.device)
+    tower = open_model(options.model, options.checkpoint, options.device, partial(counting, console))
     for note in tower.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     identity = tower.identity()

@@ -28,7 +28,9 @@ from aced.lit.words import Vocabulary
 from aced.progress import Bars
 from aced.report.gallery import picture_url
 from aced.report.lit import write_lit_report
-from aced.towers import Tower, find_weights, load_tower
+from aced.towers import Tower, load_recipe, trained_recipe
+from aced.towers.pretrained import HUB
+from aced.towers.recipes import Recipe
 
 GALLERY = 12
 """Pictures of each test set in the gallery."""
@@ -47,7 +49,7 @@ class Options:
         scenes: numbers of training and of test scenes.
         split: `test`, or `validation` to choose settings by.
         cache: folder of tokens, indexes and the blind decoder's texts; None for `tokens` beside the model.
-        checkpoint: weights for an architecture that is named instead of a run.
+        checkpoint: weights, or their tag, for an architecture that is named instead of a run.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -78,16 +80,14 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
     began = time.perf_counter()
-    model = _checked(run, options)
+    recipe = _checked(run, options)
     home = Path(run) if Path(run).is_dir() else Path(".")
     out = out or home / "lit"
     _check_out(out)
     cache = options.cache or home / "lit-cache"
-    tower = load_tower(model, options.checkpoint, device=_device())
-    tower.requires_grad_(False)
-    tower.eval()
     seconds: dict[str, float] = {}
     with Bars(console) as bars:
+        tower = load_recipe(recipe, _device(), progress=bars.counting).requires_grad_(False).eval()
         for note in tower.notes:
             bars.say(note)
         found = load_data(
@@ -122,16 +122,14 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
     return results
 
 
-def _checked(run: str, options: Options) -> str:
+def _checked(run: str, options: Options) -> Recipe:
     """The model of a run, once it is known that it has weights and that the options make sense."""
     if options.beams < 1:
         raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
     if options.split not in ("test", "validation"):
         raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
     model = find_model(run, options.checkpoint)
-    if find_weights(model, options.checkpoint) is None:
-        raise AcedError(f"{model} holds no trained weights: give a local file with --checkpoint.")
-    return model
+    return trained_recipe(model, options.checkpoint, model, "with --checkpoint")
 
 
 def _asked(options: Options, data: list[str]) -> dict[str, Any]:
@@ -150,7 +148,7 @@ def find_model(run: str, checkpoint: Path | None) -> str:
     for folder in (path / "model", path):
         if (folder / "tower.json").is_file() or (folder / "open_clip_config.json").is_file():
             return str(folder)
-    if checkpoint is not None:
+    if checkpoint is not None or run.startswith(HUB):
         return run
     if path.is_dir():
         raise AcedError(f"{run} holds no model: give a run that has ended (it has {run}/model), or a model folder.")

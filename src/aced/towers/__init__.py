@@ -2,8 +2,8 @@
 
 from aced.towers.compat import ensure_torchvision, import_open_clip
 from aced.towers.flops import Flops
-from aced.towers.loading import load_tower, save_tower
-from aced.towers.recipes import find_weights
+from aced.towers.loading import load_recipe, load_tower, save_tower
+from aced.towers.recipes import trained_recipe
 from aced.towers.tokenizers import WordTokenizer
 from aced.towers.tower import Tower
 
@@ -12,8 +12,9 @@ __all__ = [
     "Tower",
     "WordTokenizer",
     "ensure_torchvision",
-    "find_weights",
     "import_open_clip",
+    "load_recipe",
     "load_tower",
     "save_tower",
+    "trained_recipe",
 ]

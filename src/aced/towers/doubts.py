@@ -21,14 +21,14 @@ from aced.towers.registry import (
 def doubts(recipe: Recipe, weights: Path, *, openai: bool) -> Iterator[str]:
     """Sentences about preprocessing and activation that the weights were probably not trained with.
 
-    A folder that was saved with its own says all of this itself.
+    A folder that was saved with its own says all of this itself, and so do tags and repositories.
 
     Args:
         recipe: what the model was built from.
         weights: the file that was loaded into it.
         openai: whether OpenAI's own keys were in that file.
     """
-    if recipe.kind == "saved":
+    if recipe.kind == "saved" or not isinstance(recipe.source, Path):
         return
     like = recipe.name if recipe.kind == "name" else same_architecture(recipe.config)
     yield from _activation(recipe, weights, like, openai=openai)

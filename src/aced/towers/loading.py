@@ -1,10 +1,11 @@
-"""Build a `Tower` from a name, a JSON config or a folder, with local weights; save it. Never the network."""
+"""Build a `Tower` from a name, a JSON config, a folder or an address, with its weights; save it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from aced.towers.architecture import is_custom
 from aced.towers.attention import quicken_attention
 from aced.towers.compat import import_open_clip
 from aced.towers.doubts import doubts
-from aced.towers.recipes import FORMAT, TOWER_FILE, WEIGHTS_FILE, WORDS_FILE, Recipe, expanded, find_recipe
+from aced.towers.fetching import Progress
+from aced.towers.pretrained import fetched_text, fetched_weights
+from aced.towers.recipes import FORMAT, TOWER_FILE, WEIGHTS_FILE, WORDS_FILE, Recipe, find_recipe
 from aced.towers.tokenizers import WordTokenizer, choose_tokenizer
 from aced.towers.tower import Tower
-from aced.towers.weights import load_weights
+from aced.towers.weights import load_weights, start_bias
 
 _TOKENIZER_FOLDER, _TEXT_FOLDER = "tokenizer", "text_model"
 
@@ -30,51 +33,83 @@ def load_tower(
     checkpoint: str | Path | None = None,
     device: torch.device | str = "cpu",
     seed: int | None = None,
+    progress: Progress | None = None,
 ) -> Tower:
     """Build an open_clip model with its preprocessing and tokenizer.
 
     Args:
         model: an open_clip architecture (`ViT-S-32`), the demo family (`aced-demo-s`, `-m`, `-l`), the path
-            of an open_clip JSON config, a folder that `save_tower` wrote (or the run that it lies in), or a folder
-            with an `open_clip_config.json`.
-        checkpoint: local weights, .safetensors or .pt/.pth/.bin (read with `weights_only=True`); for a folder
-            they take the place of its own.
+            of an open_clip JSON config, a folder that `save_tower` wrote (or the run that it lies in), a folder
+            with an `open_clip_config.json`, or such a folder on the hub, `hf-hub:ORGANISATION/MODEL`.
+        checkpoint: a local file of weights (`FILE#KEY`: one of several sets in it), or a tag of pretrained weights of
+            the architecture (`laion2b_s34b_b79k`); it takes the place of a folder's own weights.
         device: where the model goes; it is always built on the CPU.
         seed: seed of the initial weights. The global generator stays as it was; without a seed it is used,
             unless the weights are loaded.
+        progress: opens a bar for what is downloaded; None draws none.
 
-    A JSON config may carry a second level, `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub.
-    Architecture names get the preprocessing and the activation that all their pretrained weights in open_clip's list
-    share, and its defaults elsewhere. What a user should know about the weights stands in the tower's `notes`.
+    Naming a tag or an address of the hub is what allows a download; nothing else ever does. A JSON config may carry a
+    second level, `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub. Architecture names without a tag get the
+    preprocessing and the activation that all their pretrained weights in open_clip's list share, and its defaults
+    elsewhere. What a user should know about the weights stands in the tower's `notes`.
 
     Raises:
-        AcedError: unknown name, unreadable or invalid config, weights that do not fit, or something that
-            would have to be downloaded.
+        AcedError: unknown name, unreadable or invalid config, weights that do not fit, something that would have to be
+            downloaded unasked, or a download that fails.
     """
-    recipe = find_recipe(expanded(model))
-    weights = Path(expanded(checkpoint)) if checkpoint is not None and str(checkpoint) else recipe.weights()
-    return load_recipe(recipe, weights, device, seed)
+    return load_recipe(find_recipe(model, checkpoint), device, seed, progress)
 
 
 def load_recipe(
-    recipe: Recipe, weights: Path | None, device: torch.device | str = "cpu", seed: int | None = None
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
+    progress: Progress | None = None,
+    first: Mapping[str, float] | None = None,
 ) -> Tower:
     """As `load_tower`, for a model that was found already.
+
+    Args:
+        recipe: the model.
+        device, seed, progress: as `load_tower`.
+        first: where the weights have no logit bias, `init_logit_bias` and `init_logit_scale` to start from.
 
     Raises:
         AcedError: as `load_tower`.
     """
+    if recipe.fetches:
+        text = fetched_text(recipe.name, recipe.config["text_cfg"], progress)
+        recipe = replace(recipe, config={**recipe.config, "text_cfg": text})
     # Where every weight is loaded anyway, the initial ones must not cost the caller random numbers.
-    tower = _build(recipe, 0 if seed is None and weights is not None else seed)
+    tower = _build(recipe, 0 if seed is None and recipe.trained else seed)
     tower.notes = recipe.notes
+    # Last, since weights are large and whatever else is wrong shall be said before.
+    weights = fetched_weights(recipe.source, progress)
     if weights is not None:
-        loaded = load_weights(tower.model, weights, tower.name)
+        loaded = load_weights(tower.model, weights, tower.name, recipe.key)
         if loaded.bias is not None:
             tower.config["init_logit_bias"] = loaded.bias
         tower.notes += loaded.notes + tuple(doubts(recipe, weights, openai=loaded.openai))
         if recipe.kind == "saved" and recipe.place is not None and weights == recipe.place / WEIGHTS_FILE:
             _check_whole(recipe, tower)
+        if loaded.unbiased:
+            tower.notes += _without_bias(tower, weights, first)
     return tower.to(device)
+
+
+def _without_bias(tower: Tower, weights: Path, first: Mapping[str, float] | None) -> tuple[str, ...]:
+    """Start the logit bias of a tower whose weights have none, where that is asked for; what a user should know."""
+    if first is not None:
+        start_bias(tower.model, first["init_logit_bias"], first["init_logit_scale"])
+        tower.config["init_logit_bias"] = first["init_logit_bias"]
+        named = ", ".join(f"{key} = {value:.4g}" for key, value in first.items())
+        return (
+            f"{weights}: it has no logit_bias, which the sigmoid loss needs: it starts with {named}; a JSON config may "
+            "name others.",
+        )
+    if getattr(tower.model, "logit_bias", None) is not None:
+        return (f"{weights}: it has no logit_bias, so that the one of '{tower.name}' starts at 0, as in open_clip.",)
+    return ()
 
 
 def _check_whole(recipe: Recipe, tower: Tower) -> None:

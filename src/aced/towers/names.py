@@ -28,16 +28,13 @@ def what_was_meant(name: str) -> str:
         return f" {tag}"
     head, separator, tail = re.match(r"([^:@]*)([:@]*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     if separator and (close := _spelled(head, models)):
-        return (
-            f" Name the architecture alone, '{close}', and give the weights as a local file: nothing is downloaded "
-            f"for '{tail}'."
-        )
+        return f" Name the architecture alone, '{close}', and give '{tail}' as its checkpoint."
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         inside = [model for model in models if _folded(model) in _folded(name)] or _of_transformers(name, models)
         meant = f" ('{max(inside, key=len)}' is the architecture that it seems to be)" if inside else ""
         return (
-            " If it is a repository of the Hugging Face hub: nothing is downloaded; fetch its folder and give the "
-            f"path, or give an architecture and a local file of weights{meant}."
+            f" If it is a repository of the Hugging Face hub, write hf-hub:{name}; or name an architecture and give "
+            f"its weights as the checkpoint{meant}."
         )
     if spelled := _of_transformers(name, models):
         return f" Did you mean '{spelled[0]}'?"
@@ -48,14 +45,14 @@ def what_was_meant(name: str) -> str:
 
 
 def tag_sentence(name: str) -> str:
-    """What to do about a tag of pretrained weights in the place of a model or a file; empty where it is none."""
+    """What to do about a tag of pretrained weights in the place of a model; empty where it is none."""
     models = architectures_of_tag(name.strip())
     if not models:
         return ""
     more = f" and {len(models) - _SHOWN} more" if len(models) > _SHOWN else ""
     return (
-        f"'{name}' is a tag of pretrained weights (of {', '.join(models[:_SHOWN])}{more}), and nothing is downloaded: "
-        "name the architecture, fetch the file of its weights, and give that as the checkpoint."
+        f"'{name}' is a tag of pretrained weights (of {', '.join(models[:_SHOWN])}{more}): name the architecture, and "
+        "give the tag as its checkpoint."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,11 @@ from aced.data.standins import stand_in_at
 from aced.errors import AcedError
 from aced.paths import expand_optional
 from aced.towers.compat import import_open_clip
+from aced.towers.fetching import HubFile
 from aced.towers.hub import HUB_CONFIG, hub_weights
 from aced.towers.names import looks_like_weights, what_was_meant
-from aced.towers.registry import agreed_pixels, agreed_quick_gelu, usual_pixels
+from aced.towers.pretrained import HUB, hub_parts, tag_parts
+from aced.towers.registry import agreed_pixels, agreed_quick_gelu, says_of_tag, tags_of, usual_pixels
 
 TOWER_FILE, WEIGHTS_FILE, WORDS_FILE = "tower.json", "model.safetensors", "vocabulary.txt"
 FORMAT = 2
@@ -36,6 +39,9 @@ class Recipe:
         fingerprint: that the folder notes, and of which `format`.
         plain: for a name, the recipe without what its pretrained weights agree on, where that differs.
         notes: sentences about it that a user should read.
+        source: the file of its trained weights, or where it is fetched from; None: it has none.
+        key: which of several sets of weights in that file is meant; empty: the model itself.
+        fetches: whether weights, tokenizer and text config may be fetched: a tag or an address of the hub was named.
     """
 
     name: str
@@ -48,16 +54,14 @@ class Recipe:
     format: int = FORMAT
     plain: Recipe | None = None
     notes: tuple[str, ...] = ()
+    source: Path | HubFile | str | None = None
+    key: str = ""
+    fetches: bool = False
 
-    def weights(self) -> Path | None:
-        """The weights that the model brings along; None for a name, a config, and a hub folder without any.
-
-        Raises:
-            AcedError: a hub folder holds files of weights, but none of a name that open_clip knows.
-        """
-        if self.kind == "saved" and self.place is not None:
-            return self.place / WEIGHTS_FILE
-        return hub_weights(self.place) if self.kind == "hub" and self.place is not None else None
+    @property
+    def trained(self) -> bool:
+        """Whether it comes with trained weights."""
+        return self.source is not None
 
     def text_model(self) -> dict[str, Any] | None:
         """The `config.json` of a Hugging Face text tower; None for open_clip's own.
@@ -70,19 +74,15 @@ class Recipe:
             return None
         path = Path(str(source)) / "config.json"
         try:
-            return dict(json.loads(path.read_bytes()))
+            found = dict(json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError) as error:
             raise AcedError(f"{self.name}: cannot read the config of its text tower, {path}: {error}.") from None
-
-
-def find_weights(model: str | Path, checkpoint: str | Path | None = None) -> Path | None:
-    """Where the trained weights of a model are, as `load_tower` takes them; None: it has none.
-
-    Raises:
-        AcedError: there is no such model, or a folder's weights have a name that says nothing.
-    """
-    recipe = find_recipe(str(model))
-    return Path(checkpoint) if checkpoint is not None and str(checkpoint) else recipe.weights()
+        if "auto_map" in found and not _known_to_transformers(str(found.get("model_type"))):
+            raise AcedError(
+                f"{self.name}: its text tower asks for code of its own to be run (auto_map in {path}), which is never "
+                "done: take a model that transformers knows."
+            )
+        return found
 
 
 def expanded(place: str | Path) -> str:
@@ -97,12 +97,66 @@ def expanded(place: str | Path) -> str:
         raise AcedError(f"{place}: {error}.") from None
 
 
-def find_recipe(model: str) -> Recipe:
-    """The recipe behind a name or a path.
+def find_recipe(model: str | Path, checkpoint: str | Path | None = None) -> Recipe:
+    """The recipe behind a name, a path or an address, and where its weights are.
+
+    Only the small config of a repository that `model` names is fetched; a local folder of that name wins.
+
+    Args:
+        model: see `load_tower`.
+        checkpoint: weights in the place of those that the model brings along, see `load_tower`.
 
     Raises:
-        AcedError: there is no such model, or its config cannot be read.
+        AcedError: there is no such model or checkpoint, its config cannot be read, or its weights have a name that says
+            nothing.
     """
+    recipe = _find(expanded(model))
+    if checkpoint is None or not str(checkpoint):
+        return recipe if recipe.source is not None else replace(recipe, source=_own_weights(recipe))
+    path, key = split_key(expanded(checkpoint))
+    if path.is_file() or (path.exists() and not says_of_tag(recipe.name, str(checkpoint))):
+        return replace(recipe, source=path, key=key)
+    config, preprocess, source = tag_parts(recipe.name if recipe.kind == "name" else None, str(checkpoint))
+    return Recipe(recipe.name, config, preprocess, source=source, fetches=True)
+
+
+def split_key(checkpoint: str) -> tuple[Path, str]:
+    """The path of a checkpoint, and behind a `#` which of several sets of weights in it is meant."""
+    head, sharp, key = checkpoint.rpartition("#")
+    if not sharp or Path(checkpoint).exists():
+        return Path(checkpoint), ""
+    return Path(head), key
+
+
+def trained_recipe(model: str | Path, checkpoint: str | Path | None, what: str, how: str) -> Recipe:
+    """As `find_recipe`, of a model that must know something: at random it would choose, teach and score at random.
+
+    Args:
+        model, checkpoint: see `find_recipe`.
+        what: the model, as the beginning of a sentence.
+        how: how a checkpoint is given.
+
+    Raises:
+        AcedError: as `find_recipe`, or it has no trained weights.
+    """
+    recipe = find_recipe(model, checkpoint)
+    if not recipe.trained:
+        tags = tags_of(recipe.name) if recipe.kind == "name" else []
+        some = f" a tag of open_clip's list ({', '.join(tags[:2])}{', ...' * (len(tags) > 2)}) or" if tags else ""
+        raise AcedError(
+            f"{what} has no trained weights: give{some} a local file {how}, or name the `model` folder of a run."
+        )
+    return recipe
+
+
+def _own_weights(recipe: Recipe) -> Path | None:
+    """The weights that a local model brings along; None for a name, a config, and a hub folder without any."""
+    if recipe.kind == "saved" and recipe.place is not None:
+        return recipe.place / WEIGHTS_FILE
+    return hub_weights(recipe.place) if recipe.kind == "hub" and recipe.place is not None else None
+
+
+def _find(model: str) -> Recipe:
     if not model:
         raise AcedError("No model is given; name an open_clip architecture, a JSON config or a model folder.")
     path = Path(model)
@@ -117,6 +171,10 @@ def find_recipe(model: str) -> Recipe:
         config, preprocess = _levels(path)
         beside = path.with_name(f"{path.stem}-vocab.txt")
         return Recipe(path.stem, config, preprocess, "json", path, vocabulary=beside if beside.is_file() else None)
+    if model.startswith(HUB):
+        place, weights = hub_parts(model)
+        config, preprocess = _levels(place)
+        return Recipe(weights.repo.rpartition("/")[2], config, preprocess, "hub", source=weights, fetches=True)
     return _named(model, path)
 
 
@@ -179,14 +237,13 @@ def _named(model: str, path: Path) -> Recipe:
 
 def _unknown(model: str, path: Path) -> str:
     """Why there is no such model, and what to do."""
-    if model.startswith(("hf-hub:", "hf_hub:", "local-dir:", "http:", "https:")):
-        scheme, _, rest = model.partition(":")
-        if scheme == "local-dir" and Path(rest).is_dir():
-            return f"{model}: give the folder alone, {rest}."
-        return (
-            f"{model}: nothing is downloaded; fetch the model's folder yourself and give its path, or give "
-            "an architecture name and a local checkpoint."
-        )
+    scheme, _, rest = model.partition(":")
+    if scheme == "local-dir":
+        return f"{model}: give the folder alone, {rest}."
+    if repo := re.fullmatch(r"(?:hf_hub:|hf:(?://)?|https?://(?:huggingface|hf)\.co/)([\w.-]+/[\w.-]+).*", model):
+        return f"{model}: write {HUB}{repo[1]}."
+    if scheme in ("http", "https"):
+        return f"{model}: of addresses only {HUB}ORGANISATION/MODEL is fetched; give anything else as a local folder."
     if path.is_dir():
         return f"{model}: {_no_model_in(path)}"
     if path.is_file() or looks_like_weights(path):
@@ -211,15 +268,24 @@ def _no_model_in(folder: Path) -> str:
     """Why a folder is no model."""
     if _of_transformers(folder):
         return (
-            "the folder is in the layout of Hugging Face's transformers (a config.json); take the open_clip folder of "
-            f"the same model, with {HUB_CONFIG} and open_clip_model.safetensors, or an architecture's name and the "
-            "open_clip file of its weights."
+            "the folder is in the layout of Hugging Face's transformers (a config.json); name the architecture, and "
+            f"give the file of weights in it as the checkpoint, or take the open_clip folder of the same model, with "
+            f"{HUB_CONFIG}."
         )
     if (folder / "config.toml").is_file():
         return "the run has no model yet: it writes one when it ends; go on with 'aced train ... --resume'."
     inside = sorted(one.parent.name for one in folder.glob(f"*/{TOWER_FILE}"))
     named = f"; {folder / inside[0]} is one" if inside else "; name the `model` folder of a run"
     return f"the folder holds neither {TOWER_FILE} nor {HUB_CONFIG}{named}."
+
+
+def _known_to_transformers(kind: str) -> bool:
+    """Whether transformers builds a kind of model by code of its own; where it is not installed, it builds none."""
+    try:
+        from transformers import CONFIG_MAPPING
+    except ImportError:
+        return False
+    return kind in CONFIG_MAPPING
 
 
 def _of_transformers(folder: Path) -> bool:

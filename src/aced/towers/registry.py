@@ -87,6 +87,16 @@ def says_quick_gelu(file: Path, name: str | None) -> bool | None:
     return True if re.search(r"(^|[^a-z])openai([^a-z]|$)", file.name.lower()) else None
 
 
+def tags_of(name: str) -> list[str]:
+    """The tags of an architecture's pretrained weights."""
+    return list(_tags(name))
+
+
+def says_of_tag(name: str, tag: str) -> dict[str, Any]:
+    """What open_clip says about the weights of a tag, however that is written; empty where there are none."""
+    return dict(import_open_clip().pretrained.get_pretrained_cfg(name, tag))
+
+
 def architectures_of_tag(tag: str) -> list[str]:
     """The architectures that have pretrained weights of this tag."""
     return list(import_open_clip().pretrained.list_pretrained_models_by_tag(tag))

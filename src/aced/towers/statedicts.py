@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from aced.errors import AcedError
+from aced.towers.layouts import translated
 
 # What wrappers put into names: DataParallel and DDP in front, compilation, FSDP and checkpointing anywhere.
 _FRONT = ("module",)
@@ -57,19 +58,20 @@ class _Set:
         return 0
 
 
-def pick_state(content: Any, own: set[str], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def pick_state(content: Any, own: set[str], path: Path, key: str = "") -> tuple[dict[str, Tensor], list[str]]:
     """The state dict for a model in what a file holds.
 
     Args:
         content: of the file.
         own: the model's names.
         path: the file, for the sentences.
+        key: the key, or the prefix of names, of the set that is meant; empty: the model itself.
 
     Returns:
         The tensors by the model's names, as far as it has them, and sentences about what was chosen.
 
     Raises:
-        AcedError: there is no state dict, or there are several and none is the model itself.
+        AcedError: there is no state dict, none of that key, or there are several and none is the model itself.
     """
     if not isinstance(content, Mapping) or not content:
         raise AcedError(f"{path}: neither a state dict nor a file with a 'state_dict' in it.")
@@ -81,7 +83,7 @@ def pick_state(content: Any, own: set[str], path: Path) -> tuple[dict[str, Tenso
     if not sets:
         keys = ", ".join(map(repr, list(content)[:_SHOWN]))
         raise AcedError(f"{path}: there are no weights of a model in it (it holds {keys}); give a file of weights.")
-    chosen, notes = _chosen(sets, path)
+    chosen, notes = (_of_key(sets, key, path), []) if key else _chosen(sets, path)
     if chosen.strays and not chosen.known:
         raise AcedError(
             f"{path}: '{chosen.strays[0]}' is not a tensor; give a file that holds a model's state dict only."
@@ -102,12 +104,26 @@ def _chosen(sets: list[_Set], path: Path) -> tuple[_Set, list[str]]:
     ranked = sorted(sets, key=cmp_to_key(_Set.before))
     if any(ranked[0].before(other) == 0 for other in ranked[1:]):
         raise AcedError(
-            f"{path}: it holds several models, {', '.join(labels)}; save the one that you mean alone, for instance "
-            f"`torch.save(torch.load({str(path)!r}, map_location='cpu')[KEY], 'weights.pt')`."
+            f"{path}: it holds several models, {', '.join(labels)}; say which one is meant: {path}#{ranked[0].label}."
         )
     others = [label for label, one in zip(labels, sets, strict=True) if one is not ranked[0]]
     taken = f"'{ranked[0].label}'" if ranked[0].label else "the file itself"
-    return ranked[0], [f"{path}: it holds several sets of weights; {taken} is taken, and not {', '.join(others)}."]
+    other = next(one.label for one in ranked[1:])
+    return ranked[0], [
+        f"{path}: it holds several sets of weights; {taken} is taken, and not {', '.join(others)} (write "
+        f"{path.name}#{other} for that)."
+    ]
+
+
+def _of_key(sets: list[_Set], key: str, path: Path) -> _Set:
+    """The one set whose label is a key, or begins or ends with it."""
+    exact = [one for one in sets if one.label == key]
+    around = [one for one in sets if f".{one.label}.".startswith(f".{key}.") or f".{one.label}".endswith(f".{key}")]
+    found = exact or around
+    if len(found) != 1:
+        labels = ", ".join(f"'{one.label}'" for one in sets if one.label) or "no key at all"
+        raise AcedError(f"{path}: '{key}' is not one of its sets of weights; they are under {labels}.")
+    return found[0]
 
 
 def _mappings(
@@ -126,7 +142,7 @@ def _sets(keys: tuple[str, ...], mapping: Mapping[Any, Any], known: set[str]) ->
     """The sets of weights in one mapping, one for each prefix of as many known names; mostly one without a prefix."""
     tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
     strays = [str(key) for key, value in mapping.items() if not isinstance(value, (Tensor, Mapping))]
-    bare = {_bare(name): value for name, value in tensors.items()}
+    bare = translated({_bare(name): value for name, value in tensors.items()})
     matched: dict[str, set[str]] = {}
     for name in bare:
         for prefix in _prefixes(name, known):

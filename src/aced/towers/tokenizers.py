@@ -141,9 +141,12 @@ def _hugging_face(name: str, source: str, text_cfg: Mapping[str, Any], context_l
     """A Hugging Face tokenizer from a local folder."""
     if not Path(source).is_dir():
         raise AcedError(
-            f"{name}: its tokenizer '{source}' would have to be downloaded; copy the tokenizer's files into "
-            "a folder and name that folder in 'text_cfg.hf_tokenizer_name' of a local copy of the config."
+            f"{name}: its tokenizer '{source}' would have to be downloaded, which naming a tag of the weights or their "
+            "repository (hf-hub:ORGANISATION/MODEL) allows; or copy the tokenizer's files into a folder and name that "
+            "in 'text_cfg.hf_tokenizer_name' of a local copy of the config."
         )
+    options = dict(text_cfg.get("tokenizer_kwargs") or {})
+    asks = options.pop("trust_remote_code", False)
     try:
         return cast(
             Tokenizer,
@@ -151,13 +154,17 @@ def _hugging_face(name: str, source: str, text_cfg: Mapping[str, Any], context_l
                 source,
                 context_length=context_length,
                 tokenizer_mode=text_cfg.get("tokenizer_mode"),
-                **(text_cfg.get("tokenizer_kwargs") or {}),
-                local_files_only=True,
+                **options | {"local_files_only": True, "trust_remote_code": False},
             ),
         )
     except ImportError:
         raise AcedError(f"{name}: its tokenizer needs a package: run `pip install transformers`.") from None
     except (OSError, ValueError) as error:
+        if asks or "trust_remote_code" in str(error):
+            raise AcedError(
+                f"{name}: its tokenizer in {source} asks for code of its own to be run, which is never done: take a "
+                "model whose tokenizer transformers knows."
+            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AcedError(f"{name}: cannot read the tokenizer in {source}: {reason}") from None
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aced.errors import AcedError
+from aced.towers.bigvision import BigVision, load_big_vision
 from aced.towers.checkpoints import read_checkpoint
 from aced.towers.compat import import_open_clip
 from aced.towers.statedicts import pick_state
@@ -30,16 +31,18 @@ class Loaded:
 
     Attributes:
         notes: sentences that a user should read.
-        bias: a logit bias that the file had and the model had no place for; it has one now.
+        bias: a logit bias that the model had no place for, and has now.
         openai: whether OpenAI's own keys were in it.
+        unbiased: whether it had no logit bias; a bias of the model's is 0 then, as in open_clip.
     """
 
     notes: tuple[str, ...] = ()
     bias: float | None = None
     openai: bool = False
+    unbiased: bool = False
 
 
-def load_weights(model: nn.Module, path: Path, name: str) -> Loaded:
+def load_weights(model: nn.Module, path: Path, name: str, key: str = "") -> Loaded:
     """Load a checkpoint into an open_clip model; every weight must be there and have the right shape.
 
     A model without a logit bias gets the one that the file has.
@@ -48,23 +51,29 @@ def load_weights(model: nn.Module, path: Path, name: str) -> Loaded:
         model: the open_clip model.
         path: see `read_checkpoint`; the state dict in it may lie in wrappers and have their prefixes.
         name: the model, for the error messages.
+        key: which of several sets of weights in the file is taken; empty: the model itself.
 
     Raises:
-        AcedError: the file is missing or unreadable, or its weights do not fit; the sentence names the first
-            ones.
+        AcedError: the file is missing or unreadable, it has no such set, or its weights do not fit; the sentence
+            names the first ones.
     """
-    state, notes = pick_state(read_checkpoint(path), set(model.state_dict()), path)
+    content = read_checkpoint(path)
+    if isinstance(content, BigVision):
+        added = _take_bias(model, {"logit_bias": torch.zeros(1)}) is not None
+        load_big_vision(model, content, name)
+        return Loaded(bias=float(model.state_dict()["logit_bias"]) if added else None)
+    state, notes = pick_state(content, set(model.state_dict()), path, key)
     if any(_TRANSFORMERS.search(key) for key in state):
         raise AcedError(
-            f"{path}: its weights are in the layout of Hugging Face's transformers (text_model., vision_model.); take "
-            "the open_clip file of the same model (open_clip_model.safetensors or open_clip_pytorch_model.bin)."
+            f"{path}: its weights are in the layout of Hugging Face's transformers (text_model., vision_model.), "
+            "and of no CLIP or SigLIP model of it; take the open_clip file of the same model."
         )
     openai = all(key in state for key in OPENAI_KEYS)
     bias = _take_bias(model, state)
     state = _renamed(model, state)
-    if "logit_bias" not in state and getattr(model, "logit_bias", None) is not None and "logit_scale" in state:
+    unbiased = "logit_bias" not in state
+    if unbiased and getattr(model, "logit_bias", None) is not None and "logit_scale" in state:
         state["logit_bias"] = torch.zeros_like(state["logit_scale"])
-        notes.append(f"{path}: it has no logit_bias, so that the one of '{name}' starts at 0, as in open_clip.")
     if faults := _misfits(model.state_dict(), state):
         more = f", and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise AcedError(
@@ -72,7 +81,15 @@ def load_weights(model: nn.Module, path: Path, name: str) -> Loaded:
             f"{_remedy(path, model.state_dict(), state)}."
         )
     model.load_state_dict(state, strict=True)
-    return Loaded(tuple(notes), bias, openai)
+    return Loaded(tuple(notes), bias, openai, unbiased)
+
+
+def start_bias(model: nn.Module, bias: float, log_scale: float) -> None:
+    """Give a model these logit bias and scale, also where it has no bias yet."""
+    scale: Tensor = model.logit_scale  # type: ignore[assignment]
+    with torch.no_grad():
+        scale.fill_(log_scale)
+        model.logit_bias = nn.Parameter(torch.full_like(scale, bias))
 
 
 def _take_bias(model: nn.Module, state: dict[str, Tensor]) -> float | None:

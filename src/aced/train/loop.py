@@ -128,8 +128,7 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
-    beside = trainer.further.nbytes if trainer.further else 0
-    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns, beside)
+    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
@@ -141,7 +140,6 @@ def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -
         stop=steps.stop,
         workers=loading.workers,
         columns=columns,
-        beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
         patience=loading.patience,

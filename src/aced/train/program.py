@@ -68,13 +68,14 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
     _set_up(config, console, world, device.type, earlier, resume=resume)
     for line in changed:
         console.print(line, markup=False, highlight=False)
-    student = make_student(config, earlier.where if earlier is not None and earlier.facts else None)
-    if earlier is not None:
-        earlier.check_rounding(student, config)
+    resumed = earlier.where if earlier is not None and earlier.facts else None
     with Bars(console) as bars:
+        student = world.in_turn(lambda: make_student(config, resumed, bars.counting))
+        if earlier is not None:
+            earlier.check_rounding(student, config)
         for note in student.notes:
             bars.say(note)
-        inputs = world.in_turn(lambda: make_inputs(config, student, bars, earlier))
+        inputs = make_inputs(config, student, bars, earlier, world)
         fitted = fit(config, inputs, student, bars, resume=resume, world=world)
     if not world.first:
         return {}

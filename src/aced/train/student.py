@@ -11,6 +11,7 @@ from aced.config import Config
 from aced.errors import AcedError
 from aced.towers import Tower
 from aced.towers.architecture import architecture
+from aced.towers.fetching import Progress
 from aced.towers.loading import load_recipe
 from aced.towers.recipes import TOWER_FILE, Recipe, find_recipe, saved_recipe
 from aced.towers.tokenizers import choose_tokenizer, tokenizer_identity
@@ -20,27 +21,30 @@ SIGLIP = {"init_logit_bias": -10.0, "init_logit_scale": math.log(10)}
 """First values of the logit bias and of the logarithm of the scale, as `open_clip_train --siglip` sets them."""
 
 
-def make_student(config: Config, resumed: Path | None = None) -> Tower:
-    """The student with its initial weights: seeded, or from a local checkpoint. Its `notes` say what was chosen.
+def make_student(config: Config, resumed: Path | None = None, progress: Progress | None = None) -> Tower:
+    """The student with its initial weights: seeded, or trained ones. Its `notes` say what was chosen.
 
-    With the sigmoid loss, one that starts from random weights gets a logit bias where its config names none.
+    With the sigmoid loss, one without a logit bias gets one, and a scale that goes with it.
 
     Args:
         config: the run's.
         resumed: the checkpoint from which the run goes on; what the config leaves open is then as it is there.
+        progress: opens a bar for what is downloaded.
 
     Raises:
         AcedError: it cannot be loaded, or it is of another architecture than the checkpoint.
     """
     section = config.student
-    recipe = find_recipe(section.model)
-    weights = Path(section.checkpoint) if section.checkpoint else recipe.weights()
+    recipe = find_recipe(section.model, section.checkpoint)
+    first = None
     if resumed is not None and (resumed / "model" / TOWER_FILE).is_file():
         recipe = _as_before(recipe, saved_recipe(resumed / "model"))
-    elif weights is None and config.method.loss == "sigmoid":
-        recipe = _with_bias(recipe)
-    tower = load_recipe(recipe, weights, device=device_of(config), seed=config.run.seed)
-    tower.notes += tuple(_said(tower, recipe, config, fresh=weights is None))
+    elif config.method.loss == "sigmoid":
+        first = SIGLIP | {key: recipe.config[key] for key in SIGLIP if recipe.config.get(key) is not None}
+        recipe = recipe if recipe.trained else _with_bias(recipe)
+    tower = load_recipe(recipe, device_of(config), config.run.seed, progress, first)
+    if recipe.kind == "hub" and not recipe.trained:
+        tower.notes += (f"student.model = '{section.model}' holds no weights: the student starts from random ones.",)
     if resumed is not None:
         check_student(resumed, tower)
     return tower
@@ -70,18 +74,6 @@ def _as_before(recipe: Recipe, before: Recipe) -> Recipe:
         added = {key: before.config[key] for key in SIGLIP if before.config.get(key) is not None}
         recipe = replace(recipe, config={**recipe.config, **added})
     return recipe
-
-
-def _said(tower: Tower, recipe: Recipe, config: Config, *, fresh: bool) -> Iterator[str]:
-    """Sentences about a beginning that may not be what was meant."""
-    if fresh and recipe.kind == "hub":
-        yield f"student.model = '{config.student.model}' holds no weights: the student starts from random ones."
-    if not fresh and config.method.loss == "sigmoid" and getattr(tower.model, "logit_bias", None) is None:
-        yield (
-            f"The weights of {recipe.name} have no logit_bias, and method.loss = 'sigmoid' trains without one: take "
-            'method.loss=softmax, with which such weights were trained, or a JSON config with "init_logit_bias", which '
-            "adds one that starts at 0."
-        )
 
 
 def check_student(checkpoint: Path, student: Tower) -> None:

@@ -1,0 +1,250 @@
+"""Files of models from the Hugging Face hub, by its own client into its own cache; what goes wrong, as a sentence.
+
+The client honours HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and tokens, and lets processes of one machine wait for each
+other's downloads. It checks sizes; hashes are checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aced.errors import AcedError
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opens a bar of a description: `with progress("Fetching x") as count: count(done, total)`."""
+
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab*", "merges.txt")
+TOKENIZER_MODELS = ("*.model", "*.spm")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository on the hub.
+
+    Attributes:
+        repo: `ORGANISATION/MODEL`.
+        names: the first of these that is there is meant.
+        revision: a branch, tag or commit; None for the main branch.
+        hand: what to do with the file once it was fetched by hand, as the end of a sentence.
+    """
+
+    repo: str
+    names: tuple[str, ...]
+    revision: str | None = None
+    hand: str = "give its path"
+
+
+class NotThere(AcedError):
+    """The repository is there and has none of the files."""
+
+
+def fetch(file: HubFile, progress: Progress | None = None) -> Path:
+    """Where a file of the hub lies in the cache; it is downloaded unless it is there.
+
+    Args:
+        file: which.
+        progress: opens the bar of a download; None draws none.
+
+    Raises:
+        NotThere: the repository has no such file.
+        AcedError: it cannot be had, or came damaged; nothing damaged stays in the cache.
+    """
+    import huggingface_hub.errors as hub
+
+    for name in file.names:
+        try:
+            return _fetch(file, name, progress)
+        except hub.LocalEntryNotFoundError as error:  # no network: one of the other names may be in the cache
+            cached = next((found for other in file.names if (found := _cached(file, other))), None)
+            if cached is not None:
+                return cached
+            raise AcedError(_sentence(error, file, name)) from None
+        except hub.EntryNotFoundError:
+            continue
+        except (hub.HFValidationError, _transport(), OSError, ValueError, RuntimeError) as error:
+            raise AcedError(_sentence(error, file, name)) from None
+    some = f"{file.names[0]} or the like" if len(file.names) > 2 else " or ".join(file.names)
+    raise NotThere(f"The repository {_named(file)} on {endpoint()} has no {some}.")
+
+
+def fetch_folder(file: HubFile, progress: Progress | None = None) -> Path:
+    """A folder with the files of a repository whose names match the patterns `file.names`.
+
+    Raises:
+        AcedError: as `fetch`.
+    """
+    import huggingface_hub
+    import huggingface_hub.errors as hub
+
+    try:
+        with _bars(f"Fetching {file.repo}", progress) as bar:
+            folder: str = huggingface_hub.snapshot_download(
+                file.repo, revision=file.revision, allow_patterns=list(file.names), tqdm_class=bar
+            )
+    except (hub.HFValidationError, hub.EntryNotFoundError, _transport(), OSError, ValueError, RuntimeError) as error:
+        raise AcedError(_sentence(error, file, "")) from None
+    return Path(folder)
+
+
+def endpoint() -> str:
+    """The address of the hub."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+# -- one file ------------------------------------------------------------------------------------------------------
+
+
+def _fetch(file: HubFile, name: str, progress: Progress | None) -> Path:
+    import huggingface_hub
+
+    before = _cached(file, name)
+    download: Any = huggingface_hub.hf_hub_download
+    with _bars(f"Fetching {name} of {file.repo}", progress) as bar:
+        # Versions before 1 draw their own bar.
+        own = {"tqdm_class": bar} if "tqdm_class" in inspect.signature(download).parameters else {}
+        path = Path(download(file.repo, name, revision=file.revision, **own))
+    if path != before:
+        _check_hash(path, file, name)
+    return path
+
+
+def _cached(file: HubFile, name: str) -> Path | None:
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(file.repo, name, revision=file.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _check_hash(path: Path, file: HubFile, name: str) -> None:
+    """Throw away a download that is not what the hub says; large files are named in the cache by their SHA-256."""
+    blob = path.parent / os.readlink(path) if path.is_symlink() else path
+    if not _SHA256.fullmatch(blob.name):
+        return
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != blob.name:
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise AcedError(f"{name} of {_named(file)} came damaged, with another hash than {endpoint()} says: try again.")
+
+
+@contextmanager
+def _bars(description: str, progress: Progress | None) -> Iterator[Any]:
+    """The class of bars for the hub's client: the first one moves ours, the others nothing."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0
+        owner: Any = None
+        count: Callable[[int, int], None] | None = None
+
+        def __init__(self, *words: Any, **options: Any) -> None:
+            if Bar.owner is None:
+                Bar.owner = self
+            options.pop("name", None)
+            super().__init__(*words, **options | {"file": io.StringIO(), "disable": False})
+
+        def display(self, *_: Any, **__: Any) -> bool:
+            if Bar.count is not None and Bar.owner is self and self.total:
+                Bar.count(int(self.n), int(self.total))
+            return True
+
+        def update_transfer(self, *_: Any) -> None:
+            """Bytes from the network, where they are not those of the file."""
+
+    if progress is None:
+        yield Bar
+        return
+    with progress(description) as Bar.count:
+        yield Bar
+
+
+# -- sentences -----------------------------------------------------------------------------------------------------
+
+
+def _sentence(error: Exception, file: HubFile, name: str) -> str:
+    """Why a file cannot be had, and what to do."""
+    import huggingface_hub.errors as hub
+
+    what = f"{name} of {_named(file)}" if name else f"the files of {_named(file)}"
+    if isinstance(error, hub.HFValidationError):
+        return f"'{file.repo}' is no name of a repository: write hf-hub:ORGANISATION/MODEL."
+    hand = _by_hand(file, name)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, hub.GatedRepoError):
+        return f"{what} is given out once you accept the terms at {endpoint()}/{file.repo}: do so and {_LOG_IN}, {hand}"
+    if isinstance(error, hub.RevisionNotFoundError):
+        return f"The repository {file.repo} on {endpoint()} has no revision '{file.revision}'."
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return (
+            f"There is no repository {file.repo} on {endpoint()}, or it is private: check the name, or {_LOG_IN} (a "
+            "token that has expired looks the same)."
+        )
+    if status in (401, 403):
+        return f"{endpoint()} refuses {what} (status {status}): {_LOG_IN}, {hand}"
+    if isinstance(error, hub.LocalEntryNotFoundError):
+        return _out_of_reach(error, what, hand)
+    if "Consistency check failed" in str(error):
+        return f"{what} came with another size than {endpoint()} says: try again, {hand}"
+    if status is not None:
+        return f"{endpoint()} answers {what} with status {status}: try again later, {hand}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{what} cannot be kept in {_cache()}: {error.strerror}; make room, or set HF_HOME to another folder."
+    return f"{what} cannot be fetched from {endpoint()} ({_reason(error)}): try again, {hand}"
+
+
+def _out_of_reach(error: Exception, what: str, hand: str) -> str:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return f"HF_HUB_OFFLINE is set and {what} is not in {_cache()}: unset it to download, {hand}"
+    why = error.__cause__ or error
+    return (
+        f"{what} is not in {_cache()}, and {endpoint()} cannot be reached or does not answer as a hub "
+        f"({_reason(why)}): check the network and HF_ENDPOINT, {hand}"
+    )
+
+
+def _by_hand(file: HubFile, name: str) -> str:
+    """The other way, as the end of a sentence."""
+    if not name:
+        return f"or fetch them by hand from {endpoint()}/{file.repo} and {file.hand}."
+    import huggingface_hub
+
+    return f"or fetch {huggingface_hub.hf_hub_url(file.repo, name, revision=file.revision)} by hand and {file.hand}."
+
+
+def _named(file: HubFile) -> str:
+    return f"{file.repo}@{file.revision}" if file.revision else file.repo
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def _transport() -> type[Exception]:
+    """What the client's HTTP library raises: requests' error before its version 1, httpx's since."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: type[Exception] = HfHubHTTPError.__bases__[0]
+    return base
