@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import pickle
 import statistics
@@ -34,7 +35,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-ARRANGED = ("lies", "sorted")
+ARRANGED = ("sorted", "lies")
 LOADED = 320
 
 
@@ -92,7 +93,7 @@ def config_of(args: argparse.Namespace, folder: Path, **data: Any) -> Any:
     return make_config(values)
 
 
-def train_reference(args: argparse.Namespace, folder: Path, tasks: list[Any], bars: Any) -> Path:
+def train_reference(args: argparse.Namespace, folder: Path, tasks: list[Any], bars: Any) -> None:
     """The recipe `photos-reference` on the curated pairs."""
     from aced.config import load_config
     from aced.train.fit import fit
@@ -105,49 +106,53 @@ def train_reference(args: argparse.Namespace, folder: Path, tasks: list[Any], ba
     inputs = make_inputs(config, student, bars)
     inputs.tasks = tasks
     fit(config, inputs, student, bars, title="Reference")
-    return folder / "model"
 
 
 def accuracies(args: argparse.Namespace, place: Path, bars: Any) -> Iterator[dict[str, Any]]:
-    """One row for each run."""
+    """One row for each run, seed after seed."""
     from aced.data.memory import InMemory
     from aced.data.shards import open_shards
     from aced.evaluate.folder import find_task_folders, load_task_folder
     from aced.towers import load_tower
-    from aced.train.fit import fit
-    from aced.train.inputs import Inputs, make_cached
+    from aced.train.inputs import make_cached
     from aced.train.student import make_student
 
     tasks = [task for folder in find_task_folders([args.tasks]) for task in load_task_folder(folder)]
-    args.reference = args.reference or train_reference(args, place / "reference", tasks, bars)
+    if not args.reference:
+        args.reference = place / "reference" / "model"
+        if not args.reference.exists():
+            train_reference(args, place / "reference", tasks, bars)
     tower = load_tower(str(args.reference)).requires_grad_(False).eval()
     orders = [tuple(map(int, order.split("x"))) for order in args.orders.split(",")]
-    number = 0
     for arranged in args.arranged.split(","):
         config = config_of(args, place / "run")
         source = open_shards([str(place / arranged)])
         cached = make_cached(tower, source, place / "cache" / arranged, config, tower.device, bars)
         pool = InMemory(source, [make_student(config).view])
-        for seed, method, (streams, locality) in (
-            (s, m, o) for s in range(args.seeds) for m in args.methods.split(",") for o in orders
-        ):
-            if locality == 0 and arranged != args.arranged.split(",")[0]:
-                continue  # the same pairs, drawn alike
-            number += 1
-            data = {"locality": locality, "streams": max(1, streams)}
-            config = config_of(args, place / f"run-{number}", seed=seed, method=method, **data)
-            reference, teachers = (cached if config.row.scores_reference else None), [cached]
-            inputs = Inputs(pool, tasks, reference, teachers if config.row.distill else [])
-            fitted = fit(config, inputs, make_student(config), bars, title=f"{arranged} {method} {streams}x{locality}")
-            assert fitted.scores.average is not None
-            yield {
-                "arranged": arranged,
-                "method": method,
-                "order": name_of(streams, locality),
-                "seed": seed,
-                "steps": args.steps,
-                "accuracy": fitted.scores.average,
-            }
+        # The same pairs are drawn alike, however they are arranged.
+        own = [order for order in orders if order[1] or arranged == args.arranged.split(",")[0]]
+        for seed, method, (streams, locality) in itertools.product(range(args.seeds), args.methods.split(","), own):
+            data = {"seed": seed, "method": method, "locality": locality, "streams": max(1, streams)}
+            accuracy = accuracy_of(args, data, pool, cached, tasks, bars)
+            row = {"arranged": arranged, "method": method, "order": name_of(streams, locality), "seed": seed}
+            yield row | {"steps": args.steps, "accuracy": accuracy}
+
+
+def accuracy_of(
+    args: argparse.Namespace, data: dict[str, Any], pool: Any, cached: Any, tasks: list[Any], bars: Any
+) -> float:
+    """The average over the tasks after one run."""
+    from aced.train.fit import fit
+    from aced.train.inputs import Inputs
+    from aced.train.student import make_student
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_of(args, Path(folder), **data)
+        reference = cached if config.row.scores_reference else None
+        inputs = Inputs(pool, tasks, reference, [cached] if config.row.distill else [])
+        scores = fit(config, inputs, make_student(config), bars, title=str(data)).scores
+    assert scores.average is not None
+    return float(scores.average)
 
 
 # -- loader ------------------------------------------------------------------------------------------------------------
@@ -223,6 +228,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=340, help="340 of 64 are an epoch of webmix")
     parser.add_argument("--only", choices=["loader", "accuracy"])
+    parser.add_argument("--keep", type=Path, help="a folder that keeps tars, reference and its cache for the next time")
     parser.add_argument("--out", type=Path, help="where rows are added, one a line")
     parser.add_argument("--table", type=Path, help="show what such a file holds")
     args = parser.parse_args()
@@ -234,8 +240,10 @@ def main() -> None:
 
     rows = []
     with tempfile.TemporaryDirectory() as folder, Bars(console) as bars:
-        arrange(args.pool, Path(folder), args.tars)
-        parts = {"loader": lambda: loader(args, Path(folder)), "accuracy": lambda: accuracies(args, Path(folder), bars)}
+        place = args.keep or Path(folder)
+        if not (place / "sorted").exists():
+            arrange(args.pool, place, args.tars)
+        parts = {"loader": lambda: loader(args, place), "accuracy": lambda: accuracies(args, place, bars)}
         for name, part in parts.items():
             for row in part() if args.only in (None, name) else ():
                 rows.append(row)
