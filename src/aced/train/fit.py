@@ -18,6 +18,7 @@ from aced.data.atomic import write_atomic
 from aced.data.filling import with_values
 from aced.data.losttars import KnownTars
 from aced.data.source import SOUND_KINDS, Fault, Source
+from aced.data.streamed import streams
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
@@ -274,8 +275,12 @@ def _write_gallery(
     method = trainer.method
     if method.score is None:
         return
-    generator = torch.Generator().manual_seed(config.run.seed)
-    rows = torch.randperm(len(inputs.source), generator=generator)[:pairs]
+    if streams(inputs.source):  # pairs of the last step, whose tars are there
+        last = order_of(config, inputs.source).indices(max(0, trainer.step - 1))
+        rows = last.tensor_split(trainer.world.size)[0][:pairs] % len(inputs.source)
+    else:
+        generator = torch.Generator().manual_seed(config.run.seed)
+        rows = torch.randperm(len(inputs.source), generator=generator)[:pairs]
     views = [student.view, *(trainer.reference.views if trainer.reference else ())]
     candidates = inputs.source.read(rows.tolist(), list(dict.fromkeys(views)))
     if trainer.reference is not None:
