@@ -22,6 +22,7 @@ from aced.config_types import (
     Share,
     SwitchOrAuto,
     Trackers,
+    Words,
 )
 from aced.resume import FREE, MODEL, PLACE, ROUNDING
 
@@ -166,6 +167,10 @@ class MethodSection(Section):
     """lambda, the weight of the distillation loss; left out: the table's."""
     columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """m: further pairs, of the teacher's cache, that softmax distillation compares with; left out: the table's."""
+    column_bank: Annotated[int, Field(ge=1, le=2**24)] = 2**16
+    """Pairs that columns are drawn from, read once an epoch and kept on the device (8 bytes a pair and dimension).
+
+    A pool that has no more pairs is taken whole, a larger one by a sample from 64 tars or more, another each epoch."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """The contrastive loss, in training and in the scores."""
     scope: Literal["global", "quota", "local"] = "global"
@@ -216,6 +221,10 @@ class TrainSection(Section):
     """AdamW's betas."""
     weight_decay: Rate = 0.05
     """Weight decay, on matrices only."""
+    lock: Words = []
+    """Parts of the student that stay as they are: `image`, `text`, or names in its state dict (`visual.conv1`,
+    `visual.transformer.resblocks.[0-5]`); after a `!`, one that is trained after all. A locked part runs as in
+    evaluation, and costs no backward pass."""
     scale_lr: Rate = 10.0
     """Factor of the learning rate for logit scales and biases."""
     clip: Annotated[float, Field(gt=0)] = 1.0

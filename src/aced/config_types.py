@@ -50,6 +50,17 @@ _one_or_more = BeforeValidator(_entries)
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
 
 
+def _words(value: Any) -> Any:
+    """A single word may stand for a list of one, and words with commas between them for several."""
+    if not isinstance(value, str):
+        return value
+    inside = value[1:-1] if value.startswith("[") and value.endswith("]") and "," in value else value
+    return [word.strip().strip("'\"") for word in inside.split(",") if word.strip()]
+
+
+Words = Annotated[list[str], BeforeValidator(_words)]
+
+
 def _some_paths(value: Any) -> Any:
     if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
         raise ValueError("a path is needed, and this is empty; write [] for none")

@@ -103,10 +103,18 @@ class Ledger:
             self.seconds[phase] += passed - waited
             self._spans.popleft()
 
-    def trained(self, samples: int, forward_flops: float) -> None:
-        """Count a training step: `forward_flops` per sample, backward at twice that."""
+    def trained(self, samples: int, forward_flops: float, behind: float | None = None) -> None:
+        """Count a training step: `forward_flops` per sample, and backward twice as many as gradients go through.
+
+        Args:
+            samples: pairs.
+            forward_flops: of one pair.
+            behind: the part of them that gradients go back through, where that is not all.
+        """
         self.samples_trained += samples
         self.flops["forward_backward"] += samples * forward_flops * (1 + BACKWARD)
+        if behind is not None:
+            self.flops["forward_backward"] -= samples * (forward_flops - behind) * BACKWARD
 
     def forward(self, phase: FlopPhase, samples: int, forward_flops: float) -> None:
         """Count forward passes without gradient."""

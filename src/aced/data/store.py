@@ -7,7 +7,7 @@ a position to its part, whose side-car is opened when it is first needed, and fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,6 +52,7 @@ class Store:
         folder: where the side-cars lie.
         info: tower, shape and costs.
         mark: of every byte of the side-cars.
+        part_sizes: samples of each part of the source that has any, in the order of its samples.
     """
 
     def __init__(self, survey: Survey, rows: Mapping[int, np.ndarray]) -> None:
@@ -60,6 +61,7 @@ class Store:
         self._names = PackedStrings.of(part.name for part in parts)
         self._marks = PackedStrings.of(part.mark for part in parts)
         self._starts = np.array([part.start for part in parts], dtype=np.int64)
+        self.part_sizes = [len(part) for part in parts]
         self._holes = survey.usable < survey.rows
         self._hashes = survey.hashes.astype("S16")  # the beginning tells them apart
         self._rows = dict(rows)
@@ -175,44 +177,85 @@ def build_store(
         AcedError: a side-car is damaged or of something else, no sample is usable, an embedding is not finite, or
             there is no room for it.
     """
-    cache, identity = Path(cache), tower.identity()
-    survey = Survey(cache, identity, parts_of(source), settings)
-    missing = [survey.parts[number] for number in survey.missing]
-    if lost := next((part for part in missing if part.lost), None):
-        raise AcedError(
-            f"{lost.name} is lost and has no side-car in {cache}: name the cache that the run has used, which has one."
-        )
-    if missing:
-        overhead = sum(overhead_bytes(part, source) for part in missing)
-        check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
-        sweep_leftovers(survey.folder)
-        for _part in embed_parts(cache, source, tower, missing, settings, progress):
-            pass
-        survey = Survey(cache, identity, survey.parts, settings)
-    return _opened(survey, cache, identity, source)
+    cache, identity, parts = Path(cache), tower.identity(), parts_of(source)
+    survey = look(cache, identity, parts, settings)
+    if survey.missing:
+        embed_missing(survey, cache, source, tower, settings, progress)
+        survey = look(cache, identity, parts, settings)
+    return surveyed(survey, cache, source)
 
 
 def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, settings: Settings) -> Store:
     """Open the side-cars of a tower for a source, or refuse.
 
+    Raises:
+        AcedError: as `look` and `surveyed`.
+    """
+    return surveyed(look(Path(cache), identity, parts_of(source), settings), Path(cache), source)
+
+
+def look(cache: Path, identity: Mapping[str, str], parts: Sequence[Part], settings: Settings) -> Survey:
+    """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
+
+    Raises:
+        AcedError: one is damaged, of other weights, another preprocessing, tokenizer or tar, or of another type.
+    """
+    survey = Survey(cache, identity, parts, settings)
+    survey.listed.save()
+    return survey
+
+
+def embed_missing(
+    survey: Survey,
+    cache: Path,
+    source: Source,
+    tower: EmbeddingTower,
+    settings: Settings,
+    progress: Progress | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Make the side-cars that are missing, together with the other processes that do so.
+
+    A process begins with its own ones, every so many, and then makes what nobody else has begun.
+
+    Args:
+        survey: says which.
+        cache, source, tower, settings: as of `build_store`.
+        progress: called with (samples done, samples of its own ones).
+        share: of this process: its number, and how many there are.
+
+    Raises:
+        AcedError: as `build_store`.
+    """
+    missing = [survey.parts[number] for number in survey.missing]
+    if lost := next((part for part in missing if part.lost), None):
+        raise AcedError(
+            f"{lost.name} is lost and has no side-car in {cache}: name the cache that the run has used, which has one."
+        )
+    overhead = sum(overhead_bytes(part, source) for part in missing)
+    check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
+    sweep_leftovers(survey.folder)
+    rank, ranks = share
+    for _part in embed_parts(cache, source, tower, missing[rank::ranks], settings, progress, patient=ranks == 1):
+        pass
+    if ranks > 1:
+        for _part in embed_parts(cache, source, tower, missing, settings):
+            pass
+
+
+def surveyed(survey: Survey, cache: Path, source: Source) -> Store:
+    """The store of side-cars that were looked at.
+
     Side-cars of up to 512 MiB together are checked by their hashes, larger ones by their sizes and times where the list
     beside them knows these, else by their headers; and each by its header when it is looked up.
 
     Raises:
-        AcedError: a side-car is missing (it says what there is instead), damaged, of other weights, another
-            preprocessing, tokenizer or tar, of another type, or no sample has an embedding.
+        AcedError: a side-car is missing (it says what there is instead) or damaged, or no sample has an embedding.
     """
-    cache = Path(cache)
-    return _opened(Survey(cache, identity, parts_of(source), settings), cache, identity, source)
-
-
-def _opened(survey: Survey, cache: Path, identity: Mapping[str, str], source: Source) -> Store:
-    survey.listed.save()
     if survey.missing:
         part = survey.parts[survey.missing[0]]
-        raise AcedError(
-            f"{part.name} has no side-car of this model: {why_missing(cache, identity, part)}; run 'aced embed'."
-        )
+        why = why_missing(cache, survey.identity, part)
+        raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
     store = Store(survey, dict(_other_rows(survey, source)))
     if store.info.bytes <= _HASHED_BYTES:
         for number in range(len(survey.parts)):

@@ -69,6 +69,8 @@ class Survey:
         listed: the list of the folder's side-cars, where somebody has read it already.
 
     Attributes:
+        folder: where the side-cars lie or belong.
+        parts, identity: as above.
         missing: numbers of the parts that have no side-car yet.
         damaged: those of them whose side-car is damaged.
         rows, usable, sizes: `[P]` int64, the samples in each side-car, those that have an embedding, and its bytes.
@@ -92,7 +94,7 @@ class Survey:
         if settings.dtype not in DTYPES:
             raise AcedError(f"Embeddings are stored as {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {settings.dtype}.")
         self.folder, self.parts = tower_folder(cache, identity["tower"]), parts
-        self._identity, self._settings = identity, settings
+        self.identity, self._settings = identity, settings
         self.listed = SideCarList(self.folder) if listed is None else listed
         self.rows, self.usable, self.sizes = (np.zeros(len(parts), dtype=np.int64) for _ in range(3))
         self._views, self._seconds, self._flops = (np.zeros(len(parts)) for _ in range(3))
@@ -115,10 +117,10 @@ class Survey:
         try:
             info = self.listed.get(name, state)
             if info is None:
-                info = open_sidecar(path, self._identity, part).info
+                info = open_sidecar(path, self.identity, part).info
                 self.listed.add(name, state, info)
             else:
-                check_made_for(path, info, self._identity, part)
+                check_made_for(path, info, self.identity, part)
         except Damaged:
             if not repair:
                 raise

@@ -52,6 +52,9 @@ class World(Alone):
     def meet(self) -> None:
         """Wait for all ranks, however long it takes: for what the first does alone, such as writing and scoring."""
 
+    def check(self) -> None:
+        """Raise `JobEnded` where another process has told why the job ends; for work in which there is no exchange."""
+
     def connect(self, config: Config, device: torch.device) -> None:
         """Begin the job's exchanges.
 
@@ -82,7 +85,7 @@ class World(Alone):
             return [value]
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = self.counts(len(own))
-        return [json.loads(bytes(part.tolist())) for part in self.gather(own, lengths).split(lengths)]
+        return [json.loads(part.numpy().tobytes()) for part in self.gather(own, lengths).split(lengths)]
 
     def counts(self, count: int) -> list[int]:
         """Every rank's `count`."""
@@ -214,10 +217,14 @@ class Ranks(World):
         self._store.add(name, 1)
         pause = 0.01
         while self._store.add(name, 0) < self.size:
-            if self.ended:
-                raise JobEnded
+            self.check()
             time.sleep(pause)
             pause = min(0.25, 1.5 * pause)
+
+    def check(self) -> None:
+        """As in `World`."""
+        if self.ended:
+            raise JobEnded
 
     def tell(self, reason: str) -> bool:
         """As in `World`."""

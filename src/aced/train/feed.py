@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from aced.data.assembly import Place, Size, assembled
 from aced.data.faults import HARMLESS
@@ -129,8 +128,11 @@ class Faults:
         self.examples.setdefault(fault.name, fault)
 
 
-_CHUNK = 256
-"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
+_CHUNK, _CHUNK_BYTES, _LEAST = 256, 20 << 20, 64
+"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them.
+
+Of large pairs fewer, about so many bytes, but not below `_LEAST`: what is under way is counted in chunks.
+"""
 
 
 class Chunks(NamedTuple):
@@ -140,46 +142,34 @@ class Chunks(NamedTuple):
     rows: int
 
 
-def chunks_of(rows: int) -> Chunks:
-    """The chunks of one process's part of a batch, where other processes load it."""
-    number = max(1, rows // _CHUNK)
+def fewest_rows(views: Sequence[View], columns: Sequence[Column]) -> int:
+    """Fewest rows of a chunk of pairs of which this is loaded."""
+    return min(_CHUNK, max(_LEAST, _CHUNK_BYTES // max(1, _pair_bytes(views, columns))))
+
+
+def chunks_of(rows: int, fewest: int) -> Chunks:
+    """The chunks of one process's part of a batch, of `fewest` rows or more, where other processes load it."""
+    number = max(1, rows // fewest)
     return Chunks(number, -(-rows // number))
 
 
-def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column], beside: int = 0) -> int:
+def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column]) -> int:
     """Bytes of the largest chunk that loading processes hand over.
 
     Args:
         rows: one process's part of a batch.
         views, columns: what is loaded of each pair; what is named twice is loaded once.
-        beside: bytes of what comes with a batch.
     """
-    each = image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
-    return chunks_of(rows).rows * each + beside
+    return chunks_of(rows, fewest_rows(views, columns)).rows * _pair_bytes(views, columns)
+
+
+def _pair_bytes(views: Sequence[View], columns: Sequence[Column]) -> int:
+    return image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
 
 
 def distinct(columns: Sequence[Column]) -> list[Column]:
     """Columns without those that are named twice."""
     return list({column.name: column for column in columns}.values())
-
-
-class Beside(Protocol):
-    """Other pairs of which something is loaded with each batch.
-
-    Attributes:
-        columns: what is loaded of them, by what it is for.
-    """
-
-    columns: Mapping[str, Column]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is loaded of them with a batch."""
-        ...
-
-    def drawn(self, step: int) -> dict[str, Tensor]:
-        """`[m]` positions of the pairs of a step, for each of `columns`."""
-        ...
 
 
 class _Plan(Iterable[Job]):
@@ -191,16 +181,14 @@ class _Plan(Iterable[Job]):
         count: of the chunks, or more.
     """
 
-    def __init__(
-        self, order: Orders, steps: range, part: tuple[int, int], beside: Beside | None, *, chunked: bool
-    ) -> None:
-        self._order, self._steps, self._part, self._beside, self._chunked = order, steps, part, beside, chunked
+    def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, fewest: int) -> None:
+        self._order, self._steps, self._part, self._fewest = order, steps, part, fewest
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
-        self.count = len(steps) * (chunks_of(most).number if chunked else 1)
+        self.count = len(steps) * (chunks_of(most, fewest).number if fewest else 1)
         # What is decided before loading makes a batch smaller; and with uneven parts a chunk may be of any size.
-        first = max(order.parts(steps[0], part[1])) if chunked and steps else 0
-        self.rows = min(most, 2 * _CHUNK - 1) if order.uneven else first
+        first = max(order.parts(steps[0], part[1])) if fewest and steps else 0
+        self.rows = min(most, 2 * fewest - 1) if order.uneven else first
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
@@ -208,12 +196,10 @@ class _Plan(Iterable[Job]):
             parts = self._order.parts(step, ranks)
             indices, epochs = (v.split(parts)[rank] for v in (self._order.indices(step), self._order.epochs(step)))
             # As many as every process has: then all ask for the order of a step at the same time, and may exchange.
-            count = chunks_of(max(parts)).number if self._chunked else 1
+            count = chunks_of(max(parts), self._fewest).number if self._fewest else 1
             self.sizes.append(Size(count, len(indices)))
-            aside = self._beside.drawn(step) if self._beside else {}
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
-                yield Job(*pair, aside)
-                aside = {}
+                yield Job(*pair)
 
 
 def feed(
@@ -225,7 +211,6 @@ def feed(
     stop: int,
     workers: int,
     columns: Sequence[Column] = (),
-    beside: Beside | None = None,
     part: tuple[int, int] = (0, 1),
     device: torch.device | None = None,
     patience: float = PATIENCE,
@@ -241,7 +226,6 @@ def feed(
         source, order, views: where pairs are read, which, and in which views.
         start, stop, workers: as above.
         columns: what else is loaded of each pair; pairs without a value of one of them are left out.
-        beside: other pairs of which something is loaded with each batch.
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
         patience, start_method: see `aced.data.loading.load`.
@@ -251,9 +235,9 @@ def feed(
         AcedError: as `aced.data.loading.load`.
     """
     columns = distinct(columns)
-    fill = Fill(source, views, columns, beside.columns if beside else {})
-    plan = _Plan(order, range(start, stop), part, beside, chunked=workers > 0)
-    item = chunk_bytes(plan.rows, views, columns, beside.nbytes if beside else 0)
+    fill = Fill(source, views, columns)
+    plan = _Plan(order, range(start, stop), part, fewest=fewest_rows(views, columns) if workers else 0)
+    item = chunk_bytes(plan.rows, views, columns)
     helped = fetcher.moved if fetcher is not None else None
     chunks = load(
         fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method, helped=helped

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
+from aced.towers.locking import lock
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.automatic import loading_of_tasks, precision_of, tf32_of
 from aced.train.best import keep_best
@@ -184,6 +186,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         seed=config.run.seed,
     ).to(student.device)
     train, precision = config.train, precision_of(config)
+    lock(student, train.lock)
     if train.activation_checkpointing:
         checkpoint_activations(student)
     student.flops(student.context_length)  # counted while the model is as it was built
@@ -212,7 +215,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
-        further=FurtherPairs(inputs.teachers, method.columns, config.run.seed) if method.columns else None,
+        further=_further(config, inputs.teachers),
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
@@ -220,6 +223,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         marks=_marks(inputs),
         tars=KnownTars.of(inputs.source),
     )
+
+
+def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:
+    """What draws the pairs that a batch is compared with besides its own."""
+    if not config.row.columns:
+        return None
+    held, seed = config.method.column_bank, config.run.seed
+    return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
 
 
 def _settings(config: Config, precision: Precision) -> Settings:
@@ -275,14 +286,13 @@ def _write_gallery(
     method = trainer.method
     if method.score is None:
         return
+    count = len(inputs.source)
+    rows = Random(config.run.seed).sample(range(count), min(pairs, count))  # no permutation of the pool
     if streams(inputs.source):  # pairs of the last step, whose tars are there
         last = order_of(config, inputs.source).indices(max(0, trainer.step - 1))
-        rows = last.tensor_split(trainer.world.size)[0][:pairs] % len(inputs.source)
-    else:
-        generator = torch.Generator().manual_seed(config.run.seed)
-        rows = torch.randperm(len(inputs.source), generator=generator)[:pairs]
+        rows = (last.tensor_split(trainer.world.size)[0][:pairs] % count).tolist()
     views = [student.view, *(trainer.reference.views if trainer.reference else ())]
-    candidates = inputs.source.read(rows.tolist(), list(dict.fromkeys(views)))
+    candidates = inputs.source.read(rows, list(dict.fromkeys(views)))
     if trainer.reference is not None:
         candidates = with_values(candidates, trainer.reference.columns)
     if len(candidates) == 0:

@@ -19,7 +19,6 @@ from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
 from aced.data.source import Column, Source
-from aced.data.store import build_store, open_store
 from aced.data.streamed import streams
 from aced.data.views import View
 from aced.errors import AcedError
@@ -29,8 +28,9 @@ from aced.progress import Bars
 from aced.towers import Tower, load_recipe, trained_recipe
 from aced.towers.fetching import Progress
 from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
-from aced.train.caching import cache_settings, live_cost, others_there
-from aced.train.feed import chunk_bytes, chunks_of
+from aced.train.caching import cache_settings, live_cost, make_store
+from aced.train.distributed import World
+from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
 from aced.train.ordering import order_of, order_text, plan_of, settled
 from aced.train.providers import Cached, Live, Provider
@@ -54,7 +54,9 @@ class Inputs:
     teachers: list[Provider] = field(default_factory=list)
 
 
-def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None) -> Inputs:
+def make_inputs(
+    config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None, world: World | None = None
+) -> Inputs:
     """Open the data, load the frozen models and make their caches, as the config says.
 
     What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
@@ -64,7 +66,36 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         student: the model to train.
         bars: where progress is shown.
         earlier: the run that is resumed, whose models and data these must be.
+        world: the processes of the job, all of which call this.
     """
+    world, method = world or World(), config.row
+    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier))
+    providers: dict[str, Provider] = {}
+    for name, tower in towers.items():
+        if frozen_section(name, config).cache:
+            providers[name] = _cached(name, tower, source, config, bars, world)
+        else:
+            providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
+            bars.say(live_cost(name, tower, student, config, source))
+    if earlier is not None:
+        for name in earlier.other_caches(list(providers.values())):
+            bars.say(
+                f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
+                "closely, but not to the bit."
+            )
+    teacher = providers.get("teacher", providers.get("reference"))
+    return Inputs(
+        source=ManyViews(source) if config.data.views > 1 else source,
+        tasks=tasks,
+        reference=providers.get("reference") if method.scores_reference else None,
+        teachers=[teacher] if method.distill and teacher is not None else [],
+    )
+
+
+def _opened(
+    config: Config, student: Tower, bars: Bars, earlier: Earlier | None
+) -> tuple[list[Task], dict[str, Tower], Source]:
+    """Tasks, frozen models by name, and the pool."""
     method = config.row
     tasks = make_eval_tasks(config, bars.say)
     towers: dict[str, Tower] = {}
@@ -90,30 +121,7 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
     _check_room(config, student, towers, views)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
-
-    providers: dict[str, Provider] = {}
-    for name, tower in towers.items():
-        section = frozen_section(name, config)
-        if section.cache:
-            refuse = section.cache_missing == "refuse"
-            cache = Path(section.cache)
-            providers[name] = make_cached(tower, source, cache, config, tower.device, bars, refuse=refuse)
-        else:
-            providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
-            bars.say(live_cost(name, tower, student, config, source))
-    if earlier is not None:
-        for name in earlier.other_caches(list(providers.values())):
-            bars.say(
-                f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
-                "closely, but not to the bit."
-            )
-    teacher = providers.get("teacher", providers.get("reference"))
-    return Inputs(
-        source=ManyViews(source) if config.data.views > 1 else source,
-        tasks=tasks,
-        reference=providers.get("reference") if method.scores_reference else None,
-        teachers=[teacher] if method.distill and teacher is not None else [],
-    )
+    return tasks, towers, source
 
 
 def _pool(config: Config, bars: Bars, earlier: Earlier | None) -> Source:
@@ -143,11 +151,11 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // _ranks()
-    further = config.row.columns * cached[-1].nbytes if cached else 0  # by the teacher
-    item = chunk_bytes(rows, views, [student.ids, *live, *cached], further)
+    columns = [student.ids, *live, *cached]
+    item = chunk_bytes(rows, views, columns)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
-        check_room(item, workers, config.train.steps * chunks_of(rows).number)
+        check_room(item, workers, config.train.steps * chunks_of(rows, fewest_rows(views, columns)).number)
 
 
 def _ranks() -> int:
@@ -314,6 +322,13 @@ def load_frozen(name: str, config: Config, progress: Progress | None = None) -> 
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
+def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars, world: World) -> Cached:
+    """The cached embeddings of the `reference` or `teacher`."""
+    section = frozen_section(name, config)
+    refuse = section.cache_missing == "refuse"
+    return make_cached(tower, source, Path(section.cache), config, tower.device, bars, refuse=refuse, world=world)
+
+
 def make_cached(
     tower: Tower,
     source: Source,
@@ -323,8 +338,12 @@ def make_cached(
     bars: Bars,
     *,
     refuse: bool = False,
+    world: World | None = None,
 ) -> Cached:
-    """The embeddings of `source` by `tower` in side-cars below `cache`, those that are missing made now or refused."""
+    """The embeddings of `source` by `tower` in side-cars below `cache`; those that are missing are refused or made.
+
+    Of several processes, all of `world`, each makes some.
+    """
     if getattr(source, "captions_vary", False):
         raise AcedError(
             "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
@@ -334,13 +353,7 @@ def make_cached(
     item = bytes_at_once(source, views, config.train.micro_batch)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     settings = cache_settings(config)._replace(workers=workers)
-    if refuse:
-        store = open_store(cache, tower.identity(), source, settings)
-    else:
-        if notice := others_there(cache, tower, source):
-            bars.say(notice)
-        with bars.counting(f"Embedding the pool with {tower.name}") as progress:
-            store = build_store(cache, source, tower, settings, progress)
-            progress(len(source), len(source))  # also where they were there already
+    with bars.counting(f"Embedding the pool with {tower.name}") as progress:
+        store = make_store(cache, source, tower, settings, world or World(), bars.say, progress, refuse=refuse)
     sample = source.read(range(min(64, len(source))), [])
     return Cached(store, device, tower.forward_flops(sample.texts))

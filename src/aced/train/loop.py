@@ -149,8 +149,7 @@ def batches_of(
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     order = trainer.plan.order(order_of(config, source))
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
-    beside = trainer.further.nbytes if trainer.further else 0
-    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns, beside)
+    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     batches = feed(
         source,
@@ -161,7 +160,6 @@ def batches_of(
         # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
         workers=min(trainer.world.counts(workers)),
         columns=columns,
-        beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
         patience=config.run.timeout,

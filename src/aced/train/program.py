@@ -75,7 +75,7 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
             earlier.check_rounding(student, config)
         for note in student.notes:
             bars.say(note)
-        inputs = world.in_turn(lambda: make_inputs(config, student, bars, earlier))
+        inputs = make_inputs(config, student, bars, earlier, world)
         fitted = fit(config, inputs, student, bars, resume=resume, world=world)
     if not world.first:
         return {}

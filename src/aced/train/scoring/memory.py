@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.devices import Readout, sent
+from aced.train.scoring.held import Held
 from aced.train.scoring.moment import Moment
-from aced.train.scoring.places import Places
 from aced.train.scoring.unseen import Guess
 
 _Journal = list[tuple[Tensor, dict[str, Tensor]]]
@@ -39,7 +39,7 @@ class Memory:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._places = Places()
+        self._held_at = Held()
         self._sample = torch.full((_FIRST,), -1)  # in each place; -1: free
         self._step = torch.zeros(_FIRST, dtype=torch.int64)
         self._image = self._text = torch.empty(_FIRST, 0)
@@ -58,7 +58,7 @@ class Memory:
     def made(self, indices: Tensor, step: int) -> Tensor:
         """`[B]` int64 the steps whose weights made the embeddings; -1 for what is missing."""
         self._settle()
-        place = self._places.of(indices)
+        place = self._held_at.of(indices)
         made = self._step[place.clamp(min=0)]
         return made.masked_fill((place < 0) | (step - made > self.age), -1)
 
@@ -74,12 +74,12 @@ class Memory:
             self._image, self._text = (e.new_zeros(len(self._sample), e.shape[1]) for e in (image, text))
         if journal is not None:
             journal.append((indices, self._held(indices)))
-        place = self._places.of(indices)
+        place = self._held_at.of(indices)
         is_new = place < 0
         if is_new.any():
             self._step[place[~is_new]] = step  # or making room would forget those that are too old until now
             new, free = indices[is_new], self._free(int(is_new.sum()), step)
-            self._places.put(new, free)
+            self._held_at.put(new, free)
             self._sample[free] = new
             place[is_new] = free
         self._step[place] = step
@@ -116,9 +116,9 @@ class Memory:
         replaced = self._replaced.pop()
         kept, self._replaced = self._replaced, deque(maxlen=2)  # what is put back replaces nothing
         for indices, held in reversed(replaced):
-            place = self._places.of(indices)
+            place = self._held_at.of(indices)
             self._sample[place[place >= 0]] = -1
-            self._places.drop(indices[place >= 0])
+            self._held_at.drop(indices[place >= 0])
             self._take(held)
         self._replaced = kept
         if self.guess is not None:
@@ -132,7 +132,7 @@ class Memory:
 
     def _held(self, indices: Tensor) -> dict[str, Tensor]:
         """What is here of these samples, by name."""
-        place = self._places.of(indices)
+        place = self._held_at.of(indices)
         place = place[place >= 0]
         there = sent(place, self._image.device)
         return {
@@ -144,7 +144,7 @@ class Memory:
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Image and text embeddings `[B, d]` of samples that are not `missing`."""
-        place = sent(self._places.of(indices), self._image.device)
+        place = sent(self._held_at.of(indices), self._image.device)
         return self._image[place], self._text[place]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ class Memory:
         free = (self._sample < 0).nonzero().flatten()
         if len(free) < count:
             old = (self._sample >= 0) & (step - self._step > self.age + 1)
-            self._places.drop(self._sample[old])
+            self._held_at.drop(self._sample[old])
             self._sample[old] = -1
             free = (self._sample < 0).nonzero().flatten()
         while len(free) < count:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Places:
+class Held:
     """A table from samples to places, both int64 on the CPU: the samples in ascending order, and the place of each.
 
     16 bytes an entry. Looking up m of n takes m binary searches, and a change takes a copy of the n entries.
