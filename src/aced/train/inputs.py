@@ -12,12 +12,14 @@ import torch
 
 from aced.config import Config
 from aced.config_sections import FrozenSection
+from aced.data.fetching import check_room as check_spool
 from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
 from aced.data.source import Column, Source
+from aced.data.streamed import streams
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
@@ -30,7 +32,7 @@ from aced.train.caching import cache_settings, live_cost, make_store
 from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
-from aced.train.ordering import order_of, order_text, settled
+from aced.train.ordering import order_of, order_text, plan_of, settled
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
 
@@ -111,6 +113,9 @@ def _opened(
         earlier.check(data_marks(pool), KnownTars.of(pool))
     ordered = settled(config, pool, _ranks())
     order_of(ordered, pool)
+    if (plan := plan_of(ordered, pool)) is not None:
+        rank = int(os.environ.get("RANK", "0"))
+        check_spool(getattr(pool, "places", None), plan.visits(rank, _ranks(), 0))
     if text := order_text(config, ordered, pool, _ranks()):
         bars.say(text)
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
@@ -170,6 +175,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
     from aced.data.remote import is_address
     from aced.data.shards import open_shards
     from aced.data.spool import GIGABYTE, Spool
+    from aced.data.stock import Streaming
     from aced.data.summary import found_text
 
     known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
@@ -194,7 +200,9 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             fetching=fetching,
             tell=bars.say,
             known=known,
+            streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
         )
+        shards.places.fetch(fetching)
     told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
     bars.say(told or found_text(shards.sources, shards.faults))
     return shards
@@ -211,6 +219,13 @@ def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:
     """The pool in memory where the config says so; scenes always are."""
+    if streams(pool):
+        if config.data.in_memory is True:
+            raise AcedError(
+                "data.in_memory=true keeps all images, and the pool's tars are fetched only as they are needed: raise "
+                "data.spool_gb and set data.locality=0 to fetch them all, or leave data.in_memory out."
+            )
+        return pool
     keeps, why_not = keeps_decoded(config, len(pool), views)
     if why_not:
         bars.say(why_not)
