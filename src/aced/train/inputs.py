@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from aced.config import Config
-from aced.config_sections import FrozenSection
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
@@ -29,6 +28,7 @@ from aced.train.automatic import device_of, keeps_decoded, precision_of, workers
 from aced.train.caching import cache_settings, live_cost, others_there
 from aced.train.feed import chunk_bytes, chunks_of, make_order
 from aced.train.folder import is_run, read_config
+from aced.train.frozen import frozen_models, frozen_section, teachers_of
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
 
@@ -64,10 +64,8 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
     method = config.row
     tasks = make_eval_tasks(config, bars.say)
     towers: dict[str, Tower] = {}
-    if method.scores_reference or (method.distill and not config.teacher.model):
-        towers["reference"] = load_frozen("reference", config, bars.counting)
-    if method.distill and config.teacher.model:
-        towers["teacher"] = load_frozen("teacher", config, bars.counting)
+    for name in frozen_models(config):
+        towers[name] = load_frozen(name, config, bars.counting)
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
@@ -97,12 +95,11 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
                 f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
                 "closely, but not to the bit."
             )
-    teacher = providers.get("teacher", providers.get("reference"))
     return Inputs(
         source=ManyViews(source) if config.data.views > 1 else source,
         tasks=tasks,
         reference=providers.get("reference") if method.scores_reference else None,
-        teachers=[teacher] if method.distill and teacher is not None else [],
+        teachers=[providers[name] for name in teachers_of(config)],
     )
 
 
@@ -121,9 +118,8 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     """The marks of the frozen models, as soon as they are loaded."""
     method, identities = config.row, {name: tower.identity() for name, tower in towers.items()}
     marks = {name: ModelMarks(of["contents"], of["architecture"]) for name, of in identities.items()}
-    teacher = marks.get("teacher", marks.get("reference"))
     reference = marks["reference"] if method.scores_reference else None
-    return model_marks(reference, [teacher] if method.distill and teacher else [])
+    return model_marks(reference, [marks[name] for name in teachers_of(config)])
 
 
 def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
@@ -133,7 +129,8 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
-    further = config.row.columns * cached[-1].nbytes if cached else 0  # by the teacher
+    taught = [forms[name].nbytes for name in teachers_of(config) if frozen_section(name, config).cache]
+    further = config.row.columns * sum(taught)
     item = chunk_bytes(rows, views, [student.ids, *live, *cached], further)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
@@ -270,21 +267,16 @@ def _places_before(config: Config) -> Collection[str]:
     return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
 
 
-def frozen_section(name: str, config: Config) -> FrozenSection:
-    """The config's `reference` or `teacher`."""
-    section: FrozenSection = getattr(config, name)
-    return section
-
-
 def load_frozen(name: str, config: Config, progress: Progress | None = None) -> Tower:
-    """The `reference` or `teacher` of the config, in evaluation mode and without gradients.
+    """The `reference` or a teacher of the config, in evaluation mode and without gradients.
 
     Raises:
         AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
     """
     section = frozen_section(name, config)
-    what = f"{name}.model = '{section.model}'"
-    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {name}.checkpoint")
+    key = name.partition(" ")[0]
+    what = f"{key}.model = '{section.model}'"
+    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
