@@ -153,7 +153,7 @@ def make_photos(args: argparse.Namespace, folder: Path, console: Console) -> Wor
     tasks = [task for place in find_task_folders([args.tasks]) for task in load_task_folder(place)]
     config = config_of("aced", 0, args, folder)
     with Bars(console) as bars:
-        source = open_shards([args.photos])
+        source = open_shards([args.photos], kind_field="kind")
         cached = make_cached(tower, source, Path(args.cache or folder), config, tower.device, bars)
         with bars.counting("Decoding images") as progress:
             pool = InMemory(source, [load_tower(args.student, seed=0).view], progress=progress)

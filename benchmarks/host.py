@@ -11,8 +11,11 @@ these, of losses, draws, gradients and the update is taken off. **host** is what
 thread, which does not tick while it waits for the loading processes, so that busy cores do not matter much. **whole**
 is that time with the losses, draws and updates. Both are medians over the steps behind the first two, for a step.
 
-`--memory` also prints, for 224 px and this process as one of 8, the bytes under way: the most that lay in `/dev/shm`,
-and by how much the main process grew.
+    python benchmarks/host.py --memory --candidates 2560 --workers 8   # one of 8 processes of b = 4,096, f = .8
+
+prints instead, for super-batches of 224 px with token ids and the cached rows of one model (d = 768), the most bytes
+that were under way at a time: in `/dev/shm`, and by how much the anonymous memory of the main and of the loading
+processes had grown (`smaps_rollup`, shared pages by their share).
 """
 
 from __future__ import annotations
@@ -225,37 +228,60 @@ def seconds(candidates: int, steps: int, workers: int) -> dict[str, list[float]]
 
 
 def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
-    """Bytes under way while batches of 224 px are loaded and thrown away."""
+    """The most bytes under way at a time while batches of 224 px are loaded and thrown away; where they were then."""
     from aced.data.order import Order
     from aced.data.views import View
     from aced.train.feed import feed
 
-    place, most, over = Path("/dev/shm"), [0, 0], threading.Event()
-    used = os.statvfs(place)
-    before = (used.f_blocks - used.f_bfree) * used.f_frsize, _resident()
+    torch.set_num_threads(1)
+    place, most, over = Path("/dev/shm"), [{"whole": 0}], threading.Event()
+    before = _bytes_now(place)
 
     def look() -> None:
-        while not over.wait(0.005):
-            now = os.statvfs(place)
-            most[0] = max(most[0], (now.f_blocks - now.f_bfree) * now.f_frsize - before[0])
-            most[1] = max(most[1], _resident() - before[1])
+        while not over.wait(0.02):
+            now = {name: count - before[name] for name, count in _bytes_now(place).items()}
+            most[0] = max(most[0], {**now, "whole": sum(now.values())}, key=lambda found: found["whole"])
 
     watch = threading.Thread(target=look)
     watch.start()
-    order = Order(SAMPLES, rows, 0)
-    for _ in feed(Noise(SAMPLES), order, [View(224)], start=0, stop=batches, workers=workers):  # type: ignore[arg-type]
-        time.sleep(0.5)  # a step, in which the processes read on
+    order, source = Order(SAMPLES, rows, 0), Noise(SAMPLES)
+    for _ in feed(source, order, [View(224)], start=0, stop=batches, workers=workers, columns=_columns()):  # type: ignore[arg-type]
+        time.sleep(1.5)  # a step, in which the processes read on
     over.set()
     watch.join()
-    return {"shared": most[0], "own": most[1]}
+    return most[0]
 
 
-def _resident() -> int:
-    """Bytes of this process that are its own, without what lies in shared memory."""
-    fields = dict(
-        line.split(":") for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if ":" in line
-    )
-    return int(fields["RssAnon"].split()[0]) * 1024
+def _columns() -> list[Any]:
+    """Token ids, and the rows of a model of 768 dimensions."""
+    from aced.data.source import Candidates, Column
+
+    class Constant(Column):
+        def load(self, candidates: Candidates) -> Tensor:
+            return torch.ones(len(candidates), *self.shape, dtype=self.dtype)
+
+    return [Constant("ids", torch.int32, (77,)), Constant("rows", torch.float32, (2, 768))]
+
+
+def _bytes_now(place: Path) -> dict[str, int]:
+    """Bytes in `/dev/shm`, and those of this process and of its children that are no files and lie not there."""
+    used = os.statvfs(place)
+    own = os.getpid()
+    children = [int(word) for word in Path(f"/proc/{own}/task/{own}/children").read_text(encoding="ascii").split()]
+    return {
+        "shared": (used.f_blocks - used.f_bfree) * used.f_frsize,
+        "own": _anonymous(own),
+        "workers": sum(map(_anonymous, children)),
+    }
+
+
+def _anonymous(process: int) -> int:
+    """Bytes of a process's anonymous memory, its share of what it has in common with others (PSS)."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:  # it has ended
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")), 0)
 
 
 # --- both checkouts ---------------------------------------------------------------------------------------------------
@@ -277,17 +303,26 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=4096, help="of a super-batch")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--memory", action="store_true", help="bytes under way at 224 px, too")
+    parser.add_argument("--memory", action="store_true", help="bytes under way at 224 px instead")
     parser.add_argument("--child", choices=["seconds", "memory"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child == "seconds":
         print(json.dumps(seconds(given.candidates, given.steps, given.workers)))
         return
     if given.child == "memory":
-        print(json.dumps(memory(5 * given.candidates // 8, given.workers, 4)))
+        print(json.dumps(memory(given.candidates, given.workers, 4)))
         return
     this = Path(__file__).resolve().parents[1]
     checkouts = {"before": given.other.resolve(), "now": this} if given.other else {"now": this}
+    if given.memory:
+        for name, checkout in checkouts.items():
+            found = asked(checkout, given, "memory")
+            shared, own, workers, whole = (found[key] / 1e6 for key in ("shared", "own", "workers", "whole"))
+            print(
+                f"{name:7} {given.candidates} rows of 224 px, {given.workers} workers: {whole:,.0f} MB, of these "
+                f"{shared:,.0f} MB in /dev/shm, {own:,.0f} MB of the main process, {workers:,.0f} MB of the workers"
+            )
+        return
     host: dict[str, float] = {}
     for name, checkout in checkouts.items():
         found = asked(checkout, given, "seconds")
@@ -296,12 +331,6 @@ def main() -> None:
         print(f"{name:7} host {host[name]:.4f} s ({spread}), whole {statistics.median(found['whole']):.4f} s a step")
     if given.other:
         print(f"host, before / now: {host['before'] / host['now']:.1f}")
-    if given.memory:
-        for name, checkout in checkouts.items():
-            found = asked(checkout, given, "memory")
-            shared, own = (found[key] / 1e6 for key in ("shared", "own"))
-            rows = 5 * given.candidates // 8
-            print(f"{name:7} {rows} rows of 224 px: {shared:,.0f} MB in /dev/shm, {own:,.0f} MB of the main process")
 
 
 if __name__ == "__main__":

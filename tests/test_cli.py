@@ -17,7 +17,20 @@ from aced.demo.recipe import ROWS
 from aced.methods import METHODS
 from cli_fakes import Cli
 
-COMMANDS = ("demo", "train", "status", "embed", "eval", "lit", "report", "stable", "methods", "recipes", "config")
+COMMANDS = (
+    "demo",
+    "train",
+    "status",
+    "index",
+    "embed",
+    "eval",
+    "lit",
+    "report",
+    "stable",
+    "methods",
+    "recipes",
+    "config",
+)
 
 
 def test_the_manual_lists_every_command(cli: Cli) -> None:

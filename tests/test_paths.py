@@ -20,7 +20,7 @@ from aced.resume import Resume
 from cli_fakes import Cli
 
 NOBODY = "~a-user-that-there-is-not/x"
-WORDS = {"run.device", "data.caption", "method.name"}
+WORDS = {"run.device", "data.caption", "data.kind_field", "method.name"}
 """Keys of free text that are no path; a new one must be added here, or be one."""
 NO_PATHS = {
     ("demo", "methods"), ("demo", "split"), ("train", "overrides"), ("eval", "prompts"), ("eval", "precision"),

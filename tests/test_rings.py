@@ -22,6 +22,7 @@ PROGRAMS = {
     "aced.report",
     "aced.harness",
     "aced.embed",
+    "aced.index",
     "aced.lit",
     "aced.status",
 }

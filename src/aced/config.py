@@ -35,7 +35,7 @@ class Config(Sections):
             method = self.row
         except AcedError as error:
             raise ValueError(str(error)) from None
-        check_together(self, method)
+        check_together(self, method, self.super_batch)
         return self
 
     @property

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aced.config_sections import DataSection, Sections, TeacherSection
+from aced.data.sharing import check_streams
+from aced.errors import AcedError
 
 if TYPE_CHECKING:
     from aced.methods import Method
 
 
-def check_together(config: Sections, method: Method) -> None:
+def check_together(config: Sections, method: Method, super_batch: int) -> None:
     """Raise a ValueError for keys that have no meaning beside each other, or a reference that `method` lacks."""
     _check_scoring(config, method)
     _check_teachers(config.teacher)
@@ -21,6 +23,7 @@ def check_together(config: Sections, method: Method) -> None:
     if config.run.keep_best and not config.eval.every:
         raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
     _check_data(config.data, config.reference.cache or config.teacher.cache)
+    _check_streams(config.data, super_batch)
     if config.reference.model or (config.teacher.model and not method.scores_reference):
         return
     if method.needs_peer:
@@ -109,3 +112,16 @@ def _check_data(data: DataSection, cache: str) -> None:
     other = "weights" if data.weights else "caption_choice = 'random'" if data.caption_choice == "random" else ""
     if data.views > 1 and other:
         raise ValueError(f"data.views and data.{other} do not go together yet: leave out one of them.")
+
+
+def _check_streams(data: DataSection, super_batch: int) -> None:
+    """Refuse an order by streams that there cannot be, with a ValueError."""
+    if data.locality in (0, "auto"):
+        return
+    if not data.shards:
+        raise ValueError("data.locality orders tars, and data.shards names none: leave it out.")
+    if data.streams != "auto":
+        try:
+            check_streams(super_batch, data.streams)
+        except AcedError as error:
+            raise ValueError(str(error)) from None

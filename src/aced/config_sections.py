@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from aced.config_types import (
     Beta,
     CountOrAuto,
+    OneOrAuto,
     PathOrNone,
     Paths,
     PathText,
@@ -74,6 +75,12 @@ class DataSection(Section):
     """Of several captions (lines of the .txt, entries of a .json's list): the `first`, or a `random` one each epoch."""
     weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
     """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
+    locality: CountOrAuto = "auto"
+    """K: how many tars a stream reads at a time, whose pairs are mixed; 0 mixes all pairs of the pool. `auto`: 0 up to
+    20 million pairs and 10,000 tars, else 16."""
+    streams: OneOrAuto = "auto"
+    """C: with `locality`, how many streams of tars make a super-batch; the numbers of processes that divide C can share
+    the run. `auto`: as many as there are processes, times a power of 2, up to 8."""
     bad_tars: Annotated[Literal["stop", "skip"], FREE] = "stop"
     """What a damaged tar does, or one that is lost under the run: stop it, or leave out what cannot be read and count
     it."""
@@ -97,8 +104,12 @@ class DataSection(Section):
     start_method: Annotated[Literal["fork", "forkserver"], FREE] = "fork"
     """How they are started on Linux: forked, or from a process that does nothing else, for a source that has threads or
     connections of its own."""
-    index_dir: Annotated[PathOrNone, FREE] = ""
-    """Folder for indexes of the tars; empty: none are kept."""
+    index_dir: Annotated[PathOrNone, FREE] = "auto"
+    """Folder for the pool's manifest and indexes of its tars, which later starts read instead of the tars; `auto`:
+    `$XDG_CACHE_HOME/aced/index`, or `~/.cache/aced/index`; empty: none are kept."""
+    kind_field: Annotated[str, FREE] = ""
+    """Field of the samples' .json that says how each was spoilt, for reports of what was chosen; empty: it is not
+    read."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
     """K: each pair is seen as the whole image or one of K - 1 fixed crops, another one in each epoch."""
     scenes: Literal["pool", "redundant", "curated"] = "pool"
@@ -179,6 +190,10 @@ class MethodSection(Section):
     """lambda, the weight of the distillation loss; left out: the table's."""
     columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """m: further pairs, of the teacher's cache, that softmax distillation compares with; left out: the table's."""
+    column_bank: Annotated[int, Field(ge=1, le=2**24)] = 2**16
+    """Pairs that columns are drawn from, read once an epoch and kept on the device (8 bytes a pair and dimension).
+
+    A pool that has no more pairs is taken whole, a larger one by a sample from 64 tars or more, another each epoch."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """The contrastive loss, in training and in the scores."""
     scope: Literal["global", "quota", "local"] = "global"

@@ -44,6 +44,7 @@ def _or_auto(what: str) -> WrapValidator:
 
 
 CountOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=0)], _or_auto("a whole number, 0 or more,")]
+OneOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], _or_auto("a whole number, 1 or more,")]
 SwitchOrAuto = Annotated[Literal["auto"] | bool, _or_auto("true, false")]
 _one_or_more = BeforeValidator(_entries)
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]

@@ -30,7 +30,6 @@ def test_a_batch_has_the_rows_of_its_chunks_in_order(counts: tuple[int, ...]) ->
         assert same(values, torch.cat([part.tensors()[key] for part in parts])), key
     assert len(batch.faults) == len(parts)
     assert batch.asked == len(batch) + 3 * len(parts)  # a fault and two dropped rows in each
-    assert same(batch.aside["others"], parts[-1].aside["others"])
 
 
 def test_batches_follow_each_other_and_end() -> None:

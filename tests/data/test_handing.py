@@ -33,7 +33,6 @@ def table(count: int) -> Candidates:
         faults=(Fault("a", "image_empty", "a: empty."),),
         coarse=torch.rand(count, generator=draw) < 0.5,
         columns={"rows": torch.rand(count, 2, 7, generator=draw), "ids": torch.ones(count, 9, dtype=torch.int32)},
-        aside={"others": torch.rand(3, 2, generator=draw, dtype=torch.float64)},
         dropped=2,
     )
 
@@ -63,7 +62,7 @@ def test_parts_and_views_take_no_more_than_their_own_room() -> None:
 
 def test_all_tensors_of_a_table_share_one_block() -> None:
     got = handing.loads(handing.dumps(table(6)))
-    blocks = {values.untyped_storage().data_ptr() for values in [*got.tensors().values(), *got.aside.values()]}
+    blocks = {values.untyped_storage().data_ptr() for values in got.tensors().values()}
     assert len(blocks) == 1
 
 

@@ -87,7 +87,9 @@ def dies(job: int, how: int) -> Tensor:
 )
 def test_the_death_of_a_process_is_told_with_its_cause(how: int, said: str, start: str) -> None:
     found = run(partial(dies, how=int(how)), start=start)
-    with pytest.raises(AcedError, match=rf"{said}.*data\.workers.*data\.workers=0 \(aced embed: --workers 0\)"):
+    with pytest.raises(
+        AcedError, match=rf"{said}.*data\.workers.*data\.workers=0 \(aced embed, aced eval: --workers 0\)"
+    ):
         list(found)
 
 
@@ -193,6 +195,14 @@ def busy_after_the_first(job: int) -> int:
     if job:
         time.sleep(600)
     return os.getpid()
+
+
+def test_processes_that_wait_for_what_still_comes_do_not_hang() -> None:
+    begun, patience = time.monotonic(), 1.0
+    coming = lambda: int(100 * min(time.monotonic() - begun, 3 * patience))  # noqa: E731 - grows, and then no more
+    with pytest.raises(AcedError, match=r"run\.timeout"):
+        list(run(partial(sleeps, seconds=600, busy=False), patience=patience, helped=coming))
+    assert time.monotonic() - begun > 3 * patience
 
 
 @starts

@@ -55,7 +55,7 @@ def test_the_choice_is_a_pure_function_and_uniform() -> None:
 
 
 def test_the_order_of_samples_does_not_depend_on_the_views() -> None:
-    plain, viewed = Order(100, 30, 5), ViewedOrder(100, 30, 5, 4)
+    plain, viewed = Order(100, 30, 5), ViewedOrder(Order(100, 30, 5), 4)
     seen = set()
     for step in range(9):
         found = viewed.indices(step)
@@ -63,7 +63,7 @@ def test_the_order_of_samples_does_not_depend_on_the_views() -> None:
         assert torch.equal(found // 100, crops_of(found % 100, 5, plain.epoch_of(step), 4))
         seen |= set((found // 100).tolist())
     assert seen == {0, 1, 2, 3}
-    assert torch.equal(ViewedOrder(100, 30, 5, 4).indices(8), found)
+    assert torch.equal(ViewedOrder(Order(100, 30, 5), 4).indices(8), found)
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

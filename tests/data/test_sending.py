@@ -54,8 +54,6 @@ class Late:
         for here, there in self.asked[self.done : mark]:
             for key, values in here.tensors().items():
                 there.tensors()[key].copy_(values)
-            for name, values in here.aside.items():
-                there.aside[name].copy_(values)
         self.done = max(self.done, mark)
 
 
@@ -89,7 +87,6 @@ def test_batches_arrive_whole_and_in_order_however_late_they_are_sent() -> None:
     assert len(got) == len(tables)
     for one, other in zip(tables, got, strict=True):
         assert all(same(values, other.tensors()[key]) for key, values in one.tensors().items())
-        assert same(one.aside, other.aside)
         assert (one.faults, one.dropped, list(one.texts)) == (other.faults, other.dropped, list(other.texts))
 
 
@@ -99,7 +96,7 @@ def test_the_next_batch_is_under_way_before_a_step_begins_and_memory_is_used_aga
     for step in range(1, 8):
         next(batches)
         assert len(line.asked) == step + 1
-    fields = len(table(5).tensors()) + len(table(5).aside)
+    fields = len(table(5).tensors())
     assert line.rooms == 2 * fields
     assert len(line.waits) == 7 - 2  # the host is at most two steps ahead of the device
 

@@ -246,10 +246,13 @@ def test_the_index_is_kept_checked_and_made_again(tmp_path: Path, write_tar, mon
         assert (source.fingerprint, source.parts) == (plain.fingerprint, plain.parts)
         assert source.read([2], [VIEW]).texts == ["caption 2"]
     assert not walks
-    kept = list(cache.iterdir())
+    kept = indexes_in(cache)
     assert len(kept) == 1
     kept[0].write_bytes(kept[0].read_bytes()[:-20])
-    open_shards([str(path)], index_dir=cache)
+    damaged = open_shards([str(path)], index_dir=cache)
+    assert not walks  # until it is read
+    for _ in range(2):
+        assert list(damaged.keys) == list(plain.keys)
     assert len(walks) == 1
     write_tar("d/0.tar", pairs(4))
     assert len(open_shards([str(path)], index_dir=cache)) == 4
@@ -264,9 +267,21 @@ def pool(tmp_path: Path, write_tar) -> Path:
     return tmp_path / "d"
 
 
+def indexes_in(index_dir: Path) -> list[Path]:
+    """The indexes of single tars."""
+    return sorted(path for path in index_dir.glob("*.npz") if not path.name.startswith("pool-"))
+
+
+def without_manifest(index_dir: Path) -> None:
+    """What knows the tars without their indexes is gone."""
+    for path in index_dir.glob("pool-*"):
+        path.unlink()
+
+
 def spoil(index_dir: Path, how: str) -> None:
     """Do to a folder of three indexes what happens to folders."""
-    kept = sorted(index_dir.iterdir())
+    without_manifest(index_dir)
+    kept = indexes_in(index_dir)
     if how == "damaged":
         kept[0].write_bytes(b"no index")
         kept[1].write_bytes(b"")
@@ -294,6 +309,8 @@ def test_an_index_folder_that_is_of_no_use_is_told_once_and_done_without(
     assert not told
     spoil(cache, how)
     for _ in range(2):
+        if how != "cannot be kept":
+            without_manifest(cache)
         source = open_shards([str(pool)], index_dir=cache, tell=told.append, workers=workers)
         assert source.read(range(9), [VIEW]).texts == whole.read(range(9), [VIEW]).texts
         assert (source.fingerprint, source.faults) == (whole.fingerprint, whole.faults)
@@ -321,10 +338,11 @@ def test_no_flipped_byte_of_a_kept_index_is_used_or_stops_anything(pool: Path, t
     """A byte in a hundred, each flipped alone: found by the checksums of the file, or without meaning."""
     tar, cache = pool / "1.tar", tmp_path / "index"
     right = open_shards([str(tar)], index_dir=cache)
-    kept = next(cache.iterdir())
+    (kept,) = indexes_in(cache)
     whole = kept.read_bytes()
     told: list[str] = []
     for place in range(0, len(whole), 29):
+        without_manifest(cache)
         kept.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
         source = open_shards([str(tar)], index_dir=cache, tell=told.append)
         assert list(source.keys) == list(right.keys)
@@ -376,12 +394,14 @@ def test_equal_tar_names_in_two_folders_stay_apart(tmp_path: Path, write_tar):
 
 def test_kinds_come_from_json_and_are_none_without(write_tar):
     members = [*pairs(3), ("x.jpg", picture(0)), ("x.txt", b"x")]
-    source = open_shards([str(write_tar("0.tar", members))])
-    assert source.kinds == ["junk", "clean", "junk", "unknown"]
+    path = str(write_tar("0.tar", members))
+    assert open_shards([path], kind_field="kind").kinds == ["junk", "clean", "junk", "unknown"]
+    assert open_shards([path]).kinds is None
+    assert open_shards([path], kind_field="caption").kinds == [*(f"json caption {n}" for n in range(3)), "unknown"]
     bare = [member for member in pairs(3) if not member[0].endswith("json")]
-    assert open_shards([str(write_tar("1.tar", bare))]).kinds is None
+    assert open_shards([str(write_tar("1.tar", bare))], kind_field="kind").kinds is None
     odd = [*bare, *[(f"{n:05d}.json", content) for n, content in enumerate([b"[]", b"{", b'{"kind": "x"}'])]]
-    assert open_shards([str(write_tar("2.tar", odd))]).kinds is None
+    assert open_shards([str(write_tar("2.tar", odd))], kind_field="kind").kinds is None
 
 
 def test_more_tars_than_may_stay_open(write_tar, monkeypatch):
@@ -418,7 +438,9 @@ def test_reading_in_threads_and_processes(write_tar):
 def test_real_photos(shared_data: Path):
     done: list[tuple[int, int]] = []
     source = open_shards(
-        [str(shared_data / "webmix" / "{00009..00010}.tar")], progress=lambda *counts: done.append(counts)
+        [str(shared_data / "webmix" / "{00009..00010}.tar")],
+        kind_field="kind",
+        progress=lambda *counts: done.append(counts),
     )
     assert done == [(1, 2), (2, 2)]
     assert len(source) == 3750
@@ -430,3 +452,21 @@ def test_real_photos(shared_data: Path):
     assert all(found.texts)
     by_json = open_shards([str(shared_data / "webmix" / "00009.tar")], caption="json:caption")
     assert by_json.read(range(50), [VIEW]).texts == source.read(range(50), [VIEW]).texts
+
+
+def test_image_and_caption_are_read_at_once_where_they_are_neighbours(tmp_path: Path, monkeypatch):
+    near, far = pairs(2), pairs(2, start=2)
+    far = [*far[:2], ("pad.bin", bytes(200_000)), *far[2:]]  # between the image and the caption of sample 2
+    (tmp_path / "a.tar").write_bytes(tar_bytes([*near, *far]))
+    source = open_shards([str(tmp_path)])
+    expected = [source.read([row], [VIEW]) for row in range(4)]
+    reads: list[int] = []
+    real = os.pread
+    monkeypatch.setattr(tarfiles.os, "pread", lambda file, size, at: (reads.append(size), real(file, size, at))[1])
+    for row, count in enumerate([1, 1, 2, 1]):
+        reads.clear()
+        found = source.read([row], [VIEW])
+        assert len(reads) == count
+        assert sum(reads) < 10_000  # and not what lies between those that are apart
+        assert found.texts == expected[row].texts == [f"caption {row}"]
+        assert torch.equal(found.images[VIEW], expected[row].images[VIEW])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import itertools
 import multiprocessing
 import os
 import shutil
 import socket
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,10 +20,14 @@ import fsspec
 import pytest
 from data_fakes import pairs, tar_bytes
 
+from aced.data import download, spoolroom
+from aced.data import remote as remote_module
 from aced.data import spool as spool_module
 from aced.data.located import name_tars
+from aced.data.remote import find
 from aced.data.shards import Shards, open_shards
-from aced.data.spool import GIGABYTE, Spool, find
+from aced.data.spool import GIGABYTE, Spool
+from aced.data.spoolroom import exclusive
 from aced.data.views import View
 from aced.errors import AcedError
 
@@ -38,7 +47,7 @@ def store() -> Iterator[fsspec.AbstractFileSystem]:
 
 
 def opened(tmp_path: Path, *patterns: str, limit: int = GIGABYTE) -> Shards:
-    return open_shards(patterns, spool=Spool(tmp_path / "spool", limit))
+    return open_shards(patterns, spool=Spool(tmp_path / "spool", limit, patience=0.3))
 
 
 def kept(tmp_path: Path) -> list[str]:
@@ -67,8 +76,8 @@ def test_addresses_are_read_as_files_are(store, tmp_path: Path, pattern: str, ta
 
 def test_what_is_there_is_not_fetched_again_and_what_changed_is(store, tmp_path: Path, monkeypatch):
     fetched: list[str] = []
-    real = spool_module._download
-    monkeypatch.setattr(spool_module, "_download", lambda r, path: (fetched.append(r.address), real(r, path)))
+    real = spool_module.fetch
+    monkeypatch.setattr(spool_module, "fetch", lambda r, *rest: (fetched.append(r.address), real(r, *rest)))
     first = opened(tmp_path, "memory://pool")
     assert len(fetched) == 3
     again = opened(tmp_path, "memory://pool")
@@ -181,11 +190,9 @@ def test_what_is_not_there_is_named(store, tmp_path: Path, pattern: str, words: 
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch):
-    def missing(_: str) -> None:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr(spool_module, "_open_url", missing)
-    with pytest.raises(AcedError, match=r"needs a package that is not installed: Install s3fs to access S3\.$"):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(AcedError, match=r"^s3://bucket/0\.tar needs a package .*: pip install s3fs\.$"):
         opened(tmp_path, "s3://bucket/0.tar")
 
 
@@ -203,7 +210,7 @@ def test_too_much_is_refused_before_anything_is_fetched(store, tmp_path: Path, m
     store.pipe("/pool/3.tar", WHOLE[0])
     with pytest.raises(AcedError, match=r"GB beside the .* GB that are there are more than data\.spool_gb"):
         opened(tmp_path, "memory://pool/3.tar", limit=size)
-    monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(spoolroom.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(AcedError, match="the disk has 1e-07 GB left: free some space"):
         opened(tmp_path, "memory://pool")
 
@@ -215,12 +222,12 @@ def test_a_broken_connection_is_tried_again_and_then_told(store, tmp_path: Path,
     def cut(self, path, local, **_):
         calls.append(path)
         real(self, path, local)
-        if len(calls) < 3:
+        if len(calls) < 2:
             Path(local).write_bytes(Path(local).read_bytes()[:100])
 
     monkeypatch.setattr(type(store), "get_file", cut)
     assert len(opened(tmp_path, "memory://pool/0.tar")) == 3
-    assert len(calls) == 3
+    assert len(calls) == 2
     monkeypatch.setattr(type(store), "get_file", lambda self, path, local, **_: Path(local).write_bytes(b"x"))
     with pytest.raises(AcedError, match=r"^memory:///pool/1\.tar cannot be fetched \(OSError: 1 of \d+ bytes came\)"):
         opened(tmp_path, "memory://pool/1.tar")
@@ -229,9 +236,77 @@ def test_a_broken_connection_is_tried_again_and_then_told(store, tmp_path: Path,
 
 def test_what_a_killed_process_left_is_no_tar_and_is_removed(store, tmp_path: Path):
     source = opened(tmp_path, "memory://pool/0.tar")
-    source.paths[0].rename(tmp_path / "spool" / f".{source.paths[0].name}.0123.tmp")
+    whole = source.paths[0].name
+    source.paths[0].rename(tmp_path / "spool" / f".{whole}.tmp")  # written, and never given its name
+    (tmp_path / "spool/.other.tar.tmp").write_bytes(b"half")
     assert len(opened(tmp_path, "memory://pool/0.tar")) == 3
-    assert kept(tmp_path) == [source.paths[0].name]
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [".found", whole]
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path):
+    target = tmp_path / "spool/a.tar"
+    with exclusive(target) as temporary:
+        Spool(target.parent, GIGABYTE).fetch([])
+        assert temporary is not None
+        assert temporary.exists()
+
+
+def test_many_files_are_listed_once_and_fetched_several_at_a_time(store, tmp_path: Path, monkeypatch):
+    for number in range(30):
+        store.pipe(f"/many/{number:05d}.tar", WHOLE[0])
+    asked = Counter[str]()
+    together = threading.Barrier(4, timeout=20)  # broken unless four files are on their way at a time
+    for name in ("info", "ls"):
+        real = getattr(type(store), name)
+        counting = lambda self, *a, name=name, real=real, **k: (asked.update([name]), real(self, *a, **k))[1]  # noqa: E731
+        monkeypatch.setattr(type(store), name, counting)
+    real_get = type(store).get_file
+    first = itertools.count()
+
+    def get(self, path, local, **words):
+        if next(first) < 4:
+            together.wait()
+        real_get(self, path, local, **words)
+
+    monkeypatch.setattr(type(store), "get_file", get)
+    looks = []
+    real_scan = os.scandir
+    monkeypatch.setattr(spoolroom.os, "scandir", lambda folder: (looks.append(folder), real_scan(folder))[1])
+    spool = Spool(tmp_path / "spool", GIGABYTE)
+    found = find("memory://many/{00000..00029}.tar")
+    assert asked["ls"] == 1
+    counts: list[tuple[int, int]] = []
+    paths = spool.fetch(found, lambda *count: counts.append(count))
+    assert counts == [(number, 30) for number in range(1, 31)]
+    assert [path.read_bytes() for path in paths] == [WHOLE[0]] * 30
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == sorted(path.name for path in paths)
+    assert len(looks) == 1
+
+
+def test_a_store_that_is_too_busy_is_asked_again(store, tmp_path: Path, monkeypatch):
+    real, calls = type(store).get_file, []
+
+    def busy(self, path, local, **words):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(errno.EBUSY, "Please reduce your request rate.")  # what s3fs makes of a 503
+        real(self, path, local, **words)
+
+    monkeypatch.setattr(type(store), "get_file", busy)
+    assert len(opened(tmp_path, "memory://pool/0.tar")) == 3
+    assert len(calls) == 2
+
+
+def test_a_disk_that_is_full_is_told_at_once(store, tmp_path: Path, monkeypatch):
+    def full(self, path, local, **_):
+        Path(local).write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(store), "get_file", full)
+    monkeypatch.setattr(download, "_PAUSES", (1000.0, 1000.0))
+    with pytest.raises(AcedError, match=rf"^Disk full while writing {tmp_path}/spool/"):
+        open_shards(["memory://pool/0.tar"], spool=Spool(tmp_path / "spool", GIGABYTE))
+    assert os.listdir(tmp_path / "spool") == []
 
 
 def test_gzip_is_unpacked_once(tmp_path: Path):
@@ -268,14 +343,14 @@ def test_gzip_that_grows_too_large_is_refused(tmp_path: Path):
 
 
 def _slow(folder: Path, marks: Path) -> None:
-    real = spool_module._download
+    real = spool_module.fetch
 
-    def slow(remote, path):
+    def slow(*arguments):
         (marks / f"{os.getpid()}").touch()
         time.sleep(0.3)
-        real(remote, path)
+        real(*arguments)
 
-    spool_module._download = slow
+    spool_module.fetch = slow
     Spool(folder, GIGABYTE).fetch(find("memory://pool/0.tar"))
 
 
@@ -304,7 +379,7 @@ def test_sources_apart_have_sizes_of_their_own(store, tmp_path: Path):
 
 def test_a_server_that_accepts_and_stays_silent_is_told(tmp_path: Path, monkeypatch):
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(spool_module, "_SILENCE", 1.0)
+    monkeypatch.setattr(remote_module, "_SILENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar"
         with pytest.raises(AcedError, match=rf"{address} cannot be reached \(\w*Timeout"):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from aced.data.located import locate_tars
+from aced.data.located import group_tars
 from aced.data.tarpaths import distinct_names, expand_tars
 from aced.errors import AcedError
 
@@ -99,7 +99,7 @@ def test_what_lies_deep_or_has_an_odd_name(deep: Path, pattern: str, found: list
 )
 def test_tars_further_down_are_told(deep: Path, pattern: str, missed: str | None):
     told: list[str] = []
-    locate_tars([str(deep / pattern)], None, tell=told.append)
+    group_tars([str(deep / pattern)], None, tell=told.append)
     assert len(told) == (missed is not None)
     if missed:
         assert re.search(missed, told[0])
@@ -107,7 +107,8 @@ def test_tars_further_down_are_told(deep: Path, pattern: str, missed: str | None
 
 def test_tars_named_twice_are_told(deep: Path):
     told: list[str] = []
-    groups = locate_tars([str(deep / name) for name in ("pool_a", "pool_*", "pool_b/0.tar")], None, tell=told.append)
+    named = [str(deep / name) for name in ("pool_a", "pool_*", "pool_b/0.tar")]
+    groups = group_tars(named, None, tell=told.append).groups
     assert [len(group) for group in groups] == [1, 1, 0]
     assert told[-1].startswith("2 tars are named more than once")
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from aced.data.embedding import Settings
 from aced.data.shards import open_shards
 from aced.data.sidecar import SideCarWriter, open_sidecar
+from aced.data.sidecarlist import LIST
 from aced.data.store import open_store
 from aced.embed.job import Embedder, Job
 from aced.embed.program import embed_program
@@ -45,8 +46,8 @@ def pool(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """All files, hidden ones too."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """All files but the list of the side-cars, hidden ones too."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LIST)
 
 
 def job_of(model: Path | str, cache: Path, **settings: Any) -> Job:

@@ -8,7 +8,10 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from aced.data.views import View
 
 MODEL = {
     "embed_dim": 64,
@@ -114,3 +117,81 @@ def write_model(folder: Path) -> tuple[Path, Path]:
         torch.manual_seed(0)
         torch.save(open_clip.create_model("tiny-aced").state_dict(), weights)
     return config, weights
+
+
+# -- a task of every kind, some of whose images may be unreadable -----------------------------------------------------
+
+BROKEN = b"GIF89a, or so it says"
+COUNT = 24
+LOST = {0, 3, 10, 13, 23}
+KINDS = ["classification", "groups", "multilabel", "retrieval", "selection", "association", "faces"]
+
+
+class PixelTower:
+    """Embeds by fixed random projections: of pixels, and of words."""
+
+    view = View(8)
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.of_pixels = torch.randn(3 * 64, 12, generator=draw)
+        self.of_words = torch.randn(128, 12, generator=draw)
+
+    def embed_image(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize((images.float().flatten(1) / 255 - 0.5) @ self.of_pixels, dim=-1)
+
+    def embed_text(self, texts: list[str]) -> torch.Tensor:
+        counts = torch.stack([torch.bincount(torch.tensor(list(text.encode())), minlength=128) for text in texts])
+        return torch.nn.functional.normalize(counts.float() @ self.of_words, dim=-1)
+
+
+def members(kind: str, image: list[bytes], keep: set[int]) -> list[tuple[str, bytes]]:
+    """The files of a task with the images (or, of sets, the sets of two or six of them) in `keep`."""
+    draw = np.random.default_rng(7)
+    labels, places = draw.integers(6, size=COUNT), draw.integers(2, size=COUNT)
+    many = draw.random((COUNT, 6)) < 0.4
+    faces = np.stack([draw.integers(size, size=COUNT) for size in (9, 2, 7, 2)], axis=1)
+    lines = [" ".join(draw.choice(WORDS, size=3)) for _ in range(2 * COUNT)]
+    found: list[tuple[str, bytes]] = []
+    if kind == "selection":
+        for i in range(0, COUNT, 2):
+            if i // 2 in keep:
+                found += [(f"{i:02}.0.png", image[i]), (f"{i:02}.1.png", image[i + 1])]
+                found += [(f"{i:02}.txt", "\n".join(lines[i : i + 2]).encode())]
+        return found
+    if kind == "association":
+        for i in range(0, COUNT, 4):
+            if i // 4 in keep:
+                size = 3 + (i // 4) % 2  # sets of two sizes, whose chance differs
+                found += [(f"{i:02}.{k}.png", image[i + k]) for k in range(size)]
+                found += [(f"{i:02}.txt", lines[i].encode()), (f"{i:02}.npy", array(*([1, 0, 0, 1][:size])))]
+        return found
+    for i in sorted(keep):
+        found.append((f"{i:02}.png", image[i]))
+        if kind in ("classification", "groups"):
+            found.append((f"{i:02}.cls", str(labels[i]).encode()))
+        if kind == "groups":
+            found.append((f"{i:02}.npy", array(places[i], labels[i])))
+        if kind == "multilabel":
+            found.append((f"{i:02}.npy", array(*many[i].astype(np.int64))))
+        if kind == "retrieval":
+            found.append((f"{i:02}.txt", "\n".join(lines[i : i + 1 + i % 3]).encode()))
+        if kind == "faces":
+            found.append((f"{i:02}.npy", array(*faces[i])))
+    return found
+
+
+def texts(kind: str) -> dict[str, str]:
+    if kind == "faces":
+        from aced.evaluate.groups import ATTRIBUTES
+
+        names = {"race": 7, "gender": 2, "age": 9, "toxic": 4}
+        classes = [f"{part}:{WORDS[i]}" for part in ATTRIBUTES for i in range(names[part])]
+        return {
+            "classnames": "\n".join(classes),
+            "zeroshot_classification_templates": "\n".join(f"{part}:a {{c}} thing" for part in ATTRIBUTES),
+        }
+    if kind in ("retrieval", "selection", "association"):
+        return {"dataset_type": kind}
+    return prompts(6) | ({"dataset_type": kind} if kind != "classification" else {})

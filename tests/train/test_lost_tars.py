@@ -197,7 +197,7 @@ def test_with_skip_a_lost_tar_is_a_counted_fault(
     # A quarter of the pool, which is far above the limit of damaged samples; each counts once.
     assert 0 < fitted.faults.counts["tar_changed"] <= PAIRS
     assert lines_of(tmp_path / "run/metrics.jsonl")[-1]["faults"]["tar_changed"] == fitted.faults.counts["tar_changed"]
-    assert len(fitted.faults.keys) >= fitted.faults.counts["tar_changed"]
+    assert fitted.faults.met.count >= fitted.faults.counts["tar_changed"]
 
 
 def test_damaged_samples_still_count_against_the_limit(pool: Path, tmp_path: Path, before_step: BeforeStep) -> None:
@@ -227,6 +227,7 @@ def interrupted(config: Config, before_step: BeforeStep, step: int = 3) -> None:
 WAYS: list[tuple[str, dict[str, Any]]] = [
     ("iid", {}),
     ("iid", {"data__caption_choice": "random"}),
+    ("iid", {"data__locality": 1, "data__streams": 2}),
     ("i-acid", {"method__filtering_ratio": 0.5}),
     ("aced", {"method__filtering_ratio": 0.5, "scoring__cascade": 0.75, "scoring__early": True}),
 ]
@@ -270,14 +271,20 @@ def test_a_file_that_is_named_and_gone(pool: Path, tmp_path: Path, before_step: 
     assert steps_in(tmp_path / "run")[-1] == STEPS
 
 
+STREAMS: dict[str, Any] = {"data__locality": 2, "data__streams": 2}
+
+
+@pytest.mark.parametrize("order", [{}, STREAMS])
 def test_a_tar_that_is_back_is_read_again_and_a_new_one_left_out(
-    pool: Path, tmp_path: Path, before_step: BeforeStep
+    order: dict[str, Any], pool: Path, tmp_path: Path, before_step: BeforeStep
 ) -> None:
-    keys: dict[str, Any] = {"data__bad_tars": "skip", "data__lost_tars": "allow"}
-    run(config_of(tmp_path / "whole", pool, **keys))
-    interrupted(config_of(tmp_path / "halves", pool, **keys), before_step)
+    keys: dict[str, Any] = {"data__bad_tars": "skip", **order}
+    run(config_of(tmp_path / "whole", pool, data__lost_tars="allow", **keys))
+    interrupted(config_of(tmp_path / "halves", pool, data__lost_tars="allow", **keys), before_step)
     write_pairs(pool / "00.tar", range(500, 530))  # the first of the folder now
-    said = resume(config_of(tmp_path / "halves", pool, **keys))
+    with pytest.raises(AcedError, match=r"1 tar is new"):
+        resume(config_of(tmp_path / "halves", pool, **keys))
+    said = resume(config_of(tmp_path / "halves", pool, data__lost_tars="allow", **keys))
     assert "Going on without" not in said
     same_run(tmp_path / "whole", tmp_path / "halves")
 

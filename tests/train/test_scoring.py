@@ -20,7 +20,7 @@ from aced.errors import AcedError
 from aced.towers.flops import countable
 from aced.train.dealing import Pool
 from aced.train.draws import generator_of
-from aced.train.feed import make_order
+from aced.train.ordering import make_order
 from aced.train.scoring.embedding import embed
 from aced.train.step import Trainer
 from run_fakes import (

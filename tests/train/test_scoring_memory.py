@@ -69,6 +69,18 @@ def test_what_is_too_old_and_comes_again_beside_what_is_new_is_known() -> None:
     assert torch.equal(memory.get(again)[0], image)
 
 
+def test_it_grows_with_what_was_seen_lately_and_not_with_the_data() -> None:
+    """Positions of a pool of 10^12 pairs, a hundred steps of 500."""
+    generator, memory = torch.Generator().manual_seed(0), Memory(AGE)
+    for step in range(100):
+        samples = torch.randint(10**12, (500,), generator=generator)
+        image = torch.rand(500, WIDTH, generator=generator)
+        memory.put(samples, image, -image, step)
+        assert torch.equal(memory.get(samples)[0], image)
+        assert len(memory) <= 2 * 500 * (AGE + 2)
+    assert len(memory.tensors()["memory.sample"]) == 500 * (AGE + 1)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_it_goes_back_to_where_it_was_kept(seed: int) -> None:
     """Also where the failed step has replaced what was there, more than once."""

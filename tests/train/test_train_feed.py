@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from aced.data import shared_memory
 from aced.data.order import Order
 from aced.data.scenes import Scenes, make_pool
-from aced.data.shared_memory import Room
 from aced.data.source import Candidates, Column, Fault
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import load_tower
-from aced.train.feed import Faults, _Plan, chunks_of, feed, make_order
+from aced.train.feed import Faults, _Plan, chunk_bytes, chunks_of, feed, fewest_rows
+from aced.train.met import Met
+from aced.train.ordering import make_order
 from aced.train.providers import Cached
 from aced.train.student import make_student
 from run_fakes import POOL, provider_of, run_config, with_holes
@@ -134,10 +135,8 @@ def test_a_resumed_count_judges_as_one_that_was_not_interrupted() -> None:
         for step in range(60):
             if step == stop_at:
                 fresh = Faults(max_share=0.01, total=3000)
-                fresh.read, fresh.keys = (
-                    count.read,
-                    set(count.keys),
-                )  # with counts and examples, what a checkpoint holds
+                # With counts and examples, what a checkpoint holds.
+                fresh.read, fresh.met = count.read, Met(count.met.most, count.met.count, set(count.met.hashes))
                 fresh.counts, fresh.examples = Counter(count.counts), dict(count.examples)
                 count = fresh
             met = [key for key, n in bad.items() if n // 50 == step]
@@ -163,7 +162,7 @@ def test_what_indexing_left_out_is_counted_but_limits_nothing() -> None:
     count.note(faults("x", "y", name="no_caption"))
     count.add([], 10)
     assert count.counts == {"no_caption": 2}
-    assert not count.keys
+    assert not count.met.count
 
 
 # -- a batch is a table ------------------------------------------------------------------------------------------------
@@ -183,29 +182,6 @@ class Letters(Column):
         return torch.tensor([index not in self.missing for index in candidates.indices.tolist()], dtype=torch.bool)
 
 
-class Positions(Column):
-    """A column that can be loaded for pairs that were not read."""
-
-    def __init__(self) -> None:
-        super().__init__("positions", torch.int64, (1,))
-
-    def load(self, candidates: Candidates) -> torch.Tensor:
-        return candidates.indices[:, None]
-
-    def valid(self, candidates: Candidates) -> torch.Tensor:
-        return candidates.indices != 4
-
-
-class Beside:
-    """Other pairs than the batch: three of them, another three at each step."""
-
-    columns: Mapping[str, Column] = {"others": Positions()}
-    nbytes = 3 * 8
-
-    def drawn(self, step: int) -> dict[str, torch.Tensor]:
-        return {"others": torch.tensor([step, 4, step + 7])}
-
-
 @pytest.fixture(scope="module")
 def cached(pool: Scenes, trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Cached:
     """A cache made when some of the pool could not be read."""
@@ -217,7 +193,7 @@ def cached(pool: Scenes, trained: dict[str, Path], tmp_path_factory: pytest.Temp
 
 def equal(one: Candidates, other: Candidates) -> bool:
     """Whether two batches hold the same, bit for bit."""
-    tensors, theirs = one.tensors() | dict(one.aside), other.tensors() | dict(other.aside)
+    tensors, theirs = one.tensors(), other.tensors()
     facts = [(list(c.texts), c.faults, c.notes, c.dropped) for c in (one, other)]
     return (
         tensors.keys() == theirs.keys()
@@ -237,7 +213,7 @@ def test_tables_are_the_same_with_any_number_of_processes_and_chunks(
     order, source = Order(POOL, 80, seed=3), with_holes(pool, 7)
 
     def batches(count: int) -> list[Candidates]:
-        how: Any = {"workers": count, "columns": columns, "beside": Beside(), "start_method": start_method}
+        how: Any = {"workers": count, "columns": columns, "start_method": start_method}
         return list(feed(source, order, VIEWS, start=3, stop=8, **how))
 
     alone, helped = batches(0), batches(workers)
@@ -252,7 +228,6 @@ def test_tables_are_the_same_with_any_number_of_processes_and_chunks(
         assert batch.columns["letters"].tolist() == [len(text) for text in batch.texts]
         found = cached.store.lookup(batch.indices)
         assert torch.equal(batch.columns[cached.rows.name], torch.stack([found.image, found.text], 1))
-        assert batch.aside["others"].flatten().tolist() == [i for i in (step, step + 7) if i != 4]
         for tower_ids in columns[:2]:
             assert torch.equal(batch.columns[tower_ids.name], tower_ids.load(batch))
 
@@ -294,34 +269,37 @@ def test_a_column_that_is_not_what_it_says_is_told_by_name(workers: int, pool: S
 
 
 def test_a_cached_row_that_is_gone_is_one_sentence(pool: Scenes, cached: Cached) -> None:
-    (sidecar,) = cached.store.sidecars
+    (path,) = cached.store.folder.glob("*.safetensors")
     batches = feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows])
-    away = sidecar.path.rename(sidecar.path.with_suffix(".away"))
+    rows = pickle.loads(pickle.dumps(cached.rows))  # has nothing open
+    away = path.rename(path.with_suffix(".away"))
     try:
-        sidecar._file.release()
-        with pytest.raises(AcedError, match=rf"^[^\n]*{sidecar.path.name}[^\n]*$"):
-            list(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows]))
+        with pytest.raises(AcedError, match=rf"^[^\n]*{path.name}[^\n]*$"):
+            list(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[rows]))
     finally:
-        away.rename(sidecar.path)
+        away.rename(path)
     assert len(list(batches)) == 5  # those that have it open read on
 
 
 def test_what_is_under_way_does_not_grow_with_the_batch() -> None:
     """b = 4,096, f = .8, 8 ranks with 8 processes each, 224 px, rows of 768: chunks on their way and two batches."""
     rows = 5 * 4096 // 8
+    views, columns = [View(224)], [Column("ids", torch.int32, (77,)), Column("rows", torch.float32, (2, 768))]
     row_bytes = 3 * 224**2 + 4 * 77 + 2 * 768 * 4
-    assert (2 * 8 + 1) * chunks_of(rows).rows * row_bytes + 2 * rows * row_bytes < 1.5e9
-    assert chunks_of(100 * rows).rows == chunks_of(rows).rows
-    assert [chunks_of(n) for n in (0, 1, 511, 512)] == [(1, 0), (1, 1), (1, 511), (2, 256)]
+    chunk = chunk_bytes(rows, views, columns)
+    # In /dev/shm, what the loading processes are at, and two batches.
+    assert (2 * 8 + 1) * chunk + 8 * chunk + 2 * rows * row_bytes < 1.4e9
+    assert chunk_bytes(100 * rows, views, columns) <= chunk
+    assert [chunks_of(n, 256) for n in (0, 1, 511, 512)] == [(1, 0), (1, 1), (1, 511), (2, 256)]
 
 
-def test_what_is_loaded_beside_a_chunk_needs_room_too(pool: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunk = 80 * (3 * 32**2 + 3 * 24**2)
-    monkeypatch.setattr(shared_memory, "measure", lambda: Room(2 * chunk, 2 * chunk))
-    how: Any = {"start": 0, "stop": 5, "workers": 1}
-    assert len(list(feed(pool, Order(POOL, 80, 0), VIEWS, **how))) == 5
-    with pytest.raises(AcedError, match="/dev/shm"):
-        feed(pool, Order(POOL, 80, 0), VIEWS, beside=Beside(), **how)
+def test_chunks_of_small_pairs_have_many_rows_and_of_large_ones_few() -> None:
+    rows = [fewest_rows([View(size)], []) for size in (32, 64, 128, 224, 336, 1024)]
+    assert rows[:2] == [256, 256]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] == 64
+    for size, fewest in zip((128, 224), rows[2:4], strict=True):
+        assert 15e6 < fewest * 3 * size**2 <= 20 << 20 or fewest == 256
 
 
 class Thinned(Order):
@@ -338,13 +316,16 @@ class Thinned(Order):
     def epochs(self, step: int) -> torch.Tensor:
         return super().epochs(step)[: self.kept]
 
+    def parts(self, step: int, world: int) -> list[int]:
+        return [len(part) for part in super().indices(step)[: self.kept].tensor_split(world)]
+
 
 def test_processes_with_uneven_parts_ask_for_steps_at_the_same_jobs() -> None:
     """511 rows would be one chunk and 512 two: one process would exchange for a step that the other is not at."""
     asked, parts = [], []
     for rank in range(2):
         order = Thinned(1023)
-        plan, steps, jobs = _Plan(order, range(3), (rank, 2), None, chunked=True), list[int](), list[torch.Tensor]()
+        plan, steps, jobs = _Plan(order, range(3), (rank, 2), fewest=256), list[int](), list[torch.Tensor]()
         for job in plan:
             steps.append(order.asked[-1])
             jobs.append(job.positions)

@@ -13,6 +13,7 @@ from aced.data.source import Candidates, Fault
 from aced.errors import AcedError
 from aced.train.distributed import World
 from aced.train.feed import Faults
+from aced.train.met import Met
 from aced.train.opening import open_step
 from rank_fakes import ThreadRanks, on_ranks
 
@@ -55,8 +56,8 @@ def batch(step: int, rank: int, ranks: int, *, every: int = 1000) -> Candidates:
     return candidates(good, [note(p) for p in good], [broken(p) for p in bad])
 
 
-def run(world: World, steps: int, *, every: int = 1000, total: int = 96) -> Faults:
-    faults = Faults(1.0, total)
+def run(world: World, steps: int, *, every: int = 1000, total: int = 96, most: int = 1000) -> Faults:
+    faults = Faults(1.0, total, met=Met(most))
     for step in range(steps):
         told = open_step(world, batch(step, world.rank, world.size, every=every), 24, faults)
         faults.add(told.faults, told.read, told.notes, met=told.faulty)
@@ -65,9 +66,10 @@ def run(world: World, steps: int, *, every: int = 1000, total: int = 96) -> Faul
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("every", [1000, 7])
-def test_ranks_count_what_one_process_counts(ranks: int, every: int) -> None:
-    one = run(World(), 6, every=every)
-    for faults in on_worlds(ranks, lambda world: run(world, 6, every=every)):
+@pytest.mark.parametrize("most", [1000, 4])
+def test_ranks_count_what_one_process_counts(ranks: int, every: int, most: int) -> None:
+    one = run(World(), 6, every=every, most=most)
+    for faults in on_worlds(ranks, lambda world: run(world, 6, every=every, most=most)):
         assert faults == one
 
 

@@ -20,8 +20,9 @@ from aced.data.order import Order
 from aced.data.shards import Shards
 from aced.data.views import View
 from aced.errors import AcedError
-from aced.train.feed import Faults, feed, make_order
+from aced.train.feed import Faults, feed
 from aced.train.inputs import make_source
+from aced.train.ordering import make_order
 from cli_fakes import Cli
 from run_fakes import picture, quiet, write_pairs
 

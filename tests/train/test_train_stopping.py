@@ -485,10 +485,10 @@ def test_no_checkpoint_of_infinite_weights(pool: Scenes, tmp_path: Path, before_
 
 
 def test_what_a_forward_pass_changes_of_a_model_is_put_back(tmp_path: Path) -> None:
-    from aced.train.leaving import _running
+    from aced.train.leaving import running_statistics
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.LayerNorm(3))
-    assert len(_running(model)) == 3  # mean, variance and number of batches
+    assert len(running_statistics(model)) == 3  # mean, variance and number of batches
 
 
 def test_a_disk_that_is_full_for_the_checkpoint_too(

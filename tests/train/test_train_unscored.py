@@ -307,7 +307,7 @@ def test_two_tasks_of_one_name_are_refused_before_the_run(folders: Path, tmp_pat
 def test_a_folder_that_goes_during_a_run_is_a_task_that_failed(
     pool: Scenes, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aced.evaluate.tar_samples._KEPT_BYTES", 0)  # as of a large task, decoded each time
+    monkeypatch.setattr("aced.evaluate.tar_images._KEPT_BYTES", 0)  # as of a large task, decoded each time
     config = run_config(tmp_path / "run", eval__tasks=[str(folders)], eval__every=1, train__steps=3)
 
     class Removing(Bars):

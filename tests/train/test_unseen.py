@@ -11,7 +11,7 @@ from aced.core.embeddings import Embeddings
 from aced.data.scenes import make_pool
 from aced.data.source import Candidates
 from aced.train.dealing import Pool
-from aced.train.feed import make_order
+from aced.train.ordering import make_order
 from aced.train.providers import Cached
 from aced.train.scoring.embedding import recall
 from aced.train.scoring.memory import Memory

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 # isort: off
 # The order is that of the commands in `aced --help`.
-from aced.cli import runs, models, results, lists
+from aced.cli import runs, pools, models, results, lists
 from aced.cli.app import app
 from aced.cli.ending import main
 # isort: on
 
-__all__ = ["app", "lists", "main", "models", "results", "runs"]
+__all__ = ["app", "lists", "main", "models", "pools", "results", "runs"]

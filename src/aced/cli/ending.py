@@ -77,6 +77,7 @@ _GO_ON = {
     "train": "'aced train ... --resume' goes on from the last checkpoint, or starts anew where there is none",
     "eval": "the same command goes on with the tasks that are left",
     "embed": "the same command goes on with the tars that are left",
+    "index": "the same command goes on with the tars that are left",
 }
 
 

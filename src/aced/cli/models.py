@@ -45,6 +45,15 @@ def evaluate(
     ] = "auto",
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
     micro_batch: Annotated[int, typer.Option(min=1, help="Most images or texts embedded at a time.")] = 256,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that decode images; 0: the main one. Default: 0 on a CPU; with a GPU one less than there "
+            "are cores, 1 to 8.",
+            show_default=False,
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(parser=as_path, help="Folder of cached embeddings; default: in the results.", show_default=False),
@@ -81,7 +90,7 @@ def evaluate(
         "precision": precision,
         "device": device,
     }
-    words |= {"checkpoint": checkpoint, "out": out, "micro_batch": micro_batch, "cache": cache}
+    words |= {"checkpoint": checkpoint, "out": out, "micro_batch": micro_batch, "cache": cache, "workers": workers}
     failed = eval_command(model, compare, words, Console())
     for task, sentence in failed.items():
         sys.stderr.write(f"aced: {task} failed: {sentence}\n")
@@ -129,8 +138,11 @@ def embed(
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
     index_dir: Annotated[
-        str, typer.Option(parser=as_place_or_none, help="Folder for indexes of the tars; empty: none are kept.")
-    ] = "",
+        str,
+        typer.Option(
+            parser=as_place_or_none, help="Folder for indexes of the tars; auto: a cache of the user; empty: none."
+        ),
+    ] = "auto",
     share: Annotated[str, typer.Option(help="I/N: this process's share of the tars, I from 0; for job arrays.")] = "",
     ray: Annotated[int, typer.Option(min=0, help="Embed with so many Ray actors, on one machine or a cluster.")] = 0,
 ) -> None:

@@ -51,13 +51,11 @@ def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | N
     shapes = {key: ((size.rows, *values.shape[1:]), values.dtype) for key, values in chunk.tensors().items()}
     room = {key: place(key, *shape) for key, shape in shapes.items()}
     whole, texts, end = chunk.with_tensors(room, ()), list[str](), 0
-    faults, notes, aside, dropped = list[Fault](), list[Fault](), dict[str, Tensor](), 0
+    faults, notes, dropped = list[Fault](), list[Fault](), 0
     for left in reversed(range(size.chunks)):
         start, end = end, end + len(chunk)
         for key, values in chunk.tensors().items():
             room[key][start:end].copy_(values)
-        for name, values in chunk.aside.items():
-            aside[name] = place(("aside", name), tuple(values.shape), values.dtype).copy_(values)
         texts += chunk.texts
         faults += chunk.faults
         notes += chunk.notes
@@ -66,4 +64,4 @@ def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | N
             del chunk, values  # or their memory would be held while the next one is waited for
             chunk = next(chunks)
     whole = whole.with_tensors({key: values[:end] for key, values in room.items()}, texts)
-    return replace(whole, faults=tuple(faults), notes=tuple(notes), aside=aside, dropped=dropped)
+    return replace(whole, faults=tuple(faults), notes=tuple(notes), dropped=dropped)

@@ -99,6 +99,26 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_cache(path: Path, content: bytes) -> None:
+    """Write a whole file that can be made again and is checked when it is read, or leave what was there before.
+
+    Nothing is flushed to the disk: after a power cut the file may be damaged, which its reader finds out. Of many small
+    files that takes a hundredth of the time.
+
+    Raises:
+        AcedError: the disk is full or the path cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a line of text, its end added, or nothing.
 

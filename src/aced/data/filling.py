@@ -5,8 +5,8 @@ Runs in the processes that load data, so everything that it needs is picklable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,12 +23,10 @@ class Job:
     Attributes:
         positions: `[m]` in the source.
         epochs: `[m]` of the samples.
-        aside: positions whose values of a column are wanted beside them, by what they are for.
     """
 
     positions: Tensor
     epochs: Tensor
-    aside: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,11 @@ class Fill:
         source: where pairs are read.
         views: in which images are wanted.
         columns: what else is wanted of each pair; a pair that one of them has no value for is left out.
-        aside: the column for each purpose of `Job.aside`.
     """
 
     source: Source
     views: Sequence[View]
     columns: Sequence[Column] = ()
-    aside: Mapping[str, Column] = field(default_factory=dict)
 
     def __call__(self, job: Job) -> Candidates:
         """The table.
@@ -55,8 +51,7 @@ class Fill:
         """
         found = with_values(self._read(job), self.columns)
         columns = {column.name: _checked(column, column.load(found), len(found)) for column in self.columns}
-        aside = {name: _aside(self.aside[name], positions) for name, positions in job.aside.items()}
-        return replace(found, columns=columns, aside=aside)
+        return replace(found, columns=columns)
 
     def _read(self, job: Job) -> Candidates:
         indices, views = job.positions.tolist(), list(self.views)
@@ -85,12 +80,6 @@ def with_values(found: Candidates, columns: Sequence[Column]) -> Candidates:
         return found
     kept = found[keep.nonzero().flatten()]
     return replace(kept, faults=found.faults, notes=found.notes, dropped=len(found) - len(kept))
-
-
-def _aside(column: Column, positions: Tensor) -> Tensor:
-    """The values of those of these pairs that have one."""
-    pairs = with_values(Candidates(positions, (), {}), [column])
-    return _checked(column, column.load(pairs), len(pairs))
 
 
 def _checked(column: Column, values: Tensor, rows: int) -> Tensor:

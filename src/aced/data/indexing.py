@@ -1,4 +1,4 @@
-"""The indexes of many tars, in several processes where that is worth while."""
+"""Reading the headers of many tars, in several processes where that is worth while."""
 
 from __future__ import annotations
 
@@ -7,74 +7,127 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from aced.data.captions import Captions
 from aced.data.descriptors import is_out_of_files, out_of_files
+from aced.data.keysample import hash_keys
 from aced.data.loading import load
-from aced.data.located import Tell
+from aced.data.manifest import NO_STATE, TarFacts
 from aced.data.spool import Located
-from aced.data.tarindex import KeptNote, TarIndex, index_tar, kept_text, no_index
+from aced.data.tarindex import KeptNote, TarIndex, index_tar, no_index
+from aced.data.tarrows import TarRows, check_tar, facts_of, rows_of
 from aced.data.tars import TarFault
 
 _PARALLEL, _AT_ONCE = 16, 4
 """Tars from which on it is worth while to index them in several processes, and those that one takes at a time."""
-_Noted = tuple[TarIndex, KeptNote | None]
 
 
-def read_indexes(
-    located: Sequence[Located],
+class Unread(NamedTuple):
+    """A tar whose headers are to be read.
+
+    Attributes:
+        located: what the user calls it, and where it lies.
+        source: its whole path, or its address.
+        size, state: of the file there, see `TarFacts`.
+        packed: whether that is a gzip file.
+    """
+
+    located: Located
+    source: str
+    size: int
+    state: str
+    packed: bool
+
+
+class Reading(NamedTuple):
+    """What came of reading a tar's headers.
+
+    Attributes:
+        facts: for a manifest.
+        rows: its samples, where no file keeps them.
+        hashes: of its keys, where they are wanted.
+        note: what was wrong with the kept index.
+    """
+
+    facts: TarFacts
+    rows: TarRows | None
+    hashes: np.ndarray | None
+    note: KeptNote | None
+
+
+class Wanted(NamedTuple):
+    """What is wanted of each tar.
+
+    Attributes:
+        captions: whose samples are kept in memory where no file keeps them; None: of none.
+        strict: whether a damaged tar and one without pairs are refused.
+        hashes: whether keys are hashed.
+    """
+
+    captions: Captions | None
+    strict: bool
+    hashes: bool
+
+
+def read_tars(
+    tars: Sequence[Unread],
+    wanted: Wanted,
     index_dir: Path | None = None,
     workers: int = 0,
-    *,
-    check: Callable[[str, TarIndex], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    tell: Tell | None = None,
-) -> list[TarIndex]:
-    """The index of each tar, in order; of one that cannot be read an index without samples.
+) -> Iterator[Reading]:
+    """What the headers of each tar tell, in order; of one that cannot be read an index without samples.
 
     Args:
-        located: the tars.
+        tars: which.
+        wanted: of each.
         index_dir: where indexes are kept for the next time; without it they are made anew.
         workers: processes that read headers, where there are many tars; 0 does so in this one.
-        check: called with the name of a tar as the user gave it and its index, to refuse it.
         progress: called with (tars done, all tars).
-        tell: gets a sentence about kept indexes that are of no use.
 
     Raises:
-        AcedError: what `check` raises, the process may open no more files, or one that reads headers dies.
+        AcedError: a tar is refused, the process may open no more files, or one that reads headers dies.
     """
-    indexes: list[TarIndex] = []
-    kept: list[KeptNote] = []
-    for tar, (index, note) in zip(located, _indexes(located, index_dir, workers), strict=True):
-        kept += [note] if note is not None else []
-        if check is not None:
-            check(tar.source, index)
-        indexes.append(index)
+    work = partial(_read, wanted=wanted, index_dir=Path(index_dir) if index_dir is not None else None)
+    if workers < 2 or len(tars) < _PARALLEL:
+        found: Iterator[Reading] = map(work, tars)
+    else:
+        groups = [tars[at : at + _AT_ONCE] for at in range(0, len(tars), _AT_ONCE)]
+        each = load(partial(_each, work), groups, count=len(groups), workers=min(workers, len(groups)))
+        found = itertools.chain.from_iterable(each)
+    for number, reading in enumerate(found, start=1):
+        yield reading
         if progress is not None:
-            progress(len(indexes), len(located))
-    if kept and tell is not None and index_dir is not None:
-        tell(kept_text(index_dir, kept))
-    return indexes
+            progress(number, len(tars))
 
 
-def _indexes(located: Sequence[Located], index_dir: Path | None, workers: int) -> Iterator[_Noted]:
-    """The index of each tar, with what was wrong with the kept one."""
-    work = partial(_index, index_dir=Path(index_dir) if index_dir is not None else None)
-    if workers < 2 or len(located) < _PARALLEL:
-        return map(work, located)
-    groups = [located[at : at + _AT_ONCE] for at in range(0, len(located), _AT_ONCE)]
-    found = load(partial(_each, work), groups, count=len(groups), workers=min(workers, len(groups)))
-    return itertools.chain.from_iterable(found)
+def _each(work: Callable[[Unread], Reading], tars: Sequence[Unread]) -> list[Reading]:
+    return [work(tar) for tar in tars]
 
 
-def _each(work: Callable[[Located], _Noted], located: Sequence[Located]) -> list[_Noted]:
-    return [work(tar) for tar in located]
+def _read(tar: Unread, wanted: Wanted, index_dir: Path | None) -> Reading:
+    index, note, state = _index(tar, index_dir)
+    if wanted.strict and wanted.captions is not None:
+        check_tar(tar.located.source, index, wanted.captions)
+    is_kept = index_dir is not None and not (note and note.name == "not_kept")
+    return Reading(
+        facts_of(index, tar.source, tar.size, state, packed=tar.packed),
+        None if is_kept or wanted.captions is None else rows_of(index, wanted.captions.part),
+        hash_keys(index) if wanted.hashes else None,
+        note,
+    )
 
 
-def _index(tar: Located, index_dir: Path | None) -> _Noted:
+def _index(tar: Unread, index_dir: Path | None) -> tuple[TarIndex, KeptNote | None, str]:
     try:
-        index, note = index_tar(tar.path, index_dir)
+        index, note = index_tar(tar.located.path, index_dir)
     except OSError as error:
         if is_out_of_files(error):
             raise out_of_files() from error
-        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})")), None
-    return (index if tar.fault is None else replace(index, faults=[tar.fault, *index.faults])), note
+        return no_index(TarFault("unreadable", f"it cannot be read ({error.strerror or error})")), None, NO_STATE
+    if tar.located.fault is not None:
+        index = replace(index, faults=[tar.located.fault, *index.faults])
+    return index, note, tar.state

@@ -1,12 +1,16 @@
-"""From the patterns of a config to tars on a local disk: paths as they are, addresses and gzip through the spool."""
+"""From the patterns of a config to single tars, where they lie: paths, addresses, and what manifests list."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from aced.data.spool import Located, Remote, Spool, find, is_address, is_gzip
+from aced.data.manifest import Repeated, TarFacts
+from aced.data.manifestfile import names_manifest, read_named
+from aced.data.remote import Remote, find, is_address
+from aced.data.spool import Spool
 from aced.data.tarpaths import expand_tars, tars_below
 from aced.errors import AcedError
 
@@ -15,34 +19,70 @@ Tell = Callable[[str], None]
 """Says a sentence to the user."""
 
 
-def locate_tars(
-    patterns: Sequence[str],
-    spool: Spool | None,
-    *,
-    apart: bool = False,
-    progress: Progress | None = None,
-    tell: Tell | None = None,
-) -> list[list[Located]]:
-    """The tars of each pattern, each tar once.
+Named = Path | Remote | TarFacts
+"""A tar as it was named: a local one, one at an address, or one that a manifest vouches for."""
+
+
+class Groups(NamedTuple):
+    """What patterns name.
+
+    Attributes:
+        groups: the tars of each pattern, each where it is named first.
+        repeated: of each manifest among them, which keys several of its tars share.
+        found: what a server said of each address, to be given to `remember`.
+    """
+
+    groups: list[list[Named]]
+    repeated: list[Repeated]
+    found: dict[str, list[Remote]]
+
+
+def group_tars(
+    patterns: Sequence[str], spool: Spool | None, *, apart: bool = False, tell: Tell | None = None
+) -> Groups:
+    """The tars of each pattern, each tar once; nothing is fetched, and no tar is opened.
 
     Args:
-        patterns: files, folders, globs, brace ranges, and addresses that fsspec knows.
-        spool: where addresses and gzip files go; without it addresses are refused and gzip files are left as they are.
+        patterns: files, folders, globs, brace ranges, addresses that fsspec knows, and manifests.
+        spool: where addresses go; without it they are refused.
         apart: whether the patterns are sources of their own, so that none may name a tar of another.
-        progress: called with (files fetched, all files that must be fetched).
         tell: gets a sentence about what the patterns may have missed.
 
     Raises:
-        AcedError: nothing there, a tar in two sources, or what the spool raises.
+        AcedError: nothing there, or a tar in two sources.
     """
-    groups, found = _grouped(patterns, spool, apart=apart, tell=tell)
-    remotes = [tar for group in groups for tar in group if isinstance(tar, Remote)]
-    fetched: dict[str, Path] = {}
-    if remotes and spool is not None:
-        paths = spool.fetch(remotes, progress)
-        fetched = {remote.address: path for remote, path in zip(remotes, paths, strict=True)}
-        _remember(found, spool, tell)
-    return [[_located(tar, fetched, spool) for tar in group] for group in groups]
+    if not patterns:
+        expand_tars(patterns)  # says what is missing
+    groups: list[list[Named]] = [[] for _ in patterns]
+    seen: dict[str, int] = {}
+    found: dict[str, list[Remote]] = {}
+    repeated: list[Repeated] = []
+    twice = 0
+    for number, pattern in enumerate(patterns):
+        for tar in _expand(pattern, spool, found, repeated, tell):
+            identity = _identity(tar)
+            if identity not in seen:
+                seen[identity] = number
+                groups[number].append(tar)
+            elif apart and seen[identity] != number:
+                raise AcedError(
+                    f"{identity} is in two sources of data.shards, {patterns[seen[identity]]} and {pattern}: with "
+                    "data.weights each tar belongs to one."
+                )
+            else:
+                twice += 1
+    if tell is not None:
+        _tell_missed(patterns, twice, tell)
+    return Groups(groups, repeated, found)
+
+
+def source_of(tar: Named) -> str:
+    """A tar as the user calls it: its path or its address."""
+    return tar.address if isinstance(tar, Remote) else tar.source if isinstance(tar, TarFacts) else str(tar)
+
+
+def _identity(tar: Named) -> str:
+    return os.path.realpath(tar) if isinstance(tar, Path) else source_of(tar)
 
 
 def _tell_missed(patterns: Sequence[str], twice: int, tell: Tell) -> None:
@@ -61,46 +101,18 @@ def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = 
     """Paths and addresses of the single tars that each pattern names, each tar once; nothing is fetched.
 
     Args:
-        patterns, spool, tell: as for `locate_tars`.
+        patterns, spool, tell: as for `group_tars`.
 
     Raises:
         AcedError: nothing there, or an address without a spool.
     """
-    groups, found = _grouped(patterns, spool, apart=False, tell=tell)
+    named = group_tars(patterns, spool, tell=tell)
     if spool is not None:
-        _remember(found, spool, tell)
-    return [[tar.address if isinstance(tar, Remote) else str(tar) for tar in group] for group in groups]
+        remember(named.found, spool, tell)
+    return [[source_of(tar) for tar in group] for group in named.groups]
 
 
-def _grouped(
-    patterns: Sequence[str], spool: Spool | None, *, apart: bool, tell: Tell | None
-) -> tuple[list[list[Path | Remote]], dict[str, list[Remote]]]:
-    """What each pattern names, each tar where it is named first, and all that a server said of each address."""
-    if not patterns:
-        expand_tars(patterns)  # says what is missing
-    groups: list[list[Path | Remote]] = [[] for _ in patterns]
-    seen: dict[str, int] = {}
-    found: dict[str, list[Remote]] = {}
-    twice = 0
-    for number, pattern in enumerate(patterns):
-        for tar in _expand(pattern, spool, found, tell):
-            identity = tar.address if isinstance(tar, Remote) else os.path.realpath(tar)
-            if identity not in seen:
-                seen[identity] = number
-                groups[number].append(tar)
-            elif apart and seen[identity] != number:
-                raise AcedError(
-                    f"{identity} is in two sources of data.shards, {patterns[seen[identity]]} and {pattern}: with "
-                    "data.weights each tar belongs to one."
-                )
-            else:
-                twice += 1
-    if tell is not None:
-        _tell_missed(patterns, twice, tell)
-    return groups, found
-
-
-def _remember(found: Mapping[str, Sequence[Remote]], spool: Spool, tell: Tell | None) -> None:
+def remember(found: Mapping[str, Sequence[Remote]], spool: Spool, tell: Tell | None) -> None:
     """Keep what addresses name; where that cannot be written, a run needs their server again."""
     try:
         for pattern, remotes in found.items():
@@ -111,9 +123,17 @@ def _remember(found: Mapping[str, Sequence[Remote]], spool: Spool, tell: Tell | 
 
 
 def _expand(
-    pattern: str, spool: Spool | None, found: dict[str, list[Remote]], tell: Tell | None
-) -> list[Path] | list[Remote]:
+    pattern: str,
+    spool: Spool | None,
+    found: dict[str, list[Remote]],
+    repeated: list[Repeated],
+    tell: Tell | None,
+) -> Sequence[Named]:
     """The tars of a pattern; `found` gets what a server says, and what was fetched stands in where it is down."""
+    if names_manifest(pattern):
+        manifest = read_named(pattern)
+        repeated.append(manifest.repeated)
+        return manifest.tars
     if not is_address(pattern):
         return expand_tars([pattern])
     if spool is None:
@@ -133,16 +153,3 @@ def _expand(
                 f"{len(kept):,} tar{'s are' if len(kept) > 1 else ' is'} read from {spool.folder}."
             )
         return kept
-
-
-def _located(tar: Path | Remote, fetched: dict[str, Path], spool: Spool | None) -> Located:
-    path = fetched[tar.address] if isinstance(tar, Remote) else tar
-    source = tar.address if isinstance(tar, Remote) else str(tar)
-    try:
-        packed = is_gzip(path)
-    except OSError:
-        packed = False  # the index tells why it cannot be read
-    if not packed or spool is None:
-        return Located(source, path)
-    unpacked = spool.unpack(path)
-    return Located(source, unpacked.path, unpacked.fault)

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aced.data.packed import PackedStrings
-from aced.data.tarindex import TarIndex, no_index
+from aced.data.manifest import NO_STATE, TarFacts
 from aced.data.tarpaths import braces, expand_tars
-from aced.data.tars import TarFault
 from aced.errors import AcedError
 
 GONE, CHANGED = "tar_gone", "tar_changed"
@@ -108,7 +106,8 @@ class KnownTars:
         before = {_content(tar.mark) for tar in self.tars}
         lost = [tar for tar in self.tars if _content(tar.mark) not in left]
         told = [f"{t.name} {'has changed' if t.name in names else 'is gone'} ({t.samples:,} samples)" for t in lost]
-        new = sum(_content(tar.mark) not in before and tar.name not in {t.name for t in lost} for tar in now.tars)
+        changed = {tar.name for tar in lost}
+        new = sum(_content(tar.mark) not in before and tar.name not in changed for tar in now.tars)
         return shortened(told) + ([f"{new} {'tar is' if new == 1 else 'tars are'} new"] if new else [])
 
 
@@ -122,12 +121,9 @@ def shortened(words: list[str], most: int = 3) -> list[str]:
     return words if more <= 0 else [*words[:most], f"{more} more"]
 
 
-def hole(tar: Known) -> TarIndex:
-    """An index that keeps the places of a lost tar's samples in the order, and none of their bytes."""
-    empty = no_index(TarFault("gone", ""))
-    places = {part: np.tile(np.array([[0, 1]], dtype=np.int64), (tar.samples, 1)) for part in empty.places}
-    keys = PackedStrings.of(f"#{row}" for row in range(tar.samples))
-    return TarIndex(-1, -1, keys, places, {}, [], [], _content(tar.mark))
+def lost_facts(tar: Known) -> TarFacts:
+    """What keeps the places of a lost tar's samples in the order."""
+    return TarFacts(tar.name, -1, NO_STATE, _content(tar.mark), tar.samples, tar.samples)
 
 
 def still_there(patterns: Sequence[str]) -> Iterator[str]:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aced.data.order import Order
+from aced.data.order import Orders
+from aced.data.places import Places
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
 
@@ -43,21 +44,22 @@ def crops_of(positions: Tensor, seed: int, epochs: Tensor | int, views: int) -> 
     return torch.from_numpy(((x >> np.uint64(32)) * np.uint64(views) >> np.uint64(32)).astype(np.int64))
 
 
-class ViewedOrder(Order):
-    """An `Order` that also chooses the view: it gives `position + n * view`, which `ManyViews` takes apart.
+class ViewedOrder(Orders):
+    """An order that also chooses the view: it gives `position + n * view`, which `ManyViews` takes apart.
 
     Attributes:
+        order: of the samples.
         views: K.
     """
 
-    def __init__(self, n: int, batch: int, seed: int, views: int) -> None:
-        super().__init__(n, batch, seed)
-        self.views = views
+    def __init__(self, order: Orders, views: int) -> None:
+        self.n, self.batch, self.seed, self.steps_per_epoch = order.n, order.batch, order.seed, order.steps_per_epoch
+        self.order, self.views = order, views
 
     def indices(self, step: int) -> Tensor:
         """Positions and views of super-batch `step`: `[batch]` int64 `position + n * view`, no position twice."""
-        positions = super().indices(step)
-        return positions + self.n * crops_of(positions, self.seed, self.epoch_of(step), self.views)
+        positions = self.order.indices(step)
+        return positions + self.n * crops_of(positions, self.seed, self.order.epochs(step), self.views)
 
 
 class ManyViews:
@@ -70,7 +72,7 @@ class ManyViews:
         source: n samples.
 
     Attributes:
-        name, keys, fingerprint, kinds, parts, part_sizes, faults, in_memory: those of `source`.
+        name, keys, fingerprint, kinds, parts, part_sizes, faults, in_memory, places: those of `source`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -80,6 +82,7 @@ class ManyViews:
         self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
         self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
         self.in_memory: bool = getattr(source, "in_memory", False)
+        self.places: Places | None = getattr(source, "places", None)
 
     @property
     def kinds(self) -> Sequence[str] | None:

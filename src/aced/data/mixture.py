@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aced.data.order import permutation
+from aced.data.order import Orders, permutation
 from aced.errors import AcedError
 
 PERIOD = 64
 # Odd, so that it visits every step of a period, and near 64 over the golden ratio, so that neighbours lie far apart.
-_STRIDE = 39
+STRIDE = 39
 
 
-class Mixture:
+class Mixture(Orders):
     """An endless sequence of super-batches over sources that lie one after the other.
 
     Args:
@@ -53,18 +53,14 @@ class Mixture:
         self.n, self.batch, self.seed = sum(sizes), batch, seed
         self._sizes = list(sizes)
         self._starts = np.cumsum([0, *sizes])[:-1]
-        quotas = _quotas(weights, batch)
+        quotas = quotas_of(weights, batch)
         self.shares = quotas / quotas.sum()
-        self._counts = _counts(quotas)  # [64, k]
+        self._counts = counts_of(quotas)  # [64, k]
         self._before = np.concatenate([np.zeros((1, len(sizes)), np.int64), self._counts.cumsum(axis=0)])  # [65, k]
         self._check()
         self._passes = [self._pass_length(source) for source in range(len(sizes))]
         self.steps_per_epoch = max(self._passes)
         self._cached: dict[int, tuple[int, Tensor]] = {}
-
-    def epoch_of(self, step: int) -> int:
-        """The epoch (from 0) of the mixture that super-batch `step` (from 0) belongs to."""
-        return step // self.steps_per_epoch
 
     def epochs(self, step: int) -> Tensor:
         """For each sample of super-batch `step`, how often its source was gone through before: `[batch]` int64."""
@@ -122,7 +118,7 @@ class Mixture:
                 )
 
 
-def _quotas(weights: Sequence[float], batch: int) -> np.ndarray:
+def quotas_of(weights: Sequence[float], batch: int) -> np.ndarray:
     """`[k]` int64 samples of each source in a period, by largest remainders; their sum is 64 B."""
     share = np.array(weights, dtype=np.float64) / sum(weights)
     exact = share * batch * PERIOD
@@ -138,11 +134,11 @@ def _quotas(weights: Sequence[float], batch: int) -> np.ndarray:
     return quotas
 
 
-def _counts(quotas: np.ndarray) -> np.ndarray:
+def counts_of(quotas: np.ndarray) -> np.ndarray:
     """`[64, k]` int64 samples of each source in each super-batch of a period; every row has the same sum."""
     counts = np.repeat(quotas[None] // PERIOD, PERIOD, axis=0)
     # What is left over lies in a row, source by source, and is dealt out to the super-batches in turn: a source with
     # less than 64 left over meets none of them twice, and each gets the same number.
     left = np.repeat(np.arange(len(quotas)), quotas % PERIOD)
-    np.add.at(counts, ((np.arange(len(left)) * _STRIDE) % PERIOD, left), 1)
+    np.add.at(counts, ((np.arange(len(left)) * STRIDE) % PERIOD, left), 1)
     return counts

@@ -7,7 +7,6 @@ uninterrupted run would have got.
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from aced.errors import AcedError
 
 
-class Orders(Protocol):
+class Orders:
     """What gives the super-batches of a run, as a pure function of the step.
 
     Attributes:
@@ -23,27 +22,33 @@ class Orders(Protocol):
         batch: size of a super-batch.
         seed: seed of the order.
         steps_per_epoch: super-batches of an epoch.
+        uneven: whether ranks' parts may differ, by any number.
     """
 
     n: int
     batch: int
     seed: int
     steps_per_epoch: int
+    uneven: bool = False
 
     def epoch_of(self, step: int) -> int:
         """The epoch (from 0) that super-batch `step` (from 0) belongs to."""
-        ...
+        return step // self.steps_per_epoch
 
     def indices(self, step: int) -> Tensor:
-        """Positions of super-batch `step` in the source, int64, all different."""
-        ...
+        """Positions of super-batch `step` (from 0) in the source: `[batch]` int64, all different."""
+        raise NotImplementedError
 
     def epochs(self, step: int) -> Tensor:
         """The epoch of each of them, int64."""
-        ...
+        return torch.full((self.batch,), self.epoch_of(step), dtype=torch.int64)
+
+    def parts(self, step: int, world: int) -> list[int]:
+        """How many of them each of `world` ranks loads: one after the other, they are the super-batch."""
+        return [len(part) for part in torch.empty(self.batch).tensor_split(world)]
 
 
-class Order:
+class Order(Orders):
     """An endless sequence of epochs over n samples, cut into super-batches.
 
     Epoch e is a permutation of `range(n)` that depends on (seed, e) alone. Each epoch gives `n // batch` full
@@ -74,10 +79,6 @@ class Order:
         self.steps_per_epoch = n // batch
         self._cached: tuple[int, Tensor] | None = None
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch (from 0) that super-batch `step` (from 0) belongs to."""
-        return step // self.steps_per_epoch
-
     def indices(self, step: int) -> Tensor:
         """Positions of super-batch `step` (from 0) in the source: `[batch]` int64, all different."""
         if step < 0:
@@ -85,10 +86,6 @@ class Order:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = self._permutation(epoch)
         return order[place * self.batch : (place + 1) * self.batch].clone()
-
-    def epochs(self, step: int) -> Tensor:
-        """The epoch of each sample of super-batch `step`: `[batch]` int64, all alike."""
-        return torch.full((self.batch,), self.epoch_of(step), dtype=torch.int64)
 
     def _permutation(self, epoch: int) -> Tensor:
         """The `[n]` int64 permutation of an epoch; the last one asked for is kept, which is all the state."""

@@ -60,7 +60,7 @@ class CudaLine:
         """As in `Line`."""
         current = torch.cuda.current_stream(self._device)
         current.wait_event(mark)
-        for values in [*batch.tensors().values(), *batch.aside.values()]:
+        for values in batch.tensors().values():
             values.record_stream(current)  # or their memory would be free again before they were read
 
     def mark(self) -> torch.cuda.Event:

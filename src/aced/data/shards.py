@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -21,26 +22,62 @@ from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
-from aced.data.indexing import read_indexes
-from aced.data.located import Tell, locate_tars
-from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, hole, lost_key, still_there
+from aced.data.located import Tell, group_tars, remember, source_of
+from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, lost_facts, lost_key, still_there
+from aced.data.manifest import EXAMPLES, NONE_REPEATED, Repeated, TarFacts
+from aced.data.manifestfile import kept_path
+from aced.data.places import Moved, Places
 from aced.data.source import Candidates, Fault
-from aced.data.spool import Located, Spool
+from aced.data.spool import Spool
+from aced.data.stock import StockTaking, Streaming, streamed_of
 from aced.data.summary import Found
-from aced.data.tarfiles import TarFiles, TarKeys, TarSession
-from aced.data.tarindex import IMAGE_SUFFIXES, TarIndex
+from aced.data.tarfiles import TarFiles, TarSession
+from aced.data.tarindexes import TarIndexes, TarKeys
 from aced.data.tarpaths import distinct_names
+from aced.data.tarrows import TarRows, faults_of
 from aced.data.views import View
 from aced.errors import AcedError
 
-_FAULTS = 1000
-"""Faults of each name that are kept one by one when tars are indexed; the others are counted."""
+
+@dataclass(frozen=True)
+class Tars:
+    """The tars of a source, in the order of its samples.
+
+    Attributes:
+        names: of each in the source.
+        facts: about each.
+        places: where they lie.
+        groups: what the user named, each with its number of tars.
+        apart: whether these are sources of their own.
+        repeated: keys that several tars have.
+        index_dir: where their indexes are kept.
+        held: by number, samples of tars whose index no file keeps.
+        lost: by name, the fault of tars that are lost and keep their places.
+    """
+
+    names: Sequence[str]
+    facts: Sequence[TarFacts]
+    places: Places
+    groups: Sequence[tuple[str, int]]
+    apart: bool = False
+    repeated: Repeated = NONE_REPEATED
+    index_dir: Path | None = None
+    held: Mapping[int, TarRows] | None = None
+    lost: Mapping[str, str] | None = None
 
 
 class Shards:
     """A `Source` of the whole samples of some tars; make one with `open_shards`.
 
+    It holds a few facts about each tar, and nothing for each sample: a tar's index is opened when a read needs it.
     Safe to use from threads, and after pickling or a fork in worker processes.
+
+    Args:
+        tars: which.
+        captions: where captions are, and which is used.
+        decoding: of images.
+        skip: whether the samples of a tar that is lost are left out, and the others read on.
+        kind_field: field of the samples' json that says how they were spoilt; empty: none does.
 
     Attributes:
         name: name of the folder that holds the tars.
@@ -50,65 +87,52 @@ class Shards:
         part_sizes: samples of each part; part by part they are the samples in order.
         sources: what the user named, each with its tars and samples.
         mixture: with sources apart, samples of each; part by part they are the samples in order. Else empty.
-        paths: the tars.
         faults: what was left out or odd already at indexing: tars cut or damaged (`tar_...`, with the tar's
             name as key), samples without image or caption or with an empty member, and what
             `aced.data.faults.HARMLESS` names.
         lost: names of the tars whose places are kept though they are lost, with the fault of their samples.
         captions_vary: whether the caption of a sample changes from epoch to epoch.
+        places: where the tars lie.
     """
 
     def __init__(
-        self,
-        located: Sequence[Located],
-        names: Sequence[str],
-        indexes: Sequence[TarIndex],
-        captions: Captions,
-        groups: Sequence[tuple[str, int]],
-        apart: bool = False,
-        decoding: Decoding = FAST,
-        lost: Mapping[str, str] | None = None,
-        *,
-        skip: bool = False,
+        self, tars: Tars, captions: Captions, decoding: Decoding = FAST, *, skip: bool = False, kind_field: str = ""
     ) -> None:
-        self.lost = dict(lost or {})
-        self.paths = [tar.path for tar in located]
-        there = [tar for tar, name in zip(located, names, strict=True) if name not in self.lost]
-        folders = [os.path.dirname(os.path.abspath(tar.source)) for tar in there]
-        self.name = Path(os.path.commonpath(folders)).name or "data"
-        self._captions = captions
+        names, facts, places = tars.names, tars.facts, tars.places
+        self.lost = dict(tars.lost or {})
+        self.name = _name(facts[number].source for number, name in enumerate(names) if name not in self.lost)
+        self._captions, self._decoding, self._kind_field = captions, decoding, kind_field
         self.captions_vary = captions.choice == "random"
-        self._decoding = decoding
-        states = [(index.size, index.mtime_ns) for index in indexes]
-        faults = FaultList(_FAULTS)
-        rows = [_usable(name, index, captions, faults) for name, index in zip(names, indexes, strict=True)]
-        chosen = list(zip(indexes, rows, strict=True))
-        keys = TarKeys(names, [index.keys.take(kept) for index, kept in chosen])
-        self.keys: Sequence[str] = keys
-        self._keys = keys
-        self._tar_of = keys.tar_of
-        _tell_repeated(keys, faults)
-        self.faults = tuple(faults)
-        places = {
-            part: np.concatenate([index.places[part][kept] for index, kept in chosen])
-            for part in ("image", "txt", "json")
-        }
-        self._image, self._json = places["image"], places["json"]
-        self._caption = places[captions.part]
         how = f"{captions}{decoding.mark}"
-        marks = [[name, *state] for name, state in zip(names, states, strict=True)]
-        self.fingerprint = hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
-        self.parts = {name: f"{how} {index.mark()}" for name, index in zip(names, indexes, strict=True)}
-        self.part_sizes = [len(kept) for kept in rows]
-        ends = np.cumsum([0, *(tars for _, tars in groups)])
+        self.fingerprint = _fingerprint(names, facts, how)
+        self.parts = {name: f"{how} {one.content}" for name, one in zip(names, facts, strict=True)}
+        self.part_sizes = [one.usable(captions.part) for one in facts]
+        self._starts = np.cumsum([0, *self.part_sizes], dtype=np.int64)
+        self.faults = _faults(tars, captions)
+        ends = np.cumsum([0, *(count for _, count in tars.groups)])
         sizes = [sum(self.part_sizes[a:b]) for a, b in pairwise(ends)]
-        self.sources = tuple(Found(*group, size) for group, size in zip(groups, sizes, strict=True))
-        self.mixture = tuple(sizes) if apart else ()
-        numbers = {number: self.lost[name] for number, name in enumerate(names) if name in self.lost}
-        self._files = TarFiles(self.paths, states, [index.mark() for index in indexes], numbers, skip=skip)
+        self.sources = tuple(Found(*group, size) for group, size in zip(tars.groups, sizes, strict=True))
+        self.mixture = tuple(sizes) if tars.apart else ()
+        self._names, self.places = list(names), places
+        lost = {number: self.lost[name] for number, name in enumerate(names) if name in self.lost}
+        self._files = TarFiles(places, [one.source for one in facts], lost, skip=skip)
+        self._indexes = TarIndexes(
+            self._files,
+            facts,
+            captions,
+            tars.index_dir,
+            {number: self.part_sizes[number] for number in lost},
+            tars.held,
+        )
+        self.keys: Sequence[str] = TarKeys(self._names, self._starts, self._indexes)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return int(self._starts[-1])
+
+    @property
+    def paths(self) -> list[Path]:
+        """The tars on a local disk; fetches those that are not there."""
+        return [self.places.path(tar) for tar in range(len(self._names))]
 
     def read(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int] | None = None) -> Candidates:
         """Load the samples at `indices` (in that order) in every view; faulty ones are left out, reported.
@@ -131,20 +155,24 @@ class Shards:
         faults: list[Fault] = []
         odd: list[Fault] = []
         session = self._files.session()
-        for index, epoch in zip(map(int, indices), epochs or [0] * len(indices), strict=True):
-            if not 0 <= index < len(self):
-                raise IndexError(f"sample {index} of {len(self)}")
+        for (index, tar, row), epoch in zip(self._found(indices), epochs or [0] * len(indices), strict=True):
             notes: list[Note] = []
             try:
-                text = self._text(session, index, int(epoch), notes)
-                content = session.read(self._tar_of(index), self._image[index])
+                rows = self._indexes.rows(tar)
+                if row == 0:
+                    odd += (Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd)
+                if row >= len(rows):
+                    faults.append(self._missing(tar, row, len(rows)))
+                    continue
+                caption, content = session.read(tar, rows.caption[row], rows.image[row])
+                text = self._text(caption, tar, row, int(epoch), notes)
                 for view, image in self._decoded(content, views, notes):
                     pixels[view][len(good)] = view.apply(image, self._decoding.resize)
             except (ImageFault, CaptionFault) as fault:
                 faults.append(Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
                 continue
             except TarLost as lost:
-                faults.append(Fault(self._place_of(index), lost.name, str(lost)))
+                faults.append(Fault(lost_key(self._names[tar], row), lost.name, str(lost)))
                 continue
             good.append(index)
             texts.append(text)
@@ -159,12 +187,25 @@ class Shards:
             notes=tuple(odd),
         )
 
-    def _place_of(self, index: int) -> str:
-        return lost_key(self._keys.tars[self._tar_of(index)], self._keys.row_in_tar(index))
+    def _found(self, indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        """Each position, with the number of its tar and its row there."""
+        positions = np.asarray(indices, dtype=np.int64)
+        if (wrong := positions[(positions < 0) | (positions >= len(self))]).size:
+            raise IndexError(f"sample {wrong[0]} of {len(self)}")
+        tars = np.searchsorted(self._starts, positions, side="right") - 1
+        rows = positions - self._starts[tars]
+        return zip(positions.tolist(), tars.tolist(), rows.tolist(), strict=True)
 
-    def _text(self, session: TarSession, index: int, epoch: int, notes: list[Note]) -> str:
-        content = session.read(self._tar_of(index), self._caption[index])
-        key = self.keys[index] if self.captions_vary else ""
+    def _said(self, tar: int, name: str, detail: str, count: int) -> tuple[str, str, int]:
+        return name, f"{self._names[tar]}: {detail}.", count
+
+    def _missing(self, tar: int, row: int, there: int) -> Fault:
+        """A sample of which a file beside the tar told, and which the tar does not hold."""
+        key, told = lost_key(self._names[tar], row), self.part_sizes[tar]
+        return Fault(key, "count_wrong", f"{key}: the tar holds {there} whole pairs and was told to hold {told}.")
+
+    def _text(self, content: bytes, tar: int, row: int, epoch: int, notes: list[Note]) -> str:
+        key = f"{self._names[tar]}/{self._indexes.rows(tar).keys[row]}" if self.captions_vary else ""
         return self._captions.read(content, key, epoch, notes)
 
     def _decoded(self, content: bytes, views: Sequence[View], notes: list[Note]) -> Iterator[tuple[View, np.ndarray]]:
@@ -181,44 +222,75 @@ class Shards:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the index takes."""
-        return sum(rows.nbytes for rows in {id(r): r for r in (self._image, self._caption, self._json)}.values()) + (
-            self._keys.nbytes
-        )
+        """Bytes of memory that open indexes take."""
+        return self._indexes.nbytes
 
     @cached_property
     def kinds(self) -> Sequence[str] | None:
         """How each sample was spoilt, for measuring only: `measure_kinds()`, read at the first use."""
-        return self.measure_kinds()
+        return self.measure_kinds() if self._kind_field else None
 
     def measure_kinds(self) -> list[str] | None:
-        """The field `kind` of each sample's json (`unknown` without one), or None if the data have none.
+        """The field of each sample's json that says so (`unknown` without one), or None if the data have none.
 
-        Only the first sample of each tar is asked whether there is one: a large pool has millions of jsons.
+        Only the first sample of each tar is asked whether there is one.
         """
-        firsts = [end - size for end, size in zip(np.cumsum(self.part_sizes), self.part_sizes, strict=True) if size]
         session = self._files.session()
-        if all(self._kind(session, int(index)) is None for index in firsts):
+        firsts = ((tar, 0) for tar, size in enumerate(self.part_sizes) if size)
+        if all(self._kind(session, tar, row) is None for tar, row in firsts):
             return None
-        return [self._kind(session, index) or "unknown" for index in range(len(self))]
+        return [self._kind(session, tar, row) or "unknown" for tar, row in self._all()]
 
-    def _kind(self, session: TarSession, index: int) -> str | None:
-        kind = self._field(session, index, "kind")
+    def _kind(self, session: TarSession, tar: int, row: int) -> str | None:
+        kind = self._field(session, tar, row, self._kind_field)
         return None if kind is None else str(kind)
 
     def fields(self, name: str) -> Iterator[object]:
         """The value of one field of each sample's json, in order; None where there is none."""
         session = self._files.session()
-        return (self._field(session, index, name) for index in range(len(self)))
+        return (self._field(session, tar, row, name) for tar, row in self._all())
 
-    def _field(self, session: TarSession, index: int, name: str) -> object:
-        if self._json[index, 0] < 0:
-            return None
+    def _all(self) -> Iterator[tuple[int, int]]:
+        return ((tar, row) for tar, size in enumerate(self.part_sizes) for row in range(size))
+
+    def _field(self, session: TarSession, tar: int, row: int, name: str) -> object:
         try:
-            content = json.loads(session.read(self._tar_of(index), self._json[index]))
+            rows = self._indexes.rows(tar)
+            if row >= len(rows) or rows.json[row, 0] < 0:
+                return None
+            content = json.loads(session.read(tar, rows.json[row])[0])
         except (ValueError, RecursionError, TarLost):
             return None
         return content.get(name) if isinstance(content, dict) else None
+
+
+def _name(sources: Iterable[str]) -> str:
+    """The folder that holds some tars."""
+    folders = {os.path.abspath(folder) for folder in {os.path.dirname(source) for source in sources}}
+    return (Path(os.path.commonpath(folders)).name if folders else "") or "data"
+
+
+def _fingerprint(names: Sequence[str], facts: Sequence[TarFacts], how: str) -> str:
+    # Modification times are numbers, as they always were: what is kept under an older fingerprint stays of use.
+    states = [int(one.state) if one.state.isdecimal() else one.state for one in facts]
+    marks = [[name, one.size, state] for name, one, state in zip(names, facts, states, strict=True)]
+    return hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
+
+
+def _faults(tars: Tars, captions: Captions) -> tuple[Fault, ...]:
+    """What was found when the tars were indexed."""
+    found = FaultList(EXAMPLES)
+    for name, facts in zip(tars.names, tars.facts, strict=True):
+        for fault in faults_of(name, facts, captions) if facts.faults else ():
+            found.add(fault)
+    again = tars.repeated
+    if again.times:
+        names = {facts.source: name for name, facts in zip(tars.names, tars.facts, strict=True)}
+        key = f"{names.get(again.source, again.source)}/{again.key}"
+        about = "" if again.exact else " (the number is an estimate)"
+        detail = f"{key}: another tar has this key too; samples are told apart by tar and key{about}."
+        found.add(Fault(key, "key_in_two_tars", detail, again.times))
+    return tuple(found)
 
 
 def open_shards(
@@ -232,13 +304,16 @@ def open_shards(
     spool: Spool | None = None,
     apart: bool = False,
     decoding: str = FAST.name,
+    kind_field: str = "",
+    whole: bool = True,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     fetching: Callable[[int, int], None] | None = None,
     tell: Tell | None = None,
     known: KnownTars | None = None,
+    streaming: Streaming | None = None,
 ) -> Shards:
-    """Index the tars that patterns name.
+    """The samples of the tars that patterns name; of tars that no manifest knows the headers are read.
 
     Args:
         patterns: files, folders (all tars in them), globs, brace ranges `{00000..00010}`, and with a spool addresses.
@@ -247,64 +322,74 @@ def open_shards(
             one; `whole` takes the txt as it is, and of a list the first.
         seed: of the random choice.
         bad_tars: at a damaged tar, `stop`, or `skip` what is damaged and tell it in `faults`.
-        index_dir: where indexes are kept for the next time; without it they are made anew.
+        index_dir: where the manifest of the pool and indexes of its tars are kept for the next time; without it they
+            are made anew and stay in memory.
         spool: where addresses are fetched to and gzip files unpacked.
         apart: whether each pattern is a source of its own; see `Shards.mixture`.
         decoding: `exact`, `fast` or `scaled`; see `aced.data.decoding`.
+        kind_field: field of the samples' json that says how they were spoilt, see `Shards.kinds`.
+        whole: whether the patterns name a whole pool; of some tars of one no manifest is made.
         workers: processes that read headers, where there are many tars; 0 does so in this one.
-        progress: called with (tars done, all tars).
-        fetching: called with (addresses fetched, all addresses).
+        progress: called with (tars indexed, all tars that must be).
+        fetching: called with (addresses fetched, all addresses that must be).
         tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
         known: the tars of a run that is gone on with: those that are lost keep their places, those that are new are
             left out, and `apart` is as it was.
+        streaming: when tars at addresses are brought as a plan needs them, and not kept; None: never.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
     """
     if bad_tars not in ("stop", "skip"):
         raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{bad_tars}".')
-    captions, way = Captions.parse(caption, caption_choice, seed), find_decoding(decoding)
+    captions, way, skip = Captions.parse(caption, caption_choice, seed), find_decoding(decoding), bad_tars == "skip"
     if known is not None:
         patterns, apart = list(still_there(patterns)), False
-    groups = locate_tars(patterns, spool, apart=apart, progress=fetching, tell=tell)
-    located = [tar for group in groups for tar in group]
-    check = partial(_check, captions=captions) if bad_tars == "stop" and known is None else None
-    indexes = read_indexes(located, index_dir, workers, check=check, progress=progress, tell=tell)
-    names = distinct_names([Path(tar.source) for tar in located])
-    skip = bad_tars == "skip"
-    if known is None:
-        counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
-        shards = Shards(located, names, indexes, captions, counts, apart, way, skip=skip)
-    else:
-        shards = _as_known(known, located, names, indexes, captions, way, skip=skip)
+    groups, listed, found = group_tars(patterns, spool, apart=apart, tell=tell)
+    named = [tar for group in groups for tar in group]
+    listed_all = all(isinstance(tar, TarFacts) for tar in named)
+    streamed = streamed_of(named, spool, streaming) if streaming is not None and spool is not None else None
+    taking = StockTaking(
+        captions=captions,
+        strict=not skip and known is None,
+        index_dir=index_dir,
+        kept=kept_path(index_dir, patterns) if index_dir and whole and not listed_all else None,
+        whole=whole,
+        spool=spool,
+        workers=workers,
+        progress=progress,
+        fetching=fetching,
+        tell=tell or (lambda _: None),
+        streamed=streamed,
+    )
+    stock = taking.take(named, listed)
+    if spool is not None:
+        remember(found, spool, tell)
+    facts, again = stock.manifest.tars, stock.manifest.repeated
+    names = distinct_names([source_of(tar) for tar in named])
+    counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
+    kept = index_dir if streamed is None else streamed.index_dir
+    tars = Tars(names, facts, stock.places, counts, apart, again, kept, stock.held)
+    shards = Shards(tars if known is None else _as_known(known, tars), captions, way, skip=skip, kind_field=kind_field)
     if not len(shards):
-        raise AcedError(f"None of the {len(located)} tars holds a whole pair of image and caption{_why_none(shards)}")
+        raise AcedError(f"None of the {len(named)} tars holds a whole pair of image and caption{_why_none(shards)}")
     return shards
 
 
-def _as_known(
-    known: KnownTars,
-    located: Sequence[Located],
-    names: Sequence[str],
-    indexes: Sequence[TarIndex],
-    captions: Captions,
-    decoding: Decoding,
-    *,
-    skip: bool,
-) -> Shards:
-    """The source of a run that is gone on with, with holes where its tars are lost."""
-    places = known.match([index.mark() for index in indexes])
+def _as_known(known: KnownTars, now: Tars) -> Tars:
+    """The tars of a run that is gone on with, with holes where they are lost."""
+    places = known.match([facts.content for facts in now.facts])
     lost: dict[str, str] = {}
-    tars, contents = [], []
+    facts = []
     for tar, place in zip(known.tars, places, strict=True):
         if place < 0:
-            lost[tar.name] = CHANGED if tar.name in names else GONE
-        tars.append(located[place] if place >= 0 else Located(tar.name, Path(tar.name)))
-        contents.append(indexes[place] if place >= 0 else hole(tar))
-    their_names = [tar.name for tar in known.tars]
+            lost[tar.name] = CHANGED if tar.name in now.names else GONE
+        facts.append(now.facts[place] if place >= 0 else lost_facts(tar))
     apart = bool(known.mixture)
-    groups = [(f"source {i}", n) for i, n in enumerate(known.groups, 1)] if apart else [("the run's", len(tars))]
-    return Shards(tars, their_names, contents, captions, groups, apart, decoding, lost, skip=skip)
+    groups = [(f"source {i}", n) for i, n in enumerate(known.groups, 1)] if apart else [("the run's", len(facts))]
+    held = {number: now.held[place] for number, place in enumerate(places) if now.held and place in now.held}
+    names = [tar.name for tar in known.tars]
+    return Tars(names, facts, Moved(now.places, places), groups, apart, NONE_REPEATED, now.index_dir, held, lost)
 
 
 def _why_none(shards: Shards) -> str:
@@ -314,57 +399,3 @@ def _why_none(shards: Shards) -> str:
         found.setdefault(fault.name, fault)
     reasons = "; ".join(f"{fault.name}: {fault.detail.rstrip('.')}" for fault in list(found.values())[:3])
     return f"; {reasons}." if reasons else "."
-
-
-def _check(source: str, index: TarIndex, captions: Captions) -> None:
-    """Refuse a damaged tar and one without pairs."""
-    whole = int(((index.places["image"][:, 1] > 0) & (index.places[captions.part][:, 1] > 0)).sum())
-    if index.fault is not None:
-        what = f"go on with the {whole} whole samples in it" if whole else "leave it out"
-        raise AcedError(
-            f'{source} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" to {what}.'
-        )
-    if whole == 0:
-        found = sorted({suffix for has in index.suffixes.values() for suffix in has})[:6]
-        what = f"; its samples have {', '.join(found)}" if found else ""
-        raise AcedError(f"{source} holds no pair of an image (jpg, jpeg, png, webp) and a caption ({captions}){what}.")
-
-
-def _usable(tar: str, index: TarIndex, captions: Captions, faults: FaultList) -> np.ndarray:
-    """The rows of a tar's whole samples; everything else goes to `faults`."""
-    image, text = index.places["image"], index.places[captions.part]
-    good = (image[:, 1] > 0) & (text[:, 1] > 0)
-    for damage in index.faults:
-        sentence = f"{tar}: {damage.detail}; {int(good.sum())} whole samples of it are used."
-        faults.add(Fault(tar, f"tar_{damage.name}", sentence))
-    for note in index.notes:
-        faults.add(Fault(f"{tar}/{note.key}", note.name, f"{tar}/{note.key}: {note.detail}.", note.count))
-    for row in map(int, np.flatnonzero(~good)):
-        key = index.keys[row]
-        name, detail, count = _why(index.suffixes.get(key, []), image[row], text[row], captions)
-        faults.add(Fault(f"{tar}/{key}", name, f"{tar}/{key}: {detail}.", count))
-    return np.flatnonzero(good)
-
-
-def _why(suffixes: list[str], image: np.ndarray, text: np.ndarray, captions: Captions) -> tuple[str, str, int]:
-    """Name, detail and count of what an incomplete sample lacks."""
-    has = ", ".join(suffixes[:8])
-    dotted = [suffix for suffix in suffixes if suffix.rpartition(".")[2] in IMAGE_SUFFIXES and "." in suffix]
-    if image[0] < 0 and dotted:
-        detail = f"it has no jpg, jpeg, png or webp (only {has}), because a key ends at the first dot of a file name"
-        return "dotted_key", detail, len(dotted)
-    if image[0] < 0:
-        return "no_image", f"it has no jpg, jpeg, png or webp (only {has})", 1
-    if text[0] < 0:
-        return "no_caption", f"it has no {captions.part} for the caption {captions} (only {has})", 1
-    empty = "image" if image[1] == 0 else captions.part
-    return "empty_member", f"its {empty} has no bytes", 1
-
-
-def _tell_repeated(keys: TarKeys, faults: FaultList) -> None:
-    if len(keys.tars) < 2:
-        return
-    count, example = keys.repeated()
-    if example is not None:
-        detail = f"{example}: another tar has this key too; samples are told apart by tar and key."
-        faults.add(Fault(example, "key_in_two_tars", detail, count))

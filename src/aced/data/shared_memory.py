@@ -83,7 +83,8 @@ def room_text(error: BaseException) -> str:
 
 
 _REMEDY = (
-    "set data.workers=0 (aced embed: --workers 0), which needs none of it; or enlarge it (docker run --shm-size=8g)"
+    "set data.workers=0 (aced embed, aced eval: --workers 0), which needs none of it; or enlarge it "
+    "(docker run --shm-size=8g)"
 )
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from aced.data.atomic import writing
 from aced.data.descriptors import is_out_of_files, out_of_files
-from aced.data.rowcodec import decode, encode, layout, row_bytes
+from aced.data.rowcodec import encode, layout, row_bytes
 from aced.data.source import Source
 from aced.data.tensorfile import RowFile, RowFileWriter
 from aced.errors import AcedError
@@ -44,7 +44,7 @@ IDENTITY = {
 """What a model is made of, each with the words for a model that differs in it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """What has one side-car: samples `start` to `stop - 1` of a source, in most cases those of one tar.
 
@@ -158,12 +158,17 @@ def tower_folder(cache: Path | str, fingerprint: str) -> Path:
 
 def sidecar_path(cache: Path | str, fingerprint: str, part: Part) -> Path:
     """Where the side-car of a part belongs."""
+    return tower_folder(cache, fingerprint) / sidecar_name(part)
+
+
+def sidecar_name(part: Part) -> str:
+    """What the side-car of a part is called."""
     mark = hashlib.sha256(part.mark.encode()).hexdigest()[:12]
-    return tower_folder(cache, fingerprint) / f"{_stem(part)}-{mark}.safetensors"
+    return f"{_stem(part)}-{mark}.safetensors"
 
 
 def _stem(part: Part) -> str:
-    return re.sub(r"[^\w.-]+", "_", Path(part.name).name.removesuffix(".tar"))[:80]
+    return re.sub(r"[^\w.-]+", "_", part.name.rstrip("/").rpartition("/")[2].removesuffix(".tar"))[:80]
 
 
 class SideCarWriter:
@@ -272,17 +277,13 @@ class SideCar:
         """`[B]` rows to `[B]` bool: which have an embedding."""
         return self._file.rows("valid")[rows] != 0
 
-    def image(self, rows: np.ndarray, views: np.ndarray | int) -> Tensor:
-        """`[B]` rows, each in a view of its own, to `[B, d]` float32."""
-        return self._decoded("image", (rows, views))
+    def stored(self, name: str) -> np.ndarray:
+        """A tensor of `layout` for all rows, as it is stored: a read-only memory map."""
+        return self._file.rows(name)
 
-    def text(self, rows: np.ndarray) -> Tensor:
-        """`[B]` rows to `[B, d]` float32."""
-        return self._decoded("text", rows)
-
-    def _decoded(self, name: str, index: Any) -> Tensor:
-        names = [tensor for tensor in (name, f"{name}_scale") if tensor in self._file.names]
-        return decode(name, {tensor: self._file.rows(tensor)[index] for tensor in names}, self.info.dtype)
+    def slim(self) -> SideCar:
+        """The same without what only its maker and its first reader need, which takes more memory than the rest."""
+        return SideCar(self.path, replace(self.info, identity={}, ends=[]), self._file)
 
     def intact(self) -> bool:
         """Whether every byte is as it was written; reads the whole file."""
@@ -309,7 +310,7 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
         file = RowFile(path)
         if file.metadata.get("format") != _FORMAT:
             raise ValueError("it is no side-car")
-        content = json.loads(file.metadata["info"])
+        content = json.loads(file.metadata.pop("info"))  # which is as large as all else that is held
         if content["version"] != VERSION:
             raise AcedError(f"The side-car {path} was written by another version of aced: {_AGAIN}.")
         if set(content) != {entry.name for entry in fields(SideCarInfo)} - {"precision"}:
@@ -325,6 +326,12 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
             raise out_of_files() from error
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise Damaged(f"The side-car of embeddings {path} is damaged ({what}): {_AGAIN}.") from error
+    check_made_for(path, info, identity, part)
+    return SideCar(path, info, file)
+
+
+def check_made_for(path: Path, info: SideCarInfo, identity: Mapping[str, str] | None, part: Part | None) -> None:
+    """Refuse a side-car of another model or another tar; None: of any."""
     if identity is not None and (words := differences(info.identity, identity)):
         raise AcedError(
             f"The side-car {path} is of {words} than this model's (it was made by {info.tower}): name that model, or "
@@ -335,7 +342,6 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
             f"The side-car {path} is of another tar than {part.name}, or the tar has changed since it was embedded: "
             f"{_AGAIN}."
         )
-    return SideCar(path, info, file)
 
 
 _AGAIN = "delete the file and run 'aced embed' again, which makes only what is missing"

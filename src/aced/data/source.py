@@ -80,7 +80,6 @@ class Candidates:
         coarse: `[B]` bool, which images a student in training sees at a lower resolution; None: none of them. It is
             for the step alone, set last, and on the CPU.
         columns: the values of each `Column` that was asked for, `[B, ...]`, by its name.
-        aside: values of a column for other pairs than these, by what they are for.
         dropped: how many rows were read and left out because a column has no value for them.
         listed: `indices` on the CPU, of a batch as it was loaded on another device; else None.
     """
@@ -93,7 +92,6 @@ class Candidates:
     crops: Tensor | None = None
     coarse: Tensor | None = None
     columns: dict[str, Tensor] = field(default_factory=dict)
-    aside: dict[str, Tensor] = field(default_factory=dict)
     dropped: int = 0
     listed: Tensor | None = None
 
@@ -121,11 +119,10 @@ class Candidates:
         return [self.with_tensors(*part) for part in zip(parts, texts, strict=True)]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Candidates:
-        """The same table with every tensor changed, those of other pairs too."""
+        """The same table with every tensor changed."""
         changed = self.with_tensors({key: change(values) for key, values in self.tensors().items()}, self.texts)
-        aside = {name: change(values) for name, values in self.aside.items()}
         rest = {name: getattr(self, name) for name in ("faults", "notes", "dropped", "listed")}
-        return replace(changed, aside=aside, **rest)
+        return replace(changed, **rest)
 
     def column(self, column: Column) -> Tensor:
         """The values of a column: those that were loaded with the batch, or else loaded now."""

@@ -2,14 +2,13 @@
 
 A cache folder holds, for each model, one side-car for each tar (`aced.data.sidecar`). A `Store` puts those of one model
 and one source together and is asked by positions in the source. Nothing is held per sample: a binary search leads from
-a position to its part, and from there it is a row of a memory map.
+a position to its part, whose side-car is opened when it is first needed, and from there it is a row of a memory map.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,84 +18,54 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.data.atomic import sweep_leftovers
 from aced.data.embedding import EmbeddingTower, Progress, Settings, check_space, embed_parts
-from aced.data.rowcodec import DTYPES
+from aced.data.opened import Opened
+from aced.data.packed import PackedStrings
+from aced.data.rowcodec import decode, layout
 from aced.data.sidecar import (
     Damaged,
     Part,
     SideCar,
-    SideCarInfo,
     open_sidecar,
     overhead_bytes,
     parts_of,
-    sidecar_path,
-    tower_folder,
+    sidecar_name,
     why_missing,
 )
+from aced.data.sidecarlist import LIST
 from aced.data.source import Source
+from aced.data.survey import Survey
 from aced.errors import AcedError
 
 _HASHED_BYTES = 1 << 29
 
 
-@dataclass(frozen=True)
-class StoreInfo:
-    """What the side-cars of a store have in common, and their sums.
-
-    Attributes:
-        tower: name of the model.
-        identity: its hashes, see `SideCarInfo`.
-        n: samples of the source.
-        d, views, dtype: shape and type of the embeddings; views is the smallest number of any side-car.
-        scale, bias: logit scale and bias of the model.
-        bytes: of all files.
-        usable: samples that have an embedding.
-        faults: why the others have none: samples by name of the fault.
-        seconds, flops: what making the side-cars cost, whenever that was.
-    """
-
-    tower: str
-    identity: dict[str, str]
-    n: int
-    d: int
-    views: int
-    dtype: str
-    scale: float
-    bias: float
-    bytes: int
-    usable: int
-    faults: dict[str, int]
-    seconds: float
-    flops: float
-
-
 class Store:
     """Embeddings of one tower, addressed by positions in the source it was opened for.
 
+    It holds about 100 bytes a part, and of the side-cars that were looked at last as many as a process may have open.
+
     Args:
-        folder: where the side-cars lie.
-        n: samples of the source.
-        parts: of the source.
-        sidecars: that of each part.
-        rows: for each part, the side-car's row of each sample, or None where they agree.
+        survey: the side-cars, none of which is missing.
+        rows: of parts whose samples are not those of their side-car: its row of each sample.
 
     Attributes:
         folder: where the side-cars lie.
         info: tower, shape and costs.
+        mark: of every byte of the side-cars.
+        part_sizes: samples of each part of the source that has any, in the order of its samples.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        n: int,
-        parts: Sequence[Part],
-        sidecars: Sequence[SideCar],
-        rows: Sequence[np.ndarray | None],
-    ) -> None:
-        self.folder, self.sidecars = folder, list(sidecars)
-        self.info = _sum_up(n, [sidecar.info for sidecar in sidecars], sum(sidecar.bytes for sidecar in sidecars))
+    def __init__(self, survey: Survey, rows: Mapping[int, np.ndarray]) -> None:
+        self.folder, self.info, self.mark = survey.folder, survey.info(), survey.mark()
+        parts = survey.parts
+        self._names = PackedStrings.of(part.name for part in parts)
+        self._marks = PackedStrings.of(part.mark for part in parts)
         self._starts = np.array([part.start for part in parts], dtype=np.int64)
-        self._rows = list(rows)
-        self._whole = all(sidecar.info.usable == sidecar.info.n for sidecar in sidecars)
+        self.part_sizes = [len(part) for part in parts]
+        self._holes = survey.usable < survey.rows
+        self._hashes = survey.hashes.astype("S16")  # the beginning tells them apart
+        self._rows = dict(rows)
+        self._held = Opened[SideCar]()
 
     def __len__(self) -> int:
         """Number of samples of the source."""
@@ -104,22 +73,28 @@ class Store:
 
     def valid(self, indices: Tensor) -> Tensor:
         """Which samples have embeddings: `[B]` source positions to `[B]` bool."""
-        if self._whole:
-            return torch.ones(len(indices), dtype=torch.bool)
-        valid = torch.zeros(len(indices), dtype=torch.bool)
-        for sidecar, places, rows in self._found(indices):
-            valid[torch.from_numpy(places)] = torch.from_numpy(sidecar.valid(rows))
+        valid = torch.ones(len(indices), dtype=torch.bool)
+        if self._holes.any():
+            order, pieces = self._pieces(indices)
+            for number, piece, rows in pieces:
+                if self._holes[number]:
+                    valid[torch.from_numpy(order[piece])] = torch.from_numpy(
+                        self._held.get(number, self._open).valid(rows)
+                    )
         return valid
 
     def lookup(self, indices: Tensor, crops: Tensor | None = None) -> Embeddings:
         """Embeddings of the samples at B source positions: `[B, d]` float32, CPU, rows of unit length.
+
+        Side-cars are read one after the other, each in the order of its rows.
 
         Args:
             indices: `[B]` positions.
             crops: `[B]` which view of its image each sample is wanted in; None for the whole image.
 
         Raises:
-            AcedError: a sample was faulty when its side-car was made and so has no embedding.
+            AcedError: a sample was faulty when its side-car was made and so has no embedding; or a side-car cannot be
+                read any more, or is another one than it was.
         """
         if not bool((valid := self.valid(indices)).all()):
             raise AcedError(
@@ -127,50 +102,59 @@ class Store:
                 "were faulty when it was made; if the data were repaired since then, delete the side-cars of those "
                 "tars and run 'aced embed' again."
             )
-        image, text = (torch.empty(len(indices), self.info.d) for _ in range(2))
-        views = None if crops is None else crops.cpu().numpy()
-        for sidecar, places, rows in self._found(indices):
-            into = torch.from_numpy(places)
-            image[into] = sidecar.image(rows, 0 if views is None else views[places])
-            text[into] = sidecar.text(rows)
+        order, pieces = self._pieces(indices)
+        views = None if crops is None else crops.cpu().numpy()[order]
+        found = {side: self._empty(side, len(order)) for side in ("image", "text")}
+        for number, piece, rows in pieces:
+            sidecar = self._held.get(number, self._open)
+            of_image = (rows, 0 if views is None else views[piece])
+            for side, index in (("image", of_image), ("text", (rows,))):
+                for name, values in found[side].items():
+                    values[piece] = sidecar.stored(name)[index]
+        back = torch.from_numpy(order)
+        image, text = (torch.empty(len(order), self.info.d) for _ in found)
+        for into, (side, stored) in zip((image, text), found.items(), strict=True):
+            into[back] = decode(side, stored, self.info.dtype)
         return Embeddings(image, text, scale=self.info.scale, bias=self.info.bias)
 
-    def _found(self, indices: Tensor) -> Iterator[tuple[SideCar, np.ndarray, np.ndarray]]:
-        """For each side-car that is needed: itself, places in `indices`, and its rows for them."""
-        if not len(indices):  # of nothing numpy makes one part
-            return
+    def _empty(self, side: str, count: int) -> dict[str, np.ndarray]:
+        tensors = layout(side, (count,), self.info.d, self.info.dtype)
+        return {name: np.empty(shape, dtype) for name, (dtype, shape) in tensors.items()}
+
+    def _pieces(self, indices: Tensor) -> tuple[np.ndarray, Iterator[tuple[int, slice, np.ndarray]]]:
+        """Positions in their order, cut where another part begins.
+
+        Returns:
+            `[B]` the places in `indices` of the sorted positions; and of each part that is needed its number, the
+            slice of the sorted positions that lies in it, and its side-car's rows for them.
+        """
         positions = indices.cpu().numpy().astype(np.int64)
+        order = np.argsort(positions, kind="stable")
+        return order, self._cut(positions[order])
+
+    def _cut(self, positions: np.ndarray) -> Iterator[tuple[int, slice, np.ndarray]]:
         part = np.searchsorted(self._starts, positions, side="right") - 1
-        if (part == part[0]).all():  # the usual case where the data are one part
-            needed, pieces = part[:1], [np.arange(len(part))]
-        else:
-            order = np.argsort(part, kind="stable")
-            needed, first = np.unique(part[order], return_index=True)
-            pieces = np.split(order, first[1:])
-        for number, places in zip(needed.tolist(), pieces, strict=True):
-            local, mapping = positions[places] - self._starts[number], self._rows[number]
-            yield self.sidecars[number], places, local if mapping is None else mapping[local]
+        ends = [*(np.flatnonzero(np.diff(part)) + 1).tolist(), len(part)] if len(part) else []
+        for first, end in pairwise([0, *ends]):
+            number = int(part[first])
+            rows = positions[first:end] - self._starts[number]
+            yield number, slice(first, end), self._rows[number][rows] if number in self._rows else rows
 
+    def _open(self, number: int) -> SideCar:
+        """Open a side-car, which must be the one that was there at the start.
 
-def _sum_up(n: int, infos: Sequence[SideCarInfo], size: int) -> StoreInfo:
-    first, faults = infos[0], Counter[str]()
-    for info in infos:
-        faults.update(info.faults)
-    return StoreInfo(
-        tower=first.tower,
-        identity=first.identity,
-        n=n,
-        d=first.d,
-        views=min(info.views for info in infos),
-        dtype=first.dtype,
-        scale=first.scale,
-        bias=first.bias,
-        bytes=size,
-        usable=sum(info.usable for info in infos),
-        faults=dict(faults),
-        seconds=sum(info.seconds for info in infos),
-        flops=sum(info.flops for info in infos),
-    )
+        Raises:
+            AcedError: it is not, or cannot be read.
+        """
+        part = Part(self._names[number], self._marks[number], 0, 0)
+        path = self.folder / sidecar_name(part)
+        sidecar = open_sidecar(path, self.info.identity, part)
+        if sidecar.info.sha256[:16].encode() != self._hashes[number]:
+            raise AcedError(
+                f"The side-car {path} is another one than when this started, or than {LIST} beside it says: delete "
+                f"{LIST}, which is then made anew, and start again."
+            )
+        return sidecar.slim()
 
 
 def build_store(
@@ -193,94 +177,112 @@ def build_store(
         AcedError: a side-car is damaged or of something else, no sample is usable, an embedding is not finite, or
             there is no room for it.
     """
-    cache, identity = Path(cache), tower.identity()
-    missing, _ = sort_parts(cache, identity, parts_of(source), settings)
-    if lost := next((part for part in missing if part.lost), None):
-        raise AcedError(
-            f"{lost.name} is lost and has no side-car in {cache}: name the cache that the run has used, which has one."
-        )
-    if missing:
-        overhead = sum(overhead_bytes(part, source) for part in missing)
-        check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
-        sweep_leftovers(tower_folder(cache, identity["tower"]))
-        for _part in embed_parts(cache, source, tower, missing, settings, progress):
-            pass
-    return open_store(cache, identity, source, settings)
-
-
-def sort_parts(
-    cache: Path, identity: Mapping[str, str], parts: Sequence[Part], settings: Settings, *, repair: bool = False
-) -> tuple[list[Part], list[Part]]:
-    """The parts that have no side-car yet, and with `repair` those whose side-car is damaged (they are in both).
-
-    Raises:
-        AcedError: a side-car is damaged (without `repair`), of something else, of another type, or has fewer views.
-    """
-    if settings.dtype not in DTYPES:
-        raise AcedError(f"Embeddings are stored as {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {settings.dtype}.")
-    missing: list[Part] = []
-    damaged: list[Part] = []
-    for part in parts:
-        path = sidecar_path(cache, identity["tower"], part)
-        if not path.exists():
-            missing.append(part)
-            continue
-        try:
-            _check(open_sidecar(path, identity, part), settings)
-        except Damaged:
-            if not repair:
-                raise
-            missing.append(part)
-            damaged.append(part)
-    return missing, damaged
-
-
-def _check(sidecar: SideCar, settings: Settings) -> None:
-    info = sidecar.info
-    for what, there, asked, wrong in (
-        ("embeddings as", info.dtype, settings.dtype, info.dtype != settings.dtype),
-        ("views:", info.views, settings.views, info.views < settings.views),
-    ):
-        if wrong:
-            raise AcedError(
-                f"The side-car {sidecar.path} holds {what} {there}, and {asked} is asked for: ask for {there}, or "
-                "choose another cache folder."
-            )
+    cache, identity, parts = Path(cache), tower.identity(), parts_of(source)
+    survey = look(cache, identity, parts, settings)
+    if survey.missing:
+        embed_missing(survey, cache, source, tower, settings, progress)
+        survey = look(cache, identity, parts, settings)
+    return surveyed(survey, cache, source)
 
 
 def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, settings: Settings) -> Store:
     """Open the side-cars of a tower for a source, or refuse.
 
-    Side-cars of up to 512 MiB together are checked by their hashes, larger ones by their headers and sizes.
+    Raises:
+        AcedError: as `look` and `surveyed`.
+    """
+    return surveyed(look(Path(cache), identity, parts_of(source), settings), Path(cache), source)
+
+
+def look(cache: Path, identity: Mapping[str, str], parts: Sequence[Part], settings: Settings) -> Survey:
+    """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
 
     Raises:
-        AcedError: a side-car is missing (it says what there is instead), damaged, of other weights, another
-            preprocessing, tokenizer or tar, of another type, or no sample has an embedding.
+        AcedError: one is damaged, of other weights, another preprocessing, tokenizer or tar, or of another type.
     """
-    cache, parts = Path(cache), parts_of(source)
-    sidecars = []
-    for part in parts:
-        path = sidecar_path(cache, identity["tower"], part)
-        if not path.exists():
-            raise AcedError(
-                f"{part.name} has no side-car of this model: {why_missing(cache, identity, part)}; run 'aced embed'."
-            )
-        sidecars.append(open_sidecar(path, identity, part))
-        _check(sidecars[-1], settings)
-    store = Store(
-        tower_folder(cache, identity["tower"]),
-        len(source),
-        parts,
-        sidecars,
-        # The mark says that the side-car of a lost tar has its samples in their order.
-        [None if p.lost else sidecar.rows_of(p.keys(source)) for sidecar, p in zip(sidecars, parts, strict=True)],
-    )
-    if store.info.bytes <= _HASHED_BYTES and (changed := [one for one in sidecars if not one.intact()]):
-        raise Damaged(
-            f"The side-car of embeddings {changed[0].path} is damaged (its content has changed): delete the file and "
-            "run 'aced embed' again, which makes only what is missing."
+    survey = Survey(cache, identity, parts, settings)
+    survey.listed.save()
+    return survey
+
+
+def embed_missing(
+    survey: Survey,
+    cache: Path,
+    source: Source,
+    tower: EmbeddingTower,
+    settings: Settings,
+    progress: Progress | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Make the side-cars that are missing, together with the other processes that do so.
+
+    A process begins with its own ones, every so many, and then makes what nobody else has begun.
+
+    Args:
+        survey: says which.
+        cache, source, tower, settings: as of `build_store`.
+        progress: called with (samples done, samples of its own ones).
+        share: of this process: its number, and how many there are.
+
+    Raises:
+        AcedError: as `build_store`.
+    """
+    missing = [survey.parts[number] for number in survey.missing]
+    if lost := next((part for part in missing if part.lost), None):
+        raise AcedError(
+            f"{lost.name} is lost and has no side-car in {cache}: name the cache that the run has used, which has one."
         )
+    overhead = sum(overhead_bytes(part, source) for part in missing)
+    check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
+    sweep_leftovers(survey.folder)
+    rank, ranks = share
+    for _part in embed_parts(cache, source, tower, missing[rank::ranks], settings, progress, patient=ranks == 1):
+        pass
+    if ranks > 1:
+        for _part in embed_parts(cache, source, tower, missing, settings):
+            pass
+
+
+def surveyed(survey: Survey, cache: Path, source: Source) -> Store:
+    """The store of side-cars that were looked at.
+
+    Side-cars of up to 512 MiB together are checked by their hashes, larger ones by their sizes and times where the list
+    beside them knows these, else by their headers; and each by its header when it is looked up.
+
+    Raises:
+        AcedError: a side-car is missing (it says what there is instead) or damaged, or no sample has an embedding.
+    """
+    if survey.missing:
+        part = survey.parts[survey.missing[0]]
+        why = why_missing(cache, survey.identity, part)
+        raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
+    store = Store(survey, dict(_other_rows(survey, source)))
+    if store.info.bytes <= _HASHED_BYTES:
+        for number in range(len(survey.parts)):
+            _check_content(survey.path(number))
     if store.info.usable == 0:
         why = ", ".join(f"{name} {count}" for name, count in store.info.faults.items())
         raise AcedError(f"No sample of {source.name} has an embedding: none was usable ({why}).")
     return store
+
+
+def _other_rows(survey: Survey, source: Source) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of the samples of those parts whose side-car has other samples, by number.
+
+    A tar's mark covers its keys, and of a lost one it says that their order is kept.
+    """
+    alone = not getattr(source, "parts", {})
+    for number, part in enumerate(survey.parts):
+        if not part.lost and (alone or len(part) != survey.rows[number]):
+            rows = open_sidecar(survey.path(number)).rows_of(part.keys(source))
+            if rows is not None:
+                yield number, rows
+
+
+def _check_content(path: Path) -> None:
+    """Refuse a side-car whose bytes are not those that were written; reads the whole file."""
+    if not open_sidecar(path).intact():
+        raise Damaged(
+            f"The side-car of embeddings {path} is damaged (its content has changed): delete the file and "
+            "run 'aced embed' again, which makes only what is missing."
+        )

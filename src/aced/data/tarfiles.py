@@ -1,49 +1,48 @@
-"""What `Shards` stands on: open tars that are checked for changes, and keys in little memory."""
+"""Open tars that are checked for changes, a few at a time."""
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from aced.data.descriptors import is_out_of_files, most_tars, out_of_files
 from aced.data.losttars import CHANGED, GONE, TarLost, is_lost
-from aced.data.packed import PackedStrings
+from aced.data.places import Places
 from aced.data.tarindex import index_tar
 from aced.errors import AcedError, DataLost
+
+_GAP = 1 << 16
+"""Bytes between two pieces of a sample that are read along rather than left out: another read costs more."""
 
 
 class TarFiles:
     """Tars opened on demand, a few at a time in each thread and process, and checked against their index.
 
     Args:
-        paths: the tars.
-        states: size and modification time (ns) of each when it was indexed.
-        marks: of each tar's content, see `TarIndex.mark`.
+        places: where the tars lie.
+        sources: what the user calls them.
         lost: numbers of tars that are lost already, with the name of the fault.
         skip: whether the samples of a tar that is lost are to be left out, and the others read on.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        states: Sequence[tuple[int, int]],
-        marks: Sequence[str],
+        places: Places,
+        sources: Sequence[str],
         lost: Mapping[int, str] | None = None,
         *,
         skip: bool = False,
     ) -> None:
-        self._paths = list(paths)
-        self._states = list(states)
-        self._marks = list(marks)
+        self._places, self._sources = places, sources
+        self._states: dict[int, tuple[int, int]] = {}
+        self._marks: dict[int, str] = {}
         self._lost = dict(lost or {})
         self._skip = skip
         self._others: dict[int, tuple[int, int]] = {}  # states in which a tar is another one
@@ -56,18 +55,41 @@ class TarFiles:
         self.__dict__.update(state)
         self._local = threading.local()
 
+    def expect(self, tar: int, state: tuple[int, int], mark: str = "") -> None:
+        """Take a tar for what its index is of: a file of such a size and modification time (ns).
+
+        Args:
+            tar: its number.
+            state: of the file.
+            mark: of its content, see `TarIndex.mark`; without one a file in another state is another file.
+        """
+        self._states[tar], self._marks[tar] = state, mark
+
     def session(self) -> TarSession:
         """For some reads in one thread; each tar's size and time are checked once in it."""
         return TarSession(self)
 
-    def open(self, tar: int) -> FileIO:
-        """The open file of a tar, from this thread's own few."""
+    def path(self, tar: int) -> Path:
+        """Where a tar lies; waits until it is there.
+
+        Raises:
+            AcedError, TarLost: it cannot be had.
+        """
+        try:
+            return self._places.path(tar)
+        except TarLost as lost:
+            raise self._error(lost.name, str(lost).rstrip(".")) from None
+
+    def open(self, tar: int, *, known: bool = False) -> FileIO:
+        """The open file of a tar, from this thread's own few; `known` where it was asked for a moment ago."""
         if tar in self._lost:
-            raise TarLost(self._lost[tar], f"{self._paths[tar]} is lost to this run.")
+            raise TarLost(self._lost[tar], f"{self._sources[tar]} is lost to this run.")
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
             local.pid, local.files = os.getpid(), OrderedDict()
         files: OrderedDict[int, FileIO] = local.files
+        if not known and not self._places.stay and tar in files and not os.fstat(files[tar].fileno()).st_nlink:
+            files.pop(tar).close()  # it was removed, and has come again since
         if tar not in files:
             while len(files) >= most_tars():
                 files.popitem(last=False)[1].close()
@@ -78,14 +100,14 @@ class TarFiles:
     def _opened(self, tar: int, others: OrderedDict[int, FileIO]) -> FileIO:
         while True:
             try:
-                return FileIO(self._paths[tar])
+                return FileIO(self.path(tar))
             except OSError as error:
                 if not (is_out_of_files(error) and others):
                     raise self.unreadable(tar, error) from error
                 others.popitem(last=False)[1].close()
 
     def check(self, tar: int, file: FileIO) -> None:
-        """Refuse a tar that is not what was indexed; one that was only touched, or copied again, is.
+        """Refuse a tar that is not what was indexed (see `expect`); one that was only touched, or copied again, is.
 
         Raises:
             AcedError, TarLost: it has changed.
@@ -104,19 +126,27 @@ class TarFiles:
         if state[0] != self._states[tar][0]:
             return False
         try:
-            return index_tar(self._paths[tar])[0].mark() == self._marks[tar]
+            return index_tar(self.path(tar))[0].mark() == self._marks[tar]
         except OSError:
             return False
 
+    def refuse(self, tar: int, detail: str) -> None:
+        """Raise an AcedError about a damaged tar, unless what is whole of such tars is to be read."""
+        if not self._skip:
+            raise AcedError(
+                f'{self._sources[tar]} cannot be used: {detail}. Replace the file, or set data.bad_tars = "skip" to go '
+                "on with the whole samples in it."
+            )
+
     def changed(self, tar: int) -> AcedError | TarLost:
         """The error for a tar that changed under the run."""
-        return self._error(CHANGED, f"{self._paths[tar]} has changed since it was indexed")
+        return self._error(CHANGED, f"{self._sources[tar]} has changed since it was indexed")
 
     def unreadable(self, tar: int, error: OSError) -> AcedError | TarLost:
         """The error for a tar that the system does not give."""
         if is_out_of_files(error):
             return out_of_files()
-        said = f"{self._paths[tar]} cannot be read any more ({error.strerror or error})"
+        said = f"{self._sources[tar]} cannot be read any more ({error.strerror or error})"
         return self._error(GONE, said) if is_lost(error) else AcedError(f"{said}.")
 
     def _error(self, name: str, said: str) -> AcedError | TarLost:
@@ -136,8 +166,8 @@ class TarSession:
         self._checked: set[int] = set()
         self._lost: dict[int, TarLost] = {}
 
-    def read(self, tar: int, place: np.ndarray) -> bytes:
-        """The bytes at `place` (offset, size) of a tar.
+    def read(self, tar: int, *places: np.ndarray) -> list[bytes]:
+        """The bytes at some places (offset, size) of a tar; neighbours are read at once.
 
         Raises:
             AcedError: the tar changed since it was indexed, is shorter than that, or cannot be read.
@@ -146,17 +176,23 @@ class TarSession:
         if tar in self._lost:
             raise self._lost[tar]
         try:
-            return self._read(tar, place)
+            return self._read(tar, [(int(place[0]), int(place[1])) for place in places])
         except TarLost as lost:
             self._lost[tar] = lost
             raise
 
-    def _read(self, tar: int, place: np.ndarray) -> bytes:
-        file = self._files.open(tar)
+    def _read(self, tar: int, places: list[tuple[int, int]]) -> list[bytes]:
+        file = self._files.open(tar, known=tar in self._checked)
         if tar not in self._checked:
             self._files.check(tar, file)
             self._checked.add(tar)
-        offset, size = int(place[0]), int(place[1])
+        start, end = min(place[0] for place in places), max(map(sum, places))
+        if end - start > sum(size for _, size in places) + _GAP * (len(places) - 1):
+            return [self._piece(tar, file, *place) for place in places]
+        whole = self._piece(tar, file, start, end - start)
+        return [whole[offset - start : offset - start + size] for offset, size in places]
+
+    def _piece(self, tar: int, file: FileIO, offset: int, size: int) -> bytes:
         try:
             content = os.pread(file.fileno(), size, offset)
             while len(content) < size and (more := os.pread(file.fileno(), size - len(content), offset + len(content))):
@@ -166,54 +202,3 @@ class TarSession:
         if len(content) < size:
             raise self._files.changed(tar)
         return content
-
-
-class TarKeys(Sequence[str]):
-    """The keys `<tar>/<key>` of all samples, packed: millions of strings are slow to send and fork.
-
-    Args:
-        tars: names of the tars.
-        keys: the keys in each tar.
-    """
-
-    def __init__(self, tars: Sequence[str], keys: Sequence[PackedStrings]) -> None:
-        self.tars = list(tars)
-        self._first = [0, *itertools.accumulate(len(part) for part in keys)]
-        self._keys = PackedStrings.joined(keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        key = self._keys[index]
-        return f"{self.tars[self.tar_of(index)]}/{key}"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory, without the tars' names."""
-        return self._keys.nbytes
-
-    def tar_of(self, index: int) -> int:
-        """The number of the tar that sample `index` is in."""
-        return bisect.bisect_right(self._first, index) - 1
-
-    def row_in_tar(self, index: int) -> int:
-        """The place of sample `index` among those of its tar."""
-        return index - self._first[self.tar_of(index)]
-
-    def repeated(self) -> tuple[int, str | None]:
-        """How many keys occur in more than one tar (each further time counts), and the first such key."""
-        hashes = np.fromiter(map(hash, self._keys), dtype=np.int64, count=len(self))
-        order = np.argsort(hashes, kind="stable")
-        again = np.flatnonzero(np.diff(hashes[order]) == 0)
-        if not len(again):
-            return 0, None
-        return len(again), self[int(order[again + 1].min())]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aced.data.atomic import write_atomic
+from aced.data.atomic import write_cache
 from aced.data.faults import FaultList
 from aced.data.packed import PackedStrings
 from aced.data.source import Fault
@@ -81,8 +81,7 @@ def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, Kept
     """
     if index_dir is None:
         return _group(list_tar(path)), None
-    name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    cache = index_dir / f"{path.stem}-{name}.npz"
+    cache = kept_index(path, index_dir)
     state = os.stat(path)
     index, note = _load(cache)
     if index is not None and (index.size, index.mtime_ns) == (state.st_size, state.st_mtime_ns):
@@ -91,10 +90,16 @@ def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, Kept
         note = KeptNote("stale", str(cache))
     index = _group(list_tar(path))
     try:
-        write_atomic(cache, _packed(index))
+        write_cache(cache, _packed(index))
     except AcedError as error:
         note = KeptNote("not_kept", str(error).rstrip("."))
     return index, note
+
+
+def kept_index(path: Path, index_dir: Path) -> Path:
+    """The file in a folder of indexes that is for a tar."""
+    name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return index_dir / f"{path.stem}-{name}.npz"
 
 
 class KeptNote(NamedTuple):

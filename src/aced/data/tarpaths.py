@@ -184,8 +184,11 @@ def braces(pattern: str) -> Iterator[str]:
         yield from braces(pattern[: match.start()] + word + pattern[match.end() :])
 
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
+def distinct_names(paths: Sequence[Path | str]) -> list[str]:
     """A name for each tar: its file name, with as many parent folders as tell equal file names apart."""
+    files = [os.path.basename(path) for path in paths]
+    if len(set(files)) == len(files):
+        return files
     parts = [Path(os.path.abspath(path)).parts for path in paths]
     depth = [1] * len(paths)
     while True:

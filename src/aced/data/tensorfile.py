@@ -17,8 +17,9 @@ import random
 import struct
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ _DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "int8": "I8"}
 _NUMPY = {code: np.dtype(name).newbyteorder("<") for name, code in _DTYPES.items()}
 
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 class RowFileWriter:
@@ -144,8 +146,9 @@ class RowFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self.size = path, path.stat().st_size
-        with open(path, "rb") as file:
+        self._path = path
+        with _MAPS.making_room(lambda: path.open("rb")) as file:
+            self.size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= self.size - 8:
                 raise ValueError(f"{path} has no safetensors header")
@@ -223,18 +226,28 @@ class _Maps:
             most = most_maps()
             while len(self._files) >= most:
                 self._give_back()
-            while True:
-                try:
-                    content = file.mapped()
-                    break
-                except OSError as error:
-                    if not is_out_of_files(error):
-                        raise
-                    if not self._files:
-                        raise out_of_files() from error
-                    self._give_back()
+            content = self._made(file.mapped)
             self._files.append(weakref.ref(file, self._count))
         return content
+
+    def making_room(self, opened: Callable[[], T]) -> T:
+        """What `opened` gives, with maps given back for it where the process may open no more files; raises as `make`.
+
+        It must not use the maps itself.
+        """
+        with self._lock:
+            return self._made(opened)
+
+    def _made(self, opened: Callable[[], T]) -> T:
+        while True:
+            try:
+                return opened()
+            except OSError as error:
+                if not is_out_of_files(error):
+                    raise
+                if not self._files:
+                    raise out_of_files() from error
+                self._give_back()
 
     def _count(self, _: object) -> None:
         self._gone += 1

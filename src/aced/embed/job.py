@@ -14,11 +14,13 @@ from aced.data.atomic import sweep_leftovers
 from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
+from aced.data.indexfolder import index_folder
 from aced.data.losttars import TarLost
 from aced.data.shards import Shards, open_shards
-from aced.data.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sidecar_path, tower_folder
+from aced.data.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_path, tower_folder
+from aced.data.sidecarlist import SideCarList, file_state
 from aced.data.spool import GIGABYTE, Spool
-from aced.data.store import sort_parts
+from aced.data.survey import Survey
 from aced.errors import AcedError
 from aced.precision import Asked, find_precision
 from aced.towers import Tower, load_tower
@@ -37,7 +39,7 @@ class Job:
         bad_tars: what a damaged tar does, see `open_shards`.
         spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
             that this folder may take.
-        index_dir: where indexes of the tars are kept; empty for none.
+        index_dir: where indexes of the tars are kept, see `index_folder`.
         device: of torch; `auto` is CUDA where the process has it.
         precision: of the model, in the place of that in `settings`: `auto` is decided where the model is.
         threads: CPU threads; 0 leaves them as they are.
@@ -135,7 +137,9 @@ class Embedder:
         self.tower.requires_grad_(False).eval()
         self.identity = self.tower.identity()
         self.cache = Path(job.cache)
-        sweep_leftovers(tower_folder(self.cache, self.identity["tower"]))
+        folder = tower_folder(self.cache, self.identity["tower"])
+        sweep_leftovers(folder)
+        self._listed = SideCarList(folder)
 
     def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int, int]:
         """What is there and what is to do, found from the headers of the tars and of the side-cars.
@@ -159,15 +163,17 @@ class Embedder:
         for number, tar in enumerate(tars, 1):
             source = self._open([tar], there)
             parts = parts_of(source) if source else []
-            if sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)[0]:
+            survey = self._survey(parts)
+            if survey.missing:
                 todo.append(str(tar))
                 missing += sum(map(len, parts))
                 overhead += sum(overhead_bytes(part, source) for part in parts) if source else 0
             else:
                 there.tars += 1
-                self._count(source, parts, there)
+                self._count(source, survey, there)
             if progress is not None:
                 progress(number, len(tars))
+        self.keep()
         return there, todo, missing, overhead
 
     def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None, *, patient: bool = True) -> Tally:
@@ -184,7 +190,8 @@ class Embedder:
         tally = Tally()
         source = self._open(tars, tally)
         parts = parts_of(source) if source else []
-        missing, damaged = sort_parts(self.cache, self.identity, parts, self.job.settings, repair=True)
+        survey = self._survey(parts)
+        missing, damaged = ([parts[number] for number in one] for one in (survey.missing, survey.damaged))
         made: list[Part] = []
         lost: list[Part] = []
 
@@ -201,7 +208,7 @@ class Embedder:
                 lost=leave_out,
             )
             for part in todo:
-                info = open_sidecar(self._path(part)).info
+                info = self._made(part)
                 tally.seconds += info.seconds
                 tally.flops += info.flops
                 tally.embedded += info.n
@@ -216,27 +223,41 @@ class Embedder:
         if tally.left or lost:
             source = self._open(there, tally) if there else None
             parts = parts_of(source) if source else []
-        self._count(source, parts, tally)
+        self._count(source, self._survey(parts), tally)
         return tally
+
+    def keep(self) -> None:
+        """Write the list of the side-cars, for whoever looks at them next."""
+        self._listed.save()
+
+    def _survey(self, parts: Sequence[Part]) -> Survey:
+        return Survey(self.cache, self.identity, parts, self.job.settings, repair=True, listed=self._listed)
+
+    def _made(self, part: Part) -> SideCarInfo:
+        """What was written of a part."""
+        path = self._path(part)
+        info = open_sidecar(path).info
+        if state := file_state(path):
+            self._listed.add(path.name, state, info)
+        return info
 
     def _path(self, part: Part) -> Path:
         return sidecar_path(self.cache, self.identity["tower"], part)
 
     def _is_whole(self, part: Part) -> bool:
-        return not sort_parts(self.cache, self.identity, [part], self.job.settings, repair=True)[0]
+        return not self._survey([part]).missing
 
-    def _count(self, source: Shards | None, parts: Sequence[Part], tally: Tally) -> None:
+    def _count(self, source: Shards | None, survey: Survey, tally: Tally) -> None:
         """Add what the side-cars of some parts hold, and what their tars lost already at indexing."""
         for fault in source.faults if source else ():
             if fault.name not in HARMLESS:
                 tally.skip(fault.name, fault.detail, fault.count)
-        for part in parts:
-            sidecar = open_sidecar(self._path(part), self.identity, part)
-            tally.samples += sidecar.info.n
-            tally.usable += sidecar.info.usable
-            tally.bytes += sidecar.bytes
-            for name, count in sidecar.info.faults.items():
-                tally.skip(name, f"{count} of the {sidecar.info.n} samples of {part.name}.", count)
+        for number, part in enumerate(survey.parts):
+            tally.samples += int(survey.rows[number])
+            tally.usable += int(survey.usable[number])
+            tally.bytes += int(survey.sizes[number])
+            for name, count in survey.faults(number).items():
+                tally.skip(name, f"{count} of the {survey.rows[number]} samples of {part.name}.", count)
 
     def _tell_once(self, sentence: str) -> None:
         """Every tar of a pool may have the same to say."""
@@ -253,7 +274,8 @@ class Embedder:
                 caption_choice=self.job.caption_choice,
                 decoding=self.job.decoding,
                 bad_tars=self.job.bad_tars,
-                index_dir=Path(self.job.index_dir) if self.job.index_dir else None,
+                index_dir=index_folder(self.job.index_dir),
+                whole=False,
                 spool=self.job.spool,
                 tell=self._tell_once,
             )

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -16,11 +17,14 @@ from aced.config import make_config
 from aced.data.decoding import find_decoding
 from aced.data.descriptors import raise_file_limit
 from aced.data.embedding import check_space, size_text
+from aced.data.indexfolder import index_folder
 from aced.data.located import name_tars
+from aced.data.manifestfile import kept_path
+from aced.data.remote import is_address
 from aced.data.rowcodec import DTYPES
 from aced.data.several import several
 from aced.data.sidecar import sample_bytes, tower_folder
-from aced.data.spool import is_address
+from aced.data.stock import StockTaking
 from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
 from aced.embed.spread import Share, own_share, with_ray
@@ -67,6 +71,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         return Tally()
     # One process draws and speaks; what the others have to say would only be in its way.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
+        _take_stock(job, tars, shards, mine, bars)
         embedder = Embedder(job, bars.say, bars.counting)
         for sentence in (*told, *embedder.tower.notes):
             bars.say(sentence)
@@ -81,6 +86,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
                 done.whole = tally.embedded
                 done(0, 0)
             tick(missing or 1, done.rate())
+            embedder.keep()
         seconds = time.perf_counter() - start
     if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
         raise AcedError(_nothing_usable(tally))
@@ -94,6 +100,25 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         where = f"Side-cars: {tower_folder(job.cache, embedder.identity['tower'])}"
         console.print(f"{where}   Use: reference.cache={job.cache}", markup=False, highlight=False)
     return tally
+
+
+def _take_stock(job: Job, tars: Sequence[str], shards: Sequence[str], share: Share, bars: Bars) -> None:
+    """Index the tars that are new, with all the workers; of a whole pool this makes the manifest too."""
+    folder = index_folder(job.index_dir, bars.say)
+    if folder is None or any(map(is_address, tars)):
+        return
+    with bars.counting("Indexing tars") as progress:
+        taking = StockTaking(
+            index_dir=folder,
+            kept=kept_path(folder, shards) if share.count == 1 else None,
+            whole=share.count == 1,
+            spool=job.spool,
+            workers=job.settings.workers,
+            progress=progress,
+            tell=bars.say,
+        )
+        taking.take([Path(tar) for tar in tars])
+        progress(len(tars), len(tars))
 
 
 def _check_options(job: Job) -> None:

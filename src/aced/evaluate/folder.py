@@ -20,7 +20,8 @@ from aced.errors import AcedError
 from aced.evaluate.chance import chance_in_sets, chance_of_selection
 from aced.evaluate.groups import ATTRIBUTES, FACE_FIELDS
 from aced.evaluate.suite import Known, known_chance, recognise, task_name
-from aced.evaluate.tar_samples import Sample, TarImages, read_lines, read_samples
+from aced.evaluate.tar_images import TarImages
+from aced.evaluate.tar_samples import Sample, read_lines, read_samples
 from aced.evaluate.tasks import (
     Association,
     Attributes,

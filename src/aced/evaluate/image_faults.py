@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,9 @@ class Tally:
     count: int
     example: str
 
-    def and_one(self) -> Tally:
-        """The same with one more image."""
-        return Tally(self.count + 1, self.example)
+    def and_more(self, count: int) -> Tally:
+        """The same with more images."""
+        return Tally(self.count + count, self.example)
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,19 @@ class ImageFaults:
     lost: Mapping[int, str] = field(default_factory=dict)
     left_out: Mapping[str, Tally] = field(default_factory=dict)
     odd: Mapping[str, Tally] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Iterable[ImageFaults]) -> ImageFaults:
+        """The faults of several parts of a task's images, in their order; examples are the first ones."""
+        lost: dict[int, str] = {}
+        left_out: dict[str, Tally] = {}
+        odd: dict[str, Tally] = {}
+        for part in parts:
+            lost |= part.lost
+            for found, more in ((left_out, part.left_out), (odd, part.odd)):
+                for name, tally in more.items():
+                    found[name] = found.get(name, Tally(0, tally.example)).and_more(tally.count)
+        return cls(lost, left_out, odd)
 
     def __bool__(self) -> bool:
         return bool(self.lost or self.odd)
@@ -99,4 +112,4 @@ class FaultNotes:
 
 def _count(found: dict[str, Tally], name: str, example: str) -> None:
     known = found.get(name)
-    found[name] = known.and_one() if known else Tally(1, example)
+    found[name] = (known or Tally(0, example)).and_more(1)

@@ -35,6 +35,11 @@ def fill(template: str, name: str) -> str:
     return template.replace("{c}", name)
 
 
+def prompts_of(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """All prompts of some classes, class after class."""
+    return [fill(template, name) for name in classes for template in templates]
+
+
 def check_policy(policy: str) -> Policy:
     """The policy of a name.
 

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from aced.data.images import ImageFault, decode_like_pillow
 from aced.data.standins import HEAD, stand_in
 from aced.data.tarindex import IMAGE_SUFFIXES
 from aced.data.tars import Member, list_tar, split_key
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate.image_faults import FaultNotes, ImageFaults
-
-_KEPT_BYTES = 1 << 28
-"""Pixels of a task that are kept for its next evaluation; a larger task is decoded again."""
-_TOLD = ("image_truncated", "image_aspect", "image_16_bit")
-"""What a pool leaves out or reads otherwise; alpha, EXIF and further frames are the same everywhere."""
-_RESIZED_PIXELS = 179_000_000
-"""Pixels that a long image may have once its short side fits the view: as many as Pillow opens."""
 
 
 @dataclass(frozen=True)
@@ -166,93 +151,17 @@ def read_member(tar: Path, member: Member, state: State | None = None) -> bytes:
     return content
 
 
-def _state(tar: Path) -> State:
+def state_of(tar: Path) -> State:
+    """What a tar is now.
+
+    Raises:
+        AcedError: it cannot be read.
+    """
     try:
         state = tar.stat()
     except OSError as error:
         raise AcedError(f"{tar} cannot be read ({error.strerror or error}).") from error
     return state.st_size, state.st_mtime_ns
-
-
-class TarImages:
-    """Decodes a task's images in a view when they are asked for; remembers them where they are few.
-
-    Images are decoded as by Pillow. One that cannot be used is black here, and `faults` names it: whoever scores the
-    images leaves it out.
-    """
-
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._places = [(sample, image) for sample in samples for image in sample.images]
-        self._states = {tar: _state(tar) for tar in dict.fromkeys(sample.tar for sample in samples)}
-        self._known: dict[View, Tensor] = {}
-        self._faults: dict[View, ImageFaults] = {}
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @cached_property
-    def structure(self) -> str:
-        """A hash of the names and sizes of the images: the same for a copy of the data."""
-        names = [[sample.tar.name, sample.key, image.name, image.size] for sample, image in self._places]
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:24]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash that also changes when one of the files does."""
-        states = [[tar.name, *state] for tar, state in self._states.items()]
-        offsets = [image.offset for _, image in self._places]
-        return hashlib.sha256(json.dumps([self.structure, states, offsets]).encode()).hexdigest()[:24]
-
-    def __call__(self, view: View) -> Tensor:
-        """All n images: `[n, 3, size, size]` uint8."""
-        if view not in self._known:
-            notes = FaultNotes()
-            self._known[view] = torch.from_numpy(self._decode(view, 0, len(self), notes))
-            self._faults[view] = notes.all()
-        return self._known[view]
-
-    def batches(self, view: View, size: int) -> Iterator[Tensor]:
-        """The same images, `size` at a time."""
-        if view in self._known:
-            yield from self._known[view].split(size)
-            return
-        notes = FaultNotes()
-        kept: list[Tensor] | None = [] if len(self) * 3 * view.size**2 <= _KEPT_BYTES else None
-        for start in range(0, len(self), size):
-            part = torch.from_numpy(self._decode(view, start, min(len(self), start + size), notes))
-            if kept is not None:
-                kept.append(part)
-            yield part
-        self._faults[view] = notes.all()
-        if kept:
-            self._known[view] = torch.cat(kept)
-
-    def faults(self, view: View) -> ImageFaults:
-        """What is wrong or odd about the images; known once all of them were read in this view."""
-        return self._faults[view]
-
-    def _decode(self, view: View, start: int, end: int, notes: FaultNotes) -> np.ndarray:
-        pixels = np.zeros((end - start, 3, view.size, view.size), dtype=np.uint8)
-        for row, (sample, image) in enumerate(self._places[start:end]):
-            place = f"{image.name} in {sample.tar}"
-            try:
-                decoded, odd = decode_like_pillow(read_member(sample.tar, image, self._states[sample.tar]))
-                _check_resized(decoded, view)
-                pixels[row] = view.apply(decoded)
-            except ImageFault as fault:
-                notes.lose(start + row, fault.name, f"{place}: {fault}")
-                continue
-            for name, detail in odd:
-                if name in _TOLD:
-                    notes.odd(name, f"{place}: {detail}")
-        return pixels
-
-
-def _check_resized(pixels: np.ndarray, view: View) -> None:
-    """Refuse an image so long that resizing its short side would fill the memory."""
-    height, width = pixels.shape[:2]
-    if view.mode == "shortest" and view.size**2 * max(width, height) > _RESIZED_PIXELS * min(width, height):
-        raise ImageFault("image_too_large", f"{width} x {height} pixels are too long for a view of {view.size} pixels")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -15,10 +15,10 @@ from aced.evaluate.image_faults import ImageFaults
 ReadImages = Callable[[View], Tensor]
 """Gives all images of a task in one view: `[n, 3, size, size]` uint8.
 
-Two optional attributes make large data sets cheap: `batches(view, size)`, an iterator over the same images that
-never holds them all, and `fingerprint`, a string that is the same for the same images, under which their
-embeddings are remembered. A third one, `faults(view)`, gives the `ImageFaults` of images that were all read: those
-that it calls lost are there as pixels, but are not scored.
+Optional attributes make large data sets cheap (`aced.evaluate.tar_images.TarImages` has them): `parts(view, spans,
+loading, keep=...)` with `len()`, the images of some ranges of positions each with its `ImageFaults`, which never holds
+them all: those that it calls lost are there as pixels, but are not scored; and `fingerprint`, a string that is the same
+for the same images, under which their embeddings are remembered.
 """
 
 

@@ -92,9 +92,7 @@ class Scores:
         return _mean_percent([self.results[name].value for name in count]) if count else None
 
 
-def score_all(
-    tower: EmbeddingTower, tasks: Sequence[Task], *, micro_batch: int = 256, precision: Precision = "fp32"
-) -> Scores:
+def score_all(tower: EmbeddingTower, tasks: Sequence[Task], embedder: Embedder | None = None) -> Scores:
     """Score a tower on every task that can be scored; a task that fails costs neither the others nor the caller.
 
     Whatever is raised while a task is scored becomes its reason: files that are gone, damage, embeddings that are not
@@ -103,11 +101,10 @@ def score_all(
     Args:
         tower: the model.
         tasks: tasks with unique names.
-        micro_batch: images or texts embedded at a time.
-        precision: of the model.
+        embedder: of this tower; a new one by default.
     """
     scores = Scores()
-    embedder = Embedder(tower, micro_batch, precision=precision)
+    embedder = embedder or Embedder(tower)
     for task in tasks:
         try:
             scores.results[task.name] = evaluate_task(tower, task, embedder)

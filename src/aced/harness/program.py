@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from aced.data.loading import Loading
 from aced.errors import AcedError, reason_of
 from aced.evaluate.compare import compare
 from aced.evaluate.embedder import Embedder
@@ -26,6 +27,7 @@ from aced.harness.tables import print_comparison, print_results
 from aced.precision import Asked, check_precision, find_precision
 from aced.progress import Bars, counting
 from aced.towers import Tower
+from aced.train.automatic import workers_beside
 from aced.train.fit import environment
 
 SCENES = "scenes"
@@ -46,6 +48,7 @@ class Options:
         device: see `open_model`.
         micro_batch: images or texts embedded at a time.
         cache: folder of cached embeddings.
+        workers: processes that decode images; None for as many as a run would have.
     """
 
     model: str
@@ -57,6 +60,7 @@ class Options:
     device: str = "auto"
     micro_batch: int = 256
     cache: Path | None = None
+    workers: int | None = None
 
 
 def eval_command(
@@ -182,8 +186,15 @@ def _run(jobs: Sequence[_Job], tower: Tower, evaluation: Evaluation, options: Op
                 f"{name}: {done:,} of {total:,} {what}",
             )
 
+        workers = workers_beside(tower.device) if options.workers is None else options.workers
         embedder = Embedder(
-            tower, options.micro_batch, prompts=options.prompts, precision=precision, cache=cache, note=note
+            tower,
+            options.micro_batch,
+            prompts=options.prompts,
+            precision=precision,
+            cache=cache,
+            loading=Loading(workers),
+            note=note,
         )
         for number, job in enumerate(jobs):
             current = (number, Path(job.name).name)

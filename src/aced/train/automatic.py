@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from aced.config import Config
+from aced.data.loading import Loading
 from aced.data.memory import decoded_bytes, free_memory
 from aced.data.shared_memory import workers_that_fit
 from aced.data.views import View
@@ -53,10 +54,22 @@ def workers_of(config: Config, *, in_memory: bool = False, item: int = 0) -> int
     asked = config.data.workers
     if asked != "auto":
         return asked
-    if in_memory or not config.data.shards or device_of(config).type != "cuda":
+    return 0 if in_memory or not config.data.shards else workers_beside(device_of(config), item)
+
+
+def workers_beside(device: torch.device, item: int = 0) -> int:
+    """How many processes load for a model on a device, where nobody asked for a number; `item` as in `workers_of`."""
+    if device.type != "cuda":
         return 0
     share = available_cores() // _ranks_here() - 1
     return workers_that_fit(item, min(MOST_WORKERS, max(1, share)))
+
+
+def loading_of_tasks(config: Config) -> Loading:
+    """Who decodes the images of evaluation tasks during a run, in each process."""
+    asked = config.data.workers
+    workers = workers_beside(device_of(config)) if asked == "auto" else asked
+    return Loading(workers, config.run.timeout, config.data.start_method)
 
 
 def keeps_decoded(config: Config, samples: int, views: Sequence[View]) -> tuple[bool, str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from aced.config import Config
 from aced.core.ledger import BACKWARD
-from aced.data.embedding import EmbeddingTower, Settings, size_text
-from aced.data.sidecar import parts_of, sample_bytes, sidecar_path, why_missing
+from aced.data.embedding import EmbeddingTower, Progress, Settings, size_text
+from aced.data.sidecar import parts_of, sample_bytes, why_missing
 from aced.data.source import Source
+from aced.data.store import Store, embed_missing, look, surveyed
+from aced.data.survey import Survey
 from aced.train.automatic import precision_of
+from aced.train.distributed import World
 from aced.train.frozen import frozen_section
 from aced.train.providers import Cached, Provider
 
@@ -26,18 +29,61 @@ def cache_settings(config: Config) -> Settings:
     )
 
 
-def others_there(cache: Path, tower: EmbeddingTower, source: Source) -> str:
+def make_store(
+    cache: Path,
+    source: Source,
+    tower: EmbeddingTower,
+    settings: Settings,
+    world: World,
+    tell: Callable[[str], None],
+    progress: Progress,
+    *,
+    refuse: bool = False,
+) -> Store:
+    """The embeddings of a pool in side-cars; those that are missing are made by all processes of a job together.
+
+    Args:
+        cache: the cache folder.
+        source: the pool.
+        tower: the frozen model.
+        settings: type, views, micro-batch and workers.
+        world: the processes.
+        tell: gets a sentence about what is there in the place of what is missing.
+        progress: called with (samples done, samples of this process).
+        refuse: whether none may be missing.
+
+    Raises:
+        AcedError: as `aced.data.store.build_store`.
+        JobEnded: another process has said why the job ends.
+    """
+    identity, parts = tower.identity(), parts_of(source)
+    survey = world.in_turn(lambda: look(cache, identity, parts, settings))
+    if any(world.counts(len(survey.missing))) and not refuse:
+        if why := _others_there(survey, cache, tower):
+            tell(why)
+
+        def on_progress(done: int, total: int) -> None:
+            world.check()
+            progress(done, total)
+
+        embed_missing(survey, cache, source, tower, settings, on_progress, (world.rank, world.size))
+        world.meet()
+        survey = world.in_turn(lambda: look(cache, identity, parts, settings))
+    progress(len(source), len(source))  # also where they were there already
+    return surveyed(survey, cache, source)
+
+
+def _others_there(survey: Survey, cache: Path, tower: EmbeddingTower) -> str:
     """A sentence about side-cars that look like the missing ones but are of something else; empty where none are."""
-    identity = tower.identity()
-    missing = [part for part in parts_of(source) if not sidecar_path(cache, identity["tower"], part).exists()]
-    if not missing:
+    if not survey.missing:
         return ""
-    why = why_missing(cache, identity, missing[0])
+    first = survey.parts[survey.missing[0]]
+    why = why_missing(cache, survey.identity, first)
     if why.startswith("there is none"):
         return ""
     return (
-        f"{len(missing)} of {len(parts_of(source))} parts of the data have no side-car by {tower.name} in {cache} and "
-        f"are embedded now; of {missing[0].name}, {why}."
+        f"{len(survey.missing)} of {len(survey.parts)} parts of the data have no side-car by {tower.name} in {cache} "
+        f"and are embedded now; of {first.name}, {why}."
     )
 
 

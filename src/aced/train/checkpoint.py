@@ -28,8 +28,9 @@ from aced.towers import Tower, save_tower
 from aced.train.automatic import tf32_of
 from aced.train.feed import Faults
 from aced.train.folder import CHECKPOINTS, is_run, read_config
+from aced.train.met import Met
 from aced.train.providers import Cached, Provider
-from aced.train.resuming import Earlier, cache_mark
+from aced.train.resuming import Earlier
 from aced.train.sharding import part_like, whole
 from aced.train.step import Trainer
 from aced.train.student import check_student
@@ -211,12 +212,13 @@ def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]
         "tf32": tf32_of(config),
         "scaler": trainer.replica.scale.state(),
         "marks": trainer.marks,
-        "caches": {one.fingerprint: cache_mark(one) for one in _providers(trainer) if isinstance(one, Cached)},
+        "caches": {one.fingerprint: one.store.mark for one in _providers(trainer) if isinstance(one, Cached)},
         "ledger": trainer.ledger.state(),
         "metrics": metrics.state(),
         "faults": {
             "read": faults.read,
-            "keys": sorted(faults.keys),
+            "unreadable": faults.met.count,
+            "met": sorted(faults.met.hashes),
             "counts": dict(faults.counts),
             "examples": {name: [f.key, f.name, f.detail] for name, f in faults.examples.items()},
         },
@@ -238,7 +240,11 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
 
 
 def _load_faults(faults: Faults, saved: dict[str, Any]) -> None:
-    faults.read, faults.keys = saved["read"], set(saved["keys"])
+    faults.read = saved["read"]
+    if "keys" in saved:  # of an earlier version, which kept all of them
+        faults.met = Met.of(saved["keys"])
+    else:
+        faults.met.count, faults.met.hashes = saved["unreadable"], set(saved["met"])
     faults.counts = Counter(saved["counts"])
     faults.examples = {name: Fault(*fields) for name, fields in saved["examples"].items()}
 

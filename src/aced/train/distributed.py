@@ -6,10 +6,11 @@ Everything else knows a `World` only. In one process every exchange gives back w
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,9 @@ class World(Alone):
     def meet(self) -> None:
         """Wait for all ranks, however long it takes: for what the first does alone, such as writing and scoring."""
 
+    def check(self) -> None:
+        """Raise `JobEnded` where another process has told why the job ends; for work in which there is no exchange."""
+
     def connect(self, config: Config, device: torch.device) -> None:
         """Begin the job's exchanges.
 
@@ -67,6 +71,21 @@ class World(Alone):
     def tell(self, reason: str) -> bool:
         """Record why the job ends; True for the first rank that does, which is to print it."""
         return True
+
+    def leave(self, word: str) -> None:
+        """Leave a word that every rank finds from now on."""
+
+    def finds(self, word: str) -> bool:
+        """Whether a rank has left a word; no exchange, so that each may look for it at any time."""
+        return False
+
+    def everyones(self, value: Any) -> list[Any]:
+        """Every rank's value, whatever JSON can say; two exchanges."""
+        if self.size == 1:
+            return [value]
+        own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = self.counts(len(own))
+        return [json.loads(part.numpy().tobytes()) for part in self.gather(own, lengths).split(lengths)]
 
     def counts(self, count: int) -> list[int]:
         """Every rank's `count`."""
@@ -198,14 +217,26 @@ class Ranks(World):
         self._store.add(name, 1)
         pause = 0.01
         while self._store.add(name, 0) < self.size:
-            if self.ended:
-                raise JobEnded
+            self.check()
             time.sleep(pause)
             pause = min(0.25, 1.5 * pause)
+
+    def check(self) -> None:
+        """As in `World`."""
+        if self.ended:
+            raise JobEnded
 
     def tell(self, reason: str) -> bool:
         """As in `World`."""
         return self._store.add("ended", 1) == 1
+
+    def leave(self, word: str) -> None:
+        """As in `World`."""
+        self._store.add(f"word {word}", 1)
+
+    def finds(self, word: str) -> bool:
+        """As in `World`."""
+        return self._store.add(f"word {word}", 0) > 0
 
     def store(self) -> Counters:
         """Another connection to the job's store, for a thread of its own."""

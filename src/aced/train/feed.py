@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
-from aced.config import Config
-from aced.data.assembly import Size, assembled
+from aced.data.assembly import Place, Size, assembled
 from aced.data.faults import HARMLESS
+from aced.data.fetching import Fetcher
 from aced.data.filling import Fill, Job
 from aced.data.loading import PATIENCE, Start, load
 from aced.data.losttars import LOST
-from aced.data.manyviews import ViewedOrder
-from aced.data.mixture import Mixture
-from aced.data.order import Order, Orders
+from aced.data.order import Orders
 from aced.data.sending import CudaLine, Sent
 from aced.data.source import Candidates, Column, Fault, Source
 from aced.data.views import View, image_bytes
 from aced.errors import AcedError
 from aced.train.limit import allowed, beyond
+from aced.train.met import Met
 from aced.train.pace import Invalid, invalid
 
 
@@ -37,7 +37,7 @@ class Faults:
         total: samples of the source.
         counts: samples by name of the fault.
         examples: the first of each name.
-        keys: of the samples that could not be read.
+        met: the samples that could not be read.
         read: samples that were read, each counted once.
     """
 
@@ -45,9 +45,9 @@ class Faults:
     total: int
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Fault] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)
+    met: Met = field(default_factory=Met)
     read: int = 0
-    _kept: deque[tuple[int, Counter[str], dict[str, Fault], list[str]]] = field(
+    _kept: deque[tuple[int, Counter[str], dict[str, Fault], int, list[int]]] = field(
         default_factory=lambda: deque(maxlen=2), repr=False, compare=False
     )
 
@@ -60,6 +60,10 @@ class Faults:
     def counts_notes(self) -> bool:
         """Whether oddities may still be counted."""
         return self.read < self.total
+
+    def is_new(self, fault: Fault) -> bool:
+        """Whether a sample that could not be read was not met before."""
+        return self.met.is_new(fault.key, first=self.counts_notes)
 
     def add(self, faults: Sequence[Fault], read: int, odd: Sequence[Fault] = (), *, met: int = 0) -> None:
         """Count the faults of one super-batch of `read` samples, and what is odd about the others.
@@ -78,32 +82,33 @@ class Faults:
         """
         if self.read + read <= self.total:
             self.note(odd)
+        first = self.counts_notes
         self.read = min(self.total, self.read + read)
         for fault in faults:
-            if fault.key not in self.keys:
-                self.keys.add(fault.key)
-                if self._kept:
-                    self._kept[-1][3].append(fault.key)
+            if self.met.is_new(fault.key, first=first):
+                remembered = self.met.add(fault.key)
+                if self._kept and remembered is not None:
+                    self._kept[-1][-1].append(remembered)
                 self._count(fault)
         lost = sum(self.counts[name] for name in LOST)
-        bad, seen = len(self.keys) - lost, self.read - lost
+        bad, seen = self.met.count - lost, self.read - lost
         if (faults or met) and beyond(bad, seen, allowed(self.max_share, self.total), self.total):
             names = Counter(fault.name for fault in faults)
             names = names or Counter({name: n for name, n in self.counts.items() if name not in HARMLESS})
             worst = names.most_common(1)[0][0]
             raise AcedError(
-                f"{len(self.keys)} of {self.read} samples could not be read, more than data.max_bad_share = "
+                f"{self.met.count} of {self.read} samples could not be read, more than data.max_bad_share = "
                 f"{self.max_share:g} allows; for example {worst}: {self.examples[worst].detail}"
             )
 
     def keep(self) -> None:
         """Remember the counts as they are, and those at the `keep` before."""
-        self._kept.append((self.read, Counter(self.counts), dict(self.examples), []))
+        self._kept.append((self.read, Counter(self.counts), dict(self.examples), self.met.count, []))
 
     def back(self) -> None:
         """Go back to what was there at the last `keep`, and called again to what was there at the one before."""
-        self.read, self.counts, self.examples, new = self._kept.pop()
-        self.keys.difference_update(new)
+        self.read, self.counts, self.examples, count, new = self._kept.pop()
+        self.met.forget(count, new)
 
     def commonest(self) -> str:
         """`; for example NAME: sentence` of the commonest fault so far, or nothing."""
@@ -112,7 +117,7 @@ class Faults:
 
     def samples(self) -> dict[str, int]:
         """How many samples there are, how many of them were read, and how many of these could not be used."""
-        return {"total": self.total, "read": self.read, "unreadable": len(self.keys)}
+        return {"total": self.total, "read": self.read, "unreadable": self.met.count}
 
     def invalid(self) -> Invalid:
         """The share of samples that cannot be used, as far as is known, and the commonest reason."""
@@ -123,34 +128,11 @@ class Faults:
         self.examples.setdefault(fault.name, fault)
 
 
-def make_order(config: Config, n: int, mixture: Sequence[int] = ()) -> Orders:
-    """The order of training over `n` samples.
+_CHUNK, _CHUNK_BYTES, _LEAST = 256, 20 << 20, 64
+"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them.
 
-    Args:
-        config: seed, sizes, and weights where there are several sources.
-        n: number of samples.
-        mixture: samples of each source, where the config has weights.
-
-    Raises:
-        AcedError: the super-batch is larger than the data.
-    """
-    size, train = config.super_batch, config.train
-    if config.data.weights and config.data.shards:
-        return Mixture(mixture, config.data.weights, size, config.run.seed)
-    if size > n:
-        what = f"The batch of {size} (train.batch)"
-        remedy = "train.batch"
-        if size > train.batch:
-            what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
-            remedy = "train.batch or method.filtering_ratio"
-        raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
-    if config.data.views > 1:
-        return ViewedOrder(n, size, config.run.seed, config.data.views)
-    return Order(n, size, config.run.seed)
-
-
-_CHUNK = 256
-"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
+Of large pairs fewer, about so many bytes, but not below `_LEAST`: what is under way is counted in chunks.
+"""
 
 
 class Chunks(NamedTuple):
@@ -160,46 +142,34 @@ class Chunks(NamedTuple):
     rows: int
 
 
-def chunks_of(rows: int) -> Chunks:
-    """The chunks of one process's part of a batch, where other processes load it."""
-    number = max(1, rows // _CHUNK)
+def fewest_rows(views: Sequence[View], columns: Sequence[Column]) -> int:
+    """Fewest rows of a chunk of pairs of which this is loaded."""
+    return min(_CHUNK, max(_LEAST, _CHUNK_BYTES // max(1, _pair_bytes(views, columns))))
+
+
+def chunks_of(rows: int, fewest: int) -> Chunks:
+    """The chunks of one process's part of a batch, of `fewest` rows or more, where other processes load it."""
+    number = max(1, rows // fewest)
     return Chunks(number, -(-rows // number))
 
 
-def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column], beside: int = 0) -> int:
+def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column]) -> int:
     """Bytes of the largest chunk that loading processes hand over.
 
     Args:
         rows: one process's part of a batch.
         views, columns: what is loaded of each pair; what is named twice is loaded once.
-        beside: bytes of what comes with a batch.
     """
-    each = image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
-    return chunks_of(rows).rows * each + beside
+    return chunks_of(rows, fewest_rows(views, columns)).rows * _pair_bytes(views, columns)
+
+
+def _pair_bytes(views: Sequence[View], columns: Sequence[Column]) -> int:
+    return image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
 
 
 def distinct(columns: Sequence[Column]) -> list[Column]:
     """Columns without those that are named twice."""
     return list({column.name: column for column in columns}.values())
-
-
-class Beside(Protocol):
-    """Other pairs of which something is loaded with each batch.
-
-    Attributes:
-        columns: what is loaded of them, by what it is for.
-    """
-
-    columns: Mapping[str, Column]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is loaded of them with a batch."""
-        ...
-
-    def drawn(self, step: int) -> dict[str, Tensor]:
-        """`[m]` positions of the pairs of a step, for each of `columns`."""
-        ...
 
 
 class _Plan(Iterable[Job]):
@@ -211,38 +181,25 @@ class _Plan(Iterable[Job]):
         count: of the chunks, or more.
     """
 
-    def __init__(
-        self, order: Orders, steps: range, part: tuple[int, int], beside: Beside | None, *, chunked: bool
-    ) -> None:
-        self._order, self._steps, self._part, self._beside, self._chunked = order, steps, part, beside, chunked
+    def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, fewest: int) -> None:
+        self._order, self._steps, self._part, self._fewest = order, steps, part, fewest
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
-        self.count = len(steps) * (chunks_of(most).number if chunked else 1)
-        # What is decided before loading makes a batch smaller.
-        self.rows = self._most(self._order.indices(steps[0])) if chunked and steps else 0
+        self.count = len(steps) * (chunks_of(most, fewest).number if fewest else 1)
+        # What is decided before loading makes a batch smaller; and with uneven parts a chunk may be of any size.
+        first = max(order.parts(steps[0], part[1])) if fewest and steps else 0
+        self.rows = min(most, 2 * fewest - 1) if order.uneven else first
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
-            whole = self._order.indices(step)
-            indices, epochs = self._own(whole), self._own(self._order.epochs(step))
-            count = self._chunks(whole).number if self._chunked else 1
+            rank, ranks = self._part
+            parts = self._order.parts(step, ranks)
+            indices, epochs = (v.split(parts)[rank] for v in (self._order.indices(step), self._order.epochs(step)))
+            # As many as every process has: then all ask for the order of a step at the same time, and may exchange.
+            count = chunks_of(max(parts), self._fewest).number if self._fewest else 1
             self.sizes.append(Size(count, len(indices)))
-            aside = self._beside.drawn(step) if self._beside else {}
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
-                yield Job(*pair, aside)
-                aside = {}
-
-    def _chunks(self, whole: Tensor) -> Chunks:
-        """Those of every process: with as many, all ask for the order of a step at the same time, and may exchange."""
-        return chunks_of(self._most(whole))
-
-    def _most(self, whole: Tensor) -> int:
-        """Rows of the largest part of a batch."""
-        return -(-len(whole) // self._part[1])
-
-    def _own(self, values: Tensor) -> Tensor:
-        rank, ranks = self._part
-        return values.tensor_split(ranks)[rank]
+                yield Job(*pair)
 
 
 def feed(
@@ -254,11 +211,11 @@ def feed(
     stop: int,
     workers: int,
     columns: Sequence[Column] = (),
-    beside: Beside | None = None,
     part: tuple[int, int] = (0, 1),
     device: torch.device | None = None,
     patience: float = PATIENCE,
     start_method: Start = "fork",
+    fetcher: Fetcher | None = None,
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 
@@ -269,25 +226,52 @@ def feed(
         source, order, views: where pairs are read, which, and in which views.
         start, stop, workers: as above.
         columns: what else is loaded of each pair; pairs without a value of one of them are left out.
-        beside: other pairs of which something is loaded with each batch.
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
         patience, start_method: see `aced.data.loading.load`.
+        fetcher: brings the tars, and is told of each step when its pairs have been read.
 
     Raises:
         AcedError: as `aced.data.loading.load`.
     """
     columns = distinct(columns)
-    fill = Fill(source, views, columns, beside.columns if beside else {})
-    plan = _Plan(order, range(start, stop), part, beside, chunked=workers > 0)
-    item = chunk_bytes(plan.rows, views, columns, beside.nbytes if beside else 0)
-    chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
+    fill = Fill(source, views, columns)
+    plan = _Plan(order, range(start, stop), part, fewest=fewest_rows(views, columns) if workers else 0)
+    item = chunk_bytes(plan.rows, views, columns)
+    helped = fetcher.moved if fetcher is not None else None
+    chunks = load(
+        fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method, helped=helped
+    )
+    take: _Take = partial(assembled, chunks, plan.sizes)
+    if fetcher is not None:
+        fetcher.serves(chunks)
+        take = _followed(take, fetcher, start)
     if device is None or device.type != "cuda":
-        return _batches(chunks, plan.sizes)
-    return Sent(partial(assembled, chunks, plan.sizes), columns, CudaLine(device))
+        return _batches(take)
+    return Sent(take, columns, CudaLine(device))
 
 
-def _batches(chunks: Iterator[Candidates], sizes: deque[Size]) -> Iterator[Candidates]:
-    while (batch := assembled(chunks, sizes)) is not None:
+class _Take(Protocol):
+    """Gives the next batch, in the memory that it is given; None at the end."""
+
+    def __call__(self, place: Place | None = None) -> Candidates | None: ...
+
+
+def _followed(take: _Take, fetcher: Fetcher, start: int) -> _Take:
+    """Batches from step `start` on, of each of which a fetcher is told."""
+    steps = itertools.count(start)
+
+    def taken(place: Place | None = None) -> Candidates | None:
+        since = time.perf_counter()
+        batch = take(place)
+        if batch is not None:
+            fetcher.took(next(steps), since, time.perf_counter())
+        return batch
+
+    return taken
+
+
+def _batches(take: _Take) -> Iterator[Candidates]:
+    while (batch := take()) is not None:
         yield batch
         del batch  # the next one is made when nobody needs this one any more

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from aced.data.atomic import write_atomic
 from aced.data.filling import with_values
 from aced.data.losttars import KnownTars
 from aced.data.source import SOUND_KINDS, Fault, Source
+from aced.data.streamed import streams
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
@@ -28,11 +30,12 @@ from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
 from aced.towers.locking import lock
 from aced.towers.options import checkpoint_activations, compile_towers
-from aced.train.automatic import precision_of, tf32_of
+from aced.train.automatic import loading_of_tasks, precision_of, tf32_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import drop_older, earlier_run, latest_checkpoint, load_checkpoint
 from aced.train.distributed import World
-from aced.train.feed import Faults, make_order
+from aced.train.evaluating import embed_together
+from aced.train.feed import Faults
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
@@ -41,6 +44,7 @@ from aced.train.limit import allowed
 from aced.train.loop import OnStep, run_steps
 from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
+from aced.train.ordering import order_of, recorded, settled
 from aced.train.pace import Recent, Totals, pace_text
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
@@ -77,17 +81,19 @@ def fit(
     """Train `student` as the config says and evaluate it.
 
     Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
-    evals.jsonl, best/ and gallery.json. Of the processes of `world` the first one evaluates and writes; the others'
-    results are empty.
+    evals.jsonl, best/ and gallery.json. The processes of `world` evaluate together, and the first one writes; the
+    others' results are empty.
 
     Raises:
         AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step
             fails, or the disk is full.
     """
-    source = inputs.source
-    # A super-batch that is too large is told before anything is written.
-    make_order(config, len(source), getattr(source, "mixture", ()))
     world = world or World()
+    if resume and (earlier := earlier_run(Path(config.run.out))) is not None:
+        config = recorded(config, earlier.config)
+    # What the order makes of the data is settled, and a super-batch that is too large told, before anything is written.
+    config = settled(config, inputs.source, world.size)
+    order_of(config, inputs.source)
     if world.first:
         check_folder(Path(config.run.out), resume=resume)
     with locked(Path(config.run.out)), tensor_float(tf32_of(config), student.device):
@@ -107,11 +113,10 @@ def _fit(
         run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, _shown(trainer, tick, bars))
         tick(steps, "scoring")
         student = trainer.replica.whole_student()
-        scores = Scores()
-        if world.first:
-            with scoring(folder):  # the model is there before anything can go wrong with its figures
+        with scoring(folder) if world.first else contextlib.nullcontext():
+            if world.first:  # the model is there before anything can go wrong with its figures
                 save_tower(student, folder / "model")
-                scores = _final_scores(config, inputs, student, metrics)
+            scores = _final_scores(config, inputs, student, metrics, world)
         tick(steps, f"{scores.average:.1f} %" if scores.average is not None else "")
     if world.first:
         _write_gallery(folder / "gallery.json", config, inputs, trainer, student)
@@ -120,10 +125,21 @@ def _fit(
     return Fitted(student, scores, trainer.ledger, trainer.faults, share, folder)
 
 
-def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics) -> Scores:
-    """The finished student's scores, told to whoever watches."""
+def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics, world: World) -> Scores:
+    """The finished student's scores, told to whoever watches; of several processes the first one has them."""
     steps = config.train.steps
-    scores = score_all(student, inputs.tasks, micro_batch=config.train.micro_batch, precision=precision_of(config))
+    embedder = embed_together(
+        world,
+        student,
+        inputs.tasks,
+        micro_batch=config.train.micro_batch,
+        precision=precision_of(config),
+        loading=loading_of_tasks(config),
+        step=steps,
+    )
+    if not world.first:
+        return Scores()
+    scores = score_all(student, inputs.tasks, embedder)
     metrics.tell(steps, scores.failed)
     if config.run.keep_best:
         keep_best(metrics.path.with_name(BEST), student, scores, steps)
@@ -199,7 +215,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
-        further=FurtherPairs(inputs.teachers, method.columns, config.run.seed) if method.columns else None,
+        further=_further(config, inputs.teachers),
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=Ledger(clock=clock_of(student.device)),
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
@@ -207,6 +223,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         marks=_marks(inputs),
         tars=KnownTars.of(inputs.source),
     )
+
+
+def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:
+    """What draws the pairs that a batch is compared with besides its own."""
+    if not config.row.columns:
+        return None
+    held, seed = config.method.column_bank, config.run.seed
+    return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
 
 
 def _settings(config: Config, precision: Precision) -> Settings:
@@ -262,10 +286,13 @@ def _write_gallery(
     method = trainer.method
     if method.score is None:
         return
-    generator = torch.Generator().manual_seed(config.run.seed)
-    rows = torch.randperm(len(inputs.source), generator=generator)[:pairs]
+    count = len(inputs.source)
+    rows = Random(config.run.seed).sample(range(count), min(pairs, count))  # no permutation of the pool
+    if streams(inputs.source):  # pairs of the last step, whose tars are there
+        last = order_of(config, inputs.source).indices(max(0, trainer.step - 1))
+        rows = (last.tensor_split(trainer.world.size)[0][:pairs] % count).tolist()
     views = [student.view, *(trainer.reference.views if trainer.reference else ())]
-    candidates = inputs.source.read(rows.tolist(), list(dict.fromkeys(views)))
+    candidates = inputs.source.read(rows, list(dict.fromkeys(views)))
     if trainer.reference is not None:
         candidates = with_values(candidates, trainer.reference.columns)
     if len(candidates) == 0:

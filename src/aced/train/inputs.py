@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 
 from aced.config import Config
+from aced.data.fetching import check_room as check_spool
+from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
 from aced.data.source import Column, Source
-from aced.data.store import build_store, open_store
+from aced.data.streamed import streams
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
@@ -25,10 +27,12 @@ from aced.progress import Bars
 from aced.towers import Tower, load_recipe, trained_recipe
 from aced.towers.fetching import Progress
 from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
-from aced.train.caching import cache_settings, live_cost, others_there
-from aced.train.feed import chunk_bytes, chunks_of, make_order
+from aced.train.caching import cache_settings, live_cost, make_store
+from aced.train.distributed import World
+from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
 from aced.train.frozen import frozen_models, frozen_section, teachers_of
+from aced.train.ordering import order_of, order_text, plan_of, settled
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
 
@@ -50,7 +54,9 @@ class Inputs:
     teachers: list[Provider] = field(default_factory=list)
 
 
-def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None) -> Inputs:
+def make_inputs(
+    config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None, world: World | None = None
+) -> Inputs:
     """Open the data, load the frozen models and make their caches, as the config says.
 
     What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
@@ -60,32 +66,14 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         student: the model to train.
         bars: where progress is shown.
         earlier: the run that is resumed, whose models and data these must be.
+        world: the processes of the job, all of which call this.
     """
-    method = config.row
-    tasks = make_eval_tasks(config, bars.say)
-    towers: dict[str, Tower] = {}
-    for name in frozen_models(config):
-        towers[name] = load_frozen(name, config, bars.counting)
-    for tower in towers.values():
-        for note in tower.notes:
-            bars.say(note)
-    if earlier is not None:
-        earlier.check(_marks_of(towers, config))
-    pool = _pool(config, bars, earlier)
-    if earlier is not None:
-        earlier.check(data_marks(pool), KnownTars.of(pool))
-    make_order(config, len(pool), getattr(pool, "mixture", ()))
-    views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
-    _check_room(config, student, towers, views)
-    source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
-
+    world, method = world or World(), config.row
+    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier))
     providers: dict[str, Provider] = {}
     for name, tower in towers.items():
-        section = frozen_section(name, config)
-        if section.cache:
-            refuse = section.cache_missing == "refuse"
-            cache = Path(section.cache)
-            providers[name] = make_cached(tower, source, cache, config, tower.device, bars, refuse=refuse)
+        if frozen_section(name, config).cache:
+            providers[name] = _cached(name, tower, source, config, bars, world)
         else:
             providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
             bars.say(live_cost(name, tower, student, config, source))
@@ -101,6 +89,33 @@ def make_inputs(config: Config, student: Tower, bars: Bars, earlier: Earlier | N
         reference=providers.get("reference") if method.scores_reference else None,
         teachers=[providers[name] for name in teachers_of(config)],
     )
+
+
+def _opened(
+    config: Config, student: Tower, bars: Bars, earlier: Earlier | None
+) -> tuple[list[Task], dict[str, Tower], Source]:
+    """Tasks, frozen models by name, and the pool."""
+    tasks = make_eval_tasks(config, bars.say)
+    towers = {name: load_frozen(name, config, bars.counting) for name in frozen_models(config)}
+    for tower in towers.values():
+        for note in tower.notes:
+            bars.say(note)
+    if earlier is not None:
+        earlier.check(_marks_of(towers, config))
+    pool = _pool(config, bars, earlier)
+    if earlier is not None:
+        earlier.check(data_marks(pool), KnownTars.of(pool))
+    ordered = settled(config, pool, _ranks())
+    order_of(ordered, pool)
+    if (plan := plan_of(ordered, pool)) is not None:
+        rank = int(os.environ.get("RANK", "0"))
+        check_spool(getattr(pool, "places", None), plan.visits(rank, _ranks(), 0))
+    if text := order_text(config, ordered, pool, _ranks()):
+        bars.say(text)
+    views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
+    _check_room(config, student, towers, views)
+    source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
+    return tasks, towers, source
 
 
 def _pool(config: Config, bars: Bars, earlier: Earlier | None) -> Source:
@@ -128,13 +143,16 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     forms = {name: Column(name, torch.float32, (2, tower.width)) for name, tower in towers.items()}
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
-    rows = config.super_batch // int(os.environ.get("WORLD_SIZE", "1"))
-    taught = [forms[name].nbytes for name in teachers_of(config) if frozen_section(name, config).cache]
-    further = config.row.columns * sum(taught)
-    item = chunk_bytes(rows, views, [student.ids, *live, *cached], further)
+    rows = config.super_batch // _ranks()
+    columns = [student.ids, *live, *cached]
+    item = chunk_bytes(rows, views, columns)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
-        check_room(item, workers, config.train.steps * chunks_of(rows).number)
+        check_room(item, workers, config.train.steps * chunks_of(rows, fewest_rows(views, columns)).number)
+
+
+def _ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
@@ -147,8 +165,10 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
         scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
         bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
         return scenes
+    from aced.data.remote import is_address
     from aced.data.shards import open_shards
-    from aced.data.spool import GIGABYTE, Spool, is_address
+    from aced.data.spool import GIGABYTE, Spool
+    from aced.data.stock import Streaming
     from aced.data.summary import found_text
 
     known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
@@ -163,7 +183,8 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             caption_choice=data.caption_choice,
             seed=config.run.seed,
             bad_tars=data.bad_tars,
-            index_dir=Path(data.index_dir) if data.index_dir else None,
+            index_dir=index_folder(data.index_dir, bars.say),
+            kind_field=data.kind_field,
             spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
             apart=bool(data.weights),
             decoding=data.decoding,
@@ -172,7 +193,9 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             fetching=fetching,
             tell=bars.say,
             known=known,
+            streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
         )
+        shards.places.fetch(fetching)
     told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
     bars.say(told or found_text(shards.sources, shards.faults))
     return shards
@@ -189,6 +212,13 @@ def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:
     """The pool in memory where the config says so; scenes always are."""
+    if streams(pool):
+        if config.data.in_memory is True:
+            raise AcedError(
+                "data.in_memory=true keeps all images, and the pool's tars are fetched only as they are needed: raise "
+                "data.spool_gb and set data.locality=0 to fetch them all, or leave data.in_memory out."
+            )
+        return pool
     keeps, why_not = keeps_decoded(config, len(pool), views)
     if why_not:
         bars.say(why_not)
@@ -280,6 +310,13 @@ def load_frozen(name: str, config: Config, progress: Progress | None = None) -> 
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
+def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars, world: World) -> Cached:
+    """The cached embeddings of the `reference` or of a teacher."""
+    section = frozen_section(name, config)
+    refuse = section.cache_missing == "refuse"
+    return make_cached(tower, source, Path(section.cache), config, tower.device, bars, refuse=refuse, world=world)
+
+
 def make_cached(
     tower: Tower,
     source: Source,
@@ -289,8 +326,12 @@ def make_cached(
     bars: Bars,
     *,
     refuse: bool = False,
+    world: World | None = None,
 ) -> Cached:
-    """The embeddings of `source` by `tower` in side-cars below `cache`, those that are missing made now or refused."""
+    """The embeddings of `source` by `tower` in side-cars below `cache`; those that are missing are refused or made.
+
+    Of several processes, all of `world`, each makes some.
+    """
     if getattr(source, "captions_vary", False):
         raise AcedError(
             "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
@@ -300,13 +341,7 @@ def make_cached(
     item = bytes_at_once(source, views, config.train.micro_batch)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     settings = cache_settings(config)._replace(workers=workers)
-    if refuse:
-        store = open_store(cache, tower.identity(), source, settings)
-    else:
-        if notice := others_there(cache, tower, source):
-            bars.say(notice)
-        with bars.counting(f"Embedding the pool with {tower.name}") as progress:
-            store = build_store(cache, source, tower, settings, progress)
-            progress(len(source), len(source))  # also where they were there already
+    with bars.counting(f"Embedding the pool with {tower.name}") as progress:
+        store = make_store(cache, source, tower, settings, world or World(), bars.say, progress, refuse=refuse)
     sample = source.read(range(min(64, len(source))), [])
     return Cached(store, device, tower.forward_flops(sample.texts))

@@ -42,7 +42,7 @@ class LastStep:
 
     def __init__(self, trainer: Trainer, metrics: Metrics) -> None:
         self._trainer, self._metrics = trainer, metrics
-        self._statistics = _running(trainer.student.model)
+        self._statistics = running_statistics(trainer.student.model)
         self._kept: deque[_State] = deque(maxlen=2)
         self.keep()
 
@@ -91,8 +91,8 @@ class LastStep:
                 buffer.copy_(kept)
 
 
-def _running(model: nn.Module) -> list[Tensor]:
-    """What a forward pass in training changes of a model."""
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """What a forward pass in training changes of a model, in each process as its own pairs have it."""
     return [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]
 
 

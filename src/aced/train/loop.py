@@ -12,18 +12,23 @@ import torch
 
 from aced.config import Config
 from aced.core.ledger import Ledger
+from aced.data.fetching import Fetcher, fetcher_of
+from aced.data.loading import Loading
 from aced.data.source import Candidates, Source
+from aced.evaluate.embedder import Embedder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all, scores_json
 from aced.stopping import Asked, Stopped, deferred
 from aced.towers import Tower
-from aced.train.automatic import workers_of
+from aced.train.automatic import loading_of_tasks, workers_of
 from aced.train.best import keep_best
 from aced.train.checkpoint import save_checkpoint
 from aced.train.draws import global_draws
-from aced.train.feed import chunk_bytes, feed, make_order
+from aced.train.evaluating import embed_together
+from aced.train.feed import chunk_bytes, feed
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
+from aced.train.ordering import order_of, plan_of
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
 from aced.train.wishes import Wishes
@@ -47,7 +52,9 @@ def run_steps(
     """
     steps, every = config.train.steps, config.run.checkpoint_every
     last, begun = LastStep(trainer, metrics), trainer.step
-    with deferred() as asked, leaving_a_checkpoint(last, trainer, metrics, config):
+    with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(deferred())
+        stack.enter_context(leaving_a_checkpoint(last, trainer, metrics, config))
         wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
 
         def evaluate_now() -> None:
@@ -60,7 +67,10 @@ def run_steps(
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
             evaluate_now()
-        batches = batches_of(trainer, source, config, range(trainer.step, steps))
+        left = range(trainer.step, steps)
+        fetcher = fetcher_for(trainer, source, config, left)
+        batches = batches_of(trainer, source, config, left, fetcher)
+        stack.enter_context(fetcher or contextlib.nullcontext())
         while trainer.step < steps and wishes.stop is None:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
@@ -119,47 +129,89 @@ def _counts(ledger: Ledger) -> torch.Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -> Iterator[Candidates]:
+def fetcher_for(trainer: Trainer, source: Source, config: Config, steps: range) -> Fetcher | None:
+    """What brings this process's tars for some steps, where they do not lie on a disk.
+
+    Raises:
+        AcedError: the spool is too small for what is needed at once.
+    """
+    plan = plan_of(config, source)
+    if plan is None:
+        return None
+    visits = plan.visits(trainer.world.rank, trainer.world.size, steps.start)
+    return fetcher_of(getattr(source, "places", None), visits, first=steps.start, stop=steps.stop)
+
+
+def batches_of(
+    trainer: Trainer, source: Source, config: Config, steps: range, fetcher: Fetcher | None = None
+) -> Iterator[Candidates]:
     """This process's candidates of some steps, with everything that the trainer's models need of them."""
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
-    order = trainer.plan.order(make_order(config, len(source), getattr(source, "mixture", ())))
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
-    beside = trainer.further.nbytes if trainer.further else 0
-    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns, beside)
+    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
-    return feed(
+    # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
+    loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
+    batches = feed(
         source,
-        order,
+        trainer.plan.order(order_of(config, source), steps.stop, loading),
         list(dict.fromkeys(views)),
         start=steps.start,
         stop=steps.stop,
-        # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
-        workers=min(trainer.world.counts(workers)),
+        workers=loading.workers,
         columns=columns,
-        beside=trainer.further,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
-        patience=config.run.timeout,
-        start_method=config.data.start_method,
+        patience=loading.patience,
+        start_method=loading.start,
+        fetcher=fetcher,
     )
+    return batches if fetcher is None else _waited(batches, fetcher, trainer)
+
+
+def _waited(batches: Iterator[Candidates], fetcher: Fetcher, trainer: Trainer) -> Iterator[Candidates]:
+    """The batches; what was spent waiting for their tars goes into the ledger."""
+    before = fetcher.spent
+    for batch in batches:
+        trainer.ledger.waited(fetcher.spent - before)
+        before = fetcher.spent
+        yield batch
+        del batch  # the next one is made when nobody needs this one any more
 
 
 def _evaluate(
     trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path, asked: Asked
 ) -> bool:
     """Score the student, unless a signal asks for the end; whether all of it was done, as far as this process knows."""
-    student, done = trainer.replica.whole_student(), True
-    if trainer.world.first:
-        done = asked.unless_asked(lambda: _score(student, trainer, tasks, metrics, config, folder))
-    trainer.world.meet()
+    student, world = trainer.replica.whole_student(), trainer.world
+    embedder = embed_together(
+        world,
+        student,
+        tasks,
+        micro_batch=config.train.micro_batch,
+        precision=trainer.settings.precision,
+        loading=loading_of_tasks(config),
+        step=trainer.step,
+        cutting=asked.unless_asked,
+    )
+    done = embedder is not None
+    if embedder is not None and world.first:
+        done = asked.unless_asked(lambda: _score(student, trainer, tasks, embedder, metrics, config, folder))
+    world.meet()
     return done
 
 
 def _score(
-    student: Tower, trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path
+    student: Tower,
+    trainer: Trainer,
+    tasks: Sequence[Task],
+    embedder: Embedder,
+    metrics: Metrics,
+    config: Config,
+    folder: Path,
 ) -> None:
-    scores = score_all(student, tasks, micro_batch=config.train.micro_batch, precision=trainer.settings.precision)
+    scores = score_all(student, tasks, embedder)
     metrics.scored({"step": trainer.step, **scores_json(scores), "budgets": trainer.ledger.budgets()})
     if config.run.keep_best:
         keep_best(folder / BEST, student, scores, trainer.step)

@@ -73,7 +73,7 @@ def open_step(world: World, own: Candidates, most: int, known: Faults) -> Openin
 
 def _news(own: Candidates, known: Faults) -> tuple[tuple[list[Fault], list[Fault]], Counter[str]]:
     """This process's faults and notes of which more than a number must be told, and the number of each other sort."""
-    faults = [fault for fault in own.faults if fault.key not in known.keys]
+    faults = [fault for fault in own.faults if known.is_new(fault)]
     examples: list[Fault] = []
     odd: Counter[str] = Counter()
     shown = {*known.examples}

@@ -33,6 +33,7 @@ from aced.train.feed import Faults
 from aced.train.fit import environment, fit, row_of
 from aced.train.folder import BEST, check_folder
 from aced.train.inputs import make_inputs
+from aced.train.ordering import recorded
 from aced.train.resuming import Earlier, short
 from aced.train.student import make_student
 from aced.train.trackers.group import check_trackers
@@ -62,6 +63,7 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
     world.meet()
     # Every process reads what was saved, and what the config alone makes wrong is said before anything is made.
     earlier = earlier_run(folder) if resume else None
+    config = recorded(config, earlier.config) if earlier is not None else config
     changed = _changed(earlier, config)
     _set_up(config, console, world, device.type, earlier, resume=resume)
     for line in changed:
@@ -73,7 +75,7 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
             earlier.check_rounding(student, config)
         for note in student.notes:
             bars.say(note)
-        inputs = world.in_turn(lambda: make_inputs(config, student, bars, earlier))
+        inputs = make_inputs(config, student, bars, earlier, world)
         fitted = fit(config, inputs, student, bars, resume=resume, world=world)
     if not world.first:
         return {}

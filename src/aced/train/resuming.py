@@ -165,7 +165,7 @@ class Earlier:
         return [
             one.store.info.tower
             for one in dict.fromkeys(providers)
-            if isinstance(one, Cached) and before.get(one.fingerprint, (now := cache_mark(one))) != now
+            if isinstance(one, Cached) and before.get(one.fingerprint, one.store.mark) != one.store.mark
         ]
 
 
@@ -191,11 +191,6 @@ def model_marks(reference: ModelMarks | None, teachers: Sequence[ModelMarks]) ->
     return {name: marks.contents for name, marks in models.items()} | known
 
 
-def cache_mark(provider: Cached) -> str:
-    """A mark of every byte of a model's cached embeddings, but not of when and how fast they were made."""
-    return _hash([sidecar.info.sha256 for sidecar in provider.store.sidecars])
-
-
 def short(value: Any) -> str:
     """A value as it is printed: the first of many paths tell enough."""
     text = repr(value)
@@ -207,7 +202,9 @@ def _hash(content: Any) -> str:
 
 
 def _today(section: str, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved section with `data.decoding` where it has what came before it; the default is not what that did."""
+    """A saved section with what came before keys of today, whose defaults are not what was done then."""
+    if section == "data":
+        saved = {"locality": 0, **saved}
     if section == "data" and "scaled_decoding" in saved and "decoding" not in saved:
         return {**saved, "decoding": "scaled" if saved["scaled_decoding"] else "exact"}
     return dict(saved)

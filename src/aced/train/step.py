@@ -133,6 +133,8 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     t.replica.begin()
     with ledger.timed("load"):
         pool = _usable(t, next(batches))  # B, of which this process holds its own
+        if t.further is not None:
+            t.further.read(t.step)
     at = t.moment(pool)
     choice = choose(t.plan, t.memory, pool.own, at)  # times itself: what it scores, and what it selects
     dealt = pool.deal(choice.rows, choice.each)  # b, and which process trains on each
@@ -144,7 +146,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.student.train()
         shares = [_train_embed(t, pool, *pair) for pair in zip(deals, taken, strict=True)]
         t.replica.join(teachers if t.objective.compares else ())
-        loss, parts = t.objective(shares[0], shares[-1], teachers, _further(t, pool.own, len(dealt.rows)))
+        loss, parts = t.objective(shares[0], shares[-1], teachers, _further(t, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
         parts = Parts.of(t.replica.backward(loss, parts.numbers()))
         norm = t.replica.clip(t.optimizer, cfg.clip)
@@ -204,10 +206,10 @@ def _teach(t: Trainer, taken: Taken, counts: list[int]) -> list[Share]:
     ]
 
 
-def _further(t: Trainer, candidates: Candidates, pairs: int) -> list[Embeddings]:
+def _further(t: Trainer, pairs: int) -> list[Embeddings]:
     """The teachers' embeddings of further pairs, the same in every process, each of which counts its own part."""
     share = 1 / t.world.size
-    return [] if t.further is None else t.further.of(candidates, pairs * share, t.ledger, share)
+    return [] if t.further is None else t.further.of(t.step, pairs * share, t.ledger, share)
 
 
 def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, taken: Taken) -> Share:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.devices import Readout, sent
+from aced.train.scoring.held import Held
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.unseen import Guess
 
@@ -22,8 +23,7 @@ _FIRST = 1024
 class Memory:
     """Embeddings of samples, each with the number of the step whose weights made it.
 
-    Beside 4 bytes a sample it holds what was seen within the last `age` steps or so, and so does not grow with the
-    data.
+    It holds what was seen within the last `age` steps or so, and so does not grow with the data.
 
     The training forward pass of every step refreshes it for nothing. It is the same in all processes. Positions and
     steps are on the CPU, embeddings where they were made.
@@ -39,7 +39,7 @@ class Memory:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._place = torch.empty(0, dtype=torch.int32)  # of each sample; -1: none
+        self._held_at = Held()
         self._sample = torch.full((_FIRST,), -1)  # in each place; -1: free
         self._step = torch.zeros(_FIRST, dtype=torch.int64)
         self._image = self._text = torch.empty(_FIRST, 0)
@@ -58,8 +58,7 @@ class Memory:
     def made(self, indices: Tensor, step: int) -> Tensor:
         """`[B]` int64 the steps whose weights made the embeddings; -1 for what is missing."""
         self._settle()
-        self._reach(indices)
-        place = self._place[indices].long()
+        place = self._held_at.of(indices)
         made = self._step[place.clamp(min=0)]
         return made.masked_fill((place < 0) | (step - made > self.age), -1)
 
@@ -73,17 +72,16 @@ class Memory:
             return
         if self._image.shape[1] == 0:
             self._image, self._text = (e.new_zeros(len(self._sample), e.shape[1]) for e in (image, text))
-        self._reach(indices)
         if journal is not None:
             journal.append((indices, self._held(indices)))
-        new = indices[self._place[indices] < 0]
-        if len(new):
-            place = self._place[indices].long()
-            self._step[place[place >= 0]] = step  # or making room would forget those that are too old until now
-            place = self._free(len(new), step)
-            self._place[new] = place.to(torch.int32)
-            self._sample[place] = new
-        place = self._place[indices].long()
+        place = self._held_at.of(indices)
+        is_new = place < 0
+        if is_new.any():
+            self._step[place[~is_new]] = step  # or making room would forget those that are too old until now
+            new, free = indices[is_new], self._free(int(is_new.sum()), step)
+            self._held_at.put(new, free)
+            self._sample[free] = new
+            place[is_new] = free
         self._step[place] = step
         there = sent(place, image.device)
         self._image[there], self._text[there] = image, text
@@ -118,9 +116,9 @@ class Memory:
         replaced = self._replaced.pop()
         kept, self._replaced = self._replaced, deque(maxlen=2)  # what is put back replaces nothing
         for indices, held in reversed(replaced):
-            place = self._place[indices].long()
+            place = self._held_at.of(indices)
             self._sample[place[place >= 0]] = -1
-            self._place[indices] = -1
+            self._held_at.drop(indices[place >= 0])
             self._take(held)
         self._replaced = kept
         if self.guess is not None:
@@ -134,7 +132,7 @@ class Memory:
 
     def _held(self, indices: Tensor) -> dict[str, Tensor]:
         """What is here of these samples, by name."""
-        place = self._place[indices].long()
+        place = self._held_at.of(indices)
         place = place[place >= 0]
         there = sent(place, self._image.device)
         return {
@@ -146,7 +144,7 @@ class Memory:
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Image and text embeddings `[B, d]` of samples that are not `missing`."""
-        place = sent(self._place[indices].long(), self._image.device)
+        place = sent(self._held_at.of(indices), self._image.device)
         return self._image[place], self._text[place]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -173,13 +171,6 @@ class Memory:
             made = tensors["step"] == step
             self.put(tensors["sample"][made], tensors["image"][made], tensors["text"][made], step)
 
-    def _reach(self, indices: Tensor) -> None:
-        """Make room for the numbers of these samples."""
-        short = int(indices.max()) + 1 - len(self._place) if len(indices) else 0
-        if short > 0:
-            more = torch.full((max(short, len(self._place)),), -1, dtype=torch.int32)
-            self._place = torch.cat([self._place, more])
-
     def _free(self, count: int, step: int) -> Tensor:
         """`[count]` free places, after forgetting what is too old and growing where that is not enough.
 
@@ -188,7 +179,7 @@ class Memory:
         free = (self._sample < 0).nonzero().flatten()
         if len(free) < count:
             old = (self._sample >= 0) & (step - self._step > self.age + 1)
-            self._place[self._sample[old]] = -1
+            self._held_at.drop(self._sample[old])
             self._sample[old] = -1
             free = (self._sample < 0).nonzero().flatten()
         while len(free) < count:

@@ -1,0 +1,134 @@
+"""What the side-cars in a folder hold, in one file beside them, so that a start need not open any.
+
+`sidecars.jsonl` has a line for each side-car: its name, size and time, and what its header says. A line counts as long
+as size and time are the file's; of a side-car without such a line the header is read, and the list is then written
+anew. It is a cache of headers and no more: it may be deleted, lost or out of date, and processes that write it at the
+same time lose lines at worst, which cost a look at a header each. What is looked up is checked against the header that
+the file itself has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aced.data.atomic import file_atomic, writing
+from aced.data.sidecar import SideCarInfo
+from aced.errors import AcedError
+
+LIST = "sidecars.jsonl"
+"""The list's name."""
+_VERSION = 1
+_FIELDS = tuple(entry.name for entry in fields(SideCarInfo) if entry.name not in ("identity", "ends"))
+
+
+class FileState(NamedTuple):
+    """The state of a file: its bytes, and a text that changes when it is written again."""
+
+    size: int
+    changed: str
+
+
+def file_state(path: str | Path) -> FileState | None:
+    """The state of a local file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return FileState(found.st_size, str(found.st_mtime_ns))
+
+
+class SideCarList:
+    """The list of one folder, as it was when this was made, and what has been learnt since.
+
+    Args:
+        folder: of the side-cars; it need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lines, self._identities = _read(folder / LIST)
+        self._new: dict[str, tuple[FileState, SideCarInfo]] = {}
+
+    def get(self, name: str, state: FileState) -> SideCarInfo | None:
+        """The header of the side-car of that name, without `ends`; None where the list does not know it as it is."""
+        if (new := self._new.get(name)) is not None:
+            return new[1] if new[0] == state else None
+        line = self._lines.get(_key(name))
+        if line is None:
+            return None
+        try:
+            _, size, changed, identity, *values = json.loads(line)
+            if (size, changed) != state:
+                return None
+            known = dict(zip(_FIELDS, values, strict=True))
+            return SideCarInfo(identity=self._identities[identity], ends=[], **known)
+        except (ValueError, TypeError, IndexError):
+            return None
+
+    def add(self, name: str, state: FileState, info: SideCarInfo) -> None:
+        """Note what a header says."""
+        self._new[name] = state, replace(info, ends=[])
+
+    def save(self) -> None:
+        """Write the list with what has been learnt and what others have written meanwhile, where anything is new.
+
+        A folder that cannot be written keeps the list that it has.
+        """
+        if not self._new:
+            return
+        lines, identities = _read(self.folder / LIST)
+        numbers = {_frozen(identity): number for number, identity in enumerate(identities)}
+        for name, (state, info) in self._new.items():
+            number = numbers.setdefault(_frozen(info.identity), len(numbers))
+            if number == len(identities):
+                identities.append(info.identity)
+            values = [getattr(info, field) for field in _FIELDS]
+            lines[_key(name)] = _line([name, *state, number, *values])
+        with contextlib.suppress(AcedError):
+            _write(self.folder / LIST, lines, identities)
+        self._lines, self._identities, self._new = lines, identities, {}
+
+
+def _write(path: Path, lines: Mapping[bytes, bytes], identities: list[dict[str, str]]) -> None:
+    """Write the lines of those files that are there."""
+    there = {_key(name) for name in os.listdir(path.parent)}
+    with file_atomic(path) as temporary, writing(path), temporary.open("wb") as file:
+        file.write(_line({"version": _VERSION, "fields": _FIELDS, "identities": identities}))
+        file.writelines(line for key, line in lines.items() if key in there)
+
+
+def _read(path: Path) -> tuple[dict[bytes, bytes], list[dict[str, str]]]:
+    """Each side-car's line by `_key`, and the identities that they name; nothing of a list that is not one."""
+    try:
+        with path.open("rb") as file:
+            head = json.loads(file.readline())
+            if head["version"] != _VERSION or tuple(head["fields"]) != _FIELDS:
+                return {}, []
+            return dict(_keyed(file)), list(head["identities"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, []
+
+
+def _keyed(lines: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    for line in lines:
+        end = line.find(b'"', 2)  # names of side-cars have no quotes in them
+        if end > 0:
+            yield line[1 : end + 1], line
+
+
+def _key(name: str) -> bytes:
+    return json.dumps(name).encode()
+
+
+def _line(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+def _frozen(identity: Mapping[str, str]) -> str:
+    return json.dumps(identity, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Program: what is in the tars of a pool, found once."""

@@ -1,0 +1,82 @@
+"""A bank of cached embeddings: pairs of the pool that are read when an epoch starts and kept, so that steps open none.
+
+Which pairs follows from (seed, epoch) alone: every process has the same, and a resumed run has them again. A pool of no
+more pairs than the bank holds is in it as a whole. Of a larger one it holds a sample without repetition, from 64 tars
+that are drawn anew for each epoch, or from more where 64 hold too few: a sample of the whole pool would open them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aced.devices import sent
+from aced.train.draws import generator_of
+from aced.train.providers import Cached
+
+TARS = 64
+"""From so many tars a bank is taken, if they suffice."""
+
+
+def bank_positions(sizes: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
+    """`[count]` int64 positions in ascending order, none twice; all of them where there are no more.
+
+    Args:
+        sizes: pairs of each tar.
+        count: how many.
+        generator: of the draw.
+    """
+    if sum(sizes) <= count:
+        return torch.arange(sum(sizes))
+    order = torch.randperm(len(sizes), generator=generator).numpy()
+    ends = np.asarray(sizes, dtype=np.int64)[order].cumsum()
+    tars = max(min(TARS, len(sizes)), int(np.searchsorted(ends, count)) + 1)
+    order, ends = order[:tars], ends[:tars]
+    drawn = torch.randperm(int(ends[-1]), generator=generator)[:count].numpy()
+    tar = np.searchsorted(ends, drawn, side="right")
+    starts = np.cumsum([0, *sizes], dtype=np.int64)
+    before = np.concatenate([np.zeros(1, dtype=np.int64), ends])
+    return torch.from_numpy(starts[order[tar]] + drawn - before[tar]).sort().values
+
+
+class Bank:
+    """The embeddings of some pairs by one teacher, on the device that trains: count x 2 x d x 4 bytes.
+
+    Args:
+        teacher: whose.
+        count: pairs at most.
+        seed: of the run.
+    """
+
+    def __init__(self, teacher: Cached, count: int, seed: int) -> None:
+        self._teacher, self._count, self._seed = teacher, count, seed
+        self._epoch = -1
+        self._rows = torch.empty(0)
+        self._valid = torch.empty(0, dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return min(len(self._teacher.store), self._count)
+
+    def read(self, epoch: int) -> None:
+        """Hold the pairs of an epoch, which are read where they are not there yet.
+
+        Raises:
+            AcedError: a side-car that was there cannot be read any more.
+        """
+        whole = len(self) == len(self._teacher.store)
+        if epoch == self._epoch or (whole and self._epoch >= 0):
+            return
+        store = self._teacher.store
+        positions = bank_positions(store.part_sizes, len(self), generator_of("bank", self._seed, epoch))
+        self._valid = store.valid(positions)
+        found = store.lookup(positions[self._valid])
+        rows = torch.zeros(len(positions), 2, store.info.d)
+        rows[self._valid] = torch.stack([found.image, found.text], 1)
+        self._rows, self._epoch = rows.to(self._teacher.device), epoch
+
+    def of(self, drawn: Tensor) -> Tensor:
+        """`[m, 2, d]` of the rows `[m]` of the bank, on the device; those without an embedding are left out."""
+        return self._rows.index_select(0, sent(drawn[self._valid[drawn]], self._rows.device))

@@ -1,0 +1,149 @@
+"""The order of a run: what `auto` comes to, what is refused, and that a resumed run has what it was begun with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from aced.config import Config, make_config
+from aced.data.manyviews import ViewedOrder
+from aced.data.mixed_plan import MixedPlan
+from aced.data.mixture import Mixture
+from aced.data.order import Order
+from aced.data.plan import Plan
+from aced.errors import AcedError
+from aced.train import ordering
+from aced.train.ordering import order_of, order_text, plan_of, recorded, settled
+
+
+@dataclass
+class Tars:
+    """Only sizes of a pool."""
+
+    part_sizes: list[int]
+    mixture: tuple[int, ...] = ()
+    name: str = "pool"
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = sum(self.part_sizes)
+
+    def __len__(self) -> int:
+        return self.total
+
+
+def config_of(batch: int = 40, **data: Any) -> Config:
+    return make_config(
+        {"data": {"shards": ["pool"], **data}, "method": {"name": "iid"}, "train": {"batch": batch}, "run": {"seed": 3}}
+    )
+
+
+def settled_as(config: Config, source: Any, ranks: int = 1) -> tuple[object, object]:
+    data = settled(config, source, ranks).data
+    return data.locality, data.streams
+
+
+def test_a_small_pool_is_permuted_as_a_whole() -> None:
+    config, pool = config_of(), Tars([50] * 20)
+    assert settled_as(config, pool) == (0, "auto")
+    order = order_of(settled(config, pool, 1), pool)
+    assert isinstance(order, Order)
+    assert torch.equal(order.indices(7), Order(1000, 40, 3).indices(7))
+    assert plan_of(config, pool) is None
+    assert order_text(config, settled(config, pool, 1), pool, 1) == ""
+
+
+@pytest.mark.parametrize(("limit", "value"), [("LARGE", 999), ("MANY", 19)])
+def test_a_large_one_is_read_in_streams(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    config, pool = config_of(), Tars([50] * 32)
+    monkeypatch.setattr(ordering, limit, value)
+    assert settled_as(config, pool) == (ordering.LOCALITY, 8)
+    assert settled_as(config, pool, 2) == (ordering.LOCALITY, 8)
+    assert settled_as(config, pool, 5) == (ordering.LOCALITY, 5)
+    assert f"data.locality={ordering.LOCALITY}, data.streams=8" in order_text(config, settled(config, pool, 1), pool, 1)
+    assert settled_as(config_of(locality=0), pool) == (0, "auto")
+    assert settled_as(config, Tars([1600])) == ((ordering.LOCALITY, 1) if limit == "LARGE" else (0, "auto"))
+    assert settled_as(config, Tars([1600] * 3), 4) == (0, "auto")  # fewer tars than processes
+
+
+def test_as_many_streams_as_leave_little_out() -> None:
+    assert settled_as(config_of(locality=2), Tars([50] * 16)) == (2, 8)
+    assert settled_as(config_of(locality=2), Tars([50] * 12)) == (2, 4)  # with eight, four tars of twelve would sit out
+    assert settled_as(config_of(locality=2), Tars([50] * 13)) == (2, 1)
+    assert settled_as(config_of(locality=2), Tars([50] * 13), 2) == (2, 2)
+    assert settled_as(config_of(36, locality=2), Tars([36] * 16)) == (2, 4)  # eight do not divide the batch
+    assert settled_as(config_of(locality=2, streams=5), Tars([50] * 16)) == (2, 5)
+
+
+def test_the_orders_of_configs() -> None:
+    pool = Tars([50] * 16, (400, 400))
+    order = order_of(config_of(locality=2, streams=4), pool)
+    assert isinstance(order, Plan)
+    assert torch.equal(order.indices(9), Plan([50] * 16, 40, 3, 2, 4).indices(9))
+    viewed = order_of(config_of(locality=2, streams=4, views=3), pool)
+    assert isinstance(viewed, ViewedOrder)
+    assert torch.equal(viewed.indices(9) % 800, order.indices(9))
+    assert len((viewed.indices(9) // 800).unique()) == 3
+    weights = {"shards": ["a", "b"], "weights": [1, 3]}
+    mixed = order_of(config_of(locality=2, streams=4, **weights), pool)
+    assert isinstance(mixed, MixedPlan)
+    assert int((mixed.indices(5) < 400).sum()) == 10
+    assert isinstance(order_of(config_of(**weights), pool), Mixture)
+
+
+@pytest.mark.parametrize(
+    ("tars", "mixture"),
+    [
+        ([10, 0, 20, 30, 0], (30, 30)),
+        ([10, 20, 0, 0, 30], (30, 30)),
+        ([0, 30, 30], (30, 30)),
+        ([30, 30], (0, 30, 0, 30)),
+        ([0, 0, 5], (5, 0)),
+    ],
+)
+def test_tars_belong_to_the_source_that_has_their_samples(tars: list[int], mixture: tuple[int, ...]) -> None:
+    counts = ordering._tars_of(mixture, tars)
+    assert sum(counts) == len(tars)
+    start = 0
+    for count, samples in zip(counts, mixture, strict=True):
+        assert sum(tars[start : start + count]) == samples
+        start += count
+
+
+def test_who_sits_out_is_told_with_what_would_help() -> None:
+    pool = Tars([50] * 11)
+    text = order_text(config_of(locality=2, streams=8), config_of(locality=2, streams=8), pool, 1)
+    assert "27.3 %" in text
+    assert "data.streams=5" in text  # of eleven tars one sits out
+    assert "data.streams=2" in order_text(config_of(locality=2, streams=8), config_of(locality=2, streams=8), pool, 2)
+    assert order_text(config_of(locality=2, streams=1), config_of(locality=2, streams=1), pool, 1) == ""
+
+
+def test_streams_that_do_not_fit_are_refused() -> None:
+    pool = Tars([50] * 16)
+    with pytest.raises(AcedError, match=r"data\.streams = 3 .* super-batch of 40.*: .*\b2, 4\b"):
+        config_of(locality=2, streams=3)
+    with pytest.raises(AcedError, match=r"data\.streams = 8.* 3 processes: start 1, 2, 4, 8 .* multiple of 3"):
+        settled(config_of(locality=2, streams=8), pool, 3)
+    with pytest.raises(AcedError, match=r"data\.streams = 20 .*\(16\)"):
+        settled(config_of(locality=2, streams=20), pool, 1)
+    with pytest.raises(AcedError, match=r"data\.streams = 20 .*\(16\)"):
+        settled(config_of(locality=2), pool, 20)
+    with pytest.raises(AcedError, match=r"data\.locality orders tars"):
+        make_config({"data": {"locality": 2}, "method": {"name": "iid"}})
+    with pytest.raises(AcedError, match=r"data\.streams = 0 is not allowed"):
+        config_of(locality=2, streams=0)
+    with pytest.raises(AcedError, match=r"super-batch of 1000|batch of 1000"):
+        order_of(config_of(1000, locality=2, streams=4), pool)
+
+
+def test_a_resumed_run_has_what_it_was_begun_with() -> None:
+    before = {"data": {"locality": 16, "streams": 4}}
+    assert recorded(config_of(), before).data.locality == 16
+    assert recorded(config_of(), before).data.streams == 4
+    assert recorded(config_of(locality=2), before).data.locality == 2  # which is then refused
+    old = recorded(config_of(), {"data": {}})  # of before there was the key
+    assert (old.data.locality, old.data.streams) == (0, "auto")
