@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
-from aced.data.assembly import Size, assembled
+from aced.data.assembly import Place, Size, assembled
 from aced.data.faults import HARMLESS
+from aced.data.fetching import Fetcher
 from aced.data.filling import Fill, Job
 from aced.data.loading import PATIENCE, Start, load
 from aced.data.losttars import LOST
@@ -212,6 +215,7 @@ def feed(
     device: torch.device | None = None,
     patience: float = PATIENCE,
     start_method: Start = "fork",
+    fetcher: Fetcher | None = None,
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 
@@ -225,6 +229,7 @@ def feed(
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
         patience, start_method: see `aced.data.loading.load`.
+        fetcher: brings the tars, and is told of each step when its pairs have been read.
 
     Raises:
         AcedError: as `aced.data.loading.load`.
@@ -233,13 +238,40 @@ def feed(
     fill = Fill(source, views, columns)
     plan = _Plan(order, range(start, stop), part, fewest=fewest_rows(views, columns) if workers else 0)
     item = chunk_bytes(plan.rows, views, columns)
-    chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
+    helped = fetcher.moved if fetcher is not None else None
+    chunks = load(
+        fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method, helped=helped
+    )
+    take: _Take = partial(assembled, chunks, plan.sizes)
+    if fetcher is not None:
+        fetcher.serves(chunks)
+        take = _followed(take, fetcher, start)
     if device is None or device.type != "cuda":
-        return _batches(chunks, plan.sizes)
-    return Sent(partial(assembled, chunks, plan.sizes), columns, CudaLine(device))
+        return _batches(take)
+    return Sent(take, columns, CudaLine(device))
 
 
-def _batches(chunks: Iterator[Candidates], sizes: deque[Size]) -> Iterator[Candidates]:
-    while (batch := assembled(chunks, sizes)) is not None:
+class _Take(Protocol):
+    """Gives the next batch, in the memory that it is given; None at the end."""
+
+    def __call__(self, place: Place | None = None) -> Candidates | None: ...
+
+
+def _followed(take: _Take, fetcher: Fetcher, start: int) -> _Take:
+    """Batches from step `start` on, of each of which a fetcher is told."""
+    steps = itertools.count(start)
+
+    def taken(place: Place | None = None) -> Candidates | None:
+        since = time.perf_counter()
+        batch = take(place)
+        if batch is not None:
+            fetcher.took(next(steps), since, time.perf_counter())
+        return batch
+
+    return taken
+
+
+def _batches(take: _Take) -> Iterator[Candidates]:
+    while (batch := take()) is not None:
         yield batch
         del batch  # the next one is made when nobody needs this one any more

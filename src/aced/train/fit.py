@@ -19,6 +19,7 @@ from aced.data.atomic import write_atomic
 from aced.data.filling import with_values
 from aced.data.losttars import KnownTars
 from aced.data.source import SOUND_KINDS, Fault, Source
+from aced.data.streamed import streams
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
@@ -287,6 +288,9 @@ def _write_gallery(
         return
     count = len(inputs.source)
     rows = Random(config.run.seed).sample(range(count), min(pairs, count))  # no permutation of the pool
+    if streams(inputs.source):  # pairs of the last step, whose tars are there
+        last = order_of(config, inputs.source).indices(max(0, trainer.step - 1))
+        rows = (last.tensor_split(trainer.world.size)[0][:pairs] % count).tolist()
     views = [student.view, *(trainer.reference.views if trainer.reference else ())]
     candidates = inputs.source.read(rows, list(dict.fromkeys(views)))
     if trainer.reference is not None:
