@@ -16,6 +16,7 @@ from aced.config_types import (
     PathOrNone,
     Paths,
     PathText,
+    Places,
     Positive,
     Rate,
     Seed,
@@ -155,7 +156,29 @@ class ReferenceSection(FrozenSection):
 
 
 class TeacherSection(FrozenSection):
-    """The frozen model that is distilled, where it is not the reference."""
+    """The frozen model that is distilled, where it is not the reference; or several, whose probabilities are averaged.
+
+    Each has its own logit scale. Their cached embeddings lie in one folder.
+    """
+
+    model: Annotated[Places, MODEL] = ""  # type: ignore[assignment]
+    """As reference.model; a list of several teachers is allowed."""
+    checkpoint: Annotated[Places, MODEL] = ""  # type: ignore[assignment]
+    """As reference.checkpoint; of several teachers a list too, with "" for one that brings its own weights."""
+
+    @property
+    def each(self) -> list[FrozenSection]:
+        """A section for each teacher; empty where none is named."""
+        models, checkpoints = (
+            [value] if isinstance(value, str) else list(value) for value in (self.model, self.checkpoint)
+        )
+        rest = {"cache": self.cache, "cache_missing": self.cache_missing}
+        checkpoints += [""] * (len(models) - len(checkpoints))
+        return [
+            FrozenSection(model=model, checkpoint=checkpoint, **rest)  # type: ignore[arg-type]
+            for model, checkpoint in zip(models, checkpoints, strict=True)
+            if model
+        ]
 
 
 class MethodSection(Section):

@@ -61,6 +61,18 @@ def _words(value: Any) -> Any:
 Words = Annotated[list[str], BeforeValidator(_words)]
 
 
+def _places(value: Any) -> Any:
+    """A word, or a list of several; a list without quotes, as on a command line, is one too."""
+    words = _words(value) if isinstance(value, str) and value.startswith("[") else value
+    if isinstance(words, list):
+        return [expand_optional(word) if isinstance(word, str) else word for word in words]
+    return expand_optional(words) if isinstance(words, str) else words
+
+
+Places = Annotated[str | list[str], BeforeValidator(_places)]
+"""One path or name, or a list of them."""
+
+
 def _some_paths(value: Any) -> Any:
     if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
         raise ValueError("a path is needed, and this is empty; write [] for none")

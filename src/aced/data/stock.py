@@ -229,9 +229,9 @@ class StockTaking:
 
     def _places(self, tars: Sequence[TarFacts], found: Mapping[int, Path]) -> Places:
         """Where tars lie; `found` are those that were read now."""
-        if self.spool is None and (remote := next((tar for tar in tars if is_address(tar.source)), None)):
+        if self.spool is None and (remote := next(filter(_is_far, tars), None)):
             raise _unspooled(remote.source)
-        files = [file if isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
+        files = [file if _is_far(tar) and isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
         elsewhere = {number: path for number, path in found.items() if str(path) != files[number]}
         packed = frozenset(number for number, tar in enumerate(tars) if tar.packed)
         places = TarPlaces(files, packed, elsewhere, self.spool)
@@ -299,11 +299,15 @@ def _state(tar: Named) -> tuple[str, int, str]:
     return source, there.st_size, str(there.st_mtime_ns)
 
 
+def _is_far(tar: TarFacts) -> bool:
+    return tar.source[:1] != "/" and is_address(tar.source)
+
+
 def _file(tar: Named) -> Path | Remote:
     """What is to be opened of a tar."""
     if not isinstance(tar, TarFacts):
         return tar
-    if not is_address(tar.source):
+    if not _is_far(tar):
         return Path(tar.source)
     return Remote(tar.source, None if tar.size < 0 else tar.size, tar.state)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from aced.config import Config
-from aced.config_sections import FrozenSection
 from aced.data.fetching import check_room as check_spool
 from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
@@ -32,6 +31,7 @@ from aced.train.caching import cache_settings, live_cost, make_store
 from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
+from aced.train.frozen import frozen_models, frozen_section, teachers_of
 from aced.train.ordering import order_of, order_text, plan_of, settled
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
@@ -83,12 +83,11 @@ def make_inputs(
                 f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
                 "closely, but not to the bit."
             )
-    teacher = providers.get("teacher", providers.get("reference"))
     return Inputs(
         source=ManyViews(source) if config.data.views > 1 else source,
         tasks=tasks,
         reference=providers.get("reference") if method.scores_reference else None,
-        teachers=[teacher] if method.distill and teacher is not None else [],
+        teachers=[providers[name] for name in teachers_of(config)],
     )
 
 
@@ -96,13 +95,8 @@ def _opened(
     config: Config, student: Tower, bars: Bars, earlier: Earlier | None
 ) -> tuple[list[Task], dict[str, Tower], Source]:
     """Tasks, frozen models by name, and the pool."""
-    method = config.row
     tasks = make_eval_tasks(config, bars.say)
-    towers: dict[str, Tower] = {}
-    if method.scores_reference or (method.distill and not config.teacher.model):
-        towers["reference"] = load_frozen("reference", config, bars.counting)
-    if method.distill and config.teacher.model:
-        towers["teacher"] = load_frozen("teacher", config, bars.counting)
+    towers = {name: load_frozen(name, config, bars.counting) for name in frozen_models(config)}
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
@@ -139,9 +133,8 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     """The marks of the frozen models, as soon as they are loaded."""
     method, identities = config.row, {name: tower.identity() for name, tower in towers.items()}
     marks = {name: ModelMarks(of["contents"], of["architecture"]) for name, of in identities.items()}
-    teacher = marks.get("teacher", marks.get("reference"))
     reference = marks["reference"] if method.scores_reference else None
-    return model_marks(reference, [teacher] if method.distill and teacher else [])
+    return model_marks(reference, [marks[name] for name in teachers_of(config)])
 
 
 def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
@@ -304,26 +297,21 @@ def _places_before(config: Config) -> Collection[str]:
     return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
 
 
-def frozen_section(name: str, config: Config) -> FrozenSection:
-    """The config's `reference` or `teacher`."""
-    section: FrozenSection = getattr(config, name)
-    return section
-
-
 def load_frozen(name: str, config: Config, progress: Progress | None = None) -> Tower:
-    """The `reference` or `teacher` of the config, in evaluation mode and without gradients.
+    """The `reference` or a teacher of the config, in evaluation mode and without gradients.
 
     Raises:
         AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
     """
     section = frozen_section(name, config)
-    what = f"{name}.model = '{section.model}'"
-    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {name}.checkpoint")
+    key = name.partition(" ")[0]
+    what = f"{key}.model = '{section.model}'"
+    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
 def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars, world: World) -> Cached:
-    """The cached embeddings of the `reference` or `teacher`."""
+    """The cached embeddings of the `reference` or of a teacher."""
     section = frozen_section(name, config)
     refuse = section.cache_missing == "refuse"
     return make_cached(tower, source, Path(section.cache), config, tower.device, bars, refuse=refuse, world=world)

@@ -13,6 +13,7 @@ import torch
 from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.fetching import Fetcher, fetcher_of
+from aced.data.loading import Loading
 from aced.data.source import Candidates, Source
 from aced.evaluate.embedder import Embedder
 from aced.evaluate.tasks import Task
@@ -147,23 +148,23 @@ def batches_of(
     """This process's candidates of some steps, with everything that the trainer's models need of them."""
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
-    order = trainer.plan.order(order_of(config, source))
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
+    loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
     batches = feed(
         source,
-        order,
+        trainer.plan.order(order_of(config, source), steps.stop, loading),
         list(dict.fromkeys(views)),
         start=steps.start,
         stop=steps.stop,
-        # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
-        workers=min(trainer.world.counts(workers)),
+        workers=loading.workers,
         columns=columns,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
-        patience=config.run.timeout,
-        start_method=config.data.start_method,
+        patience=loading.patience,
+        start_method=loading.start,
         fetcher=fetcher,
     )
     return batches if fetcher is None else _waited(batches, fetcher, trainer)
