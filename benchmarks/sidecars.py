@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from aced.data.embedding import Settings
+from aced.data.home import Folder, file_state
 from aced.data.sidecar import (
     VERSION,
     Part,
@@ -38,7 +39,7 @@ from aced.data.sidecar import (
     sidecar_path,
     tower_folder,
 )
-from aced.data.sidecarlist import LIST, SideCarList, file_state
+from aced.data.sidecarlist import LIST, SideCarList
 from aced.data.store import Store, open_store
 
 D = 64
@@ -77,7 +78,7 @@ def pretend(cache: Path, parts: Sequence[Part], identity: dict[str, str], d: int
     """Side-cars that a start takes for whole: sparse files, and what the list in their folder says of them."""
     folder = tower_folder(cache, identity["tower"])
     folder.mkdir(parents=True, exist_ok=True)
-    listed = SideCarList(folder)
+    listed = SideCarList(Folder(folder))
     info = {"version": VERSION, "tower": "none", "identity": identity, "d": d, "views": 1, "dtype": dtype}
     info |= {"scale": 1.0, "bias": 0.0, "ends": [], "faults": {}, "seconds": 1.0, "flops": 1.0}
     for number, part in enumerate(parts):
