@@ -190,6 +190,35 @@ def test_only_what_is_missing_is_fetched_and_shown(listed: Hub) -> None:
     assert listed.fetched(SAFE) == 1
 
 
+def test_tags_and_addresses_go_wherever_a_model_is_named(
+    listed: Hub, tiny: Tower, tmp_path: Path, cli: Any, trained: dict[str, Path]
+) -> None:
+    from aced.config import make_config
+    from aced.train.inputs import load_frozen
+    from aced.train.student import make_student
+    from run_fakes import write_pairs
+
+    listed.repos["org/whole"] = repository(tiny)
+    mark = local(tmp_path / "local")["tower"]
+    for ways in ({"model": "Tiny", "checkpoint": "quick_b4k"}, {"model": f"{HUB}org/whole"}):
+        config = make_config(
+            {"method": {"name": "fm-kd", "loss": "softmax"}, "student": ways, "reference": ways, "teacher": ways}
+        )
+        assert make_student(config).fingerprint() == mark
+        assert {load_frozen(name, config).fingerprint() for name in ("reference", "teacher")} == {mark}
+        words = [ways["model"], *(["--checkpoint", ways["checkpoint"]] if "checkpoint" in ways else [])]
+        pool = write_pairs(tmp_path / "pool" / "0.tar", range(4))
+        ended = cli("embed", *words, pool, "--out", tmp_path / "cache", "--threads", 1)
+        assert ended.status == 0, ended.err
+        assert [path.name for path in (tmp_path / "cache" / "embeddings").iterdir()] == [mark]
+    refused = cli("eval", "Tiny", "--checkpoint", "plain_b5k", "--data", "scenes", "--out", tmp_path / "o")
+    assert refused.status == 2
+    assert "plain_b4k" in refused.err
+    refused = cli("lit", f"{HUB}org/gone", "--data", "scenes", "--out", tmp_path / "o")
+    assert refused.status == 2
+    assert "org/gone" in refused.err
+
+
 def test_a_token_is_sent_along(hub: Hub, tiny: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["org/tiny"], hub.gated = repository(tiny), {"org/tiny"}
     monkeypatch.setenv("HF_TOKEN", "let me in")
