@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from hub_server import Hub, running
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save
 from test_tower_checkpoints import SMALL, torch_bytes
@@ -55,7 +55,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A server, and the client's constants as they are where HF_ENDPOINT names it and HF_HOME a new folder."""
     with running() as hub:
-        constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -282,12 +281,12 @@ def test_without_a_network_the_cache_is_all_there_is(
     listed: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_tower("Tiny", "quick_b4k")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(listed.asked)
     assert load_tower("Tiny", "quick_b4k").identity() == local(tmp_path / "local")
     refused(f"HF_HUB_OFFLINE.*{listed.address}/org/plain/.*weights.*plain_b4k", "Tiny", "plain_b4k")
     assert len(listed.asked) == asked
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     listed.failing = 503
     assert load_tower("Tiny", "quick_b4k").identity() == local(tmp_path / "local")
