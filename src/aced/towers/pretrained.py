@@ -23,6 +23,7 @@ from aced.towers.fetching import (
     endpoint,
     fetch,
     fetch_folder,
+    silently,
 )
 from aced.towers.hub import HUB_CONFIG, NAMES
 from aced.towers.names import looks_like_weights
@@ -91,7 +92,7 @@ def hub_parts(address: str) -> tuple[Path, HubFile]:
     hand = f"put it and {HUB_CONFIG} into a folder that you give as the model"
     weights = HubFile(repo, NAMES, revision or None, hand)
     try:
-        return fetch(replace(weights, names=(HUB_CONFIG,))), weights
+        return fetch(replace(weights, names=(HUB_CONFIG,)), silently), weights
     except NotThere:
         raise AcedError(_foreign(weights)) from None
 
@@ -100,7 +101,7 @@ def _foreign(file: HubFile) -> str:
     """What a repository without open_clip's config is."""
     what = f"{HUB}{file.repo}"
     try:
-        config = json.loads(fetch(replace(file, names=("config.json",))).read_bytes())
+        config = json.loads(fetch(replace(file, names=("config.json",)), silently).read_bytes())
     except (AcedError, ValueError):
         return f"{what} has no {HUB_CONFIG}: it is no repository of an open_clip model."
     if "auto_map" in config:
