@@ -4,11 +4,14 @@
     python benchmarks/sidecars.py --tars 10000 --rows 20
     python benchmarks/sidecars.py --tars 10000 --rows 20 --files 256 # as under `ulimit -n 256`
     python benchmarks/sidecars.py --tars 100000 --rows 10000 --empty 99990  # of most of them only the size and the list
+    python benchmarks/sidecars.py --early --d 512                   # what `scoring.early` costs the main process
     python benchmarks/sidecars.py ... --keep DIR                    # leaves the side-cars there for the next time
 
 The side-cars are written directly, without tars and without a model; the last `--empty` ones are sparse files of which
 the list tells, and lookups are then in the others. `lookup` is the median of 30 super-batches of
-4,096 pairs drawn from the whole pool; `near` of as many from 16 tars. Memory is what opening the cache added.
+4,096 pairs drawn from the whole pool; `near` of as many from 16 tars. Memory is what opening the cache added. With
+`--early`, the median over 20 super-batches of 4,096 (2,048 kept, in 8 chunks) of processor time of the main thread,
+all of it and the draw's part, without loading processes and with one that looks up.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +96,7 @@ def pretend(cache: Path, parts: Sequence[Part], identity: dict[str, str], d: int
     listed.save()
 
 
-def write(cache: Path, pool: Pool, count: int) -> None:
+def write(cache: Path, pool: Pool, count: int, d: int = D) -> None:
     """The side-car of every tar that has none yet, of the first `count`."""
     generator = torch.Generator().manual_seed(0)
     made: dict[str, Any] = {"tower": "none", "identity": IDENTITY, "scale": 1.0, "bias": 0.0, "faults": {}}
@@ -103,10 +107,10 @@ def write(cache: Path, pool: Pool, count: int) -> None:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
-        writer = SideCarWriter(temporary, path, list(part.keys(pool)), D, 1, "float16")  # type: ignore[arg-type]
-        rows = torch.nn.functional.normalize(torch.randn(len(part), 2, D, generator=generator), dim=-1)
+        writer = SideCarWriter(temporary, path, list(part.keys(pool)), d, 1, "float16")  # type: ignore[arg-type]
+        rows = torch.nn.functional.normalize(torch.randn(len(part), 2, d, generator=generator), dim=-1)
         writer.add(torch.arange(len(part)), rows[:, :1], rows[:, 1])
-        writer.finish(part=part.name, mark=part.mark, d=D, views=1, **made)
+        writer.finish(part=part.name, mark=part.mark, d=d, views=1, **made)
         temporary.rename(path)
 
 
@@ -127,6 +131,39 @@ def times(store: Store, most: int, count: int = 30) -> list[float]:
     return found
 
 
+def early(store: Store, workers: int) -> tuple[float, float]:
+    """Seconds of the main thread's processor time for the order of a step with `scoring.early`, and for its draw."""
+    from aced.data.loading import Loading
+    from aced.data.order import Order
+    from aced.methods import get_method
+    from aced.train.distributed import World
+    from aced.train.providers import Cached
+    from aced.train.scoring.cascade import Sieve
+    from aced.train.scoring.early import SievedOrder
+    from aced.train.settings import Settings as Numbers
+
+    method, drawn, whole = get_method("aced"), list[float](), list[float]()
+    numbers: Any = Numbers(**dict.fromkeys(Numbers.__dataclass_fields__))  # type: ignore[arg-type]
+    numbers = replace(numbers, chunks=8, temperature=1.0, loss="sigmoid", scope="global")
+    sieve = Sieve(2048, numbers, method, 0, World())
+    keep = sieve.keep
+
+    def timed(*arguments: Any) -> torch.Tensor:
+        start = time.thread_time()
+        kept = keep(*arguments)
+        drawn.append(time.thread_time() - start)
+        return kept
+
+    sieve.keep = timed  # type: ignore[method-assign]
+    order = Order(len(store), 4096, 0)
+    sieved = SievedOrder(order, sieve, Cached(store, torch.device("cpu"), 1.0), 22, Loading(workers))
+    for step in range(22):
+        start = time.thread_time()
+        sieved.indices(step)
+        whole.append(time.thread_time() - start)
+    return statistics.median(whole[2:]), statistics.median(drawn[2:])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -134,6 +171,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--empty", type=int, default=0, help="tars without a real side-car")
     parser.add_argument("--files", type=int, default=0, help="so many open files at most")
+    parser.add_argument("--early", action="store_true", help="measure that alone")
+    parser.add_argument("--d", type=int, default=D, help="dimensions of an embedding")
     parser.add_argument("--keep", type=Path, default=None)
     args = parser.parse_args()
     if args.files:
@@ -142,14 +181,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache, pool = args.keep or Path(folder), Pool(args.tars, args.rows)
         there = args.tars - args.empty
-        write(cache, pool, there)
+        write(cache, pool, there, args.d)
         if args.empty and not (tower_folder(cache, IDENTITY["tower"]) / LIST).exists():
-            pretend(cache, parts_of(pool)[there:], IDENTITY, D)  # type: ignore[arg-type]
+            pretend(cache, parts_of(pool)[there:], IDENTITY, args.d)  # type: ignore[arg-type]
         for which in ("first", "again"):
             before, start = resident(), time.perf_counter()
             store = open_store(cache, IDENTITY, pool, Settings())  # type: ignore[arg-type]
             seconds, grown = time.perf_counter() - start, resident() - before
             print(f"open, {which}: {seconds:.2f} s, {grown:.0f} MB more")
+        if args.early:
+            for workers in (0, 1):
+                step, draw = early(store, workers)
+                print(f"{workers} loading processes: {1e3 * step:.1f} ms a step, {1e3 * draw:.1f} of them the draw")
+            return
         whole = there * args.rows
         for name, most in (("lookup", whole), ("near", min(whole, 16 * args.rows))):
             all_of = times(store, most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import fsspec
 import pytest
 
 BUCKET = "bucket"
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 class Store:
@@ -24,6 +26,8 @@ class Store:
         trouble: called with the path of an object that is asked for and how often that was; gives `""`, `"busy"` (503),
             `"cut"` (the connection breaks half way) or `"gone"` (404).
         slow: seconds that each object takes.
+        denied: whether everything is answered by 403.
+        before: called with the path of each request, before it is answered.
         most: the most objects that were on their way at a time.
     """
 
@@ -34,7 +38,8 @@ class Store:
         self._app = DomainDispatcherApplication(create_backend_app)
         self.gets, self._asked = Counter[str](), Counter[str]()
         self.trouble: Callable[[str, int], str] = lambda path, times: ""
-        self.slow = 0.0
+        self.slow, self.denied = 0.0, False
+        self.before: Callable[[str], None] = lambda path: None
         self.most = self._now = 0
         self._lock = threading.Lock()
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
@@ -44,9 +49,14 @@ class Store:
 
     def reset(self) -> None:
         """No faults any more, nothing counted."""
+        self.reset_counts()
+        self.trouble, self.slow, self.denied, self.before = (lambda path, times: ""), 0.0, False, lambda path: None
+
+    def reset_counts(self) -> None:
+        """Nothing counted."""
         self.gets.clear()
         self._asked.clear()
-        self.trouble, self.slow, self.most = (lambda path, times: ""), 0.0, 0
+        self.most = 0
 
     def close(self) -> None:
         """End it."""
@@ -55,6 +65,11 @@ class Store:
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] != "PUT":
+            self.before(path)
+            if self.denied:
+                body = self._refused(start, "AccessDenied", "403 Forbidden")
+                return [] if environ["REQUEST_METHOD"] == "HEAD" else body
         if environ["REQUEST_METHOD"] != "GET" or not path.endswith((".tar", ".safetensors")):
             if environ["REQUEST_METHOD"] == "HEAD" and self.trouble(path, 0) == "gone":
                 start("404 Not Found", [("Content-Length", "0")])
@@ -64,15 +79,18 @@ class Store:
             self._asked[path] += 1
             trouble = self.trouble(path, self._asked[path])
         if trouble in ("busy", "gone"):
-            code, words = ("SlowDown", "503 Slow Down") if trouble == "busy" else ("NoSuchKey", "404 Not Found")
-            body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
-            start(words, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-            return [body]
+            how = ("SlowDown", "503 Slow Down") if trouble == "busy" else ("NoSuchKey", "404 Not Found")
+            return self._refused(start, *how)
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
             self.gets[path] += trouble == ""
         return self._sent(self._app(environ, start), cut=trouble == "cut")
+
+    def _refused(self, start: Callable[..., Any], code: str, status: str) -> list[bytes]:
+        body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+        start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [body]
 
     def _sent(self, body: Iterable[bytes], *, cut: bool) -> Iterator[bytes]:
         try:

@@ -13,7 +13,7 @@ import pytest
 from aced import cli as package
 from aced.cli.paths import as_path, as_place, as_place_or_none
 from aced.config import Config, load_config, make_config, resume_rules
-from aced.config_types import PathOrNone, Paths, PathText
+from aced.config_types import PathOrNone, Paths, PathText, Places
 from aced.errors import AcedError
 from aced.paths import expand_optional, expand_path
 from aced.resume import Resume
@@ -83,7 +83,7 @@ def test_what_is_there_under_a_name_is_taken_as_it_is() -> None:
 
 def path_keys() -> list[str]:
     """The keys that take paths, by their types."""
-    kinds = {PathText: "", PathOrNone: "", Paths: ""}
+    kinds = {PathText: "", PathOrNone: "", Paths: "", Places: ""}
     found = []
     for section, table in Config.model_fields.items():
         hints = typing.get_type_hints(table.annotation, include_extras=True)
@@ -100,7 +100,8 @@ def text_keys() -> set[str]:
         f"{section}.{key}"
         for section, table in Config.model_fields.items()
         for key, field in table.annotation.model_fields.items()  # type: ignore[union-attr]
-        if field.annotation is str or str in get_args(get_args(field.annotation)[:1] and get_args(field.annotation)[0])
+        if field.annotation in (str, str | list[str])
+        or str in get_args(get_args(field.annotation)[:1] and get_args(field.annotation)[0])
     }
 
 

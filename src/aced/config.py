@@ -145,7 +145,7 @@ def _is_text(section: str, key: str) -> bool:
     """Whether a key takes words."""
     table = Config.model_fields.get(section)
     field = table.annotation.model_fields.get(key) if table else None  # type: ignore[union-attr]
-    return field is not None and field.annotation in (str, list[PathText])
+    return field is not None and field.annotation in (str, list[PathText], str | list[str])
 
 
 def _sentence(error: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aced.config_sections import DataSection, Sections
+from aced.config_sections import DataSection, Sections, TeacherSection
 from aced.data.sharing import check_streams
 from aced.errors import AcedError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def check_together(config: Sections, method: Method, super_batch: int) -> None:
     """Raise a ValueError for keys that have no meaning beside each other, or a reference that `method` lacks."""
     _check_scoring(config, method)
+    _check_teachers(config.teacher)
     if config.run.parallel == "fsdp" and config.train.precision == "fp16":
         raise ValueError("run.parallel = 'fsdp' goes with bf16 or fp32: set train.precision, or run.parallel = 'ddp'.")
     if config.eval.every and config.data.shards and not config.eval.tasks:
@@ -35,6 +36,21 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
             f"Method '{method.name}' needs a reference: set reference.model to a trained model (the `model` folder "
             "of a run, or an open_clip name with reference.checkpoint)."
         )
+
+
+def _check_teachers(teacher: TeacherSection) -> None:
+    """Raise a ValueError for lists of teachers and of their weights that do not go together."""
+    models, checkpoints = ([v] if isinstance(v, str) else v for v in (teacher.model, teacher.checkpoint))
+    if len(models) > 1 and not all(models):
+        raise ValueError("teacher.model has an empty entry: name a model in each place of the list.")
+    if len(checkpoints) > len(models) or (len(models) > 1 and any(checkpoints) and len(checkpoints) != len(models)):
+        raise ValueError(
+            f"teacher.model names {len(models)} and teacher.checkpoint {len(checkpoints)}: give one checkpoint for "
+            'each teacher, "" for one that brings its own weights.'
+        )
+    pairs = [(one.model, one.checkpoint) for one in teacher.each]
+    if len(set(pairs)) < len(pairs):
+        raise ValueError("teacher.model names a teacher twice: each counts alike, so leave one of them out.")
 
 
 def _check_scoring(config: Sections, method: Method) -> None:

@@ -16,12 +16,14 @@ from aced.config_types import (
     PathOrNone,
     Paths,
     PathText,
+    Places,
     Positive,
     Rate,
     Seed,
     Share,
     SwitchOrAuto,
     Trackers,
+    Words,
 )
 from aced.resume import FREE, MODEL, PLACE, ROUNDING
 
@@ -154,7 +156,29 @@ class ReferenceSection(FrozenSection):
 
 
 class TeacherSection(FrozenSection):
-    """The frozen model that is distilled, where it is not the reference."""
+    """The frozen model that is distilled, where it is not the reference; or several, whose probabilities are averaged.
+
+    Each has its own logit scale. Their cached embeddings lie in one folder.
+    """
+
+    model: Annotated[Places, MODEL] = ""  # type: ignore[assignment]
+    """As reference.model; a list of several teachers is allowed."""
+    checkpoint: Annotated[Places, MODEL] = ""  # type: ignore[assignment]
+    """As reference.checkpoint; of several teachers a list too, with "" for one that brings its own weights."""
+
+    @property
+    def each(self) -> list[FrozenSection]:
+        """A section for each teacher; empty where none is named."""
+        models, checkpoints = (
+            [value] if isinstance(value, str) else list(value) for value in (self.model, self.checkpoint)
+        )
+        rest = {"cache": self.cache, "cache_missing": self.cache_missing}
+        checkpoints += [""] * (len(models) - len(checkpoints))
+        return [
+            FrozenSection(model=model, checkpoint=checkpoint, **rest)  # type: ignore[arg-type]
+            for model, checkpoint in zip(models, checkpoints, strict=True)
+            if model
+        ]
 
 
 class MethodSection(Section):
@@ -220,6 +244,10 @@ class TrainSection(Section):
     """AdamW's betas."""
     weight_decay: Rate = 0.05
     """Weight decay, on matrices only."""
+    lock: Words = []
+    """Parts of the student that stay as they are: `image`, `text`, or names in its state dict (`visual.conv1`,
+    `visual.transformer.resblocks.[0-5]`); after a `!`, one that is trained after all. A locked part runs as in
+    evaluation, and costs no backward pass."""
     scale_lr: Rate = 10.0
     """Factor of the learning rate for logit scales and biases."""
     clip: Annotated[float, Field(gt=0)] = 1.0

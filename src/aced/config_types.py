@@ -50,6 +50,29 @@ _one_or_more = BeforeValidator(_entries)
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
 
 
+def _words(value: Any) -> Any:
+    """A single word may stand for a list of one, and words with commas between them for several."""
+    if not isinstance(value, str):
+        return value
+    inside = value[1:-1] if value.startswith("[") and value.endswith("]") and "," in value else value
+    return [word.strip().strip("'\"") for word in inside.split(",") if word.strip()]
+
+
+Words = Annotated[list[str], BeforeValidator(_words)]
+
+
+def _places(value: Any) -> Any:
+    """A word, or a list of several; a list without quotes, as on a command line, is one too."""
+    words = _words(value) if isinstance(value, str) and value.startswith("[") else value
+    if isinstance(words, list):
+        return [expand_optional(word) if isinstance(word, str) else word for word in words]
+    return expand_optional(words) if isinstance(words, str) else words
+
+
+Places = Annotated[str | list[str], BeforeValidator(_places)]
+"""One path or name, or a list of them."""
+
+
 def _some_paths(value: Any) -> Any:
     if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
         raise ValueError("a path is needed, and this is empty; write [] for none")

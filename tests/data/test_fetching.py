@@ -83,10 +83,10 @@ class Watching(threading.Thread):
         self.join()
 
 
-def walked(pool: Streamed, visits: list[Visit], limit: int, at: int = 0, **more: object) -> Iterator[int]:
+def walked(pool: Streamed, visits: list[Visit], at: int = 0) -> Iterator[int]:
     """Steps, each once its tars have been read and found to be right; the fetcher ends with the iterator."""
     stop = max(visit.last for visit in visits) + 1
-    with Fetcher(pool, iter(visits), first=at, stop=stop, limit=limit, patience=1.0, **more) as fetcher:  # type: ignore[arg-type]
+    with Fetcher(pool, iter(visits), first=at, stop=stop) as fetcher:
         for step in range(at, stop):
             for visit in visits:
                 if visit.first <= step <= visit.last:
@@ -102,7 +102,7 @@ BLOCKS = [Visit(tar, 2 * (tar // 2), 2 * (tar // 2) + 1) for tar in range(TARS)]
 def test_a_pool_twenty_times_the_folder_is_walked_each_tar_once(store: Store, tmp_path: Path) -> None:
     pool = streamed(tmp_path, 2 * SIZE)
     with Watching(tmp_path) as watch:
-        assert list(walked(pool, BLOCKS, 2 * SIZE)) == list(range(TARS))
+        assert list(walked(pool, BLOCKS)) == list(range(TARS))
     assert watch.most <= 2 * SIZE
     assert set(store.gets.values()) == {1}
     assert len(store.gets) == TARS
@@ -111,7 +111,7 @@ def test_a_pool_twenty_times_the_folder_is_walked_each_tar_once(store: Store, tm
 def test_several_are_fetched_at_a_time_and_ahead(store: Store, tmp_path: Path) -> None:
     store.slow = 0.2
     pool = streamed(tmp_path, 16 * SIZE)
-    steps = walked(pool, BLOCKS, 16 * SIZE)
+    steps = walked(pool, BLOCKS)
     next(steps)
     deadline = time.monotonic() + 20
     while len(store.gets) < 16 and time.monotonic() < deadline:
@@ -123,10 +123,10 @@ def test_several_are_fetched_at_a_time_and_ahead(store: Store, tmp_path: Path) -
 
 def test_what_fits_is_fetched_once_for_all_passes(store: Store, tmp_path: Path) -> None:
     visits = [Visit(tar, step, step) for step, tar in enumerate([3, 1, 2, 1, 3, 2, 2, 1, 3])]
-    assert len(list(walked(streamed(tmp_path, 3 * SIZE), visits, 3 * SIZE))) == 9
+    assert len(list(walked(streamed(tmp_path, 3 * SIZE), visits))) == 9
     assert sorted(store.gets.values()) == [1, 1, 1]
     store.reset()
-    assert len(list(walked(streamed(tmp_path, 3 * SIZE), visits, 3 * SIZE))) == 9
+    assert len(list(walked(streamed(tmp_path, 3 * SIZE), visits))) == 9
     assert not store.gets  # nor for the next run
 
 
@@ -134,7 +134,7 @@ def test_what_fits_is_fetched_once_for_all_passes(store: Store, tmp_path: Path) 
 def test_a_store_in_a_mood_is_asked_again(store: Store, tmp_path: Path, mood: str) -> None:
     store.trouble = lambda path, times: mood if times == 1 and int(path[-9:-4]) % 3 == 0 else ""
     visits = BLOCKS[:10]
-    assert len(list(walked(streamed(tmp_path, 2 * SIZE), visits, 2 * SIZE))) == 10
+    assert len(list(walked(streamed(tmp_path, 2 * SIZE), visits))) == 10
     assert sorted(store.gets) == [f"/{BUCKET}/pool/{tar:05d}.tar" for tar in range(10)]
 
 
@@ -142,7 +142,7 @@ def test_a_store_that_stays_busy_ends_it_with_its_address(store: Store, tmp_path
     store.trouble = lambda path, times: "busy" if path.endswith("4.tar") else ""
     pool = streamed(tmp_path, 2 * SIZE)
     with pytest.raises(AcedError, match=r"^s3://bucket/pool/00004\.tar cannot be fetched \(.*SlowDown"):
-        list(walked(pool, BLOCKS, 2 * SIZE))
+        list(walked(pool, BLOCKS))
 
 
 def test_a_tar_that_is_gone_and_one_that_changed_are_lost_and_the_others_come(store: Store, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_tar_that_is_gone_and_one_that_changed_are_lost_and_the_others_come(st
     store.trouble = lambda path, times: "gone" if path.endswith("00005.tar") else ""
     try:
         found: dict[int, str] = {}
-        with Fetcher(pool, one_by_one(range(TARS)), first=0, stop=TARS, limit=2 * SIZE, patience=1.0) as fetcher:
+        with Fetcher(pool, one_by_one(range(TARS)), first=0, stop=TARS) as fetcher:
             for tar in range(TARS):
                 try:
                     assert pool.path(tar).read_bytes() == content(tar)
@@ -169,7 +169,7 @@ def test_what_travels_with_a_tar_is_there_before_it_and_goes_with_it(store: Stor
     limit = 3 * SIZE
     with (
         Watching(tmp_path) as watch,
-        Fetcher(pool, one_by_one(range(TARS)), first=0, stop=TARS, limit=limit) as fetcher,
+        Fetcher(pool, one_by_one(range(TARS)), first=0, stop=TARS) as fetcher,
     ):
         for tar in range(TARS):
             pool.path(tar)
@@ -182,16 +182,14 @@ def test_what_travels_with_a_tar_is_there_before_it_and_goes_with_it(store: Stor
 
 def test_a_folder_too_small_is_refused_with_the_size_that_does(store: Store, tmp_path: Path) -> None:
     pool = streamed(tmp_path, 2 * SIZE - 1)
-    with pytest.raises(
-        AcedError, match=r"takes 2e-06 GB, and 2e-06 GB of data\.spool_gb .*raise data\.spool_gb to 1 times"
-    ):
-        Fetcher(pool, iter(BLOCKS), first=0, stop=TARS, limit=2 * SIZE - 1)
+    with pytest.raises(AcedError, match=r"2e-06 GB, and data\.spool_gb leaves 2e-06 GB .* 1 times as large"):
+        Fetcher(pool, iter(BLOCKS), first=0, stop=TARS)
     assert not store.gets
 
 
 def test_what_a_killed_run_left_is_used_if_it_is_whole_and_wanted(store: Store, tmp_path: Path) -> None:
     limit = 6 * SIZE
-    steps = walked(streamed(tmp_path, limit), BLOCKS, limit)
+    steps = walked(streamed(tmp_path, limit), BLOCKS)
     while next(steps) < 4:
         pass
     steps.close()
@@ -207,7 +205,7 @@ def test_what_a_killed_run_left_is_used_if_it_is_whole_and_wanted(store: Store, 
     whole = set(left) - {4, 5}
     store.reset()
     pool = streamed(tmp_path, limit)
-    fetcher = Fetcher(pool, (visit for visit in BLOCKS if visit.last >= 4), first=4, stop=TARS, limit=limit)
+    fetcher = Fetcher(pool, (visit for visit in BLOCKS if visit.last >= 4), first=4, stop=TARS)
     assert {path.name for path in tmp_path.iterdir()} >= {".state", ".lock"}
     assert {path.read_bytes()[0] for path in tmp_path.iterdir() if path.name[0] != "."} == whole & set(range(4, 10))
     fetcher.start()
@@ -226,7 +224,7 @@ def test_processes_wait_for_what_another_one_fetches(store: Store, tmp_path: Pat
     store.slow = 0.05
     limit = 8 * SIZE
     pool = streamed(tmp_path, limit)
-    fetcher = Fetcher(pool, one_by_one(range(8)), first=0, stop=8, limit=limit)
+    fetcher = Fetcher(pool, one_by_one(range(8)), first=0, stop=8)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     readers = [context.Process(target=_reads, args=(pool, list(range(8))[part::2], answers)) for part in range(2)]
@@ -277,14 +275,17 @@ def test_seconds_are_told_that_were_spent_waiting_for_tars(store: Store, tmp_pat
     store.slow = 0.3
     limit = 4 * SIZE
     pool = streamed(tmp_path, limit)
-    with Fetcher(pool, one_by_one(range(4)), first=0, stop=4, limit=limit) as fetcher:
+    with Fetcher(pool, one_by_one(range(4)), first=0, stop=4) as fetcher:
         begun = time.perf_counter()
         pool.path(0)
         came = time.perf_counter()
-        assert fetcher.waited(0, begun, came + 5) == pytest.approx(came - begun, abs=0.2)
+        fetcher.took(0, begun, came + 5)
+        assert fetcher.spent == pytest.approx(came - begun, abs=0.2)
         pool.path(3)
         late = time.perf_counter()
-        assert fetcher.waited(3, late, late + 7) == 0
+        before = fetcher.spent
+        fetcher.took(3, late, late + 7)
+        assert fetcher.spent == before
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20), st.integers(0, 6)), max_size=20))
@@ -315,7 +316,7 @@ def test_any_walk_is_served_within_its_bound(tmp_path_factory: pytest.TempPathFa
     pool = Streamed(folder, remotes, limit)
     pool.open()
     stop = max(visit.last for visit in visits) + 1
-    with Fetcher(pool, iter(visits), first=0, stop=stop, limit=limit) as fetcher:
+    with Fetcher(pool, iter(visits), first=0, stop=stop) as fetcher:
         for step in range(stop):
             for visit in visits:
                 if visit.first <= step <= visit.last:

@@ -197,6 +197,14 @@ def busy_after_the_first(job: int) -> int:
     return os.getpid()
 
 
+def test_processes_that_wait_for_what_still_comes_do_not_hang() -> None:
+    begun, patience = time.monotonic(), 1.0
+    coming = lambda: int(100 * min(time.monotonic() - begun, 3 * patience))  # noqa: E731 - grows, and then no more
+    with pytest.raises(AcedError, match=r"run\.timeout"):
+        list(run(partial(sleeps, seconds=600, busy=False), patience=patience, helped=coming))
+    assert time.monotonic() - begun > 3 * patience
+
+
 @starts
 def test_whoever_needs_no_more_results_is_rid_of_the_processes(start: str) -> None:
     found = run(busy_after_the_first, workers=1, start=start)

@@ -452,3 +452,21 @@ def test_real_photos(shared_data: Path):
     assert all(found.texts)
     by_json = open_shards([str(shared_data / "webmix" / "00009.tar")], caption="json:caption")
     assert by_json.read(range(50), [VIEW]).texts == source.read(range(50), [VIEW]).texts
+
+
+def test_image_and_caption_are_read_at_once_where_they_are_neighbours(tmp_path: Path, monkeypatch):
+    near, far = pairs(2), pairs(2, start=2)
+    far = [*far[:2], ("pad.bin", bytes(200_000)), *far[2:]]  # between the image and the caption of sample 2
+    (tmp_path / "a.tar").write_bytes(tar_bytes([*near, *far]))
+    source = open_shards([str(tmp_path)])
+    expected = [source.read([row], [VIEW]) for row in range(4)]
+    reads: list[int] = []
+    real = os.pread
+    monkeypatch.setattr(tarfiles.os, "pread", lambda file, size, at: (reads.append(size), real(file, size, at))[1])
+    for row, count in enumerate([1, 1, 2, 1]):
+        reads.clear()
+        found = source.read([row], [VIEW])
+        assert len(reads) == count
+        assert sum(reads) < 10_000  # and not what lies between those that are apart
+        assert found.texts == expected[row].texts == [f"caption {row}"]
+        assert torch.equal(found.images[VIEW], expected[row].images[VIEW])

@@ -20,12 +20,14 @@ import fsspec
 import pytest
 from data_fakes import pairs, tar_bytes
 
+from aced.data import download, spoolroom
 from aced.data import remote as remote_module
 from aced.data import spool as spool_module
 from aced.data.located import name_tars
 from aced.data.remote import find
 from aced.data.shards import Shards, open_shards
-from aced.data.spool import GIGABYTE, Spool, exclusive
+from aced.data.spool import GIGABYTE, Spool
+from aced.data.spoolroom import exclusive
 from aced.data.views import View
 from aced.errors import AcedError
 
@@ -208,7 +210,7 @@ def test_too_much_is_refused_before_anything_is_fetched(store, tmp_path: Path, m
     store.pipe("/pool/3.tar", WHOLE[0])
     with pytest.raises(AcedError, match=r"GB beside the .* GB that are there are more than data\.spool_gb"):
         opened(tmp_path, "memory://pool/3.tar", limit=size)
-    monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(spoolroom.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(AcedError, match="the disk has 1e-07 GB left: free some space"):
         opened(tmp_path, "memory://pool")
 
@@ -269,7 +271,7 @@ def test_many_files_are_listed_once_and_fetched_several_at_a_time(store, tmp_pat
     monkeypatch.setattr(type(store), "get_file", get)
     looks = []
     real_scan = os.scandir
-    monkeypatch.setattr(spool_module.os, "scandir", lambda folder: (looks.append(folder), real_scan(folder))[1])
+    monkeypatch.setattr(spoolroom.os, "scandir", lambda folder: (looks.append(folder), real_scan(folder))[1])
     spool = Spool(tmp_path / "spool", GIGABYTE)
     found = find("memory://many/{00000..00029}.tar")
     assert asked["ls"] == 1
@@ -301,7 +303,7 @@ def test_a_disk_that_is_full_is_told_at_once(store, tmp_path: Path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(type(store), "get_file", full)
-    monkeypatch.setattr(remote_module, "_PAUSES", (1000.0, 1000.0))
+    monkeypatch.setattr(download, "_PAUSES", (1000.0, 1000.0))
     with pytest.raises(AcedError, match=rf"^Disk full while writing {tmp_path}/spool/"):
         open_shards(["memory://pool/0.tar"], spool=Spool(tmp_path / "spool", GIGABYTE))
     assert os.listdir(tmp_path / "spool") == []

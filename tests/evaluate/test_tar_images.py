@@ -41,13 +41,17 @@ def images_of(folder: Path) -> TarImages:
     return task.images
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("chunk", [1, 5, 64])
-def test_parts_are_the_whole(workers: int, chunk: int, tasks: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("loading", "chunk"),
+    [(Loading(), 1), (Loading(), 64), (Loading(2), 1), (Loading(2), 5), (Loading(1, start="forkserver"), 5)],
+)
+def test_parts_are_the_whole(
+    loading: Loading, chunk: int, tasks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tar_images, "_CHUNK", chunk)
     ((whole, faults),) = images_of(tasks["retrieval"]).parts(VIEW, [range(COUNT)])
     spans = [range(7), range(7, 8), range(8, COUNT)]
-    parts = list(images_of(tasks["retrieval"]).parts(VIEW, spans, Loading(workers)))
+    parts = list(images_of(tasks["retrieval"]).parts(VIEW, spans, loading))
     assert [len(part.pixels) for part in parts] == [len(span) for span in spans]
     assert torch.equal(torch.cat([part.pixels for part in parts]), whole)
     assert ImageFaults.joined(part.faults for part in parts) == faults
@@ -71,8 +75,9 @@ def test_what_is_kept_is_bounded_over_all_tasks(tasks: dict[str, Path], monkeypa
     assert len(decoded) == 3 * COUNT
     assert (first.kept_bytes, second.kept_bytes) == (room, 0)
     del first
+    list(second.parts(VIEW, [range(COUNT)], keep=False))
     second(VIEW), second(VIEW)
-    assert len(decoded) == 4 * COUNT
+    assert len(decoded) == 5 * COUNT
 
 
 def test_faults_of_parts_are_those_of_all_in_order() -> None:

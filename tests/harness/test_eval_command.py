@@ -54,6 +54,19 @@ def test_the_same_figures_as_clip_benchmark(
             assert ours[task]["metrics"][metric] == pytest.approx(value, abs=LARGEST), f"{task} {metric}"
 
 
+def test_the_figures_do_not_depend_on_who_decodes(
+    cli: Cli, tiny: tuple[Path, Path], golden: dict[str, Path], tmp_path: Path
+) -> None:
+    config, weights = tiny
+    found = {}
+    for workers in (0, 2):
+        out = tmp_path / str(workers)
+        words = ["--checkpoint", weights, "--out", out, "--workers", workers, "--data", *golden.values()]
+        assert cli("eval", config, *words).status == 0
+        found[workers] = {name: (t["metrics"], t["samples"]) for name, t in read(out)["tasks"].items()}
+    assert found[0] == found[2]
+
+
 def test_a_corrected_config_is_another_model(
     cli: Cli, tiny: tuple[Path, Path], golden: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -345,32 +344,6 @@ def test_a_cut_safetensors_file(missing: int, config: Path, state: State, tmp_pa
         load(config, tmp_path / "w.safetensors")
 
 
-def test_a_torchscript_archive_and_the_line_that_converts_it(config: Path, state: State, tmp_path: Path) -> None:
-    model = load_tower(config, seed=5).model
-    model.register_buffer("input_resolution", torch.tensor(16))
-    holder = torch.nn.Module()
-    for name, value in model.state_dict().items():
-        inner = holder
-        for part in name.split(".")[:-1]:
-            if not hasattr(inner, part):
-                inner.add_module(part, torch.nn.Module())
-            inner = getattr(inner, part)
-        inner.register_buffer(name.rpartition(".")[2], value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(holder), str(tmp_path / "b32.pt"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(AcedError, match="TorchScript") as caught:
-            load(config, tmp_path / "b32.pt")
-    command = re.search(r'python -c "(.*?)"`', str(caught.value))
-    assert command is not None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exec(command[1].replace("'weights.pt'", repr(str(tmp_path / "weights.pt"))), {})
-    assert is_loaded(load(config, tmp_path / "weights.pt"), state)
-
-
 def test_folders_in_the_place_of_a_file(config: Path, state: State, tmp_path: Path) -> None:
     (tmp_path / "ds").mkdir()
     (tmp_path / "ds" / "mp_rank_00_model_states.pt").write_bytes(torch_bytes(state))
@@ -402,7 +375,7 @@ def test_transformers_layout_is_named(config: Path, tmp_path: Path) -> None:
     }
     for name, content in {"hf": state, "llava": under("model.vision_tower.", state)}.items():
         save_file(content, tmp_path / f"{name}.safetensors")
-        with pytest.raises(AcedError, match=r"transformers.*open_clip_model\.safetensors"):
+        with pytest.raises(AcedError, match=r"transformers.*open_clip"):
             load(config, tmp_path / f"{name}.safetensors")
 
 

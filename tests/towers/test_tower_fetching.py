@@ -183,6 +183,9 @@ def test_only_what_is_missing_is_fetched_and_shown(listed: Hub) -> None:
     size = len(listed.repos["org/tiny"][SAFE])
     assert SAFE in shown[0]
     assert shown[-1] == (size, size)
+    shown.clear()
+    load_tower("Tiny", "quick_b4k", progress=progress)
+    assert not shown
     assert find_recipe("Tiny", "quick_b4k").trained  # which costs nothing
     assert listed.fetched(SAFE) == 1
 

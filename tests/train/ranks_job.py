@@ -207,6 +207,25 @@ def fsdp_steps(world: World, pool: Scenes, reference: Path, folder: Path) -> dic
     return found
 
 
+LOCKS = {"image": ["image"], "projections": ["image", "text", "!visual.head.proj", "!text.text_projection"]}
+"""A whole tower, and all of both but what comes last."""
+
+
+def locked_steps(world: World, pool: Scenes, reference: Path) -> dict[str, Any]:
+    """Parts of the student locked, sharded and not; gradients of the first step, and weights after three."""
+    found: dict[str, Any] = {}
+    for name, parts in LOCKS.items():
+        for parallel, cache in (("ddp", 0), ("fsdp", 0), ("fsdp", 5)) if world.size > 1 else (("ddp", 0),):
+            keys = {"run__parallel": parallel, "train__grad_cache": cache, "train__lock": parts}
+            config = config_of(reference, "aced", **keys)
+            trainer = smooth(trainer_for(config, pool, world))
+            outcomes, gradients = run(trainer, config, pool, STEPS)
+            state = trainer.replica.whole_student().model.state_dict()
+            tensors = gradients | {f"weights.{key}": value.clone() for key, value in state.items()}
+            found[f"locked {name} {parallel} {cache}"] = (facts_of(outcomes, trainer), tensors)
+    return found
+
+
 def cheap_resumed(world: World, reference: Path, folder: Path) -> dict[str, Any]:
     """Weights and memory of runs that went on from a checkpoint, and of the same that had none, sharded and not."""
     found: dict[str, Any] = {}
@@ -393,6 +412,7 @@ def main(out: Path, reference: Path) -> None:
     }
     if world.size == 2:
         sections["fsdp"] = lambda: fsdp_steps(world, pool, reference, out / "fsdp")
+        sections["locked"] = lambda: locked_steps(world, pool, reference)
         sections["resumed"] = lambda: cheap_resumed(world, reference, out / "resumed")
     results: dict[str, Any] = {"size": world.size, "inputs": inputs_travel(world, pool)}
     tensors: dict[str, Tensor] = {}

@@ -185,8 +185,8 @@ class Failing:
     def __call__(self, view: View) -> Tensor:
         raise self._error
 
-    def parts(self, view: View, spans: Sequence[range], loading: Loading) -> Iterator[tuple[Tensor, ImageFaults]]:
-        for part in self._inner.parts(view, spans, loading):
+    def parts(self, *words: Any, **named: Any) -> Iterator[tuple[Tensor, ImageFaults]]:
+        for part in self._inner.parts(*words, **named):
             yield part
             raise self._error
 
@@ -229,8 +229,8 @@ class _Marked:
     def __len__(self) -> int:
         return len(self._inner)
 
-    def parts(self, *words: Any) -> Any:
-        return self._inner.parts(*words)
+    def parts(self, *words: Any, **named: Any) -> Any:
+        return self._inner.parts(*words, **named)
 
 
 def test_what_processes_see_differently_is_the_first_ones(folders: list[Path]) -> None:

@@ -21,7 +21,7 @@ from aced.data.source import Candidates, Column, Fault
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.towers import load_tower
-from aced.train.feed import Faults, _Plan, chunks_of, feed
+from aced.train.feed import Faults, _Plan, chunk_bytes, chunks_of, feed, fewest_rows
 from aced.train.met import Met
 from aced.train.ordering import make_order
 from aced.train.providers import Cached
@@ -284,10 +284,22 @@ def test_a_cached_row_that_is_gone_is_one_sentence(pool: Scenes, cached: Cached)
 def test_what_is_under_way_does_not_grow_with_the_batch() -> None:
     """b = 4,096, f = .8, 8 ranks with 8 processes each, 224 px, rows of 768: chunks on their way and two batches."""
     rows = 5 * 4096 // 8
+    views, columns = [View(224)], [Column("ids", torch.int32, (77,)), Column("rows", torch.float32, (2, 768))]
     row_bytes = 3 * 224**2 + 4 * 77 + 2 * 768 * 4
-    assert (2 * 8 + 1) * chunks_of(rows).rows * row_bytes + 2 * rows * row_bytes < 1.5e9
-    assert chunks_of(100 * rows).rows == chunks_of(rows).rows
-    assert [chunks_of(n) for n in (0, 1, 511, 512)] == [(1, 0), (1, 1), (1, 511), (2, 256)]
+    chunk = chunk_bytes(rows, views, columns)
+    # In /dev/shm, what the loading processes are at, and two batches.
+    assert (2 * 8 + 1) * chunk + 8 * chunk + 2 * rows * row_bytes < 1.4e9
+    assert chunk_bytes(100 * rows, views, columns) <= chunk
+    assert [chunks_of(n, 256) for n in (0, 1, 511, 512)] == [(1, 0), (1, 1), (1, 511), (2, 256)]
+
+
+def test_chunks_of_small_pairs_have_many_rows_and_of_large_ones_few() -> None:
+    rows = [fewest_rows([View(size)], []) for size in (32, 64, 128, 224, 336, 1024)]
+    assert rows[:2] == [256, 256]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] == 64
+    for size, fewest in zip((128, 224), rows[2:4], strict=True):
+        assert 15e6 < fewest * 3 * size**2 <= 20 << 20 or fewest == 256
 
 
 class Thinned(Order):
@@ -313,7 +325,7 @@ def test_processes_with_uneven_parts_ask_for_steps_at_the_same_jobs() -> None:
     asked, parts = [], []
     for rank in range(2):
         order = Thinned(1023)
-        plan, steps, jobs = _Plan(order, range(3), (rank, 2), chunked=True), list[int](), list[torch.Tensor]()
+        plan, steps, jobs = _Plan(order, range(3), (rank, 2), fewest=256), list[int](), list[torch.Tensor]()
         for job in plan:
             steps.append(order.asked[-1])
             jobs.append(job.positions)

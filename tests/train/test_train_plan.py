@@ -17,10 +17,10 @@ from launch import torchrun
 from rich.console import Console
 
 from aced.config import Config, dump_config
-from aced.core.embeddings import Embeddings
+from aced.data.loading import Loading
 from aced.data.plan import Plan
 from aced.data.shards import open_shards
-from aced.data.source import Candidates
+from aced.data.source import Candidates, Column
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.stopping import Stopped
@@ -139,26 +139,30 @@ def test_auto_is_what_it_was_when_the_run_was_begun(
     same_run(tmp_path / "whole", tmp_path / "halves")
 
 
-class HalfKept:
+class HalfKept(Column):
     """A sieve over two ranks that keeps every third row, and a reference that has no embedding of some samples."""
 
     def __init__(self, order: Plan, rank: int) -> None:
-        self.world = self.store = self
-        self.order, self.rank, self.size, self.step, self.device = order, rank, 2, -1, torch.device("cpu")
+        super().__init__("rows", torch.int64, ())
+        self.world, self.columns, self.order, self.rank, self.size, self.step = self, (self,), order, rank, 2, -1
 
-    def valid(self, positions: torch.Tensor) -> torch.Tensor:
-        return positions % 5 != 0
+    def valid(self, candidates: Candidates) -> torch.Tensor:
+        return candidates.indices % 5 != 0
 
-    def lookup(self, positions: torch.Tensor) -> Embeddings:
-        return Embeddings(*torch.zeros(2, len(positions), 1), 1.0, 0.0)
+    def load(self, candidates: Candidates) -> torch.Tensor:
+        return candidates.indices
+
+    def looked_up(self, candidates: Candidates) -> Candidates:
+        assert torch.equal(candidates.column(self), candidates.indices)
+        return candidates
 
     def lists(self, values: torch.Tensor, most: int) -> list[torch.Tensor]:
         self.step += 1
-        parts = [part[self.valid(part)] for part in self.order.indices(self.step).tensor_split(2)]
+        parts = [part[part % 5 != 0] for part in self.order.indices(self.step).tensor_split(2)]
         assert torch.equal(parts[self.rank], values)
         return parts
 
-    def keep(self, embedded: Embeddings, step: int, counts: Sequence[int]) -> torch.Tensor:
+    def keep(self, embedded: Candidates, step: int, counts: Sequence[int]) -> torch.Tensor:
         return torch.arange(step % 2 * counts[0] // 2, sum(counts), 3)
 
 
@@ -170,7 +174,7 @@ def test_what_is_kept_before_loading_is_loaded_by_those_whose_tars_it_is_in(pool
             order = Plan(source.part_sizes, 32, 0, 2, 4)
             sieve: Any = HalfKept(order, rank)
             sieve.step = step - 1
-            sieved = SievedOrder(order, sieve, sieve)
+            sieved = SievedOrder(order, sieve, sieve, 8, Loading())
             parts = sieved.parts(step, 2)
             assert sum(parts) == len(sieved.indices(step)) == len(sieved.epochs(step))
             own.append(sieved.indices(step).split(parts)[rank])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from launch import torchrun
-from ranks_job import CHEAP, METHODS, cheap_steps, hole_steps, method_steps
+from ranks_job import CHEAP, LOCKS, METHODS, cheap_steps, hole_steps, locked_steps, method_steps
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,7 +37,8 @@ class Found:
 def one(trained: dict[str, Path]) -> dict[str, Any]:
     """The same steps in this process."""
     pool, reference, alone = make_pool(POOL, 1), trained["large"], World()
-    return method_steps(alone, pool, reference) | hole_steps(alone, pool, reference) | cheap_steps(alone, reference)
+    steps = method_steps(alone, pool, reference) | hole_steps(alone, pool, reference)
+    return steps | cheap_steps(alone, reference) | locked_steps(alone, pool, reference)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,18 @@ def test_sharded_training_is_ddps(name: str, jobs: dict[int, Found]) -> None:
     assert facts["batches"] == wanted["batches"]
     assert facts["norms"] == pytest.approx(wanted["norms"], rel=1e-5)
     same_tensors(jobs[2].gradients(name), jobs[2].gradients("ddp 0"))
+
+
+@pytest.mark.parametrize("how", ["ddp 0", "fsdp 0", "fsdp 5"])
+@pytest.mark.parametrize("name", LOCKS)
+def test_locked_parts_are_what_one_process_makes_of_them(
+    name: str, how: str, one: dict[str, Any], jobs: dict[int, Found]
+) -> None:
+    wanted, tensors = one[f"locked {name} ddp 0"]
+    found = jobs[2].facts[f"locked {name} {how}"]
+    assert found["batches"] == wanted["batches"]
+    assert found["everywhere"]
+    same_tensors(jobs[2].gradients(f"locked {name} {how}"), tensors)
 
 
 @pytest.mark.parametrize("after", ["ddp", "fsdp"])

@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 
 FlopPhase = Literal["forward_backward", "scoring", "selection", "reference", "teacher"]
 TimePhase = Literal["load", "score", "select", "train"]
+FETCH = "fetch"
+"""The phase of the seconds that were spent waiting for data to come from a store; only where they do."""
 
 BACKWARD = 2.0
 """FLOPs of a backward pass relative to the forward pass."""
@@ -69,7 +71,8 @@ class Ledger:
     cached_flops: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("load", "score", "select", "train"), 0.0))
     clock: Clock = field(default_factory=HostClock, repr=False, compare=False)
-    _spans: deque[tuple[str, Any, Any]] = field(default_factory=deque, init=False, repr=False, compare=False)
+    _spans: deque[tuple[str, Any, Any, float]] = field(default_factory=deque, init=False, repr=False, compare=False)
+    _waited: float = field(default=0.0, init=False, repr=False, compare=False)
 
     @contextmanager
     def timed(self, phase: TimePhase) -> Iterator[None]:
@@ -78,23 +81,40 @@ class Ledger:
         try:
             yield
         finally:
-            self._spans.append((phase, start, self.clock.mark()))
+            self._spans.append((phase, start, self.clock.mark(), self._waited))
+            self._waited = 0.0
             self.settle(wait=False)
+
+    def waited(self, seconds: float) -> None:
+        """Of the block that is being timed, these seconds were spent waiting for a store (0 where there is one)."""
+        self.seconds.setdefault(FETCH, 0.0)
+        self._waited += seconds
 
     def settle(self, *, wait: bool = True) -> None:
         """Add the blocks that the device has come through to `seconds`; with `wait` all of them."""
         while self._spans:
-            phase, start, end = self._spans[0]
+            phase, start, end, waited = self._spans[0]
             passed = self.clock.between(start, end, wait=wait)
             if passed is None:
                 return
-            self.seconds[phase] += passed
+            waited = min(waited, passed)  # a device may have been busy meanwhile
+            if waited:
+                self.seconds[FETCH] += waited
+            self.seconds[phase] += passed - waited
             self._spans.popleft()
 
-    def trained(self, samples: int, forward_flops: float) -> None:
-        """Count a training step: `forward_flops` per sample, backward at twice that."""
+    def trained(self, samples: int, forward_flops: float, behind: float | None = None) -> None:
+        """Count a training step: `forward_flops` per sample, and backward twice as many as gradients go through.
+
+        Args:
+            samples: pairs.
+            forward_flops: of one pair.
+            behind: the part of them that gradients go back through, where that is not all.
+        """
         self.samples_trained += samples
         self.flops["forward_backward"] += samples * forward_flops * (1 + BACKWARD)
+        if behind is not None:
+            self.flops["forward_backward"] -= samples * (forward_flops - behind) * BACKWARD
 
     def forward(self, phase: FlopPhase, samples: int, forward_flops: float) -> None:
         """Count forward passes without gradient."""

@@ -17,7 +17,8 @@ from aced.data.home import Folder, Home
 from aced.data.packed import PackedStrings
 from aced.data.remote import Remote, is_address
 from aced.data.sidecar import tower_folder
-from aced.data.spool import Spool, spooled_name
+from aced.data.spool import Spool
+from aced.data.spoolroom import spooled_name
 from aced.errors import AcedError
 
 Progress = Callable[[int, int], None]

@@ -12,25 +12,19 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
+from aced.data.download import AT_ONCE, Watched
 from aced.data.losttars import CHANGED, GONE
-from aced.data.remote import AT_ONCE, PATIENCE, Changed, NotThere, Stopped, Watched
-from aced.data.spool import GIGABYTE
+from aced.data.places import Moved, Places
+from aced.data.plan import Visit
+from aced.data.remote import Changed, NotThere, Stopped
+from aced.data.spoolroom import GIGABYTE
 from aced.data.streamed import Streamed
 from aced.errors import AcedError
-
-
-class Visit(NamedTuple):
-    """A tar's number, and the first and the last step that need it before it is read no more for a while."""
-
-    tar: int
-    first: int
-    last: int
 
 
 @dataclass
@@ -61,12 +55,13 @@ class Fetcher:
         visits: in the order of their first steps.
         first: the first step.
         stop: the step after the last one.
-        limit: bytes that may lie in the folder.
-        patience: seconds for which a file is tried again whose server fails.
         at_once: files that are fetched at a time.
 
+    Attributes:
+        spent: seconds of the steps so far that were spent waiting for tars, as far as `took` was told of them.
+
     Raises:
-        AcedError: `limit` is less than what is needed at once.
+        AcedError: the folder may not hold what is needed at once.
     """
 
     def __init__(
@@ -76,11 +71,10 @@ class Fetcher:
         *,
         first: int,
         stop: int,
-        limit: int,
-        patience: float = PATIENCE,
         at_once: int = AT_ONCE,
     ) -> None:
-        self._streamed, self._limit, self._patience = streamed, limit, patience
+        self._streamed, self._limit, self.spent = streamed, streamed.limit, 0.0
+        self._readers: object = None
         self._size = cache(streamed.size)
         wanted = (visit for visit in visits if streamed.is_remote(visit.tar))
         self._visits: Iterator[Visit] = itertools.takewhile(lambda visit: visit.first < stop, wanted)
@@ -94,9 +88,7 @@ class Fetcher:
         self._failed = False
         coming = list(itertools.islice(self._visits, 2 * streamed.count))
         self._visits = itertools.chain(coming, self._visits)
-        most = most_at_once(coming, self._size)
-        if most > limit:
-            raise self._too_small(most)
+        _check(streamed, most_at_once(coming, self._size))
         streamed.sweep(self._fitting(coming))
         streamed.awaited()
         self._planner = threading.Thread(target=self._plan, name="fetcher", daemon=True)
@@ -109,12 +101,18 @@ class Fetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def serves(self, readers: object) -> None:
+        """Say who reads; they are closed, if they can be, before nobody brings what they wait for any more."""
+        self._readers = readers
+
     def start(self) -> None:
         """Begin to fetch."""
         self._planner.start()
 
     def close(self) -> None:
-        """End it; what has come stays, and readers fetch for themselves again."""
+        """End it; what has come stays, and whoever reads from now on fetches for itself."""
+        if isinstance(self._readers, Generator):
+            self._readers.close()
         self._watched.stop.set()
         with self._changed:
             self._changed.notify_all()
@@ -130,14 +128,15 @@ class Fetcher:
             self._done = max(self._done, step)
             self._changed.notify_all()
 
-    def bytes(self) -> int:
-        """How many bytes have come; it grows as long as anything does."""
-        return self._watched.bytes()
+    def moved(self) -> int:
+        """Grows as long as anything comes."""
+        return self._watched.moved()
 
-    def waited(self, step: int, since: float, until: float) -> float:
-        """Of the seconds from one `time.perf_counter()` to another, those before all tars of a step had come."""
+    def took(self, step: int, since: float, until: float) -> None:
+        """A step's pairs were waited for from one `time.perf_counter()` to another, and have been read."""
         with self._changed:
-            return max(0.0, min(until, self._ready.when(step, until)) - since)
+            self.spent += max(0.0, min(until, self._ready.when(step, until)) - since)
+        self.done(step)
 
     def _fitting(self, coming: Iterable[Visit]) -> Iterator[int]:
         """The tars of the next visits, as many as the folder holds."""
@@ -178,7 +177,7 @@ class Fetcher:
                 if self._watched.stop.is_set():
                     return False
                 if visit.first <= self._done + 1 and all(held.here for held in self._held.values()):
-                    raise self._too_small(self._taken + size)
+                    _check(self._streamed, self._taken + size)
                 self._changed.wait()
             held = self._held[visit.tar] = _Held(size, visit.last)
             self._taken += size
@@ -210,7 +209,7 @@ class Fetcher:
     def _bring(self, tar: int, held: _Held) -> None:
         lost = False
         try:
-            self._streamed.bring(tar, self._watched, self._patience)
+            self._streamed.bring(tar, self._watched)
         except Stopped:
             return
         except (NotThere, Changed) as error:
@@ -234,13 +233,6 @@ class Fetcher:
             self._failed = True
         self._streamed.fail(said)
         self._watched.stop.set()
-
-    def _too_small(self, needed: int) -> AcedError:
-        return AcedError(
-            f"What is read at the same time of {self._streamed.name} takes {needed / GIGABYTE:.3g} GB, and "
-            f"{self._limit / GIGABYTE:.3g} GB of data.spool_gb are there for it in {self._streamed.folder}: "
-            f"{self._streamed.remedy(needed)}, or lower data.locality or data.streams."
-        )
 
 
 class _Ready:
@@ -300,3 +292,52 @@ def most_at_once(visits: Iterable[Visit], size: Callable[[int], int]) -> int:
 def one_by_one(tars: Iterable[int]) -> Iterator[Visit]:
     """Visits to tars one after the other, a step each."""
     return (Visit(tar, step, step) for step, tar in enumerate(tars))
+
+
+def fetcher_of(places: Places | None, visits: Iterable[Visit], *, first: int, stop: int) -> Fetcher | None:
+    """What brings the tars of a source in the order of some visits; None where they are there.
+
+    Args:
+        places: where the tars lie, under the numbers that visits have.
+        visits, first, stop: as of `Fetcher`.
+
+    Raises:
+        AcedError: as `Fetcher`.
+    """
+    streamed, visits = _as_brought(places, visits)
+    return None if streamed is None else Fetcher(streamed, visits, first=first, stop=stop)
+
+
+def most_of(places: Places | None, visits: Iterable[Visit]) -> tuple[int, int]:
+    """Bytes of the tars that are needed at the same time, in the two passes to come, and bytes there are for them."""
+    streamed, visits = _as_brought(places, visits)
+    if streamed is None:
+        return 0, 0
+    coming = itertools.islice((visit for visit in visits if streamed.is_remote(visit.tar)), 2 * streamed.count)
+    return most_at_once(coming, cache(streamed.size)), streamed.limit
+
+
+def check_room(places: Places | None, visits: Iterable[Visit]) -> None:
+    """Raise an AcedError where what some visits need at the same time does not fit into the spool."""
+    streamed, _ = _as_brought(places, ())
+    if streamed is not None:
+        _check(streamed, most_of(places, visits)[0])
+
+
+def _check(streamed: Streamed, needed: int) -> None:
+    if needed > streamed.limit:
+        times = needed / max(1, streamed.limit)
+        raise AcedError(
+            f"The tars that are read at the same time take {needed / GIGABYTE:.3g} GB, and data.spool_gb leaves "
+            f"{streamed.limit / GIGABYTE:.3g} GB for them in {streamed.folder}: make it {times:.3g} times as large or "
+            "more, or lower data.locality or data.streams."
+        )
+
+
+def _as_brought(places: Places | None, visits: Iterable[Visit]) -> tuple[Streamed | None, Iterable[Visit]]:
+    """What brings tars, and visits to them under the numbers that they have there."""
+    if isinstance(places, Moved):
+        numbers, places = places.numbers, places.places
+        moved = (visit._replace(tar=numbers[visit.tar]) for visit in visits)
+        visits = (visit for visit in moved if visit.tar >= 0)
+    return (places if isinstance(places, Streamed) else None), visits

@@ -71,6 +71,7 @@ def load(
     item: int = 0,
     patience: float = PATIENCE,
     start: Start = "fork",
+    helped: Callable[[], int] | None = None,
 ) -> Iterator[Result]:
     """The result of each job, in order, read ahead by `workers` processes (0: in this one, when it is asked for).
 
@@ -82,6 +83,7 @@ def load(
         item: bytes of the tensors in a result, which travel through `/dev/shm`.
         patience: seconds for which the processes may do nothing (use no processor time) while a result is waited for.
         start: how the processes are started, where the system can fork; see `method_of`.
+        helped: how much has been done that they may wait for; while it grows they do not hang.
 
     Raises:
         AcedError: what `read` raises, in a process too; the results have no room in `/dev/shm`; the processes cannot be
@@ -92,7 +94,7 @@ def load(
         return map(read, counted)
     ahead = check_room(item, workers, count)
     # As bytes, because a tensor on its way to a process would need room in /dev/shm too.
-    return _results(_Processes(read, map(pickle.dumps, counted), workers, ahead, patience, start), counted)
+    return _results(_Processes(read, map(pickle.dumps, counted), workers, ahead, patience, start, helped), counted)
 
 
 class _Counted(Generic[Job]):
@@ -158,6 +160,7 @@ class _Processes(Generic[Result]):
         ahead: int,
         patience: float,
         start: Start,
+        helped: Callable[[], int] | None,
     ) -> None:
         context = method_of(start)
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
@@ -184,7 +187,7 @@ class _Processes(Generic[Result]):
             if _in_main_thread() and handler is not None:
                 signal.signal(signal.SIGCHLD, handler)
         self._processes = [child for child in multiprocessing.active_children() if child not in before]
-        self._watch = _Watch(self._processes, patience)
+        self._watch = _Watch(self._processes, patience, helped or (lambda: 0))
         # However this program ends, and before multiprocessing waits for processes that it has only asked to end.
         self._kill = Finalize(self, _kill, [self._processes, self._watch.over], exitpriority=1)
 
@@ -272,8 +275,8 @@ class _Watch:
         over: to be set when nobody needs them any more.
     """
 
-    def __init__(self, processes: Sequence[BaseProcess], patience: float) -> None:
-        self._processes, self._pause = processes, patience / _PARTS
+    def __init__(self, processes: Sequence[BaseProcess], patience: float, helped: Callable[[], int]) -> None:
+        self._processes, self._pause, self._helped = processes, patience / _PARTS, helped
         self._sentinels = [process.sentinel for process in processes]
         self._waits, self._waiting, self.hung, self.over = 0, False, "", threading.Event()
         threading.Thread(target=self._look, daemon=True).start()
@@ -288,18 +291,18 @@ class _Watch:
             self._waiting = False
 
     def _look(self) -> None:
-        idle, before, mark = 0, 0, 0
+        idle, before, mark, help_before = 0, 0, 0, 0
         while not self.over.is_set():
             if wait(self._sentinels, self._pause):
                 # The system tells the parent alone, which is another process where they were not forked from this one.
                 self._break()
                 self.over.wait(_GRACE / 2)
                 continue
-            number, now = self._waits, _ticks(self._processes)
-            if self._waiting and number == before and now - mark < _TICKS:
+            number, now, helped = self._waits, _ticks(self._processes), self._helped()
+            if self._waiting and number == before and now - mark < _TICKS and helped == help_before:
                 idle += 1
             else:
-                idle, before, mark = 0, number, now
+                idle, before, mark, help_before = 0, number, now, helped
             if idle == _LOOKS:
                 self.hung = (
                     f"The processes that load data hang: for {idle * self._pause:.0f} s they have done nothing, though "

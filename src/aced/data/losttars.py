@@ -106,7 +106,8 @@ class KnownTars:
         before = {_content(tar.mark) for tar in self.tars}
         lost = [tar for tar in self.tars if _content(tar.mark) not in left]
         told = [f"{t.name} {'has changed' if t.name in names else 'is gone'} ({t.samples:,} samples)" for t in lost]
-        new = sum(_content(tar.mark) not in before and tar.name not in {t.name for t in lost} for tar in now.tars)
+        changed = {tar.name for tar in lost}
+        new = sum(_content(tar.mark) not in before and tar.name not in changed for tar in now.tars)
         return shortened(told) + ([f"{new} {'tar is' if new == 1 else 'tars are'} new"] if new else [])
 
 

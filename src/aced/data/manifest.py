@@ -7,11 +7,14 @@ its tars are looked at when they are first read.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -112,8 +115,8 @@ def trimmed(tars: Iterable[TarFacts], most: int = EXAMPLES) -> list[TarFacts]:
     shown: Counter[tuple[str, str]] = Counter()
     found = []
     for tar in tars:
-        if tar.faults:
-            tar = tar._replace(faults=tuple(_trimmed(tar.faults, shown, most)))
+        if tar.faults and (faults := tuple(_trimmed(tar.faults, shown, most))) != tar.faults:
+            tar = tar._replace(faults=faults)
         found.append(tar)
     return found
 
@@ -160,20 +163,37 @@ def parse(text: str, folder: str = "") -> Manifest:
         body = body.removesuffix("\n")
         if hashlib.sha256(body.encode()).hexdigest() != head["sha256"]:
             raise ValueError("its content has changed, or is not whole")
-        again, *rows = json.loads(f"[{body.replace(chr(10), ',')}]")
-        if len(rows) != head["tars"]:
-            raise ValueError("it is not whole")
-        repeated = Repeated(*again)
-        if repeated.times:
-            repeated = repeated._replace(source=_whole(repeated.source, folder))
-        return Manifest(tuple(_facts(row, folder) for row in rows), repeated)
+        with _uncollected():
+            return _manifest(json.loads(f"[{body.replace(chr(10), ',')}]"), head["tars"], folder)
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("it is not what was written") from error
 
 
+def _manifest(content: list[Any], count: int, folder: str) -> Manifest:
+    again, *rows = content
+    if len(rows) != count:
+        raise ValueError("it is not whole")
+    repeated = Repeated(*again)
+    if repeated.times:
+        repeated = repeated._replace(source=_whole(repeated.source, folder))
+    return Manifest(tuple(_facts(row, folder) for row in rows), repeated)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looking for garbage meanwhile: a million small objects that stay are made, one after the other."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
 def _facts(row: list[Any], folder: str) -> TarFacts:
     source, size, state, mark, txt, of_json, packed, faults = row
-    told = tuple(Told(*fault) for fault in faults)
+    told = tuple(Told(sys.intern(name), sys.intern(part), *rest) for name, part, *rest in faults)
     return TarFacts(_whole(source, folder), size, state, mark, txt, of_json, bool(packed), told)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aced.data.atomic import write_atomic, write_cache
@@ -97,3 +99,17 @@ def write_kept(path: Path, manifest: Manifest) -> None:
         AcedError: it cannot be written.
     """
     write_cache(path, dump(manifest).encode())
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """For the process that makes a manifest: others that would make it too wait, and find it.
+
+    Where no lock can be had, each makes it.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("w", encoding="utf-8"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from aced.data.order import Orders
+from aced.data.places import Places
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
 
@@ -71,7 +72,7 @@ class ManyViews:
         source: n samples.
 
     Attributes:
-        name, keys, fingerprint, kinds, parts, part_sizes, faults, in_memory: those of `source`.
+        name, keys, fingerprint, kinds, parts, part_sizes, faults, in_memory, places: those of `source`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -81,6 +82,7 @@ class ManyViews:
         self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
         self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
         self.in_memory: bool = getattr(source, "in_memory", False)
+        self.places: Places | None = getattr(source, "places", None)
 
     @property
     def kinds(self) -> Sequence[str] | None:

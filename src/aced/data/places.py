@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,9 +10,24 @@ from aced.data.remote import Remote
 from aced.data.spool import Located, Spool, is_gzip
 from aced.errors import AcedError
 
+Progress = Callable[[int, int], None]
+
 
 class Places(Protocol):
     """Where tars lie; asked from several threads and processes, and pickled."""
+
+    @property
+    def stay(self) -> bool:
+        """Whether a tar that is there is there for good, as far as the program is concerned."""
+        ...
+
+    def fetch(self, progress: Progress | None = None) -> None:
+        """Fetch all tars that are to stay; `progress` is called with (addresses fetched, all addresses).
+
+        Raises:
+            AcedError: they do not fit into the spool, or one cannot be fetched.
+        """
+        ...
 
     def path(self, tar: int) -> Path:
         """The local file of a tar, by its number; waits until it is there.
@@ -33,6 +48,8 @@ class TarPlaces:
         spool: where addresses are fetched to and gzip files unpacked.
     """
 
+    stay = True
+
     def __init__(
         self,
         tars: Sequence[str | Remote],
@@ -52,6 +69,15 @@ class TarPlaces:
         self._found[tar] = locate(named, self._spool).path
         return self._found[tar]
 
+    def fetch(self, progress: Progress | None = None) -> None:
+        """Fetch all that lie at addresses; see `Places`."""
+        far = {number: tar for number, tar in enumerate(self._tars) if isinstance(tar, Remote)}
+        if far and self._spool is not None:
+            paths = self._spool.fetch(list(far.values()), progress)
+            for (number, tar), path in zip(far.items(), paths, strict=True):
+                if number not in self._found:
+                    self._found[number] = located_at(tar.address, path, self._spool).path
+
 
 class Moved:
     """Places under other numbers, as a run had them that is gone on with.
@@ -62,11 +88,20 @@ class Moved:
     """
 
     def __init__(self, places: Places, numbers: Sequence[int]) -> None:
-        self._places, self._numbers = places, numbers
+        self.places, self.numbers = places, numbers
+
+    @property
+    def stay(self) -> bool:
+        """As in `Places`."""
+        return self.places.stay
+
+    def fetch(self, progress: Progress | None = None) -> None:
+        """As in `Places`, also those that are not used any more."""
+        self.places.fetch(progress)
 
     def path(self, tar: int) -> Path:
         """The local file of a tar, by its number; see `Places`."""
-        return self._places.path(self._numbers[tar])
+        return self.places.path(self.numbers[tar])
 
 
 def locate(tar: Path | str | Remote, spool: Spool | None) -> Located:

@@ -1,19 +1,15 @@
-"""Files at addresses: what an address names, and one of its files fetched whole, through fsspec."""
+"""Files at addresses, through fsspec: what an address names, and what its store says of it, or fails with."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from aced.data.atomic import is_disk_full, writing
 from aced.data.tarpaths import braces
 from aced.errors import AcedError
 
@@ -21,18 +17,12 @@ _ADDRESS = re.compile(r"[a-z0-9+.-]+(::|://)")
 _TAR = re.compile(r"\.(tar|tgz|gz)$")
 _SILENCE = 60.0
 """Seconds for which a web server may say nothing."""
-PATIENCE = 20.0
-"""Seconds for which a file is tried again whose server fails, unless another time is given."""
-_PAUSES = (0.2, 15.0)
-"""Seconds before the second attempt, and at most before a later one; each is twice the one before."""
-AT_ONCE = 8
-"""Files that one process fetches at a time."""
 _ASKED_AT_ONCE = 32
 _LISTED_FROM = 8
 """Files in one folder from which on the folder is listed, instead of asking for each of them."""
-_CONTENT = ("ETag", "etag", "blob_id", "sha256", "generation")
+_CONTENT = ("ETag", "etag", "Content-MD5", "Digest", "blob_id", "sha256", "generation")
 """What file systems of fsspec tell about the content of a file: the first of these says all."""
-_TIMES = ("mtime", "LastModified", "last_modified", "created", "updated")
+_TIMES = ("mtime", "Last-Modified", "LastModified", "last_modified", "created", "updated")
 _MODULES = {"aiohttp": "aiohttp requests"}
 """What else a module needs that a protocol lacks."""
 
@@ -55,7 +45,7 @@ class Changed(AcedError):
 
 
 class Stopped(Exception):
-    """Nobody wants the file any more that is being fetched."""
+    """Nobody wants a file any more that is being fetched."""
 
 
 def is_address(pattern: str) -> bool:
@@ -85,7 +75,7 @@ def read_text(address: str) -> str:
     Raises:
         AcedError: it cannot be read.
     """
-    with _remote(address):
+    with reached(address):
         system, path = open_url(address)
         return bytes(system.cat_file(path)).decode("utf-8")
 
@@ -98,7 +88,7 @@ def read_texts(addresses: Sequence[str]) -> dict[str, str]:
     """
     if not addresses:
         return {}
-    with _remote(addresses[0]):
+    with reached(addresses[0]):
         system, first = open_url(addresses[0])
         folder = first.rpartition("/")[0]
         paths = {f"{folder}/{address.rpartition('/')[2]}": address for address in addresses}
@@ -115,9 +105,9 @@ def look(address: str) -> Remote:
     Raises:
         AcedError: as `find`.
     """
-    with _remote(address):
+    with reached(address):
         system, path = open_url(address)
-        return _as_remote(system, path, system.info(path))
+        return as_remote(system, path, system.info(path))
 
 
 def look_again(remote: Remote) -> None:
@@ -127,11 +117,11 @@ def look_again(remote: Remote) -> None:
         Changed: it is another file.
         AcedError: as `find`.
     """
-    with _remote(remote.address):
+    with reached(remote.address):
         system, path = open_url(remote.address)
         system.invalidate_cache(system._parent(path))
         facts = system.info(path)
-    now = _as_remote(system, path, facts)
+    now = as_remote(system, path, facts)
     if (now.size, now.state) != (remote.size, remote.state):
         raise Changed(
             f"{remote.address} is not the file any more that the run began with ({remote.state}; {now.state})"
@@ -140,8 +130,9 @@ def look_again(remote: Remote) -> None:
 
 def _below(address: str) -> list[Remote]:
     """What a glob or the address of a folder names."""
-    with _remote(address):
+    with reached(address):
         system, path = open_url(address)
+        system.invalidate_cache(path)
         if _is_glob(path):
             names = system.glob(path, detail=True)
         elif system.isdir(path):
@@ -149,11 +140,11 @@ def _below(address: str) -> list[Remote]:
             for end in (".tar", ".tar.gz", ".tgz"):
                 names |= system.glob(f"{path}/*{end}", detail=True)
         else:
-            return [_as_remote(system, path, system.info(path))]
+            return [as_remote(system, path, system.info(path))]
         if not names:
             raise AcedError(f"Nothing matches {address}.")
         if _has_listings(address):
-            return [_as_remote(system, name, names[name]) for name in sorted(names)]
+            return [as_remote(system, name, names[name]) for name in sorted(names)]
     return _each(look, sorted(names))
 
 
@@ -187,17 +178,19 @@ def _listed(addresses: Sequence[str]) -> dict[str, Remote]:
         if len(members) < _LISTED_FROM or not _has_listings(folder):
             continue
         # Whoever may not list it may be allowed to read; what else is wrong is said of the first file.
-        with contextlib.suppress(AcedError), _remote(folder):
+        with contextlib.suppress(AcedError), reached(folder):
             system, path = open_url(folder)
+            system.invalidate_cache(path)
             entries = {entry["name"].rpartition("/")[2]: entry for entry in system.ls(path, detail=True)}
             for address in members:
                 entry = entries.get(address.rpartition("/")[2])
                 if entry is not None and entry.get("type") != "directory":
-                    found[address] = _as_remote(system, entry["name"], entry)
+                    found[address] = as_remote(system, entry["name"], entry)
     return found
 
 
-def _as_remote(system: Any, name: str, facts: Mapping[str, Any]) -> Remote:
+def as_remote(system: Any, name: str, facts: Mapping[str, Any]) -> Remote:
+    """What a file system tells of a file, in a listing or asked for it alone."""
     size = None if facts.get("size") is None else int(facts["size"])
     told = [f"{key}={facts[key]}" for key in _CONTENT if facts.get(key)][:1]
     # Without times where there is more, because a copy of the same content has another one.
@@ -235,7 +228,7 @@ def _patience(address: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _remote(address: str) -> Iterator[None]:
+def reached(address: str) -> Iterator[None]:
     """Turn what fsspec and its file systems raise into an AcedError."""
     try:
         yield
@@ -244,7 +237,7 @@ def _remote(address: str) -> Iterator[None]:
     except FileNotFoundError as error:
         # fsspec says so of a web server too that does not answer, and names the cause.
         cause = error.__cause__
-        if cause is not None and not _says_not_there(cause):
+        if cause is not None and not says_not_there(cause):
             reason = f"{type(cause).__name__}: {_first_line(cause)}"
             raise AcedError(f"{address} cannot be reached ({reason}): is its server there?") from error
         raise NotThere(f"There is nothing at {address}.") from None
@@ -256,13 +249,13 @@ def _remote(address: str) -> Iterator[None]:
         raise AcedError(f"{address} cannot be opened: {_first_line(error)}.") from error
     except Exception as error:
         # File systems raise whatever their client library does: aiohttp.ClientError, botocore's, ...
-        if _lacks_credentials(error):
+        if lacks_credentials(error):
             said = f"{address} may not be read ({_first_line(error)}): set the credentials of its store."
             raise AcedError(said) from error
         raise AcedError(f"{address} cannot be fetched ({type(error).__name__}: {_first_line(error)}).") from error
 
 
-def _says_not_there(cause: BaseException) -> bool:
+def says_not_there(cause: BaseException) -> bool:
     """Whether a cause means the same: a client's own word for it."""
     response = getattr(cause, "response", None)
     status = getattr(cause, "status", None) or getattr(response, "status_code", None)
@@ -271,7 +264,7 @@ def _says_not_there(cause: BaseException) -> bool:
     return isinstance(cause, FileNotFoundError) or status == 404
 
 
-def _lacks_credentials(error: Exception) -> bool:
+def lacks_credentials(error: Exception) -> bool:
     """Whether an error is botocore's for a store that is asked without credentials, or with a part of them."""
     return "Credential" in type(error).__name__
 
@@ -286,131 +279,3 @@ def _package(address: str, error: ImportError) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-class Watched:
-    """Whether files are still wanted that are being fetched, and how much has come of them.
-
-    Attributes:
-        stop: set when nobody wants the files any more.
-    """
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self._done, self._coming = 0, dict[Path, int]()
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def coming(self, target: Path) -> Iterator[Callable[[], int]]:
-        """A file while it is fetched; tells how many bytes have come, those of failed attempts too."""
-
-        def come() -> int:
-            with contextlib.suppress(OSError):
-                self._coming[target] = max(self._coming[target], target.stat().st_size)
-            return self._coming[target]
-
-        with self._lock:
-            self._coming[target] = 0
-        try:
-            yield come
-        finally:
-            with self._lock:
-                self._done += 1 + self._coming.pop(target)
-
-    def bytes(self) -> int:
-        """How many bytes have come of all files; it never becomes less."""
-        with self._lock:
-            targets = list(self._coming)
-            for target in targets:
-                with contextlib.suppress(OSError):
-                    self._coming[target] = max(self._coming[target], target.stat().st_size)
-            return self._done + sum(self._coming.values())
-
-
-def fetch(
-    remote: Remote,
-    target: Path,
-    watched: Watched | None = None,
-    patience: float = PATIENCE,
-    *,
-    same: bool = False,
-) -> None:
-    """Fetch a file whole; where its server fails it is tried again, after longer and longer pauses.
-
-    Args:
-        remote: the file.
-        target: is overwritten.
-        watched: is told what comes, and may stop it.
-        patience: seconds of pauses in all, and for which nothing more of it may come.
-        same: whether to ask the server, once it is here, if it is still what `remote` tells.
-
-    Raises:
-        NotThere: there is nothing, and the server says so.
-        Changed: there is another file; with `same`.
-        AcedError: it does not come whole in all that time, or may not be read.
-        Stopped: `watched` stopped it.
-    """
-    watched = watched or Watched()
-    paused, pause = 0.0, _PAUSES[0]
-    with watched.coming(target) as come:
-        most, since = 0, time.monotonic()
-        while (lost := _attempt(remote, target, watched, same=same)) is not None:
-            if come() > most:
-                most, since = come(), time.monotonic()
-            if paused + pause > patience or time.monotonic() > since + patience:
-                with _remote(remote.address):
-                    raise lost
-            if watched.stop.wait(pause):
-                raise Stopped
-            paused, pause = paused + pause, min(_PAUSES[1], 2 * pause)
-
-
-def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> Exception | None:
-    """Fetch a file; what failed, if it may do better next time."""
-    with _remote(remote.address):
-        try:
-            system, path = open_url(remote.address)
-            system.get_file(path, str(target), **_stopping(remote.address, watched))
-            size = target.stat().st_size
-            if same:
-                system.invalidate_cache(system._parent(path))
-                now = _as_remote(system, path, system.info(path))
-                if (now.size, now.state) != (remote.size, remote.state):
-                    raise Changed(f"{remote.address} is another file now than when the run began.")
-            if remote.size is None or size == remote.size:
-                return None
-            return OSError(f"{size} of {remote.size} bytes came")
-        except (PermissionError, ImportError, ValueError, AcedError, Stopped):
-            raise
-        except FileNotFoundError as error:
-            if error.filename != str(target) and (error.__cause__ is None or _says_not_there(error.__cause__)):
-                raise
-            return _of_the_store(error, target)
-        except OSError as error:
-            return _of_the_store(error, target)
-        except Exception as error:
-            if _lacks_credentials(error):
-                raise
-            return error
-
-
-def _of_the_store(error: OSError, target: Path) -> OSError:
-    """The error of a store or of the way to it; one of the local disk is raised as what it means for `target`."""
-    if is_disk_full(error) or error.filename == str(target):
-        with writing(target):
-            raise error
-    return error
-
-
-def _stopping(address: str, watched: Watched) -> dict[str, Any]:
-    """What lets a file system stop within a file."""
-    if "hf://" in address:  # whose quick way knows no callbacks
-        return {}
-    import fsspec
-
-    class Stopping(fsspec.callbacks.Callback):  # type: ignore[misc]
-        def relative_update(self, inc: int = 1) -> None:
-            if watched.stop.is_set():
-                raise Stopped
-
-    return {"callback": Stopping()}

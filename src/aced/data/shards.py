@@ -22,14 +22,14 @@ from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
-from aced.data.located import Tell, group_tars, remember, source_of
+from aced.data.located import Tell, group_tars, may_be_there, remember, source_of
 from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, lost_facts, lost_key, still_there
 from aced.data.manifest import EXAMPLES, NONE_REPEATED, Repeated, TarFacts
 from aced.data.manifestfile import kept_path
 from aced.data.places import Moved, Places
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Spool
-from aced.data.stock import StockTaking
+from aced.data.stock import StockTaking, Streaming, streamed_of
 from aced.data.summary import Found
 from aced.data.tarfiles import TarFiles, TarSession
 from aced.data.tarindexes import TarIndexes, TarKeys
@@ -92,6 +92,7 @@ class Shards:
             `aced.data.faults.HARMLESS` names.
         lost: names of the tars whose places are kept though they are lost, with the fault of their samples.
         captions_vary: whether the caption of a sample changes from epoch to epoch.
+        places: where the tars lie.
     """
 
     def __init__(
@@ -112,11 +113,10 @@ class Shards:
         sizes = [sum(self.part_sizes[a:b]) for a, b in pairwise(ends)]
         self.sources = tuple(Found(*group, size) for group, size in zip(tars.groups, sizes, strict=True))
         self.mixture = tuple(sizes) if tars.apart else ()
-        self._names, self._places = list(names), places
+        self._names, self.places = list(names), places
         lost = {number: self.lost[name] for number, name in enumerate(names) if name in self.lost}
         self._files = TarFiles(places, [one.source for one in facts], lost, skip=skip)
         self._indexes = TarIndexes(
-            places,
             self._files,
             facts,
             captions,
@@ -132,7 +132,7 @@ class Shards:
     @property
     def paths(self) -> list[Path]:
         """The tars on a local disk; fetches those that are not there."""
-        return [self._places.path(tar) for tar in range(len(self._names))]
+        return [self.places.path(tar) for tar in range(len(self._names))]
 
     def read(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int] | None = None) -> Candidates:
         """Load the samples at `indices` (in that order) in every view; faulty ones are left out, reported.
@@ -161,11 +161,11 @@ class Shards:
                 rows = self._indexes.rows(tar)
                 if row == 0:
                     odd += (Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd)
-                if row >= len(rows):
+                if row >= len(rows.image):
                     faults.append(self._missing(tar, row, len(rows)))
                     continue
-                text = self._text(session.read(tar, rows.caption[row]), tar, row, int(epoch), notes)
-                content = session.read(tar, rows.image[row])
+                caption, content = session.read(tar, rows.caption[row], rows.image[row])
+                text = self._text(caption, tar, row, int(epoch), notes)
                 for view, image in self._decoded(content, views, notes):
                     pixels[view][len(good)] = view.apply(image, self._decoding.resize)
             except (ImageFault, CaptionFault) as fault:
@@ -258,7 +258,7 @@ class Shards:
             rows = self._indexes.rows(tar)
             if row >= len(rows) or rows.json[row, 0] < 0:
                 return None
-            content = json.loads(session.read(tar, rows.json[row]))
+            content = json.loads(session.read(tar, rows.json[row])[0])
         except (ValueError, RecursionError, TarLost):
             return None
         return content.get(name) if isinstance(content, dict) else None
@@ -311,6 +311,7 @@ def open_shards(
     fetching: Callable[[int, int], None] | None = None,
     tell: Tell | None = None,
     known: KnownTars | None = None,
+    streaming: Streaming | None = None,
 ) -> Shards:
     """The samples of the tars that patterns name; of tars that no manifest knows the headers are read.
 
@@ -334,6 +335,7 @@ def open_shards(
         tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
         known: the tars of a run that is gone on with: those that are lost keep their places, those that are new are
             left out, and `apart` is as it was.
+        streaming: when tars at addresses are brought as a plan needs them, and not kept; None: never.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
@@ -344,18 +346,23 @@ def open_shards(
     if known is not None:
         patterns, apart = list(still_there(patterns)), False
     groups, listed, found = group_tars(patterns, spool, apart=apart, tell=tell)
+    if known is not None:  # a manifest vouches for tars that it has not looked at
+        groups = [list(filter(may_be_there, group)) for group in groups]
     named = [tar for group in groups for tar in group]
+    listed_all = all(isinstance(tar, TarFacts) for tar in named)
+    streamed = streamed_of(named, spool, streaming) if streaming is not None and spool is not None else None
     taking = StockTaking(
         captions=captions,
         strict=not skip and known is None,
         index_dir=index_dir,
-        kept=kept_path(index_dir, patterns) if index_dir and whole else None,
+        kept=kept_path(index_dir, patterns) if index_dir and whole and not listed_all else None,
         whole=whole,
         spool=spool,
         workers=workers,
         progress=progress,
         fetching=fetching,
         tell=tell or (lambda _: None),
+        streamed=streamed,
     )
     stock = taking.take(named, listed)
     if spool is not None:
@@ -363,7 +370,8 @@ def open_shards(
     facts, again = stock.manifest.tars, stock.manifest.repeated
     names = distinct_names([source_of(tar) for tar in named])
     counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
-    tars = Tars(names, facts, stock.places, counts, apart, again, index_dir, stock.held)
+    kept = index_dir if streamed is None else streamed.index_dir
+    tars = Tars(names, facts, stock.places, counts, apart, again, kept, stock.held)
     shards = Shards(tars if known is None else _as_known(known, tars), captions, way, skip=skip, kind_field=kind_field)
     if not len(shards):
         raise AcedError(f"None of the {len(named)} tars holds a whole pair of image and caption{_why_none(shards)}")

@@ -6,25 +6,36 @@ costs a look at each file, and one of which three tars are new the headers of th
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from aced.data.captions import Captions
+from aced.data.fetching import Fetcher, one_by_one
 from aced.data.hearsay import counts_beside
-from aced.data.indexing import Unread, Wanted, read_tars
+from aced.data.indexing import Reading, Unread, Wanted, read_tars
 from aced.data.located import Named, Progress, Tell, source_of
+from aced.data.losttars import TarLost
 from aced.data.manifest import NONE_REPEATED, Manifest, Repeated, TarFacts, trimmed
-from aced.data.manifestfile import read_kept, write_kept
+from aced.data.manifestfile import one_at_a_time, read_kept, write_kept
 from aced.data.packed import PackedStrings
-from aced.data.places import TarPlaces, locate, located_at
+from aced.data.places import Places, TarPlaces, locate, located_at
 from aced.data.remote import Remote, is_address
 from aced.data.repeating import Repeating
-from aced.data.spool import Spool
+from aced.data.spool import Located, Spool
+from aced.data.streamed import Streamed, own_folder, own_share
 from aced.data.tarindex import KeptNote, TarIndex, index_tar, kept_text
 from aced.data.tarrows import TarRows, check_tar, needs_check
-from aced.errors import AcedError
+from aced.errors import AcedError, DataLost
+
+_KEEP = 30.0
+"""Seconds after which what was found so far is kept, where tars are fetched to be counted."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,20 @@ class Stock:
     """
 
     manifest: Manifest
-    places: TarPlaces
+    places: Places
     held: Mapping[int, TarRows]
+
+
+class Streaming(NamedTuple):
+    """When tars at addresses are brought as they are needed, instead of being kept.
+
+    Attributes:
+        always: whether they are in any case, and not only where they do not fit into the spool.
+        patience: seconds for which a file is tried again whose server fails.
+    """
+
+    always: bool
+    patience: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,7 @@ class StockTaking:
         fetching: called with (addresses fetched, all addresses that must be).
         tell: gets a sentence about what has changed, and about an index folder that is of no use.
         hearsay: whether a tar at an address need not be read where a file beside it says how many pairs it holds.
+        streamed: the tars by their numbers, where those at addresses are brought as they are needed.
     """
 
     captions: Captions | None = None
@@ -71,6 +95,7 @@ class StockTaking:
     fetching: Progress | None = None
     tell: Tell = lambda _: None
     hearsay: bool = True
+    streamed: Streamed | None = None
 
     def take(self, named: Sequence[Named], listed: Sequence[Repeated] = ()) -> Stock:
         """What is known of some tars; headers are read of those of which too little is.
@@ -82,26 +107,39 @@ class StockTaking:
         Raises:
             AcedError: a tar is refused or cannot be fetched.
         """
+        with self._alone():
+            return self._take(named, listed)
+
+    def _alone(self) -> contextlib.AbstractContextManager[object]:
+        """Let one process fetch tars to count their pairs; the others find what it has kept."""
+        return one_at_a_time(self.kept) if self.streamed is not None and self.kept is not None else nullcontext()
+
+    def _take(self, named: Sequence[Named], listed: Sequence[Repeated]) -> Stock:
         before = self._before()
         known = {facts.source: facts for facts in before.tars} if before else {}
         facts = self._heard(named, [_known(tar, known, hearsay=self.hearsay) for tar in named])
         self._check_known(named, facts)
         repeating = Repeating(self.kept, before, facts, listed) if self.whole else None
-        unread = [number for number, one in enumerate(facts) if one is None]
+        far = [n for n, one in enumerate(facts) if one is None and self.streamed and self.streamed.is_remote(n)]
+        unread = [number for number, one in enumerate(facts) if one is None and number not in set(far)]
         tars = self._unread([named[number] for number in unread])
         found = {number: tar.located.path for number, tar in zip(unread, tars, strict=True)}
         held: dict[int, TarRows] = {}
         notes: list[KeptNote] = []
+        keep = time.monotonic() + _KEEP
         wanted = Wanted(self.captions, self.strict, hashes=repeating is not None and repeating.reads)
-        readings = read_tars(tars, wanted, self.index_dir, self.workers, self.progress)
-        for number, reading in zip(unread, readings, strict=True):
+        near = zip(unread, read_tars(tars, wanted, self.index_dir, self.workers, self.progress), strict=True)
+        for number, reading in itertools.chain(near, self._passing(named, far, wanted)):
             facts[number] = reading.facts
             held |= {number: reading.rows} if reading.rows is not None else {}
             notes += [reading.note] if reading.note is not None else []
             if repeating is not None:
                 repeating.add(number, reading.hashes)
+            if far and time.monotonic() > keep:  # it may take hours
+                self._keep_part(facts)
+                keep = time.monotonic() + _KEEP
         whole = trimmed(one for one in facts if one is not None)
-        places = _places(whole, found, self.spool)
+        places = self._places(whole, found)
         again = repeating.found(whole, lambda tar: self._keys(places, tar)) if repeating is not None else NONE_REPEATED
         manifest = Manifest(tuple(whole), again)
         if notes and self.index_dir is not None:
@@ -111,6 +149,28 @@ class StockTaking:
             if not any(note.name == "not_kept" for note in notes):
                 self._keep(self.kept, manifest, repeating)
         return Stock(manifest, places, held)
+
+    def _passing(self, named: Sequence[Named], far: Sequence[int], wanted: Wanted) -> Iterator[tuple[int, Reading]]:
+        """What the headers of tars tell that are fetched for it, one after the other, and not kept."""
+        if not far or self.streamed is None:
+            return
+        self.tell(
+            f"{len(far):,} tars are fetched once to count their pairs, which neither a manifest nor files beside them "
+            "tell; what is found is kept."
+        )
+        with Fetcher(self.streamed, one_by_one(far), first=0, stop=len(far)) as fetcher:
+            for done, number in enumerate(far):
+                source, size, state = _state(named[number])
+                try:
+                    path = self.streamed.path(number)
+                except TarLost as lost:
+                    raise DataLost(f"{lost} Start again, and it is left out.") from None
+                unread = Unread(Located(source, path), source, size, state, packed=False)
+                (reading,) = read_tars([unread], wanted)
+                yield number, reading._replace(rows=None)
+                fetcher.done(done)
+                if self.fetching is not None:
+                    self.fetching(done + 1, len(far))
 
     def _before(self) -> Manifest | None:
         """The manifest that was kept."""
@@ -139,15 +199,17 @@ class StockTaking:
         """Refuse what would be refused if it were read now."""
         if not self.strict or self.captions is None:
             return
-        for tar, one in zip(named, facts, strict=True):
+        for number, (tar, one) in enumerate(zip(named, facts, strict=True)):
             if one is not None and needs_check(one, self.captions.part):
                 try:
-                    index = self._index(tar)
+                    index = self._index(number, tar)
                 except OSError as error:
                     raise AcedError(f"{source_of(tar)} cannot be read: {error.strerror or error}.") from error
                 check_tar(source_of(tar), index, self.captions)
 
-    def _index(self, tar: Named) -> TarIndex:
+    def _index(self, number: int, tar: Named) -> TarIndex:
+        if self.streamed is not None and self.streamed.is_remote(number):
+            return index_tar(self.streamed.path(number))[0]
         located = locate(_file(tar), self.spool)
         index, _ = index_tar(located.path, self.index_dir)
         return index if located.fault is None else replace(index, faults=[located.fault, *index.faults])
@@ -155,6 +217,8 @@ class StockTaking:
     def _unread(self, tars: Sequence[Named]) -> list[Unread]:
         """What must be read, on a local disk."""
         remotes = [tar for tar in tars if isinstance(tar, Remote)]
+        if self.spool is None and remotes:
+            raise _unspooled(remotes[0].address)
         fetched = dict(zip(remotes, self.spool.fetch(remotes, self.fetching), strict=True)) if self.spool else {}
         return [self._unread_one(tar, fetched.get(tar) if isinstance(tar, Remote) else None) for tar in tars]
 
@@ -163,10 +227,23 @@ class StockTaking:
         source, size, state = _state(tar)
         return Unread(located, source, size, state, packed=located.path != (fetched or Path(source_of(tar))))
 
-    def _keys(self, places: TarPlaces, tar: int) -> PackedStrings:
+    def _places(self, tars: Sequence[TarFacts], found: Mapping[int, Path]) -> Places:
+        """Where tars lie; `found` are those that were read now."""
+        if self.spool is None and (remote := next(filter(_is_far, tars), None)):
+            raise _unspooled(remote.source)
+        files = [file if _is_far(tar) and isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
+        elsewhere = {number: path for number, path in found.items() if str(path) != files[number]}
+        packed = frozenset(number for number, tar in enumerate(tars) if tar.packed)
+        places = TarPlaces(files, packed, elsewhere, self.spool)
+        if self.streamed is None:
+            return places
+        self.streamed.settle(places, [max(tar.txt, tar.json) for tar in tars])
+        return self.streamed
+
+    def _keys(self, places: Places, tar: int) -> PackedStrings:
         try:
-            return index_tar(places.path(tar), self.index_dir)[0].keys
-        except (OSError, AcedError):
+            return index_tar(places.path(tar), self.index_dir if places.stay else None)[0].keys
+        except (OSError, AcedError, TarLost):
             return PackedStrings.of([])
 
     def _tell_changes(self, before: Manifest | None, now: Manifest) -> None:
@@ -182,6 +259,12 @@ class StockTaking:
         words = [f"{count:,} {'is' if count == 1 else 'are'} {what}" for what, count in counts.items() if count]
         if words:
             self.tell(f"The pool is not as it was indexed before: of its {len(today):,} tars {', '.join(words)}.")
+
+    def _keep_part(self, facts: Sequence[TarFacts | None]) -> None:
+        """Keep what is known so far, for the case that this process is killed."""
+        if self.kept is not None:
+            with contextlib.suppress(AcedError):  # told at the end
+                write_kept(self.kept, Manifest(tuple(trimmed(one for one in facts if one is not None))))
 
     def _keep(self, path: Path, manifest: Manifest, repeating: Repeating) -> None:
         try:
@@ -216,22 +299,34 @@ def _state(tar: Named) -> tuple[str, int, str]:
     return source, there.st_size, str(there.st_mtime_ns)
 
 
+def _is_far(tar: TarFacts) -> bool:
+    return tar.source[:1] != "/" and is_address(tar.source)
+
+
 def _file(tar: Named) -> Path | Remote:
     """What is to be opened of a tar."""
     if not isinstance(tar, TarFacts):
         return tar
-    if not is_address(tar.source):
+    if not _is_far(tar):
         return Path(tar.source)
     return Remote(tar.source, None if tar.size < 0 else tar.size, tar.state)
 
 
-def _places(tars: Sequence[TarFacts], found: Mapping[int, Path], spool: Spool | None) -> TarPlaces:
-    """Where tars lie; `found` are those that were read now."""
-    if spool is None and (remote := next((tar for tar in tars if is_address(tar.source)), None)):
-        raise AcedError(
-            f"{remote.source} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path."
-        )
-    files = [file if isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
-    elsewhere = {number: path for number, path in found.items() if str(path) != files[number]}
-    packed = frozenset(number for number, tar in enumerate(tars) if tar.packed)
-    return TarPlaces(files, packed, elsewhere, spool)
+def _unspooled(address: str) -> AcedError:
+    return AcedError(f"{address} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path.")
+
+
+def streamed_of(named: Sequence[Named], spool: Spool, streaming: Streaming) -> Streamed | None:
+    """The tars by their numbers, if those at addresses are to be brought as they are needed; then this process's.
+
+    Raises:
+        AcedError: another run streams into that spool, or a store does not tell a size.
+    """
+    remotes = [file if isinstance(file := _file(tar), Remote) else None for tar in named]
+    far = [remote.size or 0 for remote in remotes if remote is not None]
+    if not far or not (streaming.always or sum(far) > spool.limit):
+        return None
+    room = own_share(spool.folder, spool.limit)
+    streamed = Streamed(own_folder(spool.folder), remotes, room, patience=streaming.patience)
+    streamed.open()
+    return streamed

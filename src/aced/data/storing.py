@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aced.data.remote import NotThere, Remote, _as_remote, _remote, open_url
+from aced.data.remote import NotThere, Remote, as_remote, open_url, reached
 from aced.errors import AcedError
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "hf"})
@@ -20,12 +20,12 @@ def listing(folder: str) -> dict[str, Remote]:
         AcedError: its store cannot be asked.
     """
     try:
-        with _remote(folder):
+        with reached(folder):
             system, path = open_url(folder)
             system.invalidate_cache()
             entries = system.ls(path, detail=True)
             files = [entry for entry in entries if entry.get("type") != "directory"]
-            return {one["name"].rpartition("/")[2]: _as_remote(system, one["name"], one) for one in files}
+            return {one["name"].rpartition("/")[2]: as_remote(system, one["name"], one) for one in files}
     except NotThere:
         return {}
 
@@ -36,7 +36,7 @@ def read_range(address: str, start: int, end: int | None) -> bytes:
     Raises:
         AcedError: it cannot be read.
     """
-    with _remote(address):
+    with reached(address):
         system, path = open_url(address)
         return bytes(system.cat_file(path, start=start, end=end))
 
@@ -57,7 +57,7 @@ def put_file(source: Path, address: str) -> Remote:
             system.makedirs(system._parent(path), exist_ok=True)
             system.put_file(str(source), path)
         system.invalidate_cache(system._parent(path))
-        return _as_remote(system, path, system.info(path))
+        return as_remote(system, path, system.info(path))
 
 
 def put_bytes(content: bytes, address: str) -> None:
@@ -75,7 +75,7 @@ def put_bytes(content: bytes, address: str) -> None:
 @contextlib.contextmanager
 def _writing(address: str) -> Iterator[None]:
     """Turn what a store raises that does not take a file into an AcedError."""
-    with _remote(address):
+    with reached(address):
         try:
             yield
         except (PermissionError, NotImplementedError) as error:

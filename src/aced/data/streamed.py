@@ -17,14 +17,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aced.data.atomic import sync, write_atomic, writing
+from aced.data.download import PATIENCE, Watched, fetch
 from aced.data.losttars import CHANGED, GONE, TarLost
-from aced.data.remote import PATIENCE, Changed, NotThere, Remote, Watched, fetch
-from aced.data.spool import date, dated, exclusive, spooled_name
+from aced.data.places import Places, Progress
+from aced.data.remote import Changed, NotThere, Remote
+from aced.data.spoolroom import date, dated, exclusive, spooled_name
+from aced.data.tarindex import kept_index
 from aced.errors import AcedError
 
 _STATE, _LOST, _LOCK = ".state", ".lost", ".lock"
 _STATE_BYTES = 4096
 """Written in place, so that a disk that is full does not keep a process from saying that it failed."""
+_INDEX = (4096, 100)
+"""Bytes of the index of a tar, and of each sample in it, at most."""
 _LOOKS = (0.002, 0.05)
 """Seconds between two looks for a file: at first, and at most."""
 _HOLD = 10.0
@@ -48,37 +53,42 @@ class Streamed:
 
     Args:
         folder: of this process and of those that it starts.
-        tars: local paths, or what a store tells of a file.
+        remotes: of each tar what a store tells of it; None for one that lies elsewhere.
         limit: bytes that may lie in the folder.
         further: files that travel with each tar, by its number.
-        name: what messages call the pool.
         patience: seconds for which a file is tried again whose server fails.
 
     Attributes:
-        folder, name: as given.
+        folder, limit, patience: as given.
         count: number of tars.
+        index_dir: where the indexes of the tars lie that are there.
 
     Raises:
         AcedError: a store does not tell the size of a tar.
     """
 
+    stay = False
+
     def __init__(
         self,
         folder: Path,
-        tars: Sequence[Path | Remote],
+        remotes: Sequence[Remote | None],
         limit: int,
         *,
         further: Callable[[int], Sequence[Further]] = lambda _: (),
-        name: str = "the pool",
         patience: float = PATIENCE,
     ) -> None:
-        self.folder, self.name, self.count = folder, name, len(tars)
-        self._tars, self._limit, self._further, self._patience = list(tars), limit, further, patience
-        for tar in tars:
-            if isinstance(tar, Remote) and tar.size is None:
-                raise AcedError(
-                    f"{tar.address}: its server does not tell its size, without which it cannot be streamed."
-                )
+        self.folder, self.limit, self.patience, self.count = folder, limit, patience, len(remotes)
+        self.index_dir = folder / "index"
+        self._remotes, self._further = list(remotes), further
+        self._others: Places | None = None
+        self._samples: Sequence[int] = ()
+        if untold := next((one.address for one in self._remotes if one is not None and one.size is None), None):
+            raise AcedError(f"{untold}: its server does not tell its size, without which it cannot be streamed.")
+
+    def settle(self, others: Places, samples: Sequence[int]) -> None:
+        """Say where the tars lie that are in no store, and how many samples each tar has, whose index takes room."""
+        self._others, self._samples = others, samples
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -89,14 +99,15 @@ class Streamed:
 
     def is_remote(self, tar: int) -> bool:
         """Whether a tar lies in a store."""
-        return isinstance(self._tars[tar], Remote)
+        return self._remotes[tar] is not None
 
     def size(self, tar: int) -> int:
         """Bytes that a tar takes in the folder, with all that travels with it."""
-        named = self._tars[tar]
-        if not isinstance(named, Remote):
+        remote = self._remotes[tar]
+        if remote is None:
             return 0
-        return (named.size or 0) + sum(one.remote.size or 0 for one in self._further(tar))
+        index = _INDEX[0] + _INDEX[1] * self._samples[tar] if self._samples else 0
+        return index + sum(one.size or 0 for one in (remote, *(further.remote for further in self._further(tar))))
 
     def path(self, tar: int) -> Path:
         """The local file of a tar; waits until it is there. What travels with it is there too then.
@@ -105,10 +116,11 @@ class Streamed:
             TarLost: it is not in the store any more, or is another one there.
             AcedError: it cannot be fetched.
         """
-        named = self._tars[tar]
-        if not isinstance(named, Remote):
-            return named
-        target, pause = self._target(named), _LOOKS[0]
+        remote = self._remotes[tar]
+        if remote is None:
+            assert self._others is not None
+            return self._others.path(tar)
+        target, pause = self._target(remote), _LOOKS[0]
         while not target.exists():
             if lost := _read(_beside(target)):
                 raise TarLost(*json.loads(lost))
@@ -120,6 +132,9 @@ class Streamed:
             time.sleep(pause)
             pause = min(_LOOKS[1], 1.5 * pause)
         return target
+
+    def fetch(self, progress: Progress | None = None) -> None:
+        """Nothing: no tar stays."""
 
     # ------------------------------------------------------------------ what is below is for the process that fetches
 
@@ -154,12 +169,13 @@ class Streamed:
         for tar in wanted:
             files = self._files(tar)
             keep |= {target for remote, target in files if _is_whole(remote, target)}
+            keep.add(kept_index(files[-1][1], self.index_dir))
         for path in _below(self.folder):
             if path not in keep:
                 with writing(path):
                     path.unlink(missing_ok=True)
 
-    def bring(self, tar: int, watched: Watched, patience: float) -> None:
+    def bring(self, tar: int, watched: Watched) -> None:
         """Fetch a tar and what travels with it, unless they are there.
 
         Raises:
@@ -170,7 +186,7 @@ class Streamed:
             with exclusive(target) as temporary:
                 if temporary is None:
                     continue
-                fetch(remote, temporary, watched, patience, same=bool(remote.state))
+                fetch(remote, temporary, watched, self.patience, same=bool(remote.state))
                 with writing(target):
                     date(temporary, remote.state)
                     sync(temporary)
@@ -178,20 +194,16 @@ class Streamed:
 
     def remove(self, tar: int) -> None:
         """Remove a tar and what travels with it; nobody reads them any more."""
-        named = self._tars[tar]
-        assert isinstance(named, Remote)
-        target = self._target(named)
+        target = self._files(tar)[-1][1]
         with contextlib.suppress(OSError):
             os.truncate(target, 0)  # readers that still have it open keep no room
-        for path in (_beside(target), *(path for _, path in self._files(tar))):
+        for path in (_beside(target), kept_index(target, self.index_dir), *(path for _, path in self._files(tar))):
             with writing(path):
                 path.unlink(missing_ok=True)
 
     def lose(self, tar: int, fault: str, said: str) -> None:
         """Tell readers that a tar never comes: the name of the fault and a sentence."""
-        named = self._tars[tar]
-        assert isinstance(named, Remote)
-        write_atomic(_beside(self._target(named)), json.dumps([fault, said]))
+        write_atomic(_beside(self._files(tar)[-1][1]), json.dumps([fault, said]))
 
     def awaited(self) -> None:
         """Tell readers to wait for what is fetched."""
@@ -204,11 +216,6 @@ class Streamed:
     def fail(self, said: str) -> None:
         """Tell readers that nothing comes any more, and why."""
         self._tell({"failed": said[:1000]})
-
-    def remedy(self, needed: int) -> str:
-        """What to do where so many bytes are needed, as the middle of a sentence."""
-        factor = needed / max(1, self._limit)
-        return f"raise data.spool_gb to {factor:.2g} times what it is or more"
 
     def _tell(self, state: dict[str, Any]) -> None:
         content = json.dumps(state).encode().ljust(_STATE_BYTES)
@@ -231,22 +238,22 @@ class Streamed:
 
     def _files(self, tar: int) -> list[tuple[Remote, Path]]:
         """All files of a tar, itself last: who sees it finds the others."""
-        named = self._tars[tar]
-        assert isinstance(named, Remote)
+        remote = self._remotes[tar]
+        assert remote is not None
         further = [(one.remote, self.folder / one.name) for one in self._further(tar)]
-        return [*further, (named, self._target(named))]
+        return [*further, (remote, self._target(remote))]
 
     def _for_itself(self, tar: int, target: Path) -> Path:
         """Fetch a tar because nobody else does; the oldest in the folder make room."""
         whole = sorted((path for path in _below(self.folder) if not path.name.startswith(".")), key=_came)
         taken = sum(path.stat().st_size for path in whole)
         for path in whole:
-            if taken + self.size(tar) <= self._limit:
+            if taken + self.size(tar) <= self.limit:
                 break
             taken -= path.stat().st_size
             path.unlink(missing_ok=True)
         try:
-            self.bring(tar, Watched(), self._patience)
+            self.bring(tar, Watched())
         except NotThere as error:
             raise TarLost(GONE, str(error)) from None
         except Changed as error:
@@ -312,3 +319,9 @@ def own_share(spool: Path, limit: int) -> int:
         with os.scandir(spool) as entries:
             kept = sum(entry.stat().st_size for entry in entries if entry.is_file())
     return max(0, limit - kept) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def streams(source: object) -> bool:
+    """Whether tars of a source are brought as they are needed, and do not stay."""
+    places: Places | None = getattr(source, "places", None)
+    return places is not None and not places.stay

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from io import FileIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from aced.data.losttars import CHANGED, GONE, TarLost, is_lost
 from aced.data.places import Places
 from aced.data.tarindex import index_tar
 from aced.errors import AcedError, DataLost
+
+_GAP = 1 << 16
+"""Bytes between two pieces of a sample that are read along rather than left out: another read costs more."""
 
 
 class TarFiles:
@@ -65,14 +69,27 @@ class TarFiles:
         """For some reads in one thread; each tar's size and time are checked once in it."""
         return TarSession(self)
 
-    def open(self, tar: int) -> FileIO:
-        """The open file of a tar, from this thread's own few."""
+    def path(self, tar: int) -> Path:
+        """Where a tar lies; waits until it is there.
+
+        Raises:
+            AcedError, TarLost: it cannot be had.
+        """
+        try:
+            return self._places.path(tar)
+        except TarLost as lost:
+            raise self._error(lost.name, str(lost).rstrip(".")) from None
+
+    def open(self, tar: int, *, known: bool = False) -> FileIO:
+        """The open file of a tar, from this thread's own few; `known` where it was asked for a moment ago."""
         if tar in self._lost:
             raise TarLost(self._lost[tar], f"{self._sources[tar]} is lost to this run.")
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
             local.pid, local.files = os.getpid(), OrderedDict()
         files: OrderedDict[int, FileIO] = local.files
+        if not known and not self._places.stay and tar in files and not os.fstat(files[tar].fileno()).st_nlink:
+            files.pop(tar).close()  # it was removed, and has come again since
         if tar not in files:
             while len(files) >= most_tars():
                 files.popitem(last=False)[1].close()
@@ -83,7 +100,7 @@ class TarFiles:
     def _opened(self, tar: int, others: OrderedDict[int, FileIO]) -> FileIO:
         while True:
             try:
-                return FileIO(self._places.path(tar))
+                return FileIO(self.path(tar))
             except OSError as error:
                 if not (is_out_of_files(error) and others):
                     raise self.unreadable(tar, error) from error
@@ -109,7 +126,7 @@ class TarFiles:
         if state[0] != self._states[tar][0]:
             return False
         try:
-            return index_tar(self._places.path(tar))[0].mark() == self._marks[tar]
+            return index_tar(self.path(tar))[0].mark() == self._marks[tar]
         except OSError:
             return False
 
@@ -149,8 +166,8 @@ class TarSession:
         self._checked: set[int] = set()
         self._lost: dict[int, TarLost] = {}
 
-    def read(self, tar: int, place: np.ndarray) -> bytes:
-        """The bytes at `place` (offset, size) of a tar.
+    def read(self, tar: int, *places: np.ndarray) -> list[bytes]:
+        """The bytes at some places (offset, size) of a tar; neighbours are read at once.
 
         Raises:
             AcedError: the tar changed since it was indexed, is shorter than that, or cannot be read.
@@ -159,17 +176,23 @@ class TarSession:
         if tar in self._lost:
             raise self._lost[tar]
         try:
-            return self._read(tar, place)
+            return self._read(tar, [(int(place[0]), int(place[1])) for place in places])
         except TarLost as lost:
             self._lost[tar] = lost
             raise
 
-    def _read(self, tar: int, place: np.ndarray) -> bytes:
-        file = self._files.open(tar)
+    def _read(self, tar: int, places: list[tuple[int, int]]) -> list[bytes]:
+        file = self._files.open(tar, known=tar in self._checked)
         if tar not in self._checked:
             self._files.check(tar, file)
             self._checked.add(tar)
-        offset, size = int(place[0]), int(place[1])
+        start, end = min(place[0] for place in places), max(map(sum, places))
+        if end - start > sum(size for _, size in places) + _GAP * (len(places) - 1):
+            return [self._piece(tar, file, *place) for place in places]
+        whole = self._piece(tar, file, start, end - start)
+        return [whole[offset - start : offset - start + size] for offset, size in places]
+
+    def _piece(self, tar: int, file: FileIO, offset: int, size: int) -> bytes:
         try:
             content = os.pread(file.fileno(), size, offset)
             while len(content) < size and (more := os.pread(file.fileno(), size - len(content), offset + len(content))):

@@ -81,8 +81,7 @@ def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, Kept
     """
     if index_dir is None:
         return _group(list_tar(path)), None
-    name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    cache = index_dir / f"{path.stem}-{name}.npz"
+    cache = kept_index(path, index_dir)
     state = os.stat(path)
     index, note = _load(cache)
     if index is not None and (index.size, index.mtime_ns) == (state.st_size, state.st_mtime_ns):
@@ -95,6 +94,12 @@ def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, Kept
     except AcedError as error:
         note = KeptNote("not_kept", str(error).rstrip("."))
     return index, note
+
+
+def kept_index(path: Path, index_dir: Path) -> Path:
+    """The file in a folder of indexes that is for a tar."""
+    name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return index_dir / f"{path.stem}-{name}.npz"
 
 
 class KeptNote(NamedTuple):

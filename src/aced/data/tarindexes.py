@@ -17,7 +17,6 @@ from aced.data.captions import Captions
 from aced.data.losttars import TarLost, lost_key
 from aced.data.manifest import TarFacts
 from aced.data.packed import PackedStrings
-from aced.data.places import Places
 from aced.data.tarfiles import TarFiles
 from aced.data.tarindex import TarIndex, index_tar
 from aced.data.tarrows import TarRows, rows_of
@@ -32,7 +31,6 @@ class TarIndexes:
     Safe to use from threads, and after pickling or a fork in worker processes, each of which keeps its own.
 
     Args:
-        places: where the tars lie.
         files: the tars' files, which are told in what state a tar was indexed.
         facts: about each tar.
         captions: which are read.
@@ -44,7 +42,6 @@ class TarIndexes:
 
     def __init__(
         self,
-        places: Places,
         files: TarFiles,
         facts: Sequence[TarFacts],
         captions: Captions,
@@ -53,7 +50,7 @@ class TarIndexes:
         held: Mapping[int, TarRows] | None = None,
         bound: int = BOUND,
     ) -> None:
-        self._places, self._files, self._captions = places, files, captions
+        self._files, self._captions = files, captions
         self._marks = [one.mark for one in facts]
         self._told = {number: one.usable(captions.part) for number, one in enumerate(facts) if one.told}
         self._index_dir, self._lost, self._held, self._bound = index_dir, dict(lost or {}), dict(held or {}), bound
@@ -86,14 +83,15 @@ class TarIndexes:
         found = self._open.get(tar)
         if found is None:
             return self._keep(tar, self._opened(tar))
-        with contextlib.suppress(KeyError):  # another thread has just made room
-            self._open.move_to_end(tar)
+        if 2 * self._bytes > self._bound:  # before, nothing is to be thrown out soon
+            with contextlib.suppress(KeyError):  # another thread has just made room
+                self._open.move_to_end(tar)
         return found
 
     def _opened(self, tar: int) -> TarRows:
         if tar in self._lost:
             return _places_of(self._lost[tar])
-        path = self._places.path(tar)
+        path = self._files.path(tar)
         try:
             index, _ = index_tar(path, self._index_dir)
         except OSError as error:

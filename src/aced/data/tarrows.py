@@ -18,6 +18,8 @@ from aced.errors import AcedError
 PARTS = ("txt", "json")
 """Where captions may be."""
 _CAPTION = "\0"
+_FEW = 3
+"""Samples without a caption that are told one by one, of a tar where all are."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,15 @@ def _told(index: TarIndex) -> Iterator[Told]:
     for note in index.notes:
         yield Told(note.name, "", note.key, note.detail, note.count)
     for part in PARTS:
-        found = FaultList(EXAMPLES)
-        for row in map(int, np.flatnonzero(~_good(index, part))):
+        good = _good(index, part)
+        found = FaultList(EXAMPLES if good.any() else _FEW)
+        bare = (index.places["image"][:, 1] > 0) & (index.places[part][:, 0] < 0)
+        rest = max(0, int(bare.sum()) - EXAMPLES)  # of a pool without such captions these are all samples
+        told = ~good & (~bare | (np.cumsum(bare) <= EXAMPLES))
+        for row in map(int, np.flatnonzero(told)):
             found.add(_why(index, row, part))
+        if rest:
+            found.add(Fault("", "no_caption", "", rest))
         for fault in found:
             yield Told(fault.name, part, fault.key, fault.detail, fault.count)
 

@@ -150,7 +150,8 @@ class Embedder:
         stream: Iterable[tuple[Tensor, ImageFaults]]
         if hasattr(read, "parts"):
             spans = self.micro_batches(len(read)) if spans is None else spans  # type: ignore[arg-type]
-            stream = read.parts(view, spans, self._loading)
+            # What is cached on the disk is not asked for again.
+            stream = read.parts(view, spans, self._loading, keep=self._cache is None)
             # Processes read ahead by themselves, and who waits for them must be in the main thread.
             stream = stream if self._loading.workers else _ahead(iter(stream))
             count = sum(map(len, spans))

@@ -84,15 +84,16 @@ class TarImages:
         """All n images: `[n, 3, size, size]` uint8."""
         return next(self.parts(view, [range(len(self))])).pixels
 
-    def parts(self, view: View, spans: Sequence[range], loading: Loading = Loading()) -> Iterator[Part]:
+    def parts(
+        self, view: View, spans: Sequence[range], loading: Loading = Loading(), *, keep: bool = True
+    ) -> Iterator[Part]:
         """The images of some ranges of positions, a part for each, in order.
-
-        One that was asked for before is not decoded again, where it fits what this process keeps for all tasks.
 
         Args:
             view: in which they are wanted.
             spans: the ranges.
             loading: who decodes; with fewer processes where `/dev/shm` has no room for so many.
+            keep: whether to remember them for the next time, as far as this process has room for those of all tasks.
 
         Raises:
             AcedError: a tar cannot be read or has changed; what `aced.data.loading.load` raises.
@@ -102,7 +103,7 @@ class TarImages:
         kept = sum(images.kept_bytes for images in _ALIVE) + sum(map(len, missing)) * image_bytes([view])
         for span in spans:
             part = self._known.get((view, span)) or next(decoded)
-            if kept <= _KEPT_BYTES:
+            if keep and kept <= _KEPT_BYTES:
                 self._known[view, span] = part
             yield part
 

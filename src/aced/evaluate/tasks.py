@@ -16,9 +16,9 @@ ReadImages = Callable[[View], Tensor]
 """Gives all images of a task in one view: `[n, 3, size, size]` uint8.
 
 Optional attributes make large data sets cheap (`aced.evaluate.tar_images.TarImages` has them): `parts(view, spans,
-loading)` with `len()`, the images of some ranges of positions each with its `ImageFaults`, which never holds them all:
-those that it calls lost are there as pixels, but are not scored; and `fingerprint`, a string that is the same for the
-same images, under which their embeddings are remembered.
+loading, keep=...)` with `len()`, the images of some ranges of positions each with its `ImageFaults`, which never holds
+them all: those that it calls lost are there as pixels, but are not scored; and `fingerprint`, a string that is the same
+for the same images, under which their embeddings are remembered.
 """
 
 

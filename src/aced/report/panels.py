@@ -39,6 +39,7 @@ _PHASES = {
     "score": ("scoring", "s5"),
     "select": ("selection", "s4"),
     "load": ("loading", "s0"),
+    "fetch": ("waiting for tars", "s6"),
     "forward_backward": ("forward and backward", "s1"),
     "scoring": ("scoring", "s5"),
     "selection": ("selection", "s4"),

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from aced.data.standins import HEAD, stand_in
 from aced.errors import AcedError
+from aced.towers.bigvision import BigVision
 from aced.towers.hub import INDEX
+from aced.towers.torchscript import is_torchscript, read_torchscript
 
 _ZIP, _MAX_HEADER = b"PK\x03\x04", 100_000_000
 _ELSEWHERE = "take the PyTorch weights of the same model (.safetensors, .pt or .bin), or convert it"
@@ -43,8 +45,9 @@ def read_checkpoint(path: Path) -> Any:
     """What a local file of weights holds: tensors by name, and whatever was saved with them.
 
     Args:
-        path: .safetensors, a file of `torch.save`, or the index of weights in several files; what it is is seen from
-            its first bytes. Pickled objects other than tensors, plain values and numpy's scalars are refused.
+        path: .safetensors, a file of `torch.save`, a TorchScript archive (of which the code is not run), big_vision's
+            .npz, or the index of weights in several files; what it is is seen from its content. Pickled objects other
+            than tensors, plain values and numpy's scalars are refused.
 
     Raises:
         AcedError: there is no such file, it is something else, or it is damaged.
@@ -64,14 +67,22 @@ def read_checkpoint(path: Path) -> Any:
             return _safetensors(path, head, size)
         if path.suffix == ".safetensors" and not head.startswith((_ZIP, b"\x80")):
             raise AcedError(f"{path}: the checkpoint cannot be read: it is no safetensors file.")
-        if head.startswith(_ZIP) and (what := _archive(path)):
-            raise AcedError(f"{path}: {what}.")
+        if head.startswith(_ZIP):
+            names = _members(path)
+            if is_torchscript(names):
+                return read_torchscript(path)
+            if names and all(name.endswith(".npy") for name in names):
+                return BigVision(path)
+            if what := _no_torch_file(names):
+                raise AcedError(f"{path}: {what}.")
         # An open file: of a path, torch.load would believe the suffix.
         with torch.serialization.safe_globals(_numpy_scalars()), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise AcedError(f"{path}: {_not_plain(path, str(error))}") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except zipfile.BadZipFile:
+        raise AcedError(f"{path}: {_CUT}.") from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AcedError(f"{path}: the checkpoint cannot be read: {reason}") from None
 
@@ -129,26 +140,19 @@ def _sharded(path: Path) -> dict[str, Any]:
     return found
 
 
-def _archive(path: Path) -> str | None:
-    """What a zip archive is that is no file of `torch.save`; None for one that is."""
+def _members(path: Path) -> list[str]:
+    """The names in a zip archive; AcedError where it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            return archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return _CUT
-    if any(re.search(r"(^|/)(constants\.pkl|code/)", name) for name in names):
-        return (
-            "it is a TorchScript archive, as OpenAI's models are published; convert it with `python -c \"import torch; "
-            f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu').state_dict(), 'weights.pt')\"`, where you "
-            "trust it, and give weights.pt"
-        )
+        raise AcedError(f"{path}: {_CUT}.") from None
+
+
+def _no_torch_file(names: list[str]) -> str | None:
+    """What a zip archive is that is no file of `torch.save`; None for one that is."""
     if any(name.endswith("data.pkl") for name in names):
         return None
-    if names and all(name.endswith(".npy") for name in names):
-        return (
-            "it is a file of numpy's arrays, as Google's SigLIP models are published; open_clip converts it "
-            f"(`open_clip.create_model(NAME, pretrained={str(path)!r})`, then torch.save of its state_dict())"
-        )
     inside = next((name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors", ".ckpt"))), None)
     return f"it is a zip archive; unpack it and give {inside or 'the file of weights in it'}"
 

@@ -12,7 +12,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,32 +143,32 @@ def _check_hash(path: Path, file: HubFile, name: str) -> None:
 
 @contextmanager
 def _bars(description: str, progress: Progress | None) -> Iterator[Any]:
-    """The class of bars for the hub's client: the first one moves ours, the others nothing."""
+    """The class of bars for the hub's client: the first one moves ours, which opens once something is fetched."""
     from tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc]
-        monitor_interval = 0
-        owner: Any = None
-        count: Callable[[int, int], None] | None = None
+    with ExitStack() as opened:
 
-        def __init__(self, *words: Any, **options: Any) -> None:
-            if Bar.owner is None:
-                Bar.owner = self
-            options.pop("name", None)
-            super().__init__(*words, **options | {"file": io.StringIO(), "disable": False})
+        class Bar(tqdm):  # type: ignore[misc]
+            monitor_interval = 0
+            owner: Any = None
+            count: Callable[[int, int], None] | None = None
 
-        def display(self, *_: Any, **__: Any) -> bool:
-            if Bar.count is not None and Bar.owner is self and self.total:
-                Bar.count(int(self.n), int(self.total))
-            return True
+            def __init__(self, *words: Any, **options: Any) -> None:
+                if Bar.owner is None:
+                    Bar.owner = self
+                options.pop("name", None)
+                super().__init__(*words, **options | {"file": io.StringIO(), "disable": False})
 
-        def update_transfer(self, *_: Any) -> None:
-            """Bytes from the network, where they are not those of the file."""
+            def display(self, *_: Any, **__: Any) -> bool:
+                if progress is not None and Bar.owner is self and self.total:
+                    if Bar.count is None:
+                        Bar.count = opened.enter_context(progress(description))
+                    Bar.count(int(self.n), int(self.total))
+                return True
 
-    if progress is None:
-        yield Bar
-        return
-    with progress(description) as Bar.count:
+            def update_transfer(self, *_: Any) -> None:
+                """Bytes from the network, where they are not those of the file."""
+
         yield Bar
 
 

@@ -268,9 +268,9 @@ def _no_model_in(folder: Path) -> str:
     """Why a folder is no model."""
     if _of_transformers(folder):
         return (
-            "the folder is in the layout of Hugging Face's transformers (a config.json); take the open_clip folder of "
-            f"the same model, with {HUB_CONFIG} and open_clip_model.safetensors, or an architecture's name and the "
-            "open_clip file of its weights."
+            "the folder is in the layout of Hugging Face's transformers (a config.json); name the architecture, and "
+            f"give the file of weights in it as the checkpoint, or take the open_clip folder of the same model, with "
+            f"{HUB_CONFIG}."
         )
     if (folder / "config.toml").is_file():
         return "the run has no model yet: it writes one when it ends; go on with 'aced train ... --resume'."

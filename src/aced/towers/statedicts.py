@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from aced.errors import AcedError
+from aced.towers.layouts import translated
 
 # What wrappers put into names: DataParallel and DDP in front, compilation, FSDP and checkpointing anywhere.
 _FRONT = ("module",)
@@ -141,7 +142,7 @@ def _sets(keys: tuple[str, ...], mapping: Mapping[Any, Any], known: set[str]) ->
     """The sets of weights in one mapping, one for each prefix of as many known names; mostly one without a prefix."""
     tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
     strays = [str(key) for key, value in mapping.items() if not isinstance(value, (Tensor, Mapping))]
-    bare = {_bare(name): value for name, value in tensors.items()}
+    bare = translated({_bare(name): value for name, value in tensors.items()})
     matched: dict[str, set[str]] = {}
     for name in bare:
         for prefix in _prefixes(name, known):

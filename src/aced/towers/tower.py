@@ -41,6 +41,8 @@ class Tower(nn.Module):
         partly: how training images are seen that `Candidates.coarse` marks; None: as all others.
         text_model: the `config.json` of a Hugging Face text tower; None for open_clip's own.
         notes: sentences about where the model came from that a user should read.
+        fixed: parts of the model that are not trained, and stay in evaluation mode (`lock`).
+        behind: the share of the image's and of the text's forward pass that gradients go back through.
     """
 
     mean: Tensor
@@ -48,6 +50,8 @@ class Tower(nn.Module):
     partly: PartlyCoarse | None = None
     text_model: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    fixed: Sequence[nn.Module] = ()
+    behind: tuple[float, float] = (1.0, 1.0)
 
     def __init__(
         self,
@@ -74,6 +78,13 @@ class Tower(nn.Module):
         self._ending = text.ending(model)
         self._flops: dict[tuple[str, int], int] = {}
         self._at_once: dict[int, int | None] = {}
+
+    def train(self, mode: bool = True) -> Tower:
+        """As in torch, but for what is `fixed`: there, nothing is dropped and the statistics of batches stay."""
+        super().train(mode)
+        for module in self.fixed:
+            module.eval()
+        return self
 
     # -- inputs ----------------------------------------------------------------------------------------------
 
@@ -249,12 +260,19 @@ class Tower(nn.Module):
             self._flops["text", length] = count_text(self, length)
         return Flops(self._flops["image", side], self._flops["text", length])
 
-    def training_flops(self, candidates: Candidates) -> float:
-        """As `batch_flops`, of a forward pass in training mode, where some images may be seen coarsely."""
-        if self.partly is None or candidates.coarse is None:
-            return self.batch_flops(candidates)
-        image = self.partly.image_flops(self, candidates.coarse)
-        return self._forward_flops(candidates.column(self.ids), image)
+    def training_flops(self, candidates: Candidates) -> tuple[float, float]:
+        """As `batch_flops`, of a forward pass in training mode, where some images may be seen coarsely.
+
+        Returns:
+            All of it, and the part that gradients go back through.
+        """
+        image: float = self.flops(self.context_length).image
+        if self.partly is not None and candidates.coarse is not None:
+            image = self.partly.image_flops(self, candidates.coarse)
+        whole = self._forward_flops(candidates.column(self.ids), image)
+        if self.behind == (1.0, 1.0):
+            return whole, whole
+        return whole, image * self.behind[0] + (whole - image) * self.behind[1]
 
     def batch_flops(self, candidates: Candidates, image_size: int | None = None) -> float:
         """FLOPs per pair, on average, of one forward pass over these pairs, padding included.

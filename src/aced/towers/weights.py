@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aced.errors import AcedError
+from aced.towers.bigvision import BigVision, load_big_vision
 from aced.towers.checkpoints import read_checkpoint
 from aced.towers.compat import import_open_clip
 from aced.towers.statedicts import pick_state
@@ -56,11 +57,16 @@ def load_weights(model: nn.Module, path: Path, name: str, key: str = "") -> Load
         AcedError: the file is missing or unreadable, it has no such set, or its weights do not fit; the sentence
             names the first ones.
     """
-    state, notes = pick_state(read_checkpoint(path), set(model.state_dict()), path, key)
+    content = read_checkpoint(path)
+    if isinstance(content, BigVision):
+        added = _take_bias(model, {"logit_bias": torch.zeros(1)}) is not None
+        load_big_vision(model, content, name)
+        return Loaded(bias=float(model.state_dict()["logit_bias"]) if added else None)
+    state, notes = pick_state(content, set(model.state_dict()), path, key)
     if any(_TRANSFORMERS.search(key) for key in state):
         raise AcedError(
-            f"{path}: its weights are in the layout of Hugging Face's transformers (text_model., vision_model.); take "
-            "the open_clip file of the same model (open_clip_model.safetensors or open_clip_pytorch_model.bin)."
+            f"{path}: its weights are in the layout of Hugging Face's transformers (text_model., vision_model.), "
+            "and of no CLIP or SigLIP model of it; take the open_clip file of the same model."
         )
     openai = all(key in state for key in OPENAI_KEYS)
     bias = _take_bias(model, state)

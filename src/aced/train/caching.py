@@ -15,6 +15,7 @@ from aced.data.store import Store, embed_missing, look, surveyed
 from aced.data.survey import Survey
 from aced.train.automatic import precision_of
 from aced.train.distributed import World
+from aced.train.frozen import frozen_section
 from aced.train.providers import Cached, Provider
 
 
@@ -90,7 +91,7 @@ def live_cost(name: str, tower: Any, student: Any, config: Config, source: Sourc
     """What a frozen model costs that embeds at every step, next to the student, and how to have it cached.
 
     Args:
-        name: `reference` or `teacher`.
+        name: of the model, as in `frozen_models`.
         tower: the frozen `Tower`.
         student: the `Tower` that is trained.
         config: the run's.
@@ -121,11 +122,11 @@ def _share(tower: Any, settings: Settings) -> float:
 
 def _command(name: str, config: Config, settings: Settings) -> str:
     """What makes the side-cars and has them used."""
-    section, data = getattr(config, name), config.data
+    section, data, key = frozen_section(name, config), config.data, name.partition(" ")[0]
     if data.caption_choice == "random":
         return "not possible while data.caption_choice = 'random'."
     if not data.shards:
-        return f"{name}.cache=runs/cache"
+        return f"{key}.cache=runs/cache"
     words = ["aced embed", section.model, *config.data.shards, "--out runs/cache"]
     words += [f"--checkpoint {section.checkpoint}"] * bool(section.checkpoint)
     words += [f"--dtype {settings.dtype}"] * (settings.dtype != "float16")
@@ -136,7 +137,7 @@ def _command(name: str, config: Config, settings: Settings) -> str:
     words += [f"--spool-dir {data.spool_dir}"] * bool(data.spool_dir)
     words += [f"--spool-gb {data.spool_gb:g}"] * bool(data.spool_dir and data.spool_gb != 100)
     words += ["--bad-tars skip"] * (data.bad_tars == "skip")
-    return f"`{' '.join(words)}`, then {name}.cache=runs/cache"
+    return f"`{' '.join(words)}`, then {key}.cache=runs/cache"
 
 
 def embedding_cost(providers: Sequence[Provider | None]) -> dict[str, float] | None:

@@ -85,7 +85,7 @@ class World(Alone):
             return [value]
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = self.counts(len(own))
-        return [json.loads(bytes(part.tolist())) for part in self.gather(own, lengths).split(lengths)]
+        return [json.loads(part.numpy().tobytes()) for part in self.gather(own, lengths).split(lengths)]
 
     def counts(self, count: int) -> list[int]:
         """Every rank's `count`."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
-from aced.data.assembly import Size, assembled
+from aced.data.assembly import Place, Size, assembled
 from aced.data.faults import HARMLESS
+from aced.data.fetching import Fetcher
 from aced.data.filling import Fill, Job
 from aced.data.loading import PATIENCE, Start, load
 from aced.data.losttars import LOST
@@ -125,8 +128,11 @@ class Faults:
         self.examples.setdefault(fault.name, fault)
 
 
-_CHUNK = 256
-"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them."""
+_CHUNK, _CHUNK_BYTES, _LEAST = 256, 20 << 20, 64
+"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them.
+
+Of large pairs fewer, about so many bytes, but not below `_LEAST`: what is under way is counted in chunks.
+"""
 
 
 class Chunks(NamedTuple):
@@ -136,9 +142,14 @@ class Chunks(NamedTuple):
     rows: int
 
 
-def chunks_of(rows: int) -> Chunks:
-    """The chunks of one process's part of a batch, where other processes load it."""
-    number = max(1, rows // _CHUNK)
+def fewest_rows(views: Sequence[View], columns: Sequence[Column]) -> int:
+    """Fewest rows of a chunk of pairs of which this is loaded."""
+    return min(_CHUNK, max(_LEAST, _CHUNK_BYTES // max(1, _pair_bytes(views, columns))))
+
+
+def chunks_of(rows: int, fewest: int) -> Chunks:
+    """The chunks of one process's part of a batch, of `fewest` rows or more, where other processes load it."""
+    number = max(1, rows // fewest)
     return Chunks(number, -(-rows // number))
 
 
@@ -149,8 +160,11 @@ def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column]) -> 
         rows: one process's part of a batch.
         views, columns: what is loaded of each pair; what is named twice is loaded once.
     """
-    each = image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
-    return chunks_of(rows).rows * each
+    return chunks_of(rows, fewest_rows(views, columns)).rows * _pair_bytes(views, columns)
+
+
+def _pair_bytes(views: Sequence[View], columns: Sequence[Column]) -> int:
+    return image_bytes(list(dict.fromkeys(views))) + sum(column.nbytes for column in distinct(columns))
 
 
 def distinct(columns: Sequence[Column]) -> list[Column]:
@@ -167,14 +181,14 @@ class _Plan(Iterable[Job]):
         count: of the chunks, or more.
     """
 
-    def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, chunked: bool) -> None:
-        self._order, self._steps, self._part, self._chunked = order, steps, part, chunked
+    def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, fewest: int) -> None:
+        self._order, self._steps, self._part, self._fewest = order, steps, part, fewest
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
-        self.count = len(steps) * (chunks_of(most).number if chunked else 1)
+        self.count = len(steps) * (chunks_of(most, fewest).number if fewest else 1)
         # What is decided before loading makes a batch smaller; and with uneven parts a chunk may be of any size.
-        first = max(order.parts(steps[0], part[1])) if chunked and steps else 0
-        self.rows = min(most, 2 * _CHUNK - 1) if order.uneven else first
+        first = max(order.parts(steps[0], part[1])) if fewest and steps else 0
+        self.rows = min(most, 2 * fewest - 1) if order.uneven else first
 
     def __iter__(self) -> Iterator[Job]:
         for step in self._steps:
@@ -182,7 +196,7 @@ class _Plan(Iterable[Job]):
             parts = self._order.parts(step, ranks)
             indices, epochs = (v.split(parts)[rank] for v in (self._order.indices(step), self._order.epochs(step)))
             # As many as every process has: then all ask for the order of a step at the same time, and may exchange.
-            count = chunks_of(max(parts)).number if self._chunked else 1
+            count = chunks_of(max(parts), self._fewest).number if self._fewest else 1
             self.sizes.append(Size(count, len(indices)))
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
                 yield Job(*pair)
@@ -201,6 +215,7 @@ def feed(
     device: torch.device | None = None,
     patience: float = PATIENCE,
     start_method: Start = "fork",
+    fetcher: Fetcher | None = None,
 ) -> Iterator[Candidates]:
     """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
 
@@ -214,21 +229,49 @@ def feed(
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
         patience, start_method: see `aced.data.loading.load`.
+        fetcher: brings the tars, and is told of each step when its pairs have been read.
 
     Raises:
         AcedError: as `aced.data.loading.load`.
     """
     columns = distinct(columns)
     fill = Fill(source, views, columns)
-    plan = _Plan(order, range(start, stop), part, chunked=workers > 0)
+    plan = _Plan(order, range(start, stop), part, fewest=fewest_rows(views, columns) if workers else 0)
     item = chunk_bytes(plan.rows, views, columns)
-    chunks = load(fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method)
+    helped = fetcher.moved if fetcher is not None else None
+    chunks = load(
+        fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method, helped=helped
+    )
+    take: _Take = partial(assembled, chunks, plan.sizes)
+    if fetcher is not None:
+        fetcher.serves(chunks)
+        take = _followed(take, fetcher, start)
     if device is None or device.type != "cuda":
-        return _batches(chunks, plan.sizes)
-    return Sent(partial(assembled, chunks, plan.sizes), columns, CudaLine(device))
+        return _batches(take)
+    return Sent(take, columns, CudaLine(device))
 
 
-def _batches(chunks: Iterator[Candidates], sizes: deque[Size]) -> Iterator[Candidates]:
-    while (batch := assembled(chunks, sizes)) is not None:
+class _Take(Protocol):
+    """Gives the next batch, in the memory that it is given; None at the end."""
+
+    def __call__(self, place: Place | None = None) -> Candidates | None: ...
+
+
+def _followed(take: _Take, fetcher: Fetcher, start: int) -> _Take:
+    """Batches from step `start` on, of each of which a fetcher is told."""
+    steps = itertools.count(start)
+
+    def taken(place: Place | None = None) -> Candidates | None:
+        since = time.perf_counter()
+        batch = take(place)
+        if batch is not None:
+            fetcher.took(next(steps), since, time.perf_counter())
+        return batch
+
+    return taken
+
+
+def _batches(take: _Take) -> Iterator[Candidates]:
+    while (batch := take()) is not None:
         yield batch
         del batch  # the next one is made when nobody needs this one any more

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from aced.data.atomic import write_atomic
 from aced.data.filling import with_values
 from aced.data.losttars import KnownTars
 from aced.data.source import SOUND_KINDS, Fault, Source
+from aced.data.streamed import streams
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
@@ -26,6 +28,7 @@ from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
 from aced.towers.compat import import_open_clip
+from aced.towers.locking import lock
 from aced.towers.options import checkpoint_activations, compile_towers
 from aced.train.automatic import loading_of_tasks, precision_of, tf32_of
 from aced.train.best import keep_best
@@ -183,6 +186,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         seed=config.run.seed,
     ).to(student.device)
     train, precision = config.train, precision_of(config)
+    lock(student, train.lock)
     if train.activation_checkpointing:
         checkpoint_activations(student)
     student.flops(student.context_length)  # counted while the model is as it was built
@@ -282,10 +286,13 @@ def _write_gallery(
     method = trainer.method
     if method.score is None:
         return
-    generator = torch.Generator().manual_seed(config.run.seed)
-    rows = torch.randperm(len(inputs.source), generator=generator)[:pairs]
+    count = len(inputs.source)
+    rows = Random(config.run.seed).sample(range(count), min(pairs, count))  # no permutation of the pool
+    if streams(inputs.source):  # pairs of the last step, whose tars are there
+        last = order_of(config, inputs.source).indices(max(0, trainer.step - 1))
+        rows = (last.tensor_split(trainer.world.size)[0][:pairs] % count).tolist()
     views = [student.view, *(trainer.reference.views if trainer.reference else ())]
-    candidates = inputs.source.read(rows.tolist(), list(dict.fromkeys(views)))
+    candidates = inputs.source.read(rows, list(dict.fromkeys(views)))
     if trainer.reference is not None:
         candidates = with_values(candidates, trainer.reference.columns)
     if len(candidates) == 0:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from aced.config import Config
-from aced.config_sections import FrozenSection
 from aced.data.caches import cache_at
+from aced.data.fetching import check_room as check_spool
 from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
 from aced.data.manyviews import ManyViews
@@ -20,6 +20,7 @@ from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
 from aced.data.source import Column, Source
 from aced.data.spool import GIGABYTE, Spool
+from aced.data.streamed import streams
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
@@ -30,9 +31,10 @@ from aced.towers.fetching import Progress
 from aced.train.automatic import device_of, keeps_decoded, precision_of, workers_of
 from aced.train.caching import cache_settings, live_cost, make_store
 from aced.train.distributed import World
-from aced.train.feed import chunk_bytes, chunks_of
+from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
-from aced.train.ordering import order_of, order_text, settled
+from aced.train.frozen import frozen_models, frozen_section, teachers_of
+from aced.train.ordering import order_of, order_text, plan_of, settled
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
 
@@ -83,12 +85,11 @@ def make_inputs(
                 f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
                 "closely, but not to the bit."
             )
-    teacher = providers.get("teacher", providers.get("reference"))
     return Inputs(
         source=ManyViews(source) if config.data.views > 1 else source,
         tasks=tasks,
         reference=providers.get("reference") if method.scores_reference else None,
-        teachers=[teacher] if method.distill and teacher is not None else [],
+        teachers=[providers[name] for name in teachers_of(config)],
     )
 
 
@@ -96,13 +97,8 @@ def _opened(
     config: Config, student: Tower, bars: Bars, earlier: Earlier | None
 ) -> tuple[list[Task], dict[str, Tower], Source]:
     """Tasks, frozen models by name, and the pool."""
-    method = config.row
     tasks = make_eval_tasks(config, bars.say)
-    towers: dict[str, Tower] = {}
-    if method.scores_reference or (method.distill and not config.teacher.model):
-        towers["reference"] = load_frozen("reference", config, bars.counting)
-    if method.distill and config.teacher.model:
-        towers["teacher"] = load_frozen("teacher", config, bars.counting)
+    towers = {name: load_frozen(name, config, bars.counting) for name in frozen_models(config)}
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
@@ -113,6 +109,9 @@ def _opened(
         earlier.check(data_marks(pool), KnownTars.of(pool))
     ordered = settled(config, pool, _ranks())
     order_of(ordered, pool)
+    if (plan := plan_of(ordered, pool)) is not None:
+        rank = int(os.environ.get("RANK", "0"))
+        check_spool(getattr(pool, "places", None), plan.visits(rank, _ranks(), 0))
     if text := order_text(config, ordered, pool, _ranks()):
         bars.say(text)
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
@@ -136,9 +135,8 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     """The marks of the frozen models, as soon as they are loaded."""
     method, identities = config.row, {name: tower.identity() for name, tower in towers.items()}
     marks = {name: ModelMarks(of["contents"], of["architecture"]) for name, of in identities.items()}
-    teacher = marks.get("teacher", marks.get("reference"))
     reference = marks["reference"] if method.scores_reference else None
-    return model_marks(reference, [teacher] if method.distill and teacher else [])
+    return model_marks(reference, [marks[name] for name in teachers_of(config)])
 
 
 def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
@@ -148,10 +146,11 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // _ranks()
-    item = chunk_bytes(rows, views, [student.ids, *live, *cached])
+    columns = [student.ids, *live, *cached]
+    item = chunk_bytes(rows, views, columns)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
-        check_room(item, workers, config.train.steps * chunks_of(rows).number)
+        check_room(item, workers, config.train.steps * chunks_of(rows, fewest_rows(views, columns)).number)
 
 
 def _ranks() -> int:
@@ -176,6 +175,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
         return scenes
     from aced.data.remote import is_address
     from aced.data.shards import open_shards
+    from aced.data.stock import Streaming
     from aced.data.summary import found_text
 
     known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
@@ -200,7 +200,9 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             fetching=fetching,
             tell=bars.say,
             known=known,
+            streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
         )
+        shards.places.fetch(fetching)
     told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
     bars.say(told or found_text(shards.sources, shards.faults))
     return shards
@@ -217,6 +219,13 @@ def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:
     """The pool in memory where the config says so; scenes always are."""
+    if streams(pool):
+        if config.data.in_memory is True:
+            raise AcedError(
+                "data.in_memory=true keeps all images, and the pool's tars are fetched only as they are needed: raise "
+                "data.spool_gb and set data.locality=0 to fetch them all, or leave data.in_memory out."
+            )
+        return pool
     keeps, why_not = keeps_decoded(config, len(pool), views)
     if why_not:
         bars.say(why_not)
@@ -295,26 +304,21 @@ def _places_before(config: Config) -> Collection[str]:
     return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
 
 
-def frozen_section(name: str, config: Config) -> FrozenSection:
-    """The config's `reference` or `teacher`."""
-    section: FrozenSection = getattr(config, name)
-    return section
-
-
 def load_frozen(name: str, config: Config, progress: Progress | None = None) -> Tower:
-    """The `reference` or `teacher` of the config, in evaluation mode and without gradients.
+    """The `reference` or a teacher of the config, in evaluation mode and without gradients.
 
     Raises:
         AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
     """
     section = frozen_section(name, config)
-    what = f"{name}.model = '{section.model}'"
-    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {name}.checkpoint")
+    key = name.partition(" ")[0]
+    what = f"{key}.model = '{section.model}'"
+    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
 def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars, world: World) -> Cached:
-    """The cached embeddings of the `reference` or `teacher`."""
+    """The cached embeddings of the `reference` or of a teacher."""
     section = frozen_section(name, config)
     refuse = section.cache_missing == "refuse"
     return make_cached(tower, source, section.cache, config, tower.device, bars, refuse=refuse, world=world)

@@ -12,6 +12,8 @@ import torch
 
 from aced.config import Config
 from aced.core.ledger import Ledger
+from aced.data.fetching import Fetcher, fetcher_of
+from aced.data.loading import Loading
 from aced.data.source import Candidates, Source
 from aced.evaluate.embedder import Embedder
 from aced.evaluate.tasks import Task
@@ -26,7 +28,7 @@ from aced.train.evaluating import embed_together
 from aced.train.feed import chunk_bytes, feed
 from aced.train.folder import BEST, CHECKPOINTS
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
-from aced.train.ordering import order_of
+from aced.train.ordering import order_of, plan_of
 from aced.train.step import Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
 from aced.train.wishes import Wishes
@@ -50,7 +52,9 @@ def run_steps(
     """
     steps, every = config.train.steps, config.run.checkpoint_every
     last, begun = LastStep(trainer, metrics), trainer.step
-    with deferred() as asked, leaving_a_checkpoint(last, trainer, metrics, config):
+    with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(deferred())
+        stack.enter_context(leaving_a_checkpoint(last, trainer, metrics, config))
         wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
 
         def evaluate_now() -> None:
@@ -63,7 +67,10 @@ def run_steps(
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
             evaluate_now()
-        batches = batches_of(trainer, source, config, range(trainer.step, steps))
+        left = range(trainer.step, steps)
+        fetcher = fetcher_for(trainer, source, config, left)
+        batches = batches_of(trainer, source, config, left, fetcher)
+        stack.enter_context(fetcher or contextlib.nullcontext())
         while trainer.step < steps and wishes.stop is None:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
@@ -122,28 +129,55 @@ def _counts(ledger: Ledger) -> torch.Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def batches_of(trainer: Trainer, source: Source, config: Config, steps: range) -> Iterator[Candidates]:
+def fetcher_for(trainer: Trainer, source: Source, config: Config, steps: range) -> Fetcher | None:
+    """What brings this process's tars for some steps, where they do not lie on a disk.
+
+    Raises:
+        AcedError: the spool is too small for what is needed at once.
+    """
+    plan = plan_of(config, source)
+    if plan is None:
+        return None
+    visits = plan.visits(trainer.world.rank, trainer.world.size, steps.start)
+    return fetcher_of(getattr(source, "places", None), visits, first=steps.start, stop=steps.stop)
+
+
+def batches_of(
+    trainer: Trainer, source: Source, config: Config, steps: range, fetcher: Fetcher | None = None
+) -> Iterator[Candidates]:
     """This process's candidates of some steps, with everything that the trainer's models need of them."""
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
-    order = trainer.plan.order(order_of(config, source))
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
-    return feed(
+    # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
+    loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
+    batches = feed(
         source,
-        order,
+        trainer.plan.order(order_of(config, source), steps.stop, loading),
         list(dict.fromkeys(views)),
         start=steps.start,
         stop=steps.stop,
-        # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
-        workers=min(trainer.world.counts(workers)),
+        workers=loading.workers,
         columns=columns,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
-        patience=config.run.timeout,
-        start_method=config.data.start_method,
+        patience=loading.patience,
+        start_method=loading.start,
+        fetcher=fetcher,
     )
+    return batches if fetcher is None else _waited(batches, fetcher, trainer)
+
+
+def _waited(batches: Iterator[Candidates], fetcher: Fetcher, trainer: Trainer) -> Iterator[Candidates]:
+    """The batches; what was spent waiting for their tars goes into the ledger."""
+    before = fetcher.spent
+    for batch in batches:
+        trainer.ledger.waited(fetcher.spent - before)
+        before = fetcher.spent
+        yield batch
+        del batch  # the next one is made when nobody needs this one any more
 
 
 def _evaluate(

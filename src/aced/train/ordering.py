@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from aced.config import Config
+from aced.data.fetching import most_of
 from aced.data.manyviews import ViewedOrder
 from aced.data.mixed_plan import MixedPlan
 from aced.data.mixture import Mixture
@@ -15,6 +16,7 @@ from aced.data.order import Order, Orders
 from aced.data.plan import Plan, Plans
 from aced.data.sharing import check_ranks
 from aced.data.source import Source
+from aced.data.streamed import streams
 from aced.data.streams import starts_of
 from aced.errors import AcedError
 
@@ -83,9 +85,12 @@ def settled(config: Config, source: Source, ranks: int) -> Config:
     (mixture, tars), data = _sizes(source), config.data
     if data.locality == "auto":
         large = len(source) > LARGE or len(tars) > MANY
-        if not (large and _fitting(_with(config, locality=LOCALITY), mixture, tars, ranks)):
+        if streams(source):
+            config = _with(config, locality=_brought(config, source, ranks))
+        elif large and _fitting(_with(config, locality=LOCALITY), mixture, tars, ranks):
+            config = _with(config, locality=LOCALITY)
+        else:
             return _with(config, locality=0)
-        config = _with(config, locality=LOCALITY)
     if config.data.locality == 0:
         return config
     if data.streams == "auto":
@@ -93,6 +98,22 @@ def settled(config: Config, source: Source, ranks: int) -> Config:
     check_ranks(int(config.data.streams), ranks)
     _plan(config, mixture, tars)
     return config
+
+
+def _brought(config: Config, source: Source, ranks: int) -> int:
+    """The largest locality up to `LOCALITY` with which what is read at the same time fits into the spool, or 1."""
+    mixture, tars = _sizes(source)
+    locality = LOCALITY
+    while locality > 1:
+        tried = _with(config, locality=locality)
+        if config.data.streams == "auto":
+            tried = _with(tried, streams=_fitting(tried, mixture, tars, ranks) or ranks)
+        plan = plan_of(tried, source)
+        sizes = [most_of(source.places, plan.visits(rank, ranks, 0)) for rank in range(ranks)] if plan else []  # type: ignore[attr-defined]
+        if sizes and all(most <= room for most, room in sizes):
+            break
+        locality //= 2
+    return locality
 
 
 def recorded(config: Config, before: Mapping[str, Any]) -> Config:

@@ -219,8 +219,8 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, taken: Taken) -> Share:
         # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
         coarse = t.student.partly.rows(len(dealt.rows))[dealt.places.cpu()]
         batch = replace(batch, coarse=coarse[pool.place(dealt)])
-    flops = t.student.training_flops(batch)
-    t.ledger.trained(len(batch), flops)
+    flops, behind = t.student.training_flops(batch)
+    t.ledger.trained(len(batch), flops, behind)
     t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
     return t.replica.share(t.replica.embed(batch), pool.counts_of(dealt))
 

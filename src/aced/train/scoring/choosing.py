@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, settled
+from aced.data.loading import Loading
 from aced.data.order import Orders
 from aced.data.source import Candidates
 from aced.train.scoring.cascade import Sieve
@@ -36,9 +37,9 @@ class Plan:
     sieve: Sieve | None = None
     side: int | None = None
 
-    def order(self, order: Orders) -> Orders:
-        """The order in which candidates are loaded, of the one in which super-batches are drawn."""
-        return order if self.early is None else self.early.order(order)
+    def order(self, order: Orders, stop: int, loading: Loading) -> Orders:
+        """The order in which candidates are loaded before step `stop`, of the one in which super-batches are drawn."""
+        return order if self.early is None else self.early.order(order, stop, loading)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,13 +11,30 @@ import torch
 from torch import Tensor
 
 from aced.core.ledger import Ledger
+from aced.data.loading import Loading
 from aced.data.order import Orders
 from aced.data.plan import Plans
+from aced.data.source import Candidates
+from aced.data.views import View
+from aced.train.feed import feed
 from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve
 
-_AT_ONCE = 8192
-"""Candidates whose super-batches are sieved together in one process: one large super-batch, or many small ones."""
+
+class _Unread:
+    """A source of which nothing is read: of its samples the cache alone is asked."""
+
+    name, fingerprint, kinds = "the super-batches", "", None
+
+    def __init__(self, n: int) -> None:
+        self.keys: Sequence[str] = range(n)  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        """Positions alone."""
+        return Candidates(torch.tensor(indices, dtype=torch.int64), [""] * len(indices), {})
 
 
 class _Kept(NamedTuple):
@@ -29,18 +47,26 @@ class _Kept(NamedTuple):
 class SievedOrder(Orders):
     """An order of which, at each step, only what the sieve keeps is loaded.
 
-    Steps are sieved in groups that begin at fixed steps, so that a resumed run has the same groups. Of several
-    processes each looks up its part of a super-batch, and they draw together: a loader asks for its order in the main
-    process, at the same steps in all of them. What is kept they load in equal parts; but where each reads tars of its
-    own, each loads what was kept of its part.
+    What the sieve goes by comes from loading processes too, of its own: they look up super-batches ahead, and the main
+    process only draws. Of several processes each looks up its part of a super-batch, and they draw together: a loader
+    asks for its order in the main process, at the same steps in all of them. What is kept they load in equal parts; but
+    where each reads tars of its own, each loads what was kept of its part.
+
+    Args:
+        order: the super-batches.
+        sieve: keeps a part of each.
+        reference: whose cached embeddings it keeps it by.
+        stop: the step before which the run ends.
+        loading: who reads what is kept; no more than a quarter of as many processes look up.
     """
 
-    def __init__(self, order: Orders, sieve: Sieve, reference: Cached) -> None:
+    def __init__(self, order: Orders, sieve: Sieve, reference: Cached, stop: int, loading: Loading) -> None:
         self.n, self.batch, self.seed, self.steps_per_epoch = order.n, order.batch, order.seed, order.steps_per_epoch
         self.uneven = isinstance(order, Plans) and sieve.world.size > 1
         self._order, self._sieve, self._reference = order, sieve, reference
-        self._group = max(1, _AT_ONCE // order.batch) if sieve.world.size == 1 else 1
-        self._sieved: tuple[int, list[_Kept]] = (-1, [])
+        self._stop, self._loading = stop, loading
+        self._found: Iterator[Candidates] = iter(())
+        self._next, self._sieved = -1, _Kept(torch.empty(0, dtype=torch.int64), [])
 
     def indices(self, step: int) -> Tensor:
         """`[m]` int64 positions in the source, in the order of the super-batch."""
@@ -56,26 +82,36 @@ class SievedOrder(Orders):
         return kept.parts if self.uneven else [len(part) for part in kept.positions.tensor_split(world)]
 
     def _kept(self, step: int) -> _Kept:
-        number, place = divmod(step, self._group)
-        if self._sieved[0] != number:
-            self._sieved = number, self._sieve_group(number * self._group)
-        return self._sieved[1][place]
+        """What is kept of a step; of that asked for last it is known."""
+        if step != self._next - 1:
+            if step != self._next:
+                self._found = self._looked_up(step)
+            self._sieved, self._next = self._thinned(step, next(self._found)), step + 1
+        return self._sieved
 
-    def _sieve_group(self, first: int) -> list[_Kept]:
-        """What is kept of each step of the group that begins at `first`."""
-        world, sieve, steps = self._sieve.world, self._sieve, range(first, first + self._group)
-        found = [self._order.indices(step).tensor_split(world.size)[world.rank] for step in steps]
-        found = [indices[self._reference.store.valid(indices)] for indices in found]
-        embedded = self._reference.store.lookup(torch.cat(found)).to(self._reference.device)
-        kept, end = [], 0
-        for step, indices in zip(steps, found, strict=True):
-            end += len(indices)
-            all_found = world.lists(indices, -(-self._order.batch // world.size))
-            counts = [len(part) for part in all_found]
-            rows = sieve.keep(embedded[end - len(indices) : end], step, counts).cpu()
-            ends = torch.searchsorted(rows, torch.tensor(counts).cumsum(0)).tolist()
-            kept.append(_Kept(torch.cat(all_found)[rows], [b - a for a, b in pairwise([0, *ends])]))
-        return kept
+    def _thinned(self, step: int, own: Candidates) -> _Kept:
+        world = self._sieve.world
+        found = world.lists(own.indices, -(-self.batch // world.size))
+        counts = [len(part) for part in found]
+        rows = self._sieve.keep(self._reference.looked_up(own), step, counts).cpu()
+        ends = torch.searchsorted(rows, torch.tensor(counts).cumsum(0)).tolist()
+        return _Kept(torch.cat(found)[rows], [end - start for start, end in pairwise([0, *ends])])
+
+    def _looked_up(self, step: int) -> Iterator[Candidates]:
+        """What the cache has of this process's part of the super-batches from a step on."""
+        world, loading = self._sieve.world, self._loading
+        return feed(
+            _Unread(self.n),
+            self._order,
+            [],
+            start=step,
+            stop=self._stop,
+            workers=-(-loading.workers // 4),
+            columns=self._reference.columns,
+            part=(world.rank, world.size),
+            patience=loading.patience,
+            start_method=loading.start,
+        )
 
 
 @dataclass(frozen=True)
@@ -94,9 +130,9 @@ class Early:
     super_batch: int
     again: bool
 
-    def order(self, order: Orders) -> Orders:
-        """The order in which what is kept is loaded."""
-        return SievedOrder(order, self.sieve, self.reference)
+    def order(self, order: Orders, stop: int, loading: Loading) -> Orders:
+        """The order in which what is kept is loaded, by whom and up to which step."""
+        return SievedOrder(order, self.sieve, self.reference, stop, loading)
 
     def count(self, ledger: Ledger, loaded: int) -> None:
         """Count one super-batch, of which this process has `loaded`: the sieve ran where there is no ledger."""

@@ -1,0 +1,107 @@
+"""State dicts in the layouts of other libraries, named as open_clip names them: transformers' CLIP and SigLIP.
+
+Both keep query, key and value apart, and projections as layers of their own. A name that no rule knows is left as it
+is, so that it is told like any other that does not fit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_TOWER = {tower: re.compile(rf"(?<![^.]){tower}_model\.encoder\.layers\.") for tower in ("text", "vision")}
+_OURS = re.compile(r"(text|vision)_model\.|(text|visual)_projection\.|logit_(scale|bias)$")
+_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_LEFT_OUT = re.compile(r"\.position_ids$")
+_BLOCK = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+_BLOCK |= {"self_attn.out_proj": "attn.out_proj"}
+_TIMM_BLOCK = {"layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.out_proj": "attn.proj"}
+_CLIP = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm": "ln_final",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding": "visual.conv1",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm": "visual.ln_pre",
+    "vision_model.post_layernorm": "visual.ln_post",
+    "text_projection.weight": "text_projection",
+    "visual_projection.weight": "visual.proj",
+}
+_SIGLIP = {
+    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+    "text_model.final_layer_norm": "text.ln_final",
+    "text_model.head": "text.text_projection",
+    "vision_model.embeddings.patch_embedding": "visual.trunk.patch_embed.proj",
+    "vision_model.embeddings.position_embedding.weight": "visual.trunk.pos_embed",
+    "vision_model.post_layernorm": "visual.trunk.norm",
+    "vision_model.head.probe": "visual.trunk.attn_pool.latent",
+    "vision_model.head.attention.out_proj": "visual.trunk.attn_pool.proj",
+    "vision_model.head.layernorm": "visual.trunk.attn_pool.norm",
+    "vision_model.head.mlp": "visual.trunk.attn_pool.mlp",
+}
+
+
+def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with every CLIP or SigLIP of transformers in it named and shaped as open_clip has it.
+
+    Such models are known by their two towers behind one prefix; all other names stay as they are.
+    """
+    prefixes = {tower: {name[: at.start()] for name in state if (at := _TOWER[tower].search(name))} for tower in _TOWER}
+    found = dict(state)
+    for prefix in prefixes["text"] & prefixes["vision"]:
+        own = [name for name in state if name.startswith(prefix) and _OURS.match(name.removeprefix(prefix))]
+        model = _from_transformers({name.removeprefix(prefix): found.pop(name) for name in own})
+        found |= {f"{prefix}{name}": value for name, value in model.items()}
+    return found
+
+
+def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of transformers' CLIPModel or SiglipModel with open_clip's names and shapes."""
+    siglip = any(name.startswith("vision_model.head.") for name in state)
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if _LEFT_OUT.search(name):
+            continue
+        if layer := _LAYER.fullmatch(name):
+            tower, number, part, kind = layer.groups()
+            timm = siglip and tower == "vision"
+            block = f"{_blocks(tower, siglip=siglip)}.{number}."
+            if one := re.fullmatch(r"self_attn\.([qkv])_proj", part):
+                joined = f"attn.qkv.{kind}" if timm else f"attn.in_proj_{kind}"
+                parts.setdefault(block + joined, {})[one[1]] = value
+            else:
+                found[f"{block}{(_TIMM_BLOCK if timm else _BLOCK).get(part, part)}.{kind}"] = value
+        elif siglip and name.startswith("vision_model.head.attention.in_proj_"):
+            kind, width = name.rpartition("_")[2], value.shape[0] // 3
+            found[f"visual.trunk.attn_pool.q.{kind}"] = value[:width]
+            found[f"visual.trunk.attn_pool.kv.{kind}"] = value[width:]
+        else:
+            new, value = _single(name, value, _SIGLIP if siglip else _CLIP)
+            found[new] = value
+    return found | {name: torch.cat([three[key] for key in "qkv" if key in three]) for name, three in parts.items()}
+
+
+def _blocks(tower: str, *, siglip: bool) -> str:
+    """Where open_clip has the layers of a tower."""
+    if siglip:
+        return "visual.trunk.blocks" if tower == "vision" else "text.transformer.resblocks"
+    return "visual.transformer.resblocks" if tower == "vision" else "transformer.resblocks"
+
+
+def _single(name: str, value: Tensor, names: Mapping[str, str]) -> tuple[str, Tensor]:
+    """A weight outside of the layers."""
+    if name in names:
+        new = names[name]
+        if new in ("text_projection", "visual.proj"):
+            value = value.T.contiguous()
+        return new, value[None] if new.endswith("pos_embed") and value.ndim == 2 else value
+    for old, new in names.items():
+        if name.startswith(f"{old}."):
+            return new + name.removeprefix(old), value
+    return name, value
