@@ -216,6 +216,20 @@ def test_tags_and_addresses_go_wherever_a_model_is_named(listed: Hub, tiny: Towe
     assert "org/gone" in refused.err
 
 
+def test_older_lists_name_addresses(listed: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As open_clip before its version 3 has OpenAI's."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    url = f"{listed.address}/org/plain/resolve/main"
+    tags = import_open_clip().pretrained._PRETRAINED["Tiny"]
+    for name in ("weights.bin", "gone.bin"):
+        monkeypatch.setitem(tags, name.removesuffix(".bin"), {**PIXELS, "url": f"{url}/{name}", "quick_gelu": True})
+    cached = tmp_path / "home" / ".cache" / "clip"
+    refused(f"{url}/gone.bin.*404.*by hand", "Tiny", "gone")
+    assert not list(cached.iterdir())
+    assert load_tower("Tiny", "weights").identity() == local(tmp_path / "local")
+    assert [path.name for path in cached.iterdir()] == ["weights.bin"]
+
+
 def test_a_token_is_sent_along(hub: Hub, tiny: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["org/tiny"], hub.gated = repository(tiny), {"org/tiny"}
     monkeypatch.setenv("HF_TOKEN", "let me in")
