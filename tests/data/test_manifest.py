@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aced.data import indexfolder, indexing, keysample, tarindex, tarindexes
+from aced.data.losttars import KnownTars
 from aced.data.manifest import Manifest, Repeated, TarFacts, Told, dump, parse, trimmed
 from aced.data.manifestfile import kept_path, write_named
 from aced.data.shards import Shards, open_shards
@@ -215,6 +216,18 @@ def test_a_tar_that_is_not_what_the_manifest_says_is_lost(pool: Path, tmp_path: 
     assert [fault.name for fault in source.read([3, 4, 0], [VIEW]).faults] == ["tar_changed"] * 2
     touch(pool, write_tar)
     assert len(open_shards([str(tmp_path / "my.manifest")], bad_tars="skip").read([0, 12], [VIEW])) == 2
+
+
+def test_a_run_goes_on_without_tars_of_a_manifest_that_are_lost(pool: Path, tmp_path: Path) -> None:
+    path = tmp_path / "my.manifest"
+    write_named(path, made_of(pool))
+    known = KnownTars.of(open_shards([str(path)]))
+    (pool / "1.tar").unlink()
+    (pool / "3.tar").write_bytes(b"another")
+    source = open_shards([str(path)], known=known)
+    assert sorted(source.lost) == ["1.tar", "3.tar"]
+    assert KnownTars.of(source) == known
+    assert source.read([0, 6, 16], [VIEW]).texts == ["caption 0", "caption 20", "again"]
 
 
 def test_manifests_that_are_of_no_use(pool: Path, tmp_path: Path) -> None:

@@ -41,13 +41,17 @@ def images_of(folder: Path) -> TarImages:
     return task.images
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("chunk", [1, 5, 64])
-def test_parts_are_the_whole(workers: int, chunk: int, tasks: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("loading", "chunk"),
+    [(Loading(), 1), (Loading(), 64), (Loading(2), 1), (Loading(2), 5), (Loading(1, start="forkserver"), 5)],
+)
+def test_parts_are_the_whole(
+    loading: Loading, chunk: int, tasks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tar_images, "_CHUNK", chunk)
     ((whole, faults),) = images_of(tasks["retrieval"]).parts(VIEW, [range(COUNT)])
     spans = [range(7), range(7, 8), range(8, COUNT)]
-    parts = list(images_of(tasks["retrieval"]).parts(VIEW, spans, Loading(workers)))
+    parts = list(images_of(tasks["retrieval"]).parts(VIEW, spans, loading))
     assert [len(part.pixels) for part in parts] == [len(span) for span in spans]
     assert torch.equal(torch.cat([part.pixels for part in parts]), whole)
     assert ImageFaults.joined(part.faults for part in parts) == faults

@@ -81,6 +81,16 @@ def source_of(tar: Named) -> str:
     return tar.address if isinstance(tar, Remote) else tar.source if isinstance(tar, TarFacts) else str(tar)
 
 
+def may_be_there(tar: Named) -> bool:
+    """Whether a tar may be the one that was named; a local one that a manifest lists is looked at."""
+    if not isinstance(tar, TarFacts) or is_address(tar.source):
+        return True
+    try:
+        return os.stat(tar.source).st_size == tar.size
+    except OSError:
+        return False
+
+
 def _identity(tar: Named) -> str:
     return os.path.realpath(tar) if isinstance(tar, Path) else source_of(tar)
 

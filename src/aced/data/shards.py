@@ -22,7 +22,7 @@ from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
-from aced.data.located import Tell, group_tars, remember, source_of
+from aced.data.located import Tell, group_tars, may_be_there, remember, source_of
 from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, lost_facts, lost_key, still_there
 from aced.data.manifest import EXAMPLES, NONE_REPEATED, Repeated, TarFacts
 from aced.data.manifestfile import kept_path
@@ -161,7 +161,7 @@ class Shards:
                 rows = self._indexes.rows(tar)
                 if row == 0:
                     odd += (Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd)
-                if row >= len(rows):
+                if row >= len(rows.image):
                     faults.append(self._missing(tar, row, len(rows)))
                     continue
                 caption, content = session.read(tar, rows.caption[row], rows.image[row])
@@ -346,6 +346,8 @@ def open_shards(
     if known is not None:
         patterns, apart = list(still_there(patterns)), False
     groups, listed, found = group_tars(patterns, spool, apart=apart, tell=tell)
+    if known is not None:  # a manifest vouches for tars that it has not looked at
+        groups = [list(filter(may_be_there, group)) for group in groups]
     named = [tar for group in groups for tar in group]
     listed_all = all(isinstance(tar, TarFacts) for tar in named)
     streamed = streamed_of(named, spool, streaming) if streaming is not None and spool is not None else None

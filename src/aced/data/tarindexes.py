@@ -83,8 +83,9 @@ class TarIndexes:
         found = self._open.get(tar)
         if found is None:
             return self._keep(tar, self._opened(tar))
-        with contextlib.suppress(KeyError):  # another thread has just made room
-            self._open.move_to_end(tar)
+        if 2 * self._bytes > self._bound:  # before, nothing is to be thrown out soon
+            with contextlib.suppress(KeyError):  # another thread has just made room
+                self._open.move_to_end(tar)
         return found
 
     def _opened(self, tar: int) -> TarRows:
