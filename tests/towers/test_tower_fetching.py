@@ -29,7 +29,7 @@ from aced.towers.pretrained import HUB
 from aced.towers.recipes import find_recipe
 from aced.towers.registry import _known, _tags
 
-TINY: dict[str, Any] = {**SMALL, "text_cfg": {**SMALL["text_cfg"], "vocab_size": 49408}}
+TINY = SMALL
 PIXELS: dict[str, Any] = {
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.3, 0.4],
@@ -189,9 +189,7 @@ def test_only_what_is_missing_is_fetched_and_shown(listed: Hub) -> None:
     assert listed.fetched(SAFE) == 1
 
 
-def test_tags_and_addresses_go_wherever_a_model_is_named(
-    listed: Hub, tiny: Tower, tmp_path: Path, cli: Any, trained: dict[str, Path]
-) -> None:
+def test_tags_and_addresses_go_wherever_a_model_is_named(listed: Hub, tiny: Tower, tmp_path: Path, cli: Any) -> None:
     from aced.config import make_config
     from aced.train.inputs import load_frozen
     from aced.train.student import make_student
@@ -213,9 +211,23 @@ def test_tags_and_addresses_go_wherever_a_model_is_named(
     refused = cli("eval", "Tiny", "--checkpoint", "plain_b5k", "--data", "scenes", "--out", tmp_path / "o")
     assert refused.status == 2
     assert "plain_b4k" in refused.err
-    refused = cli("lit", f"{HUB}org/gone", "--data", "scenes", "--out", tmp_path / "o")
+    refused = cli("lit", f"{HUB}org/gone", "--data", "scenes", "--out", tmp_path / "o", "--threads", 1)
     assert refused.status == 2
     assert "org/gone" in refused.err
+
+
+def test_older_lists_name_addresses(listed: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As open_clip before its version 3 has OpenAI's."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    url = f"{listed.address}/org/plain/resolve/main"
+    tags = import_open_clip().pretrained._PRETRAINED["Tiny"]
+    for name in ("weights.bin", "gone.bin"):
+        monkeypatch.setitem(tags, name.removesuffix(".bin"), {**PIXELS, "url": f"{url}/{name}", "quick_gelu": True})
+    cached = tmp_path / "home" / ".cache" / "clip"
+    refused(f"{url}/gone.bin.*404.*by hand", "Tiny", "gone")
+    assert not list(cached.iterdir())
+    assert load_tower("Tiny", "weights").identity() == local(tmp_path / "local")
+    assert [path.name for path in cached.iterdir()] == ["weights.bin"]
 
 
 def test_a_token_is_sent_along(hub: Hub, tiny: Tower, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Tags and addresses are looked up as open_clip does it; what is fetched is kept i
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -147,12 +148,20 @@ def fetched_weights(source: Path | HubFile | str | None, progress: Progress | No
     """
     if isinstance(source, HubFile):
         return fetch(source, progress)
-    if isinstance(source, str):
-        try:
-            return Path(import_open_clip().pretrained.download_pretrained_from_url(source))
-        except (OSError, RuntimeError) as error:
-            raise AcedError(f"{source} cannot be fetched ({error}): fetch it by hand and give its path.") from None
-    return source
+    return _from_address(source) if isinstance(source, str) else source
+
+
+def _from_address(url: str) -> Path:
+    """A file that is on no hub, by open_clip's own loader into its own cache."""
+    folder = Path("~/.cache/clip").expanduser()
+    target = folder / url.rpartition("/")[2]
+    was_there = target.exists()
+    try:
+        return Path(import_open_clip().pretrained.download_pretrained_from_url(url, cache_dir=str(folder)))
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if not was_there:
+            target.unlink(missing_ok=True)  # a part of it
+        raise AcedError(f"{url} cannot be fetched ({error}): fetch it by hand and give its path.") from None
 
 
 def _some(names: Sequence[str]) -> str:
