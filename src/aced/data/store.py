@@ -7,6 +7,8 @@ a position to its part, whose side-car is opened when it is first needed, and fr
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -142,6 +144,17 @@ class Store:
             rows = positions[first:end] - self._starts[number]
             yield number, slice(first, end), self._rows[number][rows] if number in self._rows else rows
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Store]:
+        """The same, to look up pairs whose tars need not be there: side-cars that travel are fetched one by one."""
+        with self.files.lent() as files:
+            if files is self.files:
+                yield self
+            else:
+                apart = copy.copy(self)
+                apart.files, apart._held = files, Opened[SideCar](most=1)
+                yield apart
+
     def _open(self, number: int) -> SideCar:
         """Open a side-car, which must be the one that was there at the start.
 
@@ -266,9 +279,9 @@ def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | 
         why = cache.home.why_missing(survey.identity, part)
         raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
     names = [sidecar_name(part) for part in survey.parts]
-    files = cache.files(names, progress)
+    files = cache.files(survey.parts, source, progress)
     store = Store(survey, files, dict(_other_rows(survey, files, source)))
-    if store.info.bytes <= _HASHED_BYTES:
+    if files.stay and store.info.bytes <= _HASHED_BYTES:
         for number, name in enumerate(names):
             _check_content(files.path(number, name))
     if store.info.usable == 0:
