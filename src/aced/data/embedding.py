@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import time
@@ -16,6 +17,7 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings, Scalar
 from aced.data.atomic import file_atomic
 from aced.data.claims import State, await_others, claim, release, state
+from aced.data.fetching import calls_of
 from aced.data.losttars import LOST, TarLost
 from aced.data.reading import chunk_size, read_spans
 from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_name
@@ -174,7 +176,8 @@ def _embed_unclaimed(
     """Make the side-cars that no other process has made or is making; with `alone` those too that one is making."""
     views = [tower.view.cropped(crop) for crop in range(settings.views)]
     step = chunk_size(views, settings.micro_batch)
-    claimed: deque[tuple[Path, Part, list[range]]] = deque()
+    claimed: deque[tuple[Path, Part, list[range], int]] = deque()
+    calls = calls_of(source)
 
     def spans() -> Iterator[range]:
         for path, part in todo.items():
@@ -184,17 +187,22 @@ def _embed_unclaimed(
                 release(path)
                 continue
             own = [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
-            claimed.append((path, part, own))
+            claimed.append((path, part, own, calls.call(part.start) if calls else 0))
             yield from own
 
+    stack = contextlib.ExitStack()
     # One reader for all parts, so that its workers need not start again for each.
     sizes = [len(part) for part in todo.values()]
     count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
-    chunks = read_spans(source, views, spans(), longest=longest, count=count, workers=settings.workers)
+    helped = calls.moved if calls else None
+    chunks = read_spans(source, views, spans(), longest=longest, count=count, workers=settings.workers, helped=helped)
+    if calls is not None:
+        calls.serves(chunks)
+        stack.enter_context(calls)
     start = time.perf_counter()
     try:
         for first in chunks:
-            path, part, own = claimed[0]
+            path, part, own, call = claimed[0]
             making = _Making(tower, identity, settings, views, start)
             left = zip(own, itertools.chain([first], chunks), strict=False)
             try:
@@ -207,11 +215,14 @@ def _embed_unclaimed(
                     tick(len(span))
             release(path)
             claimed.popleft()
+            if calls is not None:
+                calls.done(call)
             if made:
                 yield part
             start = time.perf_counter()
     finally:
-        for path, _, _ in claimed:
+        stack.close()
+        for path, _, _, _ in claimed:
             release(path)
 
 

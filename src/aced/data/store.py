@@ -35,6 +35,7 @@ from aced.data.sidecar import (
 )
 from aced.data.sidecarlist import LIST
 from aced.data.source import Source
+from aced.data.streamed import streams
 from aced.data.survey import Survey
 from aced.errors import AcedError
 
@@ -252,7 +253,9 @@ def embed_missing(
         )
     # What leaves the disk at once needs room for as many as are made at a time.
     largest = sorted(missing, key=len, reverse=True)[: share[1] if cache.far else None]
-    overhead = sum(overhead_bytes(part, source) for part in largest)
+    # A tar that does not stay would be fetched for its keys: one of them speaks for all.
+    looked = largest[:1] if streams(source) else largest
+    overhead = sum(overhead_bytes(part, source) for part in looked) * len(largest) // max(1, len(looked))
     check_space(cache.work, sum(map(len, largest)), tower.width, settings, overhead)
     sweep_leftovers(cache.work)
     for part in embed_parts(cache.work, source, tower, missing[share[0] :: share[1]], settings, progress):
