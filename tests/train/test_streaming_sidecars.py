@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def store(disk: Path) -> Iterator[Store]:
     with s3_store() as store:
         for path in sorted((disk / "pool").iterdir()):
             put(f"pool/{path.name}", path.read_bytes())
+        # By which side-cars are not found: these follow from what the tars hold.
+        put("pool/sizes.json", json.dumps({f"{tar:05d}.tar": PAIRS for tar in range(TARS)}).encode())
         yield store
 
 

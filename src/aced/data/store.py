@@ -216,8 +216,14 @@ def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], setti
     """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
 
     Raises:
-        AcedError: one is damaged, of other weights, another preprocessing, tokenizer or tar, or of another type.
+        AcedError: a tar was never read; or a side-car is damaged, of other weights, another preprocessing, tokenizer or
+            tar, or of another type.
     """
+    if told := next((part for part in parts if part.told), None):
+        raise AcedError(
+            f"{told.name} was never read, and without that it is not known which side-car is its own: make the "
+            "manifest of the pool by 'aced index', which reads every tar."
+        )
     cache.again()
     survey = Survey(cache.home, identity, parts, settings)
     survey.listed.save()

@@ -203,6 +203,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             tell=bars.say,
             known=known,
             streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
+            hearsay=not any(frozen_section(name, config).cache for name in frozen_models(config)),
         )
         shards.places.fetch(fetching)
     told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
