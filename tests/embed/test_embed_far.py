@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,22 @@ def test_what_was_made_and_not_put_there_is_put_the_next_time(
     assert len(there(address)) == 4
     assert calls.count(calls[1]) == 2
     assert not list((tmp_path / "spool").rglob("*.safetensors"))
+
+
+def test_a_pool_in_a_store_gets_the_side_cars_that_it_has_on_a_disk(
+    cli: Cli, embed: Callable[..., Ended], address: str, pool: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    """Also where a file beside the tars tells how many samples they hold, so that a run need not read them."""
+    assert embed(tmp_path / "near").status == 0
+    place = address.replace("cache", "pool")
+    system, path = fsspec.core.url_to_fs(place)
+    for tar in sorted(pool.iterdir()):
+        system.pipe_file(f"{path}/{tar.name}", tar.read_bytes())
+    system.pipe_file(f"{path}/sizes.json", json.dumps({f"{tar}.tar": 30 for tar in range(4)}).encode())
+    words = ("--out", address, "--spool-dir", tmp_path / "spool", "--threads", 1, "--micro-batch", 16)
+    far = cli("embed", trained["peer"], place + "/{0..3}.tar", *words)
+    assert far.status == 0, far.err
+    assert hashes(there(address), tmp_path) == hashes(local(tmp_path / "near"), tmp_path)
 
 
 def test_an_address_that_cannot_be_used_is_one_sentence(

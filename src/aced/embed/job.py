@@ -286,6 +286,7 @@ class Embedder:
                 bad_tars=self.job.bad_tars,
                 index_dir=index_folder(self.job.index_dir),
                 whole=False,
+                hearsay=False,
                 spool=self._spool,
                 tell=self._tell_once,
             )
