@@ -25,6 +25,7 @@ COMMANDS = (
     "embed",
     "eval",
     "lit",
+    "export",
     "report",
     "stable",
     "methods",

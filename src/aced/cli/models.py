@@ -1,4 +1,4 @@
-"""Commands about one model: eval, embed, lit."""
+"""Commands about one model: eval, embed, lit, export."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def embed(
     shards: Annotated[
         list[str], typer.Argument(parser=as_place, help="Tars: files, folders, globs, {00000..00009} ranges.")
     ],
-    out: Annotated[Path, typer.Option(parser=as_path, help="Cache folder, for reference.cache.")] = Path("runs/cache"),
+    out: Annotated[str, typer.Option(parser=as_place, help="Cache folder or its address, for reference.cache.")] = (
+        "runs/cache"
+    ),
     checkpoint: Annotated[
         str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
     ] = "",
@@ -168,7 +170,7 @@ def embed(
     job = Job(
         model=model,
         checkpoint=checkpoint,
-        cache=str(out),
+        cache=out,
         settings=Settings(dtype, views, micro_batch, workers),
         precision=check_precision(precision),
         caption=caption,
@@ -244,3 +246,27 @@ def lit(
     options = Options(shape, settings, seed, beams, where, split=split, cache=cache, checkpoint=checkpoint)
     set_threads(threads)
     lit_program(run, data or [], out, options, Console())
+
+
+@app.command()
+def export(
+    run: Annotated[
+        str, typer.Argument(parser=as_place, help="A run or model folder, hf-hub:ORG/MODEL, or an open_clip name.")
+    ],
+    dest: Annotated[Path, typer.Argument(parser=as_path, help="A new folder.")],
+    form: Annotated[str, typer.Option("--format", help="open_clip.")] = "open_clip",
+    checkpoint: Annotated[
+        str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
+    ] = "",
+) -> None:
+    """Write a model as another program reads it, with a model card; checked against the model before it is there.
+
+    Examples:
+
+      aced export runs/first exported
+    """
+    from rich.console import Console
+
+    from aced.export.program import export_program
+
+    export_program(run, dest, form, checkpoint, Console())

@@ -20,7 +20,7 @@ from aced.data.claims import State, await_others, claim, release, state
 from aced.data.fetching import calls_of
 from aced.data.losttars import LOST, TarLost
 from aced.data.reading import chunk_size, read_spans
-from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_path
+from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_name
 from aced.data.source import Candidates, Source
 from aced.data.views import View
 from aced.errors import AcedError
@@ -99,7 +99,7 @@ Progress = Callable[[int, int], None]
 
 
 def embed_parts(
-    cache: Path,
+    folder: Path,
     source: Source,
     tower: EmbeddingTower,
     parts: Sequence[Part],
@@ -116,7 +116,7 @@ def embed_parts(
     then, and temporary files of the parts that it had begun.
 
     Args:
-        cache: the cache folder.
+        folder: of the model's side-cars.
         source: what the parts are of.
         tower: the frozen model.
         parts: those to embed.
@@ -131,7 +131,7 @@ def embed_parts(
         AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
     """
     identity = tower.identity()  # once: it hashes every weight
-    todo = {sidecar_path(cache, identity["tower"], part): part for part in parts}
+    todo = {folder / sidecar_name(part): part for part in parts}
     before = {path: state(path) if part in damaged else None for path, part in todo.items()}
     done, total = 0, sum(map(len, parts))
 
@@ -141,20 +141,22 @@ def embed_parts(
         if progress is not None:
             progress(done, total)
 
-    gone: set[Part] = set()
+    done_with: set[Part] = set()
 
     def leave_out(part: Part, what: TarLost) -> None:
         if lost is None:
             raise AcedError(f"{what} Its side-car cannot be made; put the tar back and start again.") from what
-        gone.add(part)
+        done_with.add(part)
         lost(part, what)
 
     alone = False
     while todo:
-        yield from _embed_unclaimed(source, tower, identity, settings, todo, before, tick, leave_out, alone=alone)
+        for part in _embed_unclaimed(source, tower, identity, settings, todo, before, tick, leave_out, alone=alone):
+            done_with.add(part)  # whoever gets it may take the file elsewhere
+            yield part
         if not patient:
             return
-        todo = {path: part for path, part in todo.items() if part not in gone}
+        todo = {path: part for path, part in todo.items() if part not in done_with}
         await_others(list(todo))
         todo, alone = {path: part for path, part in todo.items() if state(path) == before[path]}, True
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -64,6 +64,14 @@ class Tars:
     index_dir: Path | None = None
     held: Mapping[int, TarRows] | None = None
     lost: Mapping[str, str] | None = None
+
+
+class _Found(NamedTuple):
+    """What was read of one sample: its caption, what is odd about it, and why it cannot be used, if it cannot."""
+
+    text: str
+    notes: Sequence[Fault]
+    fault: Fault | None = None
 
 
 class Shards:
@@ -150,42 +158,47 @@ class Shards:
             IndexError: an index is not in `range(len(self))`.
         """
         pixels = {view: np.empty((len(indices), 3, view.size, view.size), dtype=np.uint8) for view in views}
-        good: list[int] = []
-        texts: list[str] = []
-        faults: list[Fault] = []
-        odd: list[Fault] = []
+        wanted = list(zip(self._found(indices), epochs or [0] * len(indices), strict=True))
         session = self._files.session()
-        for (index, tar, row), epoch in zip(self._found(indices), epochs or [0] * len(indices), strict=True):
-            notes: list[Note] = []
-            try:
-                rows = self._indexes.rows(tar)
-                if row == 0:
-                    odd += (Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd)
-                if row >= len(rows.image):
-                    faults.append(self._missing(tar, row, len(rows)))
-                    continue
-                caption, content = session.read(tar, rows.caption[row], rows.image[row])
-                text = self._text(caption, tar, row, int(epoch), notes)
-                for view, image in self._decoded(content, views, notes):
-                    pixels[view][len(good)] = view.apply(image, self._decoding.resize)
-            except (ImageFault, CaptionFault) as fault:
-                faults.append(Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
-                continue
-            except TarLost as lost:
-                faults.append(Fault(lost_key(self._names[tar], row), lost.name, str(lost)))
-                continue
-            good.append(index)
-            texts.append(text)
-            odd += [
-                Fault(self.keys[index], name, f"{self.keys[index]}: {detail}.") for name, detail in dict(notes).items()
-            ]
+        found: list[_Found | None] = [None] * len(wanted)
+        # As they lie, so that each tar is opened once and gone through in one direction.
+        for place in sorted(range(len(wanted)), key=lambda place: wanted[place][0]):
+            into = {view: rows[place] for view, rows in pixels.items()}
+            found[place] = self._sample(session, *wanted[place][0], int(wanted[place][1]), into)
+        samples = [sample for sample in found if sample is not None]
+        good = [place for place, sample in enumerate(samples) if sample.fault is None]
         return Candidates(
-            indices=torch.tensor(good, dtype=torch.int64),
-            texts=texts,
-            images={view: torch.from_numpy(rows[: len(good)]) for view, rows in pixels.items()},
-            faults=tuple(faults),
-            notes=tuple(odd),
+            indices=torch.tensor([wanted[place][0][0] for place in good], dtype=torch.int64),
+            texts=[samples[place].text for place in good],
+            images={
+                view: torch.from_numpy(rows if len(good) == len(rows) else rows[good]) for view, rows in pixels.items()
+            },
+            faults=tuple(sample.fault for sample in samples if sample.fault is not None),
+            notes=tuple(note for sample in samples for note in sample.notes),
         )
+
+    def _sample(
+        self, session: TarSession, index: int, tar: int, row: int, epoch: int, into: Mapping[View, np.ndarray]
+    ) -> _Found:
+        """One sample; its image goes `into` `[3, size, size]` of each view."""
+        odd: list[Fault] = []
+        notes: list[Note] = []
+        try:
+            rows = self._indexes.rows(tar)
+            if row == 0:
+                odd += (Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd)
+            if row >= len(rows.image):
+                return _Found("", odd, self._missing(tar, row, len(rows)))
+            caption, content = session.read(tar, rows.caption[row], rows.image[row])
+            text = self._text(caption, tar, row, epoch, notes)
+            for view, image in self._decoded(content, list(into), notes):
+                into[view][:] = view.apply(image, self._decoding.resize)
+        except (ImageFault, CaptionFault) as fault:
+            return _Found("", odd, Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
+        except TarLost as lost:
+            return _Found("", odd, Fault(lost_key(self._names[tar], row), lost.name, str(lost)))
+        odd += [Fault(self.keys[index], name, f"{self.keys[index]}: {detail}.") for name, detail in dict(notes).items()]
+        return _Found(text, odd)
 
     def _found(self, indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         """Each position, with the number of its tar and its row there."""

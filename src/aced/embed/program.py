@@ -23,7 +23,7 @@ from aced.data.manifestfile import kept_path
 from aced.data.remote import is_address
 from aced.data.rowcodec import DTYPES
 from aced.data.several import several
-from aced.data.sidecar import sample_bytes, tower_folder
+from aced.data.sidecar import sample_bytes
 from aced.data.stock import StockTaking
 from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
@@ -60,6 +60,8 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     shards = [source for text in shards for source in several(text)]
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
         raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+    if not job.spool_dir and is_address(job.cache):
+        raise AcedError(f"{job.cache} is an address: give a folder to make side-cars in with --spool-dir.")
     told: list[str] = []
     named = name_tars(shards, job.spool, told.append)
     if len(shards) > 1:
@@ -97,7 +99,7 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         console.print(_table(tally, seconds))
         if tally.skipped:
             console.print(_skipped(tally))
-        where = f"Side-cars: {tower_folder(job.cache, embedder.identity['tower'])}"
+        where = f"Side-cars: {embedder.cache.home.named('')}"
         console.print(f"{where}   Use: reference.cache={job.cache}", markup=False, highlight=False)
     return tally
 
@@ -163,15 +165,18 @@ def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], s
     each = sample_bytes(d, settings.dtype, settings.views)
     size = missing * each + overhead
     # The other processes' shares are about as large, and they write to the same disk.
-    free = check_space(embedder.cache, missing * share.count, d, settings, overhead * share.count)
+    free = ""
+    if not embedder.cache.far:
+        free = size_text(check_space(embedder.cache.work, missing * share.count, d, settings, overhead * share.count))
+        free = f"; {free} are free"
     views = f", {settings.views} views" if settings.views > 1 else ""
     whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
     others = f" (all processes: about {size_text(share.count * size)})" if share.count > 1 else ""
     return (
         f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
         f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
-        f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
-        f"are free.{f' The model runs in {settings.precision}.' * (settings.precision != 'fp32')}"
+        f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples{free}."
+        f"{f' The model runs in {settings.precision}.' * (settings.precision != 'fp32')}"
     )
 
 
