@@ -125,6 +125,35 @@ def test_side_cars_are_put_whole_and_the_next_time_nothing_is_made(
     assert "float16" in fourth.err
 
 
+def test_a_pool_larger_than_the_spool_is_embedded_tar_by_tar(
+    cli: Cli, address: str, pool: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    system, place = fsspec.core.url_to_fs(address.replace("/far/cache", "/far/pool"))
+    for tar in sorted(pool.glob("*.tar")):
+        system.pipe_file(f"{place}/{tar.name}", tar.read_bytes())
+    system.invalidate_cache()
+    shards, largest = system.unstrip_protocol(place), max(tar.stat().st_size for tar in pool.glob("*.tar"))
+    spool = tmp_path / "narrow"
+
+    def run(gigabytes: float) -> Ended:
+        words = ("--spool-dir", spool, "--threads", 1, "--micro-batch", 16, "--spool-gb", gigabytes)
+        return cli("embed", trained["peer"], shards, "--out", tmp_path / "passed", *words)
+
+    ended = run(1.2 * largest / 1e9)
+    assert ended.status == 0
+    assert not list(spool.glob("*.tar"))
+    assert (
+        cli("embed", trained["peer"], pool, "--out", tmp_path / "whole", "--threads", 1, "--micro-batch", 16).status
+        == 0
+    )
+    assert hashes(local(tmp_path / "passed"), tmp_path) == hashes(local(tmp_path / "whole"), tmp_path)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "passed").rglob("*.safetensors")}
+    assert run(1.2 * largest / 1e9).status == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    small = run(0.5 * largest / 1e9)
+    assert (small.status, "spool_gb" in small.err) == (2, True)
+
+
 def config_of(tmp_path: Path, trained: dict[str, Path], pool: Path, cache: object, name: str, **keys: Any) -> Config:
     keys |= {"data__shards": [str(pool)], "data__spool_dir": str(tmp_path / "spool"), "data__max_bad_share": 0.5}
     keys |= {"reference__model": str(trained["peer"])}
