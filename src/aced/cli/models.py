@@ -252,7 +252,7 @@ def export(
         str, typer.Argument(parser=as_place, help="A run or model folder, hf-hub:ORG/MODEL, or an open_clip name.")
     ],
     dest: Annotated[Path, typer.Argument(parser=as_path, help="A new folder.")],
-    form: Annotated[str, typer.Option("--format", help="open_clip.")] = "open_clip",
+    form: Annotated[str, typer.Option("--format", help="open_clip or transformers.")] = "open_clip",
     checkpoint: Annotated[
         str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
     ] = "",
@@ -262,6 +262,8 @@ def export(
     Examples:
 
       aced export runs/first exported
+
+      aced export ViT-B-32 for-transformers --checkpoint laion2b_s34b_b79k --format transformers
     """
     from rich.console import Console
 
