@@ -1,4 +1,4 @@
-"""Commands about one model: eval, embed, lit, export."""
+"""Commands about one model: eval, embed, lit, export, latency."""
 
 from __future__ import annotations
 
@@ -270,3 +270,39 @@ def export(
     from aced.export.program import export_program
 
     export_program(run, dest, form, checkpoint, Console())
+
+
+@app.command()
+def latency(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            parser=as_place, help="Run or model folders, open_clip names (random weights take as long), configs."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(parser=as_path, help="Folder of the results.")] = Path("runs/latency"),
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Samples of a call; repeatable. [1 and 8]")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, max=1024, help="CPU threads; repeatable. [1]")] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="eager or compiled; repeatable. [eager]", show_default=False)
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each case has, all cases one after the other.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Length of a turn.")] = 0.5,
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
+) -> None:
+    """Time the image and the text tower of models on this device, beside parameters, multiply-adds and size.
+
+    Examples:
+
+      aced latency runs/first ViT-B-32 --batch 1
+
+      aced latency aced-demo-s aced-demo-l --runtime eager --runtime compiled --threads 1 --threads 2
+    """
+    from rich.console import Console
+
+    from aced.latency.program import Options, latency_program
+
+    options = Options(
+        models, out, batch or (1, 8), threads or (1,), runtime or ("eager",), rounds, seconds, device=device
+    )
+    latency_program(options, Console())
