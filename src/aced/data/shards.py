@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +22,9 @@ from aced.data.decoding import FAST, Decoding, find_decoding
 from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
 from aced.data.located import Tell, group_tars, may_be_there, remember, source_of
-from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, lost_facts, lost_key, still_there
-from aced.data.manifest import EXAMPLES, NONE_REPEATED, Repeated, TarFacts
+from aced.data.losttars import KnownTars, TarLost, lost_key, still_there
+from aced.data.manifest import EXAMPLES, TarFacts
 from aced.data.manifestfile import kept_path
-from aced.data.places import Moved, Places
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Spool
 from aced.data.stock import StockTaking, Streaming, streamed_of
@@ -34,36 +32,10 @@ from aced.data.summary import Found
 from aced.data.tarfiles import TarFiles, TarSession
 from aced.data.tarindexes import TarIndexes, TarKeys
 from aced.data.tarpaths import distinct_names
-from aced.data.tarrows import TarRows, faults_of
+from aced.data.tarrows import faults_of
+from aced.data.tarset import Tars, as_known
 from aced.data.views import View
 from aced.errors import AcedError
-
-
-@dataclass(frozen=True)
-class Tars:
-    """The tars of a source, in the order of its samples.
-
-    Attributes:
-        names: of each in the source.
-        facts: about each.
-        places: where they lie.
-        groups: what the user named, each with its number of tars.
-        apart: whether these are sources of their own.
-        repeated: keys that several tars have.
-        index_dir: where their indexes are kept.
-        held: by number, samples of tars whose index no file keeps.
-        lost: by name, the fault of tars that are lost and keep their places.
-    """
-
-    names: Sequence[str]
-    facts: Sequence[TarFacts]
-    places: Places
-    groups: Sequence[tuple[str, int]]
-    apart: bool = False
-    repeated: Repeated = NONE_REPEATED
-    index_dir: Path | None = None
-    held: Mapping[int, TarRows] | None = None
-    lost: Mapping[str, str] | None = None
 
 
 class _Found(NamedTuple):
@@ -385,26 +357,10 @@ def open_shards(
     counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
     kept = index_dir if streamed is None else streamed.index_dir
     tars = Tars(names, facts, stock.places, counts, apart, again, kept, stock.held)
-    shards = Shards(tars if known is None else _as_known(known, tars), captions, way, skip=skip, kind_field=kind_field)
+    shards = Shards(tars if known is None else as_known(known, tars), captions, way, skip=skip, kind_field=kind_field)
     if not len(shards):
         raise AcedError(f"None of the {len(named)} tars holds a whole pair of image and caption{_why_none(shards)}")
     return shards
-
-
-def _as_known(known: KnownTars, now: Tars) -> Tars:
-    """The tars of a run that is gone on with, with holes where they are lost."""
-    places = known.match([facts.content for facts in now.facts])
-    lost: dict[str, str] = {}
-    facts = []
-    for tar, place in zip(known.tars, places, strict=True):
-        if place < 0:
-            lost[tar.name] = CHANGED if tar.name in now.names else GONE
-        facts.append(now.facts[place] if place >= 0 else lost_facts(tar))
-    apart = bool(known.mixture)
-    groups = [(f"source {i}", n) for i, n in enumerate(known.groups, 1)] if apart else [("the run's", len(facts))]
-    held = {number: now.held[place] for number, place in enumerate(places) if now.held and place in now.held}
-    names = [tar.name for tar in known.tars]
-    return Tars(names, facts, Moved(now.places, places), groups, apart, NONE_REPEATED, now.index_dir, held, lost)
 
 
 def _why_none(shards: Shards) -> str:
