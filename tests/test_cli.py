@@ -26,6 +26,7 @@ COMMANDS = (
     "eval",
     "lit",
     "export",
+    "latency",
     "report",
     "stable",
     "methods",

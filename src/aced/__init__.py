@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from aced.errors import AcedError as AcedError
     from aced.methods import METHODS as METHODS
     from aced.methods import Method as Method
+    from aced.registering import register_distillation as register_distillation
+    from aced.registering import register_loss as register_loss
+    from aced.registering import register_method as register_method
+    from aced.registering import register_score as register_score
     from aced.towers import Tower as Tower
     from aced.towers import load_tower as load_tower
 
@@ -29,6 +33,10 @@ _HOME = {
     "AcedError": "aced.errors",
     "METHODS": "aced.methods",
     "Method": "aced.methods",
+    "register_distillation": "aced.registering",
+    "register_loss": "aced.registering",
+    "register_method": "aced.registering",
+    "register_score": "aced.registering",
     "Tower": "aced.towers",
     "load_tower": "aced.towers",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,35 @@ def test_side_cars_are_put_whole_and_the_next_time_nothing_is_made(
     assert "float16" in fourth.err
 
 
+def test_a_pool_larger_than_the_spool_is_embedded_tar_by_tar(
+    cli: Cli, address: str, pool: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    system, place = fsspec.core.url_to_fs(address.replace("/far/cache", "/far/pool"))
+    for tar in sorted(pool.glob("*.tar")):
+        system.pipe_file(f"{place}/{tar.name}", tar.read_bytes())
+    system.invalidate_cache()
+    shards, largest = system.unstrip_protocol(place), max(tar.stat().st_size for tar in pool.glob("*.tar"))
+    spool = tmp_path / "narrow"
+
+    def run(gigabytes: float) -> Ended:
+        words = ("--spool-dir", spool, "--threads", 1, "--micro-batch", 16, "--spool-gb", gigabytes)
+        return cli("embed", trained["peer"], shards, "--out", tmp_path / "passed", *words)
+
+    ended = run(1.2 * largest / 1e9)
+    assert ended.status == 0
+    assert not list(spool.glob("*.tar"))
+    assert (
+        cli("embed", trained["peer"], pool, "--out", tmp_path / "whole", "--threads", 1, "--micro-batch", 16).status
+        == 0
+    )
+    assert hashes(local(tmp_path / "passed"), tmp_path) == hashes(local(tmp_path / "whole"), tmp_path)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "passed").rglob("*.safetensors")}
+    assert run(1.2 * largest / 1e9).status == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    small = run(0.5 * largest / 1e9)
+    assert (small.status, "spool_gb" in small.err) == (2, True)
+
+
 def config_of(tmp_path: Path, trained: dict[str, Path], pool: Path, cache: object, name: str, **keys: Any) -> Config:
     keys |= {"data__shards": [str(pool)], "data__spool_dir": str(tmp_path / "spool"), "data__max_bad_share": 0.5}
     keys |= {"reference__model": str(trained["peer"])}
@@ -193,6 +223,22 @@ def test_what_was_made_and_not_put_there_is_put_the_next_time(
     assert len(there(address)) == 4
     assert calls.count(calls[1]) == 2
     assert not list((tmp_path / "spool").rglob("*.safetensors"))
+
+
+def test_a_pool_in_a_store_gets_the_side_cars_that_it_has_on_a_disk(
+    cli: Cli, embed: Callable[..., Ended], address: str, pool: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    """Also where a file beside the tars tells how many samples they hold, so that a run need not read them."""
+    assert embed(tmp_path / "near").status == 0
+    place = address.replace("cache", "pool")
+    system, path = fsspec.core.url_to_fs(place)
+    for tar in sorted(pool.iterdir()):
+        system.pipe_file(f"{path}/{tar.name}", tar.read_bytes())
+    system.pipe_file(f"{path}/sizes.json", json.dumps({f"{tar}.tar": 30 for tar in range(4)}).encode())
+    words = ("--out", address, "--spool-dir", tmp_path / "spool", "--threads", 1, "--micro-batch", 16)
+    far = cli("embed", trained["peer"], place + "/{0..3}.tar", *words)
+    assert far.status == 0, far.err
+    assert hashes(there(address), tmp_path) == hashes(local(tmp_path / "near"), tmp_path)
 
 
 def test_an_address_that_cannot_be_used_is_one_sentence(

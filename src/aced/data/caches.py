@@ -6,6 +6,7 @@ whole, and fetched into the spool to be read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ from aced.data.farhome import FarHome
 from aced.data.home import Folder, Home
 from aced.data.packed import PackedStrings
 from aced.data.remote import Remote, is_address
-from aced.data.sidecar import tower_folder
+from aced.data.sidecar import Part, sidecar_name, tower_folder
+from aced.data.source import Source
 from aced.data.spool import Spool
 from aced.data.spoolroom import spooled_name
+from aced.data.streamed import streams
+from aced.data.travelling import Travelling
 from aced.errors import AcedError
 
 Progress = Callable[[int, int], None]
@@ -26,6 +30,15 @@ Progress = Callable[[int, int], None]
 
 class Files(Protocol):
     """The local files of a store's side-cars; pickled, and asked from several processes."""
+
+    @property
+    def stay(self) -> bool:
+        """Whether they stay where they are, or come and go with their tars."""
+        ...
+
+    def lent(self) -> contextlib.AbstractContextManager[Files]:
+        """Those of any side-cars, whatever tars are there; each is read before the next one is asked for."""
+        ...
 
     def path(self, number: int, name: str) -> Path:
         """That of a part, by its number and the name of its side-car; raises an AcedError where it cannot be had."""
@@ -58,8 +71,12 @@ class Cache(Protocol):
         """Others may have made side-cars: look again at what is there."""
         ...
 
-    def files(self, names: Sequence[str], progress: Progress | None = None) -> Files:
-        """The local files of side-cars that are there; raises an AcedError where they cannot be had."""
+    def files(self, parts: Sequence[Part], source: Source, progress: Progress | None = None) -> Files:
+        """The local files of the side-cars of parts of a source, which are there.
+
+        Raises:
+            AcedError: they cannot be had.
+        """
         ...
 
 
@@ -91,7 +108,7 @@ class NearCache:
     def again(self) -> None:
         """As in `Cache`."""
 
-    def files(self, names: Sequence[str], progress: Progress | None = None) -> Files:
+    def files(self, parts: Sequence[Part], source: Source, progress: Progress | None = None) -> Files:
         """As in `Cache`."""
         return InFolder(self.work)
 
@@ -99,12 +116,18 @@ class NearCache:
 class InFolder:
     """Side-cars where they lie."""
 
+    stay = True
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, number: int, name: str) -> Path:
         """As in `Files`."""
         return self._folder / name
+
+    def lent(self) -> contextlib.AbstractContextManager[InFolder]:
+        """As in `Files`."""
+        return contextlib.nullcontext(self)
 
 
 class FarCache:
@@ -135,15 +158,19 @@ class FarCache:
         """As in `Cache`."""
         self.home.again()
 
-    def files(self, names: Sequence[str], progress: Progress | None = None) -> Files:
-        """As in `Cache`: they are fetched."""
-        remotes = [self.home.remote(name) for name in names]
+    def files(self, parts: Sequence[Part], source: Source, progress: Progress | None = None) -> Files:
+        """As in `Cache`: they are fetched, now or with their tars."""
+        remotes = [self.home.remote(sidecar_name(part)) for part in parts]
+        if streams(source):
+            return Travelling(source, parts, remotes)
         self._spool.fetch(remotes, progress)
         return Spooled(self._spool.folder, remotes)
 
 
 class Spooled:
     """Side-cars that were fetched into a spool."""
+
+    stay = True
 
     def __init__(self, folder: Path, remotes: Sequence[Remote]) -> None:
         self._folder = folder
@@ -152,3 +179,7 @@ class Spooled:
     def path(self, number: int, name: str) -> Path:
         """As in `Files`."""
         return self._folder / self._names[number]
+
+    def lent(self) -> contextlib.AbstractContextManager[Spooled]:
+        """As in `Files`."""
+        return contextlib.nullcontext(self)

@@ -297,6 +297,7 @@ def open_shards(
     tell: Tell | None = None,
     known: KnownTars | None = None,
     streaming: Streaming | None = None,
+    hearsay: bool = True,
 ) -> Shards:
     """The samples of the tars that patterns name; of tars that no manifest knows the headers are read.
 
@@ -321,6 +322,8 @@ def open_shards(
         known: the tars of a run that is gone on with: those that are lost keep their places, those that are new are
             left out, and `apart` is as it was.
         streaming: when tars at addresses are brought as a plan needs them, and not kept; None: never.
+        hearsay: whether a file beside a tar at an address may tell how many samples it has; side-cars are found by what
+            the tar itself holds.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
@@ -348,6 +351,7 @@ def open_shards(
         fetching=fetching,
         tell=tell or (lambda _: None),
         streamed=streamed,
+        hearsay=hearsay,
     )
     stock = taking.take(named, listed)
     if spool is not None:

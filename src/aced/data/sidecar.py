@@ -25,6 +25,7 @@ from torch import Tensor
 
 from aced.data.atomic import writing
 from aced.data.descriptors import is_out_of_files, out_of_files
+from aced.data.manifest import TOLD
 from aced.data.rowcodec import encode, layout, row_bytes
 from aced.data.source import Source
 from aced.data.tensorfile import Header, RowFile, RowFileWriter
@@ -62,6 +63,11 @@ class Part:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @property
+    def told(self) -> bool:
+        """Whether the tar was never read, so that nothing is known of its content but what is said of it."""
+        return self.mark.rpartition(" ")[2].startswith(TOLD)
 
     def keys(self, source: Source) -> Sequence[str]:
         """The samples' keys without the tar's name, which depends on what other tars are read with it."""

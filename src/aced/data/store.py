@@ -7,6 +7,8 @@ a position to its part, whose side-car is opened when it is first needed, and fr
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -143,6 +145,17 @@ class Store:
             rows = positions[first:end] - self._starts[number]
             yield number, slice(first, end), self._rows[number][rows] if number in self._rows else rows
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Store]:
+        """The same, to look up pairs whose tars need not be there: side-cars that travel are fetched one by one."""
+        with self.files.lent() as files:
+            if files is self.files:
+                yield self
+            else:
+                apart = copy.copy(self)
+                apart.files, apart._held = files, Opened[SideCar](most=1)
+                yield apart
+
     def _open(self, number: int) -> SideCar:
         """Open a side-car, which must be the one that was there at the start.
 
@@ -203,8 +216,14 @@ def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], setti
     """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
 
     Raises:
-        AcedError: one is damaged, of other weights, another preprocessing, tokenizer or tar, or of another type.
+        AcedError: a tar was never read; or a side-car is damaged, of other weights, another preprocessing, tokenizer or
+            tar, or of another type.
     """
+    if told := next((part for part in parts if part.told), None):
+        raise AcedError(
+            f"{told.name} was never read, and without that it is not known which side-car is its own: make the "
+            "manifest of the pool by 'aced index', which reads every tar."
+        )
     cache.again()
     survey = Survey(cache.home, identity, parts, settings)
     survey.listed.save()
@@ -269,9 +288,9 @@ def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | 
         why = cache.home.why_missing(survey.identity, part)
         raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
     names = [sidecar_name(part) for part in survey.parts]
-    files = cache.files(names, progress)
+    files = cache.files(survey.parts, source, progress)
     store = Store(survey, files, dict(_other_rows(survey, files, source)))
-    if store.info.bytes <= _HASHED_BYTES:
+    if files.stay and store.info.bytes <= _HASHED_BYTES:
         for number, name in enumerate(names):
             _check_content(files.path(number, name))
     if store.info.usable == 0:

@@ -17,6 +17,7 @@ from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
 from aced.data.indexfolder import index_folder
 from aced.data.losttars import TarLost
+from aced.data.remote import is_address
 from aced.data.shards import Shards, open_shards
 from aced.data.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
 from aced.data.sidecarlist import SideCarList
@@ -40,6 +41,7 @@ class Job:
         bad_tars: what a damaged tar does, see `open_shards`.
         spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
             that this folder may take.
+        passing: whether tars at addresses leave it again when they have been embedded.
         index_dir: where indexes of the tars are kept, see `index_folder`.
         device: of torch; `auto` is CUDA where the process has it.
         precision: of the model, in the place of that in `settings`: `auto` is decided where the model is.
@@ -56,6 +58,7 @@ class Job:
     bad_tars: Literal["stop", "skip"] = "stop"
     spool_dir: str = ""
     spool_gb: float = 100.0
+    passing: bool = False
     index_dir: str = ""
     device: str = "cpu"
     precision: Asked = "fp32"
@@ -137,7 +140,8 @@ class Embedder:
         self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
         self.tower.requires_grad_(False).eval()
         self.identity = self.tower.identity()
-        self.cache = cache_at(job.cache, self.identity["tower"], job.spool)
+        self._spool = job.spool
+        self.cache = cache_at(job.cache, self.identity["tower"], self._spool)
         sweep_leftovers(self.cache.work)
         self._listed = SideCarList(self.cache.home)
 
@@ -187,6 +191,14 @@ class Embedder:
         Raises:
             AcedError: as in `look`; or an embedding is not finite, or the disk is full.
         """
+        tally = self._embedded(tars, progress, patient)
+        if self.job.passing and self._spool is not None:
+            for tar in map(str, tars):
+                if is_address(tar):
+                    self._spool.drop(tar)
+        return tally
+
+    def _embedded(self, tars: Sequence[str | Path], progress: Progress | None, patient: bool) -> Tally:
         tally = Tally()
         source = self._open(tars, tally)
         parts = parts_of(source) if source else []
@@ -274,7 +286,8 @@ class Embedder:
                 bad_tars=self.job.bad_tars,
                 index_dir=index_folder(self.job.index_dir),
                 whole=False,
-                spool=self.job.spool,
+                hearsay=False,
+                spool=self._spool,
                 tell=self._tell_once,
             )
         except AcedError as error:

@@ -16,7 +16,7 @@ from rich.table import Table
 from aced.config import make_config
 from aced.data.decoding import find_decoding
 from aced.data.descriptors import raise_file_limit
-from aced.data.embedding import check_space, size_text
+from aced.data.embedding import Progress, check_space, size_text
 from aced.data.indexfolder import index_folder
 from aced.data.located import name_tars
 from aced.data.manifestfile import kept_path
@@ -63,7 +63,8 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     if not job.spool_dir and is_address(job.cache):
         raise AcedError(f"{job.cache} is an address: give a folder to make side-cars in with --spool-dir.")
     told: list[str] = []
-    named = name_tars(shards, job.spool, told.append)
+    named, far = name_tars(shards, job.spool, told.append)
+    job = replace(job, passing=job.spool is not None and far > job.spool.limit)
     if len(shards) > 1:
         told.append(tars_text(shards, list(map(len, named))))
     tars = mine.of([tar for group in named for tar in group])
@@ -77,19 +78,11 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         embedder = Embedder(job, bars.say, bars.counting)
         for sentence in (*told, *embedder.tower.notes):
             bars.say(sentence)
-        with bars.counting("Looking at the tars") as progress:
-            tally, todo, missing, overhead = embedder.look(tars, progress)
-        bars.say(_plan(embedder, tally, len(tars), (missing, overhead), mine))
-        start = time.perf_counter()
-        with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
-            done = _Done(tick, start)
-            for part in with_ray(job, todo, actors) if actors else _groups(embedder, todo, done):
-                tally.add(part)
-                done.whole = tally.embedded
-                done(0, 0)
-            tick(missing or 1, done.rate())
-            embedder.keep()
-        seconds = time.perf_counter() - start
+        if job.passing:
+            tally, seconds = _in_passing(embedder, tars, actors, far, bars)
+        else:
+            tally, seconds = _looked(embedder, tars, actors, mine, bars)
+        embedder.keep()
     if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
         raise AcedError(_nothing_usable(tally))
     if mine.index:
@@ -102,6 +95,44 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         where = f"Side-cars: {embedder.cache.home.named('')}"
         console.print(f"{where}   Use: reference.cache={job.cache}", markup=False, highlight=False)
     return tally
+
+
+def _looked(embedder: Embedder, tars: Sequence[str], actors: int, share: Share, bars: Bars) -> tuple[Tally, float]:
+    """Embed tars that all lie on a disk, or do so from now on: what is to do is found, and said, before it begins.
+
+    Returns:
+        What came of them, and the seconds of embedding.
+    """
+    job = embedder.job
+    with bars.counting("Looking at the tars") as progress:
+        tally, todo, missing, overhead = embedder.look(tars, progress)
+    bars.say(_plan(embedder, tally, len(tars), (missing, overhead), share))
+    start = time.perf_counter()
+    with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
+        done = _Done(tick, start)
+        for part in with_ray(job, todo, actors) if actors else _groups(embedder, todo, done, _GROUP):
+            tally.add(part)
+            done.whole = tally.embedded
+            done(0, 0)
+        tick(missing or 1, done.rate())
+    return tally, time.perf_counter() - start
+
+
+def _in_passing(embedder: Embedder, tars: Sequence[str], actors: int, far: int, bars: Bars) -> tuple[Tally, float]:
+    """As `_looked`, where the spool holds a few: each is fetched, looked at, embedded where it must be, and removed."""
+    job, tally = embedder.job, Tally()
+    each = sample_bytes(embedder.tower.width, job.settings.dtype, job.settings.views)
+    bars.say(
+        f"The tars take {size_text(far)}, more than --spool-gb = {job.spool_gb:g} allows: each is fetched, embedded "
+        f"and removed. A sample takes {each:,} bytes and its key."
+    )
+    start = time.perf_counter()
+    with bars.bar(f"Embedding with {embedder.tower.name}", len(tars)) as tick:
+        parts = with_ray(job, tars, actors) if actors else _groups(embedder, tars, lambda done, total: None, 1)
+        for part in parts:
+            tally.add(part)
+            tick(tally.tars, f"{tally.embedded / max(time.perf_counter() - start, 1e-9):,.0f} samples/s")
+    return tally, time.perf_counter() - start
 
 
 def _take_stock(job: Job, tars: Sequence[str], shards: Sequence[str], share: Share, bars: Bars) -> None:
@@ -180,12 +211,12 @@ def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], s
     )
 
 
-def _groups(embedder: Embedder, todo: Sequence[str], done: _Done) -> Iterator[Tally]:
-    """What comes of a few tars at a time; of those that another process has begun, at the end."""
+def _groups(embedder: Embedder, todo: Sequence[str], done: Progress, size: int) -> Iterator[Tally]:
+    """What comes of `size` tars at a time; of those that another process has begun, at the end."""
     for patient in (False, True):
         left: list[str] = []
-        for at in range(0, len(todo), _GROUP):
-            tally = embedder(todo[at : at + _GROUP], done, patient=patient)
+        for at in range(0, len(todo), size):
+            tally = embedder(todo[at : at + size], done, patient=patient)
             left += tally.left
             yield tally
         todo = left

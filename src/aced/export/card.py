@@ -215,3 +215,22 @@ def open_clip_usage(tower: Tower) -> str:
     else:
         tokens = 'tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")\n'
     return f'{first}\nmodel, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")\n{tokens}'
+
+
+def transformers_usage(tower: Tower, kind: str) -> str:
+    """How the folder is loaded by transformers, and how texts are padded."""
+    lines = [
+        f"from transformers import AutoImageProcessor, AutoTokenizer, {kind}\n",
+        f'model = {kind}.from_pretrained("FOLDER")',
+        'pixels = AutoImageProcessor.from_pretrained("FOLDER")(images=image, return_tensors="pt")',
+    ]
+    if kind == "SiglipModel":
+        clean = getattr(getattr(tower.tokenizer, "clean_fn", None), "__name__", "")
+        lines.append(f"# texts were cleaned by open_clip's {clean} in training" if clean else "")
+    lines += [
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f'ids = tokenizer(texts, padding="max_length", max_length={tower.context_length}, truncation=True, '
+        'return_tensors="pt")["input_ids"]',
+        "outputs = model(input_ids=ids, **pixels)",
+    ]
+    return "\n".join(line for line in lines if line)

@@ -10,13 +10,15 @@ from rich.console import Console
 
 from aced.data.atomic import folder_atomic, sync, write_atomic, writing
 from aced.errors import AcedError, nearest
-from aced.export.card import Story, card, open_clip_usage, story_of
+from aced.export.card import Story, card, open_clip_usage, story_of, transformers_usage
+from aced.export.hugging import write_transformers
 from aced.export.openclip import write_open_clip
 from aced.harness.models import open_model
 from aced.progress import counting
 from aced.towers import Tower
 
 CARD = "README.md"
+_GAPS = f"Fill in the licence and the other gaps of {CARD} before you publish it."
 
 
 def export_program(model: str, folder: Path, form: str, checkpoint: str, console: Console) -> None:
@@ -53,9 +55,18 @@ def _open_clip(tower: Tower, story: Story, folder: Path) -> list[str]:
     write_atomic(folder / CARD, card(tower, story, "open_clip", open_clip_usage(tower)))
     return [
         f"open_clip reads it, and embeds as the model does (largest difference {found:.1g}).",
-        f"Fill in the licence and the other gaps of {CARD} before you publish it.",
+        _GAPS,
     ]
 
 
-FORMATS: dict[str, Callable[[Tower, Story, Path], list[str]]] = {"open_clip": _open_clip}
+def _transformers(tower: Tower, story: Story, folder: Path) -> list[str]:
+    kind, found = write_transformers(tower, folder)
+    write_atomic(folder / CARD, card(tower, story, "transformers", transformers_usage(tower, kind)))
+    lines = [f"transformers reads it ({kind}), and embeds as the model does (largest difference {found:.1g})."]
+    if kind == "CLIPModel" and getattr(tower.model, "logit_bias", None) is not None:
+        lines.append("Its logit bias stays behind: CLIPModel has none, and it changes no order of pairs.")
+    return [*lines, _GAPS]
+
+
+FORMATS: dict[str, Callable[[Tower, Story, Path], list[str]]] = {"open_clip": _open_clip, "transformers": _transformers}
 """What each format writes into a folder that is empty; it returns sentences for the user."""

@@ -23,6 +23,7 @@ from aced.data.streamed import streams
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
+from aced.objectives import LOSSES, check_processes
 from aced.precision import Precision, autocast, tensor_float
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
@@ -177,6 +178,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
     method = config.row
+    check_processes(config.method.loss, method.distill, world.size)
     objective = Objective(
         method,
         config.method.loss,
@@ -240,7 +242,7 @@ def _settings(config: Config, precision: Precision) -> Settings:
         batch=train.batch,
         super_batch=config.super_batch,
         steps=train.steps,
-        loss=method.loss,
+        loss=LOSSES.find(method.loss).scores,
         chunks=method.chunks,
         temperature=method.temperature,
         lr=train.lr,

@@ -21,6 +21,7 @@ from aced.data.shared_memory import check_room
 from aced.data.source import Column, Source
 from aced.data.spool import GIGABYTE, Spool
 from aced.data.streamed import streams
+from aced.data.travelling import let_travel
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
@@ -79,6 +80,7 @@ def make_inputs(
         else:
             providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
             bars.say(live_cost(name, tower, student, config, source))
+    let_travel(source, [one.store.files for one in providers.values() if isinstance(one, Cached)])
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
             bars.say(
@@ -201,6 +203,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             tell=bars.say,
             known=known,
             streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
+            hearsay=not any(frozen_section(name, config).cache for name in frozen_models(config)),
         )
         shards.places.fetch(fetching)
     told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aced.config import Config
 from aced.errors import AcedError
+from aced.objectives import LOSSES
 from aced.towers import Tower
 from aced.towers.architecture import architecture
 from aced.towers.fetching import Progress
@@ -39,7 +40,7 @@ def make_student(config: Config, resumed: Path | None = None, progress: Progress
     first = None
     if resumed is not None and (resumed / "model" / TOWER_FILE).is_file():
         recipe = _as_before(recipe, saved_recipe(resumed / "model"))
-    elif config.method.loss == "sigmoid":
+    elif LOSSES.find(config.method.loss).scores == "sigmoid":
         first = SIGLIP | {key: recipe.config[key] for key in SIGLIP if recipe.config.get(key) is not None}
         recipe = recipe if recipe.trained else _with_bias(recipe)
     tower = load_recipe(recipe, device_of(config), config.run.seed, progress, first)
