@@ -35,6 +35,7 @@ from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
 from aced.train.frozen import frozen_models, frozen_section, teachers_of
+from aced.train.given import GIVEN, Given
 from aced.train.ordering import order_of, order_text, plan_of, settled
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
@@ -58,7 +59,12 @@ class Inputs:
 
 
 def make_inputs(
-    config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None, world: World | None = None
+    config: Config,
+    student: Tower,
+    bars: Bars,
+    earlier: Earlier | None = None,
+    world: World | None = None,
+    given: Given | None = None,
 ) -> Inputs:
     """Open the data, load the frozen models and make their caches, as the config says.
 
@@ -70,9 +76,10 @@ def make_inputs(
         bars: where progress is shown.
         earlier: the run that is resumed, whose models and data these must be.
         world: the processes of the job, all of which call this.
+        given: what is handed over.
     """
     world, method = world or World(), config.row
-    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier))
+    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier, given or Given()))
     providers: dict[str, Provider] = {}
     for name, tower in towers.items():
         if frozen_section(name, config).cache:
@@ -96,17 +103,27 @@ def make_inputs(
 
 
 def _opened(
-    config: Config, student: Tower, bars: Bars, earlier: Earlier | None
+    config: Config, student: Tower, bars: Bars, earlier: Earlier | None, given: Given
 ) -> tuple[list[Task], dict[str, Tower], Source]:
     """Tasks, frozen models by name, and the pool."""
-    tasks = make_eval_tasks(config, bars.say)
-    towers = {name: load_frozen(name, config, bars.counting) for name in frozen_models(config)}
+    given.check(config)
+    if given.tasks is not None:
+        tasks = list(given.tasks)
+    else:  # the tasks of the scenes go with the scenes
+        tasks = make_eval_tasks(config, bars.say) if given.source is None or config.eval.tasks else []
+    handed = {"reference": given.reference_of(config)}
+    towers = {
+        name: tower if (tower := handed.get(name)) is not None else load_frozen(name, config, bars.counting)
+        for name in frozen_models(config)
+    }
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))
-    pool = _pool(config, bars, earlier)
+    pool = given.source if given.source is not None else _pool(config, bars, earlier)
+    if given.source is not None:
+        bars.say(f"Data: {len(pool):,} pairs of {pool.name}.")
     if earlier is not None:
         earlier.check(data_marks(pool), KnownTars.of(pool))
     ordered = settled(config, pool, _ranks())
@@ -315,6 +332,8 @@ def load_frozen(name: str, config: Config, progress: Progress | None = None) -> 
     """
     section = frozen_section(name, config)
     key = name.partition(" ")[0]
+    if section.model == GIVEN:
+        raise AcedError(f"{key}.model = '{GIVEN}' stands for a model that is handed over: aced.train(.., {key}=..).")
     what = f"{key}.model = '{section.model}'"
     recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
