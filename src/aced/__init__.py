@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aced.core.embeddings import Embeddings as Embeddings
     from aced.core.selection import Selection as Selection
     from aced.core.selection import select as select
+    from aced.core.selection_losses import select_losses as select_losses
     from aced.data.own import PairSource as PairSource
     from aced.data.shards import open_shards as open_shards
     from aced.data.source import Source as Source
@@ -45,6 +46,7 @@ _HOME = {
     "Embeddings": "aced.core.embeddings",
     "Selection": "aced.core.selection",
     "select": "aced.core.selection",
+    "select_losses": "aced.core.selection_losses",
     "AcedError": "aced.errors",
     "Config": "aced.config",
     "load_config": "aced.config",
