@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from aced.registering import register_loss as register_loss
     from aced.registering import register_method as register_method
     from aced.registering import register_score as register_score
+    from aced.registering import register_source as register_source
+    from aced.registering import register_task as register_task
+    from aced.registering import register_tower as register_tower
+    from aced.registering import register_tracker as register_tracker
     from aced.towers import OwnTower as OwnTower
     from aced.towers import Tower as Tower
     from aced.towers import load_tower as load_tower
@@ -63,6 +67,10 @@ _HOME = {
     "register_loss": "aced.registering",
     "register_method": "aced.registering",
     "register_score": "aced.registering",
+    "register_source": "aced.registering",
+    "register_task": "aced.registering",
+    "register_tower": "aced.registering",
+    "register_tracker": "aced.registering",
     "Tower": "aced.towers",
     "load_tower": "aced.towers",
     "OwnTower": "aced.towers",
