@@ -25,6 +25,8 @@ COMMANDS = (
     "embed",
     "eval",
     "lit",
+    "export",
+    "latency",
     "report",
     "stable",
     "methods",

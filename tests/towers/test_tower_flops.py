@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tower_fakes import candidates, images, write_config
 
@@ -126,3 +127,18 @@ def test_other_architectures_are_counted(tmp_path: Path, towers: dict[str, Tower
     assert found.text == towers["plain"].flops(10).text
     assert torch.backends.mha.get_fastpath_enabled() == before
     assert tower.training
+
+
+def test_a_parameter_that_a_module_is_given_is_no_hindrance() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.latent, self.inner = nn.Parameter(torch.randn(1, 1, 4)), nn.Linear(4, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(self.latent.expand(len(x), -1, -1))
+
+    model = Pooled()
+    model.inner.bias.requires_grad_(False)
+    assert count(model, lambda: model(torch.zeros(2, 4))) == 2 * 2 * 4 * 8
+    assert [value.requires_grad for value in model.parameters()] == [True, True, False]

@@ -1,4 +1,4 @@
-"""Commands about one model: eval, embed, lit."""
+"""Commands about one model: eval, embed, lit, export, latency."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def embed(
     shards: Annotated[
         list[str], typer.Argument(parser=as_place, help="Tars: files, folders, globs, {00000..00009} ranges.")
     ],
-    out: Annotated[Path, typer.Option(parser=as_path, help="Cache folder, for reference.cache.")] = Path("runs/cache"),
+    out: Annotated[str, typer.Option(parser=as_place, help="Cache folder or its address, for reference.cache.")] = (
+        "runs/cache"
+    ),
     checkpoint: Annotated[
         str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
     ] = "",
@@ -168,7 +170,7 @@ def embed(
     job = Job(
         model=model,
         checkpoint=checkpoint,
-        cache=str(out),
+        cache=out,
         settings=Settings(dtype, views, micro_batch, workers),
         precision=check_precision(precision),
         caption=caption,
@@ -244,3 +246,65 @@ def lit(
     options = Options(shape, settings, seed, beams, where, split=split, cache=cache, checkpoint=checkpoint)
     set_threads(threads)
     lit_program(run, data or [], out, options, Console())
+
+
+@app.command()
+def export(
+    run: Annotated[
+        str, typer.Argument(parser=as_place, help="A run or model folder, hf-hub:ORG/MODEL, or an open_clip name.")
+    ],
+    dest: Annotated[Path, typer.Argument(parser=as_path, help="A new folder.")],
+    form: Annotated[str, typer.Option("--format", help="open_clip or transformers.")] = "open_clip",
+    checkpoint: Annotated[
+        str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
+    ] = "",
+) -> None:
+    """Write a model as another program reads it, with a model card; checked against the model before it is there.
+
+    Examples:
+
+      aced export runs/first exported
+
+      aced export ViT-B-32 for-transformers --checkpoint laion2b_s34b_b79k --format transformers
+    """
+    from rich.console import Console
+
+    from aced.export.program import export_program
+
+    export_program(run, dest, form, checkpoint, Console())
+
+
+@app.command()
+def latency(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            parser=as_place, help="Run or model folders, open_clip names (random weights take as long), configs."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(parser=as_path, help="Folder of the results.")] = Path("runs/latency"),
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Samples of a call; repeatable. [1 and 8]")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, max=1024, help="CPU threads; repeatable. [1]")] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="eager or compiled; repeatable. [eager]", show_default=False)
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each case has, all cases one after the other.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Length of a turn.")] = 0.5,
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
+) -> None:
+    """Time the image and the text tower of models on this device, beside parameters, multiply-adds and size.
+
+    Examples:
+
+      aced latency runs/first ViT-B-32 --batch 1
+
+      aced latency aced-demo-s aced-demo-l --runtime eager --runtime compiled --threads 1 --threads 2
+    """
+    from rich.console import Console
+
+    from aced.latency.program import Options, latency_program
+
+    options = Options(
+        models, out, batch or (1, 8), threads or (1,), runtime or ("eager",), rounds, seconds, device=device
+    )
+    latency_program(options, Console())

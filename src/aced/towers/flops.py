@@ -89,8 +89,17 @@ def count(model: nn.Module, run: Callable[[], object]) -> int:
     """FLOPs of `run()` by torch's counter, in evaluation mode and without gradient."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with evaluating(model), torch.no_grad(), countable(), FlopCounterMode(display=False) as counter:
-        run()
+    trained = [value for value in model.parameters() if value.requires_grad]
+    try:
+        # The counter follows modules by gradients, and finds none where a module is given a view of a parameter (timm's
+        # attention pooling).
+        for value in trained:
+            value.requires_grad_(False)
+        with evaluating(model), torch.no_grad(), countable(), FlopCounterMode(display=False) as counter:
+            run()
+    finally:
+        for value in trained:
+            value.requires_grad_(True)
     return int(counter.get_total_flops())
 
 

@@ -105,3 +105,56 @@ def _single(name: str, value: Tensor, names: Mapping[str, str]) -> tuple[str, Te
         if name.startswith(f"{old}."):
             return new + name.removeprefix(old), value
     return name, value
+
+
+def as_transformers(state: Mapping[str, Tensor], *, siglip: bool) -> dict[str, Tensor]:
+    """The other way round: a state dict of open_clip's CLIP or SigLIP as transformers' CLIPModel or SiglipModel has it.
+
+    A weight that has no place there keeps its name.
+
+    Args:
+        state: the weights of a model.
+        siglip: whether its vision tower is one of timm with attention pooling.
+    """
+    found: dict[str, Tensor] = {}
+    pooling: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        plain = name if siglip else name.removeprefix("text.")  # open_clip's CLIP with a text tower of its own
+        if block := _block_of(plain, siglip=siglip):
+            found |= {f"{block[0]}.{part}": one for part, one in _parts_of(*block[1:], value)}
+        elif siglip and (half := re.fullmatch(r"visual\.trunk\.attn_pool\.(q|kv)\.(weight|bias)", plain)):
+            pooling.setdefault(half[2], {})[half[1]] = value
+        else:
+            new, value = _single_back(plain, value, _SIGLIP if siglip else _CLIP)
+            found[new] = value
+    for kind, halves in pooling.items():
+        found[f"vision_model.head.attention.in_proj_{kind}"] = torch.cat([halves["q"], halves["kv"]])
+    return found
+
+
+def _block_of(name: str, *, siglip: bool) -> tuple[str, bool, str, str] | None:
+    """Where transformers has the block of a weight, whether timm named it, its part in it, `weight` or `bias`."""
+    for tower in ("text", "vision"):
+        pattern = rf"{re.escape(_blocks(tower, siglip=siglip))}\.(\d+)\.(.+)[._](weight|bias)"
+        if at := re.fullmatch(pattern, name):
+            return f"{tower}_model.encoder.layers.{at[1]}", siglip and tower == "vision", at[2], at[3]
+    return None
+
+
+def _parts_of(timm: bool, part: str, kind: str, value: Tensor) -> list[tuple[str, Tensor]]:
+    """A weight of a block under its names in transformers, query, key and value apart."""
+    if part == ("attn.qkv" if timm else "attn.in_proj"):
+        return [(f"self_attn.{key}_proj.{kind}", one) for key, one in zip("qkv", value.chunk(3), strict=True)]
+    back = {new: old for old, new in (_TIMM_BLOCK if timm else _BLOCK).items()}
+    return [(f"{back.get(part, part)}.{kind}", value)]
+
+
+def _single_back(name: str, value: Tensor, names: Mapping[str, str]) -> tuple[str, Tensor]:
+    for old, new in names.items():
+        if name == new:
+            if new in ("text_projection", "visual.proj"):
+                value = value.T.contiguous()
+            return old, value[0] if new.endswith("pos_embed") else value
+        if name.startswith(f"{new}."):
+            return old + name.removeprefix(new), value
+    return name, value

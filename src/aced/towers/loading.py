@@ -47,7 +47,7 @@ def load_tower(
         device: where the model goes; it is always built on the CPU.
         seed: seed of the initial weights. The global generator stays as it was; without a seed it is used,
             unless the weights are loaded.
-        progress: opens a bar for what is downloaded; None draws none.
+        progress: opens a bar for what is downloaded; None draws that of the hub's own client.
 
     Naming a tag or an address of the hub is what allows a download; nothing else ever does. A JSON config may carry a
     second level, `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub. Architecture names without a tag get the

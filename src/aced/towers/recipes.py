@@ -215,7 +215,8 @@ def _hub_copy(folder: Path) -> Recipe:
     config, preprocess = _levels(folder / HUB_CONFIG)
     if config["text_cfg"].get("hf_tokenizer_name"):
         config["text_cfg"]["hf_tokenizer_name"] = str(folder)
-    return Recipe(folder.name, config, preprocess, "hub", folder)
+    words = folder / WORDS_FILE  # what `aced export` writes beside a config whose texts become ids by words
+    return Recipe(folder.name, config, preprocess, "hub", folder, vocabulary=words if words.is_file() else None)
 
 
 def _named(model: str, path: Path) -> Recipe:

@@ -261,7 +261,8 @@ def _settings(config: Config, precision: Precision) -> Settings:
         micro_batch=train.micro_batch,
         precision=precision,
         scope=method.scope,
-        recomputed=(train.grad_cache > 0) + train.activation_checkpointing,
+        embedded_again=train.grad_cache > 0,
+        activations_again=train.activation_checkpointing,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from aced.config import Config
+from aced.data.caches import cache_at
 from aced.data.fetching import check_room as check_spool
 from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
@@ -18,7 +19,9 @@ from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
 from aced.data.source import Column, Source
+from aced.data.spool import GIGABYTE, Spool
 from aced.data.streamed import streams
+from aced.data.travelling import let_travel
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
@@ -85,6 +88,7 @@ def make_inputs(
         else:
             providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
             bars.say(live_cost(name, tower, student, config, source))
+    let_travel(source, [one.store.files for one in providers.values() if isinstance(one, Cached)])
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
             bars.say(
@@ -173,6 +177,12 @@ def _ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def spool_of(config: Config) -> Spool | None:
+    """Where addresses are fetched to."""
+    data = config.data
+    return Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None
+
+
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
     """The pool: shards where the config names any, else scenes; says how much was found where.
 
@@ -189,7 +199,6 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
         return scenes
     from aced.data.remote import is_address
     from aced.data.shards import open_shards
-    from aced.data.spool import GIGABYTE, Spool
     from aced.data.stock import Streaming
     from aced.data.summary import found_text
 
@@ -207,7 +216,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             bad_tars=data.bad_tars,
             index_dir=index_folder(data.index_dir, bars.say),
             kind_field=data.kind_field,
-            spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
+            spool=spool_of(config),
             apart=bool(data.weights),
             decoding=data.decoding,
             workers=workers_of(config),
@@ -216,6 +225,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             tell=bars.say,
             known=known,
             streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
+            hearsay=not any(frozen_section(name, config).cache for name in frozen_models(config)),
         )
         shards.places.fetch(fetching)
     told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
@@ -345,13 +355,13 @@ def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars,
     """The cached embeddings of the `reference` or of a teacher."""
     section = frozen_section(name, config)
     refuse = section.cache_missing == "refuse"
-    return make_cached(tower, source, Path(section.cache), config, tower.device, bars, refuse=refuse, world=world)
+    return make_cached(tower, source, section.cache, config, tower.device, bars, refuse=refuse, world=world)
 
 
 def make_cached(
     tower: Tower,
     source: Source,
-    cache: Path,
+    cache: Path | str,
     config: Config,
     device: torch.device,
     bars: Bars,
@@ -373,6 +383,7 @@ def make_cached(
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     settings = cache_settings(config)._replace(workers=workers)
     with bars.counting(f"Embedding the pool with {tower.name}") as progress:
-        store = make_store(cache, source, tower, settings, world or World(), bars.say, progress, refuse=refuse)
+        own = cache_at(cache, tower.identity()["tower"], spool_of(config))
+        store = make_store(own, source, tower, settings, world or World(), bars.say, progress, refuse=refuse)
     sample = source.read(range(min(64, len(source))), [])
     return Cached(store, device, tower.forward_flops(sample.texts))

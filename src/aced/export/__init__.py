@@ -1,0 +1,1 @@
+"""Trained models as other programs read them: open_clip, transformers, ONNX."""

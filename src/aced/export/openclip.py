@@ -1,0 +1,53 @@
+"""A model as open_clip reads it from a folder or from the hub: `open_clip_config.json` and its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aced.data.atomic import save_tensors_atomic, write_atomic, writing
+from aced.errors import AcedError
+from aced.export.checks import Examples, check_equal, difference
+from aced.towers import Tower
+from aced.towers.compat import import_open_clip
+from aced.towers.hub import HUB_CONFIG, NAMES
+from aced.towers.recipes import WORDS_FILE
+from aced.towers.tokenizers import WordTokenizer
+
+
+def write_open_clip(tower: Tower, folder: Path) -> float:
+    """Fill a folder that is empty; returns the largest difference of an embedding once open_clip has read it.
+
+    A word list and what it needs of aced are written beside the weights, and open_clip does not read them.
+
+    Raises:
+        AcedError: open_clip cannot find the text tower in the folder, or embeds otherwise; the disk is full.
+    """
+    if tower.text_model is not None:
+        raise AcedError(
+            f"{tower.name}: its text tower is one of transformers, whose config open_clip looks for on the hub and not "
+            "in the folder of the model; share the folder that 'aced train' wrote, which is whole."
+        )
+    config: dict[str, Any] = json.loads(json.dumps(tower.config))
+    if isinstance(tower.tokenizer, WordTokenizer):
+        write_atomic(folder / WORDS_FILE, "\n".join(tower.tokenizer.words) + "\n")
+    elif hasattr(tower.tokenizer, "save_pretrained"):
+        with writing(folder):
+            tower.tokenizer.save_pretrained(folder)
+        config["text_cfg"]["hf_tokenizer_name"] = "."  # of a folder open_clip takes the folder itself, as aced does
+    if config["vision_cfg"].get("timm_model_name"):
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    save_tensors_atomic(folder / NAMES[0], {key: value.cpu() for key, value in tower.model.state_dict().items()})
+    description = {"model_cfg": config, "preprocess_cfg": tower.preprocess}
+    write_atomic(folder / HUB_CONFIG, json.dumps(description, indent=2) + "\n")
+    found = _read_again(tower, folder)
+    check_equal(found, "open_clip")
+    return found
+
+
+def _read_again(tower: Tower, folder: Path) -> float:
+    """Load a folder as a user of open_clip would; see `difference`."""
+    model, _, _ = import_open_clip().create_model_and_transforms(f"local-dir:{folder}")
+    model.eval()
+    return difference(Examples(tower), model.encode_image, model.encode_text)

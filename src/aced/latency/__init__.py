@@ -1,0 +1,1 @@
+"""How long a model takes for an image and for a text on the device at hand."""

@@ -1,0 +1,78 @@
+"""The programs that can run a model here: torch as it is and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aced.towers import Tower
+
+Encode = Callable[[Tensor], object]
+
+
+class Ready(NamedTuple):
+    """A model that can be called.
+
+    Attributes:
+        image: pixels `[B, 3, S, S]` float on the device, to features; returns when they are there.
+        text: ids `[B, T]` likewise.
+        image_bytes: size of the image tower's weights.
+        text_bytes: size of the text tower's.
+    """
+
+    image: Encode
+    text: Encode
+    image_bytes: int
+    text_bytes: int
+
+
+def _eager(tower: Tower) -> Ready:
+    model: Any = tower.model
+    return Ready(_waiting(model.encode_image, tower.device), _waiting(model.encode_text, tower.device), *_sizes(tower))
+
+
+def _compiled(tower: Tower) -> Ready:
+    model: Any = tower.model
+    image, text = (torch.compile(encode, dynamic=False) for encode in (model.encode_image, model.encode_text))
+    return Ready(_waiting(image, tower.device), _waiting(text, tower.device), *_sizes(tower))
+
+
+RUNTIMES: dict[str, Callable[[Tower], Ready]] = {"eager": _eager, "compiled": _compiled}
+"""What each makes of a tower."""
+
+
+def _waiting(encode: Callable[[Tensor], Tensor], device: torch.device) -> Encode:
+    """The same without gradient; on a GPU it returns when the features are there."""
+
+    def call(inputs: Tensor) -> object:
+        with torch.no_grad():
+            features = encode(inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return features
+
+    return call
+
+
+def halves(tower: Tower) -> tuple[int, int]:
+    """The number of parameters of the image tower, and of all else but the logit scale and bias."""
+    image = _count(tower.model.visual.parameters())  # type: ignore[union-attr]
+    loose = sum(getattr(tower.model, name, None) is not None for name in ("logit_scale", "logit_bias"))
+    return image, _count(tower.model.parameters()) - image - loose
+
+
+def _count(values: Any) -> int:
+    return sum(value.numel() for value in values)
+
+
+def _sizes(tower: Tower) -> tuple[int, int]:
+    """Bytes of weights and statistics as they are saved, by tower."""
+    image = _bytes(tower.model.visual)  # type: ignore[arg-type]
+    return image, _bytes(tower.model) - image
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in module.state_dict().values())
