@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -88,12 +91,13 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
     towers = [load_recipe(recipe, device, 0, partial(counting, console)).eval() for recipe in recipes]
     threads = torch.get_num_threads()
     try:
-        cases, failed = _cases(towers, options, console)
-        if not cases:
-            raise AcedError(next(iter(failed.values())))
-        with Bars(console) as bars, bars.bar("Timing", options.rounds * len(cases)) as tick:
-            calls, before = [case.call for case in cases], [case.before for case in cases]
-            found = measure(calls, options.rounds, options.seconds, before, lambda done: tick(done, ""))
+        with tempfile.TemporaryDirectory(prefix="aced-latency-") as folder:
+            cases, failed = _cases(towers, options, Path(folder), console)
+            if not cases:
+                raise AcedError(next(iter(failed.values())))
+            with Bars(console) as bars, bars.bar("Timing", options.rounds * len(cases)) as tick:
+                calls, before = [case.call for case in cases], [case.before for case in cases]
+                found = measure(calls, options.rounds, options.seconds, before, lambda done: tick(done, ""))
     finally:
         torch.set_num_threads(threads)
     rows = [case.facts | vars(times) for case, times in zip(cases, found, strict=True)]
@@ -105,28 +109,32 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
     return rows
 
 
-def _cases(towers: Sequence[Tower], options: Options, console: Console) -> tuple[list[_Case], dict[str, str]]:
+def _cases(
+    towers: Sequence[Tower], options: Options, folder: Path, console: Console
+) -> tuple[list[_Case], dict[str, str]]:
     """What is timed, each called once; and for each model that a runtime cannot run, why."""
     cases: list[_Case] = []
     failed: dict[str, str] = {}
     with Bars(console) as bars, bars.bar("Preparing", len(towers) * len(options.runtimes)) as tick:
         for number, tower in enumerate(towers):
+            own = folder / str(number)
+            own.mkdir()
             for place, runtime in enumerate(options.runtimes):
                 tick(number * len(options.runtimes) + place, f"{tower.name}, {runtime}")
                 try:
-                    cases += _of(tower, runtime, options)
+                    cases += _of(tower, runtime, options, own)
                 except Exception as error:
                     failed[f"{tower.name}, {runtime}"] = reason_of(error)
     return cases, failed
 
 
-def _of(tower: Tower, runtime: str, options: Options) -> list[_Case]:
+def _of(tower: Tower, runtime: str, options: Options, folder: Path) -> list[_Case]:
     cases = []
     generator = torch.Generator().manual_seed(0)
     flops, parameters = tower.flops(tower.context_length), halves(tower)
     for threads in options.threads:
         torch.set_num_threads(threads)
-        ready = RUNTIMES[runtime](tower)
+        ready = RUNTIMES[runtime](tower, folder)
         for batch in options.batches:
             shape = (batch, 3, tower.view.size, tower.view.size)
             inputs = {
@@ -152,18 +160,23 @@ def _cells(row: dict[str, Any]) -> list[str]:
     cells = [str(row[key]) for key in _HEAD[:5]]
     cells += [f"{row['parameters'] / 1e6:.3g}", f"{row['multiply_adds'] / 1e9:.3g}", f"{row['bytes'] / 1e6:.3g}"]
     milliseconds = {key: f"{1e3 * row[key]:.3g}" for key in ("median", "low", "high", "p95")}
-    return [*cells, milliseconds["median"], f"{milliseconds['low']} to {milliseconds['high']}", milliseconds["p95"]]
+    return [*cells, milliseconds["median"], f"{milliseconds['low']}–{milliseconds['high']}", milliseconds["p95"]]
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table(header_style="bold")
-    for number, head in enumerate((*_HEAD, *_TIMES)):
-        table.add_column(head, justify="left" if number < 3 else "right", no_wrap=number > 2)
+    """The table of the terminal, which is narrow: the rest stands in the files."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    heads = ("Model", "Tower", "Runtime", "b", "t", "Madds, G", "Median, ms", "Rounds", "p95")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number < 3 else "right", no_wrap=number != 0, overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row))
+        _, _, _, _, _, _, adds, _, *times = _cells(row)
+        names = [escape(str(row[key])) for key in ("model", "tower", "runtime", "batch", "threads")]
+        table.add_row(*names, adds, *times)
     console.print(table)
     console.print(
-        "Time of a whole batch; 'rounds': the lowest and the highest median of a round. Texts have the full length.",
+        "b: samples of a call, of which the time is; t: threads; Madds: multiply-adds of a sample; Rounds: the lowest "
+        "and the highest median of a round. Texts have the full length.",
         highlight=False,
     )
 
