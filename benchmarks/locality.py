@@ -3,6 +3,7 @@
     python benchmarks/locality.py --pool data/webmix --curated data/webmix-curated --tasks data/eval --out l.jsonl
     python benchmarks/locality.py ... --reference runs/photos-reference/model      # does not train one first
     python benchmarks/locality.py --only loader --pool data/webmix
+    python benchmarks/locality.py --only plan                                       # the order of 10^9 pairs
     python benchmarks/locality.py --table l.jsonl                                  # the means of what lies there
 
 The pool is written anew, into tars that are a fraction of a super-batch to a few of them large, as they are in large
@@ -23,6 +24,7 @@ import argparse
 import io
 import itertools
 import json
+import os
 import pickle
 import statistics
 import sys
@@ -211,6 +213,31 @@ def loader(args: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
         yield {"order": name, "read": rates[0], "decoded": rates[1], "opens": statistics.mean(tars)}
 
 
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+def plan_times(tars: int = 100_000, pairs: int = 10_000, batch: int = 4096, far: int = 10**7) -> str:
+    """What the order of a pool of so many tars takes."""
+    from aced.data.plan import Plan
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    before, clock = resident(), time.process_time
+    start = clock()
+    plan = Plan([pairs] * tars, batch, 0, 16, 8)
+    times = [clock() - start]
+    for step in (far, *range(far + 1, far + 101)):
+        start = clock()
+        plan.indices(step)
+        times.append(clock() - start)
+    made, first, *rest = (1e3 * seconds for seconds in times)
+    return (
+        f"{tars:,} tars of {pairs:,}, 8 streams of 16: made in {made:.0f} ms, step {far:,} in {first:.0f} ms, the next "
+        f"in {statistics.median(rest):.2f} ms; {resident() - before:.0f} MB"
+    )
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +275,7 @@ def main() -> None:
     parser.add_argument("--methods", default="iid,i-aced")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="340 of 64 are an epoch of webmix")
-    parser.add_argument("--only", choices=["loader", "accuracy"])
+    parser.add_argument("--only", choices=["loader", "accuracy", "plan"])
     parser.add_argument("--keep", type=Path, help="a folder that keeps tars, reference and its cache for the next time")
     parser.add_argument("--out", type=Path, help="where rows are added, one a line")
     parser.add_argument("--table", type=Path, help="show what such a file holds")
@@ -256,6 +283,10 @@ def main() -> None:
     console = Console()
     if args.table:
         show([json.loads(line) for line in args.table.read_text().splitlines()], console)
+        return
+    if args.only in (None, "plan"):
+        print(plan_times())
+    if args.only == "plan":
         return
     from aced.progress import Bars
 

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from aced.data.embedding import Settings
+from aced.data.home import Folder, file_state
 from aced.data.sidecar import (
     VERSION,
     Part,
@@ -42,7 +43,7 @@ from aced.data.sidecar import (
     sidecar_path,
     tower_folder,
 )
-from aced.data.sidecarlist import LIST, SideCarList, file_state
+from aced.data.sidecarlist import LIST, SideCarList
 from aced.data.store import Store, open_store
 
 D = 64
@@ -81,7 +82,7 @@ def pretend(cache: Path, parts: Sequence[Part], identity: dict[str, str], d: int
     """Side-cars that a start takes for whole: sparse files, and what the list in their folder says of them."""
     folder = tower_folder(cache, identity["tower"])
     folder.mkdir(parents=True, exist_ok=True)
-    listed = SideCarList(folder)
+    listed = SideCarList(Folder(folder))
     info = {"version": VERSION, "tower": "none", "identity": identity, "d": d, "views": 1, "dtype": dtype}
     info |= {"scale": 1.0, "bias": 0.0, "ends": [], "faults": {}, "seconds": 1.0, "flops": 1.0}
     for number, part in enumerate(parts):

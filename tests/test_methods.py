@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
-from aced.core.selection import Score, Strategy
+from aced.core.scored import SCORES, Strategy
 from aced.errors import AcedError, nearest
-from aced.methods import METHODS, Distill, Method, get_method
+from aced.methods import METHODS, Method, get_method
+from aced.objectives import DISTILLATIONS
 
 EVERY = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -20,9 +21,9 @@ def test_every_row_is_coherent(method: Method) -> None:
     assert method.title
     assert method.about
     assert not method.about.endswith(".")
-    assert method.score is None or method.score in get_args(Score)
+    assert method.score is None or method.score in SCORES
     assert method.strategy in get_args(Strategy)
-    assert method.distill is None or method.distill in get_args(Distill)
+    assert method.distill is None or method.distill in DISTILLATIONS
     assert (method.weight > 0) == (method.distill is not None)
     assert method.distill_on == "same" or method.distill is not None
     assert method.distill_on == "same" or method.score is not None  # an i.i.d. batch is no other batch

@@ -32,6 +32,12 @@ def test_a_bar_shows_what_how_far_and_a_remark() -> None:
     assert "30%" in drawn(bars)
 
 
+def test_a_bar_goes_where_there_was_nothing_to_count() -> None:
+    with Bars(Console(file=io.StringIO(), width=100)) as bars, bars.counting("Indexing"):
+        pass
+    assert "Indexing" not in drawn(bars)
+
+
 def test_the_overall_bar_moves_with_its_parts() -> None:
     with Bars(Console(file=io.StringIO(), width=100)) as bars:
         bars.overall("Demo", 10)

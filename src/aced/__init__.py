@@ -8,18 +8,37 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aced.version import __version__
+
 if TYPE_CHECKING:
+    from aced.api import Trained as Trained
+    from aced.api import embed as embed
+    from aced.api import evaluate as evaluate
+    from aced.api import train as train
+    from aced.config import Config as Config
+    from aced.config import load_config as load_config
+    from aced.config import make_config as make_config
     from aced.core import losses as losses
     from aced.core.embeddings import Embeddings as Embeddings
     from aced.core.selection import Selection as Selection
     from aced.core.selection import select as select
+    from aced.data.own import PairSource as PairSource
+    from aced.data.shards import open_shards as open_shards
+    from aced.data.source import Source as Source
     from aced.errors import AcedError as AcedError
     from aced.methods import METHODS as METHODS
     from aced.methods import Method as Method
+    from aced.registering import register_distillation as register_distillation
+    from aced.registering import register_loss as register_loss
+    from aced.registering import register_method as register_method
+    from aced.registering import register_score as register_score
+    from aced.towers import OwnTower as OwnTower
     from aced.towers import Tower as Tower
     from aced.towers import load_tower as load_tower
-
-__version__ = "0.1.0"
+    from aced.towers import own_tower as own_tower
+    from aced.towers import save_tower as save_tower
+    from aced.train.hook import Step as Step
+    from aced.train.hook import StopTraining as StopTraining
 
 _HOME = {
     "losses": "aced.core.losses",
@@ -27,10 +46,30 @@ _HOME = {
     "Selection": "aced.core.selection",
     "select": "aced.core.selection",
     "AcedError": "aced.errors",
+    "Config": "aced.config",
+    "load_config": "aced.config",
+    "make_config": "aced.config",
+    "open_shards": "aced.data.shards",
+    "PairSource": "aced.data.own",
+    "Source": "aced.data.source",
+    "Step": "aced.train.hook",
+    "StopTraining": "aced.train.hook",
+    "Trained": "aced.api",
     "METHODS": "aced.methods",
     "Method": "aced.methods",
+    "register_distillation": "aced.registering",
+    "register_loss": "aced.registering",
+    "register_method": "aced.registering",
+    "register_score": "aced.registering",
     "Tower": "aced.towers",
     "load_tower": "aced.towers",
+    "OwnTower": "aced.towers",
+    "own_tower": "aced.towers",
+    "save_tower": "aced.towers",
+    # Packages that can be called: each hands over to the function of its name in aced.api.
+    "embed": "aced.embed",
+    "evaluate": "aced.evaluate",
+    "train": "aced.train",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -16,9 +16,10 @@ from pydantic import ValidationError, model_validator
 
 from aced.config_checks import check_together
 from aced.config_sections import Sections
-from aced.config_types import PathText
+from aced.config_types import PathText, as_words
 from aced.errors import AcedError, nearest
 from aced.paths import expand_path
+from aced.plugins import load_plugins
 from aced.removed import why_not_key, why_not_value, without_defaults
 from aced.resume import Resume
 
@@ -31,8 +32,11 @@ class Config(Sections):
 
     @model_validator(mode="after")
     def _together(self) -> Config:
+        from aced.objectives import LOSSES
+
         try:
             method = self.row
+            LOSSES.find(self.method.loss)
         except AcedError as error:
             raise ValueError(str(error)) from None
         check_together(self, method, self.super_batch)
@@ -72,7 +76,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Check a nested mapping and make a `Config` of it; raises AcedError with every problem, a sentence each."""
+    """Check a nested mapping and make a `Config` of it, with what its `run.imports` register.
+
+    Raises:
+        AcedError: every problem, a sentence each; or a module of `run.imports` fails.
+    """
+    run = values.get("run")
+    load_plugins(as_words(run.get("imports")) if isinstance(run, Mapping) else ())
     try:
         return Config.model_validate(without_defaults(values))
     except ValidationError as error:

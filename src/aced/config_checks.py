@@ -55,6 +55,8 @@ def _check_teachers(teacher: TeacherSection) -> None:
 
 def _check_scoring(config: Sections, method: Method) -> None:
     """Raise a ValueError for an option of scoring that has no meaning beside the others."""
+    from aced.core.scored import SCORES  # with torch
+
     scoring, name = config.scoring, f"method '{method.name}'"
     changed = {key for key, value in scoring if value != type(scoring).model_fields[key].default}
     of_student = {"reuse", "unseen", "refresh"} | (set() if scoring.coarse_share else {"resolution"})
@@ -63,6 +65,10 @@ def _check_scoring(config: Sections, method: Method) -> None:
             raise ValueError(f"scoring.{key} has no meaning for {name}, which needs no scores of the student.")
     if "cascade" in changed and not (method.scores_student and method.scores_reference):
         raise ValueError(f"scoring.cascade has no meaning for {name}, which does not score by both models.")
+    if "cascade" in changed and SCORES[method.score or ""].reference > 0:
+        raise ValueError(
+            f"scoring.cascade keeps what is easy for the reference, and {name} wants what is hard for it: leave it out."
+        )
     if scoring.early and (not method.scores_reference or (method.scores_student and scoring.cascade == 1)):
         raise ValueError(
             f"scoring.early has nothing to decide for {name}: it goes with scoring.cascade below 1, or with a "

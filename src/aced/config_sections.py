@@ -39,6 +39,9 @@ class RunSection(Section):
 
     out: Annotated[PathText, FREE] = "runs/train"
     """Folder of the run: config, metrics, checkpoints, results."""
+    imports: Annotated[Words, FREE] = []
+    """Modules of yours that register methods, losses and the like, as in `import my_module`; they are looked for in the
+    current folder too."""
     seed: Seed = 0
     """Seed of the initial weights, the order of the data and the draws."""
     device: Annotated[str, ROUNDING] = "auto"
@@ -194,8 +197,8 @@ class MethodSection(Section):
     """Pairs that columns are drawn from, read once an epoch and kept on the device (8 bytes a pair and dimension).
 
     A pool that has no more pairs is taken whole, a larger one by a sample from 64 tars or more, another each epoch."""
-    loss: Literal["sigmoid", "softmax"] = "sigmoid"
-    """The contrastive loss, in training and in the scores."""
+    loss: str = "sigmoid"
+    """The contrastive loss, in training and in the scores: `sigmoid`, `softmax`, or one that run.imports registers."""
     scope: Literal["global", "quota", "local"] = "global"
     """Who competes where several processes share a super-batch: all, each for its own share, or each alone."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8

@@ -50,6 +50,12 @@ _one_or_more = BeforeValidator(_entries)
 Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
 
 
+def as_words(value: Any) -> list[str]:
+    """The words of a key that has not been checked yet; none where they are no words."""
+    words = _words(value)
+    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
+
+
 def _words(value: Any) -> Any:
     """A single word may stand for a list of one, and words with commas between them for several."""
     if not isinstance(value, str):

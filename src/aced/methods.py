@@ -11,10 +11,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aced.core.selection import Score, Strategy
-from aced.errors import AcedError, nearest
-
-Distill = Literal["softmax", "sigmoid", "features"]
+from aced.core.named import Table
+from aced.core.scored import SCORES, Score, Scoring, Strategy
+from aced.errors import AcedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +24,9 @@ class Method:
         name: what users type.
         title: what tables show.
         about: one line for `aced methods`.
-        score: how candidates are scored for the contrastive batch; None draws it i.i.d.
+        score: by what candidates are chosen for the contrastive batch, a name in `SCORES`; None draws it i.i.d.
         strategy: how the batch is drawn from the scores.
-        distill: the distillation loss beside the contrastive one, or None.
+        distill: the distillation loss beside the contrastive one, a name in `DISTILLATIONS`, or None.
         weight: lambda, the weight of the distillation loss.
         distill_on: the batch that is distilled on: the `same` as the contrastive one, or another `iid` one.
         reference: whose scores: the `large` reference, or a `peer` of the student's own architecture (JEST).
@@ -39,7 +38,7 @@ class Method:
     about: str
     score: Score | None = None
     strategy: Strategy = "joint"
-    distill: Distill | None = None
+    distill: str | None = None
     weight: float = 0.0
     distill_on: Literal["same", "iid"] = "same"
     reference: Literal["large", "peer"] = "large"
@@ -48,17 +47,21 @@ class Method:
     @property
     def scores_student(self) -> bool:
         """Whether the student must embed the super-batch before the choice."""
-        return self.score in ("learnability", "hard-student")
+        return self._scoring is not None and self._scoring.student != 0
 
     @property
     def scores_reference(self) -> bool:
         """Whether the reference's embeddings of the super-batch are needed."""
-        return self.score in ("learnability", "easy-reference", "diverse")
+        return self._scoring is not None and self._scoring.reference != 0
 
     @property
     def score_of_reference(self) -> Score:
         """The score by which the reference chooses alone: the method's own, or easy-reference."""
-        return "diverse" if self.score == "diverse" else "easy-reference"
+        return self.score if self.score is not None and not self.scores_student else "easy-reference"
+
+    @property
+    def _scoring(self) -> Scoring | None:
+        return SCORES[self.score] if self.score is not None else None
 
     @property
     def needs_large(self) -> bool:
@@ -195,7 +198,7 @@ _TABLE = (
     ),
 )
 
-METHODS: dict[str, Method] = {m.name: m for m in _TABLE}
+METHODS: Table[Method] = Table("method", [(m.name, m) for m in _TABLE])
 
 
 def get_method(name: str, *, weight: float | None = None, columns: int | None = None) -> Method:
@@ -205,9 +208,7 @@ def get_method(name: str, *, weight: float | None = None, columns: int | None = 
         AcedError: no such method (names the nearest), a weight for a method that distils nothing, a weight that is not
             positive, or columns for a method that does not distil by softmax.
     """
-    if name not in METHODS:
-        raise AcedError(f"There is no method '{name}'.{nearest(name, METHODS)}")
-    method = METHODS[name]
+    method = METHODS.find(name)
     if weight is not None:
         if method.distill is None:
             raise AcedError(f"Method '{name}' distils nothing, so a distillation weight has no meaning for it.")

@@ -110,13 +110,18 @@ class Bars:
 
     @contextmanager
     def counting(self, description: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar for callbacks of the form (done, total)."""
+        """A bar for callbacks of the form (done, total); it goes where there was nothing to count."""
         task = self._progress.add_task(escape(description), total=None, note="")
+        counted = False
 
         def count(done: int, total: int) -> None:
+            nonlocal counted
+            counted = True
             self._progress.update(task, completed=done, total=total)
 
         yield count
+        if not counted:
+            self._progress.remove_task(task)
 
     def _move_overall(self, fraction: float) -> None:
         if self._overall is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -11,8 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -323,3 +327,44 @@ def test_any_walk_is_served_within_its_bound(tmp_path_factory: pytest.TempPathFa
                     assert pool.path(visit.tar).read_bytes() == bytes([visit.tar]) * sizes[visit.tar]
             assert bytes_below(folder) <= limit
             fetcher.done(step)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub of Hugging Face as a dataset of tars needs."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.asked.append(path)
+        tars = [f"data/{tar:05d}.tar" for tar in range(TARS)]
+        if path.startswith("/api/datasets/somebody/pool/tree/main"):
+            files: list[dict[str, object]] = [
+                {"type": "file", "path": t, "size": SIZE, "oid": f"{t:>40}"} for t in tars
+            ]
+            folder = [{"type": "directory", "path": "data", "size": 0, "oid": "0" * 40}]
+            body = json.dumps(files if path.endswith("data") else folder).encode()
+        elif path.startswith("/api/datasets/somebody/pool"):
+            body = json.dumps({"id": "somebody/pool", "sha": "a" * 40, "siblings": [], "private": False}).encode()
+        else:
+            body = content(int(path[-9:-4]))
+        self.send_response(200)
+        for name, value in (("Content-Length", str(len(body))), ("ETag", "x"), ("X-Repo-Commit", "a" * 40)):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_dataset_of_the_hub_is_fetched_as_a_bucket_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": f"http://127.0.0.1:{server.server_port}"})
+        pool = Streamed(tmp_path, find(f"hf://datasets/somebody/pool/data/{{00000..{TARS - 1:05d}}}.tar"), 2 * SIZE)
+        pool.open()
+        assert list(walked(pool, BLOCKS)) == list(range(TARS))
+        server.shutdown()
+    assert Counter(Hub.asked)["/api/datasets/somebody/pool/tree/main/data"] == 1
+    assert sum(path.endswith(".tar") for path in Hub.asked) == TARS
+    assert len(Hub.asked) <= TARS + 4

@@ -415,6 +415,27 @@ def test_more_tars_than_may_stay_open(write_tar, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
+def test_each_tar_is_opened_once_for_a_read_whatever_the_order_asked(write_tar, monkeypatch):
+    for number in range(3):
+        spoilt = [(f"{number}9.jpg", b"no image"), (f"{number}9.txt", b"x")]
+        path = write_tar(f"d/{number}.tar", pairs(4, start=10 * number) + spoilt)
+    source = open_shards([str(path.parent)])
+    monkeypatch.setattr(tarfiles, "most_tars", lambda: 1)
+    opened = Counter()
+    real = tarfiles.TarFiles._opened
+    monkeypatch.setattr(
+        tarfiles.TarFiles, "_opened", lambda self, tar, others: opened.update([tar]) or real(self, tar, others)
+    )
+    order = [10, 0, 5, 14, 1, 11, 4, 9, 12, 6]
+    found = source.read(order, [VIEW])
+    assert set(opened.values()) == {1}
+    assert found.indices.tolist() == [10, 0, 5, 1, 11, 12, 6]
+    assert [fault.key for fault in found.faults] == [source.keys[index] for index in (14, 4, 9)]
+    one_by_one = [source.read([index], [VIEW]) for index in found.indices.tolist()]
+    assert list(found.texts) == [text for one in one_by_one for text in one.texts]
+    assert torch.equal(found.images[VIEW], torch.cat([one.images[VIEW] for one in one_by_one]))
+
+
 def read_some(source: Shards) -> list[str]:
     return source.read([3, 1], [VIEW]).texts
 

@@ -13,11 +13,12 @@ import torch
 from data_fakes import ListSource, WordTower
 
 from aced.core.embeddings import Embeddings
+from aced.data import home as home_module
 from aced.data import store as store_module
-from aced.data import survey as survey_module
 from aced.data.embedding import Settings
+from aced.data.home import Folder, file_state
 from aced.data.sidecar import open_sidecar
-from aced.data.sidecarlist import LIST, SideCarList, file_state
+from aced.data.sidecarlist import LIST, SideCarList
 from aced.data.store import Store, build_store, open_store
 from aced.errors import AcedError
 
@@ -37,7 +38,7 @@ def tars() -> ListSource:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """That of the side-cars of a cache in `tmp_path`."""
-    return build_store(tmp_path, tars(), WordTower(), EXACT).folder
+    return Path(build_store(tmp_path, tars(), WordTower(), EXACT).name)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(path.name[0])
         return open_sidecar(path, *args)
 
-    monkeypatch.setattr(survey_module, "open_sidecar", note)
+    monkeypatch.setattr(home_module, "open_sidecar", note)
     monkeypatch.setattr(store_module, "_HASHED_BYTES", 0)
     return found
 
@@ -134,13 +135,13 @@ def test_processes_that_write_the_list_keep_each_others_lines(folder: Path) -> N
     files = sorted(folder.glob("*.safetensors"))
     states = {path.name: file_state(path) for path in files}
     (folder / LIST).unlink()
-    one, other = SideCarList(folder), SideCarList(folder)
+    one, other = SideCarList(Folder(folder)), SideCarList(Folder(folder))
     for listed, of in ((one, files[:2]), (other, files[1:])):
         for path in of:
             listed.add(path.name, states[path.name], open_sidecar(path).info)  # type: ignore[arg-type]
     one.save()
     other.save()
-    whole = SideCarList(folder)
+    whole = SideCarList(Folder(folder))
     for path in files:
         known = whole.get(path.name, states[path.name])  # type: ignore[arg-type]
         assert known is not None
@@ -227,6 +228,6 @@ def test_tars_of_one_name_and_content_share_a_side_car(tmp_path: Path) -> None:
     source: Any = ListSource(["x/a.tar/w0", "x/a.tar/w1", "y/a.tar/w0", "y/a.tar/w1"], "tars")
     source.parts, source.part_sizes = {"x/a.tar": "same", "y/a.tar": "same"}, [2, 2]
     store = build_store(tmp_path, source, WordTower(), EXACT)
-    assert len(list(store.folder.glob("*.safetensors"))) == 1
+    assert len(list(Path(store.name).glob("*.safetensors"))) == 1
     found = store.lookup(torch.tensor([3, 0, 2, 1])).text
     assert torch.equal(found[[1, 3]], found[[2, 0]])

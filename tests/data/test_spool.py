@@ -119,7 +119,10 @@ def test_what_is_whole_in_the_spool_needs_no_server(store, tmp_path: Path, patte
     assert again.read(range(len(again)), [VIEW]).texts == first.read(range(len(first)), [VIEW]).texts
     assert len(told) == 1
     assert pattern.partition("{")[0] in told[0]
-    assert name_tars([pattern], Spool(tmp_path / "spool", GIGABYTE)) == [[str(tar) for tar in addresses(pattern)]]
+    groups, far = name_tars([pattern], Spool(tmp_path / "spool", GIGABYTE))
+    assert groups == [[str(tar) for tar in addresses(pattern)]]
+    assert far == sum(remote.size or 0 for remote in Spool(tmp_path / "spool", GIGABYTE).recall(pattern) or ())
+    assert far > 0
 
 
 def addresses(pattern: str) -> list[str]:

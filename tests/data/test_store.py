@@ -87,14 +87,14 @@ def test_cached_equals_computed(store: Store) -> None:
     assert info.faults == {"bad_word": 9}
     assert info.flops == 51 * 1000
     assert info.seconds > 0
-    assert info.bytes == sum(path.stat().st_size for path in files(store.folder))
+    assert info.bytes == sum(path.stat().st_size for path in files(Path(store.name)))
 
 
 def test_every_tar_has_a_file_of_its_own_that_other_tools_can_read(store: Store) -> None:
-    assert [re.sub(r"-[0-9a-f]{12}", "", path.name) for path in files(store.folder)] == [
+    assert [re.sub(r"-[0-9a-f]{12}", "", path.name) for path in files(Path(store.name))] == [
         f"{name}.safetensors" for name in "abc"
     ]
-    path = files(store.folder)[0]
+    path = files(Path(store.name))[0]
     tensors = load_file(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "keys"}
     assert shapes == {"image": (25, 1, 8), "text": (25, 8), "valid": (25,)}
@@ -106,7 +106,7 @@ def test_every_tar_has_a_file_of_its_own_that_other_tools_can_read(store: Store)
 
 
 def test_a_second_build_computes_nothing_and_a_new_tar_is_embedded_alone(tmp_path: Path, store: Store) -> None:
-    before = {path: path.stat().st_mtime_ns for path in files(store.folder)}
+    before = {path: path.stat().st_mtime_ns for path in files(Path(store.name))}
     tower = WordTower()
     build_store(tmp_path, tars(), tower, EXACT)
     assert tower.calls == 0
@@ -143,7 +143,7 @@ def test_a_sample_without_embedding_is_never_looked_up_as_zeros(store: Store) ->
 
 def test_workers_give_the_same_store(tmp_path: Path, store: Store) -> None:
     other = build_store(tmp_path / "w", tars(), WordTower(), EXACT._replace(workers=1))
-    hashes = [[open_sidecar(path).info.sha256 for path in files(one.folder)] for one in (other, store)]
+    hashes = [[open_sidecar(path).info.sha256 for path in files(Path(one.name))] for one in (other, store)]
     assert hashes[0] == hashes[1]
     assert other.mark == store.mark
 
@@ -182,7 +182,7 @@ def test_it_refuses_what_another_tower_made_and_says_in_what_it_differs(
 ) -> None:
     with pytest.raises(AcedError, match=f"a.tar has no side-car .* is {words.removesuffix(' than')} .*made by words-8"):
         open_store(tmp_path, tower.identity(), tars(), EXACT)
-    store.folder.rename(store.folder.parent / tower.identity()["tower"])
+    Path(store.name).rename(Path(store.name).parent / tower.identity()["tower"])
     for build in (open_store, build_store):
         by: Any = tower if build is build_store else tower.identity()
         args = (tmp_path, tars(), by, EXACT) if build is build_store else (tmp_path, by, tars(), EXACT)
@@ -200,9 +200,9 @@ class OldTower(WordTower):
 def test_side_cars_without_an_architecture_are_used_once_they_are_renamed(tmp_path: Path) -> None:
     old = build_store(tmp_path, tars(), OldTower(), EXACT)
     new = WordTower().identity()
-    with pytest.raises(AcedError, match=rf"{old.folder} was made before .*rename that folder to {new['tower']}"):
+    with pytest.raises(AcedError, match=rf"{old.name} was made before .*rename that folder to {new['tower']}"):
         open_store(tmp_path, new, tars(), EXACT)
-    old.folder.rename(old.folder.parent / new["tower"])
+    Path(old.name).rename(Path(old.name).parent / new["tower"])
     store = open_store(tmp_path, new, tars(), EXACT)
     assert torch.equal(store.lookup(torch.tensor([0])).text, expected([KEYS[0]]).text)
     with pytest.raises(AcedError, match="of other weights"):
@@ -255,7 +255,7 @@ def zeros(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, flip, edit, beginning, zeros])
 def test_it_refuses_damage(tmp_path: Path, store: Store, damage: Callable[[Path], None]) -> None:
-    path = files(store.folder)[2]
+    path = files(Path(store.name))[2]
     damage(path)
     sentence = rf"^The side-car of embeddings {path} is damaged \(.*\): delete the file and run 'aced embed' again"
     with pytest.raises(AcedError, match=sentence):
@@ -267,13 +267,13 @@ def test_it_refuses_damage(tmp_path: Path, store: Store, damage: Callable[[Path]
 @pytest.mark.parametrize("damage", [cut, beginning, zeros])
 def test_a_cut_file_is_seen_by_its_header_alone(store: Store, damage: Callable[[Path], None]) -> None:
     """Large stores are not hashed when they are opened."""
-    damage(files(store.folder)[2])
+    damage(files(Path(store.name))[2])
     with pytest.raises(AcedError, match="is damaged"):
-        open_sidecar(files(store.folder)[2])
+        open_sidecar(files(Path(store.name))[2])
 
 
 def test_it_refuses_another_version(store: Store) -> None:
-    path = files(store.folder)[0]
+    path = files(Path(store.name))[0]
     path.write_bytes(path.read_bytes().replace(b'\\"version\\": 2', b'\\"version\\": 9'))
     with pytest.raises(AcedError, match="was written by another version of aced"):
         open_sidecar(path)
@@ -326,7 +326,7 @@ def test_the_room_that_is_planned_is_what_the_files_take(tmp_path: Path, n: int,
     source.parts, source.part_sizes = {f"{tar}.tar": f"mark {tar}" for tar in "abc"}, [n] * 3
     planned = sum(overhead_bytes(part, source) for part in parts_of(source)) + 3 * n * sample_bytes(8, "float16", 1)
     store = build_store(tmp_path, source, WordTower(), Settings("float16"))
-    taken = sum(-(-path.stat().st_size // 4096) * 4096 for path in files(store.folder))
+    taken = sum(-(-path.stat().st_size // 4096) * 4096 for path in files(Path(store.name)))
     assert planned == pytest.approx(taken, rel=0.02, abs=3 * 2500)
 
 
@@ -372,8 +372,8 @@ def test_two_processes_that_make_the_same_side_car_end_with_one(tmp_path: Path) 
     other = build_store(tmp_path / "other", tars(), WordTower(), EXACT)
 
     def another_finishes_first(done: int, total: int) -> None:
-        target = tmp_path / "s/embeddings" / other.folder.name
-        for path in files(other.folder):
+        target = tmp_path / "s/embeddings" / Path(other.name).name
+        for path in files(Path(other.name)):
             (target / path.name).write_bytes(path.read_bytes())
 
     store = build_store(tmp_path / "s", tars(), WordTower(), EXACT, another_finishes_first)

@@ -22,6 +22,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from aced.data import tarindex
 from aced.data.embedding import Settings
 from aced.data.shards import open_shards
 from aced.data.sidecar import SideCarWriter, open_sidecar
@@ -539,3 +540,14 @@ def test_a_disk_without_room_is_told_first(
     with pytest.raises(AcedError, match=r"of 120 samples need 79.2 kB and 46 kB are free in .*: make room, choose"):
         embed_program(job_of(trained["large"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
     assert not files(tmp_path / "cache")
+
+
+def test_the_manifest_is_made_on_the_way(
+    trained: dict[str, Path], pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = open_shards([str(pool)])
+    job = replace(job_of(trained["peer"], tmp_path / "cache"), index_dir=str(tmp_path / "index"))
+    embed_program(job, [str(pool)], Console(quiet=True))
+    monkeypatch.setattr(tarindex, "list_tar", None)  # no header is read any more
+    source = open_shards([str(pool)], index_dir=tmp_path / "index")
+    assert (source.parts, list(source.keys)) == (plain.parts, list(plain.keys))

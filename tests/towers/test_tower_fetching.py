@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from hub_server import Hub, running
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save
 from test_tower_checkpoints import SMALL, torch_bytes
@@ -29,7 +29,7 @@ from aced.towers.pretrained import HUB
 from aced.towers.recipes import find_recipe
 from aced.towers.registry import _known, _tags
 
-TINY: dict[str, Any] = {**SMALL, "text_cfg": {**SMALL["text_cfg"], "vocab_size": 49408}}
+TINY = SMALL
 PIXELS: dict[str, Any] = {
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.3, 0.4],
@@ -55,7 +55,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A server, and the client's constants as they are where HF_ENDPOINT names it and HF_HOME a new folder."""
     with running() as hub:
-        constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -190,6 +189,47 @@ def test_only_what_is_missing_is_fetched_and_shown(listed: Hub) -> None:
     assert listed.fetched(SAFE) == 1
 
 
+def test_tags_and_addresses_go_wherever_a_model_is_named(listed: Hub, tiny: Tower, tmp_path: Path, cli: Any) -> None:
+    from aced.config import make_config
+    from aced.train.inputs import load_frozen
+    from aced.train.student import make_student
+    from run_fakes import write_pairs
+
+    listed.repos["org/whole"] = repository(tiny)
+    mark = local(tmp_path / "local")["tower"]
+    for ways in ({"model": "Tiny", "checkpoint": "quick_b4k"}, {"model": f"{HUB}org/whole"}):
+        config = make_config(
+            {"method": {"name": "fm-kd", "loss": "softmax"}, "student": ways, "reference": ways, "teacher": ways}
+        )
+        assert make_student(config).fingerprint() == mark
+        assert {load_frozen(name, config).fingerprint() for name in ("reference", "teacher")} == {mark}
+        words = [ways["model"], *(["--checkpoint", ways["checkpoint"]] if "checkpoint" in ways else [])]
+        pool = write_pairs(tmp_path / "pool" / "0.tar", range(4))
+        ended = cli("embed", *words, pool, "--out", tmp_path / "cache", "--threads", 1)
+        assert ended.status == 0, ended.err
+        assert [path.name for path in (tmp_path / "cache" / "embeddings").iterdir()] == [mark]
+    refused = cli("eval", "Tiny", "--checkpoint", "plain_b5k", "--data", "scenes", "--out", tmp_path / "o")
+    assert refused.status == 2
+    assert "plain_b4k" in refused.err
+    refused = cli("lit", f"{HUB}org/gone", "--data", "scenes", "--out", tmp_path / "o", "--threads", 1)
+    assert refused.status == 2
+    assert "org/gone" in refused.err
+
+
+def test_older_lists_name_addresses(listed: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As open_clip before its version 3 has OpenAI's."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    url = f"{listed.address}/org/plain/resolve/main"
+    tags = import_open_clip().pretrained._PRETRAINED["Tiny"]
+    for name in ("weights.bin", "gone.bin"):
+        monkeypatch.setitem(tags, name.removesuffix(".bin"), {**PIXELS, "url": f"{url}/{name}", "quick_gelu": True})
+    cached = tmp_path / "home" / ".cache" / "clip"
+    refused(f"{url}/gone.bin.*404.*by hand", "Tiny", "gone")
+    assert not list(cached.iterdir())
+    assert load_tower("Tiny", "weights").identity() == local(tmp_path / "local")
+    assert [path.name for path in cached.iterdir()] == ["weights.bin"]
+
+
 def test_a_token_is_sent_along(hub: Hub, tiny: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["org/tiny"], hub.gated = repository(tiny), {"org/tiny"}
     monkeypatch.setenv("HF_TOKEN", "let me in")
@@ -253,12 +293,12 @@ def test_without_a_network_the_cache_is_all_there_is(
     listed: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_tower("Tiny", "quick_b4k")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(listed.asked)
     assert load_tower("Tiny", "quick_b4k").identity() == local(tmp_path / "local")
     refused(f"HF_HUB_OFFLINE.*{listed.address}/org/plain/.*weights.*plain_b4k", "Tiny", "plain_b4k")
     assert len(listed.asked) == asked
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     listed.failing = 503
     assert load_tower("Tiny", "quick_b4k").identity() == local(tmp_path / "local")

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from cli_fakes import Cli
 from run_fakes import write_pairs
 from s3_fakes import BUCKET, Store, put, s3_store
 
-TARS, PAIRS, STEPS = 128, 12, 48
+TARS, PAIRS, STEPS = 104, 8, 52
 POOL = f"s3://{BUCKET}/pool/{{00000..{TARS - 1:05d}}}.tar"
 WORDS = [
     *(
@@ -39,7 +38,7 @@ WORDS = [
         "run.threads=1",
         "run.log_every=1",
     ),
-    *(f"train.steps={STEPS}", "train.batch=32", "data.streams=2", "data.locality=1", "data.in_memory=false"),
+    *(f"train.steps={STEPS}", "train.batch=16", "data.streams=2", "data.locality=1", "data.in_memory=false"),
 ]
 
 
@@ -69,7 +68,7 @@ def store(server: Store) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def spool_gb(disk: Path) -> float:
-    """A twentieth of the pool, which is six tars and less."""
+    """A twentieth of the pool, which is five tars."""
     return sum(path.stat().st_size for path in (disk / "pool").iterdir()) / 20 / 1e9
 
 
@@ -95,13 +94,17 @@ def spooled(place: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-@pytest.fixture(scope="module")
-def expected(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("expected") / "run"
-    program = "import sys; from aced.cli import main; sys.argv[0] = 'aced'; main()"
-    words = [*WORDS, f"data.shards={disk / 'pool'}", f"run.out={out}", "data.workers=0"]
-    subprocess.run([sys.executable, "-c", program, *words], check=True)
-    return weights(out)
+EXPECTED: dict[Path, dict[str, bytes]] = {}
+
+
+@pytest.fixture
+def expected(cli: Cli, disk: Path, tmp_path: Path) -> dict[str, bytes]:
+    """The weights of a run on a disk, made once."""
+    if disk not in EXPECTED:
+        done = ended(cli, tmp_path / "expected", str(disk / "pool"), workers=0)
+        assert done.status == 0, done.err
+        EXPECTED[disk] = weights(tmp_path / "expected")
+    return EXPECTED[disk]
 
 
 @pytest.mark.parametrize("moods", [False, True])
@@ -251,7 +254,7 @@ def test_without_anything_said_the_pool_streams_if_it_does_not_fit(
 
 
 def test_a_pool_of_which_nothing_is_told_is_counted_on_its_way_and_only_once(
-    cli: Cli, store: Store, disk: Path, tmp_path: Path, spool_gb: float
+    cli: Cli, store: Store, disk: Path, tmp_path: Path, spool_gb: float, trained: dict[str, Path]
 ) -> None:
     short = f"s3://{BUCKET}/untold/{{00000..00015}}.tar"
     for tar in range(16):
@@ -264,9 +267,23 @@ def test_a_pool_of_which_nothing_is_told_is_counted_on_its_way_and_only_once(
     assert f"{16 * PAIRS} samples in 16 tars" in done.out
     assert len(store.gets) == 16
     store.reset()
-    done = ended(cli, tmp_path / "again", short, *words)
+    cached = [
+        "method.name=i-aced",
+        "method.filtering_ratio=0.5",
+        "train.batch=8",
+        f"reference.cache={tmp_path / 'cache'}",
+    ]
+    done = ended(cli, tmp_path / "again", short, *words, *cached, f"reference.model={trained['large']}", workers=2)
     assert done.status == 0, done.err
-    assert len(store.gets) < 16
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 16
+    assert len(store.gets) == 16
+    assert sum(store.gets.values()) < 3 * 16  # once for the cache, and some of them to train on
+    store.reset()
+    words = ["--spool-dir", tmp_path / "spool", "--spool-gb", spool_gb, "--index-dir", tmp_path / "other"]
+    done = cli("index", short, *words)
+    assert done.status == 0, done.err
+    assert set(store.gets.values()) == {1}
+    assert f"{16 * PAIRS}" in done.out
 
 
 class Web(SimpleHTTPRequestHandler):

@@ -269,7 +269,7 @@ def test_a_column_that_is_not_what_it_says_is_told_by_name(workers: int, pool: S
 
 
 def test_a_cached_row_that_is_gone_is_one_sentence(pool: Scenes, cached: Cached) -> None:
-    (path,) = cached.store.folder.glob("*.safetensors")
+    (path,) = Path(cached.store.name).glob("*.safetensors")
     batches = feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows])
     rows = pickle.loads(pickle.dumps(cached.rows))  # has nothing open
     away = path.rename(path.with_suffix(".away"))

@@ -81,17 +81,23 @@ def test_a_locked_tower_stays_and_the_rest_learns_as_before(
             assert parameter.grad is None
 
 
+@pytest.mark.parametrize(
+    ("keys", "locked", "free_"),
+    [({}, 1, 3), ({"train__grad_cache": 5}, 2, 4), ({"train__activation_checkpointing": True}, 1, 4)],
+)
 @pytest.mark.parametrize("part", ["image", "text"])
-def test_a_locked_tower_is_counted_by_its_forward_pass_alone(part: str, pool: Scenes, tmp_path: Path) -> None:
-    trainer, _ = trained(config_of(tmp_path, [part]), pool)
+def test_a_locked_tower_is_counted_by_its_forward_passes_alone(
+    part: str, keys: dict[str, Any], locked: int, free_: int, pool: Scenes, tmp_path: Path
+) -> None:
+    trainer, _ = trained(config_of(tmp_path, [part], **keys), pool)
     length = int((trainer.student.ids.of(pool.captions[:1]) >= 0).sum())
     cost = trainer.student.flops(length)
-    image, text = (1, 3) if part == "image" else (3, 1)
+    image, text = (locked, free_) if part == "image" else (free_, locked)
     assert trainer.ledger.flops["forward_backward"] == pytest.approx(
         STEPS * BATCH * (image * cost.image + text * cost.text)
     )
-    free, _ = trained(config_of(tmp_path), pool)
-    assert free.ledger.flops["forward_backward"] == STEPS * BATCH * 3 * cost.total
+    free, _ = trained(config_of(tmp_path, **keys), pool)
+    assert free.ledger.flops["forward_backward"] == STEPS * BATCH * free_ * cost.total
 
 
 def test_statistics_of_a_locked_tower_stay(pool: Scenes, tmp_path: Path) -> None:

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from aced.cli.app import app
 
 
 @app.command()
-def methods() -> None:
-    """List the methods of curation and distillation, and the longer rows of the demo.
+def methods(
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="A module as in run.imports; may be given several times."),
+    ] = None,
+) -> None:
+    """List the methods of curation and distillation and what they are made of, and the longer rows of the demo.
 
-    Example:
+    Those of other packages and of your own modules are listed too, with where they come from.
+
+    Examples:
 
       aced methods
+
+      aced methods --import my_module
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from aced.demo.recipe import ROWS
     from aced.methods import METHODS
+    from aced.plugins import load_plugins
+    from aced.registering import parts
 
-    table = Table("Name", "Title", "What it does")
-    for method in METHODS.values():
-        table.add_row(method.name, method.title, method.about)
+    rows = [row for row in ROWS.values() if row.name not in METHODS]
+    load_plugins(imports or [])
+    table = Table("Name", "Title", "What it does", "From")
+    for name, method in METHODS.items():
+        table.add_row(*map(escape, (name, method.title, method.about, METHODS.origin(name))))
     table.add_section()
-    for row in ROWS.values():
-        if row.name not in METHODS:
-            table.add_row(row.name, row.title, "demo only: a longer run")
-    Console().print(table)
+    for row in rows:
+        table.add_row(row.name, row.title, "demo only: a longer run", "")
+    console = Console()
+    console.print(table)
+    table = Table("Part", "Name", "What it is", "From")
+    for found in parts():
+        for name, row in found.items():
+            table.add_row(*map(escape, (found.kind, name, row.about, found.origin(name))))
+        table.add_section()
+    console.print(table)
 
 
 @app.command()

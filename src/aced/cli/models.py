@@ -110,7 +110,9 @@ def embed(
     shards: Annotated[
         list[str], typer.Argument(parser=as_place, help="Tars: files, folders, globs, {00000..00009} ranges.")
     ],
-    out: Annotated[Path, typer.Option(parser=as_path, help="Cache folder, for reference.cache.")] = Path("runs/cache"),
+    out: Annotated[str, typer.Option(parser=as_place, help="Cache folder or its address, for reference.cache.")] = (
+        "runs/cache"
+    ),
     checkpoint: Annotated[
         str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
     ] = "",
@@ -168,7 +170,7 @@ def embed(
     job = Job(
         model=model,
         checkpoint=checkpoint,
-        cache=str(out),
+        cache=out,
         settings=Settings(dtype, views, micro_batch, workers),
         precision=check_precision(precision),
         caption=caption,

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings, Scalar
+from aced.core.named import Table
 
-Score = Literal["learnability", "easy-reference", "hard-student", "diverse"]
+Score = str
+"""A name in `SCORES`."""
 Strategy = Literal["joint", "independent", "top-k"]
 Loss = Literal["sigmoid", "softmax"]
 Sides = tuple[Tensor, Tensor]
@@ -27,13 +29,41 @@ _NORM_TOLERANCE = 1e-2
 _LARGEST = 1e30
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """One score: the losses of the models, each with its weight, added up.
+
+    Attributes:
+        about: one line for `aced methods`.
+        student: weight of the student's loss; 0 where the student is not asked.
+        reference: weight of the reference's loss, likewise; below 0 what is easy for it counts more.
+        within: whether candidates are compared within a modality, image with image and text with text, and not across.
+    """
+
+    about: str
+    student: float = 0.0
+    reference: float = 0.0
+    within: bool = False
+
+
+SCORES: Table[Scoring] = Table(
+    "score",
+    [
+        ("learnability", Scoring(about="hard for the student, easy for the reference", student=1.0, reference=-1.0)),
+        ("easy-reference", Scoring(about="easy for the reference", reference=-1.0)),
+        ("hard-student", Scoring(about="hard for the student", student=1.0)),
+        ("diverse", Scoring(about="unlike what was chosen before, for the reference", reference=-1.0, within=True)),
+    ],
+)
+
+
 @dataclass(frozen=True)
 class Model:
     """One model of a score.
 
     Attributes:
         name: for messages.
-        sign: with which its losses count.
+        sign: and weight with which its losses count.
         e: its embeddings of the super-batch, without gradient.
         within: whether candidates are compared within a modality, image with image and text with text, and not
             across; a candidate alone then has no loss.
@@ -66,17 +96,18 @@ class Model:
 
 def models_of(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[Model]:
     """The models that a score is made of."""
-    if score not in get_args(Score):
-        raise ValueError(f"select: unknown score {score!r}; known: {', '.join(get_args(Score))}.")
+    if score not in SCORES:
+        raise ValueError(f"select: unknown score {score!r}; known: {', '.join(SCORES)}.")
+    of = SCORES[score]
     models = []
-    if score in ("learnability", "hard-student"):
+    if of.student:
         if student is None:
             raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
-        models.append(Model("student", 1.0, student.detach()))
-    if score in ("learnability", "easy-reference", "diverse"):
+        models.append(Model("student", of.student, student.detach(), within=of.within))
+    if of.reference:
         if reference is None:
             raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
-        models.append(Model("reference", -1.0, reference.detach(), within=score == "diverse"))
+        models.append(Model("reference", of.reference, reference.detach(), within=of.within))
     return models
 
 
@@ -93,9 +124,9 @@ def check_how(*, size: int, score: str, loss: str, strategy: str, chunks: int, t
         raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
     if strategy not in get_args(Strategy):
         raise ValueError(f"select: unknown strategy {strategy!r}; known: {', '.join(get_args(Strategy))}.")
-    if score == "diverse" and strategy != "joint":
+    if SCORES[score].within and strategy != "joint":
         raise ValueError(
-            f"select: score 'diverse' compares with what is chosen and needs strategy 'joint', not {strategy!r}."
+            f"select: score {score!r} compares with what is chosen and needs strategy 'joint', not {strategy!r}."
         )
     if size < 1 or chunks < 1:
         raise ValueError(f"select: size and chunks must be at least 1, got size={size}, chunks={chunks}.")

@@ -86,7 +86,7 @@ def fetch(
         target: is overwritten.
         watched: is told what comes, and may stop it.
         patience: seconds of pauses in all, and for which nothing more of it may come.
-        same: whether to ask the server, once it is here, if it is still what `remote` tells.
+        same: whether to ask the server, once it is here, if it is still what `remote` tells; not the hub.
 
     Raises:
         NotThere: there is nothing, and the server says so.
@@ -116,7 +116,7 @@ def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> E
             system, path = open_url(remote.address)
             system.get_file(path, str(target), **_stopping(remote.address, watched))
             size = target.stat().st_size
-            if same:
+            if same and not _is_hub(remote.address):
                 system.invalidate_cache(system._parent(path))
                 now = as_remote(system, path, system.info(path))
                 if (now.size, now.state) != (remote.size, remote.state):
@@ -138,6 +138,11 @@ def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> E
             return error
 
 
+def _is_hub(address: str) -> bool:
+    """Whether a file lies on the hub of Hugging Face, which lists a whole folder to tell of one file in it."""
+    return "hf://" in address
+
+
 def _of_the_store(error: OSError, target: Path) -> OSError:
     """The error of a store or of the way to it; one of the local disk is raised as what it means for `target`."""
     if is_disk_full(error) or error.filename == str(target):
@@ -148,7 +153,7 @@ def _of_the_store(error: OSError, target: Path) -> OSError:
 
 def _stopping(address: str, watched: Watched) -> dict[str, Any]:
     """What lets a file system stop within a file."""
-    if "hf://" in address:  # whose quick way knows no callbacks
+    if _is_hub(address):  # its quick way knows no callbacks
         return {}
     import fsspec
 

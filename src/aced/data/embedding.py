@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import time
@@ -16,9 +17,10 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings, Scalar
 from aced.data.atomic import file_atomic
 from aced.data.claims import State, await_others, claim, release, state
+from aced.data.fetching import calls_of
 from aced.data.losttars import LOST, TarLost
 from aced.data.reading import chunk_size, read_spans
-from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_path
+from aced.data.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_name
 from aced.data.source import Candidates, Source
 from aced.data.views import View
 from aced.errors import AcedError
@@ -97,7 +99,7 @@ Progress = Callable[[int, int], None]
 
 
 def embed_parts(
-    cache: Path,
+    folder: Path,
     source: Source,
     tower: EmbeddingTower,
     parts: Sequence[Part],
@@ -114,7 +116,7 @@ def embed_parts(
     then, and temporary files of the parts that it had begun.
 
     Args:
-        cache: the cache folder.
+        folder: of the model's side-cars.
         source: what the parts are of.
         tower: the frozen model.
         parts: those to embed.
@@ -129,7 +131,7 @@ def embed_parts(
         AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
     """
     identity = tower.identity()  # once: it hashes every weight
-    todo = {sidecar_path(cache, identity["tower"], part): part for part in parts}
+    todo = {folder / sidecar_name(part): part for part in parts}
     before = {path: state(path) if part in damaged else None for path, part in todo.items()}
     done, total = 0, sum(map(len, parts))
 
@@ -139,20 +141,22 @@ def embed_parts(
         if progress is not None:
             progress(done, total)
 
-    gone: set[Part] = set()
+    done_with: set[Part] = set()
 
     def leave_out(part: Part, what: TarLost) -> None:
         if lost is None:
             raise AcedError(f"{what} Its side-car cannot be made; put the tar back and start again.") from what
-        gone.add(part)
+        done_with.add(part)
         lost(part, what)
 
     alone = False
     while todo:
-        yield from _embed_unclaimed(source, tower, identity, settings, todo, before, tick, leave_out, alone=alone)
+        for part in _embed_unclaimed(source, tower, identity, settings, todo, before, tick, leave_out, alone=alone):
+            done_with.add(part)  # whoever gets it may take the file elsewhere
+            yield part
         if not patient:
             return
-        todo = {path: part for path, part in todo.items() if part not in gone}
+        todo = {path: part for path, part in todo.items() if part not in done_with}
         await_others(list(todo))
         todo, alone = {path: part for path, part in todo.items() if state(path) == before[path]}, True
 
@@ -172,7 +176,8 @@ def _embed_unclaimed(
     """Make the side-cars that no other process has made or is making; with `alone` those too that one is making."""
     views = [tower.view.cropped(crop) for crop in range(settings.views)]
     step = chunk_size(views, settings.micro_batch)
-    claimed: deque[tuple[Path, Part, list[range]]] = deque()
+    claimed: deque[tuple[Path, Part, list[range], int]] = deque()
+    calls = calls_of(source)
 
     def spans() -> Iterator[range]:
         for path, part in todo.items():
@@ -182,17 +187,22 @@ def _embed_unclaimed(
                 release(path)
                 continue
             own = [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
-            claimed.append((path, part, own))
+            claimed.append((path, part, own, calls.call(part.start) if calls else 0))
             yield from own
 
+    stack = contextlib.ExitStack()
     # One reader for all parts, so that its workers need not start again for each.
     sizes = [len(part) for part in todo.values()]
     count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
-    chunks = read_spans(source, views, spans(), longest=longest, count=count, workers=settings.workers)
+    helped = calls.moved if calls else None
+    chunks = read_spans(source, views, spans(), longest=longest, count=count, workers=settings.workers, helped=helped)
+    if calls is not None:
+        calls.serves(chunks)
+        stack.enter_context(calls)
     start = time.perf_counter()
     try:
         for first in chunks:
-            path, part, own = claimed[0]
+            path, part, own, call = claimed[0]
             making = _Making(tower, identity, settings, views, start)
             left = zip(own, itertools.chain([first], chunks), strict=False)
             try:
@@ -205,11 +215,14 @@ def _embed_unclaimed(
                     tick(len(span))
             release(path)
             claimed.popleft()
+            if calls is not None:
+                calls.done(call)
             if made:
                 yield part
             start = time.perf_counter()
     finally:
-        for path, _, _ in claimed:
+        stack.close()
+        for path, _, _, _ in claimed:
             release(path)
 
 

@@ -7,15 +7,18 @@ under its name when it is whole, or for one that says why it never will.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from queue import SimpleQueue
 
 from aced.data.download import AT_ONCE, Watched
 from aced.data.losttars import CHANGED, GONE
@@ -56,6 +59,7 @@ class Fetcher:
         first: the first step.
         stop: the step after the last one.
         at_once: files that are fetched at a time.
+        known: whether the visits can be looked at beforehand; those that are asked for one by one cannot.
 
     Attributes:
         spent: seconds of the steps so far that were spent waiting for tars, as far as `took` was told of them.
@@ -72,6 +76,7 @@ class Fetcher:
         first: int,
         stop: int,
         at_once: int = AT_ONCE,
+        known: bool = True,
     ) -> None:
         self._streamed, self._limit, self.spent = streamed, streamed.limit, 0.0
         self._readers: object = None
@@ -86,7 +91,7 @@ class Fetcher:
         self._watched = Watched()
         self._ready = _Ready(first)
         self._failed = False
-        coming = list(itertools.islice(self._visits, 2 * streamed.count))
+        coming = list(itertools.islice(self._visits, 2 * streamed.count if known else 0))
         self._visits = itertools.chain(coming, self._visits)
         _check(streamed, most_at_once(coming, self._size))
         streamed.sweep(self._fitting(coming))
@@ -233,6 +238,48 @@ class Fetcher:
             self._failed = True
         self._streamed.fail(said)
         self._watched.stop.set()
+
+
+class Calls:
+    """Tars that are fetched when they are called for; use it as a context manager around those who read them.
+
+    Args:
+        streamed: the tars.
+        number: of each tar there, by its number in the source; None: the same.
+        sizes: samples of each tar in the source.
+    """
+
+    def __init__(self, streamed: Streamed, number: Sequence[int] | None, sizes: Sequence[int]) -> None:
+        self._numbers, self._ends = number, list(itertools.accumulate(sizes))
+        self._queue: SimpleQueue[Visit | None] = SimpleQueue()
+        self._calls = itertools.count()
+        visits: Iterator[Visit] = iter(self._queue.get, None)
+        self._fetcher = Fetcher(streamed, visits, first=0, stop=sys.maxsize, known=False)
+        self.moved, self.serves, self.done = self._fetcher.moved, self._fetcher.serves, self._fetcher.done
+
+    def __enter__(self) -> Calls:
+        self._fetcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._queue.put(None)
+        self._fetcher.close()
+
+    def call(self, position: int) -> int:
+        """Have the tar fetched that holds a position of the source; gives a number for `done`, in ascending order."""
+        tar, call = bisect.bisect_right(self._ends, position), next(self._calls)
+        self._queue.put(Visit(tar if self._numbers is None else self._numbers[tar], call, call))
+        return call
+
+
+def calls_of(source: object) -> Calls | None:
+    """What fetches the tars of a source that are called for; None where they are there."""
+    places: Places | None = getattr(source, "places", None)
+    numbers = None
+    if isinstance(places, Moved):
+        numbers, places = places.numbers, places.places
+    sizes: Sequence[int] = getattr(source, "part_sizes", ())
+    return Calls(places, numbers, sizes) if isinstance(places, Streamed) else None
 
 
 class _Ready:

@@ -107,8 +107,10 @@ def _tell_missed(patterns: Sequence[str], twice: int, tell: Tell) -> None:
         tell(f"{twice:,} tar{'s are' if twice > 1 else ' is'} named more than once and count once.")
 
 
-def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = None) -> list[list[str]]:
+def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = None) -> tuple[list[list[str]], int]:
     """Paths and addresses of the single tars that each pattern names, each tar once; nothing is fetched.
+
+    Beside them the bytes of those at addresses, as far as their stores tell them.
 
     Args:
         patterns, spool, tell: as for `group_tars`.
@@ -119,7 +121,8 @@ def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = 
     named = group_tars(patterns, spool, tell=tell)
     if spool is not None:
         remember(named.found, spool, tell)
-    return [[source_of(tar) for tar in group] for group in named.groups]
+    far = sum(tar.size or 0 for group in named.groups for tar in group if isinstance(tar, Remote))
+    return [[source_of(tar) for tar in group] for group in named.groups], far
 
 
 def remember(found: Mapping[str, Sequence[Remote]], spool: Spool, tell: Tell | None) -> None:

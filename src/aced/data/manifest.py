@@ -22,6 +22,8 @@ MAGIC = '{"format": "aced manifest"'
 _VERSION = 1
 EXAMPLES = 1000
 """Faults of each name that a manifest tells one by one; the others are counted."""
+TOLD = "told-"
+"""What the stand-in for the mark of a tar begins with that was never read."""
 NO_STATE = ""
 """The state of a tar that must be looked at again in any case."""
 
@@ -81,7 +83,7 @@ class TarFacts(NamedTuple):
         if not self.told:
             return self.mark
         said = json.dumps([os.path.basename(self.source), self.size, self.txt, self.json])
-        return f"told-{hashlib.sha256(said.encode()).hexdigest()[:11]}"
+        return f"{TOLD}{hashlib.sha256(said.encode()).hexdigest()[:11]}"
 
 
 class Repeated(NamedTuple):

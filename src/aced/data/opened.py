@@ -16,9 +16,13 @@ class Opened(Generic[T]):
 
     Where one must go, it is any one: of files that are gone through in turn, the oldest or the least used would always
     be the next that is needed.
+
+    Args:
+        most: fewer than that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
         self._held: dict[int, T] = {}
         self._numbers: list[int] = []
         self._random = random.Random(0)  # nothing that is computed depends on it
@@ -28,7 +32,7 @@ class Opened(Generic[T]):
         found = self._held.get(number)
         if found is None:
             found = opened(number)
-            while len(self._numbers) >= most_maps():
+            while len(self._numbers) >= (self._most or most_maps()):
                 self._close_one()
             self._held[number] = found
             self._numbers.append(number)
@@ -44,4 +48,4 @@ class Opened(Generic[T]):
         self._held.pop(self._numbers.pop(), None)
 
     def __reduce__(self) -> Any:
-        return Opened, ()
+        return Opened, (self._most,)

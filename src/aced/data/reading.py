@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from aced.data.loading import load
@@ -45,7 +45,14 @@ def read_all(
 
 
 def read_spans(
-    source: Source, views: Sequence[View], spans: Iterable[range], *, longest: int, count: int, workers: int = 0
+    source: Source,
+    views: Sequence[View],
+    spans: Iterable[range],
+    *,
+    longest: int,
+    count: int,
+    workers: int = 0,
+    helped: Callable[[], int] | None = None,
 ) -> Iterator[Candidates]:
     """The samples of each range of positions, one after the other; `read_all` documents the rest.
 
@@ -54,6 +61,7 @@ def read_spans(
         spans: the ranges, each of which is asked for shortly before it is read.
         longest: samples of the longest one.
         count: at most so many ranges.
+        helped: see `aced.data.loading.load`.
     """
     return load(
         partial(source.read, views=list(views)),
@@ -61,4 +69,5 @@ def read_spans(
         count=count,
         workers=workers,
         item=longest * image_bytes(views),
+        helped=helped,
     )

@@ -209,6 +209,10 @@ def open_url(address: str) -> tuple[Any, str]:
     """The file system of an address, and the path in it."""
     import fsspec
 
+    if "hf://" in address:
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()  # one for each file, across those of the program
     system, path = fsspec.core.url_to_fs(address, **_patience(address))
     return system, path
 

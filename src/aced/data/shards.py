@@ -5,28 +5,23 @@ The layout is that of img2dataset and DataComp: `key.jpg` (or jpeg, png, webp), 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from aced.data.captions import CaptionFault, Captions, Note
 from aced.data.decoding import FAST, Decoding, find_decoding
-from aced.data.faults import FaultList
 from aced.data.images import ImageFault, decode_noted
 from aced.data.located import Tell, group_tars, may_be_there, remember, source_of
-from aced.data.losttars import CHANGED, GONE, KnownTars, TarLost, lost_facts, lost_key, still_there
-from aced.data.manifest import EXAMPLES, NONE_REPEATED, Repeated, TarFacts
+from aced.data.losttars import KnownTars, TarLost, lost_key, still_there
+from aced.data.manifest import TarFacts
 from aced.data.manifestfile import kept_path
-from aced.data.places import Moved, Places
 from aced.data.source import Candidates, Fault
 from aced.data.spool import Spool
 from aced.data.stock import StockTaking, Streaming, streamed_of
@@ -34,36 +29,17 @@ from aced.data.summary import Found
 from aced.data.tarfiles import TarFiles, TarSession
 from aced.data.tarindexes import TarIndexes, TarKeys
 from aced.data.tarpaths import distinct_names
-from aced.data.tarrows import TarRows, faults_of
+from aced.data.tarset import Tars, as_known, faults_found, fingerprint_of, folder_of
 from aced.data.views import View
 from aced.errors import AcedError
 
 
-@dataclass(frozen=True)
-class Tars:
-    """The tars of a source, in the order of its samples.
+class _Found(NamedTuple):
+    """What was read of one sample: its caption, what is odd about it, and why it cannot be used, if it cannot."""
 
-    Attributes:
-        names: of each in the source.
-        facts: about each.
-        places: where they lie.
-        groups: what the user named, each with its number of tars.
-        apart: whether these are sources of their own.
-        repeated: keys that several tars have.
-        index_dir: where their indexes are kept.
-        held: by number, samples of tars whose index no file keeps.
-        lost: by name, the fault of tars that are lost and keep their places.
-    """
-
-    names: Sequence[str]
-    facts: Sequence[TarFacts]
-    places: Places
-    groups: Sequence[tuple[str, int]]
-    apart: bool = False
-    repeated: Repeated = NONE_REPEATED
-    index_dir: Path | None = None
-    held: Mapping[int, TarRows] | None = None
-    lost: Mapping[str, str] | None = None
+    text: str
+    notes: Sequence[Fault]
+    fault: Fault | None = None
 
 
 class Shards:
@@ -100,15 +76,15 @@ class Shards:
     ) -> None:
         names, facts, places = tars.names, tars.facts, tars.places
         self.lost = dict(tars.lost or {})
-        self.name = _name(facts[number].source for number, name in enumerate(names) if name not in self.lost)
+        self.name = folder_of(facts[number].source for number, name in enumerate(names) if name not in self.lost)
         self._captions, self._decoding, self._kind_field = captions, decoding, kind_field
         self.captions_vary = captions.choice == "random"
         how = f"{captions}{decoding.mark}"
-        self.fingerprint = _fingerprint(names, facts, how)
+        self.fingerprint = fingerprint_of(names, facts, how)
         self.parts = {name: f"{how} {one.content}" for name, one in zip(names, facts, strict=True)}
         self.part_sizes = [one.usable(captions.part) for one in facts]
         self._starts = np.cumsum([0, *self.part_sizes], dtype=np.int64)
-        self.faults = _faults(tars, captions)
+        self.faults = faults_found(tars, captions)
         ends = np.cumsum([0, *(count for _, count in tars.groups)])
         sizes = [sum(self.part_sizes[a:b]) for a, b in pairwise(ends)]
         self.sources = tuple(Found(*group, size) for group, size in zip(tars.groups, sizes, strict=True))
@@ -150,46 +126,59 @@ class Shards:
             IndexError: an index is not in `range(len(self))`.
         """
         pixels = {view: np.empty((len(indices), 3, view.size, view.size), dtype=np.uint8) for view in views}
-        good: list[int] = []
-        texts: list[str] = []
-        faults: list[Fault] = []
-        odd: list[Fault] = []
-        session = self._files.session()
-        for (index, tar, row), epoch in zip(self._found(indices), epochs or [0] * len(indices), strict=True):
-            notes: list[Note] = []
-            try:
-                rows = self._indexes.rows(tar)
-                if row == 0:
-                    odd += (Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd)
-                if row >= len(rows.image):
-                    faults.append(self._missing(tar, row, len(rows)))
-                    continue
-                caption, content = session.read(tar, rows.caption[row], rows.image[row])
-                text = self._text(caption, tar, row, int(epoch), notes)
-                for view, image in self._decoded(content, views, notes):
-                    pixels[view][len(good)] = view.apply(image, self._decoding.resize)
-            except (ImageFault, CaptionFault) as fault:
-                faults.append(Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
-                continue
-            except TarLost as lost:
-                faults.append(Fault(lost_key(self._names[tar], row), lost.name, str(lost)))
-                continue
-            good.append(index)
-            texts.append(text)
-            odd += [
-                Fault(self.keys[index], name, f"{self.keys[index]}: {detail}.") for name, detail in dict(notes).items()
-            ]
+        positions = np.asarray(indices, dtype=np.int64)
+        # As they lie, so that each tar is opened once and gone through in one direction.
+        order = np.argsort(positions, kind="stable").tolist()
+        session, found = self._files.session(), dict[int, _Found]()
+        for place, sample in zip(order, self._found(positions[order]), strict=True):
+            epoch = int(epochs[place]) if epochs else 0
+            found[place] = self._sample(session, *sample, epoch, pixels, place)
+        samples = [found[place] for place in range(len(order))]
+        good = [place for place, sample in enumerate(samples) if sample.fault is None]
         return Candidates(
-            indices=torch.tensor(good, dtype=torch.int64),
-            texts=texts,
-            images={view: torch.from_numpy(rows[: len(good)]) for view, rows in pixels.items()},
-            faults=tuple(faults),
-            notes=tuple(odd),
+            indices=torch.from_numpy(positions[good]),
+            texts=[samples[place].text for place in good],
+            images={
+                view: torch.from_numpy(rows if len(good) == len(rows) else rows[good]) for view, rows in pixels.items()
+            },
+            faults=tuple(sample.fault for sample in samples if sample.fault is not None),
+            notes=tuple(note for sample in samples for note in sample.notes),
         )
 
-    def _found(self, indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    def _sample(
+        self,
+        session: TarSession,
+        index: int,
+        tar: int,
+        row: int,
+        epoch: int,
+        pixels: Mapping[View, np.ndarray],
+        place: int,
+    ) -> _Found:
+        """One sample; its image goes to a place in the `pixels` of each view."""
+        odd: Sequence[Fault] = ()
+        notes: list[Note] = []
+        try:
+            rows = self._indexes.rows(tar)
+            if row == 0:
+                odd = [Fault(self._names[tar], *self._said(tar, *about)) for about in rows.odd]
+            if row >= len(rows.image):
+                return _Found("", odd, self._missing(tar, row, len(rows)))
+            caption, content = session.read(tar, rows.caption[row], rows.image[row])
+            text = self._text(caption, tar, row, epoch, notes)
+            for view, image in self._decoded(content, pixels, notes):
+                pixels[view][place] = view.apply(image, self._decoding.resize)
+        except (ImageFault, CaptionFault) as fault:
+            return _Found("", odd, Fault(self.keys[index], fault.name, f"{self.keys[index]}: {fault}."))
+        except TarLost as lost:
+            return _Found("", odd, Fault(lost_key(self._names[tar], row), lost.name, str(lost)))
+        if notes:
+            key = self.keys[index]
+            odd = [*odd, *(Fault(key, name, f"{key}: {detail}.") for name, detail in dict(notes).items())]
+        return _Found(text, odd)
+
+    def _found(self, positions: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """Each position, with the number of its tar and its row there."""
-        positions = np.asarray(indices, dtype=np.int64)
         if (wrong := positions[(positions < 0) | (positions >= len(self))]).size:
             raise IndexError(f"sample {wrong[0]} of {len(self)}")
         tars = np.searchsorted(self._starts, positions, side="right") - 1
@@ -208,14 +197,14 @@ class Shards:
         key = f"{self._names[tar]}/{self._indexes.rows(tar).keys[row]}" if self.captions_vary else ""
         return self._captions.read(content, key, epoch, notes)
 
-    def _decoded(self, content: bytes, views: Sequence[View], notes: list[Note]) -> Iterator[tuple[View, np.ndarray]]:
+    def _decoded(self, content: bytes, views: Iterable[View], notes: list[Note]) -> Iterator[tuple[View, np.ndarray]]:
         """The image for each view: one for all, or with scaled decoding what suits that view alone."""
         if not self._decoding.scaled or not views:
             image, odd = decode_noted(content)
             notes += odd
-            yield from ((view, image) for view in dict.fromkeys(views))
+            yield from ((view, image) for view in views)
             return
-        for view in dict.fromkeys(views):
+        for view in views:
             image, odd = decode_noted(content, least=view.least)
             notes += odd
             yield view, image
@@ -264,35 +253,6 @@ class Shards:
         return content.get(name) if isinstance(content, dict) else None
 
 
-def _name(sources: Iterable[str]) -> str:
-    """The folder that holds some tars."""
-    folders = {os.path.abspath(folder) for folder in {os.path.dirname(source) for source in sources}}
-    return (Path(os.path.commonpath(folders)).name if folders else "") or "data"
-
-
-def _fingerprint(names: Sequence[str], facts: Sequence[TarFacts], how: str) -> str:
-    # Modification times are numbers, as they always were: what is kept under an older fingerprint stays of use.
-    states = [int(one.state) if one.state.isdecimal() else one.state for one in facts]
-    marks = [[name, one.size, state] for name, one, state in zip(names, facts, states, strict=True)]
-    return hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
-
-
-def _faults(tars: Tars, captions: Captions) -> tuple[Fault, ...]:
-    """What was found when the tars were indexed."""
-    found = FaultList(EXAMPLES)
-    for name, facts in zip(tars.names, tars.facts, strict=True):
-        for fault in faults_of(name, facts, captions) if facts.faults else ():
-            found.add(fault)
-    again = tars.repeated
-    if again.times:
-        names = {facts.source: name for name, facts in zip(tars.names, tars.facts, strict=True)}
-        key = f"{names.get(again.source, again.source)}/{again.key}"
-        about = "" if again.exact else " (the number is an estimate)"
-        detail = f"{key}: another tar has this key too; samples are told apart by tar and key{about}."
-        found.add(Fault(key, "key_in_two_tars", detail, again.times))
-    return tuple(found)
-
-
 def open_shards(
     patterns: Sequence[str],
     *,
@@ -312,6 +272,7 @@ def open_shards(
     tell: Tell | None = None,
     known: KnownTars | None = None,
     streaming: Streaming | None = None,
+    hearsay: bool = True,
 ) -> Shards:
     """The samples of the tars that patterns name; of tars that no manifest knows the headers are read.
 
@@ -336,6 +297,8 @@ def open_shards(
         known: the tars of a run that is gone on with: those that are lost keep their places, those that are new are
             left out, and `apart` is as it was.
         streaming: when tars at addresses are brought as a plan needs them, and not kept; None: never.
+        hearsay: whether a file beside a tar at an address may tell how many samples it has; side-cars are found by what
+            the tar itself holds.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
@@ -363,6 +326,7 @@ def open_shards(
         fetching=fetching,
         tell=tell or (lambda _: None),
         streamed=streamed,
+        hearsay=hearsay,
     )
     stock = taking.take(named, listed)
     if spool is not None:
@@ -372,26 +336,10 @@ def open_shards(
     counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
     kept = index_dir if streamed is None else streamed.index_dir
     tars = Tars(names, facts, stock.places, counts, apart, again, kept, stock.held)
-    shards = Shards(tars if known is None else _as_known(known, tars), captions, way, skip=skip, kind_field=kind_field)
+    shards = Shards(tars if known is None else as_known(known, tars), captions, way, skip=skip, kind_field=kind_field)
     if not len(shards):
         raise AcedError(f"None of the {len(named)} tars holds a whole pair of image and caption{_why_none(shards)}")
     return shards
-
-
-def _as_known(known: KnownTars, now: Tars) -> Tars:
-    """The tars of a run that is gone on with, with holes where they are lost."""
-    places = known.match([facts.content for facts in now.facts])
-    lost: dict[str, str] = {}
-    facts = []
-    for tar, place in zip(known.tars, places, strict=True):
-        if place < 0:
-            lost[tar.name] = CHANGED if tar.name in now.names else GONE
-        facts.append(now.facts[place] if place >= 0 else lost_facts(tar))
-    apart = bool(known.mixture)
-    groups = [(f"source {i}", n) for i, n in enumerate(known.groups, 1)] if apart else [("the run's", len(facts))]
-    held = {number: now.held[place] for number, place in enumerate(places) if now.held and place in now.held}
-    names = [tar.name for tar in known.tars]
-    return Tars(names, facts, Moved(now.places, places), groups, apart, NONE_REPEATED, now.index_dir, held, lost)
 
 
 def _why_none(shards: Shards) -> str:

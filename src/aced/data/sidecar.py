@@ -25,9 +25,10 @@ from torch import Tensor
 
 from aced.data.atomic import writing
 from aced.data.descriptors import is_out_of_files, out_of_files
+from aced.data.manifest import TOLD
 from aced.data.rowcodec import encode, layout, row_bytes
 from aced.data.source import Source
-from aced.data.tensorfile import RowFile, RowFileWriter
+from aced.data.tensorfile import Header, RowFile, RowFileWriter
 from aced.errors import AcedError
 
 VERSION = 2
@@ -62,6 +63,11 @@ class Part:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @property
+    def told(self) -> bool:
+        """Whether the tar was never read, so that nothing is known of its content but what is said of it."""
+        return self.mark.rpartition(" ")[2].startswith(TOLD)
 
     def keys(self, source: Source) -> Sequence[str]:
         """The samples' keys without the tar's name, which depends on what other tars are read with it."""
@@ -164,10 +170,11 @@ def sidecar_path(cache: Path | str, fingerprint: str, part: Part) -> Path:
 def sidecar_name(part: Part) -> str:
     """What the side-car of a part is called."""
     mark = hashlib.sha256(part.mark.encode()).hexdigest()[:12]
-    return f"{_stem(part)}-{mark}.safetensors"
+    return f"{stem(part)}-{mark}.safetensors"
 
 
-def _stem(part: Part) -> str:
+def stem(part: Part) -> str:
+    """The beginning of that, which follows from the tar's name."""
     return re.sub(r"[^\w.-]+", "_", part.name.rstrip("/").rpartition("/")[2].removesuffix(".tar"))[:80]
 
 
@@ -308,29 +315,43 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
     """
     try:
         file = RowFile(path)
-        if file.metadata.get("format") != _FORMAT:
-            raise ValueError("it is no side-car")
-        content = json.loads(file.metadata.pop("info"))  # which is as large as all else that is held
-        if content["version"] != VERSION:
-            raise AcedError(f"The side-car {path} was written by another version of aced: {_AGAIN}.")
-        if set(content) != {entry.name for entry in fields(SideCarInfo)} - {"precision"}:
-            raise ValueError("its header is not what was written")
-        info = SideCarInfo(**content, precision=file.metadata.get("precision", "fp32"))
-        shapes = layout("image", (info.n, info.views), info.d, info.dtype) | layout(
-            "text", (info.n,), info.d, info.dtype
-        )
-        if any(file.shape(name) != shape for name, (_, shape) in shapes.items()) or file.shape("valid") != (info.n,):
-            raise ValueError("other shapes than its header says")
+        info = read_info(path, file)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if is_out_of_files(error):
-            raise out_of_files() from error
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise Damaged(f"The side-car of embeddings {path} is damaged ({what}): {_AGAIN}.") from error
+        raise damaged(path, error) from error
     check_made_for(path, info, identity, part)
     return SideCar(path, info, file)
 
 
-def check_made_for(path: Path, info: SideCarInfo, identity: Mapping[str, str] | None, part: Part | None) -> None:
+def read_info(path: Path | str, header: Header) -> SideCarInfo:
+    """What the header of a side-car says; the text of it is then taken out of `header`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what was written.
+        AcedError: it is of another version.
+    """
+    if header.metadata.get("format") != _FORMAT:
+        raise ValueError("it is no side-car")
+    content = json.loads(header.metadata.pop("info"))  # which is as large as all else that is held
+    if content["version"] != VERSION:
+        raise AcedError(f"The side-car {path} was written by another version of aced: {_AGAIN}.")
+    if set(content) != {entry.name for entry in fields(SideCarInfo)} - {"precision"}:
+        raise ValueError("its header is not what was written")
+    info = SideCarInfo(**content, precision=header.metadata.get("precision", "fp32"))
+    shapes = layout("image", (info.n, info.views), info.d, info.dtype) | layout("text", (info.n,), info.d, info.dtype)
+    if any(header.shape(name) != shape for name, (_, shape) in shapes.items()) or header.shape("valid") != (info.n,):
+        raise ValueError("other shapes than its header says")
+    return info
+
+
+def damaged(path: Path | str, error: Exception) -> AcedError:
+    """The error for a side-car that cannot be read."""
+    if is_out_of_files(error):
+        return out_of_files()
+    what = error.strerror if isinstance(error, OSError) else str(error)
+    return Damaged(f"The side-car of embeddings {path} is damaged ({what}): {_AGAIN}.")
+
+
+def check_made_for(path: Path | str, info: SideCarInfo, identity: Mapping[str, str] | None, part: Part | None) -> None:
     """Refuse a side-car of another model or another tar; None: of any."""
     if identity is not None and (words := differences(info.identity, identity)):
         raise AcedError(
@@ -355,35 +376,6 @@ def differences(made_by: Mapping[str, str], wanted: Mapping[str, str | None]) ->
     if not found and made_by.get("tower") != wanted.get("tower"):
         return "another model"
     return " and ".join(found)
-
-
-def why_missing(cache: Path | str, identity: Mapping[str, str], part: Part) -> str:
-    """Why a part has no side-car of a model, as the end of a sentence: there is one, but of something else."""
-    own = sidecar_path(cache, identity["tower"], part)
-    for other in sorted((Path(cache) / "embeddings").glob(f"*/{own.name}")):
-        try:
-            found = open_sidecar(other).info
-        except AcedError:
-            continue
-        if what := differences(found.identity, identity):
-            return f"the one in {other.parent} is of {what} (it was made by {found.tower})"
-        return (
-            f"the one in {other.parent} was made before the architecture was noted; if the config of {found.tower} is "
-            f"still what it was then, rename that folder to {own.parent.name}"
-        )
-    named = re.compile(rf"{re.escape(_stem(part))}-[0-9a-f]{{12}}\.safetensors")
-    others = [other for other in sorted(own.parent.glob("*.safetensors")) if named.fullmatch(other.name)]
-    for other in others:
-        try:
-            how, _, tar = open_sidecar(other).info.mark.rpartition(" ")
-        except AcedError:
-            continue
-        asked, _, own_tar = part.mark.rpartition(" ")
-        if tar == own_tar:
-            return f"{other} is of the same tar with other captions or pixels ('{how}', and '{asked}' is asked for)"
-    if others:
-        return f"{others[0]} is of another tar of that name, or of this one before it was changed"
-    return f"there is none in {own.parent}"
 
 
 def finite(image: Tensor, text: Tensor) -> bool:

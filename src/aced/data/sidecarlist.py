@@ -10,14 +10,13 @@ the file itself has.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from aced.data.atomic import file_atomic, writing
+from aced.data.home import FileState, Home
 from aced.data.sidecar import SideCarInfo
 from aced.errors import AcedError
 
@@ -27,32 +26,16 @@ _VERSION = 1
 _FIELDS = tuple(entry.name for entry in fields(SideCarInfo) if entry.name not in ("identity", "ends"))
 
 
-class FileState(NamedTuple):
-    """The state of a file: its bytes, and a text that changes when it is written again."""
-
-    size: int
-    changed: str
-
-
-def file_state(path: str | Path) -> FileState | None:
-    """The state of a local file; None where there is none."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return FileState(found.st_size, str(found.st_mtime_ns))
-
-
 class SideCarList:
     """The list of one folder, as it was when this was made, and what has been learnt since.
 
     Args:
-        folder: of the side-cars; it need not exist.
+        home: where the side-cars lie.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lines, self._identities = _read(folder / LIST)
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._lines, self._identities = _read(home)
         self._new: dict[str, tuple[FileState, SideCarInfo]] = {}
 
     def get(self, name: str, state: FileState) -> SideCarInfo | None:
@@ -82,7 +65,7 @@ class SideCarList:
         """
         if not self._new:
             return
-        lines, identities = _read(self.folder / LIST)
+        lines, identities = _read(self.home)
         numbers = {_frozen(identity): number for number, identity in enumerate(identities)}
         for name, (state, info) in self._new.items():
             number = numbers.setdefault(_frozen(info.identity), len(numbers))
@@ -91,31 +74,30 @@ class SideCarList:
             values = [getattr(info, field) for field in _FIELDS]
             lines[_key(name)] = _line([name, *state, number, *values])
         with contextlib.suppress(AcedError):
-            _write(self.folder / LIST, lines, identities)
+            _write(self.home, lines, identities)
         self._lines, self._identities, self._new = lines, identities, {}
 
 
-def _write(path: Path, lines: Mapping[bytes, bytes], identities: list[dict[str, str]]) -> None:
+def _write(home: Home, lines: Mapping[bytes, bytes], identities: list[dict[str, str]]) -> None:
     """Write the lines of those files that are there."""
-    there = {_key(name) for name in os.listdir(path.parent)}
-    with file_atomic(path) as temporary, writing(path), temporary.open("wb") as file:
-        file.write(_line({"version": _VERSION, "fields": _FIELDS, "identities": identities}))
-        file.writelines(line for key, line in lines.items() if key in there)
+    there = {_key(name) for name in home.names()}
+    head = _line({"version": _VERSION, "fields": _FIELDS, "identities": identities})
+    home.write_beside(LIST, b"".join([head, *(line for key, line in lines.items() if key in there)]))
 
 
-def _read(path: Path) -> tuple[dict[bytes, bytes], list[dict[str, str]]]:
+def _read(home: Home) -> tuple[dict[bytes, bytes], list[dict[str, str]]]:
     """Each side-car's line by `_key`, and the identities that they name; nothing of a list that is not one."""
+    file = io.BytesIO(home.read_beside(LIST))
     try:
-        with path.open("rb") as file:
-            head = json.loads(file.readline())
-            if head["version"] != _VERSION or tuple(head["fields"]) != _FIELDS:
-                return {}, []
-            return dict(_keyed(file)), list(head["identities"])
-    except (OSError, ValueError, KeyError, TypeError):
+        head = json.loads(file.readline())
+        if head["version"] != _VERSION or tuple(head["fields"]) != _FIELDS:
+            return {}, []
+        return dict(_keyed(file)), list(head["identities"])
+    except (ValueError, KeyError, TypeError):
         return {}, []
 
 
-def _keyed(lines: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _keyed(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     for line in lines:
         end = line.find(b'"', 2)  # names of side-cars have no quotes in them
         if end > 0:

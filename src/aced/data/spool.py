@@ -100,6 +100,16 @@ class Spool:
                 fetch(remote, temporary, watched, self._patience)
                 date(temporary, remote.state)
 
+    def drop(self, address: str) -> None:
+        """Remove what was fetched from an address, and unpacked of it; nobody reads it any more."""
+        self._room.look()
+        for name in self._room.of_origin(spooled_name(address, "")):
+            path = self.folder / name
+            for one in (name, *self._room.of_origin(spooled_name(os.path.realpath(path), "", ".tar"))):
+                with writing(path):
+                    (self.folder / one).unlink(missing_ok=True)
+                self._room.remove(one)
+
     def remember(self, pattern: str, found: Sequence[Remote]) -> None:
         """Keep what an address names, for `recall` when its server is down.
 

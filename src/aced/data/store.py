@@ -7,6 +7,8 @@ a position to its part, whose side-car is opened when it is first needed, and fr
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.data.atomic import sweep_leftovers
+from aced.data.caches import Cache, Files, cache_at
 from aced.data.embedding import EmbeddingTower, Progress, Settings, check_space, embed_parts
 from aced.data.opened import Opened
 from aced.data.packed import PackedStrings
@@ -29,10 +32,10 @@ from aced.data.sidecar import (
     overhead_bytes,
     parts_of,
     sidecar_name,
-    why_missing,
 )
 from aced.data.sidecarlist import LIST
 from aced.data.source import Source
+from aced.data.streamed import streams
 from aced.data.survey import Survey
 from aced.errors import AcedError
 
@@ -46,17 +49,19 @@ class Store:
 
     Args:
         survey: the side-cars, none of which is missing.
+        files: where they are read.
         rows: of parts whose samples are not those of their side-car: its row of each sample.
 
     Attributes:
-        folder: where the side-cars lie.
+        name: what messages call it: the folder or address of the side-cars.
+        files: where they are read.
         info: tower, shape and costs.
         mark: of every byte of the side-cars.
         part_sizes: samples of each part of the source that has any, in the order of its samples.
     """
 
-    def __init__(self, survey: Survey, rows: Mapping[int, np.ndarray]) -> None:
-        self.folder, self.info, self.mark = survey.folder, survey.info(), survey.mark()
+    def __init__(self, survey: Survey, files: Files, rows: Mapping[int, np.ndarray]) -> None:
+        self.name, self.files, self.info, self.mark = survey.home.named(""), files, survey.info(), survey.mark()
         parts = survey.parts
         self._names = PackedStrings.of(part.name for part in parts)
         self._marks = PackedStrings.of(part.mark for part in parts)
@@ -98,7 +103,7 @@ class Store:
         """
         if not bool((valid := self.valid(indices)).all()):
             raise AcedError(
-                f"{int((~valid).sum())} of {len(indices)} samples have no embedding in {self.folder}, because they "
+                f"{int((~valid).sum())} of {len(indices)} samples have no embedding in {self.name}, because they "
                 "were faulty when it was made; if the data were repaired since then, delete the side-cars of those "
                 "tars and run 'aced embed' again."
             )
@@ -140,6 +145,17 @@ class Store:
             rows = positions[first:end] - self._starts[number]
             yield number, slice(first, end), self._rows[number][rows] if number in self._rows else rows
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Store]:
+        """The same, to look up pairs whose tars need not be there: side-cars that travel are fetched one by one."""
+        with self.files.lent() as files:
+            if files is self.files:
+                yield self
+            else:
+                apart = copy.copy(self)
+                apart.files, apart._held = files, Opened[SideCar](most=1)
+                yield apart
+
     def _open(self, number: int) -> SideCar:
         """Open a side-car, which must be the one that was there at the start.
 
@@ -147,7 +163,7 @@ class Store:
             AcedError: it is not, or cannot be read.
         """
         part = Part(self._names[number], self._marks[number], 0, 0)
-        path = self.folder / sidecar_name(part)
+        path = self.files.path(number, sidecar_name(part))
         sidecar = open_sidecar(path, self.info.identity, part)
         if sidecar.info.sha256[:16].encode() != self._hashes[number]:
             raise AcedError(
@@ -177,12 +193,13 @@ def build_store(
         AcedError: a side-car is damaged or of something else, no sample is usable, an embedding is not finite, or
             there is no room for it.
     """
-    cache, identity, parts = Path(cache), tower.identity(), parts_of(source)
-    survey = look(cache, identity, parts, settings)
+    identity, parts = tower.identity(), parts_of(source)
+    own = cache_at(cache, identity["tower"])
+    survey = look(own, identity, parts, settings)
     if survey.missing:
-        embed_missing(survey, cache, source, tower, settings, progress)
-        survey = look(cache, identity, parts, settings)
-    return surveyed(survey, cache, source)
+        embed_missing(own, survey, source, tower, settings, progress)
+        survey = look(own, identity, parts, settings)
+    return surveyed(own, survey, source)
 
 
 def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, settings: Settings) -> Store:
@@ -191,38 +208,45 @@ def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, s
     Raises:
         AcedError: as `look` and `surveyed`.
     """
-    return surveyed(look(Path(cache), identity, parts_of(source), settings), Path(cache), source)
+    own = cache_at(cache, identity["tower"])
+    return surveyed(own, look(own, identity, parts_of(source), settings), source)
 
 
-def look(cache: Path, identity: Mapping[str, str], parts: Sequence[Part], settings: Settings) -> Survey:
+def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], settings: Settings) -> Survey:
     """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
 
     Raises:
-        AcedError: one is damaged, of other weights, another preprocessing, tokenizer or tar, or of another type.
+        AcedError: a tar was never read; or a side-car is damaged, of other weights, another preprocessing, tokenizer or
+            tar, or of another type.
     """
-    survey = Survey(cache, identity, parts, settings)
+    if told := next((part for part in parts if part.told), None):
+        raise AcedError(
+            f"{told.name} was never read, and without that it is not known which side-car is its own: make the "
+            "manifest of the pool by 'aced index', which reads every tar."
+        )
+    cache.again()
+    survey = Survey(cache.home, identity, parts, settings)
     survey.listed.save()
     return survey
 
 
 def embed_missing(
+    cache: Cache,
     survey: Survey,
-    cache: Path,
     source: Source,
     tower: EmbeddingTower,
     settings: Settings,
     progress: Progress | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Make the side-cars that are missing, together with the other processes that do so.
-
-    A process begins with its own ones, every so many, and then makes what nobody else has begun.
+    """Make the side-cars that are missing, or this process's share of them: every so many.
 
     Args:
+        cache: where they are made.
         survey: says which.
-        cache, source, tower, settings: as of `build_store`.
-        progress: called with (samples done, samples of its own ones).
-        share: of this process: its number, and how many there are.
+        source, tower, settings: as of `build_store`.
+        progress: called with (samples done, samples of the share).
+        share: number of this process, and how many there are.
 
     Raises:
         AcedError: as `build_store`.
@@ -230,43 +254,52 @@ def embed_missing(
     missing = [survey.parts[number] for number in survey.missing]
     if lost := next((part for part in missing if part.lost), None):
         raise AcedError(
-            f"{lost.name} is lost and has no side-car in {cache}: name the cache that the run has used, which has one."
+            f"{lost.name} is lost and has no side-car in {cache.place}: name the cache that the run has used, which "
+            "has one."
         )
-    overhead = sum(overhead_bytes(part, source) for part in missing)
-    check_space(cache, sum(map(len, missing)), tower.width, settings, overhead)
-    sweep_leftovers(survey.folder)
-    rank, ranks = share
-    for _part in embed_parts(cache, source, tower, missing[rank::ranks], settings, progress, patient=ranks == 1):
-        pass
-    if ranks > 1:
-        for _part in embed_parts(cache, source, tower, missing, settings):
-            pass
+    # What leaves the disk at once needs room for as many as are made at a time.
+    largest = sorted(missing, key=len, reverse=True)[: share[1] if cache.far else None]
+    # A tar that does not stay would be fetched for its keys: one of them speaks for all.
+    looked = largest[:1] if streams(source) else largest
+    overhead = sum(overhead_bytes(part, source) for part in looked) * len(largest) // max(1, len(looked))
+    check_space(cache.work, sum(map(len, largest)), tower.width, settings, overhead)
+    sweep_leftovers(cache.work)
+    for part in embed_parts(cache.work, source, tower, missing[share[0] :: share[1]], settings, progress):
+        cache.keep(cache.work / sidecar_name(part))
 
 
-def surveyed(survey: Survey, cache: Path, source: Source) -> Store:
+def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | None = None) -> Store:
     """The store of side-cars that were looked at.
 
     Side-cars of up to 512 MiB together are checked by their hashes, larger ones by their sizes and times where the list
     beside them knows these, else by their headers; and each by its header when it is looked up.
+
+    Args:
+        cache: where they lie.
+        survey: of them.
+        source: what they are of.
+        progress: called with (side-cars fetched, all that must be), of a cache at an address.
 
     Raises:
         AcedError: a side-car is missing (it says what there is instead) or damaged, or no sample has an embedding.
     """
     if survey.missing:
         part = survey.parts[survey.missing[0]]
-        why = why_missing(cache, survey.identity, part)
+        why = cache.home.why_missing(survey.identity, part)
         raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
-    store = Store(survey, dict(_other_rows(survey, source)))
-    if store.info.bytes <= _HASHED_BYTES:
-        for number in range(len(survey.parts)):
-            _check_content(survey.path(number))
+    names = [sidecar_name(part) for part in survey.parts]
+    files = cache.files(survey.parts, source, progress)
+    store = Store(survey, files, dict(_other_rows(survey, files, source)))
+    if files.stay and store.info.bytes <= _HASHED_BYTES:
+        for number, name in enumerate(names):
+            _check_content(files.path(number, name))
     if store.info.usable == 0:
         why = ", ".join(f"{name} {count}" for name, count in store.info.faults.items())
         raise AcedError(f"No sample of {source.name} has an embedding: none was usable ({why}).")
     return store
 
 
-def _other_rows(survey: Survey, source: Source) -> Iterator[tuple[int, np.ndarray]]:
+def _other_rows(survey: Survey, files: Files, source: Source) -> Iterator[tuple[int, np.ndarray]]:
     """The rows of the samples of those parts whose side-car has other samples, by number.
 
     A tar's mark covers its keys, and of a lost one it says that their order is kept.
@@ -274,7 +307,7 @@ def _other_rows(survey: Survey, source: Source) -> Iterator[tuple[int, np.ndarra
     alone = not getattr(source, "parts", {})
     for number, part in enumerate(survey.parts):
         if not part.lost and (alone or len(part) != survey.rows[number]):
-            rows = open_sidecar(survey.path(number)).rows_of(part.keys(source))
+            rows = open_sidecar(files.path(number, sidecar_name(part))).rows_of(part.keys(source))
             if rows is not None:
                 yield number, rows
 

@@ -20,7 +20,7 @@ class StoredRows(Column):
     """
 
     def __init__(self, store: Store) -> None:
-        super().__init__(f"embeddings {store.folder}", torch.float32, (2, store.info.d))
+        super().__init__(f"embeddings {store.name}", torch.float32, (2, store.info.d))
         self._store = store
 
     def load(self, candidates: Candidates) -> Tensor:

@@ -7,22 +7,20 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from aced.data.embedding import Settings
+from aced.data.home import Home
 from aced.data.rowcodec import DTYPES
 from aced.data.sidecar import (
     Damaged,
     Part,
     SideCarInfo,
     check_made_for,
-    open_sidecar,
     sidecar_name,
-    tower_folder,
 )
-from aced.data.sidecarlist import SideCarList, file_state
+from aced.data.sidecarlist import SideCarList
 from aced.errors import AcedError
 
 
@@ -61,7 +59,7 @@ class Survey:
     """What there is of the side-cars of some parts, P of them; 130 bytes a part.
 
     Args:
-        cache: the cache folder.
+        home: where the side-cars of the model lie.
         identity: what the model's `identity()` says.
         parts: of the source.
         settings: the type and the views that are wanted.
@@ -69,8 +67,7 @@ class Survey:
         listed: the list of the folder's side-cars, where somebody has read it already.
 
     Attributes:
-        folder: where the side-cars lie or belong.
-        parts, identity: as above.
+        home, parts, identity: as above.
         missing: numbers of the parts that have no side-car yet.
         damaged: those of them whose side-car is damaged.
         rows, usable, sizes: `[P]` int64, the samples in each side-car, those that have an embedding, and its bytes.
@@ -83,7 +80,7 @@ class Survey:
 
     def __init__(
         self,
-        cache: Path,
+        home: Home,
         identity: Mapping[str, str],
         parts: Sequence[Part],
         settings: Settings,
@@ -93,9 +90,9 @@ class Survey:
     ) -> None:
         if settings.dtype not in DTYPES:
             raise AcedError(f"Embeddings are stored as {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {settings.dtype}.")
-        self.folder, self.parts = tower_folder(cache, identity["tower"]), parts
+        self.home, self.parts = home, parts
         self.identity, self._settings = identity, settings
-        self.listed = SideCarList(self.folder) if listed is None else listed
+        self.listed = SideCarList(home) if listed is None else listed
         self.rows, self.usable, self.sizes = (np.zeros(len(parts), dtype=np.int64) for _ in range(3))
         self._views, self._seconds, self._flops = (np.zeros(len(parts)) for _ in range(3))
         self.hashes = np.zeros(len(parts), dtype="S64")
@@ -109,25 +106,25 @@ class Survey:
     def _look(self, number: int, *, repair: bool) -> None:
         part = self.parts[number]
         name = sidecar_name(part)
-        state = file_state(f"{self.folder}/{name}")
+        state = self.home.state(name)
         if state is None:
             self.missing.append(number)
             return
-        path = self.folder / name
+        called = self.home.named(name)
         try:
             info = self.listed.get(name, state)
             if info is None:
-                info = open_sidecar(path, self.identity, part).info
+                info = self.home.info(name, self.identity, part)
                 self.listed.add(name, state, info)
             else:
-                check_made_for(path, info, self.identity, part)
+                check_made_for(called, info, self.identity, part)
         except Damaged:
             if not repair:
                 raise
             self.missing.append(number)
             self.damaged.append(number)
             return
-        check_wanted(path, info, self._settings)
+        check_wanted(called, info, self._settings)
         self._put(number, info, state.size)
 
     def _put(self, number: int, info: SideCarInfo, size: int) -> None:
@@ -138,10 +135,6 @@ class Survey:
             self._faults[number] = info.faults
         if self._first is None:
             self._first = info
-
-    def path(self, number: int) -> Path:
-        """Where the side-car of a part lies or belongs."""
-        return self.folder / sidecar_name(self.parts[number])
 
     def faults(self, number: int) -> dict[str, int]:
         """Why samples of a part have no embedding: how many by name of the fault."""
@@ -175,7 +168,7 @@ class Survey:
         return hashlib.sha256(json.dumps([one.decode() for one in self.hashes.tolist()]).encode()).hexdigest()
 
 
-def check_wanted(path: Path, info: SideCarInfo, settings: Settings) -> None:
+def check_wanted(path: str, info: SideCarInfo, settings: Settings) -> None:
     """Refuse a side-car of another type, or of fewer views."""
     for what, there, asked, wrong in (
         ("embeddings as", info.dtype, settings.dtype, info.dtype != settings.dtype),

@@ -176,18 +176,22 @@ class TarSession:
         if tar in self._lost:
             raise self._lost[tar]
         try:
-            return self._read(tar, [(int(place[0]), int(place[1])) for place in places])
+            return self._read(tar, [place.tolist() for place in places])
         except TarLost as lost:
             self._lost[tar] = lost
             raise
 
-    def _read(self, tar: int, places: list[tuple[int, int]]) -> list[bytes]:
-        file = self._files.open(tar, known=tar in self._checked)
-        if tar not in self._checked:
+    def _read(self, tar: int, places: list[list[int]]) -> list[bytes]:
+        known = tar in self._checked
+        file = self._files.open(tar, known=known)
+        if not known:
             self._files.check(tar, file)
             self._checked.add(tar)
-        start, end = min(place[0] for place in places), max(map(sum, places))
-        if end - start > sum(size for _, size in places) + _GAP * (len(places) - 1):
+        (start, size), *others = places
+        end, wanted = start + size, size + _GAP * len(others)
+        for offset, size in others:  # a sample has few, and there are many samples
+            start, end, wanted = min(start, offset), max(end, offset + size), wanted + size
+        if end - start > wanted:
             return [self._piece(tar, file, *place) for place in places]
         whole = self._piece(tar, file, start, end - start)
         return [whole[offset - start : offset - start + size] for offset, size in places]

@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -132,8 +132,12 @@ class RowFileWriter:
             self._descriptor = -1
 
 
-class RowFile:
-    """The tensors of a safetensors file as one memory map: only the rows that are asked for are read.
+class Header:
+    """The header of a safetensors file, and where its tensors lie.
+
+    Args:
+        file: at its beginning.
+        size: bytes of the whole file.
 
     Attributes:
         metadata: the strings of the header.
@@ -145,30 +149,27 @@ class RowFile:
         OSError: the file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with _MAPS.making_room(lambda: path.open("rb")) as file:
-            self.size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= self.size - 8:
-                raise ValueError(f"{path} has no safetensors header")
-            header = json.loads(file.read(length))
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.size = size
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise ValueError("it has no safetensors header")
+        header = json.loads(file.read(length))
         self.data_start = end = 8 + length
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self._places: dict[str, tuple[np.dtype, Shape, int]] = {}
-        self._map: np.ndarray | None = None
         for name, entry in header.items():
             try:
                 dtype, shape = _NUMPY[entry["dtype"]], tuple(entry["shape"])
                 first, last = entry["data_offsets"]
             except (KeyError, TypeError) as error:
-                raise ValueError(f"{path}: cannot read the header of {name}") from error
+                raise ValueError(f"cannot read the header of {name}") from error
             if last - first != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{path}: {name} has another size than its shape")
+                raise ValueError(f"{name} has another size than its shape")
             end = max(end, self.data_start + last)
             self._places[name] = dtype, shape, self.data_start + first
-        if end != self.size:
-            raise ValueError(f"it has {self.size} bytes instead of {end}")
+        if end != size:
+            raise ValueError(f"it has {size} bytes instead of {end}")
 
     @property
     def names(self) -> list[str]:
@@ -178,6 +179,23 @@ class RowFile:
     def shape(self, name: str) -> Shape:
         """The shape of a tensor."""
         return self._places[name][1]
+
+
+class RowFile(Header):
+    """The tensors of a safetensors file as one memory map: only the rows that are asked for are read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError, OSError: as `Header`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._map: np.ndarray | None = None
+        with _MAPS.making_room(lambda: path.open("rb")) as file:
+            super().__init__(file, os.fstat(file.fileno()).st_size)
 
     def rows(self, name: str) -> np.ndarray:
         """A tensor as a read-only memory map."""

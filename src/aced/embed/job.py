@@ -11,14 +11,16 @@ from typing import Literal
 import torch
 
 from aced.data.atomic import sweep_leftovers
+from aced.data.caches import cache_at
 from aced.data.decoding import FAST
 from aced.data.embedding import Progress, Settings, embed_parts
 from aced.data.faults import HARMLESS
 from aced.data.indexfolder import index_folder
 from aced.data.losttars import TarLost
+from aced.data.remote import is_address
 from aced.data.shards import Shards, open_shards
-from aced.data.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_path, tower_folder
-from aced.data.sidecarlist import SideCarList, file_state
+from aced.data.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
+from aced.data.sidecarlist import SideCarList
 from aced.data.spool import GIGABYTE, Spool
 from aced.data.survey import Survey
 from aced.errors import AcedError
@@ -33,12 +35,13 @@ class Job:
 
     Attributes:
         model, checkpoint: as in `load_tower`.
-        cache: the cache folder, on a file system that all processes see.
+        cache: the cache folder, on a file system that all processes see, or its address.
         settings: type, views, micro-batch and workers.
         caption, caption_choice, decoding: what is embedded of each sample, see `open_shards`.
         bad_tars: what a damaged tar does, see `open_shards`.
         spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
             that this folder may take.
+        passing: whether tars at addresses leave it again when they have been embedded.
         index_dir: where indexes of the tars are kept, see `index_folder`.
         device: of torch; `auto` is CUDA where the process has it.
         precision: of the model, in the place of that in `settings`: `auto` is decided where the model is.
@@ -55,6 +58,7 @@ class Job:
     bad_tars: Literal["stop", "skip"] = "stop"
     spool_dir: str = ""
     spool_gb: float = 100.0
+    passing: bool = False
     index_dir: str = ""
     device: str = "cpu"
     precision: Asked = "fp32"
@@ -136,10 +140,10 @@ class Embedder:
         self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
         self.tower.requires_grad_(False).eval()
         self.identity = self.tower.identity()
-        self.cache = Path(job.cache)
-        folder = tower_folder(self.cache, self.identity["tower"])
-        sweep_leftovers(folder)
-        self._listed = SideCarList(folder)
+        self._spool = job.spool
+        self.cache = cache_at(job.cache, self.identity["tower"], self._spool)
+        sweep_leftovers(self.cache.work)
+        self._listed = SideCarList(self.cache.home)
 
     def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int, int]:
         """What is there and what is to do, found from the headers of the tars and of the side-cars.
@@ -187,6 +191,14 @@ class Embedder:
         Raises:
             AcedError: as in `look`; or an embedding is not finite, or the disk is full.
         """
+        tally = self._embedded(tars, progress, patient)
+        if self.job.passing and self._spool is not None:
+            for tar in map(str, tars):
+                if is_address(tar):
+                    self._spool.drop(tar)
+        return tally
+
+    def _embedded(self, tars: Sequence[str | Path], progress: Progress | None, patient: bool) -> Tally:
         tally = Tally()
         source = self._open(tars, tally)
         parts = parts_of(source) if source else []
@@ -202,7 +214,7 @@ class Embedder:
         if source is not None:
             settings = self.job.settings
             todo = embed_parts(
-                *(self.cache, source, self.tower, missing, settings, progress),
+                *(self.cache.work, source, self.tower, missing, settings, progress),
                 damaged=damaged,
                 patient=patient,
                 lost=leave_out,
@@ -231,18 +243,16 @@ class Embedder:
         self._listed.save()
 
     def _survey(self, parts: Sequence[Part]) -> Survey:
-        return Survey(self.cache, self.identity, parts, self.job.settings, repair=True, listed=self._listed)
+        return Survey(self.cache.home, self.identity, parts, self.job.settings, repair=True, listed=self._listed)
 
     def _made(self, part: Part) -> SideCarInfo:
-        """What was written of a part."""
-        path = self._path(part)
+        """What was written of a part, which is now where it belongs."""
+        path = self.cache.work / sidecar_name(part)
         info = open_sidecar(path).info
-        if state := file_state(path):
+        self.cache.keep(path)
+        if state := self.cache.home.state(path.name):
             self._listed.add(path.name, state, info)
         return info
-
-    def _path(self, part: Part) -> Path:
-        return sidecar_path(self.cache, self.identity["tower"], part)
 
     def _is_whole(self, part: Part) -> bool:
         return not self._survey([part]).missing
@@ -276,7 +286,8 @@ class Embedder:
                 bad_tars=self.job.bad_tars,
                 index_dir=index_folder(self.job.index_dir),
                 whole=False,
-                spool=self.job.spool,
+                hearsay=False,
+                spool=self._spool,
                 tell=self._tell_once,
             )
         except AcedError as error:

@@ -16,14 +16,14 @@ from rich.table import Table
 from aced.config import make_config
 from aced.data.decoding import find_decoding
 from aced.data.descriptors import raise_file_limit
-from aced.data.embedding import check_space, size_text
+from aced.data.embedding import Progress, check_space, size_text
 from aced.data.indexfolder import index_folder
 from aced.data.located import name_tars
 from aced.data.manifestfile import kept_path
 from aced.data.remote import is_address
 from aced.data.rowcodec import DTYPES
 from aced.data.several import several
-from aced.data.sidecar import sample_bytes, tower_folder
+from aced.data.sidecar import sample_bytes
 from aced.data.stock import StockTaking
 from aced.data.summary import tars_text
 from aced.embed.job import Embedder, Job, Tally
@@ -60,8 +60,11 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     shards = [source for text in shards for source in several(text)]
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
         raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+    if not job.spool_dir and is_address(job.cache):
+        raise AcedError(f"{job.cache} is an address: give a folder to make side-cars in with --spool-dir.")
     told: list[str] = []
-    named = name_tars(shards, job.spool, told.append)
+    named, far = name_tars(shards, job.spool, told.append)
+    job = replace(job, passing=job.spool is not None and far > job.spool.limit)
     if len(shards) > 1:
         told.append(tars_text(shards, list(map(len, named))))
     tars = mine.of([tar for group in named for tar in group])
@@ -75,19 +78,11 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         embedder = Embedder(job, bars.say, bars.counting)
         for sentence in (*told, *embedder.tower.notes):
             bars.say(sentence)
-        with bars.counting("Looking at the tars") as progress:
-            tally, todo, missing, overhead = embedder.look(tars, progress)
-        bars.say(_plan(embedder, tally, len(tars), (missing, overhead), mine))
-        start = time.perf_counter()
-        with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
-            done = _Done(tick, start)
-            for part in with_ray(job, todo, actors) if actors else _groups(embedder, todo, done):
-                tally.add(part)
-                done.whole = tally.embedded
-                done(0, 0)
-            tick(missing or 1, done.rate())
-            embedder.keep()
-        seconds = time.perf_counter() - start
+        if job.passing:
+            tally, seconds = _in_passing(embedder, tars, actors, far, bars)
+        else:
+            tally, seconds = _looked(embedder, tars, actors, mine, bars)
+        embedder.keep()
     if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
         raise AcedError(_nothing_usable(tally))
     if mine.index:
@@ -97,9 +92,47 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
         console.print(_table(tally, seconds))
         if tally.skipped:
             console.print(_skipped(tally))
-        where = f"Side-cars: {tower_folder(job.cache, embedder.identity['tower'])}"
+        where = f"Side-cars: {embedder.cache.home.named('')}"
         console.print(f"{where}   Use: reference.cache={job.cache}", markup=False, highlight=False)
     return tally
+
+
+def _looked(embedder: Embedder, tars: Sequence[str], actors: int, share: Share, bars: Bars) -> tuple[Tally, float]:
+    """Embed tars that all lie on a disk, or do so from now on: what is to do is found, and said, before it begins.
+
+    Returns:
+        What came of them, and the seconds of embedding.
+    """
+    job = embedder.job
+    with bars.counting("Looking at the tars") as progress:
+        tally, todo, missing, overhead = embedder.look(tars, progress)
+    bars.say(_plan(embedder, tally, len(tars), (missing, overhead), share))
+    start = time.perf_counter()
+    with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
+        done = _Done(tick, start)
+        for part in with_ray(job, todo, actors) if actors else _groups(embedder, todo, done, _GROUP):
+            tally.add(part)
+            done.whole = tally.embedded
+            done(0, 0)
+        tick(missing or 1, done.rate())
+    return tally, time.perf_counter() - start
+
+
+def _in_passing(embedder: Embedder, tars: Sequence[str], actors: int, far: int, bars: Bars) -> tuple[Tally, float]:
+    """As `_looked`, where the spool holds a few: each is fetched, looked at, embedded where it must be, and removed."""
+    job, tally = embedder.job, Tally()
+    each = sample_bytes(embedder.tower.width, job.settings.dtype, job.settings.views)
+    bars.say(
+        f"The tars take {size_text(far)}, more than --spool-gb = {job.spool_gb:g} allows: each is fetched, embedded "
+        f"and removed. A sample takes {each:,} bytes and its key."
+    )
+    start = time.perf_counter()
+    with bars.bar(f"Embedding with {embedder.tower.name}", len(tars)) as tick:
+        parts = with_ray(job, tars, actors) if actors else _groups(embedder, tars, lambda done, total: None, 1)
+        for part in parts:
+            tally.add(part)
+            tick(tally.tars, f"{tally.embedded / max(time.perf_counter() - start, 1e-9):,.0f} samples/s")
+    return tally, time.perf_counter() - start
 
 
 def _take_stock(job: Job, tars: Sequence[str], shards: Sequence[str], share: Share, bars: Bars) -> None:
@@ -163,24 +196,27 @@ def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], s
     each = sample_bytes(d, settings.dtype, settings.views)
     size = missing * each + overhead
     # The other processes' shares are about as large, and they write to the same disk.
-    free = check_space(embedder.cache, missing * share.count, d, settings, overhead * share.count)
+    free = ""
+    if not embedder.cache.far:
+        free = size_text(check_space(embedder.cache.work, missing * share.count, d, settings, overhead * share.count))
+        free = f"; {free} are free"
     views = f", {settings.views} views" if settings.views > 1 else ""
     whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
     others = f" (all processes: about {size_text(share.count * size)})" if share.count > 1 else ""
     return (
         f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
         f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
-        f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples; {size_text(free)} "
-        f"are free.{f' The model runs in {settings.precision}.' * (settings.precision != 'fp32')}"
+        f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples{free}."
+        f"{f' The model runs in {settings.precision}.' * (settings.precision != 'fp32')}"
     )
 
 
-def _groups(embedder: Embedder, todo: Sequence[str], done: _Done) -> Iterator[Tally]:
-    """What comes of a few tars at a time; of those that another process has begun, at the end."""
+def _groups(embedder: Embedder, todo: Sequence[str], done: Progress, size: int) -> Iterator[Tally]:
+    """What comes of `size` tars at a time; of those that another process has begun, at the end."""
     for patient in (False, True):
         left: list[str] = []
-        for at in range(0, len(todo), _GROUP):
-            tally = embedder(todo[at : at + _GROUP], done, patient=patient)
+        for at in range(0, len(todo), size):
+            tally = embedder(todo[at : at + size], done, patient=patient)
             left += tally.left
             yield tally
         todo = left

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from aced.data.captions import Captions
 from aced.data.descriptors import raise_file_limit
+from aced.data.download import PATIENCE
 from aced.data.embedding import size_text
 from aced.data.indexfolder import index_folder
 from aced.data.located import group_tars, remember, source_of
@@ -23,7 +24,7 @@ from aced.data.manifestfile import kept_path, names_manifest, write_named
 from aced.data.remote import is_address
 from aced.data.several import several
 from aced.data.spool import GIGABYTE, Spool
-from aced.data.stock import StockTaking
+from aced.data.stock import StockTaking, Streaming, streamed_of
 from aced.data.summary import tars_text
 from aced.data.tarpaths import distinct_names
 from aced.data.tarrows import faults_of
@@ -81,7 +82,9 @@ def index_program(task: Task, console: Console) -> Manifest:
             far = any(map(is_address, shards))
             fetching = stack.enter_context(bars.counting("Fetching tars")) if far else None
             progress = stack.enter_context(bars.counting("Indexing tars"))
+            streaming = Streaming(always=False, patience=PATIENCE)
             taking = StockTaking(
+                streamed=streamed_of(tars, spool, streaming) if spool is not None else None,
                 index_dir=folder,
                 kept=kept_path(folder, shards) if folder else None,
                 spool=spool,

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Score, select
+from aced.core.scored import SCORES, Score
+from aced.core.selection import select
 from aced.data.atomic import write_atomic
 from aced.data.source import Candidates, Source
 
@@ -61,7 +62,7 @@ def write_gallery(
 
 def _scores(student: Embeddings | None, reference: Embeddings | None, score: Score, count: int) -> Tensor:
     """`[B]` what each pair is worth."""
-    if score != "diverse":
+    if not SCORES[score].within:
         return select(student, reference, 1, score=score, strategy="top-k").scores
     drawn = select(student, reference, count, score=score, chunks=count, temperature=0)
     return torch.empty_like(drawn.gains).scatter_(0, drawn.indices, drawn.gains)

@@ -43,7 +43,7 @@ def title_of(results: dict[str, Any]) -> str:
     from aced.methods import METHODS  # with torch, which the rest of a page does without
 
     method = results.get("method")
-    title = METHODS[method].title if method in METHODS else method
+    title = METHODS[method].title if isinstance(method, str) and method in METHODS else method
     return f"{title} ({results['tower']})" if title else str(results["tower"])
 
 

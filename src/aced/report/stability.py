@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import aced
 from aced.data.atomic import write_atomic
 from aced.evaluate.stability.files import file_of
 from aced.evaluate.stability.resampling import Rules
@@ -22,6 +21,7 @@ from aced.evaluate.stability.stable import Stability, TaskStability, select_stab
 from aced.evaluate.stability.tables import Layout, read_scores
 from aced.report.numbers import DASH
 from aced.report.stability_page import write_stability_page
+from aced.version import __version__
 
 FEW = 4
 """Below so many degrees of freedom a sigma is known to within a factor of three at best, and that is told."""
@@ -71,7 +71,7 @@ def stability_record(found: Stability, rules: Rules, inputs: Sequence[Path], com
     """What is written as JSON: where it comes from, then every field of `Stability`; unknown values are null."""
     files = [file_of(path) for path in inputs]
     return {
-        "made_by": f"aced {aced.__version__} stable",
+        "made_by": f"aced {__version__} stable",
         "command": list(command),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "inputs": [{"file": str(f), "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files],

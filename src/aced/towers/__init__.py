@@ -3,18 +3,21 @@
 from aced.towers.compat import ensure_torchvision, import_open_clip
 from aced.towers.flops import Flops
 from aced.towers.loading import load_recipe, load_tower, save_tower
+from aced.towers.own import OwnTower, own_tower
 from aced.towers.recipes import trained_recipe
 from aced.towers.tokenizers import WordTokenizer
 from aced.towers.tower import Tower
 
 __all__ = [
     "Flops",
+    "OwnTower",
     "Tower",
     "WordTokenizer",
     "ensure_torchvision",
     "import_open_clip",
     "load_recipe",
     "load_tower",
+    "own_tower",
     "save_tower",
     "trained_recipe",
 ]

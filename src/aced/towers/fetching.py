@@ -49,12 +49,18 @@ class NotThere(AcedError):
     """The repository is there and has none of the files."""
 
 
+@contextmanager
+def silently(_: str) -> Iterator[Callable[[int, int], None]]:
+    """A `Progress` that draws nothing, for small files."""
+    yield lambda done, total: None
+
+
 def fetch(file: HubFile, progress: Progress | None = None) -> Path:
     """Where a file of the hub lies in the cache; it is downloaded unless it is there.
 
     Args:
         file: which.
-        progress: opens the bar of a download; None draws none.
+        progress: opens the bar of a download; None draws the client's own.
 
     Raises:
         NotThere: the repository has no such file.
@@ -144,8 +150,12 @@ def _check_hash(path: Path, file: HubFile, name: str) -> None:
 @contextmanager
 def _bars(description: str, progress: Progress | None) -> Iterator[Any]:
     """The class of bars for the hub's client: the first one moves ours, which opens once something is fetched."""
+    if progress is None:
+        yield None
+        return
     from tqdm import tqdm
 
+    draw: Progress = progress
     with ExitStack() as opened:
 
         class Bar(tqdm):  # type: ignore[misc]
@@ -160,10 +170,10 @@ def _bars(description: str, progress: Progress | None) -> Iterator[Any]:
                 super().__init__(*words, **options | {"file": io.StringIO(), "disable": False})
 
             def display(self, *_: Any, **__: Any) -> bool:
-                if progress is not None and Bar.owner is self and self.total:
-                    if Bar.count is None:
-                        Bar.count = opened.enter_context(progress(description))
-                    Bar.count(int(self.n), int(self.total))
+                if Bar.owner is self and self.total:
+                    count = Bar.count or opened.enter_context(draw(description))
+                    Bar.count = count
+                    count(int(self.n), int(self.total))
                 return True
 
             def update_transfer(self, *_: Any) -> None:

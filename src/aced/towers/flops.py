@@ -47,7 +47,7 @@ def transformer_flops(tokens: int, width: int, layers: int, hidden: int) -> int:
 
 def count_image(tower: Counted, side: int) -> int:
     """FLOPs of the image tower for one image of `side` pixels."""
-    visual: Any = tower.model.visual
+    visual: Any = getattr(tower.model, "visual", None)
     if type(visual).__name__ == "VisionTransformer" and visual.attn_pool is None and _plain(visual.transformer):
         patch = visual.patch_size[0] * visual.patch_size[1]
         patches = (side // visual.patch_size[0]) * (side // visual.patch_size[1])

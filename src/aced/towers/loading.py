@@ -19,6 +19,7 @@ from aced.towers.attention import quicken_attention
 from aced.towers.compat import import_open_clip
 from aced.towers.doubts import doubts
 from aced.towers.fetching import Progress
+from aced.towers.own import OwnTower, described
 from aced.towers.pretrained import fetched_text, fetched_weights
 from aced.towers.recipes import FORMAT, TOWER_FILE, WEIGHTS_FILE, WORDS_FILE, Recipe, find_recipe
 from aced.towers.tokenizers import WordTokenizer, choose_tokenizer
@@ -46,7 +47,7 @@ def load_tower(
         device: where the model goes; it is always built on the CPU.
         seed: seed of the initial weights. The global generator stays as it was; without a seed it is used,
             unless the weights are loaded.
-        progress: opens a bar for what is downloaded; None draws none.
+        progress: opens a bar for what is downloaded; None draws that of the hub's own client.
 
     Naming a tag or an address of the hub is what allows a download; nothing else ever does. A JSON config may carry a
     second level, `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub. Architecture names without a tag get the
@@ -127,6 +128,7 @@ def save_tower(tower: Tower, folder: str | Path) -> None:
 
     Each file is replaced as a whole, the JSON last. The weights carry open_clip's own names. What else lies in
     the folder stays. The folder needs nothing outside it: the config of a Hugging Face text tower is copied into it.
+    Of an `OwnTower` it holds the weights and what they are of; only its own code can build it.
 
     Raises:
         AcedError: the disk is full or the folder cannot be written.
@@ -134,6 +136,9 @@ def save_tower(tower: Tower, folder: str | Path) -> None:
     folder = Path(folder)
     state = {name: tensor.cpu() for name, tensor in tower.model.state_dict().items()}
     save_tensors_atomic(folder / WEIGHTS_FILE, state)
+    if isinstance(tower, OwnTower):
+        write_atomic(folder / TOWER_FILE, json.dumps({"format": FORMAT, **described(tower)}, indent=2) + "\n")
+        return
     words = isinstance(tower.tokenizer, WordTokenizer)
     config = json.loads(json.dumps(tower.config))
     if isinstance(tower.tokenizer, WordTokenizer):

@@ -5,6 +5,7 @@ Tags and addresses are looked up as open_clip does it; what is fetched is kept i
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from aced.towers.fetching import (
     endpoint,
     fetch,
     fetch_folder,
+    silently,
 )
 from aced.towers.hub import HUB_CONFIG, NAMES
 from aced.towers.names import looks_like_weights
@@ -91,7 +93,7 @@ def hub_parts(address: str) -> tuple[Path, HubFile]:
     hand = f"put it and {HUB_CONFIG} into a folder that you give as the model"
     weights = HubFile(repo, NAMES, revision or None, hand)
     try:
-        return fetch(replace(weights, names=(HUB_CONFIG,))), weights
+        return fetch(replace(weights, names=(HUB_CONFIG,)), silently), weights
     except NotThere:
         raise AcedError(_foreign(weights)) from None
 
@@ -100,7 +102,7 @@ def _foreign(file: HubFile) -> str:
     """What a repository without open_clip's config is."""
     what = f"{HUB}{file.repo}"
     try:
-        config = json.loads(fetch(replace(file, names=("config.json",))).read_bytes())
+        config = json.loads(fetch(replace(file, names=("config.json",)), silently).read_bytes())
     except (AcedError, ValueError):
         return f"{what} has no {HUB_CONFIG}: it is no repository of an open_clip model."
     if "auto_map" in config:
@@ -146,12 +148,20 @@ def fetched_weights(source: Path | HubFile | str | None, progress: Progress | No
     """
     if isinstance(source, HubFile):
         return fetch(source, progress)
-    if isinstance(source, str):
-        try:
-            return Path(import_open_clip().pretrained.download_pretrained_from_url(source))
-        except (OSError, RuntimeError) as error:
-            raise AcedError(f"{source} cannot be fetched ({error}): fetch it by hand and give its path.") from None
-    return source
+    return _from_address(source) if isinstance(source, str) else source
+
+
+def _from_address(url: str) -> Path:
+    """A file that is on no hub, by open_clip's own loader into its own cache."""
+    folder = Path("~/.cache/clip").expanduser()
+    target = folder / url.rpartition("/")[2]
+    was_there = target.exists()
+    try:
+        return Path(import_open_clip().pretrained.download_pretrained_from_url(url, cache_dir=str(folder)))
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if not was_there:
+            target.unlink(missing_ok=True)  # a part of it
+        raise AcedError(f"{url} cannot be fetched ({error}): fetch it by hand and give its path.") from None
 
 
 def _some(names: Sequence[str]) -> str:

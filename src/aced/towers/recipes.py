@@ -20,6 +20,8 @@ from aced.towers.pretrained import HUB, hub_parts, tag_parts
 from aced.towers.registry import agreed_pixels, agreed_quick_gelu, says_of_tag, tags_of, usual_pixels
 
 TOWER_FILE, WEIGHTS_FILE, WORDS_FILE = "tower.json", "model.safetensors", "vocabulary.txt"
+OWN = "own"
+"""Where the description of a model that is none of open_clip's names its code."""
 FORMAT = 2
 _FORMATS = (1, FORMAT)
 """Format 1 had a fingerprint that left the architecture out."""
@@ -189,6 +191,11 @@ def saved_recipe(folder: Path) -> Recipe:
         raise AcedError(
             f"{folder / TOWER_FILE}: format {description.get('format')!r} is unknown (this version reads "
             f"{' and '.join(map(str, _FORMATS))}); update aced."
+        )
+    if OWN in description:
+        raise AcedError(
+            f"{folder} holds weights of {description[OWN]}, which only that code can build: build the tower with it "
+            "(aced.own_tower), load model.safetensors into its model, and hand it over in Python."
         )
     config, preprocess = _levels(folder / TOWER_FILE, description)
     return Recipe(

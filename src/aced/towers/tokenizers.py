@@ -187,4 +187,7 @@ def tokenizer_identity(tokenizer: Any) -> str:
         "strip": getattr(tokenizer, "strip_sep_token", False),
         "vocabulary": vocabulary,
     }
+    if not vocabulary:  # code of a user, which is known by its name
+        kind = tokenizer if hasattr(tokenizer, "__qualname__") else type(tokenizer)
+        options["code"] = f"{kind.__module__}.{kind.__qualname__}"
     return hashlib.sha256(json.dumps(options).encode()).hexdigest()

@@ -235,9 +235,13 @@ class Tower(nn.Module):
             digest.update(words.encode())
             marks[part] = hashlib.sha256(words.encode()).hexdigest()[:16]
         marks["contents"] = digest.hexdigest()[:16]
-        marks["architecture"] = mark_of(computation(architecture(self.config, self.text_model)))
+        marks["architecture"] = self._computation_mark()
         digest.update(marks["architecture"].encode())
         return marks | {"tower": digest.hexdigest()[:16]}
+
+    def _computation_mark(self) -> str:
+        """A hash of what the model computes beyond its weights."""
+        return mark_of(computation(architecture(self.config, self.text_model)))
 
     def _parts_in_words(self) -> dict[str, str]:
         return {

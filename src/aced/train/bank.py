@@ -71,8 +71,9 @@ class Bank:
             return
         store = self._teacher.store
         positions = bank_positions(store.part_sizes, len(self), generator_of("bank", self._seed, epoch))
-        self._valid = store.valid(positions)
-        found = store.lookup(positions[self._valid])
+        with store.lent() as lent:
+            self._valid = lent.valid(positions)
+            found = lent.lookup(positions[self._valid])
         rows = torch.zeros(len(positions), 2, store.info.d)
         rows[self._valid] = torch.stack([found.image, found.text], 1)
         self._rows, self._epoch = rows.to(self._teacher.device), epoch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from aced.config import Config
 from aced.core.ledger import BACKWARD
+from aced.data.caches import Cache
 from aced.data.embedding import EmbeddingTower, Progress, Settings, size_text
-from aced.data.sidecar import parts_of, sample_bytes, why_missing
+from aced.data.sidecar import parts_of, sample_bytes
 from aced.data.source import Source
 from aced.data.store import Store, embed_missing, look, surveyed
 from aced.data.survey import Survey
@@ -30,7 +30,7 @@ def cache_settings(config: Config) -> Settings:
 
 
 def make_store(
-    cache: Path,
+    cache: Cache,
     source: Source,
     tower: EmbeddingTower,
     settings: Settings,
@@ -43,7 +43,7 @@ def make_store(
     """The embeddings of a pool in side-cars; those that are missing are made by all processes of a job together.
 
     Args:
-        cache: the cache folder.
+        cache: of the tower.
         source: the pool.
         tower: the frozen model.
         settings: type, views, micro-batch and workers.
@@ -59,31 +59,31 @@ def make_store(
     identity, parts = tower.identity(), parts_of(source)
     survey = world.in_turn(lambda: look(cache, identity, parts, settings))
     if any(world.counts(len(survey.missing))) and not refuse:
-        if why := _others_there(survey, cache, tower):
+        if why := _others_there(cache, survey, tower):
             tell(why)
 
         def on_progress(done: int, total: int) -> None:
             world.check()
             progress(done, total)
 
-        embed_missing(survey, cache, source, tower, settings, on_progress, (world.rank, world.size))
+        embed_missing(cache, survey, source, tower, settings, on_progress, (world.rank, world.size))
         world.meet()
         survey = world.in_turn(lambda: look(cache, identity, parts, settings))
     progress(len(source), len(source))  # also where they were there already
-    return surveyed(survey, cache, source)
+    return world.in_turn(lambda: surveyed(cache, survey, source)) if cache.far else surveyed(cache, survey, source)
 
 
-def _others_there(survey: Survey, cache: Path, tower: EmbeddingTower) -> str:
+def _others_there(cache: Cache, survey: Survey, tower: EmbeddingTower) -> str:
     """A sentence about side-cars that look like the missing ones but are of something else; empty where none are."""
     if not survey.missing:
         return ""
     first = survey.parts[survey.missing[0]]
-    why = why_missing(cache, survey.identity, first)
+    why = cache.home.why_missing(survey.identity, first)
     if why.startswith("there is none"):
         return ""
     return (
-        f"{len(survey.missing)} of {len(survey.parts)} parts of the data have no side-car by {tower.name} in {cache} "
-        f"and are embedded now; of {first.name}, {why}."
+        f"{len(survey.missing)} of {len(survey.parts)} parts of the data have no side-car by {tower.name} in "
+        f"{cache.place} and are embedded now; of {first.name}, {why}."
     )
 
 

@@ -23,6 +23,7 @@ from aced.data.streamed import streams
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
+from aced.objectives import LOSSES, check_processes
 from aced.precision import Precision, autocast, tensor_float
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
@@ -39,6 +40,7 @@ from aced.train.feed import Faults
 from aced.train.folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
+from aced.train.hook import Hook
 from aced.train.inputs import Inputs
 from aced.train.limit import allowed
 from aced.train.loop import OnStep, run_steps
@@ -66,6 +68,7 @@ class Fitted:
     faults: Faults
     clean_share: float | None
     folder: Path
+    step: int
 
 
 def fit(
@@ -77,6 +80,7 @@ def fit(
     title: str = "",
     resume: bool = False,
     world: World | None = None,
+    hook: Hook | None = None,
 ) -> Fitted:
     """Train `student` as the config says and evaluate it.
 
@@ -97,11 +101,19 @@ def fit(
     if world.first:
         check_folder(Path(config.run.out), resume=resume)
     with locked(Path(config.run.out)), tensor_float(tf32_of(config), student.device):
-        return _fit(config, inputs, student, bars, title, world, resume=resume)
+        return _fit(config, inputs, student, bars, title, world, hook, resume=resume)
 
 
 def _fit(
-    config: Config, inputs: Inputs, student: Tower, bars: Bars, title: str, world: World, *, resume: bool
+    config: Config,
+    inputs: Inputs,
+    student: Tower,
+    bars: Bars,
+    title: str,
+    world: World,
+    hook: Hook | None,
+    *,
+    resume: bool,
 ) -> Fitted:
     folder, steps = Path(config.run.out), config.train.steps
     metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
@@ -110,24 +122,23 @@ def _fit(
     _open_folder(folder, trainer, metrics, config, resume=resume)
     with _tracked(config, trainer, metrics, bars), bars.bar(title or f"Training {config.method.name}", steps) as tick:
         tick(trainer.step)
-        run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, _shown(trainer, tick, bars))
+        run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, _shown(trainer, tick, bars), hook)
         tick(steps, "scoring")
         student = trainer.replica.whole_student()
         with scoring(folder) if world.first else contextlib.nullcontext():
             if world.first:  # the model is there before anything can go wrong with its figures
                 save_tower(student, folder / "model")
-            scores = _final_scores(config, inputs, student, metrics, world)
+            scores = _final_scores(config, inputs, student, metrics, world, trainer.step)
         tick(steps, f"{scores.average:.1f} %" if scores.average is not None else "")
     if world.first:
         _write_gallery(folder / "gallery.json", config, inputs, trainer, student)
     chosen = metrics.chosen_total
     share = sum(chosen[k] for k in SOUND_KINDS) / chosen.total() if chosen else None
-    return Fitted(student, scores, trainer.ledger, trainer.faults, share, folder)
+    return Fitted(student, scores, trainer.ledger, trainer.faults, share, folder, trainer.step)
 
 
-def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics, world: World) -> Scores:
+def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics, world: World, step: int) -> Scores:
     """The finished student's scores, told to whoever watches; of several processes the first one has them."""
-    steps = config.train.steps
     embedder = embed_together(
         world,
         student,
@@ -135,16 +146,16 @@ def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metri
         micro_batch=config.train.micro_batch,
         precision=precision_of(config),
         loading=loading_of_tasks(config),
-        step=steps,
+        step=step,
     )
     if not world.first:
         return Scores()
     scores = score_all(student, inputs.tasks, embedder)
-    metrics.tell(steps, scores.failed)
+    metrics.tell(step, scores.failed)
     if config.run.keep_best:
-        keep_best(metrics.path.with_name(BEST), student, scores, steps)
+        keep_best(metrics.path.with_name(BEST), student, scores, step)
     if scores.results:
-        metrics.trackers.scores({"step": steps, **scores_json(scores)})
+        metrics.trackers.scores({"step": step, **scores_json(scores)})
     return scores
 
 
@@ -177,6 +188,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
     method = config.row
+    check_processes(config.method.loss, method.distill, world.size)
     objective = Objective(
         method,
         config.method.loss,
@@ -240,7 +252,7 @@ def _settings(config: Config, precision: Precision) -> Settings:
         batch=train.batch,
         super_batch=config.super_batch,
         steps=train.steps,
-        loss=method.loss,
+        loss=LOSSES.find(method.loss).scores,
         chunks=method.chunks,
         temperature=method.temperature,
         lr=train.lr,
@@ -249,7 +261,8 @@ def _settings(config: Config, precision: Precision) -> Settings:
         micro_batch=train.micro_batch,
         precision=precision,
         scope=method.scope,
-        recomputed=(train.grad_cache > 0) + train.activation_checkpointing,
+        embedded_again=train.grad_cache > 0,
+        activations_again=train.activation_checkpointing,
     )
 
 

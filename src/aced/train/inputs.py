@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from aced.config import Config
+from aced.data.caches import cache_at
 from aced.data.fetching import check_room as check_spool
 from aced.data.indexfolder import index_folder
 from aced.data.losttars import GONE, KnownTars, shortened
@@ -18,7 +19,9 @@ from aced.data.manyviews import ManyViews
 from aced.data.reading import bytes_at_once
 from aced.data.shared_memory import check_room
 from aced.data.source import Column, Source
+from aced.data.spool import GIGABYTE, Spool
 from aced.data.streamed import streams
+from aced.data.travelling import let_travel
 from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
@@ -32,6 +35,7 @@ from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.folder import is_run, read_config
 from aced.train.frozen import frozen_models, frozen_section, teachers_of
+from aced.train.given import GIVEN, Given
 from aced.train.ordering import order_of, order_text, plan_of, settled
 from aced.train.providers import Cached, Live, Provider
 from aced.train.resuming import Earlier, ModelMarks, data_marks, model_marks
@@ -55,7 +59,12 @@ class Inputs:
 
 
 def make_inputs(
-    config: Config, student: Tower, bars: Bars, earlier: Earlier | None = None, world: World | None = None
+    config: Config,
+    student: Tower,
+    bars: Bars,
+    earlier: Earlier | None = None,
+    world: World | None = None,
+    given: Given | None = None,
 ) -> Inputs:
     """Open the data, load the frozen models and make their caches, as the config says.
 
@@ -67,9 +76,10 @@ def make_inputs(
         bars: where progress is shown.
         earlier: the run that is resumed, whose models and data these must be.
         world: the processes of the job, all of which call this.
+        given: what is handed over.
     """
     world, method = world or World(), config.row
-    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier))
+    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier, given or Given()))
     providers: dict[str, Provider] = {}
     for name, tower in towers.items():
         if frozen_section(name, config).cache:
@@ -77,6 +87,7 @@ def make_inputs(
         else:
             providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
             bars.say(live_cost(name, tower, student, config, source))
+    let_travel(source, [one.store.files for one in providers.values() if isinstance(one, Cached)])
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
             bars.say(
@@ -92,17 +103,27 @@ def make_inputs(
 
 
 def _opened(
-    config: Config, student: Tower, bars: Bars, earlier: Earlier | None
+    config: Config, student: Tower, bars: Bars, earlier: Earlier | None, given: Given
 ) -> tuple[list[Task], dict[str, Tower], Source]:
     """Tasks, frozen models by name, and the pool."""
-    tasks = make_eval_tasks(config, bars.say)
-    towers = {name: load_frozen(name, config, bars.counting) for name in frozen_models(config)}
+    given.check(config)
+    if given.tasks is not None:
+        tasks = list(given.tasks)
+    else:  # the tasks of the scenes go with the scenes
+        tasks = make_eval_tasks(config, bars.say) if given.source is None or config.eval.tasks else []
+    handed = {"reference": given.reference_of(config)}
+    towers = {
+        name: tower if (tower := handed.get(name)) is not None else load_frozen(name, config, bars.counting)
+        for name in frozen_models(config)
+    }
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))
-    pool = _pool(config, bars, earlier)
+    pool = given.source if given.source is not None else _pool(config, bars, earlier)
+    if given.source is not None:
+        bars.say(f"Data: {len(pool):,} pairs of {pool.name}.")
     if earlier is not None:
         earlier.check(data_marks(pool), KnownTars.of(pool))
     ordered = settled(config, pool, _ranks())
@@ -155,6 +176,12 @@ def _ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def spool_of(config: Config) -> Spool | None:
+    """Where addresses are fetched to."""
+    data = config.data
+    return Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None
+
+
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
     """The pool: shards where the config names any, else scenes; says how much was found where.
 
@@ -167,7 +194,6 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
         return scenes
     from aced.data.remote import is_address
     from aced.data.shards import open_shards
-    from aced.data.spool import GIGABYTE, Spool
     from aced.data.stock import Streaming
     from aced.data.summary import found_text
 
@@ -185,7 +211,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             bad_tars=data.bad_tars,
             index_dir=index_folder(data.index_dir, bars.say),
             kind_field=data.kind_field,
-            spool=Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None,
+            spool=spool_of(config),
             apart=bool(data.weights),
             decoding=data.decoding,
             workers=workers_of(config),
@@ -194,6 +220,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             tell=bars.say,
             known=known,
             streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
+            hearsay=not any(frozen_section(name, config).cache for name in frozen_models(config)),
         )
         shards.places.fetch(fetching)
     told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
@@ -305,6 +332,8 @@ def load_frozen(name: str, config: Config, progress: Progress | None = None) -> 
     """
     section = frozen_section(name, config)
     key = name.partition(" ")[0]
+    if section.model == GIVEN:
+        raise AcedError(f"{key}.model = '{GIVEN}' stands for a model that is handed over: aced.train(.., {key}=..).")
     what = f"{key}.model = '{section.model}'"
     recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
@@ -314,13 +343,13 @@ def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars,
     """The cached embeddings of the `reference` or of a teacher."""
     section = frozen_section(name, config)
     refuse = section.cache_missing == "refuse"
-    return make_cached(tower, source, Path(section.cache), config, tower.device, bars, refuse=refuse, world=world)
+    return make_cached(tower, source, section.cache, config, tower.device, bars, refuse=refuse, world=world)
 
 
 def make_cached(
     tower: Tower,
     source: Source,
-    cache: Path,
+    cache: Path | str,
     config: Config,
     device: torch.device,
     bars: Bars,
@@ -342,6 +371,7 @@ def make_cached(
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     settings = cache_settings(config)._replace(workers=workers)
     with bars.counting(f"Embedding the pool with {tower.name}") as progress:
-        store = make_store(cache, source, tower, settings, world or World(), bars.say, progress, refuse=refuse)
+        own = cache_at(cache, tower.identity()["tower"], spool_of(config))
+        store = make_store(own, source, tower, settings, world or World(), bars.say, progress, refuse=refuse)
     sample = source.read(range(min(64, len(source))), [])
     return Cached(store, device, tower.forward_flops(sample.texts))

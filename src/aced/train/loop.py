@@ -27,9 +27,10 @@ from aced.train.draws import global_draws
 from aced.train.evaluating import embed_together
 from aced.train.feed import chunk_bytes, feed
 from aced.train.folder import BEST, CHECKPOINTS
+from aced.train.hook import Hook, Step, StopTraining
 from aced.train.leaving import GO_ON, LastStep, leaving_a_checkpoint
 from aced.train.ordering import order_of, plan_of
-from aced.train.step import Trainer, train_step
+from aced.train.step import Outcome, Trainer, train_step
 from aced.train.watch import Metrics, trim_lines
 from aced.train.wishes import Wishes
 
@@ -44,8 +45,11 @@ def run_steps(
     folder: Path,
     tasks: Sequence[Task],
     on_step: OnStep,
+    hook: Hook | None = None,
 ) -> None:
     """Train from `trainer.step` to the last step, and leave a checkpoint of the end in `folder/checkpoints`.
+
+    `hook` sees every step, and may make one the last.
 
     Raises:
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
@@ -71,7 +75,7 @@ def run_steps(
         fetcher = fetcher_for(trainer, source, config, left)
         batches = batches_of(trainer, source, config, left, fetcher)
         stack.enter_context(fetcher or contextlib.nullcontext())
-        while trainer.step < steps and wishes.stop is None:
+        while trainer.step < steps and wishes.stop is None and not wishes.finished:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
                 outcome = train_step(trainer, batches)
@@ -84,6 +88,11 @@ def run_steps(
             if trainer.world.first:
                 metrics.note(trainer, outcome)
             last.keep()
+            if hook is not None:
+                _ask(hook, trainer, outcome, wishes)
+                if wishes.finished and not due:
+                    due = True
+                    _write_last(trainer, outcome, metrics, steps)
             # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
             if scored:
                 evaluate_now()
@@ -94,6 +103,24 @@ def run_steps(
                 on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
+
+
+def _ask(hook: Hook, trainer: Trainer, outcome: Outcome, wishes: Wishes) -> None:
+    """Let a hook see the step, and settle whether it was the last."""
+    try:
+        wishes.finish = hook(Step(trainer, outcome)) is False
+    except StopTraining:
+        wishes.finish = True
+    saving = wishes.save
+    wishes.ask()
+    wishes.save |= saving
+
+
+def _write_last(trainer: Trainer, outcome: Outcome, metrics: Metrics, steps: int) -> None:
+    """The line of a step that has turned out to be the last."""
+    trainer.guard.settle()
+    if trainer.world.first and not metrics.logs(trainer.step, steps):
+        metrics.write(trainer, outcome)
 
 
 def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aced.core import losses
 from aced.core.columns import column_kd
 from aced.core.embeddings import Embeddings
-from aced.core.selection import Loss
 from aced.core.shares import Share, as_share
 from aced.methods import Method
+from aced.objectives import DISTILLATIONS, LOSSES
 
 MAX_LOG_SCALE = math.log(100.0)
 
@@ -43,13 +43,13 @@ class Parts:
 class Objective(nn.Module):
     """Contrastive loss plus the method's distillation loss.
 
-    Distillation has a logit scale and bias of its own: the scale that fits a sigmoid loss is not the one that fits a
-    softmax over the batch. Feature matching has projections to the teachers' widths, and so has distillation against
+    Distillation may have a logit scale and bias of its own: the scale that fits a sigmoid loss is not the one that fits
+    a softmax over the batch. Feature matching has projections to the teachers' widths, and so has distillation against
     columns, one for images and one for texts. All of them are trained and thrown away afterwards.
 
     Args:
         method: the row of the table.
-        loss: the contrastive loss.
+        loss: the contrastive loss, a name in `LOSSES`.
         width: of the student's embeddings.
         teacher_widths: of each teacher's.
         teacher_temperature: divides the teacher's logits in softmax distillation.
@@ -59,7 +59,7 @@ class Objective(nn.Module):
     def __init__(
         self,
         method: Method,
-        loss: Loss,
+        loss: str,
         *,
         width: int,
         teacher_widths: Sequence[int] = (),
@@ -67,14 +67,15 @@ class Objective(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.method, self.loss, self.teacher_temperature = method, loss, teacher_temperature
-        if method.distill in ("softmax", "sigmoid"):
+        self.method, self.contrastive, self.teacher_temperature = method, LOSSES.find(loss), teacher_temperature
+        self.kind = DISTILLATIONS.find(method.distill) if method.distill is not None else None
+        if self.kind is not None and self.kind.own_scale:
             self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        if method.distill == "sigmoid":
+        if self.kind is not None and self.kind.own_bias:
             self.bias = nn.Parameter(torch.tensor(-10.0))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if method.distill == "features":
+            if self.kind is not None and self.kind.projects:
                 self.project = _projections(width, teacher_widths)
             if method.columns:
                 self.column_images, self.column_texts = (_projections(width, teacher_widths) for _ in range(2))
@@ -99,8 +100,8 @@ class Objective(nn.Module):
             The loss to go backward from, and its parts; of several ranks what this one has of both.
         """
         contrastive = as_share(contrastive)
-        base: Tensor = getattr(losses, self.loss)(contrastive)
-        if self.method.distill is None:
+        base = self.contrastive.of(contrastive)
+        if self.kind is None:
             return base, Parts.of([base.detach()] * 2)
         kd = self._distillation(distilled, teachers)
         if self.method.columns:
@@ -111,16 +112,18 @@ class Objective(nn.Module):
     @property
     def compares(self) -> bool:
         """Whether the teachers' embeddings of all pairs are compared with one another, not only pair by pair."""
-        return self.method.distill in ("softmax", "sigmoid")
+        return self.kind is not None and self.kind.compares
 
     def _distillation(self, distilled: Embeddings | Share, teachers: Sequence[Embeddings | Share]) -> Tensor:
-        student = as_share(distilled)
-        if self.method.distill == "softmax":
-            scaled = student.scaled(self.log_scale.exp(), 0.0)
-            return losses.softmax_kd(scaled, teachers, teacher_temperature=self.teacher_temperature)
-        if self.method.distill == "sigmoid":
-            return losses.sigmoid_kd(student.scaled(self.log_scale.exp(), self.bias), teachers)
-        return losses.feature_matching(student, teachers, project=list(self.project))
+        kind, student = self.kind, as_share(distilled)
+        assert kind is not None
+        options: dict[str, Any] = {"teacher_temperature": self.teacher_temperature} if kind.tempered else {}
+        if kind.projects:
+            options["project"] = list(self.project)
+        if kind.own_scale or kind.own_bias:
+            scale = self.log_scale.exp() if kind.own_scale else student.own.scale
+            student = student.scaled(scale, self.bias if kind.own_bias else 0.0)
+        return kind.of(student, [as_share(teacher) for teacher in teachers], **options)
 
     def _against_columns(
         self, student: Embeddings | Share, teachers: Sequence[Embeddings | Share], columns: Sequence[Embeddings]

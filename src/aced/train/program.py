@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from aced.train.checkpoint import earlier_run
 from aced.train.distributed import World, open_world
 from aced.train.ending import ending_together
 from aced.train.feed import Faults
-from aced.train.fit import environment, fit, row_of
+from aced.train.fit import Fitted, environment, fit, row_of
 from aced.train.folder import BEST, check_folder
+from aced.train.given import Given
+from aced.train.hook import Hook
 from aced.train.inputs import make_inputs
 from aced.train.ordering import recorded
 from aced.train.resuming import Earlier, short
@@ -39,8 +42,35 @@ from aced.train.student import make_student
 from aced.train.trackers.group import check_trackers
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended, in its first process; in others there are no results.
+
+    Attributes:
+        fitted: model, scores and costs.
+        results: what results.json holds.
+    """
+
+    fitted: Fitted
+    results: dict[str, Any]
+
+
 def train_program(config: Config, console: Console, *, resume: bool) -> dict[str, Any]:
-    """Train as the config says; writes results.json and report.html beside the run and returns the results.
+    """As `train_run`; returns the results."""
+    return train_run(config, console, resume=resume).results
+
+
+def train_run(
+    config: Config, console: Console, *, resume: bool, given: Given | None = None, hook: Hook | None = None
+) -> Ended:
+    """Train as the config says; writes results.json and report.html beside the run.
+
+    Args:
+        config: the run's.
+        console: where everything is printed.
+        resume: whether to go on with the run in the folder.
+        given: what the caller hands over in the place of what the config would name.
+        hook: sees every step.
 
     Raises:
         AcedError: whatever a user or the data did wrong, in one sentence.
@@ -48,13 +78,14 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
     raise_file_limit()
     world = open_world(config.run.timeout)
     with ending_together(world):
-        results = _train(config, console if world.first else Console(quiet=True), world, resume=resume)
+        console = console if world.first else Console(quiet=True)
+        ended = _train(config, console, world, given or Given(), hook, resume=resume)
         world.close()
-    return results
+    return ended
 
 
-def _train(config: Config, console: Console, world: World, *, resume: bool) -> dict[str, Any]:
-    """What one of the processes of a job does; the first one gives the results."""
+def _train(config: Config, console: Console, world: World, given: Given, hook: Hook | None, *, resume: bool) -> Ended:
+    """What one of the processes of a job does."""
     folder, device = Path(config.run.out), device_of(config)
     world.connect(config, device)
     if world.first:
@@ -70,15 +101,17 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
         console.print(line, markup=False, highlight=False)
     resumed = earlier.where if earlier is not None and earlier.facts else None
     with Bars(console) as bars:
-        student = world.in_turn(lambda: make_student(config, resumed, bars.counting))
+        student = given.student_of(config, resumed) or world.in_turn(
+            lambda: make_student(config, resumed, bars.counting)
+        )
         if earlier is not None:
             earlier.check_rounding(student, config)
         for note in student.notes:
             bars.say(note)
-        inputs = make_inputs(config, student, bars, earlier, world)
-        fitted = fit(config, inputs, student, bars, resume=resume, world=world)
+        inputs = make_inputs(config, student, bars, earlier, world, given)
+        fitted = fit(config, inputs, student, bars, resume=resume, world=world, hook=hook)
     if not world.first:
-        return {}
+        return Ended(fitted, {})
     row = row_of(fitted, config.method.name, METHODS[config.method.name].title, config.run.seed)
     cost = embedding_cost([inputs.reference, *inputs.teachers])
     facts = environment(device) | {"precision": precision_of(config), "tf32": tf32_of(config)}
@@ -97,7 +130,7 @@ def _train(config: Config, console: Console, world: World, *, resume: bool) -> d
         path, scores = best
         text = f"Best: {path} ({scores['average']:.1f} % at step {scores['step']})"
         console.print(text, markup=False, highlight=False)
-    return results
+    return Ended(fitted, results)
 
 
 def _changed(earlier: Earlier | None, config: Config) -> list[str]:

@@ -25,5 +25,7 @@ class Settings:
     micro_batch: int
     precision: Precision
     scope: Scope
-    recomputed: int = 0
-    """Forward passes of the training batch that are made again to save memory."""
+    embedded_again: bool = False
+    """Whether the training batch is embedded twice to save memory."""
+    activations_again: bool = False
+    """Whether what gradients go through is computed again in the backward pass."""

@@ -221,7 +221,8 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, taken: Taken) -> Share:
         batch = replace(batch, coarse=coarse[pool.place(dealt)])
     flops, behind = t.student.training_flops(batch)
     t.ledger.trained(len(batch), flops, behind)
-    t.ledger.forward("forward_backward", len(batch), flops * t.settings.recomputed)
+    again = flops * t.settings.embedded_again + behind * t.settings.activations_again
+    t.ledger.forward("forward_backward", len(batch), again)
     return t.replica.share(t.replica.embed(batch), pool.counts_of(dealt))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,11 +10,13 @@ from pathlib import Path
 
 from aced.config import Config
 from aced.errors import AcedError
+from aced.objectives import LOSSES
 from aced.towers import Tower
 from aced.towers.architecture import architecture
 from aced.towers.fetching import Progress
 from aced.towers.loading import load_recipe
-from aced.towers.recipes import TOWER_FILE, Recipe, find_recipe, saved_recipe
+from aced.towers.own import OwnTower, described
+from aced.towers.recipes import OWN, TOWER_FILE, Recipe, find_recipe, saved_recipe
 from aced.towers.tokenizers import choose_tokenizer, tokenizer_identity
 from aced.train.automatic import device_of
 
@@ -39,7 +42,7 @@ def make_student(config: Config, resumed: Path | None = None, progress: Progress
     first = None
     if resumed is not None and (resumed / "model" / TOWER_FILE).is_file():
         recipe = _as_before(recipe, saved_recipe(resumed / "model"))
-    elif config.method.loss == "sigmoid":
+    elif LOSSES.find(config.method.loss).scores == "sigmoid":
         first = SIGLIP | {key: recipe.config[key] for key in SIGLIP if recipe.config.get(key) is not None}
         recipe = recipe if recipe.trained else _with_bias(recipe)
     tower = load_recipe(recipe, device_of(config), config.run.seed, progress, first)
@@ -83,6 +86,9 @@ def check_student(checkpoint: Path, student: Tower) -> None:
     """
     if not (checkpoint / "model" / TOWER_FILE).is_file():
         return  # a damaged checkpoint is told where it is read
+    if isinstance(student, OwnTower):
+        _check_own(checkpoint, student)
+        return
     before = saved_recipe(checkpoint / "model")
     found = dict(_differences(before, student))
     if found:
@@ -91,6 +97,18 @@ def check_student(checkpoint: Path, student: Tower) -> None:
             f"{checkpoint} is of another student: {what}; student.model={checkpoint / 'model'} is the one that it had, "
             "or choose another run.out for a new run."
         )
+
+
+def _check_own(checkpoint: Path, student: OwnTower) -> None:
+    """As `check_student`, of a model that is none of open_clip's."""
+    before = json.loads((checkpoint / "model" / TOWER_FILE).read_bytes())
+    now = described(student)
+    for key in (OWN, "architecture", "preprocess_cfg"):
+        if before.get(key) != now[key]:
+            raise AcedError(
+                f"{checkpoint} is of another student: {key} was {before.get(key)} and is now {now[key]}; hand over the "
+                "one that it had, or choose another run.out for a new run."
+            )
 
 
 def _differences(before: Recipe, student: Tower) -> Iterator[tuple[str, tuple[str, str]]]:

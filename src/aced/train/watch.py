@@ -65,6 +65,10 @@ class Metrics:
             self._uncounted.append((outcome.step, outcome.candidates, outcome.rows))
         if not self.logs(outcome.step, trainer.settings.steps):
             return None
+        return self.write(trainer, outcome)
+
+    def write(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
+        """Write and return the line of a step that was noted."""
         self._count()
         line = self._line(trainer, outcome)
         append_line(self.path, json.dumps(line))

@@ -23,28 +23,31 @@ class Wishes:
         world: the processes.
 
     Attributes:
+        finish: whether this process wants the run to end here as if it were complete.
+        finished: whether any does.
         stop: the signal at which all of them end; None while they go on.
         save: whether a checkpoint is due.
     """
 
     def __init__(self, asked: Asked, minutes: float, world: World) -> None:
         self._asked, self._seconds, self._world = asked, 60 * minutes, world
+        self.finish = self.finished = False
         self.stop: int | None = None
         self.saved()
 
     def own(self) -> Tensor:
-        """This process's, `[6]` float64."""
+        """This process's, `[7]` float64."""
         due = self._world.first and 0 < self._seconds <= time.monotonic() - self._last
         wanted = [number == self._asked.number for number in SIGNALS]
-        return torch.tensor([*wanted, due], dtype=torch.float64)
+        return torch.tensor([*wanted, due, self.finish], dtype=torch.float64)
 
     def settle(self, wanted: Tensor) -> None:
         """Take what all processes want together, the sum of their own."""
-        *signals, due = wanted.tolist()
+        *signals, due, finish = wanted.tolist()
         came = [number for number, count in zip(SIGNALS, signals, strict=True) if count]
         # Ctrl-C counts more than what torchrun makes of it.
         self.stop = signal.SIGINT if signal.SIGINT in came else next(iter(came), None)
-        self.save = due > 0
+        self.save, self.finished = due > 0, finish > 0
 
     def ask(self) -> None:
         """Settle between two steps, in an exchange of its own."""

@@ -1,0 +1,193 @@
+"""What `aced.train`, `aced.evaluate` and `aced.embed` do when they are called from Python, in a notebook too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aced.config import Config, load_config, make_config
+from aced.data.embedding import Settings
+from aced.data.loading import Loading
+from aced.data.source import Source
+from aced.embed.job import Job, Tally
+from aced.embed.program import embed_program
+from aced.errors import AcedError
+from aced.evaluate.embedder import Embedder
+from aced.evaluate.folder import find_task_folders, load_task_folder
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import Scores, check_names, score_all
+from aced.harness.models import open_model
+from aced.paths import expand_path
+from aced.precision import Asked, find_precision
+from aced.towers import Tower
+from aced.train.given import GIVEN, Given
+from aced.train.hook import Hook
+from aced.train.program import train_run
+
+Configured = Config | Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has ended.
+
+    Attributes:
+        student: the trained model.
+        scores: its zero-shot scores; of several processes the first one has them.
+        step: the last step; below `train.steps` where `on_step` ended the run.
+        folder: with the model, checkpoints, figures and report.
+        results: what results.json holds: scores, budgets, what they depend on.
+    """
+
+    student: Tower
+    scores: Scores
+    step: int
+    folder: Path
+    results: dict[str, Any]
+
+
+def train(
+    config: Configured,
+    *,
+    source: Source | None = None,
+    student: Tower | None = None,
+    reference: Tower | None = None,
+    tasks: Sequence[Task] | None = None,
+    on_step: Hook | None = None,
+    resume: bool = False,
+    show: bool = True,
+) -> Trained:
+    """Train as `aced train` does, with data and models of your own where you hand them over.
+
+    Args:
+        config: a `Config`, a file or recipe, or a mapping of sections (`{"train": {"steps": 100}}`).
+        source: pairs to learn from, in the place of `data.shards`.
+        student: the model to train, which is changed, in the place of `student.model`.
+        reference: the frozen model that scores pairs, and teaches where the config names no teacher. In a `Config` that
+            is already made, `reference.model` is "given" for it.
+        tasks: what the student is evaluated on, in the place of `eval.tasks`.
+        on_step: called behind each step; False, or `aced.StopTraining` raised, makes that step the last, and the run
+            is scored and saved as one that is complete.
+        resume: go on from the newest checkpoint in `run.out`, or begin.
+        show: print lines and bars.
+
+    Raises:
+        AcedError: whatever the config, the data or a model has wrong, in one sentence.
+    """
+    given = Given(source, student, reference, tasks)
+    made = _config_of(config, given)
+    given.check(made)
+    ended = train_run(made, Console(quiet=not show), resume=resume, given=given, hook=on_step)
+    fitted = ended.fitted
+    return Trained(fitted.student, fitted.scores, fitted.step, fitted.folder, ended.results)
+
+
+def evaluate(
+    model: Tower | str | Path,
+    tasks: Sequence[Task | str | Path] | Task | str | Path,
+    *,
+    checkpoint: str = "",
+    device: str = "auto",
+    micro_batch: int = 256,
+    precision: Asked = "auto",
+    workers: int = 0,
+) -> Scores:
+    """Score a model on zero-shot tasks; a task that fails does not stop the others.
+
+    Args:
+        model: a `Tower`, which stays where it is, or what `aced eval` takes: a run's folder, a name, ...
+        tasks: tasks, or folders of them; `scenes` for the built-in ones.
+        checkpoint: weights of a model that is named.
+        device: of a model that is named.
+        micro_batch: images or texts embedded at a time.
+        precision: of the model; `auto` is bf16 on a GPU that has it, else fp32.
+        workers: processes that decode images; 0: this one.
+
+    Raises:
+        AcedError: there is no such model or folder, or two tasks have one name.
+    """
+    wanted = [tasks] if not isinstance(tasks, Sequence) or isinstance(tasks, str) else tasks
+    found = [task for one in wanted for task in _tasks_of(one)]
+    check_names(found)
+    tower = model if isinstance(model, Tower) else open_model(expand_path(str(model)), checkpoint, device)
+    found_precision = find_precision(precision, tower.device)
+    embedder = Embedder(tower, micro_batch, precision=found_precision, loading=Loading(workers))
+    return score_all(tower, found, embedder)
+
+
+def embed(
+    model: str | Path,
+    shards: Sequence[str | Path] | str | Path,
+    out: str | Path = "runs/cache",
+    *,
+    checkpoint: str = "",
+    dtype: str = "float16",
+    views: int = 1,
+    micro_batch: int = 256,
+    workers: int = 0,
+    device: str = "auto",
+    precision: Asked = "auto",
+    show: bool = True,
+    **options: Any,
+) -> Tally:
+    """Embed a pool of tars with a frozen model, as `aced embed` does: a side-car for each tar.
+
+    Args:
+        model: a model's folder, an address of the hub, or a name.
+        shards: tars, as `data.shards` names them.
+        out: the cache folder, for `reference.cache`.
+        checkpoint: weights of a model that is named.
+        dtype: in which embeddings are stored: float32, float16 or int8.
+        views: the whole image and `views - 1` crops.
+        micro_batch: pairs embedded at a time.
+        workers: processes that decode ahead.
+        device: where the model goes.
+        precision: of the model.
+        show: print lines and bars.
+        options: further fields of `aced.embed.job.Job`: caption, decoding, bad_tars, spool_dir, ...
+
+    Raises:
+        AcedError: whatever the model or the data have wrong, in one sentence.
+    """
+    named = [shards] if isinstance(shards, (str, Path)) else shards
+    try:
+        job = Job(
+            model=expand_path(str(model)),
+            checkpoint=checkpoint,
+            cache=expand_path(str(out)),
+            settings=Settings(dtype, views, micro_batch, workers),
+            device=device,
+            precision=precision,
+            **options,
+        )
+    except TypeError as error:
+        raise AcedError(f"aced.embed: {str(error).rpartition('() ')[2]}; see aced.embed.job.Job.") from None
+    return embed_program(job, [expand_path(str(one)) for one in named], Console(quiet=not show))
+
+
+def _config_of(config: Configured, given: Given) -> Config:
+    """The config, with a word in the place of a reference that is handed over."""
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, Mapping):
+        return load_config(config, [f"reference.model={GIVEN}"] if given.reference is not None else [])
+    values: dict[str, Any] = {
+        name: dict(table) if isinstance(table, Mapping) else table for name, table in config.items()
+    }
+    if given.reference is not None and isinstance(values.setdefault("reference", {}), dict):
+        values["reference"].setdefault("model", GIVEN)
+    return make_config(values)
+
+
+def _tasks_of(one: Task | str | Path) -> list[Task]:
+    if not isinstance(one, (str, Path)):
+        return [one]
+    if str(one) == "scenes" and not Path(one).is_dir():
+        from aced.data.scenes import make_tasks
+
+        return make_tasks("test")
+    return [task for folder in find_task_folders([expand_path(str(one))]) for task in load_task_folder(folder)]
