@@ -114,3 +114,16 @@ def test_onnxruntime_is_timed_beside_torch(tmp_path: Path, cli: Cli) -> None:
     }
     size = {(row["runtime"], row["tower"]): row["bytes"] for row in rows}
     assert size["int8", "image"] < size["onnx", "image"]
+
+
+def test_a_trained_model_is_scored_by_the_runtime_and_a_random_one_is_not(
+    trained: dict[str, Path], tmp_path: Path, cli: Cli
+) -> None:
+    words = ["--batch", 1, "--rounds", 1, "--seconds", 0, "--device", "cpu", "--data", "scenes"]
+    assert cli("latency", trained["peer"], "aced-demo-m", *words, "--out", tmp_path / "out").status == 0
+    rows = json.loads((tmp_path / "out" / "latency.json").read_text())["rows"]
+    assert cli("eval", trained["peer"], "--data", "scenes", "--out", tmp_path / "eval").status == 0
+    wanted = json.loads((tmp_path / "eval" / "eval.json").read_text())["average"]
+    found = {row["model"]: row["average"] for row in rows}
+    assert found["aced-demo-m"] is None
+    assert found["aced-demo-s"] == pytest.approx(100 * wanted, abs=0.01)

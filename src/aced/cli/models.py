@@ -292,6 +292,15 @@ def latency(
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each case has, all cases one after the other.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.0, help="Length of a turn.")] = 0.5,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            parser=as_place,
+            help="Tasks, or 'scenes', that models with trained weights are scored on by each runtime; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Time the image and the text tower of models on this device, beside parameters, multiply-adds and size.
 
@@ -306,6 +315,6 @@ def latency(
     from aced.latency.program import Options, latency_program
 
     options = Options(
-        models, out, batch or (1, 8), threads or (1,), runtime or ("eager",), rounds, seconds, device=device
+        models, out, batch or (1, 8), threads or (1,), runtime or ("eager",), rounds, seconds, device, data or ()
     )
     latency_program(options, Console())

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from aced.data.atomic import write_atomic
 from aced.errors import AcedError, nearest, reason_of
+from aced.evaluate.tasks import Task
 from aced.harness.models import device_of
+from aced.latency.accuracy import score, tasks_of
 from aced.latency.figure import draw
 from aced.latency.measuring import measure
 from aced.latency.runtimes import RUNTIMES, Ready, halves
@@ -41,6 +43,7 @@ class Options:
         runtimes: names of `RUNTIMES`.
         rounds, seconds: see `measure`.
         device: what torch calls it, or `auto`.
+        data: tasks that each model with trained weights is scored on by each runtime.
     """
 
     models: Sequence[str]
@@ -51,6 +54,7 @@ class Options:
     rounds: int = 5
     seconds: float = 0.5
     device: str = "auto"
+    data: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,15 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
     device = device_of(options.device)
+    tasks = tasks_of(options.data)
     recipes = [find_recipe(model) for model in options.models]
     towers = [load_recipe(recipe, device, 0, partial(counting, console)).eval() for recipe in recipes]
     threads = torch.get_num_threads()
     try:
         with tempfile.TemporaryDirectory(prefix="aced-latency-") as folder:
             cases, failed = _cases(towers, options, Path(folder), console)
+            trained = [tower if recipe.trained else None for tower, recipe in zip(towers, recipes, strict=True)]
+            scores = _scores(trained, tasks, options, Path(folder), failed) if tasks else {}
             if not cases:
                 raise AcedError(next(iter(failed.values())))
             with Bars(console) as bars, bars.bar("Timing", options.rounds * len(cases)) as tick:
@@ -101,6 +108,8 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
     finally:
         torch.set_num_threads(threads)
     rows = [case.facts | vars(times) for case, times in zip(cases, found, strict=True)]
+    for row in rows:
+        row["average"] = scores.get((row["model"], row["runtime"]))
     _write(options, rows, failed, environment(device))
     _print(rows, console)
     for what, sentence in failed.items():
@@ -150,23 +159,50 @@ def _of(tower: Tower, runtime: str, options: Options, folder: Path) -> list[_Cas
     return cases
 
 
+def _scores(
+    towers: Sequence[Tower | None], tasks: Sequence[Task], options: Options, folder: Path, failed: dict[str, str]
+) -> dict[tuple[str, str], float]:
+    """The average of each model that has trained weights, by runtime; what cannot be scored is noted."""
+    scores: dict[tuple[str, str], float] = {}
+    for number, tower in enumerate(towers):
+        for runtime in options.runtimes if tower is not None else ():
+            assert tower is not None
+            if f"{tower.name}, {runtime}" in failed:
+                continue
+            try:
+                scores[tower.name, runtime] = score(tower, runtime, tasks, folder / str(number))
+            except Exception as error:
+                failed[f"{tower.name}, {runtime}, tasks"] = reason_of(error)
+    return scores
+
+
 # -- results -------------------------------------------------------------------------------------------------------
 
 _HEAD = ("model", "tower", "runtime", "batch", "threads", "parameters, M", "multiply-adds, G", "MB")
-_TIMES = ("median, ms", "rounds, ms", "p95, ms")
+_TIMES = ("median, ms", "rounds, ms", "p95, ms", "average, %")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     cells = [str(row[key]) for key in _HEAD[:5]]
     cells += [f"{row['parameters'] / 1e6:.3g}", f"{row['multiply_adds'] / 1e9:.3g}", f"{row['bytes'] / 1e6:.3g}"]
     milliseconds = {key: f"{1e3 * row[key]:.3g}" for key in ("median", "low", "high", "p95")}
-    return [*cells, milliseconds["median"], f"{milliseconds['low']}–{milliseconds['high']}", milliseconds["p95"]]
+    return [
+        *cells,
+        milliseconds["median"],
+        f"{milliseconds['low']}–{milliseconds['high']}",
+        milliseconds["p95"],
+        _percent(row),
+    ]
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return "" if row["average"] is None else f"{row['average']:.2f}"
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """The table of the terminal, which is narrow: the rest stands in the files."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    heads = ("Model", "Tower", "Runtime", "b", "t", "Madds, G", "Median, ms", "Rounds", "p95")
+    heads = ("Model", "Tower", "Runtime", "b", "t", "Madds, G", "Median, ms", "Rounds", "p95", "Score, %")
     for number, head in enumerate(heads):
         table.add_column(head, justify="left" if number < 3 else "right", no_wrap=number != 0, overflow="fold")
     for row in rows:

@@ -14,7 +14,7 @@ from aced.errors import AcedError
 from aced.export.onnxfiles import SIDES, file_of, session_of, write_graphs
 from aced.towers import Tower
 
-Encode = Callable[[Tensor], object]
+Encode = Callable[[Tensor], Tensor]
 
 
 class Ready(NamedTuple):
@@ -66,7 +66,7 @@ RUNTIMES: dict[str, Callable[[Tower, Path], Ready]] = {
 def _waiting(encode: Callable[[Tensor], Tensor], device: torch.device) -> Encode:
     """The same without gradient; on a GPU it returns when the features are there."""
 
-    def call(inputs: Tensor) -> object:
+    def call(inputs: Tensor) -> Tensor:
         with torch.no_grad():
             features = encode(inputs)
         if device.type == "cuda":
