@@ -81,7 +81,7 @@ def test_a_runtime_that_fails_is_told_and_the_others_go_on(
 ) -> None:
     from aced.latency import program
 
-    def broken(tower: object) -> None:
+    def broken(tower: object, folder: object) -> None:
         raise RuntimeError("no compiler here")
 
     monkeypatch.setitem(program.RUNTIMES, "compiled", broken)  # type: ignore[arg-type]
@@ -100,3 +100,30 @@ def test_what_is_not_there_is_one_sentence(words: list[str], tmp_path: Path, cli
     end = cli("latency", "aced-demo-s", *words, "--out", tmp_path / "out")
     assert (end.status, len(end.err.splitlines())) == (2, 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_onnxruntime_is_timed_beside_torch(tmp_path: Path, cli: Cli) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    words = ["--runtime", "onnx", "--runtime", "int8", "--batch", 1, "--batch", 2, "--rounds", 1, "--seconds", 0]
+    end = cli("latency", "aced-demo-s", *words, "--device", "cpu", "--out", tmp_path / "out")
+    assert (end.status, end.err) == (0, "")
+    rows = json.loads((tmp_path / "out" / "latency.json").read_text())["rows"]
+    assert {(row["runtime"], row["batch"], row["tower"]) for row in rows} == {
+        (runtime, batch, side) for runtime in ("onnx", "int8") for batch in (1, 2) for side in ("image", "text")
+    }
+    size = {(row["runtime"], row["tower"]): row["bytes"] for row in rows}
+    assert size["int8", "image"] < size["onnx", "image"]
+
+
+def test_a_trained_model_is_scored_by_the_runtime_and_a_random_one_is_not(
+    trained: dict[str, Path], tmp_path: Path, cli: Cli
+) -> None:
+    words = ["--batch", 1, "--rounds", 1, "--seconds", 0, "--device", "cpu", "--data", "scenes"]
+    assert cli("latency", trained["peer"], "aced-demo-m", *words, "--out", tmp_path / "out").status == 0
+    rows = json.loads((tmp_path / "out" / "latency.json").read_text())["rows"]
+    assert cli("eval", trained["peer"], "--data", "scenes", "--out", tmp_path / "eval").status == 0
+    wanted = json.loads((tmp_path / "eval" / "eval.json").read_text())["average"]
+    found = {row["model"]: row["average"] for row in rows}
+    assert found["aced-demo-m"] is None
+    assert found["aced-demo-s"] == pytest.approx(100 * wanted, abs=0.01)

@@ -254,7 +254,7 @@ def export(
         str, typer.Argument(parser=as_place, help="A run or model folder, hf-hub:ORG/MODEL, or an open_clip name.")
     ],
     dest: Annotated[Path, typer.Argument(parser=as_path, help="A new folder.")],
-    form: Annotated[str, typer.Option("--format", help="open_clip or transformers.")] = "open_clip",
+    form: Annotated[str, typer.Option("--format", help="open_clip, transformers or onnx.")] = "open_clip",
     checkpoint: Annotated[
         str, typer.Option(parser=as_place_or_none, help="Weights: a local file, or a tag of the name.")
     ] = "",
@@ -286,11 +286,21 @@ def latency(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Samples of a call; repeatable. [1 and 8]")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, max=1024, help="CPU threads; repeatable. [1]")] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="eager or compiled; repeatable. [eager]", show_default=False)
+        list[str] | None,
+        typer.Option(help="eager, compiled, onnx or int8 (onnxruntime); repeatable. [eager]", show_default=False),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each case has, all cases one after the other.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.0, help="Length of a turn.")] = 0.5,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            parser=as_place,
+            help="Tasks, or 'scenes', that models with trained weights are scored on by each runtime; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Time the image and the text tower of models on this device, beside parameters, multiply-adds and size.
 
@@ -298,13 +308,13 @@ def latency(
 
       aced latency runs/first ViT-B-32 --batch 1
 
-      aced latency aced-demo-s aced-demo-l --runtime eager --runtime compiled --threads 1 --threads 2
+      aced latency aced-demo-s aced-demo-l --runtime eager --runtime onnx --runtime int8 --threads 1 --threads 2
     """
     from rich.console import Console
 
     from aced.latency.program import Options, latency_program
 
     options = Options(
-        models, out, batch or (1, 8), threads or (1,), runtime or ("eager",), rounds, seconds, device=device
+        models, out, batch or (1, 8), threads or (1,), runtime or ("eager",), rounds, seconds, device, data or ()
     )
     latency_program(options, Console())

@@ -83,7 +83,7 @@ def card(tower: Tower, story: Story, library: str, usage: str) -> str:
         library: `open_clip`, `transformers` or `onnx`.
         usage: Python code that loads the folder.
     """
-    parts = [*_front(library), f"# {tower.name}", *_model(tower), f"```python\n{usage.strip()}\n```"]
+    parts = [*_front(library), f"# {tower.name}", *_model(tower, library), f"```python\n{usage.strip()}\n```"]
     parts += [*_training(story), *_scores(story), *_to_fill()]
     return "\n\n".join(parts) + "\n"
 
@@ -101,7 +101,7 @@ def _front(library: str) -> Iterator[str]:
     )
 
 
-def _model(tower: Tower) -> Iterator[str]:
+def _model(tower: Tower, library: str) -> Iterator[str]:
     flops = tower.flops(tower.context_length)
     count = sum(one.numel() for one in tower.model.parameters())
     yield (
@@ -110,12 +110,12 @@ def _model(tower: Tower) -> Iterator[str]:
         f"{flops.text / 2e9:.4g} billion for a text of {tower.context_length} tokens. "
         f"Fingerprint in aced: `{tower.fingerprint()}`."
     )
-    if needs_aced(tower):
+    if library == "open_clip" and needs_aced(tower):
         yield (
             "Its vision tower is one of the package `aced`, which must be installed: `import_open_clip()` makes it "
             "known to open_clip."
         )
-    if isinstance(tower.tokenizer, WordTokenizer):
+    if library == "open_clip" and isinstance(tower.tokenizer, WordTokenizer):
         yield (
             "Texts become ids by the words in `vocabulary.txt`, with `WordTokenizer` of the package `aced`; "
             "open_clip's own tokenizer gives other ids."
@@ -234,3 +234,15 @@ def transformers_usage(tower: Tower, kind: str) -> str:
         "outputs = model(input_ids=ids, **pixels)",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def onnx_usage() -> str:
+    """How the folder is used by onnxruntime; what the inputs are stands in its JSON."""
+    return (
+        "import onnxruntime\n\n"
+        'image = onnxruntime.InferenceSession("FOLDER/image.onnx")  # or image.int8.onnx\n'
+        'text = onnxruntime.InferenceSession("FOLDER/text.onnx")  # or text.int8.onnx\n'
+        "# aced_onnx.json says how pixels and ids are made, and what logit_scale and logit_bias are\n"
+        'image_embedding = image.run(None, {"pixel_values": pixels})[0]\n'
+        'text_embedding = text.run(None, {"input_ids": ids})[0]'
+    )

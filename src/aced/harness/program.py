@@ -22,6 +22,7 @@ from aced.evaluate.records import FILE, Evaluation, Setting, read_evaluation, wr
 from aced.evaluate.suite import task_name
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import evaluate_task
+from aced.export.onnxtower import OnnxTower, is_onnx
 from aced.harness.models import default_folder, open_model
 from aced.harness.tables import print_comparison, print_results
 from aced.precision import Asked, check_precision, find_precision
@@ -107,7 +108,7 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     jobs, refused = _jobs(options.data)
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
-    tower = open_model(options.model, options.checkpoint, options.device, partial(counting, console))
+    tower = _open(options, console)
     for note in tower.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     identity = tower.identity()
@@ -121,6 +122,19 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     print_results(evaluation, console)
     console.print(f"Results: {options.out / FILE}", markup=False, highlight=False, soft_wrap=True)
     return evaluation
+
+
+def _open(options: Options, console: Console) -> Tower | OnnxTower:
+    """The model, or an exported ONNX folder, of which `--checkpoint` chooses the weights.
+
+    Raises:
+        AcedError: as `open_model`, or ONNX is asked for a device or a precision.
+    """
+    if not is_onnx(options.model):
+        return open_model(options.model, options.checkpoint, options.device, partial(counting, console))
+    if options.device not in ("auto", "cpu") or options.precision not in ("auto", "fp32"):
+        raise AcedError(f"{options.model} is an ONNX folder: leave out --device and --precision.")
+    return OnnxTower(Path(options.model), options.checkpoint or "fp32")
 
 
 def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
@@ -169,7 +183,9 @@ def _continued(out: Path, setting: Setting, contents: str) -> Evaluation:
     return Evaluation(setting, before.tasks)
 
 
-def _run(jobs: Sequence[_Job], tower: Tower, evaluation: Evaluation, options: Options, console: Console) -> int:
+def _run(
+    jobs: Sequence[_Job], tower: Tower | OnnxTower, evaluation: Evaluation, options: Options, console: Console
+) -> int:
     """Score all jobs; returns how many results were there already."""
     kept, seen = 0, set[str]()
     folder = options.cache or options.out / "embeddings"

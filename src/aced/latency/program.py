@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from aced.data.atomic import write_atomic
 from aced.errors import AcedError, nearest, reason_of
+from aced.evaluate.tasks import Task
 from aced.harness.models import device_of
+from aced.latency.accuracy import score, tasks_of
 from aced.latency.figure import draw
 from aced.latency.measuring import measure
 from aced.latency.runtimes import RUNTIMES, Ready, halves
@@ -38,6 +43,7 @@ class Options:
         runtimes: names of `RUNTIMES`.
         rounds, seconds: see `measure`.
         device: what torch calls it, or `auto`.
+        data: tasks that each model with trained weights is scored on by each runtime.
     """
 
     models: Sequence[str]
@@ -48,6 +54,7 @@ class Options:
     rounds: int = 5
     seconds: float = 0.5
     device: str = "auto"
+    data: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -84,19 +91,25 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
     device = device_of(options.device)
+    tasks = tasks_of(options.data)
     recipes = [find_recipe(model) for model in options.models]
     towers = [load_recipe(recipe, device, 0, partial(counting, console)).eval() for recipe in recipes]
     threads = torch.get_num_threads()
     try:
-        cases, failed = _cases(towers, options, console)
-        if not cases:
-            raise AcedError(next(iter(failed.values())))
-        with Bars(console) as bars, bars.bar("Timing", options.rounds * len(cases)) as tick:
-            calls, before = [case.call for case in cases], [case.before for case in cases]
-            found = measure(calls, options.rounds, options.seconds, before, lambda done: tick(done, ""))
+        with tempfile.TemporaryDirectory(prefix="aced-latency-") as folder:
+            cases, failed = _cases(towers, options, Path(folder), console)
+            trained = [tower if recipe.trained else None for tower, recipe in zip(towers, recipes, strict=True)]
+            scores = _scores(trained, tasks, options, Path(folder), failed) if tasks else {}
+            if not cases:
+                raise AcedError(next(iter(failed.values())))
+            with Bars(console) as bars, bars.bar("Timing", options.rounds * len(cases)) as tick:
+                calls, before = [case.call for case in cases], [case.before for case in cases]
+                found = measure(calls, options.rounds, options.seconds, before, lambda done: tick(done, ""))
     finally:
         torch.set_num_threads(threads)
     rows = [case.facts | vars(times) for case, times in zip(cases, found, strict=True)]
+    for row in rows:
+        row["average"] = scores.get((row["model"], row["runtime"]))
     _write(options, rows, failed, environment(device))
     _print(rows, console)
     for what, sentence in failed.items():
@@ -105,28 +118,32 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
     return rows
 
 
-def _cases(towers: Sequence[Tower], options: Options, console: Console) -> tuple[list[_Case], dict[str, str]]:
+def _cases(
+    towers: Sequence[Tower], options: Options, folder: Path, console: Console
+) -> tuple[list[_Case], dict[str, str]]:
     """What is timed, each called once; and for each model that a runtime cannot run, why."""
     cases: list[_Case] = []
     failed: dict[str, str] = {}
     with Bars(console) as bars, bars.bar("Preparing", len(towers) * len(options.runtimes)) as tick:
         for number, tower in enumerate(towers):
+            own = folder / str(number)
+            own.mkdir()
             for place, runtime in enumerate(options.runtimes):
                 tick(number * len(options.runtimes) + place, f"{tower.name}, {runtime}")
                 try:
-                    cases += _of(tower, runtime, options)
+                    cases += _of(tower, runtime, options, own)
                 except Exception as error:
                     failed[f"{tower.name}, {runtime}"] = reason_of(error)
     return cases, failed
 
 
-def _of(tower: Tower, runtime: str, options: Options) -> list[_Case]:
+def _of(tower: Tower, runtime: str, options: Options, folder: Path) -> list[_Case]:
     cases = []
     generator = torch.Generator().manual_seed(0)
     flops, parameters = tower.flops(tower.context_length), halves(tower)
     for threads in options.threads:
         torch.set_num_threads(threads)
-        ready = RUNTIMES[runtime](tower)
+        ready = RUNTIMES[runtime](tower, folder)
         for batch in options.batches:
             shape = (batch, 3, tower.view.size, tower.view.size)
             inputs = {
@@ -142,28 +159,60 @@ def _of(tower: Tower, runtime: str, options: Options) -> list[_Case]:
     return cases
 
 
+def _scores(
+    towers: Sequence[Tower | None], tasks: Sequence[Task], options: Options, folder: Path, failed: dict[str, str]
+) -> dict[tuple[str, str], float]:
+    """The average of each model that has trained weights, by runtime; what cannot be scored is noted."""
+    scores: dict[tuple[str, str], float] = {}
+    for number, tower in enumerate(towers):
+        for runtime in options.runtimes if tower is not None else ():
+            assert tower is not None
+            if f"{tower.name}, {runtime}" in failed:
+                continue
+            try:
+                scores[tower.name, runtime] = score(tower, runtime, tasks, folder / str(number))
+            except Exception as error:
+                failed[f"{tower.name}, {runtime}, tasks"] = reason_of(error)
+    return scores
+
+
 # -- results -------------------------------------------------------------------------------------------------------
 
 _HEAD = ("model", "tower", "runtime", "batch", "threads", "parameters, M", "multiply-adds, G", "MB")
-_TIMES = ("median, ms", "rounds, ms", "p95, ms")
+_TIMES = ("median, ms", "rounds, ms", "p95, ms", "average, %")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     cells = [str(row[key]) for key in _HEAD[:5]]
     cells += [f"{row['parameters'] / 1e6:.3g}", f"{row['multiply_adds'] / 1e9:.3g}", f"{row['bytes'] / 1e6:.3g}"]
     milliseconds = {key: f"{1e3 * row[key]:.3g}" for key in ("median", "low", "high", "p95")}
-    return [*cells, milliseconds["median"], f"{milliseconds['low']} to {milliseconds['high']}", milliseconds["p95"]]
+    return [
+        *cells,
+        milliseconds["median"],
+        f"{milliseconds['low']}–{milliseconds['high']}",
+        milliseconds["p95"],
+        _percent(row),
+    ]
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return "" if row["average"] is None else f"{row['average']:.2f}"
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table(header_style="bold")
-    for number, head in enumerate((*_HEAD, *_TIMES)):
-        table.add_column(head, justify="left" if number < 3 else "right", no_wrap=number > 2)
+    """The table of the terminal, which is narrow: the rest stands in the files."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    heads = ("Model", "Tower", "Runtime", "b", "t", "Madds, G", "Median, ms", "Rounds", "p95", "Score, %")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number < 3 else "right", no_wrap=number != 0, overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row))
+        _, _, _, _, _, _, adds, _, *times = _cells(row)
+        names = [escape(str(row[key])) for key in ("model", "tower", "runtime", "batch", "threads")]
+        table.add_row(*names, adds, *times)
     console.print(table)
     console.print(
-        "Time of a whole batch; 'rounds': the lowest and the highest median of a round. Texts have the full length.",
+        "b: samples of a call, of which the time is; t: threads; Madds: multiply-adds of a sample; Rounds: the lowest "
+        "and the highest median of a round. Texts have the full length.",
         highlight=False,
     )
 

@@ -1,16 +1,20 @@
-"""The programs that can run a model here: torch as it is and compiled."""
+"""The programs that can run a model here: torch as it is and compiled, onnxruntime in fp32 and with 8-bit weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aced.errors import AcedError
+from aced.export.onnxfiles import SIDES, file_of, session_of, write_graphs
 from aced.towers import Tower
 
-Encode = Callable[[Tensor], object]
+Encode = Callable[[Tensor], Tensor]
 
 
 class Ready(NamedTuple):
@@ -29,25 +33,40 @@ class Ready(NamedTuple):
     text_bytes: int
 
 
-def _eager(tower: Tower) -> Ready:
+def _eager(tower: Tower, folder: Path) -> Ready:
     model: Any = tower.model
     return Ready(_waiting(model.encode_image, tower.device), _waiting(model.encode_text, tower.device), *_sizes(tower))
 
 
-def _compiled(tower: Tower) -> Ready:
+def _compiled(tower: Tower, folder: Path) -> Ready:
     model: Any = tower.model
     image, text = (torch.compile(encode, dynamic=False) for encode in (model.encode_image, model.encode_text))
     return Ready(_waiting(image, tower.device), _waiting(text, tower.device), *_sizes(tower))
 
 
-RUNTIMES: dict[str, Callable[[Tower], Ready]] = {"eager": _eager, "compiled": _compiled}
-"""What each makes of a tower."""
+def _onnx(tower: Tower, folder: Path, kind: str) -> Ready:
+    if tower.device.type != "cpu":
+        raise AcedError("onnxruntime is timed on a CPU only; give --device cpu.")
+    if not (folder / file_of("text", kind)).is_file():
+        write_graphs(tower, folder)
+    paths = [folder / file_of(side, kind) for side in SIDES]
+    image, text = (session_of(path, torch.get_num_threads()) for path in paths)
+    return Ready(image, text, *(path.stat().st_size for path in paths))
+
+
+RUNTIMES: dict[str, Callable[[Tower, Path], Ready]] = {
+    "eager": _eager,
+    "compiled": _compiled,
+    "onnx": partial(_onnx, kind="fp32"),
+    "int8": partial(_onnx, kind="int8"),
+}
+"""What each makes of a tower, with torch's number of threads; it may keep files of the tower in the folder."""
 
 
 def _waiting(encode: Callable[[Tensor], Tensor], device: torch.device) -> Encode:
     """The same without gradient; on a GPU it returns when the features are there."""
 
-    def call(inputs: Tensor) -> object:
+    def call(inputs: Tensor) -> Tensor:
         with torch.no_grad():
             features = encode(inputs)
         if device.type == "cuda":

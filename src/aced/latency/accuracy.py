@@ -1,0 +1,63 @@
+"""What a runtime's rounding costs on tasks: the same model scored by each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aced.evaluate.folder import find_task_folders, load_task_folder
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import average, evaluate
+from aced.latency.runtimes import RUNTIMES, Ready
+from aced.towers import Tower
+
+SCENES = "scenes"
+"""In the place of a folder: the built-in tasks."""
+
+
+class _Run:
+    """A model as a runtime computes it, with the inputs of its tower."""
+
+    def __init__(self, tower: Tower, ready: Ready) -> None:
+        self.view, self.device = tower.view, tower.device
+        self._tower, self._ready = tower, ready
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """`[B, 3, S, S]` uint8 to `[B, d]` of length 1."""
+        return F.normalize(self._ready.image(self._tower.pixels(images)), dim=-1)
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """B texts to `[B, d]` of length 1."""
+        return F.normalize(self._ready.text(self._tower.tokenizer(texts).to(self.device)), dim=-1)
+
+
+def tasks_of(data: Sequence[str]) -> list[Task]:
+    """The tasks in folders, or the built-in ones.
+
+    Raises:
+        AcedError: there are none, or one is damaged.
+    """
+    tasks: list[Task] = []
+    for place in data:
+        if place == SCENES and not Path(place).is_dir():
+            from aced.data.scenes import make_tasks
+
+            tasks += make_tasks("test")
+        else:
+            for folder in find_task_folders([place]):
+                tasks += load_task_folder(folder)
+    return tasks
+
+
+def score(tower: Tower, runtime: str, tasks: Sequence[Task], folder: Path) -> float:
+    """The average over the tasks, in percent, of a tower by a runtime; the folder is the runtime's.
+
+    Raises:
+        AcedError: the runtime cannot run the model, or the tasks are of one name or broken.
+    """
+    with torch.no_grad():
+        return average(evaluate(_Run(tower, RUNTIMES[runtime](tower, folder)), tasks))
