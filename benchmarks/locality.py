@@ -221,7 +221,7 @@ def plan_times(tars: int = 100_000, pairs: int = 10_000, batch: int = 4096, far:
     from aced.data.plan import Plan
 
     def resident() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     before, clock = resident(), time.process_time
     start = clock()
@@ -282,7 +282,7 @@ def main() -> None:
     args = parser.parse_args()
     console = Console()
     if args.table:
-        show([json.loads(line) for line in args.table.read_text().splitlines()], console)
+        show([json.loads(line) for line in args.table.read_text(encoding="utf-8").splitlines()], console)
         return
     if args.only in (None, "plan"):
         print(plan_times())
@@ -300,7 +300,7 @@ def main() -> None:
             for row in part() if args.only in (None, name) else ():
                 rows.append(row)
                 if args.out:
-                    with args.out.open("a") as file:
+                    with args.out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")
     show(rows, console)
 

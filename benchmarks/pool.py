@@ -139,7 +139,7 @@ def first_step(words: list[str]) -> None:
 
 def _began() -> float:
     """When this process was started, by the clock that counts from the start of the system."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -116,7 +116,7 @@ def write(cache: Path, pool: Pool, count: int, d: int = D) -> None:
 
 def resident() -> float:
     """Memory of this process in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def times(store: Store, most: int, count: int = 30) -> list[float]:

@@ -103,7 +103,7 @@ def told(name: str, out: Path, disk: Path, store: Store, spool: Spool, limit: fl
     """Print a line about a run; whether it is equal to the one on a disk."""
     mine, other = (load_file(folder / "model/model.safetensors") for folder in (out, disk))
     equal = all(mine[key].equal(other[key]) for key in other)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     whole = [line["step"] for line in lines] == list(range(1, STEPS + 1))
     spent = lines[-1]["seconds"]
     waited = spent.get("fetch", 0.0) / sum(spent.values())

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
+from aced.evaluate.image_faults import ImageFaults
+from aced.evaluate.tar_images import TarImages
 from aced.evaluate.tasks import ReadImages
 
 Kind = Literal["caption", "vqa"]
@@ -94,9 +96,15 @@ class Pictures:
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         """The pictures at `indices`, with empty texts; those that cannot be read are left out and reported."""
-        pixels = {view: self._images(view) for view in views}
-        known = getattr(self._images, "faults", None)
-        lost = {i: name for view in views for i, name in known(view).lost.items()} if known is not None else {}
+        parts = {view: self._part(view) for view in views}
+        pixels = {view: images for view, (images, _) in parts.items()}
+        lost = {i: name for _, faults in parts.values() for i, name in faults.lost.items()}
         rows: Tensor = torch.as_tensor([i for i in indices if i not in lost], dtype=torch.int64)
         faults = [Fault(self.keys[i], lost[i], f"{self.keys[i]} cannot be read.") for i in indices if i in lost]
         return Candidates(rows, [""] * len(rows), {view: pixels[view][rows] for view in views}, tuple(faults))
+
+    def _part(self, view: View) -> tuple[Tensor, ImageFaults]:
+        """All pictures in a view, and what is wrong with them."""
+        if isinstance(self._images, TarImages):
+            return next(self._images.parts(view, [range(len(self))]))
+        return self._images(view), ImageFaults()
