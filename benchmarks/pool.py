@@ -84,10 +84,11 @@ def write_model(place: Path, pairs: int) -> None:
 
 def write_pool(place: Path, tars: int) -> None:
     """A folder of links to the tar, its manifests, and the side-cars of all with their list."""
+    from aced.data.home import Folder, file_state
     from aced.data.manifest import Manifest, trimmed
     from aced.data.manifestfile import kept_path, write_kept, write_named
     from aced.data.sidecar import Part, open_sidecar, sidecar_name, tower_folder
-    from aced.data.sidecarlist import SideCarList, file_state
+    from aced.data.sidecarlist import SideCarList
     from aced.data.stock import StockTaking
 
     real, sidecar = place / "real.tar", place / "real.safetensors"
@@ -96,7 +97,7 @@ def write_pool(place: Path, tars: int) -> None:
     pool, folder = place / f"pool-{tars}", tower_folder(place / f"cache-{tars}", info.identity["tower"])
     folder.mkdir(parents=True)
     pool.mkdir()
-    state, listed = file_state(sidecar), SideCarList(folder)
+    state, listed = file_state(sidecar), SideCarList(Folder(folder))
     assert state is not None
     names = [f"{number:06d}.tar" for number in range(tars)]
     for name in names:

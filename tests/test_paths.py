@@ -20,11 +20,13 @@ from aced.resume import Resume
 from cli_fakes import Cli
 
 NOBODY = "~a-user-that-there-is-not/x"
-WORDS = {"run.device", "data.caption", "data.kind_field", "method.name"}
+WORDS = {
+    "run.device", "run.trackers", "data.caption", "data.kind_field", "data.source", "method.name", "method.loss",
+}  # fmt: skip
 """Keys of free text that are no path; a new one must be added here, or be one."""
 NO_PATHS = {
     ("demo", "methods"), ("demo", "split"), ("train", "overrides"), ("eval", "prompts"), ("eval", "precision"),
-    ("embed", "precision"),
+    ("embed", "precision"), ("methods", "imports"),
     ("eval", "device"), ("embed", "dtype"), ("embed", "caption"), ("embed", "caption_choice"), ("embed", "decoding"),
     ("embed", "bad_tars"), ("embed", "device"), ("embed", "share"), ("lit", "where"), ("lit", "split"),
     ("stable", "recipe_column"), ("stable", "repeat_pattern"), ("stable", "ignore"), ("stable", "missing"),

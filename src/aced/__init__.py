@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aced.core.embeddings import Embeddings as Embeddings
     from aced.core.selection import Selection as Selection
     from aced.core.selection import select as select
+    from aced.core.selection_losses import select_losses as select_losses
     from aced.data.own import PairSource as PairSource
     from aced.data.shards import open_shards as open_shards
     from aced.data.source import Source as Source
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from aced.registering import register_loss as register_loss
     from aced.registering import register_method as register_method
     from aced.registering import register_score as register_score
+    from aced.registering import register_source as register_source
+    from aced.registering import register_task as register_task
+    from aced.registering import register_tower as register_tower
+    from aced.registering import register_tracker as register_tracker
     from aced.towers import OwnTower as OwnTower
     from aced.towers import Tower as Tower
     from aced.towers import load_tower as load_tower
@@ -45,6 +50,7 @@ _HOME = {
     "Embeddings": "aced.core.embeddings",
     "Selection": "aced.core.selection",
     "select": "aced.core.selection",
+    "select_losses": "aced.core.selection_losses",
     "AcedError": "aced.errors",
     "Config": "aced.config",
     "load_config": "aced.config",
@@ -61,6 +67,10 @@ _HOME = {
     "register_loss": "aced.registering",
     "register_method": "aced.registering",
     "register_score": "aced.registering",
+    "register_source": "aced.registering",
+    "register_task": "aced.registering",
+    "register_tower": "aced.registering",
+    "register_tracker": "aced.registering",
     "Tower": "aced.towers",
     "load_tower": "aced.towers",
     "OwnTower": "aced.towers",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aced.config_sections import DataSection, Sections, TeacherSection
 from aced.data.sharing import check_streams
 from aced.errors import AcedError
+from aced.makers import SOURCES
 
 if TYPE_CHECKING:
     from aced.methods import Method
@@ -18,7 +19,7 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
     _check_teachers(config.teacher)
     if config.run.parallel == "fsdp" and config.train.precision == "fp16":
         raise ValueError("run.parallel = 'fsdp' goes with bf16 or fp32: set train.precision, or run.parallel = 'ddp'.")
-    if config.eval.every and config.data.shards and not config.eval.tasks:
+    if config.eval.every and (config.data.shards or config.data.source) and not config.eval.tasks:
         raise ValueError("eval.every needs tasks to evaluate on: set eval.tasks, or leave it out.")
     if config.run.keep_best and not config.eval.every:
         raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
@@ -103,6 +104,13 @@ def _check_scoring(config: Sections, method: Method) -> None:
 
 def _check_data(data: DataSection, cache: str) -> None:
     """Refuse keys that cannot go together, with a ValueError; `cache` is where embeddings are kept, if anywhere."""
+    if data.source:
+        if data.shards:
+            raise ValueError("data.source and data.shards both name the pool: leave out one of them.")
+        try:
+            SOURCES.find(data.source)
+        except AcedError as error:
+            raise ValueError(f"data.source: {error}") from None
     if data.weights and len(data.weights) != len(data.shards):
         raise ValueError(
             f"data.weights has {len(data.weights)} numbers and data.shards {len(data.shards)} entries: give one "

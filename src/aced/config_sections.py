@@ -51,7 +51,8 @@ class RunSection(Section):
     log_every: Annotated[Positive, FREE] = 10
     """Steps between two lines of metrics.jsonl."""
     trackers: Annotated[Trackers, FREE] = []
-    """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`; one, or a list."""
+    """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`, or one
+    that run.imports registers; one, or a list."""
     checkpoint_every: Annotated[int, Field(ge=0), FREE] = 500
     """Steps between two checkpoints; 0 writes none by the number of steps, and one at the end in any case."""
     checkpoint_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False), FREE] = 15.0
@@ -72,6 +73,8 @@ class DataSection(Section):
 
     shards: Annotated[Paths, PLACE] = []
     """Tars in webdataset/img2dataset/DataComp layout: files, folders, globs, `{00000..00009}` ranges. Empty: scenes."""
+    source: str = ""
+    """A source that run.imports registers, in the place of tars and scenes."""
     caption: str = "txt"
     """Where captions are: `txt`, or `json:FIELD` for a field of the sample's .json."""
     caption_choice: Literal["whole", "first", "random"] = "whole"

@@ -14,6 +14,8 @@ from pydantic import (
 )
 
 from aced.data.several import several, several_of
+from aced.errors import nearest
+from aced.makers import BOARDS, TRACKERS
 from aced.paths import expand_optional, expand_path
 
 Positive = Annotated[int, Field(ge=1)]
@@ -47,7 +49,15 @@ CountOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=0)], _or_auto(
 OneOrAuto = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], _or_auto("a whole number, 1 or more,")]
 SwitchOrAuto = Annotated[Literal["auto"] | bool, _or_auto("true, false")]
 _one_or_more = BeforeValidator(_entries)
-Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], _one_or_more]
+
+
+def _tracker(name: str) -> str:
+    if name not in BOARDS and name not in TRACKERS:
+        raise ValueError(f"there is no such tracker.{nearest(name, [*BOARDS, *TRACKERS])}".rstrip("."))
+    return name
+
+
+Trackers = Annotated[list[Annotated[str, AfterValidator(_tracker)]], _one_or_more]
 
 
 def as_words(value: Any) -> list[str]:

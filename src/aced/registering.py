@@ -15,6 +15,7 @@ from torch import Tensor
 from aced.core.named import Table
 from aced.core.scored import SCORES, Loss, Scoring, Strategy
 from aced.errors import AcedError
+from aced.makers import BOARDS, SOURCES, TASKS, TOWERS, TRACKERS, Maker
 from aced.methods import METHODS, Method
 from aced.objectives import DISTILLATIONS, LOSSES, Contrastive, Distillation
 
@@ -28,7 +29,7 @@ def _caller() -> str:
 
 def parts() -> list[Table[Any]]:
     """The tables of what methods are made of; each row has an `about`."""
-    return [SCORES, LOSSES, DISTILLATIONS]
+    return [SCORES, LOSSES, DISTILLATIONS, SOURCES, TOWERS, TASKS, TRACKERS]
 
 
 def register_method(method: Method) -> Method:
@@ -136,6 +137,46 @@ def register_distillation(
             spread=spread,
         )
         DISTILLATIONS.add(name, row, origin)
+        return function
+
+    return add
+
+
+def register_source(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a source for `data.source`; a decorator of a function of the run's `Config` that gives a `Source`."""
+    return _maker(SOURCES, name, about, _caller())
+
+
+def register_tower(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a model for `student.model`, `reference.model` and `teacher.model`; a decorator of a function.
+
+    The function gets the `checkpoint` of the same section (a text, empty where there is none) and the seed of the run,
+    and gives a `Tower` on the CPU. A name that open_clip has goes to open_clip no more.
+    """
+    return _maker(TOWERS, name, about, _caller())
+
+
+def register_task(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a task for `eval.tasks`; a decorator of a function without arguments that gives a task or a list of them."""
+    return _maker(TASKS, name, about, _caller())
+
+
+def register_tracker(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a tracker for `run.trackers`; a decorator of a function of the run's folder and its settings, a nested dict.
+
+    It gives a `aced.train.trackers.tracker.Tracker`: `name`, `where`, `log(kind, step, values)`, `close(failed=)`.
+
+    Raises:
+        AcedError: the name is taken.
+    """
+    if name in BOARDS:
+        raise AcedError(f"{_caller()} registers the tracker '{name}', which is built in: choose another name.")
+    return _maker(TRACKERS, name, about, _caller())
+
+
+def _maker(table: Table[Maker], name: str, about: str, origin: str) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        table.add(name, Maker(about, function), origin)
         return function
 
     return add

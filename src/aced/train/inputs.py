@@ -26,6 +26,7 @@ from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
+from aced.makers import SOURCES, TASKS, TOWERS, made
 from aced.progress import Bars
 from aced.towers import Tower, load_recipe, trained_recipe
 from aced.towers.fetching import Progress
@@ -188,6 +189,10 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
     Of the tars of an `earlier` run that is gone on with, some may be lost where `data.lost_tars` allows it.
     """
     data = config.data
+    if data.source:
+        source: Source = made(SOURCES, data.source, config)
+        bars.say(f"Data: {len(source):,} pairs of {source.name}.")
+        return source
     if not data.shards:
         scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
         bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
@@ -280,7 +285,7 @@ def make_eval_tasks(config: Config, say: Callable[[str], None] = lambda _: None)
     """
     if config.eval.tasks:
         return _load_tasks(config.eval.tasks, _places_before(config), say)
-    if config.data.shards:
+    if config.data.shards or config.data.source:
         return []
     from aced.data.scenes import make_tasks
 
@@ -301,6 +306,10 @@ def _load_tasks(places: Sequence[str], before: Collection[str], say: Callable[[s
 
     seen: set[str] = set()
     for place in places:
+        if place in TASKS:
+            found = made(TASKS, place)
+            tasks += found if isinstance(found, list) else [found]
+            continue
         try:
             folders = find_task_folders([place])
         except AcedError as error:
@@ -334,6 +343,9 @@ def load_frozen(name: str, config: Config, progress: Progress | None = None) -> 
     key = name.partition(" ")[0]
     if section.model == GIVEN:
         raise AcedError(f"{key}.model = '{GIVEN}' stands for a model that is handed over: aced.train(.., {key}=..).")
+    if section.model in TOWERS:
+        tower: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
+        return tower.to(device_of(config)).requires_grad_(False).eval()
     what = f"{key}.model = '{section.model}'"
     recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aced.config import Config
 from aced.errors import AcedError
+from aced.makers import TOWERS, made
 from aced.objectives import LOSSES
 from aced.towers import Tower
 from aced.towers.architecture import architecture
@@ -38,6 +39,11 @@ def make_student(config: Config, resumed: Path | None = None, progress: Progress
         AcedError: it cannot be loaded, or it is of another architecture than the checkpoint.
     """
     section = config.student
+    if section.model in TOWERS:
+        own: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
+        if resumed is not None:
+            check_student(resumed, own)
+        return own.to(device_of(config))
     recipe = find_recipe(section.model, section.checkpoint)
     first = None
     if resumed is not None and (resumed / "model" / TOWER_FILE).is_file():

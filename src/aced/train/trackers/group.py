@@ -12,6 +12,7 @@ from typing import Any
 
 from aced.config import Config
 from aced.errors import AcedError
+from aced.makers import TRACKERS
 from aced.train.pace import Totals, invalid, pace
 from aced.train.trackers.boards import TensorBoard, Trackio, WandB
 from aced.train.trackers.tracker import Tracker, eval_values, train_values
@@ -79,6 +80,8 @@ class Trackers:
 def check_trackers(names: Sequence[str]) -> None:
     """Raise an AcedError where a tracker's package is not installed, before anything is computed."""
     for name in names:
+        if name in TRACKERS:
+            continue
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             what = f"pip install 'aced[{name}]'" if name != "tensorboard" else "pip install tensorboard"
             raise AcedError(f"run.trackers names '{name}', which is not installed: {what}, or leave it out.")
@@ -115,6 +118,9 @@ def tracking(config: Config, step: int, lines: Path, evals: Path, say: Say) -> I
 def _opened(name: str, folder: Path, config: Config, step: int) -> Tracker:
     settings = config.model_dump(mode="json")
     try:
+        if name in TRACKERS:
+            tracker: Tracker = TRACKERS[name].function(folder, settings)
+            return tracker
         if name == "tensorboard":
             return TensorBoard(folder, step)
         return (WandB if name == "wandb" else Trackio)(folder, settings)
