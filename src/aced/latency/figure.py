@@ -37,6 +37,8 @@ def draw(rows: Sequence[dict[str, Any]], title: str) -> str:
                 xlabel="multiply-adds of a sample, 10⁹",
                 ylabel="latency, ms",
             )
+            axes.margins(x=0.2)  # room for the names
+            axes.tick_params(which="both", labelsize=7)
             axes.grid(alpha=0.3)
         figure.axes[0].legend()
         figure.suptitle(title, fontsize=10, parse_math=False)
