@@ -33,9 +33,13 @@ def test_a_bar_shows_what_how_far_and_a_remark() -> None:
 
 
 def test_a_bar_goes_where_there_was_nothing_to_count() -> None:
-    with Bars(Console(file=io.StringIO(), width=100)) as bars, bars.counting("Indexing"):
-        pass
+    with Bars(Console(file=io.StringIO(), width=100)) as bars:
+        with bars.counting("Indexing"):
+            pass
+        with pytest.raises(ValueError, match="nothing there"), bars.counting("Fetching"):
+            raise ValueError("nothing there")
     assert "Indexing" not in drawn(bars)
+    assert "Fetching" not in drawn(bars)
 
 
 def test_the_overall_bar_moves_with_its_parts() -> None:

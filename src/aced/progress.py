@@ -119,9 +119,11 @@ class Bars:
             counted = True
             self._progress.update(task, completed=done, total=total)
 
-        yield count
-        if not counted:
-            self._progress.remove_task(task)
+        try:
+            yield count
+        finally:
+            if not counted:
+                self._progress.remove_task(task)
 
     def _move_overall(self, fraction: float) -> None:
         if self._overall is not None:
