@@ -14,7 +14,10 @@ from aced.config import Config
 from aced.core.ledger import Ledger
 from aced.data.fetching import Fetcher, fetcher_of
 from aced.data.loading import Loading
+from aced.data.remote import is_address
 from aced.data.source import Candidates, Source
+from aced.data.streamed import streams
+from aced.errors import AcedError
 from aced.evaluate.embedder import Embedder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all, scores_json
@@ -180,6 +183,7 @@ def batches_of(
     workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
     # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
+    _check_early(config, source, trainer, loading.workers)
     batches = feed(
         source,
         trainer.plan.order(order_of(config, source), steps.stop, loading),
@@ -195,6 +199,16 @@ def batches_of(
         fetcher=fetcher,
     )
     return batches if fetcher is None else _waited(batches, fetcher, trainer)
+
+
+def _check_early(config: Config, source: Source, trainer: Trainer, workers: int) -> None:
+    """Refuse to look up ahead what comes with tars that are fetched no further ahead than there is room."""
+    ahead = workers or trainer.student.device.type == "cuda"
+    if config.scoring.early and ahead and streams(source) and is_address(config.reference.cache):
+        raise AcedError(
+            "scoring.early looks side-cars up ahead, and those at an address come with the tars of a streamed pool: "
+            "put the side-cars into a folder (reference.cache), or set scoring.early=false."
+        )
 
 
 def _waited(batches: Iterator[Candidates], fetcher: Fetcher, trainer: Trainer) -> Iterator[Candidates]:

@@ -15,6 +15,7 @@ from aced.data.source import Candidates, Column
 from aced.data.store import Store
 from aced.data.stored import StoredRows
 from aced.data.views import View
+from aced.devices import sent
 from aced.precision import Precision, autocast
 from aced.towers import Tower
 
@@ -62,7 +63,7 @@ class Cached:
 
     def looked_up(self, candidates: Candidates) -> Embeddings:
         """As `embed`, without counting."""
-        return self.rows.embeddings(candidates.column(self.rows).to(self.device))
+        return self.rows.embeddings(sent(candidates.column(self.rows), self.device))
 
 
 class Live:

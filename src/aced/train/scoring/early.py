@@ -16,6 +16,7 @@ from aced.data.order import Orders
 from aced.data.plan import Plans
 from aced.data.source import Candidates
 from aced.data.views import View
+from aced.devices import Readout
 from aced.train.feed import feed
 from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve
@@ -44,6 +45,14 @@ class _Kept(NamedTuple):
     parts: list[int]
 
 
+class _Drawn(NamedTuple):
+    """A draw that a GPU may not have made yet: all positions, how many each rank has looked up, and the rows kept."""
+
+    positions: Tensor
+    counts: list[int]
+    rows: Readout
+
+
 class SievedOrder(Orders):
     """An order of which, at each step, only what the sieve keeps is loaded.
 
@@ -67,6 +76,7 @@ class SievedOrder(Orders):
         self._stop, self._loading = stop, loading
         self._found: Iterator[Candidates] = iter(())
         self._next, self._sieved = -1, _Kept(torch.empty(0, dtype=torch.int64), [])
+        self._coming: _Drawn | None = None
 
     def indices(self, step: int) -> Tensor:
         """`[m]` int64 positions in the source, in the order of the super-batch."""
@@ -85,17 +95,20 @@ class SievedOrder(Orders):
         """What is kept of a step; of that asked for last it is known."""
         if step != self._next - 1:
             if step != self._next:
-                self._found = self._looked_up(step)
-            self._sieved, self._next = self._thinned(step, next(self._found)), step + 1
+                self._found, self._coming = self._looked_up(step), None
+            drawn, self._coming = self._coming or self._drawn(step), None
+            # A GPU draws a step ahead, so that nobody waits for what is queued there before the draw.
+            if self._reference.device.type == "cuda" and step + 1 < self._stop:
+                self._coming = self._drawn(step + 1)
+            self._sieved, self._next = _kept_of(drawn), step + 1
         return self._sieved
 
-    def _thinned(self, step: int, own: Candidates) -> _Kept:
-        world = self._sieve.world
+    def _drawn(self, step: int) -> _Drawn:
+        world, own = self._sieve.world, next(self._found)
         found = world.lists(own.indices, -(-self.batch // world.size))
         counts = [len(part) for part in found]
-        rows = self._sieve.keep(self._reference.looked_up(own), step, counts).cpu()
-        ends = torch.searchsorted(rows, torch.tensor(counts).cumsum(0)).tolist()
-        return _Kept(torch.cat(found)[rows], [end - start for start, end in pairwise([0, *ends])])
+        rows = self._sieve.keep(self._reference.looked_up(own), step, counts)
+        return _Drawn(torch.cat(found), counts, Readout(rows))
 
     def _looked_up(self, step: int) -> Iterator[Candidates]:
         """What the cache has of this process's part of the super-batches from a step on."""
@@ -112,6 +125,12 @@ class SievedOrder(Orders):
             patience=loading.patience,
             start_method=loading.start,
         )
+
+
+def _kept_of(drawn: _Drawn) -> _Kept:
+    rows = drawn.rows.read()
+    ends = torch.searchsorted(rows, torch.tensor(drawn.counts).cumsum(0)).tolist()
+    return _Kept(drawn.positions[rows], [end - start for start, end in pairwise([0, *ends])])
 
 
 @dataclass(frozen=True)
