@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from aced.config import Config
+from aced.errors import AcedError
 from aced.train.program import train_program
 from cli_fakes import Cli
 from run_fakes import run_config, write_pairs
@@ -89,3 +90,15 @@ def test_side_cars_travel_with_their_tars(
     left = [path for path in (tmp_path / "far/spool").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in left) <= size / 3
     assert not [path for path in left if "lent" in path.parent.name]
+
+
+def test_side_cars_that_stream_are_not_looked_up_ahead(
+    cli: Cli, disk: Path, store: Store, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    """Main process and loading processes would wait for each other where the spool is tight."""
+    cache = f"{CACHE}-ahead"
+    assert cli("embed", trained["peer"], disk / "pool", "--out", cache, "--spool-dir", tmp_path / "made").status == 0
+    config = config_of("i-aced, early", disk, tmp_path / "far", trained, POOL, cache)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"workers": 1})})
+    with pytest.raises(AcedError, match=r"scoring\.early.*reference\.cache"):
+        train(config)
