@@ -142,6 +142,8 @@ def test_auto_is_what_it_was_when_the_run_was_begun(
 class HalfKept(Column):
     """A sieve over two ranks that keeps every third row, and a reference that has no embedding of some samples."""
 
+    device = torch.device("cpu")
+
     def __init__(self, order: Plan, rank: int) -> None:
         super().__init__("rows", torch.int64, ())
         self.world, self.columns, self.order, self.rank, self.size, self.step = self, (self,), order, rank, 2, -1
