@@ -36,6 +36,22 @@ def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["XDG_CACHE_HOME"] = before
 
 
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the tars whose headers were read."""
+    from aced.data import tarindex
+    from aced.data.tars import TarListing, list_tar
+
+    found: list[str] = []
+
+    def walk(path: Path) -> TarListing:
+        found.append(Path(path).name)
+        return list_tar(path)
+
+    monkeypatch.setattr(tarindex, "list_tar", walk)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     """A test that sets another number, as most commands do, sets it for itself alone."""

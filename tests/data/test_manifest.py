@@ -21,7 +21,6 @@ from aced.data.manifest import Manifest, Repeated, TarFacts, Told, dump, parse, 
 from aced.data.manifestfile import kept_path, write_named
 from aced.data.shards import Shards, open_shards
 from aced.data.spool import GIGABYTE, Spool
-from aced.data.tars import list_tar
 from aced.data.views import View
 from aced.errors import AcedError
 
@@ -40,19 +39,6 @@ def pool(tmp_path: Path, write_tar: WriteTar) -> Path:
             members += [(f"{name}.jpg", picture(2)) for name in "abc"] + [("README", b"")]
         write_tar(f"d/{number}.tar", members)
     return tmp_path / "d"
-
-
-@pytest.fixture
-def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the tars whose headers were read."""
-    found: list[str] = []
-
-    def walk(path: Path) -> Any:
-        found.append(Path(path).name)
-        return list_tar(path)
-
-    monkeypatch.setattr(tarindex, "list_tar", walk)
-    return found
 
 
 @pytest.fixture

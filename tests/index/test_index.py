@@ -10,7 +10,6 @@ import pytest
 from aced.data import indexing, tarindex
 from aced.data.manifestfile import kept_path, read_named
 from aced.data.shards import open_shards
-from aced.data.tars import list_tar
 from cli_fakes import Cli
 from run_fakes import write_pairs
 
@@ -23,18 +22,6 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for tar in range(TARS):
         write_pairs(tmp_path / f"pool/{tar}.tar", range(tar * PAIRS, (tar + 1) * PAIRS))
     return tmp_path / "pool"
-
-
-@pytest.fixture
-def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
-
-    def walk(path: Path) -> Any:
-        found.append(Path(path).name)
-        return list_tar(path)
-
-    monkeypatch.setattr(tarindex, "list_tar", walk)
-    return found
 
 
 @pytest.mark.parametrize("workers", [1, 2])

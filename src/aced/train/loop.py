@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,13 +64,8 @@ def run_steps(
         asked = stack.enter_context(deferred())
         stack.enter_context(leaving_a_checkpoint(last, trainer, metrics, config))
         wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
-
-        def evaluate_now() -> None:
-            trainer.unscored = True  # what is left out now is made up for when the run goes on
-            if wishes.stop is None:
-                trainer.unscored = not _evaluate(trainer, tasks, metrics, config, folder, asked)
-                wishes.ask()
-
+        evaluate = partial(_evaluate, trainer, tasks, metrics, config, folder, asked)
+        evaluate_now = partial(_evaluate_or_owe, evaluate, trainer, wishes)
         if trainer.unscored:
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
@@ -106,6 +102,14 @@ def run_steps(
                 on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
+
+
+def _evaluate_or_owe(evaluate: Callable[[], bool], trainer: Trainer, wishes: Wishes) -> None:
+    """Evaluate, unless the end was asked for; what is left out now is made up for when the run goes on."""
+    trainer.unscored = True
+    if wishes.stop is None:
+        trainer.unscored = not evaluate()
+        wishes.ask()
 
 
 def _ask(hook: Hook, trainer: Trainer, outcome: Outcome, wishes: Wishes) -> None:
