@@ -108,7 +108,7 @@ def test_steps_open_nothing(cached: Cached, monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*_: Any) -> Any:
         raise AssertionError("a side-car is read")
 
-    monkeypatch.setattr(store_module.Store, "lookup", refuse)
+    monkeypatch.setattr(store_module.Store, "found", refuse)
     for step in range(20):
         of(pairs, step)
     with pytest.raises(AssertionError):

@@ -101,26 +101,34 @@ class Store:
             AcedError: a sample was faulty when its side-car was made and so has no embedding; or a side-car cannot be
                 read any more, or is another one than it was.
         """
-        if not bool((valid := self.valid(indices)).all()):
+        found, valid = self.found(indices, crops)
+        if not bool(valid.all()):
             raise AcedError(
                 f"{int((~valid).sum())} of {len(indices)} samples have no embedding in {self.name}, because they "
                 "were faulty when it was made; if the data were repaired since then, delete the side-cars of those "
                 "tars and run 'aced embed' again."
             )
+        return found
+
+    def found(self, indices: Tensor, crops: Tensor | None = None) -> tuple[Embeddings, Tensor]:
+        """As `lookup`, with `[B]` bool: which of them are embeddings; the others are anything."""
+        valid = torch.ones(len(indices), dtype=torch.bool)
         order, pieces = self._pieces(indices)
         views = None if crops is None else crops.cpu().numpy()[order]
-        found = {side: self._empty(side, len(order)) for side in ("image", "text")}
+        stored = {side: self._empty(side, len(order)) for side in ("image", "text")}
         for number, piece, rows in pieces:
             sidecar = self._held.get(number, self._open)
+            if self._holes[number]:
+                valid[torch.from_numpy(order[piece])] = torch.from_numpy(sidecar.valid(rows))
             of_image = (rows, 0 if views is None else views[piece])
             for side, index in (("image", of_image), ("text", (rows,))):
-                for name, values in found[side].items():
+                for name, values in stored[side].items():
                     values[piece] = sidecar.stored(name)[index]
         back = torch.from_numpy(order)
-        image, text = (torch.empty(len(order), self.info.d) for _ in found)
-        for into, (side, stored) in zip((image, text), found.items(), strict=True):
-            into[back] = decode(side, stored, self.info.dtype)
-        return Embeddings(image, text, scale=self.info.scale, bias=self.info.bias)
+        image, text = (torch.empty(len(order), self.info.d) for _ in stored)
+        for into, (side, written) in zip((image, text), stored.items(), strict=True):
+            into[back] = decode(side, written, self.info.dtype)
+        return Embeddings(image, text, scale=self.info.scale, bias=self.info.bias), valid
 
     def _empty(self, side: str, count: int) -> dict[str, np.ndarray]:
         tensors = layout(side, (count,), self.info.d, self.info.dtype)

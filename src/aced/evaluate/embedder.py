@@ -213,7 +213,8 @@ class Embedder:
         return embedded
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
-        ready, unique = apply_policy(self._prompts, texts), self.different(texts)
+        ready = apply_policy(self._prompts, texts)
+        unique = list(dict.fromkeys(ready))  # what `different` gives
         given = self._given_texts.get(tuple(unique))
         embedded, _ = _finished(given() if given else self.text_rows(unique), ImageFaults(), what="text")
         if len(unique) == len(ready):

@@ -12,7 +12,6 @@ from torch import Tensor
 from aced.data.source import Candidates, Fault, Source
 from aced.data.views import View
 from aced.evaluate.image_faults import ImageFaults
-from aced.evaluate.tar_images import TarImages
 from aced.evaluate.tasks import ReadImages
 
 Kind = Literal["caption", "vqa"]
@@ -105,6 +104,6 @@ class Pictures:
 
     def _part(self, view: View) -> tuple[Tensor, ImageFaults]:
         """All pictures in a view, and what is wrong with them."""
-        if isinstance(self._images, TarImages):
+        if hasattr(self._images, "parts"):
             return next(self._images.parts(view, [range(len(self))]))
         return self._images(view), ImageFaults()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aced.data.streams import starts_of
 from aced.devices import sent
 from aced.train.draws import generator_of
 from aced.train.providers import Cached
@@ -29,17 +30,17 @@ def bank_positions(sizes: Sequence[int], count: int, generator: torch.Generator)
         count: how many.
         generator: of the draw.
     """
-    if sum(sizes) <= count:
-        return torch.arange(sum(sizes))
-    order = torch.randperm(len(sizes), generator=generator).numpy()
-    ends = np.asarray(sizes, dtype=np.int64)[order].cumsum()
-    tars = max(min(TARS, len(sizes)), int(np.searchsorted(ends, count)) + 1)
+    each = np.asarray(sizes, dtype=np.int64)
+    if (n := int(each.sum())) <= count:
+        return torch.arange(n)
+    order = torch.randperm(len(each), generator=generator).numpy()
+    ends = each[order].cumsum()
+    tars = max(min(TARS, len(each)), int(np.searchsorted(ends, count)) + 1)
     order, ends = order[:tars], ends[:tars]
     drawn = torch.randperm(int(ends[-1]), generator=generator)[:count].numpy()
     tar = np.searchsorted(ends, drawn, side="right")
-    starts = np.cumsum([0, *sizes], dtype=np.int64)
-    before = np.concatenate([np.zeros(1, dtype=np.int64), ends])
-    return torch.from_numpy(starts[order[tar]] + drawn - before[tar]).sort().values
+    places = starts_of(each)[order[tar]] + drawn - starts_of(each[order])[tar]
+    return torch.from_numpy(places).sort().values
 
 
 class Bank:
@@ -72,10 +73,8 @@ class Bank:
         store = self._teacher.store
         positions = bank_positions(store.part_sizes, len(self), generator_of("bank", self._seed, epoch))
         with store.lent() as lent:
-            self._valid = lent.valid(positions)
-            found = lent.lookup(positions[self._valid])
-        rows = torch.zeros(len(positions), 2, store.info.d)
-        rows[self._valid] = torch.stack([found.image, found.text], 1)
+            found, self._valid = lent.found(positions)
+        rows = torch.stack([found.image, found.text], 1)
         self._rows, self._epoch = rows.to(self._teacher.device), epoch
 
     def of(self, drawn: Tensor) -> Tensor:

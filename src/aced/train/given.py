@@ -16,7 +16,7 @@ from aced.train.automatic import device_of
 from aced.train.student import check_student
 
 GIVEN = "given"
-"""As `student.model` or `reference.model`: a model that is handed over."""
+"""As `reference.model`: a model that is handed over."""
 
 
 @dataclass(frozen=True)
