@@ -331,10 +331,10 @@ _ALONE = "data.workers=0 (aced embed, aced eval: --workers 0) loads in the main 
 def method_of(start: Start) -> BaseContext:
     """How processes are started; said, so that it does not change with Python's version.
 
-    A fork shares the index, which takes 65 bytes a sample, and starts at once. What is forked decodes with one thread
+    A fork shares the manifest and the indexes that are open, and starts at once. What is forked decodes with one thread
     and touches neither GPU nor terminal, so that locks which other threads hold at that moment do not matter. A
     forkserver is a process without threads, from which the others are forked: for a source that brings threads or
-    connections of its own. It imports torch once, and each process gets a copy of the index. Where a system cannot fork
+    connections of its own. It imports torch once, and each process gets a copy of them. Where a system cannot fork
     safely it is Python's own way.
     """
     if sys.platform != "linux":

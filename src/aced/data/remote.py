@@ -110,24 +110,6 @@ def look(address: str) -> Remote:
         return as_remote(system, path, system.info(path))
 
 
-def look_again(remote: Remote) -> None:
-    """Make sure that at an address lies what was found there.
-
-    Raises:
-        Changed: it is another file.
-        AcedError: as `find`.
-    """
-    with reached(remote.address):
-        system, path = open_url(remote.address)
-        system.invalidate_cache(system._parent(path))
-        facts = system.info(path)
-    now = as_remote(system, path, facts)
-    if (now.size, now.state) != (remote.size, remote.state):
-        raise Changed(
-            f"{remote.address} is not the file any more that the run began with ({remote.state}; {now.state})"
-        )
-
-
 def _below(address: str) -> list[Remote]:
     """What a glob or the address of a folder names."""
     with reached(address):

@@ -30,10 +30,10 @@ class Examples:
         text: what it makes of the ids.
     """
 
-    def __init__(self, tower: Tower, count: int = PAIRS) -> None:
+    def __init__(self, tower: Tower) -> None:
         from aced.data.scenes import make_pool
 
-        pairs = make_pool(count, 0).read(range(count), [tower.view])
+        pairs = make_pool(PAIRS, 0).read(range(PAIRS), [tower.view])
         with torch.no_grad():
             self.pixels = tower.pixels(pairs.images[tower.view])
             self.captions = list(pairs.texts)

@@ -135,8 +135,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def session_of(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
-    """A file of ours as a function of a tensor on a CPU, run by onnxruntime with so many threads.
+def session_of(path: Path) -> Callable[[Tensor], Tensor]:
+    """A file of ours as a function of a tensor on a CPU, run by onnxruntime with as many threads as torch has.
 
     Raises:
         AcedError: onnxruntime is not installed, or cannot read the file.
@@ -146,7 +146,7 @@ def session_of(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
     except ImportError:
         raise AcedError("ONNX needs a package (onnxruntime): run `pip install 'aced[onnx]'`.") from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes, which derive from nothing else
@@ -156,7 +156,7 @@ def session_of(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
 
 
 def _encoders(folder: Path, kind: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    image, text = (session_of(folder / file_of(side, kind), torch.get_num_threads()) for side in SIDES)
+    image, text = (session_of(folder / file_of(side, kind)) for side in SIDES)
     return image, text
 
 

@@ -49,7 +49,7 @@ class OnnxTower:
         self._tokenizer = choose_tokenizer(self.name, config["text_cfg"], length, words)
         self._mean, self._std = (torch.tensor(preprocess[key]).reshape(3, 1, 1) for key in ("mean", "std"))
         files = {side: file_of(side, kind) for side in ("image", "text")}
-        self._image, self._text = (session_of(folder / file, torch.get_num_threads()) for file in files.values())
+        self._image, self._text = (session_of(folder / file) for file in files.values())
         marks = [facts["files"][file] for file in files.values()]
         told = json.dumps([marks, preprocess, config["text_cfg"]], sort_keys=True).replace(str(folder), "")
         self._mark = hashlib.sha256(told.encode()).hexdigest()[:16]

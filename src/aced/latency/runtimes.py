@@ -50,7 +50,7 @@ def _onnx(tower: Tower, folder: Path, kind: str) -> Ready:
     if not (folder / file_of("text", kind)).is_file():
         write_graphs(tower, folder)
     paths = [folder / file_of(side, kind) for side in SIDES]
-    image, text = (session_of(path, torch.get_num_threads()) for path in paths)
+    image, text = (session_of(path) for path in paths)
     return Ready(image, text, *(path.stat().st_size for path in paths))
 
 
