@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,14 +60,17 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; the file becomes `path` if the block ends well, else it is gone."""
+def _replacing(path: Path, flush: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary name beside `path`; the file becomes `path` if the block ends well, else it is gone.
+
+    `flush` is called with the file before, and with the folder after it.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
-        sync(temporary)
+        flush(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
+        flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -95,7 +98,7 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as temporary:
+        with _replacing(path, flush=sync) as temporary:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -110,13 +113,8 @@ def write_cache(path: Path, content: bytes) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-        try:
+        with _replacing(path, flush=lambda _: None) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 def append_line(path: Path, line: str) -> None:
@@ -153,7 +151,7 @@ def save_tensors_atomic(
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as temporary:
+        with _replacing(path, flush=sync) as temporary:
             # The file gets the usual rights, whatever safetensors would have chosen.
             temporary.touch()
             mode = temporary.stat().st_mode & 0o777

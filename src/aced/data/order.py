@@ -45,7 +45,8 @@ class Orders:
 
     def parts(self, step: int, world: int) -> list[int]:
         """How many of them each of `world` ranks loads: one after the other, they are the super-batch."""
-        return [len(part) for part in torch.empty(self.batch).tensor_split(world)]
+        each, more = divmod(self.batch, world)
+        return [each + (rank < more) for rank in range(world)]
 
 
 class Order(Orders):

@@ -165,7 +165,8 @@ class Shards:
             if row >= len(rows.image):
                 return _Found("", odd, self._missing(tar, row, len(rows)))
             caption, content = session.read(tar, rows.caption[row], rows.image[row])
-            text = self._text(caption, tar, row, epoch, notes)
+            key = f"{self._names[tar]}/{rows.keys[row]}" if self.captions_vary else ""
+            text = self._captions.read(caption, key, epoch, notes)
             for view, image in self._decoded(content, pixels, notes):
                 pixels[view][place] = view.apply(image, self._decoding.resize)
         except (ImageFault, CaptionFault) as fault:
@@ -192,10 +193,6 @@ class Shards:
         """A sample of which a file beside the tar told, and which the tar does not hold."""
         key, told = lost_key(self._names[tar], row), self.part_sizes[tar]
         return Fault(key, "count_wrong", f"{key}: the tar holds {there} whole pairs and was told to hold {told}.")
-
-    def _text(self, content: bytes, tar: int, row: int, epoch: int, notes: list[Note]) -> str:
-        key = f"{self._names[tar]}/{self._indexes.rows(tar).keys[row]}" if self.captions_vary else ""
-        return self._captions.read(content, key, epoch, notes)
 
     def _decoded(self, content: bytes, views: Iterable[View], notes: list[Note]) -> Iterator[tuple[View, np.ndarray]]:
         """The image for each view: one for all, or with scaled decoding what suits that view alone."""

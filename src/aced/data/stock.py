@@ -121,7 +121,8 @@ class StockTaking:
         self._check_known(named, facts)
         repeating = Repeating(self.kept, before, facts, listed) if self.whole else None
         far = [n for n, one in enumerate(facts) if one is None and self.streamed and self.streamed.is_remote(n)]
-        unread = [number for number, one in enumerate(facts) if one is None and number not in set(far)]
+        passing = set(far)
+        unread = [number for number, one in enumerate(facts) if one is None and number not in passing]
         tars = self._unread([named[number] for number in unread])
         found = {number: tar.located.path for number, tar in zip(unread, tars, strict=True)}
         held: dict[int, TarRows] = {}

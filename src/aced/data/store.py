@@ -295,12 +295,11 @@ def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | 
         part = survey.parts[survey.missing[0]]
         why = cache.home.why_missing(survey.identity, part)
         raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
-    names = [sidecar_name(part) for part in survey.parts]
     files = cache.files(survey.parts, source, progress)
     store = Store(survey, files, dict(_other_rows(survey, files, source)))
     if files.stay and store.info.bytes <= _HASHED_BYTES:
-        for number, name in enumerate(names):
-            _check_content(files.path(number, name))
+        for number, part in enumerate(survey.parts):
+            _check_content(files.path(number, sidecar_name(part)))
     if store.info.usable == 0:
         why = ", ".join(f"{name} {count}" for name, count in store.info.faults.items())
         raise AcedError(f"No sample of {source.name} has an embedding: none was usable ({why}).")
