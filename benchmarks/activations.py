@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from aced.core import losses
-from aced.data.source import Candidates
-from aced.towers import Tower, load_tower
-from aced.towers.options import checkpoint_activations
+from aced.models import Tower, load_tower
+from aced.models.options import checkpoint_activations
+from aced.pool.source import Candidates
 from aced.train.distributed import World
 from aced.train.replica import Replica
 

@@ -98,7 +98,7 @@ class World:
 def config_of(row: str, seed: int, args: argparse.Namespace, folder: Path) -> Any:
     """The demo's config with the row's method, steps and keys."""
     from aced.config import load_config, make_config
-    from aced.demo.recipe import FULL, Row, student_config
+    from aced.lab.demo.rows import FULL, Row, student_config
 
     name, *keys = row.split("+")
     method, _, steps = name.partition("@")
@@ -120,12 +120,12 @@ def config_of(row: str, seed: int, args: argparse.Namespace, folder: Path) -> An
 
 def make_world(args: argparse.Namespace, folder: Path, console: Console) -> World:
     """Pool, tasks, and the reference's embeddings: of a trained one, or of one trained here as the demo does."""
-    from aced.demo.recipe import FULL, REFERENCE, reference_config
-    from aced.progress import Bars
-    from aced.towers import load_tower
-    from aced.train.fit import fit
-    from aced.train.inputs import Inputs, make_cached, make_eval_tasks, make_scenes
-    from aced.train.student import make_student
+    from aced.lab.demo.rows import FULL, REFERENCE, reference_config
+    from aced.models import load_tower
+    from aced.runtime.progress import Bars
+    from aced.train.run.fit import fit
+    from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks, make_scenes
+    from aced.train.run.student import make_student
 
     config = reference_config(REFERENCE, FULL, folder / "reference", split=args.split)
     tasks = make_eval_tasks(config)
@@ -142,12 +142,12 @@ def make_world(args: argparse.Namespace, folder: Path, console: Console) -> Worl
 
 def make_photos(args: argparse.Namespace, folder: Path, console: Console) -> World:
     """The same with tars of photos, decoded once, and a trained reference."""
-    from aced.data.memory import InMemory
-    from aced.data.shards import open_shards
-    from aced.evaluate.folder import find_task_folders, load_task_folder
-    from aced.progress import Bars
-    from aced.towers import load_tower
-    from aced.train.inputs import make_cached
+    from aced.evaluate.task_folders import find_task_folders, load_task_folder
+    from aced.models import load_tower
+    from aced.pool.inmemory import InMemory
+    from aced.pool.shards import open_shards
+    from aced.runtime.progress import Bars
+    from aced.train.run.inputs import make_cached
 
     tower = load_tower(args.reference).requires_grad_(False).eval()
     tasks = [task for place in find_task_folders([args.tasks]) for task in load_task_folder(place)]
@@ -163,10 +163,10 @@ def make_photos(args: argparse.Namespace, folder: Path, console: Console) -> Wor
 def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder: Path) -> Run:
     """A trainer with its candidates, as `fit` makes them."""
     from aced.methods import get_method
-    from aced.train.fit import make_trainer
-    from aced.train.inputs import Inputs
-    from aced.train.loop import batches_of
-    from aced.train.student import make_student
+    from aced.train.run.fit import make_trainer
+    from aced.train.run.inputs import Inputs
+    from aced.train.run.loop import batches_of
+    from aced.train.run.student import make_student
 
     config = config_of(row, seed, args, folder)
     method = get_method(config.method.name)
@@ -179,8 +179,8 @@ def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder
 
 def measure(seed: int, world: World, args: argparse.Namespace, folder: Path, bars: Any) -> list[dict[str, Any]]:
     """All rows with one seed."""
-    from aced.data.source import SOUND_KINDS
     from aced.evaluate.zeroshot import average, evaluate
+    from aced.pool.source import SOUND_KINDS
 
     rows = list(dict.fromkeys(["iid", *args.rows.split(",")]))
     runs = [make_run(row, seed, world, args, folder) for row in rows]
@@ -250,7 +250,7 @@ def show(lines: list[dict[str, Any]], console: Console) -> None:
 
 def main() -> None:
     """Parse, measure, and print a table and JSON lines."""
-    from aced.progress import Bars
+    from aced.runtime.progress import Bars
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS))

@@ -105,13 +105,13 @@ def job(names: list[str], target: Path) -> None:
     from rich.console import Console
 
     from aced.config import load_config
-    from aced.progress import Bars
-    from aced.stopping import Asked
-    from aced.train import loop
+    from aced.runtime.progress import Bars
+    from aced.runtime.stopping import Asked
     from aced.train.distributed import open_world
-    from aced.train.fit import make_trainer
-    from aced.train.inputs import make_inputs
-    from aced.train.student import make_student
+    from aced.train.run import loop
+    from aced.train.run.fit import make_trainer
+    from aced.train.run.inputs import make_inputs
+    from aced.train.run.student import make_student
     from aced.train.wishes import Wishes
 
     torch.set_num_threads(1)

@@ -33,10 +33,10 @@ def seconds() -> float:
 def job(given: argparse.Namespace) -> None:
     """As one of the processes: evaluate, and let the first one write what all have used and the scores."""
     from aced.config import load_config
-    from aced.data.loading import Loading
-    from aced.evaluate.folder import find_task_folders, load_task_folder
+    from aced.evaluate.task_folders import find_task_folders, load_task_folder
     from aced.evaluate.zeroshot import score_all, scores_json
-    from aced.towers import load_tower
+    from aced.models import load_tower
+    from aced.pool.loader.loading import Loading
     from aced.train.distributed import open_world
     from aced.train.evaluating import embed_together
 

@@ -50,8 +50,8 @@ from selection import embeddings
 
 from aced.core import selection
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import selection_flops
-from aced.devices import find_device
+from aced.runs.ledger import selection_flops
+from aced.runtime.devices import find_device
 
 Part = Callable[[Sizes, torch.device], list[Row]]
 
@@ -211,7 +211,7 @@ def main() -> None:
         args.rows.write_text(json.dumps(PARTS[args.child][0](sizes, device)), encoding="utf-8")
         return
 
-    from aced.train.fit import environment
+    from aced.train.run.fit import environment
 
     console, results = Console(width=150), {}
     whole, end = sum(PARTS[name][1] for name in args.parts), time.perf_counter() + 60 * args.minutes

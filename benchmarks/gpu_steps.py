@@ -23,18 +23,18 @@ from torch import Tensor
 from aced.config import Config, make_config
 from aced.core import selection
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import FlopPhase, Ledger
 from aced.core.selection import select
-from aced.data.source import Candidates, Column
-from aced.data.views import View
-from aced.devices import clock_of
-from aced.towers import Tower, load_tower
-from aced.train.automatic import device_of
+from aced.models import Tower, load_tower
+from aced.pool.source import Candidates, Column
+from aced.pool.views import View
+from aced.runs.ledger import FlopPhase, Ledger
+from aced.runtime.devices import clock_of
 from aced.train.distributed import World, open_world
-from aced.train.fit import make_trainer
-from aced.train.inputs import Inputs
 from aced.train.optim import make_optimizer
 from aced.train.replica import Replica, _ddp
+from aced.train.run.automatic import device_of
+from aced.train.run.fit import make_trainer
+from aced.train.run.inputs import Inputs
 from aced.train.sharding import shard
 from aced.train.step import Outcome, Trainer, train_step
 

@@ -21,7 +21,7 @@ import torch
 from gpu_measure import Row, Sizes, attempt, utilisation
 from rich.console import Console
 
-from aced.towers import load_tower, save_tower
+from aced.models import load_tower, save_tower
 
 METHODS = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced")
 SELECTING = 5
@@ -71,7 +71,7 @@ def place_of(sizes: Sizes) -> Iterator[Path]:
 def trained(place: Path, model: str, method: str, sizes: Sizes, device: torch.device, **keys: Any) -> Row:
     """What a run of `aced train` gave from its first line that counts to its last; `keys` as section__key."""
     from aced.config import make_config
-    from aced.train.program import train_program
+    from aced.programs.train import train_program
 
     every = keys.pop("run__log_every", LINE)
     values: dict[str, dict[str, Any]] = {

@@ -63,7 +63,7 @@ class Noise:
 
     def read(self, indices: Sequence[int], views: Sequence[Any], epochs: Sequence[int] | None = None) -> Any:
         """As in the contract."""
-        from aced.data.source import Candidates
+        from aced.pool.source import Candidates
 
         images = {
             view: torch.zeros(len(indices), 3, view.size, view.size, dtype=torch.uint8).random_() for view in views
@@ -143,10 +143,10 @@ class Device:
 def make_trainer(place: Path, candidates: int, size: int, workers: int) -> tuple[Any, Any, Any]:
     """A trainer with towers that compute next to nothing, its config and its source."""
     from aced.config import make_config
-    from aced.train.fit import make_trainer as make
-    from aced.train.inputs import Inputs
     from aced.train.providers import Cached
-    from aced.train.student import make_student
+    from aced.train.run.fit import make_trainer as make
+    from aced.train.run.inputs import Inputs
+    from aced.train.run.student import make_student
 
     model = place / "model.json"
     model.write_text(json.dumps({**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "image_size": size}}), encoding="utf-8")
@@ -165,7 +165,7 @@ def make_trainer(place: Path, candidates: int, size: int, workers: int) -> tuple
 
 def make_light(trainer: Any, device: Device) -> None:
     """Let the student's towers compute next to nothing, and count that and the training as the device's."""
-    from aced.towers import Tower, text
+    from aced.models import Tower, text
 
     weights = trainer.student.model
 
@@ -194,7 +194,7 @@ def draws(device: Device) -> None:
 
 def batches_of(trainer: Any, config: Any, source: Any, steps: int) -> Any:
     """The batches of some steps as the loop of this checkout has them loaded."""
-    from aced.train import loop
+    from aced.train.run import loop
 
     if hasattr(loop, "batches_of"):
         return loop.batches_of(trainer, source, config, range(steps))
@@ -229,8 +229,8 @@ def seconds(candidates: int, steps: int, workers: int) -> dict[str, list[float]]
 
 def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
     """The most bytes under way at a time while batches of 224 px are loaded and thrown away; where they were then."""
-    from aced.data.order import Order
-    from aced.data.views import View
+    from aced.pool.orders.order import Order
+    from aced.pool.views import View
     from aced.train.feed import feed
 
     torch.set_num_threads(1)
@@ -254,7 +254,7 @@ def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
 
 def _columns() -> list[Any]:
     """Token ids, and the rows of a model of 768 dimensions."""
-    from aced.data.source import Candidates, Column
+    from aced.pool.source import Candidates, Column
 
     class Constant(Column):
         def load(self, candidates: Candidates) -> Tensor:

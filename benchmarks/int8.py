@@ -28,18 +28,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from aced.cache.making import Settings, size_text
+from aced.cache.rowcodec import DTYPES
+from aced.cache.store import Store, build_store
 from aced.config import Config, load_config, make_config
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, Selection, select
-from aced.data.embedding import Settings, size_text
-from aced.data.order import Order
-from aced.data.rowcodec import DTYPES
-from aced.data.source import Candidates, Source
-from aced.data.store import Store, build_store
-from aced.progress import Bars
-from aced.towers import Tower, load_tower
-from aced.train.inputs import make_source
-from aced.train.program import train_program
+from aced.models import Tower, load_tower
+from aced.pool.orders.order import Order
+from aced.pool.source import Candidates, Source
+from aced.programs.train import train_program
+from aced.runtime.progress import Bars
+from aced.train.run.inputs import make_source
 
 CONSOLE = Console(width=140)
 

@@ -45,13 +45,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import aced.evaluate.folder
-import aced.evaluate.zeroshot
-import aced.report
-import aced.train.program  # noqa: F401  (what a child would have to import)
 from aced.cli import main as aced_main
-from aced.towers import load_tower, save_tower
-from aced.towers.compat import import_open_clip
+from aced.models import load_tower, save_tower
+from aced.models.compat import import_open_clip
 
 STEPS = 14
 SETTINGS: dict[str, list[str]] = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from aced.report.lit import grouped, score_tables, type_tables, write_lit_report
+from aced.lab.lit.lit_page import grouped, score_tables, type_tables, write_lit_report
 
 ORDER = ("iid", "softmax-kd", "h-acid", "i-aced", "aced", "columns-kd", "d-aced")
 
@@ -44,8 +44,8 @@ def main() -> None:
 
 def train(run: Path, options: argparse.Namespace) -> None:
     """One decoder; its cache is shared by all, so that the decoder without images is trained once for each seed."""
-    from aced.lit.program import Options, lit_program
-    from aced.lit.train import Settings
+    from aced.lab.lit.decoder_training import Settings
+    from aced.lab.lit.lit_program import Options, lit_program
 
     out = options.out / run.resolve().name
     if (out / "results.json").is_file():

@@ -47,9 +47,9 @@ BATCH = 64
 
 def ours(paths: list[Path], size: int, workers: int, decoding: str) -> Iterator[int]:
     """Numbers of samples in the batches of one epoch."""
-    from aced.data.order import Order
-    from aced.data.shards import open_shards
-    from aced.data.views import View
+    from aced.pool.orders.order import Order
+    from aced.pool.shards import open_shards
+    from aced.pool.views import View
     from aced.train.feed import feed
 
     source = open_shards([str(path) for path in paths], bad_tars="skip", decoding=decoding)
@@ -62,7 +62,7 @@ def theirs(paths: list[Path], size: int, workers: int) -> Iterator[int]:
     """The same with webdataset."""
     import webdataset as wds
 
-    from aced.towers.compat import ensure_torchvision
+    from aced.models.compat import ensure_torchvision
 
     ensure_torchvision()
     import torchvision.transforms as T
@@ -153,8 +153,8 @@ def compare(console: Console, table: Table, name: str, paths: list[Path], size: 
 
 def pixels(console: Console, name: str, paths: list[Path], size: int) -> None:
     """How far the values of each way to decode are from the exact ones."""
-    from aced.data.shards import open_shards
-    from aced.data.views import View
+    from aced.pool.shards import open_shards
+    from aced.pool.views import View
 
     def values(decoding: str) -> np.ndarray:
         source, view = open_shards([str(path) for path in paths], bad_tars="skip", decoding=decoding), View(size)
@@ -194,8 +194,8 @@ def damage(path: Path, folder: Path) -> list[Path]:
 
 def faults(console: Console, paths: list[Path]) -> None:
     """Samples that each side gives of damaged tars."""
-    from aced.data.shards import open_shards
-    from aced.data.views import View
+    from aced.pool.shards import open_shards
+    from aced.pool.views import View
 
     table = Table("Damage", "Whole tar", "Ours", "webdataset", "We tell", title="Samples of damaged tars")
     whole = len(open_shards([str(paths[0])]))
@@ -214,8 +214,8 @@ def faults(console: Console, paths: list[Path]) -> None:
 
 def index(console: Console, paths: list[Path]) -> None:
     """What an index costs."""
-    from aced.data.shards import open_shards
-    from aced.data.tarindex import index_tar
+    from aced.pool.shards import open_shards
+    from aced.pool.tars.tarindex import index_tar
 
     def seconds(work: Callable[[], object]) -> float:
         times = []
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["small", "large", "pixels", "faults", "index"])
     parser.add_argument("--quick", action="store_true", help="one tar and two turns")
     args = parser.parse_args()
-    from aced.data.tarpaths import expand_tars
+    from aced.files.patterns import expand_tars
 
     if args.quick:
         args.tars, args.turns = 1, 2

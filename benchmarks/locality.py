@@ -99,9 +99,9 @@ def config_of(args: argparse.Namespace, folder: Path, **data: Any) -> Any:
 def train_reference(args: argparse.Namespace, folder: Path, tasks: list[Any], bars: Any) -> None:
     """The recipe `photos-reference` on the curated pairs."""
     from aced.config import load_config
-    from aced.train.fit import fit
-    from aced.train.inputs import make_inputs
-    from aced.train.student import make_student
+    from aced.train.run.fit import fit
+    from aced.train.run.inputs import make_inputs
+    from aced.train.run.student import make_student
 
     keys = [f"data.shards={args.curated}", f"run.out={folder}", f"train.steps={args.reference_steps}"]
     config = load_config("photos-reference", keys)
@@ -113,12 +113,12 @@ def train_reference(args: argparse.Namespace, folder: Path, tasks: list[Any], ba
 
 def accuracies(args: argparse.Namespace, place: Path, bars: Any) -> Iterator[dict[str, Any]]:
     """One row for each run, seed after seed."""
-    from aced.data.memory import InMemory
-    from aced.data.shards import open_shards
-    from aced.evaluate.folder import find_task_folders, load_task_folder
-    from aced.towers import load_tower
-    from aced.train.inputs import make_cached
-    from aced.train.student import make_student
+    from aced.evaluate.task_folders import find_task_folders, load_task_folder
+    from aced.models import load_tower
+    from aced.pool.inmemory import InMemory
+    from aced.pool.shards import open_shards
+    from aced.train.run.inputs import make_cached
+    from aced.train.run.student import make_student
 
     tasks = [task for folder in find_task_folders([args.tasks]) for task in load_task_folder(folder)]
     if not args.reference:
@@ -150,9 +150,9 @@ def trained(
     args: argparse.Namespace, data: dict[str, Any], pool: Any, cached: Any, tasks: list[Any], bars: Any
 ) -> tuple[Any, float]:
     """The student of one run, and its average over the tasks."""
-    from aced.train.fit import fit
-    from aced.train.inputs import Inputs
-    from aced.train.student import make_student
+    from aced.train.run.fit import fit
+    from aced.train.run.inputs import Inputs
+    from aced.train.run.student import make_student
 
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(args, Path(folder), **data)
@@ -181,10 +181,10 @@ def found_among(student: Any, probe: Any, others: int = 100) -> float:
 
 def loader(args: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
     """Samples a second and tars opened, for each order: the fastest of three turns of so many super-batches."""
-    from aced.data.order import Order, Orders
-    from aced.data.plan import Plan
-    from aced.data.shards import open_shards
-    from aced.data.views import View
+    from aced.pool.orders.order import Order, Orders
+    from aced.pool.orders.plan import Plan
+    from aced.pool.shards import open_shards
+    from aced.pool.views import View
 
     opened: set[str] = set()
     sys.addaudithook(lambda event, found: opened.add(str(found[0])) if event == "open" else None)
@@ -218,7 +218,7 @@ def loader(args: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
 
 def plan_times(tars: int = 100_000, pairs: int = 10_000, batch: int = 4096, far: int = 10**7) -> str:
     """What the order of a pool of so many tars takes."""
-    from aced.data.plan import Plan
+    from aced.pool.orders.plan import Plan
 
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -288,7 +288,7 @@ def main() -> None:
         print(plan_times())
     if args.only == "plan":
         return
-    from aced.progress import Bars
+    from aced.runtime.progress import Bars
 
     rows = []
     with tempfile.TemporaryDirectory() as folder, Bars(console) as bars:

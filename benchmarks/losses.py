@@ -48,7 +48,7 @@ from aced.core import losses
 from aced.core.embeddings import Embeddings
 from aced.core.ranks import Alone
 from aced.core.shares import Share
-from aced.towers.compat import import_open_clip
+from aced.models.compat import import_open_clip
 
 Pairs = Embeddings | Share
 Loss = Callable[..., Tensor]

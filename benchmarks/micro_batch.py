@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
 
-from aced.towers import Tower, load_tower
+from aced.models import Tower, load_tower
 
 CONVOLUTIONAL = {
     "embed_dim": 128,

@@ -62,9 +62,9 @@ def write_model(place: Path, pairs: int) -> None:
     """A reference, and its side-car of the tar."""
     import torch
 
-    from aced.data.shards import open_shards
-    from aced.data.sidecar import VERSION, SideCarWriter, parts_of
-    from aced.towers import load_tower, save_tower
+    from aced.cache.sidecar import VERSION, SideCarWriter, parts_of
+    from aced.models import load_tower, save_tower
+    from aced.pool.shards import open_shards
 
     save_tower(load_tower("aced-demo-s", seed=7), place / "model")
     tower = load_tower(str(place / "model"))
@@ -84,12 +84,12 @@ def write_model(place: Path, pairs: int) -> None:
 
 def write_pool(place: Path, tars: int) -> None:
     """A folder of links to the tar, its manifests, and the side-cars of all with their list."""
-    from aced.data.home import Folder, file_state
-    from aced.data.manifest import Manifest, trimmed
-    from aced.data.manifestfile import kept_path, write_kept, write_named
-    from aced.data.sidecar import Part, open_sidecar, sidecar_name, tower_folder
-    from aced.data.sidecarlist import SideCarList
-    from aced.data.stock import StockTaking
+    from aced.cache.home import Folder, file_state
+    from aced.cache.sidecar import Part, open_sidecar, sidecar_name, tower_folder
+    from aced.cache.sidecarlist import SideCarList
+    from aced.pool.tars.manifest import Manifest, trimmed
+    from aced.pool.tars.manifestfile import kept_path, write_kept, write_named
+    from aced.pool.tars.stock import StockTaking
 
     real, sidecar = place / "real.tar", place / "real.safetensors"
     facts = StockTaking(index_dir=place / "index").take([real]).manifest.tars[0]
@@ -117,9 +117,9 @@ def first_step(words: list[str]) -> None:
 
     from rich.console import Console
 
-    import aced.train.loop as loop
+    import aced.train.run.loop as loop
     from aced.config import load_config
-    from aced.train.program import train_program
+    from aced.programs.train import train_program
 
     take = loop.train_step
     began = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + _began()
@@ -158,7 +158,7 @@ def measured(checkout: Path, place: Path, words: list[str], turns: int) -> dict[
 
 def knows(checkout: Path, key: str) -> bool:
     """Whether a checkout's config has a key of the data."""
-    return f"    {key}:" in (checkout / "src/aced/config_sections.py").read_text(encoding="utf-8")
+    return f"    {key}:" in (checkout / "src/aced/config/sections.py").read_text(encoding="utf-8")
 
 
 def rows(options: argparse.Namespace, place: Path) -> None:

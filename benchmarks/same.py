@@ -85,7 +85,7 @@ def write_inputs(place: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from aced.towers import load_tower, save_tower
+    from aced.models import load_tower, save_tower
 
     draw = np.random.default_rng(0)
     words = [
@@ -132,9 +132,9 @@ def values(words: list[str], out: Path) -> dict[str, Any]:
     from rich.console import Console
     from safetensors.torch import load_file
 
-    import aced.train.loop as loop
+    import aced.train.run.loop as loop
     from aced.config import load_config
-    from aced.train.program import train_program
+    from aced.programs.train import train_program
 
     steps: list[list[list[int]]] = []
     take = loop.train_step

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 
-from aced.data.scenes import IMAGE_SIZE, make_pool, make_tasks, world
-from aced.data.scenes.render import render
-from aced.data.views import View
+from aced.lab.scenes import IMAGE_SIZE, make_pool, make_tasks, world
+from aced.lab.scenes.render import render
+from aced.pool.views import View
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:

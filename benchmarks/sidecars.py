@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from aced.data.embedding import Settings
-from aced.data.home import Folder, file_state
-from aced.data.sidecar import (
+from aced.cache.home import Folder, file_state
+from aced.cache.making import Settings
+from aced.cache.sidecar import (
     VERSION,
     Part,
     SideCarInfo,
@@ -43,8 +43,8 @@ from aced.data.sidecar import (
     sidecar_path,
     tower_folder,
 )
-from aced.data.sidecarlist import LIST, SideCarList
-from aced.data.store import Store, open_store
+from aced.cache.sidecarlist import LIST, SideCarList
+from aced.cache.store import Store, open_store
 
 D = 64
 IDENTITY = {name: name * 8 for name in ("weights", "preprocessing", "tokenizer", "architecture", "contents", "tower")}
@@ -133,9 +133,9 @@ def times(store: Store, most: int, count: int = 30) -> list[float]:
 
 def early(store: Store, workers: int) -> tuple[float, float]:
     """Seconds of the main thread's processor time for the order of a step with `scoring.early`, and for its draw."""
-    from aced.data.loading import Loading
-    from aced.data.order import Order
     from aced.methods import get_method
+    from aced.pool.loader.loading import Loading
+    from aced.pool.orders.order import Order
     from aced.train.distributed import World
     from aced.train.providers import Cached
     from aced.train.scoring.cascade import Sieve

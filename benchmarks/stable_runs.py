@@ -22,18 +22,18 @@ from pathlib import Path
 from rich.console import Console
 
 from aced.config import Config, load_config, make_config
-from aced.data.atomic import write_atomic
-from aced.data.scenes import make_tasks
-from aced.demo.recipe import FULL, ROWS, student_config
 from aced.errors import AcedError
-from aced.evaluate.folder import find_task_folders, load_task_folder
+from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
-from aced.progress import Bars
-from aced.threads import set_threads
-from aced.train.automatic import device_of
-from aced.train.fit import environment, fit, row_of
-from aced.train.inputs import make_inputs
-from aced.train.student import make_student
+from aced.files.atomic import write_atomic
+from aced.lab.demo.rows import FULL, ROWS, student_config
+from aced.lab.scenes import make_tasks
+from aced.runtime.progress import Bars
+from aced.runtime.threads import set_threads
+from aced.train.run.automatic import device_of
+from aced.train.run.fit import environment, fit, row_of
+from aced.train.run.inputs import make_inputs
+from aced.train.run.student import make_student
 
 
 def config_of(options: argparse.Namespace, seed: int, folder: Path) -> Config:

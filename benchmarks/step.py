@@ -74,8 +74,8 @@ class Speeds:
 def child_aced(config: Path) -> None:
     """`aced train` on a config, with the end of each step noted; prints them as one line of JSON."""
     from aced.config import load_config
-    from aced.train import loop
-    from aced.train.program import train_program
+    from aced.programs.train import train_program
+    from aced.train.run import loop
 
     ends: list[tuple[float, float]] = []
     step = loop.train_step
@@ -92,7 +92,7 @@ def child_aced(config: Path) -> None:
 
 def child_open_clip(model: Path, augment: bool, arguments: list[str]) -> None:
     """`open_clip_train` with a model config of ours, on machines without torchvision's operators too."""
-    from aced.towers.compat import ensure_torchvision
+    from aced.models.compat import ensure_torchvision
 
     ensure_torchvision()
     import open_clip
@@ -153,7 +153,7 @@ def run_aced(args: argparse.Namespace, folder: Path, model: Path, speeds: Speeds
 
 def run_open_clip(args: argparse.Namespace, folder: Path, model: Path, speeds: Speeds) -> None:
     """One run of theirs."""
-    from aced.data.tarpaths import expand_tars
+    from aced.files.patterns import expand_tars
 
     tars = "::".join(map(str, expand_tars([args.shards])))
     options = {
@@ -259,14 +259,14 @@ class Contender:
 
 def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict[str, Contender]:
     """A trainer for each method, as the demo makes them, on caches made here."""
-    from aced.demo.recipe import REFERENCE, ROWS, STUDENT, Scale, student_config
+    from aced.lab.demo.rows import REFERENCE, ROWS, STUDENT, Scale, student_config
     from aced.methods import METHODS
-    from aced.progress import Bars
-    from aced.towers import load_tower
-    from aced.train.fit import make_trainer
-    from aced.train.inputs import Inputs, make_cached, make_scenes
-    from aced.train.loop import batches_of
-    from aced.train.student import make_student
+    from aced.models import load_tower
+    from aced.runtime.progress import Bars
+    from aced.train.run.fit import make_trainer
+    from aced.train.run.inputs import Inputs, make_cached, make_scenes
+    from aced.train.run.loop import batches_of
+    from aced.train.run.student import make_student
 
     # As many as a super-batch of a few steps: a larger pool makes no step slower, only the preparation.
     scale = Scale(pool=args.pool, steps=args.turns * args.steps_per_turn + args.steps_per_turn)
@@ -297,8 +297,8 @@ def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict
 
 def methods(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """All methods in turn."""
-    from aced.core.ledger import Ledger
     from aced.methods import METHODS
+    from aced.runs.ledger import Ledger
 
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as name:

@@ -49,7 +49,7 @@ def rows(*, live: bool) -> dict[str, list[str]]:
 
 def write_models(place: Path) -> None:
     """Tiny models: one to be trained, and two with weights, as wide as that one and wider."""
-    from aced.towers import load_tower, save_tower
+    from aced.models import load_tower, save_tower
 
     for name, width in (("peer", 16), ("large", 32)):
         towers = {"vision_cfg": {"image_size": 32, "patch_size": 16, "head_width": 16}, "text_cfg": {"heads": 2}}
@@ -65,9 +65,9 @@ def step_of(words: list[str], out: Path, watched: Callable[[Callable[[], Any]], 
     """Run `aced train` up to step number STEP, which `watched` is given to take."""
     from rich.console import Console
 
-    import aced.train.loop as loop
+    import aced.train.run.loop as loop
     from aced.config import load_config
-    from aced.train.program import train_program
+    from aced.programs.train import train_program
 
     take = loop.train_step
 

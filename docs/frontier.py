@@ -19,7 +19,7 @@ from typing import Any
 
 from figures import MARGIN, page
 
-from aced.data.atomic import write_atomic
+from aced.files.atomic import write_atomic
 from aced.methods import METHODS
 from aced.report.canvas import plain
 from aced.report.charts import Series, accuracy_chart, series_styles

@@ -16,8 +16,8 @@ import typer
 
 from aced.cli import app
 from aced.config import Config, describe_keys, recipes, resume_rules
-from aced.data.atomic import write_atomic
-from aced.demo.recipe import DEFAULT, ROWS
+from aced.files.atomic import write_atomic
+from aced.lab.demo.rows import DEFAULT, ROWS
 from aced.methods import METHODS, Method
 
 PAGE = Path(__file__).with_name("reference.md")

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aced.data.atomic import write_atomic
 from aced.errors import AcedError
+from aced.files.atomic import write_atomic
 from aced.methods import METHODS
 from aced.report import load_results, load_run, results_of
 from aced.report.aggregate import Group, averaged_chances, group_rows
 from aced.report.numbers import DASH, budget_text, signed
-from aced.report.records import BUDGETS, ReferenceScore, Results, parse_results
+from aced.runs.records import BUDGETS, ReferenceScore, Results, parse_results
 
 HEADS = {"samples_trained": "Trained", "samples_loaded": "Loaded", "flops": "FLOPs", "seconds": "Wall time"}
 

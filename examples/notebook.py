@@ -5,7 +5,7 @@ python examples/notebook.py
 
 # %%
 import aced
-from aced.data.scenes import make_tasks
+from aced.lab.scenes import make_tasks
 
 STEPS, SIZE, OUT = 60, 1000, "runs/notebook"
 

@@ -9,7 +9,7 @@ your own models, your reference's checkpoint and your data loader in their place
 import torch
 
 import aced
-from aced.towers import import_open_clip
+from aced.models import import_open_clip
 
 STEPS, SUPER_BATCH, BATCH = 20, 320, 64
 
@@ -34,7 +34,7 @@ def main():
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
 
-    from aced.data.scenes import make_pool
+    from aced.lab.scenes import make_pool
 
     pool = make_pool(4 * SUPER_BATCH, seed=1)
     for step in range(STEPS):

@@ -39,8 +39,8 @@ def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the tars whose headers were read."""
-    from aced.data import tarindex
-    from aced.data.tars import TarListing, list_tar
+    from aced.pool.tars import tarindex
+    from aced.pool.tars.tars import TarListing, list_tar
 
     found: list[str] = []
 
@@ -63,7 +63,7 @@ def _threads() -> Iterator[None]:
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs `aced` with some words, in this process."""
     from aced.cli import main
-    from aced.stopping import SIGNALS
+    from aced.runtime.stopping import SIGNALS
 
     monkeypatch.setenv("COLUMNS", "200")  # sentences in tables are not broken
 
@@ -83,7 +83,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of models with weights, to be used as reference: `large` and `peer`, wider and as wide as the student."""
-    from aced.towers import load_tower, save_tower
+    from aced.models import load_tower, save_tower
 
     folder = tmp_path_factory.mktemp("trained")
     for name, model in (("large", "aced-demo-m"), ("peer", "aced-demo-s")):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aced.methods import METHODS
-from aced.registering import parts
+from aced.registry.doors import parts
 
 
 @contextlib.contextmanager

@@ -15,18 +15,18 @@ from PIL import Image
 from rich.console import Console
 
 from aced.config import Config, make_config
-from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Candidates, Fault
-from aced.data.views import View
+from aced.lab.scenes import Scenes, make_pool
 from aced.methods import METHODS
-from aced.progress import Bars
-from aced.towers import load_tower
-from aced.train.fit import make_trainer
-from aced.train.inputs import Inputs, make_cached
-from aced.train.loop import batches_of
+from aced.models import load_tower
+from aced.pool.source import Candidates, Fault
+from aced.pool.views import View
+from aced.runtime.progress import Bars
 from aced.train.providers import Live, Provider
+from aced.train.run.fit import make_trainer
+from aced.train.run.inputs import Inputs, make_cached
+from aced.train.run.loop import batches_of
+from aced.train.run.student import make_student
 from aced.train.step import Outcome, Trainer, train_step
-from aced.train.student import make_student
 
 POOL, BATCH, SUPER = 400, 16, 80
 """Samples, b and B: five steps of a method that chooses are an epoch."""

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 import aced
-from aced.data.scenes import make_tasks
-from aced.data.views import View
 from aced.errors import AcedError
+from aced.lab.scenes import make_tasks
 from aced.methods import METHODS
-from aced.threads import set_threads
+from aced.pool.views import View
+from aced.runtime.threads import set_threads
 from doors_fakes import doors as doors
 from run_fakes import even_pool
 
@@ -60,10 +60,10 @@ def test_a_package_is_a_function_too(name: str) -> None:
 
 def test_what_is_handed_over_trains_as_what_is_named(tmp_path: Path) -> None:
     named = aced.train(keys(tmp_path / "a", data={"scenes_size": 400}), show=False, tasks=[])
-    from aced.data.scenes import make_pool
+    from aced.lab.scenes import make_pool
 
     # The student of a sigmoid run has a bias from the start; it is taken from the run's own choice.
-    from aced.train.student import make_student
+    from aced.train.run.student import make_student
 
     student = make_student(aced.make_config(keys(tmp_path)))
     given = aced.train(keys(tmp_path / "b"), source=make_pool(400, 1), student=student, show=False)
@@ -124,7 +124,7 @@ def test_two_of_a_kind_are_refused(sections: dict[str, Any], said: str, tmp_path
 
 
 def test_a_word_that_stands_for_a_model_is_none() -> None:
-    from aced.train.inputs import load_frozen
+    from aced.train.run.inputs import load_frozen
 
     with pytest.raises(AcedError, match="given"):
         load_frozen("reference", aced.make_config({"method": {"name": "aced"}, "reference": {"model": "given"}}))
@@ -241,7 +241,7 @@ def test_a_model_without_a_member() -> None:
 
 
 def test_two_tokenizers_of_ones_own_are_two() -> None:
-    from aced.towers.tokenizers import tokenizer_identity
+    from aced.models.tokenizers import tokenizer_identity
 
     def one(texts: list[str]) -> torch.Tensor:
         return torch.zeros(len(texts), 4, dtype=torch.int64)
@@ -255,7 +255,7 @@ def test_two_tokenizers_of_ones_own_are_two() -> None:
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody measures how many threads are quickest."""
-    monkeypatch.setattr("aced.train.program.set_threads", lambda count: set_threads(1))
+    monkeypatch.setattr("aced.programs.train.set_threads", lambda count: set_threads(1))
 
 
 # --- examples ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from aced.towers import load_tower, save_tower
+from aced.models import load_tower, save_tower
 from cli_fakes import Cli, Ended
 from run_fakes import write_pairs
 

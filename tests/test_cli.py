@@ -13,7 +13,7 @@ import pytest
 
 from aced import cli as module
 from aced.config import describe_keys, recipes
-from aced.demo.recipe import ROWS
+from aced.lab.demo.rows import ROWS
 from aced.methods import METHODS
 from cli_fakes import Cli
 

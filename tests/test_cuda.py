@@ -15,12 +15,12 @@ from torch.nn.functional import normalize
 from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, select
-from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
+from aced.lab.scenes import Scenes, make_pool
 from aced.methods import METHODS
-from aced.train.fit import fit
 from aced.train.replica import Replica, Verdict
-from aced.train.student import make_student
+from aced.train.run.fit import fit
+from aced.train.run.student import make_student
 from run_fakes import POOL, inputs_of, quiet, run_config, stopping_at, take, trainer_of
 
 DEVICE = os.environ.get("ACED_TEST_DEVICE", "cuda")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from aced.core.ledger import HostClock, Ledger
-from aced.devices import Readout, StreamClock, clock_of
+from aced.runs.ledger import HostClock, Ledger
+from aced.runtime.devices import Readout, StreamClock, clock_of
 
 CUDA = torch.device("cuda", 0)
 

@@ -76,7 +76,7 @@ def test_every_command_line_parses(words: list[str], tmp_path: Path, monkeypatch
         ]
         load_config(context.params["config"], overrides)
     if name == "demo" and context.params["methods"]:
-        from aced.demo.recipe import choose_rows
+        from aced.lab.demo.rows import choose_rows
 
         choose_rows(context.params["methods"])
 
@@ -109,20 +109,16 @@ def test_the_pages_name_every_method_and_section() -> None:
         assert f"`[{section}]`" in guide, section
 
 
-def test_the_map_names_every_module() -> None:
-    package = Path(aced.__file__).parent
-    shown = re.search(r"^```\nsrc/aced/\n(.*?)^```$", text_of("docs/design.md"), re.DOTALL | re.MULTILINE)
-    assert shown is not None
-    for path in package.rglob("*.py"):
-        assert path.name == "__init__.py" or path.name in shown[1], path
-    for name in re.findall(r"[\w/]+\.py", shown[1]):
-        assert list(package.rglob(name)), f"there is no {name}"
+def test_the_map_of_modules_is_what_the_modules_say() -> None:
+    page = script("docs/map.py").page()
+    assert text_of("docs/design.md") == page, "run: python docs/map.py"
+    assert "selection_ranks.py" in page
 
 
 def test_what_the_readme_says_of_the_demo_is_so() -> None:
-    from aced.data.scenes import DEFAULT_MIX, IMAGE_SIZE
-    from aced.data.source import SOUND_KINDS
-    from aced.demo.recipe import FULL
+    from aced.lab.demo.rows import FULL
+    from aced.lab.scenes import DEFAULT_MIX, IMAGE_SIZE
+    from aced.pool.source import SOUND_KINDS
 
     text = " ".join(text_of("README.md").split())
     shares = DEFAULT_MIX.shares()
@@ -134,7 +130,7 @@ def test_what_the_readme_says_of_the_demo_is_so() -> None:
 
 
 def test_the_table_of_costs_is_so() -> None:
-    from aced.core.ledger import flops_per_trained_sample
+    from aced.runs.ledger import flops_per_trained_sample
 
     def cost(ratio: float, *, scores: bool) -> float:
         return flops_per_trained_sample(
@@ -269,7 +265,7 @@ def test_the_readme_has_both_blocks() -> None:
 
 
 def test_the_picture_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aced.demo.recipe import ROWS
+    from aced.lab.demo.rows import ROWS
 
     file, out = tmp_path / "results.json", tmp_path / "demo.svg"
     file.write_text(json.dumps(results({row.name: row.title for row in ROWS.values()})), encoding="utf-8")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import aced
-from aced.data.scenes import make_tasks
 from aced.errors import AcedError
+from aced.lab.scenes import make_tasks
 from doors_fakes import doors as doors
 from run_fakes import even_pool
 

@@ -6,10 +6,10 @@ from typing import get_args
 
 import pytest
 
-from aced.core.scored import SCORES, Strategy
+from aced.core.score_models import SCORES, Strategy
 from aced.errors import AcedError, nearest
 from aced.methods import METHODS, Method, get_method
-from aced.objectives import DISTILLATIONS
+from aced.registry.objectives import DISTILLATIONS
 
 EVERY = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 

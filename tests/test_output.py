@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import aced
-from aced.cli import ending
+from aced.cli import cli_ending as ending
 from aced.cli import main as run_main
 from aced.config import load_config
 

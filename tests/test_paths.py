@@ -11,12 +11,12 @@ from typing import Any, get_args
 import pytest
 
 from aced import cli as package
-from aced.cli.paths import as_path, as_place, as_place_or_none
+from aced.cli.path_words import as_path, as_place, as_place_or_none
 from aced.config import Config, load_config, make_config, resume_rules
-from aced.config_types import PathOrNone, Paths, PathText, Places
+from aced.config.resume import Resume
+from aced.config.types import PathOrNone, Paths, PathText, Places
 from aced.errors import AcedError
-from aced.paths import expand_optional, expand_path
-from aced.resume import Resume
+from aced.runtime.paths import expand_optional, expand_path
 from cli_fakes import Cli
 
 NOBODY = "~a-user-that-there-is-not/x"
@@ -224,7 +224,7 @@ def test_a_run_in_the_home_folder_is_looked_at(home: Path, cli: Cli) -> None:
 
 
 def test_models_are_found_in_the_home_folder(home: Path) -> None:
-    from aced.towers import load_tower, save_tower
+    from aced.models import load_tower, save_tower
 
     tower = load_tower("aced-demo-s", seed=1)
     save_tower(tower, home / "m")
@@ -236,7 +236,7 @@ def test_models_are_found_in_the_home_folder(home: Path) -> None:
 
 @pytest.mark.parametrize("key", ["hf_tokenizer_name", "hf_model_name"])
 def test_folders_that_a_models_config_names_are_expanded(key: str, home: Path) -> None:
-    from aced.towers.recipes import _levels
+    from aced.models.recipes import _levels
 
     (home / "bert").mkdir()
     config = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {key: "~/bert"}}

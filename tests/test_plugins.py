@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import aced
-from aced import plugins
 from aced.config import make_config
 from aced.core.gains import joint_gains
-from aced.core.scored import models_of
+from aced.core.score_models import models_of
 from aced.errors import AcedError
 from aced.methods import METHODS
-from aced.objectives import DISTILLATIONS, LOSSES, check_processes
+from aced.registry import plugins
+from aced.registry.objectives import DISTILLATIONS, LOSSES, check_processes
 from cli_fakes import Cli
 from doors_fakes import doors as doors
 from doors_fakes import module
@@ -202,7 +202,7 @@ def test_an_installed_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def plugins_scores() -> Any:
-    from aced.core.scored import SCORES
+    from aced.core.score_models import SCORES
 
     return SCORES
 

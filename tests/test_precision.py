@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from aced.precision import autocast, find_precision, find_tf32, tensor_float
-from aced.towers import load_tower
+from aced.models import load_tower
+from aced.runtime.precision import autocast, find_precision, find_tf32, tensor_float
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MATMUL = torch.backends.cuda.matmul

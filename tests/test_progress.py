@@ -10,8 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from aced import threads
-from aced.progress import Bars
+from aced.runtime import threads
+from aced.runtime.progress import Bars
 
 
 def drawn(bars: Bars) -> str:

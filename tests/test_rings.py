@@ -17,13 +17,13 @@ import aced
 PACKAGE = Path(aced.__file__).parent
 PROGRAMS = {
     "aced.train",
-    "aced.demo",
+    "aced.lab.demo",
     "aced.cli",
     "aced.report",
     "aced.harness",
     "aced.embed",
     "aced.index",
-    "aced.lit",
+    "aced.lab.lit",
     "aced.status",
 }
 
@@ -63,20 +63,20 @@ def test_the_reader_of_imports_sees_every_form() -> None:
     source = """
 import aced.train
 import numpy as np, aced.cli as c
-from aced import demo
+from aced.lab import demo
 from . import sibling
 from .near import x
 from ..up import y
 def f():
     from aced.report.page import render
 """
-    assert set(imports(ast.parse(source), "aced.data")) == {
+    assert set(imports(ast.parse(source), "aced.pool")) == {
         "aced.train",
         "numpy",
         "aced.cli",
-        "aced.demo",
-        "aced.data.sibling",
-        "aced.data.near.x",
+        "aced.lab.demo",
+        "aced.pool.sibling",
+        "aced.pool.near.x",
         "aced.up.y",
         "aced.report.page.render",
     }
@@ -130,7 +130,7 @@ def cycle_within(modules: dict[str, set[str]], ring: str) -> list[str]:
 
 def test_no_modules_import_each_other() -> None:
     modules = graph(PACKAGE)
-    assert {"aced", "aced.train", "aced.train.step", "aced.towers.tower", "aced.config"} <= modules.keys()
+    assert {"aced", "aced.train", "aced.train.step", "aced.models.tower", "aced.config"} <= modules.keys()
     assert not cycle_within(modules, "aced")
 
 

@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from aced.core.selection import Selection as Selection
     from aced.core.selection import select as select
     from aced.core.selection_losses import select_losses as select_losses
-    from aced.data.own import PairSource as PairSource
-    from aced.data.shards import open_shards as open_shards
-    from aced.data.source import Source as Source
     from aced.errors import AcedError as AcedError
     from aced.methods import METHODS as METHODS
     from aced.methods import Method as Method
-    from aced.registering import register_distillation as register_distillation
-    from aced.registering import register_loss as register_loss
-    from aced.registering import register_method as register_method
-    from aced.registering import register_score as register_score
-    from aced.registering import register_source as register_source
-    from aced.registering import register_task as register_task
-    from aced.registering import register_tower as register_tower
-    from aced.registering import register_tracker as register_tracker
-    from aced.towers import OwnTower as OwnTower
-    from aced.towers import Tower as Tower
-    from aced.towers import load_tower as load_tower
-    from aced.towers import own_tower as own_tower
-    from aced.towers import save_tower as save_tower
+    from aced.models import OwnTower as OwnTower
+    from aced.models import Tower as Tower
+    from aced.models import load_tower as load_tower
+    from aced.models import own_tower as own_tower
+    from aced.models import save_tower as save_tower
+    from aced.pool.own import PairSource as PairSource
+    from aced.pool.shards import open_shards as open_shards
+    from aced.pool.source import Source as Source
+    from aced.registry.doors import register_distillation as register_distillation
+    from aced.registry.doors import register_loss as register_loss
+    from aced.registry.doors import register_method as register_method
+    from aced.registry.doors import register_score as register_score
+    from aced.registry.doors import register_source as register_source
+    from aced.registry.doors import register_task as register_task
+    from aced.registry.doors import register_tower as register_tower
+    from aced.registry.doors import register_tracker as register_tracker
     from aced.train.hook import Step as Step
     from aced.train.hook import StopTraining as StopTraining
 
@@ -55,27 +55,27 @@ _HOME = {
     "Config": "aced.config",
     "load_config": "aced.config",
     "make_config": "aced.config",
-    "open_shards": "aced.data.shards",
-    "PairSource": "aced.data.own",
-    "Source": "aced.data.source",
+    "open_shards": "aced.pool.shards",
+    "PairSource": "aced.pool.own",
+    "Source": "aced.pool.source",
     "Step": "aced.train.hook",
     "StopTraining": "aced.train.hook",
     "Trained": "aced.api",
     "METHODS": "aced.methods",
     "Method": "aced.methods",
-    "register_distillation": "aced.registering",
-    "register_loss": "aced.registering",
-    "register_method": "aced.registering",
-    "register_score": "aced.registering",
-    "register_source": "aced.registering",
-    "register_task": "aced.registering",
-    "register_tower": "aced.registering",
-    "register_tracker": "aced.registering",
-    "Tower": "aced.towers",
-    "load_tower": "aced.towers",
-    "OwnTower": "aced.towers",
-    "own_tower": "aced.towers",
-    "save_tower": "aced.towers",
+    "register_distillation": "aced.registry.doors",
+    "register_loss": "aced.registry.doors",
+    "register_method": "aced.registry.doors",
+    "register_score": "aced.registry.doors",
+    "register_source": "aced.registry.doors",
+    "register_task": "aced.registry.doors",
+    "register_tower": "aced.registry.doors",
+    "register_tracker": "aced.registry.doors",
+    "Tower": "aced.models",
+    "load_tower": "aced.models",
+    "OwnTower": "aced.models",
+    "own_tower": "aced.models",
+    "save_tower": "aced.models",
     # Packages that can be called: each hands over to the function of its name in aced.api.
     "embed": "aced.embed",
     "evaluate": "aced.evaluate",

@@ -9,24 +9,24 @@ from typing import Any
 
 from rich.console import Console
 
+from aced.cache.job import Job, Tally
+from aced.cache.making import Settings
 from aced.config import Config, load_config, make_config
-from aced.data.embedding import Settings
-from aced.data.loading import Loading
-from aced.data.source import Source
-from aced.embed.job import Job, Tally
-from aced.embed.program import embed_program
 from aced.errors import AcedError
-from aced.evaluate.embedder import Embedder
-from aced.evaluate.folder import find_task_folders, load_task_folder
+from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import Scores, check_names, score_all
-from aced.harness.models import open_model
-from aced.paths import expand_path
-from aced.precision import Asked, find_precision
-from aced.towers import Tower
-from aced.train.given import GIVEN, Given
+from aced.models import Tower
+from aced.models.model_argument import open_model
+from aced.pool.loader.loading import Loading
+from aced.pool.source import Source
+from aced.programs.embed import embed_program
+from aced.programs.train import train_run
+from aced.runtime.paths import expand_path
+from aced.runtime.precision import Asked, find_precision
 from aced.train.hook import Hook
-from aced.train.program import train_run
+from aced.train.run.given import GIVEN, Given
 
 Configured = Config | Mapping[str, Any] | str | Path
 
@@ -148,7 +148,7 @@ def embed(
         device: where the model goes.
         precision: of the model.
         show: print lines and bars.
-        options: further fields of `aced.embed.job.Job`: caption, decoding, bad_tars, spool_dir, ...
+        options: further fields of `aced.cache.job.Job`: caption, decoding, bad_tars, spool_dir, ...
 
     Raises:
         AcedError: whatever the model or the data have wrong, in one sentence.
@@ -165,7 +165,7 @@ def embed(
             **options,
         )
     except TypeError as error:
-        raise AcedError(f"aced.embed: {str(error).rpartition('() ')[2]}; see aced.embed.job.Job.") from None
+        raise AcedError(f"aced.embed: {str(error).rpartition('() ')[2]}; see aced.cache.job.Job.") from None
     return embed_program(job, [expand_path(str(one)) for one in named], Console(quiet=not show))
 
 
@@ -187,7 +187,7 @@ def _tasks_of(one: Task | str | Path) -> list[Task]:
     if not isinstance(one, (str, Path)):
         return [one]
     if str(one) == "scenes" and not Path(one).is_dir():
-        from aced.data.scenes import make_tasks
+        from aced.lab.scenes import make_tasks
 
         return make_tasks("test")
     return [task for folder in find_task_folders([expand_path(str(one))]) for task in load_task_folder(folder)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from aced.core.named import Table
-from aced.core.scored import SCORES, Score, Scoring, Strategy
+from aced.core.score_models import SCORES, Score, Scoring, Strategy
 from aced.errors import AcedError
 
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger, flops_per_trained_sample, selection_flops
 from aced.core.selection import select
+from aced.runs.ledger import Ledger, flops_per_trained_sample, selection_flops
 
 
 def test_budgets_add_up() -> None:

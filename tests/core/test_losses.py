@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aced.core import losses
 from aced.core.embeddings import Embeddings
 from aced.core.selection import select
-from aced.towers.compat import import_open_clip
+from aced.models.compat import import_open_clip
 
 # --- loops over pairs ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from aced.data.views import View
+from aced.pool.views import View
 
 MODEL = {
     "embed_dim": 64,
@@ -106,7 +106,7 @@ def write_model(folder: Path) -> tuple[Path, Path]:
     """The JSON config of `MODEL` and its weights."""
     import torch
 
-    from aced.towers.compat import import_open_clip
+    from aced.models.compat import import_open_clip
 
     config, weights = folder / "tiny-aced.json", folder / "tiny.pt"
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ import torch
 
 from aced.errors import AcedError
 from aced.evaluate.compare import AVERAGE, compare
+from aced.evaluate.eval_records import Evaluation, Setting, file_name, read_evaluation, summary, write_evaluation
 from aced.evaluate.evidence import Evidence, pack
-from aced.evaluate.records import Evaluation, Setting, file_name, read_evaluation, summary, write_evaluation
 from aced.evaluate.tasks import Classification, TaskResult
 
 SETTING = Setting("tiny", "tiny.pt", "abc", "clip", "fp32")

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate import chance, metrics, prompts
+from aced.evaluate import chance, prompts
+from aced.evaluate import zeroshot_metrics as metrics
 from aced.evaluate.chance import chance_of_association, chance_of_selection
 from aced.evaluate.evidence import Evidence
 from aced.evaluate.groups import attribute_scores
-from aced.evaluate.metrics import positive_ranks
 from aced.evaluate.tasks import Association, Attributes, Classification, GroupScores, Multilabel, Retrieval, Selection
 from aced.evaluate.zeroshot import evaluate
+from aced.evaluate.zeroshot_metrics import positive_ranks
+from aced.pool.views import View
 
 GENERATOR = torch.Generator
 

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from task_fakes import array, picture, write_tar, write_task
 
-from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate import tar_images
-from aced.evaluate.folder import find_task_folders, load_task_folder
 from aced.evaluate.groups import group_scores
+from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection
+from aced.pool.views import View
 
 VIEW = View(16)
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n"

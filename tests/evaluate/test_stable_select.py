@@ -14,11 +14,11 @@ from scipy import stats
 
 from aced.errors import AcedError
 from aced.evaluate.stability import spread
+from aced.evaluate.stability.chance_guard import Guard
 from aced.evaluate.stability.distributions import Floats
-from aced.evaluate.stability.guard import Guard
 from aced.evaluate.stability.resampling import Rules, bootstrap, held_out
 from aced.evaluate.stability.spread import Repeats, Scores, choose, lowest, std_curve
-from aced.evaluate.stability.stable import select_stable
+from aced.evaluate.stability.stable_tasks import select_stable
 
 QUICK = Rules(resamples=200, splits=50)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from aced.data.scenes import make_tasks
 from aced.evaluate.stability import suite as module
 from aced.evaluate.stability.suite import counted, suites
 from aced.evaluate.tasks import TaskResult
 from aced.evaluate.zeroshot import average, chance_average
+from aced.lab.scenes import make_tasks
 
 
 @pytest.fixture

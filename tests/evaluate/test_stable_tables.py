@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aced.errors import AcedError
-from aced.evaluate.stability.stable import select_stable
+from aced.evaluate.stability.stable_tasks import select_stable
 from aced.evaluate.stability.tables import Layout, layout_of, read_scores
 
 WIDE = """name,pretrained,params (M),shape,colour

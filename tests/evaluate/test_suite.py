@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from aced.errors import AcedError
+from aced.evaluate.datacomp import datacomp_tasks, known_chance, recognise, task_name
 from aced.evaluate.prompts import apply_policy, canonicalize, check_policy
-from aced.evaluate.suite import datacomp_tasks, known_chance, recognise, task_name
-from aced.towers.compat import import_open_clip
+from aced.models.compat import import_open_clip
 
 
 def test_the_data_file_is_datacomps_task_list(shared_data: Path) -> None:

@@ -12,15 +12,15 @@ import pytest
 import torch
 from task_fakes import BROKEN, COUNT, KINDS, LOST, PixelTower, members, noise, texts, write_task
 
-from aced.data.loading import Loading
-from aced.data.views import View
 from aced.evaluate import tar_images
-from aced.evaluate.embedder import Embedder
-from aced.evaluate.folder import load_task_folder
 from aced.evaluate.image_faults import FaultNotes, ImageFaults
 from aced.evaluate.tar_images import TarImages
+from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_folders import load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all
+from aced.pool.loader.loading import Loading
+from aced.pool.views import View
 
 VIEW = View(24)
 

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from task_fakes import BROKEN, COUNT, KINDS, LOST, PixelTower, array, members, noise, prompts, texts, write_task
 
-from aced.data.images import decode_like_pillow
-from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate import tar_images
-from aced.evaluate.embedder import Embedder
 from aced.evaluate.embedding_cache import EmbeddingCache
-from aced.evaluate.folder import load_task_folder
+from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_folders import load_task_folder
 from aced.evaluate.tasks import TaskResult
 from aced.evaluate.zeroshot import evaluate_task
+from aced.pool.images import decode_like_pillow
+from aced.pool.views import View
 
 
 def result_of(folder: Path, cache: EmbeddingCache | None = None) -> TaskResult:

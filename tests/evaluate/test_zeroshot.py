@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate import metrics
-from aced.evaluate.metrics import accuracy, best_match, recall_at_1
+from aced.evaluate import zeroshot_metrics as metrics
 from aced.evaluate.tasks import Classification, Retrieval, TaskResult
 from aced.evaluate.zeroshot import average, chance_average, evaluate
+from aced.evaluate.zeroshot_metrics import accuracy, best_match, recall_at_1
+from aced.pool.views import View
 
 VIEW = View(2)
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from aced.export.program import export_program
-from aced.towers import load_tower
+from aced.models import load_tower
+from aced.programs.export import export_program
 from cli_fakes import Cli
 
 

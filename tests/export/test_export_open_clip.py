@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from aced.evaluate.records import Evaluation, Setting, write_evaluation
-from aced.export.checks import Examples, difference
-from aced.towers import load_tower, save_tower
-from aced.towers.compat import import_open_clip
+from aced.evaluate.eval_records import Evaluation, Setting, write_evaluation
+from aced.export.agreement import Examples, difference
+from aced.models import load_tower, save_tower
+from aced.models.compat import import_open_clip
 from cli_fakes import Cli
 
 CONFIG: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_open_clip_embeds_as_the_model_does(small: Path, tmp_path: Path, cli: Cl
 def test_aced_reads_the_very_model_again(name: str, small: Path, trained: dict[str, Path], tmp_path: Path) -> None:
     from rich.console import Console
 
-    from aced.export.program import export_program
+    from aced.programs.export import export_program
 
     source = small if name == "small" else trained["peer"]
     export_program(str(source), tmp_path / "out", "open_clip", "", Console(quiet=True))

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aced.towers import Tower, load_tower, save_tower
-from aced.towers.compat import import_open_clip
-from aced.towers.layouts import as_transformers, translated
+from aced.models import Tower, load_tower, save_tower
+from aced.models.compat import import_open_clip
+from aced.models.layouts import as_transformers, translated
 from cli_fakes import Cli
 
 CLIP: dict[str, Any] = {

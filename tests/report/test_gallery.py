@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, select
-from aced.data.scenes import make_pool
-from aced.data.views import View
-from aced.report.gallery import write_gallery
+from aced.lab.scenes import make_pool
+from aced.pool.views import View
+from aced.runs.gallery import write_gallery
 
 POOL = make_pool(12, 1)
 VIEW = View(32)

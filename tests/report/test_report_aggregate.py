@@ -9,7 +9,7 @@ import pytest
 
 from aced.report import aggregate, numbers
 from aced.report.aggregate import Stat, group_rows, stat
-from aced.report.records import Results, RunRecord, Step, parse_results
+from aced.runs.records import Results, RunRecord, Step, parse_results
 
 
 def row(method: str, seed: int, average: float | None, **more: Any) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def test_phases_per_step_and_per_sample() -> None:
 
 
 def test_accuracy_over_a_budget() -> None:
-    from aced.report.records import Evaluation
+    from aced.runs.records import Evaluation
 
     def evals(*values: tuple[int, float, float]) -> list[Evaluation]:
         return [Evaluation(step=s, average=a, budgets={"flops": f}) for s, a, f in values]

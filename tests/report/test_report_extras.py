@@ -14,7 +14,7 @@ from test_report_lit import entry
 from test_report_page import Page
 
 from aced.errors import AcedError
-from aced.report.decoders import load_decoder
+from aced.lab.lit.decoders import load_decoder
 from aced.report.stability_page import read_stability
 from cli_fakes import Cli
 

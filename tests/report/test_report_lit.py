@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aced.report.lit import gallery_parts, grouped, score_tables, title_of, type_tables, write_lit_report
+from aced.lab.lit.lit_page import gallery_parts, grouped, score_tables, title_of, type_tables, write_lit_report
 
 
 def results(method: str, seed: int, cider: float, accuracy: float) -> dict[str, Any]:

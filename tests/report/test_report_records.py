@@ -8,7 +8,7 @@ import report_fake
 
 from aced.errors import AcedError
 from aced.report import load_results, load_run, results_of
-from aced.report.records import Results, parse_results
+from aced.runs.records import Results, parse_results
 
 
 @pytest.fixture

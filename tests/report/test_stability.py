@@ -14,8 +14,8 @@ from rich.console import Console
 
 from aced.evaluate.stability.resampling import Rules
 from aced.evaluate.stability.spread import Scores
-from aced.evaluate.stability.stable import Stability, select_stable
-from aced.report.stability import findings, stability_table
+from aced.evaluate.stability.stable_tasks import Stability, select_stable
+from aced.programs.stable import findings, stability_table
 from cli_fakes import Cli
 
 SIGMAS = [0.004, 0.006, 0.005, 0.008, 0.2]

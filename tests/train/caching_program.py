@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from aced.data.embedding import _Making
-from aced.data.sidecar import Part
+from aced.cache.making import _Making
+from aced.cache.sidecar import Part
 from aced.errors import AcedError
-from aced.train import inputs
+from aced.train.run import inputs
 
 
 def main(log: Path, failing: int, words: list[str]) -> None:

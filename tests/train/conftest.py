@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from early_ends import BeforeStep
 
-from aced.train import loop
+from aced.train.run import loop
 
 
 @pytest.fixture

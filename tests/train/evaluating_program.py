@@ -18,7 +18,8 @@ import torch
 
 from aced.errors import AcedError
 from aced.evaluate import tar_images
-from aced.train import evaluating, loop
+from aced.train import evaluating
+from aced.train.run import loop
 
 
 def main(mode: str, rank: int, words: list[str]) -> None:

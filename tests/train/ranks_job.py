@@ -19,20 +19,20 @@ from torch import Tensor
 from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.core.selection import draw, select
-from aced.data.filling import Fill, Job
-from aced.data.scenes import Scenes, make_pool
-from aced.stopping import Asked
-from aced.train.checkpoint import load_checkpoint, save_checkpoint
+from aced.lab.scenes import Scenes, make_pool
+from aced.pool.loader.filling import Fill, Job
+from aced.runtime.stopping import Asked
 from aced.train.dealing import Pool
 from aced.train.distributed import World, open_world
 from aced.train.feed import Faults
-from aced.train.fit import make_trainer
-from aced.train.loop import _own_draws, _summed, batches_of
 from aced.train.objective import Parts
 from aced.train.opening import open_step
+from aced.train.run.checkpoint import load_checkpoint, save_checkpoint
+from aced.train.run.fit import make_trainer
+from aced.train.run.loop import _own_draws, _summed, batches_of
+from aced.train.run.student import make_student
 from aced.train.sharding import whole
 from aced.train.step import Outcome, Trainer, train_step
-from aced.train.student import make_student
 from aced.train.watch import Metrics
 from aced.train.wishes import Wishes
 from run_fakes import POOL, SUPER, inputs_of, run_config, with_holes

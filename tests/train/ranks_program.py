@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from torch.utils.data import get_worker_info
 
-from aced.data.scenes import Scenes
-from aced.data.source import Candidates
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.train import heartbeat, inputs, loop
+from aced.lab.scenes import Scenes
+from aced.pool.source import Candidates
+from aced.pool.views import View
+from aced.train import heartbeat
+from aced.train.run import inputs, loop
 from aced.train.step import Outcome, Trainer, train_step
 
 

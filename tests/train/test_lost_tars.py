@@ -16,16 +16,16 @@ from early_ends import STEPS, BeforeStep, same_run, steps_in
 from rich.console import Console
 
 from aced.config import Config
-from aced.data import tarfiles
-from aced.data.losttars import Known, KnownTars
-from aced.data.shards import open_shards
-from aced.data.views import View
 from aced.errors import AcedError, told
-from aced.stopping import Stopped
-from aced.train.fit import Fitted, fit
-from aced.train.inputs import make_inputs
-from aced.train.program import train_program
-from aced.train.student import make_student
+from aced.pool.shards import open_shards
+from aced.pool.tars import tarfiles
+from aced.pool.tars.losttars import Known, KnownTars
+from aced.pool.views import View
+from aced.programs.train import train_program
+from aced.runtime.stopping import Stopped
+from aced.train.run.fit import Fitted, fit
+from aced.train.run.inputs import make_inputs
+from aced.train.run.student import make_student
 from run_fakes import lines_of, quiet, run_config, write_pairs
 
 TARS, PAIRS = 4, 30

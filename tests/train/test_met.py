@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aced.data.source import Fault
 from aced.errors import AcedError
-from aced.train.checkpoint import _load_faults
+from aced.pool.source import Fault
 from aced.train.feed import Faults
 from aced.train.met import MOST, Met
+from aced.train.run.checkpoint import _load_faults
 
 KEYS = st.lists(st.text(alphabet="abcdefgh", min_size=1, max_size=2))
 

@@ -12,16 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aced.config import make_config
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import selection_flops
 from aced.core.selection import select
-from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Candidates
 from aced.errors import AcedError
-from aced.towers.flops import countable
+from aced.lab.scenes import Scenes, make_pool
+from aced.models.flops import countable
+from aced.pool.source import Candidates
+from aced.runs.ledger import selection_flops
 from aced.train.dealing import Pool
 from aced.train.draws import generator_of
-from aced.train.ordering import make_order
-from aced.train.scoring.embedding import embed
+from aced.train.run.ordering import make_order
+from aced.train.scoring.student_embeddings import embed
 from aced.train.step import Trainer
 from run_fakes import (
     BATCH,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.devices import Readout
+from aced.runtime.devices import Readout
 from aced.train.scoring import memory as memory_module
 from aced.train.scoring.memory import Memory
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from test_train_resume import STEPS, interrupted, run, same_run
 
 from aced.config import Config
-from aced.data.scenes import Scenes, make_pool
+from aced.lab.scenes import Scenes, make_pool
 from run_fakes import run_config
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {

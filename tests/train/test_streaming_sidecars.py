@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from aced.config import Config
 from aced.errors import AcedError
-from aced.train.program import train_program
+from aced.programs.train import train_program
 from cli_fakes import Cli
 from run_fakes import run_config, write_pairs
 from s3_fakes import BUCKET, Store, put, s3_store

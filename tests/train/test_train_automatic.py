@@ -9,18 +9,19 @@ import pytest
 import torch
 
 from aced.config import Config, make_config
-from aced.data import memory, shared_memory
-from aced.data.memory import InMemory, free_memory
-from aced.data.scenes import make_pool
-from aced.data.shards import Shards
-from aced.data.shared_memory import Room
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.train import automatic, loop
-from aced.train.automatic import keeps_decoded, workers_of
-from aced.train.inputs import make_inputs
+from aced.lab.scenes import make_pool
+from aced.pool import inmemory as memory
+from aced.pool.inmemory import InMemory, free_memory
+from aced.pool.loader import shared_memory
+from aced.pool.loader.shared_memory import Room
+from aced.pool.shards import Shards
+from aced.pool.views import View
 from aced.train.providers import Cached
-from aced.train.student import make_student
+from aced.train.run import automatic, loop
+from aced.train.run.automatic import keeps_decoded, workers_of
+from aced.train.run.inputs import make_inputs
+from aced.train.run.student import make_student
 from run_fakes import POOL, quiet, run_config, trainer_of, write_pairs
 
 VIEWS, GB = [View(32)], 10**9

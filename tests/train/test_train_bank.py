@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from aced.core.ledger import Ledger
-from aced.data import store as store_module
-from aced.data.source import Candidates
+from aced.cache import store as store_module
+from aced.pool.source import Candidates
+from aced.runs.ledger import Ledger
 from aced.train.bank import TARS, Bank, bank_positions
 from aced.train.draws import generator_of
 from aced.train.further import FurtherPairs

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from aced.config import Config
-from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
 from aced.evaluate.tasks import TaskResult
 from aced.evaluate.zeroshot import Scores
-from aced.progress import Bars
-from aced.towers import load_tower
-from aced.train import fit as fit_module
-from aced.train import loop
+from aced.lab.scenes import Scenes, make_pool
+from aced.models import load_tower
+from aced.runtime.progress import Bars
 from aced.train.best import best_model, keep_best
-from aced.train.fit import fit
-from aced.train.student import make_student
+from aced.train.run import fit as fit_module
+from aced.train.run import loop
+from aced.train.run.fit import fit
+from aced.train.run.student import make_student
 from run_fakes import inputs_of, quiet, run_config, stopping_at
 
 STEPS = 8

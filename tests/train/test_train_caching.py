@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from aced.data.manyviews import ManyViews
-from aced.progress import Bars
+from aced.models import load_tower
+from aced.pool.manyviews import ManyViews
+from aced.programs.train import train_program
 from aced.report import load_run, results_table, write_report
-from aced.report.records import results_of
-from aced.towers import load_tower
-from aced.train.caching import embedding_cost, live_cost
-from aced.train.inputs import make_inputs
-from aced.train.program import train_program
+from aced.runs.records import results_of
+from aced.runtime.progress import Bars
 from aced.train.providers import Cached
-from aced.train.student import make_student
+from aced.train.run.caching import embedding_cost, live_cost
+from aced.train.run.inputs import make_inputs
+from aced.train.run.student import make_student
 from run_fakes import even_pool, inputs_of, run_config, take, trainer_of, with_holes, write_pairs
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from launch import Job, torchrun
 
+from aced.cache.sidecar import open_sidecar
+from aced.cache.sidecarlist import LIST
 from aced.config import dump_config
-from aced.data.sidecar import open_sidecar
-from aced.data.sidecarlist import LIST
-from aced.towers import load_tower
-from aced.train.inputs import make_cached, make_source
+from aced.models import load_tower
+from aced.train.run.inputs import make_cached, make_source
 from run_fakes import quiet, run_config, write_pairs
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from aced.data.shards import open_shards
-from aced.data.sidecar import Part, SideCarWriter, parts_of, sidecar_path
-from aced.towers import Tower, load_tower
+from aced.cache.sidecar import Part, SideCarWriter, parts_of, sidecar_path
+from aced.models import Tower, load_tower
+from aced.pool.shards import open_shards
 from run_fakes import write_pairs
 
 TARS, FILES = 5_000, 256

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from aced.config import make_config
-from aced.core.ledger import Ledger
-from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Candidates
 from aced.errors import AcedError
+from aced.lab.scenes import Scenes, make_pool
+from aced.pool.source import Candidates
+from aced.runs.ledger import Ledger
 from aced.train.dealing import Pool
 from aced.train.distributed import World, check_divisible, local_device, open_world
 from aced.train.ending import ending_together
-from aced.train.fit import make_trainer
-from aced.train.inputs import Inputs
+from aced.train.run.fit import make_trainer
+from aced.train.run.inputs import Inputs
+from aced.train.run.student import make_student
 from aced.train.scoring.draw import count_draw
-from aced.train.student import make_student
 from run_fakes import POOL, SUPER, run_config
 
 

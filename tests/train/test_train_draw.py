@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger
 from aced.core.selection import select
 from aced.errors import AcedError
 from aced.methods import METHODS
+from aced.runs.ledger import Ledger
 from aced.train.distributed import World
 from aced.train.scoring.draw import draw
 

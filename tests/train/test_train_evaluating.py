@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aced.data.loading import Loading
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.evaluate.embedder import Embedder
-from aced.evaluate.folder import load_task_folder
 from aced.evaluate.image_faults import ImageFaults
+from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_folders import load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import Scores, score_all
+from aced.pool.loader.loading import Loading
+from aced.pool.views import View
 from aced.train.distributed import World
 from aced.train.evaluating import Cutting, dealt, embed_together, to_the_end
 from rank_fakes import ThreadRanks, on_ranks
@@ -114,7 +114,7 @@ def evaluated(
     cutting: Callable[[int], Cutting] = lambda rank: to_the_end,
     tower: Callable[[int], Counting] = lambda rank: Counting(),
 ) -> list[Outcome]:
-    """As `aced.train.loop` evaluates, by threads."""
+    """As `aced.train.run.loop` evaluates, by threads."""
     words: set[str] = set()
 
     def work(threads: ThreadRanks) -> Outcome:

@@ -13,10 +13,10 @@ import pytest
 from launch import Job, torchrun
 
 from aced.config import dump_config
-from aced.evaluate.embedder import Embedder
-from aced.evaluate.folder import find_task_folders, load_task_folder
+from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.zeroshot import Scores, score_all
-from aced.towers import load_tower
+from aced.models import load_tower
 from run_fakes import lines_of, run_config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from aced.data.order import Order
-from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Candidates, Column, Fault
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.towers import load_tower
+from aced.lab.scenes import Scenes, make_pool
+from aced.models import load_tower
+from aced.pool.orders.order import Order
+from aced.pool.source import Candidates, Column, Fault
+from aced.pool.views import View
 from aced.train.feed import Faults, _Plan, chunk_bytes, chunks_of, feed, fewest_rows
 from aced.train.met import Met
-from aced.train.ordering import make_order
 from aced.train.providers import Cached
-from aced.train.student import make_student
+from aced.train.run.ordering import make_order
+from aced.train.run.student import make_student
 from run_fakes import POOL, provider_of, run_config, with_holes
 
 VIEWS = [View(32), View(24)]

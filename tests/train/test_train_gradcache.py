@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from aced.config import Config
 from aced.core import losses
 from aced.core.embeddings import Embeddings
-from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Candidates
 from aced.errors import AcedError
-from aced.towers import load_tower
-from aced.towers.options import checkpoint_activations, compile_towers
-from aced.train.checkpoint import load_checkpoint, save_checkpoint
+from aced.lab.scenes import Scenes, make_pool
+from aced.models import load_tower
+from aced.models.options import checkpoint_activations, compile_towers
+from aced.pool.source import Candidates
 from aced.train.gradcache import GradCache
 from aced.train.lossscale import LossScale
+from aced.train.run.checkpoint import load_checkpoint, save_checkpoint
 from aced.train.watch import Metrics
 from run_fakes import POOL, run_config, take, trainer_of
 

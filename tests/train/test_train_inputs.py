@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from aced.config import Config, make_config
-from aced.data.memory import InMemory
-from aced.data.shards import Shards
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.towers import load_tower, save_tower
-from aced.train.automatic import device_of
-from aced.train.fit import fit
-from aced.train.inputs import Inputs, load_frozen, make_inputs
+from aced.models import load_tower, save_tower
+from aced.pool.inmemory import InMemory
+from aced.pool.shards import Shards
+from aced.pool.views import View
 from aced.train.providers import Cached, Live
-from aced.train.student import make_student
+from aced.train.run.automatic import device_of
+from aced.train.run.fit import fit
+from aced.train.run.inputs import Inputs, load_frozen, make_inputs
+from aced.train.run.student import make_student
 from run_fakes import quiet, run_config, write_pairs
 
 PLAIN: dict[str, Any] = {

@@ -98,7 +98,7 @@ def begin(place: Any, out: str) -> dict[str, bytes]:
 
 
 def _die_at_step(step: int) -> None:
-    from aced.train import loop
+    from aced.train.run import loop
 
     take = loop.train_step
 

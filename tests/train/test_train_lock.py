@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from aced.config import Config, make_config
-from aced.data.scenes import Scenes
 from aced.errors import AcedError
-from aced.towers import Tower, load_tower
-from aced.towers.locking import lock
+from aced.lab.scenes import Scenes
+from aced.models import Tower, load_tower
+from aced.models.locking import lock
 from aced.train.step import Trainer
 from run_fakes import BATCH, even_pool, run_config, take, trainer_of
 

@@ -12,11 +12,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aced.core.columns import column_flops
-from aced.core.ledger import flops_per_trained_sample, selection_flops
-from aced.data.scenes import Scenes
 from aced.errors import AcedError
+from aced.lab.scenes import Scenes
 from aced.methods import METHODS
-from aced.towers.flops import countable
+from aced.models.flops import countable
+from aced.runs.ledger import flops_per_trained_sample, selection_flops
 from aced.train.providers import Cached, Live
 from aced.train.scoring import draw
 from run_fakes import BATCH, SUPER, even_pool, run_config, take, trainer_of

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from aced.config import Config, describe_keys, resume_rules
-from aced.resume import Resume
-from aced.towers import load_tower, save_tower
-from aced.train.checkpoint import latest_checkpoint
-from aced.train.resuming import Earlier
+from aced.config.resume import Resume
+from aced.models import load_tower, save_tower
+from aced.train.run.checkpoint import latest_checkpoint
+from aced.train.run.resuming import Earlier
 from cli_fakes import Cli, Ended
 from run_fakes import write_pairs
 
@@ -69,7 +69,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
     from aced.config import load_config
-    from aced.train.program import train_program
+    from aced.programs.train import train_program
 
     folder = tmp_path_factory.mktemp("begun")
     for number, name in enumerate("abc"):
@@ -314,7 +314,7 @@ CHANGED = {
 def test_what_the_config_alone_says_comes_before_anything(
     key: str, place: Path, go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aced.train import program
+    from aced.programs import train as program
 
     monkeypatch.setattr(program, "make_student", lambda _: pytest.fail("the student was built"))
     monkeypatch.setattr(program, "make_inputs", lambda *_: pytest.fail("the data were opened"))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aced.data.source import Candidates, Fault
 from aced.errors import AcedError
+from aced.pool.source import Candidates, Fault
 from aced.train.distributed import World
 from aced.train.feed import Faults
 from aced.train.met import Met

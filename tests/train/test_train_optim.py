@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from aced.config_sections import TrainSection
-from aced.data.scenes import make_pool
+from aced.config.sections import TrainSection
+from aced.lab.scenes import make_pool
 from aced.train.optim import learning_rate, make_optimizer, set_learning_rate
 from run_fakes import run_config, take, trainer_of
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from aced.config import Config, make_config
-from aced.data.manyviews import ViewedOrder
-from aced.data.mixed_plan import MixedPlan
-from aced.data.mixture import Mixture
-from aced.data.order import Order
-from aced.data.plan import Plan
 from aced.errors import AcedError
-from aced.train import ordering
-from aced.train.ordering import order_of, order_text, plan_of, recorded, settled
+from aced.pool.manyviews import ViewedOrder
+from aced.pool.orders.mixed_plan import MixedPlan
+from aced.pool.orders.mixture import Mixture
+from aced.pool.orders.order import Order
+from aced.pool.orders.plan import Plan
+from aced.train.run import ordering
+from aced.train.run.ordering import order_of, order_text, plan_of, recorded, settled
 
 
 @dataclass

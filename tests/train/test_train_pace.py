@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aced.train import pace as module
+from aced.runs import pace as module
+from aced.runs.pace import Pace, Recent, Totals, invalid, pace, pace_text
 from aced.train.feed import Faults
-from aced.train.pace import Pace, Recent, Totals, invalid, pace, pace_text
 
 
 def totals(step: int, samples: float, *seconds: float) -> Totals:
@@ -67,7 +67,7 @@ def test_the_reason_is_the_commonest_fault_that_loses_samples() -> None:
 
 
 def test_a_run_that_began_counts_what_it_has_read() -> None:
-    from aced.data.source import Fault
+    from aced.pool.source import Fault
 
     faults = Faults(1.0, 1000)
     faults.note([Fault("tar", "no_caption", "none", 250)])

@@ -17,20 +17,20 @@ from launch import torchrun
 from rich.console import Console
 
 from aced.config import Config, dump_config
-from aced.data.loading import Loading
-from aced.data.plan import Plan
-from aced.data.shards import open_shards
-from aced.data.source import Candidates, Column
-from aced.data.views import View
 from aced.errors import AcedError
-from aced.stopping import Stopped
-from aced.train import ordering
+from aced.pool.loader.loading import Loading
+from aced.pool.orders.plan import Plan
+from aced.pool.shards import open_shards
+from aced.pool.source import Candidates, Column
+from aced.pool.views import View
+from aced.programs.train import train_program
+from aced.runtime.stopping import Stopped
 from aced.train.feed import feed
-from aced.train.fit import fit
-from aced.train.inputs import make_inputs
-from aced.train.program import train_program
+from aced.train.run import ordering
+from aced.train.run.fit import fit
+from aced.train.run.inputs import make_inputs
+from aced.train.run.student import make_student
 from aced.train.scoring.early import SievedOrder
-from aced.train.student import make_student
 from run_fakes import quiet, run_config, write_pairs
 
 TARS, PAIRS = 12, 16

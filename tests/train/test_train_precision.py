@@ -13,17 +13,17 @@ import torch
 from safetensors import safe_open
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from aced.cache.sidecar import open_sidecar
 from aced.config import Config, make_config
-from aced.core.ledger import Ledger
-from aced.data.scenes import Scenes, make_pool, make_tasks
-from aced.data.sidecar import open_sidecar
-from aced.towers import load_tower
-from aced.train import automatic, resuming
-from aced.train.fit import fit
-from aced.train.inputs import Inputs
+from aced.lab.scenes import Scenes, make_pool, make_tasks
+from aced.models import load_tower
+from aced.runs.ledger import Ledger
 from aced.train.providers import Live
-from aced.train.resuming import Earlier
-from aced.train.student import make_student
+from aced.train.run import automatic, resuming
+from aced.train.run.fit import fit
+from aced.train.run.inputs import Inputs
+from aced.train.run.resuming import Earlier
+from aced.train.run.student import make_student
 from cli_fakes import Cli
 from run_fakes import provider_of, quiet, run_config, write_pairs
 
@@ -121,7 +121,7 @@ def test_a_cache_of_mixed_precision_is_one_cache(tars: Path, trained: dict[str, 
 
 
 def test_a_side_car_without_a_precision_is_of_fp32(tars: Path, trained: dict[str, Path], cli: Cli) -> None:
-    from aced.data.tensorfile import RowFileWriter
+    from aced.files.tensorfile import RowFileWriter
 
     finish = RowFileWriter.finish
     with pytest.MonkeyPatch.context() as patch:  # as an older version writes it

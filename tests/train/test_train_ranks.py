@@ -15,7 +15,7 @@ from ranks_job import CHEAP, LOCKS, METHODS, cheap_steps, hole_steps, locked_ste
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aced.data.scenes import make_pool
+from aced.lab.scenes import make_pool
 from aced.train.distributed import World
 from run_fakes import BATCH, POOL, SUPER
 

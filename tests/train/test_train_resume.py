@@ -19,12 +19,12 @@ import tomli_w
 import torch
 
 from aced.config import Config, load_config
-from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
-from aced.progress import Bars
-from aced.towers import load_tower, save_tower
-from aced.train.fit import Fitted, fit
-from aced.train.student import make_student
+from aced.lab.scenes import Scenes, make_pool
+from aced.models import load_tower, save_tower
+from aced.runtime.progress import Bars
+from aced.train.run.fit import Fitted, fit
+from aced.train.run.student import make_student
 from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at, with_holes
 
 STEPS = 8
@@ -134,8 +134,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(pool: Scenes, tmp_
 def test_an_evaluation_is_neither_lost_nor_doubled(
     pool: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aced.data.scenes import make_tasks
-    from aced.train import loop
+    from aced.lab.scenes import make_tasks
+    from aced.train.run import loop
 
     config = run_config(tmp_path / "run", run__checkpoint_every=2, eval__every=2, train__steps=6)
     tasks = make_tasks("validation", n=20, retrieval_n=10)[:2]
@@ -384,7 +384,7 @@ def test_a_damaged_line_is_told(begun: Path, pool: Scenes) -> None:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
     from aced.config import dump_config
-    from aced.data.scenes import make_tasks
+    from aced.lab.scenes import make_tasks
 
     keys: dict[str, Any] = {"run__checkpoint_every": 4, "run__log_every": 3, "train__steps": 24}
     config = run_config(tmp_path / "killed", "aced", trained, **keys)

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from aced.config import Config, make_config
-from aced.data.faults import HARMLESS
-from aced.data.mixture import Mixture
-from aced.data.order import Order
-from aced.data.shards import Shards
-from aced.data.views import View
 from aced.errors import AcedError
+from aced.pool.faults import HARMLESS
+from aced.pool.orders.mixture import Mixture
+from aced.pool.orders.order import Order
+from aced.pool.shards import Shards
+from aced.pool.views import View
 from aced.train.feed import Faults, feed
-from aced.train.inputs import make_source
-from aced.train.ordering import make_order
+from aced.train.run.inputs import make_source
+from aced.train.run.ordering import make_order
 from cli_fakes import Cli
 from run_fakes import picture, quiet, write_pairs
 
@@ -135,7 +135,7 @@ def test_weights_that_cannot_be_met(place: Path) -> None:
 
 
 def test_oddities_are_counted_in_the_first_epoch_only() -> None:
-    from aced.data.source import Fault
+    from aced.pool.source import Fault
 
     odd = [Fault("a", "image_alpha", "a: alpha.")]
     count = Faults(max_share=0.0, total=25)

@@ -11,13 +11,13 @@ from typing import Any, overload
 import pytest
 import torch
 
-from aced.data.scenes import Scenes, make_pool
-from aced.data.source import Fault
 from aced.errors import AcedError
+from aced.lab.scenes import Scenes, make_pool
 from aced.methods import METHODS
-from aced.train.fit import fit
+from aced.pool.source import Fault
 from aced.train.objective import Parts
-from aced.train.student import make_student
+from aced.train.run.fit import fit
+from aced.train.run.student import make_student
 from run_fakes import BATCH, POOL, SUPER, inputs_of, lines_of, quiet, run_config, take, trainer_of, with_holes
 
 

@@ -17,19 +17,19 @@ import pytest
 import torch
 from early_ends import STEPS, BeforeStep, same_run, steps_in
 
-from aced import stopping
-from aced.cli import ending
+from aced.cli import cli_ending as ending
 from aced.config import Config
-from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError, told
 from aced.evaluate.tasks import Task
-from aced.stopping import SIGNALS, Stopped, deferred, leave_to_parent, watching
-from aced.train import fit as fit_module
-from aced.train import loop
-from aced.train.fit import Fitted, fit
-from aced.train.folder import holder
+from aced.lab.scenes import Scenes, make_pool
+from aced.runs.run_folder import holder
+from aced.runtime import stopping
+from aced.runtime.stopping import SIGNALS, Stopped, deferred, leave_to_parent, watching
 from aced.train.guard import Guard
-from aced.train.student import make_student
+from aced.train.run import fit as fit_module
+from aced.train.run import loop
+from aced.train.run.fit import Fitted, fit
+from aced.train.run.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
 
@@ -49,7 +49,7 @@ def pool() -> Scenes:
 
 @pytest.fixture(scope="module")
 def tasks() -> list[Task]:
-    from aced.data.scenes import make_tasks
+    from aced.lab.scenes import make_tasks
 
     return make_tasks("validation", n=20, retrieval_n=10)[:2]
 
@@ -297,7 +297,7 @@ def test_the_command_says_what_is_saved(cli: Cli, tmp_path: Path, before_step: B
 
 
 def test_a_command_that_loads_ends_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aced.train import program
+    from aced.programs import train as program
 
     monkeypatch.setattr(program, "make_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
     ended = cli("train", "scenes", "method.name=iid", f"run.out={tmp_path / 'run'}", "run.threads=1")
@@ -485,7 +485,7 @@ def test_no_checkpoint_of_infinite_weights(pool: Scenes, tmp_path: Path, before_
 
 
 def test_what_a_forward_pass_changes_of_a_model_is_put_back(tmp_path: Path) -> None:
-    from aced.train.leaving import running_statistics
+    from aced.train.run.leaving import running_statistics
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.LayerNorm(3))
     assert len(running_statistics(model)) == 3  # mean, variance and number of batches
@@ -494,7 +494,7 @@ def test_what_a_forward_pass_changes_of_a_model_is_put_back(tmp_path: Path) -> N
 def test_a_disk_that_is_full_for_the_checkpoint_too(
     pool: Scenes, tmp_path: Path, before_step: BeforeStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aced.train import leaving
+    from aced.train.run import leaving
 
     before_step(3, _fails(AcedError("The first reason.")))
     monkeypatch.setattr(leaving, "write_checkpoint", _fails(AcedError("Disk full while writing x.")))

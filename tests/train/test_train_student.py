@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from aced.config import Config, make_config
-from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
-from aced.towers import load_tower, save_tower
-from aced.towers.recipes import find_recipe
-from aced.train.checkpoint import latest_checkpoint, load_checkpoint
-from aced.train.fit import fit
-from aced.train.inputs import Inputs, load_frozen
-from aced.train.student import check_student, make_student
+from aced.lab.scenes import Scenes, make_pool
+from aced.models import load_tower, save_tower
+from aced.models.recipes import find_recipe
+from aced.train.run.checkpoint import latest_checkpoint, load_checkpoint
+from aced.train.run.fit import fit
+from aced.train.run.inputs import Inputs, load_frozen
+from aced.train.run.student import check_student, make_student
 from run_fakes import quiet
 
 SMALL: dict[str, Any] = {
@@ -221,7 +221,7 @@ def test_another_spelling_of_the_same_student_goes_on(same: dict[str, Any], chec
 
 def test_a_checkpoint_is_not_loaded_into_another_student(checkpoint: Path, tmp_path: Path, pool: Scenes) -> None:
     """Also where the student was built by other hands than `make_student`."""
-    from aced.train.fit import make_trainer
+    from aced.train.run.fit import make_trainer
     from aced.train.watch import Metrics
 
     write(tmp_path, AVERAGE)
@@ -243,7 +243,7 @@ def test_a_name_goes_on_as_it_was_meant_when_the_run_began(
     quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of before the agreement of pretrained weights was taken has open_clip's defaults in its checkpoint."""
-    from aced.towers import import_open_clip, recipes
+    from aced.models import import_open_clip, recipes
 
     config: dict[str, Any] = {**SMALL, "init_logit_bias": -10}
     monkeypatch.setattr(import_open_clip(), "get_model_config", lambda name: json.loads(json.dumps(config)))

@@ -12,14 +12,14 @@ import torch
 from aced.config import Config, load_config, make_config
 from aced.core import losses
 from aced.core.embeddings import Embeddings
-from aced.data.scenes import Scenes, make_pool
 from aced.errors import AcedError
-from aced.towers import load_tower, save_tower
-from aced.train.fit import make_trainer
-from aced.train.frozen import frozen_models, teachers_of
-from aced.train.inputs import Inputs, make_inputs
+from aced.lab.scenes import Scenes, make_pool
+from aced.models import load_tower, save_tower
 from aced.train.providers import Cached, Live
-from aced.train.student import make_student
+from aced.train.run.fit import make_trainer
+from aced.train.run.frozen import frozen_models, teachers_of
+from aced.train.run.inputs import Inputs, make_inputs
+from aced.train.run.student import make_student
 from run_fakes import POOL, quiet, run_config, take
 
 
@@ -183,7 +183,7 @@ def test_a_teacher_that_knows_nothing_is_refused(taught: list[str], tmp_path: Pa
 
 
 def test_another_teacher_in_the_list_is_another_run(taught: list[str], tmp_path: Path) -> None:
-    from aced.train.fit import fit
+    from aced.train.run.fit import fit
 
     config = config_of(tmp_path, "softmax-kd", taught, run__checkpoint_every=1, train__steps=2)
     fit(config, Inputs(inputs_of(config).source, [], None, inputs_of(config).teachers), make_student(config), quiet())

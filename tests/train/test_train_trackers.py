@@ -18,16 +18,16 @@ import pytest
 import torch
 
 from aced.config import Config, make_config
-from aced.data.scenes import Scenes, make_pool, make_tasks
 from aced.errors import AcedError
-from aced.progress import Bars
-from aced.train import fit as fit_module
-from aced.train.fit import Fitted, fit
-from aced.train.student import make_student
-from aced.train.trackers import group
-from aced.train.trackers.boards import TensorBoard, Told
-from aced.train.trackers.group import Trackers, check_trackers, tracking
-from aced.train.trackers.tracker import eval_values, train_values
+from aced.lab.scenes import Scenes, make_pool, make_tasks
+from aced.runs.trackers import group
+from aced.runs.trackers.boards import TensorBoard, Told
+from aced.runs.trackers.group import Trackers, check_trackers, tracking
+from aced.runs.trackers.tracker import eval_values, train_values
+from aced.runtime.progress import Bars
+from aced.train.run import fit as fit_module
+from aced.train.run.fit import Fitted, fit
+from aced.train.run.student import make_student
 from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at
 
 STEPS = 6

@@ -14,21 +14,21 @@ import torch
 from rich.console import Console
 
 from aced.config import Config
-from aced.data.scenes import Scenes, make_pool, make_tasks
-from aced.data.views import View
 from aced.errors import AcedError
 from aced.evaluate.tasks import Classification, Task, TaskResult
 from aced.evaluate.zeroshot import Scores, score_all
-from aced.progress import Bars
+from aced.lab.scenes import Scenes, make_pool, make_tasks
+from aced.models import load_tower
+from aced.pool.views import View
 from aced.report import load_run, results_table, write_report
-from aced.report.records import parse_results, results_of
 from aced.report.shared_tasks import on_shared_tasks
-from aced.status.reading import read_status
-from aced.towers import load_tower
+from aced.runs.records import parse_results, results_of
+from aced.runs.standing import read_status
+from aced.runtime.progress import Bars
 from aced.train.best import best_model, keep_best
-from aced.train.fit import Fitted, fit
-from aced.train.inputs import make_eval_tasks
-from aced.train.student import make_student
+from aced.train.run.fit import Fitted, fit
+from aced.train.run.inputs import make_eval_tasks
+from aced.train.run.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config
 
@@ -187,7 +187,7 @@ def test_the_average_counts_what_was_asked_for() -> None:
 
 def test_a_run_whose_tasks_all_fail_ends_well(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [failing(AcedError("Gone."), "a"), failing(AcedError("Gone."), "b")]
-    monkeypatch.setattr("aced.train.inputs.make_eval_tasks", lambda *_: tasks)
+    monkeypatch.setattr("aced.train.run.inputs.make_eval_tasks", lambda *_: tasks)
     folder = tmp_path / "run"
     words = [
         "data.scenes_size=100",

@@ -42,7 +42,7 @@ def test_no_step_waits_for_the_gpu(words: list[str], tmp_path: Path) -> None:
     assert all(any(one["what"] == "numbers sent to the host" for one in noted) for noted in found.values())
 
 
-POSITIONS = {"train/scoring/embedding.py"}
+POSITIONS = {"train/scoring/student_embeddings.py"}
 CHEAP: dict[str, tuple[list[str], set[str]]] = {
     "early": (["scoring.cascade=0.5", "scoring.early=true"], set()),
     "reduced": (["scoring.cascade=0.5", "scoring.resolution=16"], set()),

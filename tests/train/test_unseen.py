@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from aced.core.embeddings import Embeddings
-from aced.data.scenes import make_pool
-from aced.data.source import Candidates
+from aced.lab.scenes import make_pool
+from aced.pool.source import Candidates
 from aced.train.dealing import Pool
-from aced.train.ordering import make_order
 from aced.train.providers import Cached
-from aced.train.scoring.embedding import recall
+from aced.train.run.ordering import make_order
 from aced.train.scoring.memory import Memory
+from aced.train.scoring.student_embeddings import recall
 from aced.train.step import Trainer
 from run_fakes import BATCH, POOL, Make, positions, take
 

@@ -30,10 +30,10 @@ def methods(
     from rich.markup import escape
     from rich.table import Table
 
-    from aced.demo.recipe import ROWS
+    from aced.lab.demo.rows import ROWS
     from aced.methods import METHODS
-    from aced.plugins import load_plugins
-    from aced.registering import parts
+    from aced.registry.doors import parts
+    from aced.registry.plugins import load_plugins
 
     rows = [row for row in ROWS.values() if row.name not in METHODS]
     load_plugins(imports or [])

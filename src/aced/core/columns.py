@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings, Scalar
 from aced.core.shares import Share, as_share
-from aced.core.tables import wide
+from aced.core.tiles import wide
 
 Project = Callable[[Tensor], Tensor]
 """Maps the student's embeddings `[b, d_student]` to the teacher's width `[b, d_teacher]`."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aced.core.ranks import Ranks
 from aced.core.shares import Share
-from aced.core.tables import Table
+from aced.core.tiles import Table
 
 
 class Form:

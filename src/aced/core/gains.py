@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.products import write_logits
-from aced.core.scored import Loss, Model, Sides
+from aced.core.score_models import Loss, Model, Sides
 
 # Largest tile of pair scores that is held at once, in elements: 256 KB, which a processor's cache holds.
 _TILE = 1 << 16

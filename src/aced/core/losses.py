@@ -26,7 +26,7 @@ from aced.core.embeddings import Embeddings
 from aced.core.forms import Sigmoid, SigmoidKD, Softmax, SoftmaxKD
 from aced.core.pairs import mean_over_pairs
 from aced.core.shares import Share, as_share
-from aced.core.tables import wide
+from aced.core.tiles import wide
 
 # Largest tile of logits that is held at once, in elements.
 _TILE = 1 << 22

@@ -22,7 +22,7 @@ from torch import Tensor
 from aced.core.embeddings import Scalar
 from aced.core.forms import Form
 from aced.core.shares import Share
-from aced.core.tables import Table, wide
+from aced.core.tiles import Table, wide
 
 
 def mean_over_pairs(student: Share, form: Form, tile: int) -> Tensor:

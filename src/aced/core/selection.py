@@ -24,10 +24,10 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.gains import Gains, independent_gains, joint_gains, tile_of
 from aced.core.ranks import Alone, Ranks
-from aced.core.scored import Loss as Loss
-from aced.core.scored import Model, check_how, check_models, models_of
-from aced.core.scored import Score as Score
-from aced.core.scored import Strategy as Strategy
+from aced.core.score_models import Loss as Loss
+from aced.core.score_models import Model, check_how, check_models, models_of
+from aced.core.score_models import Score as Score
+from aced.core.score_models import Strategy as Strategy
 from aced.core.selection_ranks import Apart, Chunk, Party, Scope, Sharing, Together
 
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from aced.core.scored import SCORES, Score
+from aced.core.score_models import SCORES, Score
 from aced.core.selection import Selection
 
 

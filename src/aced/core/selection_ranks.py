@@ -23,7 +23,7 @@ from torch import Tensor
 
 from aced.core.gains import block_rows
 from aced.core.ranks import Ranks
-from aced.core.scored import Model, Sides
+from aced.core.score_models import Model, Sides
 
 Scope = Literal["global", "quota", "local"]
 

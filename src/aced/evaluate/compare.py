@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from aced.errors import AcedError
+from aced.evaluate.datacomp import task_name
+from aced.evaluate.eval_records import Evaluation
 from aced.evaluate.evidence import bootstrap, unpack
-from aced.evaluate.records import Evaluation
-from aced.evaluate.suite import task_name
 
 RESAMPLES = 2000
 AVERAGE = "average"

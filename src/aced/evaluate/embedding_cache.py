@@ -8,8 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from aced.data.atomic import save_tensors_atomic
 from aced.evaluate.image_faults import ImageFaults
+from aced.files.atomic import save_tensors_atomic
 
 
 class EmbeddingCache:

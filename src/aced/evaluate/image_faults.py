@@ -25,7 +25,7 @@ class ImageFaults:
 
     Attributes:
         lost: positions of the images that Pillow does not read, which cannot be scored, with the name of the fault
-            (`aced.data.faults`).
+            (`aced.pool.faults`).
         left_out: the same by that name.
         odd: images that are scored, as Pillow decodes them, by the name of what is odd about them.
     """

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from aced.errors import AcedError
-from aced.evaluate.embedder import Embedder
 from aced.evaluate.evidence import Evidence, standard_error
 from aced.evaluate.groups import attribute_scores, group_scores
-from aced.evaluate.metrics import best_match, class_ranks, positive_ranks
+from aced.evaluate.task_embedder import Embedder
 from aced.evaluate.tasks import (
     Association,
     Attributes,
@@ -26,6 +25,7 @@ from aced.evaluate.tasks import (
     TaskResult,
 )
 from aced.evaluate.unreadable import without_lost
+from aced.evaluate.zeroshot_metrics import best_match, class_ranks, positive_ranks
 
 TOP = (1, 5, 10)
 """k of recall@k in retrieval."""

@@ -14,13 +14,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from aced.data.images import ImageFault, decode_like_pillow
-from aced.data.loading import Loading, load
-from aced.data.shared_memory import workers_that_fit
-from aced.data.tars import Member
-from aced.data.views import View, image_bytes
 from aced.evaluate.image_faults import FaultNotes, ImageFaults
 from aced.evaluate.tar_samples import Sample, State, read_member, state_of
+from aced.pool.images import ImageFault, decode_like_pillow
+from aced.pool.loader.loading import Loading, load
+from aced.pool.loader.shared_memory import workers_that_fit
+from aced.pool.tars.tars import Member
+from aced.pool.views import View, image_bytes
 
 _KEPT_BYTES = 1 << 30
 """Pixels of tasks that a process keeps for their next evaluation; what does not fit is decoded again."""
@@ -96,7 +96,7 @@ class TarImages:
             keep: whether to remember them for the next time, as far as this process has room for those of all tasks.
 
         Raises:
-            AcedError: a tar cannot be read or has changed; what `aced.data.loading.load` raises.
+            AcedError: a tar cannot be read or has changed; what `aced.pool.loader.loading.load` raises.
         """
         missing = [span for span in spans if (view, span) not in self._known]
         decoded = self._decoded(view, missing, loading)

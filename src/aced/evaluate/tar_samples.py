@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aced.data.standins import HEAD, stand_in
-from aced.data.tarindex import IMAGE_SUFFIXES
-from aced.data.tars import Member, list_tar, split_key
 from aced.errors import AcedError
+from aced.files.standins import HEAD, stand_in
+from aced.pool.tars.tarindex import IMAGE_SUFFIXES
+from aced.pool.tars.tars import Member, list_tar, split_key
 
 
 @dataclass(frozen=True)

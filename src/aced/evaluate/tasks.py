@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from aced.data.views import View
 from aced.evaluate.evidence import Evidence
 from aced.evaluate.image_faults import ImageFaults
+from aced.pool.views import View
 
 ReadImages = Callable[[View], Tensor]
 """Gives all images of a task in one view: `[n, 3, size, size]` uint8.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from aced.errors import AcedError, reason_of
-from aced.evaluate.embedder import Embedder, EmbeddingTower, NotFinite, evaluation_mode
 from aced.evaluate.scoring import score_task
 from aced.evaluate.stability.suite import counted
+from aced.evaluate.task_embedder import Embedder, EmbeddingTower, NotFinite, evaluation_mode
 from aced.evaluate.tasks import Task, TaskResult, as_json
-from aced.precision import Precision
+from aced.runtime.precision import Precision
 
 __all__ = [
     "EmbeddingTower",

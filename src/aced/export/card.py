@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aced.evaluate.records import FILE, read_evaluation
-from aced.report.records import RunRecord, load_run
-from aced.towers import Tower
-from aced.towers.tokenizers import WordTokenizer
+from aced.evaluate.eval_records import FILE, read_evaluation
+from aced.models import Tower
+from aced.models.tokenizers import WordTokenizer
+from aced.runs.records import RunRecord, load_run
 
 FILL = "FILL IN"
 """Stands where only whoever publishes a model knows what to write."""
@@ -206,10 +206,10 @@ def open_clip_usage(tower: Tower) -> str:
     """How the folder is loaded by open_clip."""
     first = "import open_clip\n"
     if needs_aced(tower):
-        first = "from aced.towers.compat import import_open_clip\n\nopen_clip = import_open_clip()\n"
+        first = "from aced.models.compat import import_open_clip\n\nopen_clip = import_open_clip()\n"
     if isinstance(tower.tokenizer, WordTokenizer):
         tokens = (
-            "from pathlib import Path\nfrom aced.towers.tokenizers import WordTokenizer\n"
+            "from pathlib import Path\nfrom aced.models.tokenizers import WordTokenizer\n"
             f'tokenizer = WordTokenizer.from_file(Path("FOLDER/vocabulary.txt"), {tower.context_length})\n'
         )
     else:

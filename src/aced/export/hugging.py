@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aced.data.atomic import write_atomic, writing
 from aced.errors import AcedError
-from aced.export.checks import Examples, check_equal, difference
-from aced.towers import Tower
-from aced.towers.compat import import_open_clip
-from aced.towers.layouts import as_transformers
-from aced.towers.text import trims
-from aced.towers.tokenizers import WordTokenizer
+from aced.export.agreement import Examples, check_equal, difference
+from aced.files.atomic import write_atomic, writing
+from aced.models import Tower
+from aced.models.compat import import_open_clip
+from aced.models.layouts import as_transformers
+from aced.models.text import trims
+from aced.models.tokenizers import WordTokenizer
 
 _BICUBIC, _BILINEAR = 3, 2
 

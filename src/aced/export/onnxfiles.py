@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aced.data.atomic import write_atomic, writing
 from aced.errors import AcedError
-from aced.export.checks import Examples, check_equal, difference
-from aced.towers import Tower
-from aced.towers.recipes import WORDS_FILE
-from aced.towers.tokenizers import WordTokenizer
+from aced.export.agreement import Examples, check_equal, difference
+from aced.files.atomic import write_atomic, writing
+from aced.models import Tower
+from aced.models.recipes import WORDS_FILE
+from aced.models.tokenizers import WordTokenizer
 
 FILE, FORMAT = "aced_onnx.json", 1
 KINDS = ("fp32", "int8")
@@ -196,7 +196,7 @@ def _inputs(tower: Tower) -> dict[str, str]:
     mean, std = (values.flatten().tolist() for values in (tower.mean, tower.std))
     if isinstance(tower.tokenizer, WordTokenizer):
         texts = (
-            f"lower; ids 1 to 256 are bytes, then the lines of {WORDS_FILE}, then the end; see aced.towers.tokenizers"
+            f"lower; ids 1 to 256 are bytes, then the lines of {WORDS_FILE}, then the end; see aced.models.tokenizers"
         )
     elif hasattr(tower.tokenizer, "save_pretrained"):
         clean = getattr(getattr(tower.tokenizer, "clean_fn", None), "__name__", "none")

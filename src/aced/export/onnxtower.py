@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aced.errors import AcedError
 from aced.export.onnxfiles import FILE, FORMAT, KINDS, file_of, session_of
-from aced.towers.tokenizers import choose_tokenizer
-from aced.towers.tower import view_of
+from aced.models.tokenizers import choose_tokenizer
+from aced.models.tower import view_of
 
 
 class OnnxTower:

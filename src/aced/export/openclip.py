@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aced.data.atomic import save_tensors_atomic, write_atomic, writing
 from aced.errors import AcedError
-from aced.export.checks import Examples, check_equal, difference
-from aced.towers import Tower
-from aced.towers.compat import import_open_clip
-from aced.towers.hub import HUB_CONFIG, NAMES
-from aced.towers.recipes import WORDS_FILE
-from aced.towers.tokenizers import WordTokenizer
+from aced.export.agreement import Examples, check_equal, difference
+from aced.files.atomic import save_tensors_atomic, write_atomic, writing
+from aced.models import Tower
+from aced.models.compat import import_open_clip
+from aced.models.hub_folder import HUB_CONFIG, NAMES
+from aced.models.recipes import WORDS_FILE
+from aced.models.tokenizers import WordTokenizer
 
 
 def write_open_clip(tower: Tower, folder: Path) -> float:

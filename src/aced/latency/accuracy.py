@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aced.evaluate.folder import find_task_folders, load_task_folder
+from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import average, evaluate
 from aced.latency.runtimes import RUNTIMES, Ready
-from aced.towers import Tower
+from aced.models import Tower
 
 SCENES = "scenes"
 """In the place of a folder: the built-in tasks."""
@@ -44,7 +44,7 @@ def tasks_of(data: Sequence[str]) -> list[Task]:
     tasks: list[Task] = []
     for place in data:
         if place == SCENES and not Path(place).is_dir():
-            from aced.data.scenes import make_tasks
+            from aced.lab.scenes import make_tasks
 
             tasks += make_tasks("test")
         else:

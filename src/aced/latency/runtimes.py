@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aced.errors import AcedError
 from aced.export.onnxfiles import SIDES, file_of, session_of, write_graphs
-from aced.towers import Tower
+from aced.models import Tower
 
 Encode = Callable[[Tensor], Tensor]
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aced.report.page import write_report as write_report
-    from aced.report.records import RunRecord as RunRecord
-    from aced.report.records import load_results as load_results
-    from aced.report.records import load_run as load_run
-    from aced.report.records import results_of as results_of
     from aced.report.table import results_table as results_table
+    from aced.runs.records import RunRecord as RunRecord
+    from aced.runs.records import load_results as load_results
+    from aced.runs.records import load_run as load_run
+    from aced.runs.records import results_of as results_of
 
 _HOME = {
     "write_report": "aced.report.page",
-    "RunRecord": "aced.report.records",
-    "load_results": "aced.report.records",
-    "load_run": "aced.report.records",
-    "results_of": "aced.report.records",
+    "RunRecord": "aced.runs.records",
+    "load_results": "aced.runs.records",
+    "load_run": "aced.runs.records",
+    "results_of": "aced.runs.records",
     "results_table": "aced.report.table",
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from aced.evaluate.stability.suite import counted
-from aced.report.records import BUDGETS, Evaluation, Results, Row, RunRecord, Step
+from aced.runs.records import BUDGETS, Evaluation, Results, Row, RunRecord, Step
 
 BASELINE = "iid"
 """The method that others are compared with."""

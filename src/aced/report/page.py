@@ -10,14 +10,14 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from aced.errors import AcedError
-from aced.evaluate.stability.stable import Stability
+from aced.evaluate.stability.stable_tasks import Stability
+from aced.lab.lit.decoders import decoder_parts, load_decoder
+from aced.programs.stable import findings
 from aced.report import aggregate, charts, numbers, panels, shared_tasks
 from aced.report.aggregate import Group
-from aced.report.decoders import decoder_parts, load_decoder
-from aced.report.records import BUDGETS, ReferenceScore, Results, RunRecord, parse_results
-from aced.report.stability import findings
 from aced.report.stability_page import stability_parts
 from aced.report.templates import environment, stylesheet
+from aced.runs.records import BUDGETS, ReferenceScore, Results, RunRecord, parse_results
 
 
 def write_report(

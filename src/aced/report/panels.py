@@ -14,7 +14,7 @@ from aced.report.aggregate import Group, Points
 from aced.report.canvas import KINDS
 from aced.report.charts import Series, Style
 from aced.report.numbers import budget_text, compact, duration, ratio
-from aced.report.records import BUDGETS, Pair, ReferenceScore, Step
+from aced.runs.records import BUDGETS, Pair, ReferenceScore, Step
 
 BUDGET_TITLES = {
     "samples_trained": "Trained samples",

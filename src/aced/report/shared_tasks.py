@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aced.evaluate.image_faults import fault_lines
 from aced.evaluate.stability.suite import counted
-from aced.report.records import Results, Row, RunRecord, TaskScore
+from aced.runs.records import Results, Row, RunRecord, TaskScore
 
 
 def lost_tasks(results: Results) -> dict[str, str]:

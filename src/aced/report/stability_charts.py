@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aced.evaluate.stability.stable import Stability, TaskStability
+from aced.evaluate.stability.stable_tasks import Stability, TaskStability
 from aced.report.canvas import css, isolated, new_figure, plain, put_text, set_ticks, to_svg
 
 COLOURS = {"kept": "s1", "noisy": "s2", "chance": "s0"}

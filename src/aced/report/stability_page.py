@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
-from aced.data.atomic import write_atomic
 from aced.errors import AcedError
-from aced.evaluate.stability.stable import Stability
+from aced.evaluate.stability.stable_tasks import Stability
+from aced.files.atomic import write_atomic
 from aced.report.numbers import DASH
 from aced.report.stability_charts import COLOURS, curve_chart, sigma_chart
 from aced.report.templates import environment, stylesheet

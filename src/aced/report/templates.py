@@ -12,10 +12,10 @@ from aced.report.numbers import DASH
 _FOLDER = Path(__file__).parent
 
 
-def environment() -> jinja2.Environment:
-    """Escapes what it is given, and refuses a name that a template uses and nobody gave."""
+def environment(*further: Path) -> jinja2.Environment:
+    """Escapes what it is given, and refuses a name that a template uses and nobody gave; `further` folders of them."""
     found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
+        loader=jinja2.FileSystemLoader([_FOLDER, *further]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aced.data.streams import starts_of
-from aced.devices import sent
+from aced.pool.orders.streams import starts_of
+from aced.runtime.devices import sent
 from aced.train.draws import generator_of
 from aced.train.providers import Cached
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aced.data.atomic import folder_atomic, remove_whole, write_atomic
 from aced.errors import AcedError
 from aced.evaluate.stability.suite import counted
 from aced.evaluate.zeroshot import Scores, scores_json
-from aced.towers import Tower, save_tower
+from aced.files.atomic import folder_atomic, remove_whole, write_atomic
+from aced.models import Tower, save_tower
 
 
 def keep_best(folder: Path, student: Tower, scores: Scores, step: int) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.selection import shares_of
 from aced.core.selection_ranks import Scope
-from aced.data.packing import packed, unpacked
-from aced.data.source import CUT, Candidates, Key
-from aced.devices import sent
+from aced.pool.loader.packing import packed, unpacked
+from aced.pool.source import CUT, Candidates, Key
+from aced.runtime.devices import sent
 from aced.train.distributed import World
 
 

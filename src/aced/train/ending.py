@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from aced.errors import AcedError, told
-from aced.stopping import INTERRUPTED, Stopped
+from aced.runtime.stopping import INTERRUPTED, Stopped
 from aced.train.distributed import JobEnded, Ranks, World
 from aced.train.heartbeat import MISSED, PAUSE, Heartbeat
 

@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from aced.data.loading import Loading
 from aced.errors import AcedError, reason_of
 from aced.evaluate.asked import texts_of
-from aced.evaluate.embedder import Embedder, evaluation_mode
 from aced.evaluate.image_faults import ImageFaults
+from aced.evaluate.task_embedder import Embedder, evaluation_mode
 from aced.evaluate.tasks import Task
 from aced.evaluate.unreadable import without_lost
-from aced.precision import Precision
-from aced.towers import Tower
+from aced.models import Tower
+from aced.pool.loader.loading import Loading
+from aced.runtime.precision import Precision
 from aced.train.distributed import World
-from aced.train.leaving import running_statistics
+from aced.train.run.leaving import running_statistics
 
 Cutting = Callable[[Callable[[], object]], bool]
 """Does some work unless a signal cuts it short; whether it was done."""

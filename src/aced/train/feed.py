@@ -12,20 +12,20 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from aced.data.assembly import Place, Size, assembled
-from aced.data.faults import HARMLESS
-from aced.data.fetching import Fetcher
-from aced.data.filling import Fill, Job
-from aced.data.loading import PATIENCE, Start, load
-from aced.data.losttars import LOST
-from aced.data.order import Orders
-from aced.data.sending import CudaLine, Sent
-from aced.data.source import Candidates, Column, Fault, Source
-from aced.data.views import View, image_bytes
 from aced.errors import AcedError
+from aced.pool.faults import HARMLESS
+from aced.pool.fetch.fetching import Fetcher
+from aced.pool.loader.assembly import Place, Size, assembled
+from aced.pool.loader.filling import Fill, Job
+from aced.pool.loader.loading import PATIENCE, Start, load
+from aced.pool.loader.sending import CudaLine, Sent
+from aced.pool.orders.order import Orders
+from aced.pool.source import Candidates, Column, Fault, Source
+from aced.pool.tars.losttars import LOST
+from aced.pool.views import View, image_bytes
+from aced.runs.pace import Invalid, invalid
 from aced.train.limit import allowed, beyond
 from aced.train.met import Met
-from aced.train.pace import Invalid, invalid
 
 
 @dataclass
@@ -228,11 +228,11 @@ def feed(
         columns: what else is loaded of each pair; pairs without a value of one of them are left out.
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
-        patience, start_method: see `aced.data.loading.load`.
+        patience, start_method: see `aced.pool.loader.loading.load`.
         fetcher: brings the tars, and is told of each step when its pairs have been read.
 
     Raises:
-        AcedError: as `aced.data.loading.load`.
+        AcedError: as `aced.pool.loader.loading.load`.
     """
     columns = distinct(columns)
     fill = Fill(source, views, columns)

@@ -8,8 +8,8 @@ import torch
 
 from aced.core.columns import column_flops
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger
 from aced.errors import AcedError
+from aced.runs.ledger import Ledger
 from aced.train.bank import Bank
 from aced.train.draws import generator_of
 from aced.train.providers import Cached, Provider

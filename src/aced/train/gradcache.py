@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings, Scalar
-from aced.data.source import Candidates
+from aced.pool.source import Candidates
 from aced.train.draws import RandomStates, random_states
 
 Forward = Callable[[Candidates], Embeddings]

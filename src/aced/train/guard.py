@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aced.devices import Readout
 from aced.errors import AcedError
+from aced.runtime.devices import Readout
 from aced.train.replica import Verdict
 
 

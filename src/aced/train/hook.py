@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aced.towers import Tower
+from aced.models import Tower
 from aced.train.step import Outcome, Trainer
 
 

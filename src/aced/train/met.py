@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aced.data.keysample import hash_key
+from aced.pool.tars.keysample import hash_key
 
 MOST = 1 << 16
 """Samples that are told from each other by a hash of their keys, each of 64 bits."""

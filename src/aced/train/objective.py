@@ -14,7 +14,7 @@ from aced.core.columns import column_kd
 from aced.core.embeddings import Embeddings
 from aced.core.shares import Share, as_share
 from aced.methods import Method
-from aced.objectives import DISTILLATIONS, LOSSES
+from aced.registry.objectives import DISTILLATIONS, LOSSES
 
 MAX_LOG_SCALE = math.log(100.0)
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from aced.data.faults import HARMLESS
-from aced.data.source import Candidates, Fault, Key
+from aced.pool.faults import HARMLESS
+from aced.pool.source import Candidates, Fault, Key
 from aced.train.distributed import World
 from aced.train.feed import Faults
 

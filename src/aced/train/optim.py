@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aced.config_sections import TrainSection
+from aced.config.sections import TrainSection
 
 
 def make_optimizer(modules: Iterable[nn.Module], config: TrainSection) -> torch.optim.AdamW:

@@ -9,15 +9,15 @@ from typing import Protocol
 
 import torch
 
+from aced.cache.store import Store
+from aced.cache.stored import StoredRows
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import FlopPhase, Ledger
-from aced.data.source import Candidates, Column
-from aced.data.store import Store
-from aced.data.stored import StoredRows
-from aced.data.views import View
-from aced.devices import sent
-from aced.precision import Precision, autocast
-from aced.towers import Tower
+from aced.models import Tower
+from aced.pool.source import Candidates, Column
+from aced.pool.views import View
+from aced.runs.ledger import FlopPhase, Ledger
+from aced.runtime.devices import sent
+from aced.runtime.precision import Precision, autocast
 
 
 class Provider(Protocol):

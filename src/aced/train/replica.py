@@ -20,9 +20,9 @@ from aced.core.embeddings import Embeddings, Scalar
 from aced.core.joined import Joined
 from aced.core.ranks import Alone
 from aced.core.shares import Share
-from aced.data.source import Candidates
-from aced.precision import TYPES, Precision, autocast
-from aced.towers import Tower
+from aced.models import Tower
+from aced.pool.source import Candidates
+from aced.runtime.precision import TYPES, Precision, autocast
 from aced.train.distributed import World
 from aced.train.gradcache import GradCache, Once
 from aced.train.lossscale import LossScale

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from aced.core.selection import Loss
 from aced.core.selection_ranks import Scope
-from aced.precision import Precision
+from aced.runtime.precision import Precision
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Numbers of a step; documented in `aced.config_sections`."""
+    """Numbers of a step; documented in `aced.config.sections`."""
 
     batch: int
     super_batch: int

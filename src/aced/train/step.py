@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger
 from aced.core.shares import Share
-from aced.data.losttars import KnownTars
-from aced.data.source import Candidates
 from aced.errors import AcedError
 from aced.methods import Method
-from aced.towers import Tower
+from aced.models import Tower
+from aced.pool.source import Candidates
+from aced.pool.tars.losttars import KnownTars
+from aced.runs.ledger import Ledger
 from aced.train.dealing import Dealt, Pool, Taken
 from aced.train.distributed import World
 from aced.train.feed import Faults

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aced.data.atomic import append_line, write_atomic
 from aced.errors import AcedError
+from aced.files.atomic import append_line, write_atomic
+from aced.runs.trackers.group import Trackers
 from aced.train.step import Outcome, Trainer
-from aced.train.trackers.group import Trackers
 
 
 class Metrics:

@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from aced.stopping import SIGNALS, Asked
+from aced.runtime.stopping import SIGNALS, Asked
 from aced.train.distributed import World
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aced.evaluate.stability.chance_guard import Guard
 from aced.evaluate.stability.distributions import Floats
-from aced.evaluate.stability.guard import Guard
 from aced.evaluate.stability.spread import EQUAL, Indices, Repeats, Scores, choose, pooled_sigma
 
 

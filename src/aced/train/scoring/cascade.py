@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger
 from aced.methods import Method
+from aced.runs.ledger import Ledger
 from aced.train.distributed import World
 from aced.train.draws import generator_of
 from aced.train.scoring.draw import count_draw, draw_with

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, settled
-from aced.data.loading import Loading
-from aced.data.order import Orders
-from aced.data.source import Candidates
+from aced.pool.loader.loading import Loading
+from aced.pool.orders.order import Orders
+from aced.pool.source import Candidates
 from aced.train.scoring.cascade import Sieve
 from aced.train.scoring.draw import draw
 from aced.train.scoring.early import Early
-from aced.train.scoring.embedding import embed, recall
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
-from aced.train.scoring.shares import each_kept, own_part
+from aced.train.scoring.own_share import each_kept, own_part
+from aced.train.scoring.student_embeddings import embed, recall
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 
 from aced.core import selection
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger, selection_flops
-from aced.core.scored import check_models, models_of
+from aced.core.score_models import check_models, models_of
 from aced.core.selection import Score, Selection, shares_of
 from aced.errors import AcedError
 from aced.methods import Method
+from aced.runs.ledger import Ledger, selection_flops
 from aced.train.distributed import World
 from aced.train.scoring.moment import Moment
 from aced.train.settings import Settings

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aced.core.ledger import Ledger
-from aced.data.loading import Loading
-from aced.data.order import Orders
-from aced.data.plan import Plans
-from aced.data.source import Candidates
-from aced.data.views import View
-from aced.devices import Readout
+from aced.pool.loader.loading import Loading
+from aced.pool.orders.order import Orders
+from aced.pool.orders.plan import Plans
+from aced.pool.source import Candidates
+from aced.pool.views import View
+from aced.runs.ledger import Ledger
+from aced.runtime.devices import Readout
 from aced.train.feed import feed
 from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve

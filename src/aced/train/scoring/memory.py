@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.devices import Readout, sent
+from aced.runtime.devices import Readout, sent
 from aced.train.scoring.held import Held
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.unseen import Guess

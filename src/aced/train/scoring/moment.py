@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aced.core.ledger import Ledger
 from aced.methods import Method
-from aced.towers import Tower
+from aced.models import Tower
+from aced.runs.ledger import Ledger
 from aced.train.distributed import World
 from aced.train.providers import Provider
 from aced.train.settings import Settings

@@ -7,9 +7,9 @@ from collections import deque
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.ledger import Ledger
 from aced.core.linear_fit import LinearFit
-from aced.towers import Tower
+from aced.models import Tower
+from aced.runs.ledger import Ledger
 from aced.train.distributed import World
 
 

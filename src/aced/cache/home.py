@@ -1,0 +1,133 @@
+"""Where the side-cars of one model lie: a folder of a local disk, or of a store (`aced.cache.farhome`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from aced.cache.sidecar import Part, SideCarInfo, differences, open_sidecar, sidecar_name, stem
+from aced.errors import AcedError
+from aced.files.atomic import file_atomic, writing
+
+
+class FileState(NamedTuple):
+    """The state of a file: its bytes, and a text that changes when it is written again."""
+
+    size: int
+    changed: str
+
+
+class Home(Protocol):
+    """Where side-cars lie, each under its name (`sidecar_name`)."""
+
+    def state(self, name: str) -> FileState | None:
+        """The state of a side-car; None where there is none."""
+        ...
+
+    def info(self, name: str, identity: Mapping[str, str] | None = None, part: Part | None = None) -> SideCarInfo:
+        """Its header; raises as `open_sidecar`."""
+        ...
+
+    def named(self, name: str) -> str:
+        """Path or address of a file, or of the folder itself, for messages."""
+        ...
+
+    def read_beside(self, name: str) -> bytes:
+        """A file beside them; nothing where it is not there or cannot be read."""
+        ...
+
+    def write_beside(self, name: str, content: bytes) -> None:
+        """Write a file beside them whole; raises an AcedError where that is not allowed."""
+        ...
+
+    def names(self) -> set[str]:
+        """All files."""
+        ...
+
+    def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
+        """Why a part has no side-car of a model, as the end of a sentence: there is one, but of something else."""
+        ...
+
+
+class Folder:
+    """A folder of a local disk, which need not be there.
+
+    Args:
+        folder: its path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def state(self, name: str) -> FileState | None:
+        """As in `Home`."""
+        return file_state(f"{self.folder}/{name}")
+
+    def info(self, name: str, identity: Mapping[str, str] | None = None, part: Part | None = None) -> SideCarInfo:
+        """As in `Home`."""
+        return open_sidecar(self.folder / name, identity, part).info
+
+    def named(self, name: str) -> str:
+        """As in `Home`."""
+        return f"{self.folder}/{name}".rstrip("/")
+
+    def read_beside(self, name: str) -> bytes:
+        """As in `Home`."""
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError:
+            return b""
+
+    def write_beside(self, name: str, content: bytes) -> None:
+        """As in `Home`."""
+        path = self.folder / name
+        with file_atomic(path) as temporary, writing(path):
+            temporary.write_bytes(content)
+
+    def names(self) -> set[str]:
+        """As in `Home`."""
+        return set(os.listdir(self.folder))
+
+    def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
+        """As in `Home`."""
+        own = self.folder / sidecar_name(part)
+        for other in sorted(self.folder.parent.glob(f"*/{own.name}")):
+            if (found := _info(other)) is None:
+                continue
+            if what := differences(found.identity, identity):
+                return f"the one in {other.parent} is of {what} (it was made by {found.tower})"
+            return (
+                f"the one in {other.parent} was made before the architecture was noted; if the config of {found.tower} "
+                f"is still what it was then, rename that folder to {own.parent.name}"
+            )
+        named = re.compile(rf"{re.escape(stem(part))}-[0-9a-f]{{12}}\.safetensors")
+        others = [other for other in sorted(self.folder.glob("*.safetensors")) if named.fullmatch(other.name)]
+        for other in others:
+            if (found := _info(other)) is None:
+                continue
+            how, _, tar = found.mark.rpartition(" ")
+            asked, _, own_tar = part.mark.rpartition(" ")
+            if tar == own_tar:
+                return f"{other} is of the same tar with other captions or pixels ('{how}', and '{asked}' is asked for)"
+        if others:
+            return f"{others[0]} is of another tar of that name, or of this one before it was changed"
+        return f"there is none in {self.folder}"
+
+
+def file_state(path: str | Path) -> FileState | None:
+    """The state of a local file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return FileState(found.st_size, str(found.st_mtime_ns))
+
+
+def _info(path: Path) -> SideCarInfo | None:
+    with contextlib.suppress(AcedError):
+        return open_sidecar(path).info
+    return None

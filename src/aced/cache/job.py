@@ -1,0 +1,297 @@
+"""The work of `aced embed` on some tars: one callable for a lone process, for torchrun's ranks and for Ray's actors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from aced.cache.caches import cache_at
+from aced.cache.making import Progress, Settings, embed_parts
+from aced.cache.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
+from aced.cache.sidecarlist import SideCarList
+from aced.cache.survey import Survey
+from aced.errors import AcedError
+from aced.files.atomic import sweep_leftovers
+from aced.files.remote import is_address
+from aced.models import Tower, load_tower
+from aced.models.hub_files import Progress as Fetching
+from aced.pool.decoding import FAST
+from aced.pool.faults import HARMLESS
+from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.shards import Shards, open_shards
+from aced.pool.tars.indexfolder import index_folder
+from aced.pool.tars.losttars import TarLost
+from aced.runtime.precision import Asked, find_precision
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is embedded, by what, and how; plain data, so that it can be sent to another machine.
+
+    Attributes:
+        model, checkpoint: as in `load_tower`.
+        cache: the cache folder, on a file system that all processes see, or its address.
+        settings: type, views, micro-batch and workers.
+        caption, caption_choice, decoding: what is embedded of each sample, see `open_shards`.
+        bad_tars: what a damaged tar does, see `open_shards`.
+        spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
+            that this folder may take.
+        passing: whether tars at addresses leave it again when they have been embedded.
+        index_dir: where indexes of the tars are kept, see `index_folder`.
+        device: of torch; `auto` is CUDA where the process has it.
+        precision: of the model, in the place of that in `settings`: `auto` is decided where the model is.
+        threads: CPU threads; 0 leaves them as they are.
+    """
+
+    model: str
+    checkpoint: str
+    cache: str
+    settings: Settings
+    caption: str = "txt"
+    caption_choice: str = "whole"
+    decoding: str = FAST.name
+    bad_tars: Literal["stop", "skip"] = "stop"
+    spool_dir: str = ""
+    spool_gb: float = 100.0
+    passing: bool = False
+    index_dir: str = ""
+    device: str = "cpu"
+    precision: Asked = "fp32"
+    threads: int = 0
+
+    @property
+    def spool(self) -> Spool | None:
+        """Where addresses are fetched to."""
+        return Spool(Path(self.spool_dir), int(self.spool_gb * GIGABYTE)) if self.spool_dir else None
+
+
+@dataclass
+class Tally:
+    """What came of some tars.
+
+    Attributes:
+        tars: that were looked at.
+        made: those of them that were embedded now.
+        repaired: those of `made` whose side-car was there, but damaged.
+        samples: in all side-cars.
+        embedded: samples that went through the model now.
+        usable: samples that have an embedding.
+        bytes: of all side-cars.
+        seconds, flops: of those made now.
+        skipped: samples and tars left out, by name of the fault.
+        examples: a sentence for each name.
+        left: tars that another process is embedding; they count nowhere else.
+    """
+
+    tars: int = 0
+    made: int = 0
+    repaired: int = 0
+    samples: int = 0
+    embedded: int = 0
+    usable: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    def skip(self, name: str, detail: str, count: int = 1) -> None:
+        """Count what was left out."""
+        self.skipped[name] += count
+        self.examples.setdefault(name, detail)
+
+    def add(self, other: Tally) -> None:
+        """Add the tally of other tars."""
+        for name in ("tars", "made", "repaired", "samples", "embedded", "usable", "bytes", "seconds", "flops"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, count in other.skipped.items():
+            self.skip(name, other.examples[name], count)
+        self.left += other.left
+
+
+class Embedder:
+    """Embeds tars: called with some, it makes the side-cars that they lack and says what came of it.
+
+    It can be called with the same tars again, by several processes at a time, and after a kill: whole side-cars stay,
+    and no other ones ever appear.
+
+    Args:
+        job: what to do. The model is loaded here, once.
+        tell: gets the first sentence about an index folder that is of no use.
+        fetching: opens a bar for what is downloaded of the model.
+
+    Raises:
+        AcedError: the model cannot be loaded.
+    """
+
+    def __init__(self, job: Job, tell: Callable[[str], None] | None = None, fetching: Fetching | None = None) -> None:
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        device = auto if job.device == "auto" else job.device
+        self.tower: Tower = load_tower(job.model, job.checkpoint, device=device, progress=fetching)
+        precision = find_precision(job.precision, self.tower.device)
+        self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
+        self.tower.requires_grad_(False).eval()
+        self.identity = self.tower.identity()
+        self._spool = job.spool
+        self.cache = cache_at(job.cache, self.identity["tower"], self._spool)
+        sweep_leftovers(self.cache.work)
+        self._listed = SideCarList(self.cache.home)
+
+    def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int, int]:
+        """What is there and what is to do, found from the headers of the tars and of the side-cars.
+
+        Tars at addresses are fetched for it, one after the other.
+
+        Args:
+            tars: paths and addresses.
+            progress: called with (tars looked at, all tars).
+
+        Returns:
+            The tally of the tars that need nothing, the other tars, the number of samples in those, and the bytes of
+            headers and keys that their side-cars will have.
+
+        Raises:
+            AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car is of something else or holds another type
+                or fewer views. One that is damaged will be made again.
+        """
+        there, missing, overhead = Tally(), 0, 0
+        todo: list[str] = []
+        for number, tar in enumerate(tars, 1):
+            source = self._open([tar], there)
+            parts = parts_of(source) if source else []
+            survey = self._survey(parts)
+            if survey.missing:
+                todo.append(str(tar))
+                missing += sum(map(len, parts))
+                overhead += sum(overhead_bytes(part, source) for part in parts) if source else 0
+            else:
+                there.tars += 1
+                self._count(source, survey, there)
+            if progress is not None:
+                progress(number, len(tars))
+        self.keep()
+        return there, todo, missing, overhead
+
+    def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None, *, patient: bool = True) -> Tally:
+        """Make the side-cars that some tars lack; those that another process has begun are left to it.
+
+        Args:
+            tars: paths and addresses.
+            progress: called with (samples embedded, samples that were missing).
+            patient: whether to wait for the other processes at the end, and to make what they do not.
+
+        Raises:
+            AcedError: as in `look`; or an embedding is not finite, or the disk is full.
+        """
+        tally = self._embedded(tars, progress, patient)
+        if self.job.passing and self._spool is not None:
+            for tar in map(str, tars):
+                if is_address(tar):
+                    self._spool.drop(tar)
+        return tally
+
+    def _embedded(self, tars: Sequence[str | Path], progress: Progress | None, patient: bool) -> Tally:
+        tally = Tally()
+        source = self._open(tars, tally)
+        parts = parts_of(source) if source else []
+        survey = self._survey(parts)
+        missing, damaged = ([parts[number] for number in one] for one in (survey.missing, survey.damaged))
+        made: list[Part] = []
+        lost: list[Part] = []
+
+        def leave_out(part: Part, gone: TarLost) -> None:
+            lost.append(part)
+            tally.skip(gone.name, str(gone))
+
+        if source is not None:
+            settings = self.job.settings
+            todo = embed_parts(
+                *(self.cache.work, source, self.tower, missing, settings, progress),
+                damaged=damaged,
+                patient=patient,
+                lost=leave_out,
+            )
+            for part in todo:
+                info = self._made(part)
+                tally.seconds += info.seconds
+                tally.flops += info.flops
+                tally.embedded += info.n
+                made.append(part)
+            gone = {part.name for part in lost}
+            left = {part.name for part in missing if part not in made and not self._is_whole(part)} - gone
+            names = dict(zip(source.parts, tars, strict=False))  # a tar that is named twice is one
+            tally.left = [str(tar) for name, tar in names.items() if name in left]
+            there = [tar for name, tar in names.items() if name not in left | gone]
+        tally.tars = len(tars) - len(tally.left)
+        tally.made, tally.repaired = len(made), sum(part in made for part in damaged)
+        if tally.left or lost:
+            source = self._open(there, tally) if there else None
+            parts = parts_of(source) if source else []
+        self._count(source, self._survey(parts), tally)
+        return tally
+
+    def keep(self) -> None:
+        """Write the list of the side-cars, for whoever looks at them next."""
+        self._listed.save()
+
+    def _survey(self, parts: Sequence[Part]) -> Survey:
+        return Survey(self.cache.home, self.identity, parts, self.job.settings, repair=True, listed=self._listed)
+
+    def _made(self, part: Part) -> SideCarInfo:
+        """What was written of a part, which is now where it belongs."""
+        path = self.cache.work / sidecar_name(part)
+        info = open_sidecar(path).info
+        self.cache.keep(path)
+        if state := self.cache.home.state(path.name):
+            self._listed.add(path.name, state, info)
+        return info
+
+    def _is_whole(self, part: Part) -> bool:
+        return not self._survey([part]).missing
+
+    def _count(self, source: Shards | None, survey: Survey, tally: Tally) -> None:
+        """Add what the side-cars of some parts hold, and what their tars lost already at indexing."""
+        for fault in source.faults if source else ():
+            if fault.name not in HARMLESS:
+                tally.skip(fault.name, fault.detail, fault.count)
+        for number, part in enumerate(survey.parts):
+            tally.samples += int(survey.rows[number])
+            tally.usable += int(survey.usable[number])
+            tally.bytes += int(survey.sizes[number])
+            for name, count in survey.faults(number).items():
+                tally.skip(name, f"{count} of the {survey.rows[number]} samples of {part.name}.", count)
+
+    def _tell_once(self, sentence: str) -> None:
+        """Every tar of a pool may have the same to say."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(sentence)
+
+    def _open(self, tars: Sequence[str | Path], tally: Tally) -> Shards | None:
+        """The tars as a source; None where they hold no pair and that is no reason to stop."""
+        try:
+            return open_shards(
+                [str(tar) for tar in tars],
+                caption=self.job.caption,
+                caption_choice=self.job.caption_choice,
+                decoding=self.job.decoding,
+                bad_tars=self.job.bad_tars,
+                index_dir=index_folder(self.job.index_dir),
+                whole=False,
+                hearsay=False,
+                spool=self._spool,
+                tell=self._tell_once,
+            )
+        except AcedError as error:
+            if self.job.bad_tars == "stop":
+                raise
+            tally.skip("tar_without_pairs", str(error), len(tars))
+            return None

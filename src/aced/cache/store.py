@@ -1,0 +1,329 @@
+"""Cached embeddings: a frozen tower's view of every sample of a source, computed once, kept in side-cars.
+
+A cache folder holds, for each model, one side-car for each tar (`aced.cache.sidecar`). A `Store` puts those of one
+model and one source together and is asked by positions in the source. Nothing is held per sample: a binary search
+leads from a position to its part, whose side-car is opened when it is first needed, and from there it is a row of a
+memory map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aced.cache.caches import Cache, Files, cache_at
+from aced.cache.making import EmbeddingTower, Progress, Settings, check_space, embed_parts
+from aced.cache.rowcodec import decode, layout
+from aced.cache.sidecar import (
+    Damaged,
+    Part,
+    SideCar,
+    open_sidecar,
+    overhead_bytes,
+    parts_of,
+    sidecar_name,
+)
+from aced.cache.sidecarlist import LIST
+from aced.cache.survey import Survey
+from aced.core.embeddings import Embeddings
+from aced.errors import AcedError
+from aced.files.atomic import sweep_leftovers
+from aced.files.opened import Opened
+from aced.pool.fetch.streamed import streams
+from aced.pool.packed import PackedStrings
+from aced.pool.source import Source
+
+_HASHED_BYTES = 1 << 29
+
+
+class Store:
+    """Embeddings of one tower, addressed by positions in the source it was opened for.
+
+    It holds about 100 bytes a part, and of the side-cars that were looked at last as many as a process may have open.
+
+    Args:
+        survey: the side-cars, none of which is missing.
+        files: where they are read.
+        rows: of parts whose samples are not those of their side-car: its row of each sample.
+
+    Attributes:
+        name: what messages call it: the folder or address of the side-cars.
+        files: where they are read.
+        info: tower, shape and costs.
+        mark: of every byte of the side-cars.
+        part_sizes: samples of each part of the source that has any, in the order of its samples.
+    """
+
+    def __init__(self, survey: Survey, files: Files, rows: Mapping[int, np.ndarray]) -> None:
+        self.name, self.files, self.info, self.mark = survey.home.named(""), files, survey.info(), survey.mark()
+        parts = survey.parts
+        self._names = PackedStrings.of(part.name for part in parts)
+        self._marks = PackedStrings.of(part.mark for part in parts)
+        self._starts = np.array([part.start for part in parts], dtype=np.int64)
+        self.part_sizes = [len(part) for part in parts]
+        self._holes = survey.usable < survey.rows
+        self._hashes = survey.hashes.astype("S16")  # the beginning tells them apart
+        self._rows = dict(rows)
+        self._held = Opened[SideCar]()
+
+    def __len__(self) -> int:
+        """Number of samples of the source."""
+        return self.info.n
+
+    def valid(self, indices: Tensor) -> Tensor:
+        """Which samples have embeddings: `[B]` source positions to `[B]` bool."""
+        valid = torch.ones(len(indices), dtype=torch.bool)
+        if self._holes.any():
+            order, pieces = self._pieces(indices)
+            for number, piece, rows in pieces:
+                if self._holes[number]:
+                    valid[torch.from_numpy(order[piece])] = torch.from_numpy(
+                        self._held.get(number, self._open).valid(rows)
+                    )
+        return valid
+
+    def lookup(self, indices: Tensor, crops: Tensor | None = None) -> Embeddings:
+        """Embeddings of the samples at B source positions: `[B, d]` float32, CPU, rows of unit length.
+
+        Side-cars are read one after the other, each in the order of its rows.
+
+        Args:
+            indices: `[B]` positions.
+            crops: `[B]` which view of its image each sample is wanted in; None for the whole image.
+
+        Raises:
+            AcedError: a sample was faulty when its side-car was made and so has no embedding; or a side-car cannot be
+                read any more, or is another one than it was.
+        """
+        found, valid = self.found(indices, crops)
+        if not bool(valid.all()):
+            raise AcedError(
+                f"{int((~valid).sum())} of {len(indices)} samples have no embedding in {self.name}, because they "
+                "were faulty when it was made; if the data were repaired since then, delete the side-cars of those "
+                "tars and run 'aced embed' again."
+            )
+        return found
+
+    def found(self, indices: Tensor, crops: Tensor | None = None) -> tuple[Embeddings, Tensor]:
+        """As `lookup`, with `[B]` bool: which of them are embeddings; the others are anything."""
+        valid = torch.ones(len(indices), dtype=torch.bool)
+        order, pieces = self._pieces(indices)
+        views = None if crops is None else crops.cpu().numpy()[order]
+        stored = {side: self._empty(side, len(order)) for side in ("image", "text")}
+        for number, piece, rows in pieces:
+            sidecar = self._held.get(number, self._open)
+            if self._holes[number]:
+                valid[torch.from_numpy(order[piece])] = torch.from_numpy(sidecar.valid(rows))
+            of_image = (rows, 0 if views is None else views[piece])
+            for side, index in (("image", of_image), ("text", (rows,))):
+                for name, values in stored[side].items():
+                    values[piece] = sidecar.stored(name)[index]
+        back = torch.from_numpy(order)
+        image, text = (torch.empty(len(order), self.info.d) for _ in stored)
+        for into, (side, written) in zip((image, text), stored.items(), strict=True):
+            into[back] = decode(side, written, self.info.dtype)
+        return Embeddings(image, text, scale=self.info.scale, bias=self.info.bias), valid
+
+    def _empty(self, side: str, count: int) -> dict[str, np.ndarray]:
+        tensors = layout(side, (count,), self.info.d, self.info.dtype)
+        return {name: np.empty(shape, dtype) for name, (dtype, shape) in tensors.items()}
+
+    def _pieces(self, indices: Tensor) -> tuple[np.ndarray, Iterator[tuple[int, slice, np.ndarray]]]:
+        """Positions in their order, cut where another part begins.
+
+        Returns:
+            `[B]` the places in `indices` of the sorted positions; and of each part that is needed its number, the
+            slice of the sorted positions that lies in it, and its side-car's rows for them.
+        """
+        positions = indices.cpu().numpy().astype(np.int64)
+        order = np.argsort(positions, kind="stable")
+        return order, self._cut(positions[order])
+
+    def _cut(self, positions: np.ndarray) -> Iterator[tuple[int, slice, np.ndarray]]:
+        part = np.searchsorted(self._starts, positions, side="right") - 1
+        ends = [*(np.flatnonzero(np.diff(part)) + 1).tolist(), len(part)] if len(part) else []
+        for first, end in pairwise([0, *ends]):
+            number = int(part[first])
+            rows = positions[first:end] - self._starts[number]
+            yield number, slice(first, end), self._rows[number][rows] if number in self._rows else rows
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Store]:
+        """The same, to look up pairs whose tars need not be there: side-cars that travel are fetched one by one."""
+        with self.files.lent() as files:
+            if files is self.files:
+                yield self
+            else:
+                apart = copy.copy(self)
+                apart.files, apart._held = files, Opened[SideCar](most=1)
+                yield apart
+
+    def _open(self, number: int) -> SideCar:
+        """Open a side-car, which must be the one that was there at the start.
+
+        Raises:
+            AcedError: it is not, or cannot be read.
+        """
+        part = Part(self._names[number], self._marks[number], 0, 0)
+        path = self.files.path(number, sidecar_name(part))
+        sidecar = open_sidecar(path, self.info.identity, part)
+        if sidecar.info.sha256[:16].encode() != self._hashes[number]:
+            raise AcedError(
+                f"The side-car {path} is another one than when this started, or than {LIST} beside it says: delete "
+                f"{LIST}, which is then made anew, and start again."
+            )
+        return sidecar.slim()
+
+
+def build_store(
+    cache: Path | str,
+    source: Source,
+    tower: EmbeddingTower,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> Store:
+    """The embeddings of a source by a tower: side-cars that are there are used, the others are made.
+
+    Args:
+        cache: the cache folder.
+        source: the samples.
+        tower: the frozen model.
+        settings: type, views, micro-batch and workers.
+        progress: called with (samples done, samples that were missing).
+
+    Raises:
+        AcedError: a side-car is damaged or of something else, no sample is usable, an embedding is not finite, or
+            there is no room for it.
+    """
+    identity, parts = tower.identity(), parts_of(source)
+    own = cache_at(cache, identity["tower"])
+    survey = look(own, identity, parts, settings)
+    if survey.missing:
+        embed_missing(own, survey, source, tower, settings, progress)
+        survey = look(own, identity, parts, settings)
+    return surveyed(own, survey, source)
+
+
+def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, settings: Settings) -> Store:
+    """Open the side-cars of a tower for a source, or refuse.
+
+    Raises:
+        AcedError: as `look` and `surveyed`.
+    """
+    own = cache_at(cache, identity["tower"])
+    return surveyed(own, look(own, identity, parts_of(source), settings), source)
+
+
+def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], settings: Settings) -> Survey:
+    """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
+
+    Raises:
+        AcedError: a tar was never read; or a side-car is damaged, of other weights, another preprocessing, tokenizer or
+            tar, or of another type.
+    """
+    if told := next((part for part in parts if part.told), None):
+        raise AcedError(
+            f"{told.name} was never read, and without that it is not known which side-car is its own: make the "
+            "manifest of the pool by 'aced index', which reads every tar."
+        )
+    cache.again()
+    survey = Survey(cache.home, identity, parts, settings)
+    survey.listed.save()
+    return survey
+
+
+def embed_missing(
+    cache: Cache,
+    survey: Survey,
+    source: Source,
+    tower: EmbeddingTower,
+    settings: Settings,
+    progress: Progress | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Make the side-cars that are missing, or this process's share of them: every so many.
+
+    Args:
+        cache: where they are made.
+        survey: says which.
+        source, tower, settings: as of `build_store`.
+        progress: called with (samples done, samples of the share).
+        share: number of this process, and how many there are.
+
+    Raises:
+        AcedError: as `build_store`.
+    """
+    missing = [survey.parts[number] for number in survey.missing]
+    if lost := next((part for part in missing if part.lost), None):
+        raise AcedError(
+            f"{lost.name} is lost and has no side-car in {cache.place}: name the cache that the run has used, which "
+            "has one."
+        )
+    # What leaves the disk at once needs room for as many as are made at a time.
+    largest = sorted(missing, key=len, reverse=True)[: share[1] if cache.far else None]
+    # A tar that does not stay would be fetched for its keys: one of them speaks for all.
+    looked = largest[:1] if streams(source) else largest
+    overhead = sum(overhead_bytes(part, source) for part in looked) * len(largest) // max(1, len(looked))
+    check_space(cache.work, sum(map(len, largest)), tower.width, settings, overhead)
+    sweep_leftovers(cache.work)
+    for part in embed_parts(cache.work, source, tower, missing[share[0] :: share[1]], settings, progress):
+        cache.keep(cache.work / sidecar_name(part))
+
+
+def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | None = None) -> Store:
+    """The store of side-cars that were looked at.
+
+    Side-cars of up to 512 MiB together are checked by their hashes, larger ones by their sizes and times where the list
+    beside them knows these, else by their headers; and each by its header when it is looked up.
+
+    Args:
+        cache: where they lie.
+        survey: of them.
+        source: what they are of.
+        progress: called with (side-cars fetched, all that must be), of a cache at an address.
+
+    Raises:
+        AcedError: a side-car is missing (it says what there is instead) or damaged, or no sample has an embedding.
+    """
+    if survey.missing:
+        part = survey.parts[survey.missing[0]]
+        why = cache.home.why_missing(survey.identity, part)
+        raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
+    files = cache.files(survey.parts, source, progress)
+    store = Store(survey, files, dict(_other_rows(survey, files, source)))
+    if files.stay and store.info.bytes <= _HASHED_BYTES:
+        for number, part in enumerate(survey.parts):
+            _check_content(files.path(number, sidecar_name(part)))
+    if store.info.usable == 0:
+        why = ", ".join(f"{name} {count}" for name, count in store.info.faults.items())
+        raise AcedError(f"No sample of {source.name} has an embedding: none was usable ({why}).")
+    return store
+
+
+def _other_rows(survey: Survey, files: Files, source: Source) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of the samples of those parts whose side-car has other samples, by number.
+
+    A tar's mark covers its keys, and of a lost one it says that their order is kept.
+    """
+    alone = not getattr(source, "parts", {})
+    for number, part in enumerate(survey.parts):
+        if not part.lost and (alone or len(part) != survey.rows[number]):
+            rows = open_sidecar(files.path(number, sidecar_name(part))).rows_of(part.keys(source))
+            if rows is not None:
+                yield number, rows
+
+
+def _check_content(path: Path) -> None:
+    """Refuse a side-car whose bytes are not those that were written; reads the whole file."""
+    if not open_sidecar(path).intact():
+        raise Damaged(
+            f"The side-car of embeddings {path} is damaged (its content has changed): delete the file and "
+            "run 'aced embed' again, which makes only what is missing."
+        )

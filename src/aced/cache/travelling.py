@@ -1,0 +1,140 @@
+"""Side-cars that travel with their tars: of a pool that is streamed, and whose side-cars lie in a store too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aced.cache.sidecar import Part
+from aced.errors import AcedError
+from aced.files.download import fetch
+from aced.files.remote import Remote
+from aced.files.spoolroom import date, exclusive, spooled_name
+from aced.pool.fetch.places import Moved, Places
+from aced.pool.fetch.streamed import Further, Streamed
+from aced.pool.packed import PackedStrings
+from aced.pool.source import Source
+from aced.pool.tars.losttars import TarLost
+
+_FOLDER = "side-cars"
+
+
+class Travelling:
+    """The local files of side-cars that come and go with their tars; pickled, and asked from several processes.
+
+    Args:
+        source: the pool, which is streamed.
+        parts: of it, one for each side-car.
+        remotes: what the store tells of each side-car.
+    """
+
+    stay = False
+
+    def __init__(self, source: Source, parts: Sequence[Part], remotes: Sequence[Remote]) -> None:
+        self._places: Places = source.places  # type: ignore[attr-defined]
+        self._streamed, numbers = _streamed(self._places)
+        sizes = np.asarray(source.part_sizes, dtype=np.int64)  # type: ignore[attr-defined]
+        self._tars = np.flatnonzero(sizes)[: len(parts)]  # those that have a part
+        there = self._tars if numbers is None else np.asarray(numbers)[self._tars]
+        self._part_of = {int(tar): part for part, tar in enumerate(there)}
+        self._addresses = PackedStrings.of(remote.address for remote in remotes)
+        self._states = PackedStrings.of(remote.state for remote in remotes)
+        self._sizes = np.array([remote.size or 0 for remote in remotes], dtype=np.int64)
+
+    def further(self, tar: int) -> list[Further]:
+        """What travels with a tar, by its number where tars are brought."""
+        part = self._part_of.get(tar)
+        if part is None:
+            return []
+        remote = self._remote(part)
+        return [Further(remote, f"{_FOLDER}/{spooled_name(remote.address, remote.state)}")]
+
+    def path(self, number: int, name: str) -> Path:
+        """As in `Files`; waits for the tar."""
+        remote = self._remote(number)
+        target = self._streamed.folder / _FOLDER / spooled_name(remote.address, remote.state)
+        if target.exists():
+            return target
+        try:
+            self._places.path(int(self._tars[number]))
+        except TarLost as lost:
+            raise AcedError(f"{lost} Its side-car is not fetched.") from None
+        with exclusive(target) as temporary:  # only where the tar came before it was known what travels with it
+            if temporary is not None:
+                _bring(remote, temporary, target)
+        return target
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Lent]:
+        """The files of any side-cars, one at a time, whatever tars are there."""
+        folder = self._streamed.folder.with_name(f"lent-{os.getpid()}")
+        try:
+            yield Lent(self, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _remote(self, part: int) -> Remote:
+        return Remote(self._addresses[part], int(self._sizes[part]), self._states[part])
+
+    def bring(self, number: int, target: Path) -> None:
+        """Fetch the side-car of a part to a file of its own."""
+        temporary = target.with_suffix(".part")
+        _bring(self._remote(number), temporary, target)
+
+
+class Lent:
+    """Side-cars that are fetched when they are asked for; the one before is removed then."""
+
+    stay = False
+
+    def __init__(self, files: Travelling, folder: Path) -> None:
+        self._files, self._folder = files, folder
+
+    def path(self, number: int, name: str) -> Path:
+        """As in `Files`."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        self._files.bring(number, self._folder / name)
+        return self._folder / name
+
+    def lent(self) -> contextlib.AbstractContextManager[Lent]:
+        """As in `Files`."""
+        return contextlib.nullcontext(self)
+
+
+class Together:
+    """What travels with a tar of several models' side-cars."""
+
+    def __init__(self, files: Sequence[Travelling]) -> None:
+        self._files = list(files)
+
+    def __call__(self, tar: int) -> list[Further]:
+        """Those of a tar, by its number where tars are brought."""
+        return [further for files in self._files for further in files.further(tar)]
+
+
+def let_travel(source: Source, files: Sequence[object]) -> None:
+    """Have side-cars brought with the tars of a source, of those `files` that do so."""
+    if travelling := [one for one in files if isinstance(one, Travelling)]:
+        streamed, _ = _streamed(source.places)  # type: ignore[attr-defined]
+        streamed.travels_with(Together(travelling))
+
+
+def _streamed(places: Places) -> tuple[Streamed, Sequence[int] | None]:
+    """What brings the tars, and the numbers that they have there, where these are others."""
+    numbers = None
+    if isinstance(places, Moved):
+        numbers, places = places.numbers, places.places
+    assert isinstance(places, Streamed)
+    return places, numbers
+
+
+def _bring(remote: Remote, temporary: Path, target: Path) -> None:
+    fetch(remote, temporary, same=bool(remote.state))
+    date(temporary, remote.state)
+    os.replace(temporary, target)

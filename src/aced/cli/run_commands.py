@@ -1,0 +1,119 @@
+"""Commands that train, and how a run stands: demo, train, status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aced.cli.app import app, say
+from aced.cli.path_words import as_path, as_place
+from aced.errors import AcedError
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(parser=as_path, help="Folder for results.json, report.html and the runs.")
+    ] = Path("runs/demo"),
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Rows to run, separated by commas, or 'all'; see 'aced methods'.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Train every row with this many seeds.")] = 1,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Under a minute: everything for real, but too short to tell methods apart."),
+    ] = False,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
+    split: Annotated[str, typer.Option(help="Score on 'test', or on 'validation' to choose settings by.")] = "test",
+) -> None:
+    """Train a reference, then the same small student with each method, and compare them.
+
+    Examples:
+
+      aced demo
+
+      aced demo --quick --out /tmp/look
+
+      aced demo --methods iid,softmax-kd,aced --seeds 3
+    """
+    from rich.console import Console
+
+    from aced.lab.demo.demo_run import check_demo, run_demo
+    from aced.lab.demo.rows import FULL, QUICK, choose_rows
+    from aced.report import results_table
+    from aced.runtime.threads import set_threads
+
+    choose_rows(methods)  # what is wrong is told before anything is computed
+    check_demo(out, seeds)
+    if split not in ("test", "validation"):
+        raise AcedError(f"--split is '{split}'; use 'test' or 'validation'.")
+    console = Console()
+    count = set_threads(threads)
+    say(console, f"aced demo on {count} thread{'s' * (count > 1)}; results go to {out}")
+    scale = QUICK if quick else FULL
+    results = run_demo(out, methods=methods, seeds=seeds, scale=scale, console=console, split=split)
+    console.print()
+    console.print(results_table(results))
+    for sentence in results["summary"]:
+        say(console, sentence)
+    if quick:
+        say(console, "This was a quick look: far too short for the differences to mean anything.")
+    say(console, f"Report: {out / 'report.html'}   Figures: {out / 'results.json'}")
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str, typer.Argument(parser=as_place, help="A TOML file, or the name of a recipe; see 'aced recipes'.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, or begin.")] = False,
+) -> None:
+    """Train a student on tars of image-text pairs (or on scenes) by any method.
+
+    Examples:
+
+      aced train scenes method.name=iid run.out=runs/first
+
+      aced train photos data.shards=pool/ eval.tasks=eval/ method.name=aced
+
+      aced train my.toml train.steps=2000 method.name=i-aced run.out=runs/mine
+
+      aced train my.toml --resume
+    """
+    from rich.console import Console
+
+    from aced.config import load_config
+    from aced.programs.train import train_program
+
+    train_program(load_config(config, overrides or []), Console(), resume=resume)
+
+
+@app.command()
+def status(
+    runs: Annotated[list[Path], typer.Argument(parser=as_path, help="Folders of runs (run.out), under way or ended.")],
+    in_json: Annotated[bool, typer.Option("--json", help="For scripts: a list with an object for each run.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Again and again, until all runs have ended.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --follow.")] = 2.0,
+) -> None:
+    """Say how runs stand, from another terminal: step, time left, images/s, where the time goes, losses, scores.
+
+    Examples:
+
+      aced status runs/photos-aced
+
+      aced status runs/photos-aced runs/photos-iid --follow
+
+      aced status runs/photos-aced --json
+    """
+    from rich.console import Console
+
+    from aced.programs.status import status_program
+
+    status_program(runs, Console(), in_json=in_json, follow=follow, every=every)

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, tensors on disk, and files at addresses."""

@@ -1,0 +1,164 @@
+"""One file at an address fetched whole: tried again where its server fails, counted, and stopped when told so."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from aced.errors import AcedError
+from aced.files.atomic import is_disk_full, writing
+from aced.files.remote import Changed, Remote, Stopped, as_remote, lacks_credentials, open_url, reached, says_not_there
+
+PATIENCE = 20.0
+"""Seconds for which a file is tried again whose server fails, unless another time is given."""
+_PAUSES = (0.2, 15.0)
+"""Seconds before the second attempt, and at most before a later one; each is twice the one before."""
+AT_ONCE = 8
+"""Files that one process fetches at a time."""
+
+
+class Watched:
+    """Whether files are still wanted that are being fetched, and how much has come of them.
+
+    Attributes:
+        stop: set when nobody wants the files any more.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._done, self._told, self._coming = 0, 0, dict[Path, int]()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def coming(self, target: Path) -> Iterator[Callable[[], int]]:
+        """A file while it is fetched; tells how many bytes have come, those of failed attempts too."""
+
+        def come() -> int:
+            with contextlib.suppress(OSError):
+                self._coming[target] = max(self._coming[target], target.stat().st_size)
+            return self._coming[target]
+
+        with self._lock:
+            self._coming[target] = 0
+        try:
+            yield come
+        finally:
+            with self._lock:
+                self._done += 1 + self._coming.pop(target)
+
+    def come(self, count: int) -> None:
+        """Some bytes have come, says a file system that may write a file from several ends.
+
+        Raises:
+            Stopped: nobody wants them any more.
+        """
+        if self.stop.is_set():
+            raise Stopped
+        with self._lock:
+            self._told += count
+
+    def moved(self) -> int:
+        """Grows as long as anything comes."""
+        with self._lock:
+            targets = list(self._coming)
+            for target in targets:
+                with contextlib.suppress(OSError):
+                    self._coming[target] = max(self._coming[target], target.stat().st_size)
+            return self._done + self._told + sum(self._coming.values())
+
+
+def fetch(
+    remote: Remote,
+    target: Path,
+    watched: Watched | None = None,
+    patience: float = PATIENCE,
+    *,
+    same: bool = False,
+) -> None:
+    """Fetch a file whole; where its server fails it is tried again, after longer and longer pauses.
+
+    Args:
+        remote: the file.
+        target: is overwritten.
+        watched: is told what comes, and may stop it.
+        patience: seconds of pauses in all, and for which nothing more of it may come.
+        same: whether to ask the server, once it is here, if it is still what `remote` tells; not the hub.
+
+    Raises:
+        NotThere: there is nothing, and the server says so.
+        Changed: there is another file; with `same`.
+        AcedError: it does not come whole in all that time, or may not be read.
+        Stopped: `watched` stopped it.
+    """
+    watched = watched or Watched()
+    paused, pause = 0.0, _PAUSES[0]
+    with watched.coming(target) as come:
+        most, since = 0, time.monotonic()
+        while (lost := _attempt(remote, target, watched, same=same)) is not None:
+            if come() > most:
+                most, since = come(), time.monotonic()
+            if paused + pause > patience or time.monotonic() > since + patience:
+                with reached(remote.address):
+                    raise lost
+            if watched.stop.wait(pause):
+                raise Stopped
+            paused, pause = paused + pause, min(_PAUSES[1], 2 * pause)
+
+
+def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> Exception | None:
+    """Fetch a file; what failed, if it may do better next time."""
+    with reached(remote.address):
+        try:
+            system, path = open_url(remote.address)
+            system.get_file(path, str(target), **_stopping(remote.address, watched))
+            size = target.stat().st_size
+            if same and not _is_hub(remote.address):
+                system.invalidate_cache(system._parent(path))
+                now = as_remote(system, path, system.info(path))
+                if (now.size, now.state) != (remote.size, remote.state):
+                    raise Changed(f"{remote.address} is another file now than when the run began.")
+            if remote.size is None or size == remote.size:
+                return None
+            return OSError(f"{size} of {remote.size} bytes came")
+        except (PermissionError, ImportError, ValueError, AcedError, Stopped):
+            raise
+        except FileNotFoundError as error:
+            if error.filename != str(target) and (error.__cause__ is None or says_not_there(error.__cause__)):
+                raise
+            return _of_the_store(error, target)
+        except OSError as error:
+            return _of_the_store(error, target)
+        except Exception as error:
+            if lacks_credentials(error):
+                raise
+            return error
+
+
+def _is_hub(address: str) -> bool:
+    """Whether a file lies on the hub of Hugging Face, which lists a whole folder to tell of one file in it."""
+    return "hf://" in address
+
+
+def _of_the_store(error: OSError, target: Path) -> OSError:
+    """The error of a store or of the way to it; one of the local disk is raised as what it means for `target`."""
+    if is_disk_full(error) or error.filename == str(target):
+        with writing(target):
+            raise error
+    return error
+
+
+def _stopping(address: str, watched: Watched) -> dict[str, Any]:
+    """What lets a file system stop within a file."""
+    if _is_hub(address):  # its quick way knows no callbacks
+        return {}
+    import fsspec
+
+    class Stopping(fsspec.callbacks.Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            watched.come(inc)
+
+    return {"callback": Stopping()}

@@ -1,1 +1,0 @@
-"""`aced eval`: a model on tasks, with a table at the end; two evaluations compared."""

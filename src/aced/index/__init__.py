@@ -1,1 +1,0 @@
-"""Program: what is in the tars of a pool, found once."""

@@ -1,0 +1,1 @@
+"""The small models of the demo and of the photo recipes."""

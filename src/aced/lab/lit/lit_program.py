@@ -1,0 +1,308 @@
+"""`aced lit`: a text decoder on a frozen encoder, from data to scores, gallery and page."""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from aced.errors import AcedError
+from aced.files.atomic import write_atomic
+from aced.lab.lit.blind import blind_texts
+from aced.lab.lit.decoder import Shape, TextDecoder, describe, make_decoder
+from aced.lab.lit.decoder_training import Settings, Sight, sight_of, train_decoder, write_texts
+from aced.lab.lit.lit_page import write_lit_report
+from aced.lab.lit.saved import FORMAT, save_decoder
+from aced.lab.lit.score import Written, constant_text, score
+from aced.lab.lit.sources import load_data
+from aced.lab.lit.texts import Data, Examples
+from aced.lab.lit.tokens import cached_tokens
+from aced.lab.lit.words import Vocabulary
+from aced.models import Tower, load_recipe, trained_recipe
+from aced.models.pretrained import HUB
+from aced.models.recipes import Recipe
+from aced.runs.gallery import picture_url
+from aced.runtime.progress import Bars
+
+GALLERY = 12
+"""Pictures of each test set in the gallery."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `aced lit` can be asked for beside the run and the data.
+
+    Attributes:
+        shape: sizes of the decoder.
+        settings: its training.
+        seed: of its initial weights, the order of the examples and the dropout.
+        beams: width of the beam search for captions; 1 leaves it out.
+        where: `FIELD=VALUE`: only those samples of the tars are trained on.
+        scenes: numbers of training and of test scenes.
+        split: `test`, or `validation` to choose settings by.
+        cache: folder of tokens, indexes and the blind decoder's texts; None for `tokens` beside the model.
+        checkpoint: weights, or their tag, for an architecture that is named instead of a run.
+    """
+
+    shape: Shape = field(default_factory=Shape)
+    settings: Settings = field(default_factory=Settings)
+    seed: int = 0
+    beams: int = 4
+    where: str | None = None
+    scenes: tuple[int, int] = (6000, 600)
+    split: str = "test"
+    cache: Path | None = None
+    checkpoint: Path | None = None
+
+
+def lit_program(run: str, data: list[str], out: Path | None, options: Options, console: Console) -> dict[str, Any]:
+    """Train a decoder on a run's frozen encoder, score it, and write everything into `out`.
+
+    Args:
+        run: a run folder, a model folder, or an architecture's name with `options.checkpoint`.
+        data: what `aced.lab.lit.sources.load_data` knows.
+        out: a new folder; None for `lit` in the run's.
+        options: the rest.
+        console: where bars and tables go.
+
+    Returns:
+        what stands in `results.json`.
+
+    Raises:
+        AcedError: whatever a user or the data did wrong, in one sentence.
+    """
+    began = time.perf_counter()
+    recipe = _checked(run, options)
+    home = Path(run) if Path(run).is_dir() else Path(".")
+    out = out or home / "lit"
+    _check_out(out)
+    cache = options.cache or home / "lit-cache"
+    seconds: dict[str, float] = {}
+    with Bars(console) as bars:
+        tower = load_recipe(recipe, _device(), progress=bars.counting).requires_grad_(False).eval()
+        for note in tower.notes:
+            bars.say(note)
+        found = load_data(
+            data, where=options.where, index_dir=cache / "index", scenes=options.scenes, split=options.split, bars=bars
+        )
+        sight = _sight(cache, tower, found, bars)
+        found = Data(found.train, [_readable(examples, sight, bars) for examples in found.test])
+        vocabulary = build_vocabulary(found)
+        start = time.perf_counter()
+        seconds["data and tokens"] = start - began
+        decoder = _trained(tower, found, vocabulary, sight, options, bars)
+        seconds["training"] = time.perf_counter() - start
+        start = time.perf_counter()
+        written = _written(decoder, found, vocabulary, sight, options, cache, bars)
+        seconds["writing"] = time.perf_counter() - start
+    results = {
+        "format": FORMAT,
+        "program": "lit",
+        "run": str(run),
+        "method": _method(home),
+        "tower": tower.name,
+        "tower_fingerprint": tower.fingerprint(),
+        "decoder": describe(decoder) | {"vocabulary": len(vocabulary)},
+        **_asked(options, data),
+        "tasks": [score(one, texts) for one, texts in zip(found.test, written, strict=True)],
+        "seconds": seconds,
+    }
+    _save(out, decoder, vocabulary, tower, results, found, written)
+    console.print(lit_table(results))
+    lines = f"Decoder: {out / 'decoder.safetensors'}   Report: {out / 'report.html'}   Figures: {out / 'results.json'}"
+    console.print(lines, markup=False, highlight=False, soft_wrap=True)
+    return results
+
+
+def _checked(run: str, options: Options) -> Recipe:
+    """The model of a run, once it is known that it has weights and that the options make sense."""
+    if options.beams < 1:
+        raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
+    if options.split not in ("test", "validation"):
+        raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
+    model = find_model(run, options.checkpoint)
+    return trained_recipe(model, options.checkpoint, model, "with --checkpoint")
+
+
+def _asked(options: Options, data: list[str]) -> dict[str, Any]:
+    """What was asked for, as it stands in `results.json`."""
+    training = {**asdict(options.settings), "beams": options.beams, "where": options.where}
+    return {"seed": options.seed, "training": training, "data": data, "split": options.split}
+
+
+def find_model(run: str, checkpoint: Path | None) -> str:
+    """The folder of the model that belongs to a run; a name stays as it is where a checkpoint comes with it.
+
+    Raises:
+        AcedError: there is no such run, or it has no model.
+    """
+    path = Path(run)
+    for folder in (path / "model", path):
+        if (folder / "tower.json").is_file() or (folder / "open_clip_config.json").is_file():
+            return str(folder)
+    if checkpoint is not None or run.startswith(HUB):
+        return run
+    if path.is_dir():
+        raise AcedError(f"{run} holds no model: give a run that has ended (it has {run}/model), or a model folder.")
+    raise AcedError(
+        f"There is no run '{run}': give the folder of a finished run or of a model, or an architecture's name with "
+        "--checkpoint and its weights."
+    )
+
+
+def build_vocabulary(data: Data) -> Vocabulary:
+    """The words of the training texts; every word of an answer, every other one that occurs twice."""
+    texts = [text for one in data.train for group in one.texts for text in group]
+    questions = [question for one in data.train for question in one.questions]
+    answers = [text for one in data.train if one.kind == "vqa" for group in one.texts for text in group]
+    return Vocabulary.build([*texts, *questions], answers)
+
+
+def lit_table(results: dict[str, Any]) -> Table:
+    """Scores of each test set, the decoder's first, then what sees no picture."""
+    table = Table("Test", "Score", title=f"{results['tower']}, seed {results['seed']}")
+    for head in ("Decoder", "No image", "Constant", "Chance", "Caption 1"):
+        table.add_column(head, justify="right")
+    for task in results["tasks"]:
+        for name, value in task["scores"].items():
+            others = [task["baselines"].get(key, {}).get(name) for key in ("no image", "constant")]
+            chance = task.get("chance")
+            human = task["baselines"].get("human", {}).get(name)
+            cells = [_cell(one) for one in (value, *others, chance, human)]
+            table.add_row(escape(task["name"]), name, *cells)
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_out(out: Path) -> None:
+    if (out / "results.json").exists():
+        raise AcedError(f"{out} already holds a decoder; choose another folder with --out, or delete it.")
+
+
+def _method(home: Path) -> str | None:
+    """The method that the run was trained by, where its config says so."""
+    try:
+        with open(home / "config.toml", "rb") as file:
+            return str(tomllib.load(file)["method"]["name"])
+    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError):
+        return None
+
+
+def _sight(cache: Path, tower: Tower, data: Data, bars: Bars) -> Sight:
+    """The cached tokens of every source of pictures."""
+    sources = data.sources()
+    tokens = []
+    for source in sources:
+        with bars.counting(f"Encoding {source.name}") as progress:
+            tokens.append(cached_tokens(cache, tower, source, progress))
+    return sight_of(sources, tokens)
+
+
+def _readable(examples: Examples, sight: Sight, bars: Bars) -> Examples:
+    """A test set without the pictures that cannot be read; the same object where all can."""
+    assert sight is not None
+    keep = sight[id(examples.source)].usable(examples.rows)
+    if not keep:
+        raise AcedError(f"No picture of {examples.name} can be read, so there is nothing to test on.")
+    if len(keep) == len(examples):
+        return examples
+    bars.say(f"{examples.name}: {len(examples) - len(keep)} of {len(examples)} left out, whose picture cannot be read.")
+    return examples.only(keep)
+
+
+def _trained(
+    tower: Tower, data: Data, vocabulary: Vocabulary, sight: Sight, options: Options, bars: Bars
+) -> TextDecoder:
+    assert sight is not None
+    width = next(iter(sight.values())).width
+    decoder = make_decoder(options.shape, len(vocabulary), width, options.seed).to(tower.device)
+    with bars.counting("Training the decoder") as progress:
+        train_decoder(decoder, vocabulary, data.train, sight, options.settings, options.seed, progress)
+    return decoder
+
+
+def _written(
+    decoder: TextDecoder, data: Data, vocabulary: Vocabulary, sight: Sight, options: Options, cache: Path, bars: Bars
+) -> list[Written]:
+    """What is written for each test set, by the decoder and by the baselines."""
+    device = decoder.positions.device
+    with bars.counting("Training a decoder without sight") as progress:
+        blind = blind_texts(
+            cache, data, vocabulary, options.shape, options.settings, options.seed, options.beams, device, progress
+        )
+        progress(1, 1)
+    found = []
+    for examples, without in zip(data.test, blind, strict=True):
+        with bars.counting(f"Writing: {examples.name}") as progress:
+            greedy = write_texts(decoder, vocabulary, examples, sight, tick=progress)
+            beam = None
+            if examples.kind == "caption" and options.beams > 1:
+                beam = write_texts(decoder, vocabulary, examples, sight, beams=options.beams, tick=progress)
+        found.append(Written(greedy, beam, without, constant_text(data.train, examples.kind)))
+    return found
+
+
+def _save(
+    out: Path,
+    decoder: TextDecoder,
+    vocabulary: Vocabulary,
+    tower: Tower,
+    results: dict[str, Any],
+    data: Data,
+    written: list[Written],
+) -> None:
+    """Everything of a finished program; `results.json` last, since it says that the rest is whole."""
+    save_decoder(out, decoder, vocabulary, tower)
+    for examples, texts in zip(data.test, written, strict=True):
+        write_atomic(out / f"{examples.name.replace(' ', '-')}.jsonl", _lines(examples, texts))
+    pairs = zip(data.test, written, strict=True)
+    gallery = [entry for examples, texts in pairs for entry in _gallery(tower, examples, texts)]
+    write_atomic(out / "gallery.json", json.dumps(gallery))
+    write_lit_report(out / "report.html", [results], [gallery])
+    write_atomic(out / "results.json", json.dumps(results, indent=1) + "\n")
+
+
+def _lines(examples: Examples, written: Written) -> str:
+    """Every example with what was written for it, as JSON lines."""
+    lines = []
+    for i, text in enumerate(written.best):
+        line: dict[str, Any] = {"key": examples.source.keys[examples.rows[i]], "written": text}
+        if written.beam is not None:
+            line["greedy"] = written.greedy[i]
+        if examples.questions:
+            line["question"] = examples.questions[i]
+        lines.append(json.dumps({**line, "no image": written.blind[i], "right": examples.texts[i]}))
+    return "\n".join(lines) + "\n"
+
+
+def _gallery(tower: Tower, examples: Examples, written: Written) -> list[dict[str, Any]]:
+    """Some examples, evenly spread over the test set, with their pictures."""
+    count = min(GALLERY, len(examples))
+    chosen = [i * len(examples) // count for i in range(count)]
+    pictures = examples.source.read([examples.rows[i] for i in chosen], [tower.view]).images[tower.view]
+    return [
+        {
+            "task": examples.name,
+            "key": examples.source.keys[examples.rows[i]],
+            "image": picture_url(pixels),
+            "question": examples.questions[i] if examples.questions else None,
+            "written": written.best[i],
+            "right": list(examples.texts[i]),
+        }
+        for i, pixels in zip(chosen, pictures, strict=True)
+    ]

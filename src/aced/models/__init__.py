@@ -1,0 +1,23 @@
+"""Models: one interface over open_clip, the demo family, and what a forward pass costs."""
+
+from aced.models.compat import ensure_torchvision, import_open_clip
+from aced.models.flops import Flops
+from aced.models.model_loading import load_recipe, load_tower, save_tower
+from aced.models.own_tower import OwnTower, own_tower
+from aced.models.recipes import trained_recipe
+from aced.models.tokenizers import WordTokenizer
+from aced.models.tower import Tower
+
+__all__ = [
+    "Flops",
+    "OwnTower",
+    "Tower",
+    "WordTokenizer",
+    "ensure_torchvision",
+    "import_open_clip",
+    "load_recipe",
+    "load_tower",
+    "own_tower",
+    "save_tower",
+    "trained_recipe",
+]

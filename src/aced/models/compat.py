@@ -1,0 +1,81 @@
+"""Import torchvision, timm and open_clip on machines where torchvision's compiled operators are missing.
+
+A CPU build of torch beside a CUDA build of torchvision cannot load torchvision's shared library. Its Python
+side still registers meta kernels for those operators and so dies while it is imported, with
+`operator torchvision::nms does not exist`; open_clip and timm die with it. Nothing here uses the operators,
+only their *names* must exist.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+MODELS = Path(__file__).parents[1] / "lab" / "family" / "configs"
+"""The folder with the demo family's open_clip configs."""
+
+_MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_MAX_OPERATORS = 64
+
+# A Library takes its definitions with it when it is collected, so the one that was used is kept for good.
+_library: torch.library.Library | None = None
+_lock = threading.Lock()
+_open_clip: ModuleType | None = None
+
+
+def ensure_torchvision() -> list[str]:
+    """Make `import torchvision` work; returns the operators that had to be defined (mostly none).
+
+    The missing names are learned from the error messages, one try after the other. Any other failure of the
+    import is raised as it is.
+    """
+    defined: list[str] = []
+    for _ in range(_MAX_OPERATORS):
+        try:
+            importlib.import_module("torchvision")
+            return defined
+        except RuntimeError as error:
+            missing = _MISSING.search(str(error))
+            if missing is None or missing[1] in defined:
+                raise
+            _define(missing[1])
+            defined.append(missing[1])
+            _forget_half_imports()
+    raise RuntimeError(f"torchvision: {_MAX_OPERATORS} operators are missing, last of all {defined[-1]}.")
+
+
+def _define(name: str) -> None:
+    """Give torchvision's operator `name` a schema (no kernel: calling it is still an error)."""
+    global _library
+    if _library is None:
+        # FRAGMENT, not DEF: it also works where a part of the operators was registered by somebody else.
+        _library = torch.library.Library("torchvision", "FRAGMENT")
+    _library.define(name + _SCHEMA)
+
+
+def _forget_half_imports() -> None:
+    """Drop the modules of a failed import, so that the next try runs them again."""
+    for module in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
+        del sys.modules[module]
+
+
+def import_open_clip() -> ModuleType:
+    """The `open_clip` module, the demo family's configs and vision towers registered; cheap when repeated."""
+    global _open_clip
+    with _lock:
+        if _open_clip is None:
+            ensure_torchvision()
+            module = importlib.import_module("open_clip")
+            from aced.lab.family.stem_vit import register_stem_vits
+
+            register_stem_vits()
+            module.add_model_config(MODELS)
+            _open_clip = module
+    return _open_clip

@@ -1,0 +1,114 @@
+"""A `Tower` of a model that is none of open_clip's: three members and a tokenizer are all that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from aced.errors import AcedError
+from aced.models.architecture import mark_of
+from aced.models.recipes import OWN
+from aced.models.tokenizers import Tokenizer
+from aced.models.tower import Tower
+
+_MEMBERS = ("encode_image", "encode_text", "logit_scale")
+
+
+class OwnTower(Tower):
+    """A model of your own with its preprocessing and tokenizer, as student or as reference; see `own_tower`."""
+
+    def _computation_mark(self) -> str:
+        """By the code's names and the printed structure: what torch knows of a model beyond its weights."""
+        return mark_of({"class": code_of(self), "structure": repr(self.model)})
+
+
+def own_tower(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    *,
+    name: str,
+    width: int,
+    image_size: int,
+    context_length: int,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
+    resize_mode: str = "shortest",
+    interpolation: str = "bicubic",
+) -> OwnTower:
+    """A `Tower` around a module.
+
+    Args:
+        model: has `encode_image(pixels)`, `[B, 3, S, S]` float after mean and std to `[B, width]`; `encode_text(ids)`,
+            `[B, context_length]` int64 to `[B, width]`; `logit_scale`, a scalar parameter or buffer, the logarithm of
+            the scale; and, for the sigmoid loss, `logit_bias`, a scalar. Embeddings are normalised here.
+        tokenizer: B texts to `[B, context_length]` int64 ids.
+        name: what messages call it.
+        width: d, the dimension of the embeddings.
+        image_size: S.
+        context_length: of the texts, in tokens.
+        mean, std: of each channel, for pixels from 0 to 1.
+        resize_mode: `shortest`, which crops the centre, or `squash`.
+        interpolation: `bicubic` or `bilinear`.
+
+    Raises:
+        AcedError: a member is missing, or what the model gives for two pairs has another shape.
+    """
+    missing = [member for member in _MEMBERS if not hasattr(model, member)]
+    if missing:
+        raise AcedError(
+            f"The model '{name}' has no {missing[0]}: own_tower needs {', '.join(_MEMBERS)} (and logit_bias for the "
+            "sigmoid loss); a small module around it can have them."
+        )
+    preprocess: dict[str, Any] = {
+        "size": image_size,
+        "mean": list(mean),
+        "std": list(std),
+        "interpolation": interpolation,
+        "resize_mode": resize_mode,
+    }
+    tower = OwnTower(name, model, {"embed_dim": width}, preprocess, tokenizer, context_length)
+    _check(tower)
+    return tower
+
+
+def _check(tower: OwnTower) -> None:
+    """Try two pairs, in evaluation mode."""
+    name, size, was = tower.name, tower.view.size, tower.training
+    tower.eval()
+    try:
+        with torch.no_grad():
+            given = {
+                "encode_image": tower.embed_image(torch.zeros(2, 3, size, size, dtype=torch.uint8)),
+                "encode_text": tower.embed_text(["a", "a picture"]),
+            }
+    except AcedError:
+        raise
+    except Exception as error:
+        raise AcedError(f"The model '{name}' cannot embed two pairs ({type(error).__name__}: {error}).") from error
+    finally:
+        tower.train(was)
+    for member, found in given.items():
+        if found.shape != (2, tower.width):
+            raise AcedError(
+                f"The model '{name}': {member} of two gives {list(found.shape)}, and [2, {tower.width}] is needed."
+            )
+
+
+def described(tower: OwnTower) -> dict[str, Any]:
+    """What a saved folder says about such a tower, beside its weights."""
+    return {
+        "name": tower.name,
+        OWN: code_of(tower),
+        "preprocess_cfg": tower.preprocess,
+        "fingerprint": tower.fingerprint(),
+        "architecture": tower.identity()["architecture"],
+    }
+
+
+def code_of(tower: Tower) -> str:
+    """The class of a tower's model, with its module."""
+    kind = type(tower.model)
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,1 @@
+"""Image-text pairs in tars, or anywhere else: the contract of a source, reading, orders, streaming."""

@@ -1,0 +1,1 @@
+"""Pools at addresses: fetched once, or streamed through a folder smaller than the pool."""

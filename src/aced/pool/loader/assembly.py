@@ -1,0 +1,67 @@
+"""Chunks of a batch, as they come from the processes that load data, put together to one table."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aced.pool.source import Candidates, Fault, Key
+
+Place = Callable[[Key, tuple[int, ...], torch.dtype], Tensor]
+"""Gives room for a tensor of a batch, of this shape and type."""
+
+
+class Size(NamedTuple):
+    """Of a batch: how many chunks it comes in, and how many rows were asked for."""
+
+    chunks: int
+    rows: int
+
+
+def anew(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Ordinary memory for each tensor."""
+    return torch.empty(shape, dtype=dtype)
+
+
+def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | None = None) -> Candidates | None:
+    """The next chunks as one batch; None where there are none any more.
+
+    A chunk is copied as soon as it is there and then given up, so that of the memory through which chunks come no more
+    than one is held. The only chunk of a batch is the batch, unless a place is given; its positions, which whoever
+    watches a run keeps, are a copy, or they would keep all of it.
+
+    Args:
+        chunks: of all batches.
+        sizes: of the batches whose first chunk has come; that of this one is taken away.
+        place: where tensors are made; ordinary memory without it.
+    """
+    chunk = next(chunks, None)
+    if chunk is None:
+        return None
+    size = sizes.popleft()
+    if place is None:
+        if size.chunks == 1:
+            return replace(chunk, indices=chunk.indices.clone())
+        place = anew
+    shapes = {key: ((size.rows, *values.shape[1:]), values.dtype) for key, values in chunk.tensors().items()}
+    room = {key: place(key, *shape) for key, shape in shapes.items()}
+    whole, texts, end = chunk.with_tensors(room, ()), list[str](), 0
+    faults, notes, dropped = list[Fault](), list[Fault](), 0
+    for left in reversed(range(size.chunks)):
+        start, end = end, end + len(chunk)
+        for key, values in chunk.tensors().items():
+            room[key][start:end].copy_(values)
+        texts += chunk.texts
+        faults += chunk.faults
+        notes += chunk.notes
+        dropped += chunk.dropped
+        if left:
+            del chunk, values  # or their memory would be held while the next one is waited for
+            chunk = next(chunks)
+    whole = whole.with_tensors({key: values[:end] for key, values in room.items()}, texts)
+    return replace(whole, faults=tuple(faults), notes=tuple(notes), dropped=dropped)

@@ -1,0 +1,91 @@
+"""One chunk of a batch, from positions to a table: read, checked, and every column filled.
+
+Runs in the processes that load data, so everything that it needs is picklable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from aced.errors import AcedError
+from aced.pool.source import Candidates, Column, Source
+from aced.pool.views import View
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be loaded.
+
+    Attributes:
+        positions: `[m]` in the source.
+        epochs: `[m]` of the samples.
+    """
+
+    positions: Tensor
+    epochs: Tensor
+
+
+@dataclass(frozen=True)
+class Fill:
+    """From a job to its table.
+
+    Attributes:
+        source: where pairs are read.
+        views: in which images are wanted.
+        columns: what else is wanted of each pair; a pair that one of them has no value for is left out.
+    """
+
+    source: Source
+    views: Sequence[View]
+    columns: Sequence[Column] = ()
+
+    def __call__(self, job: Job) -> Candidates:
+        """The table.
+
+        Raises:
+            AcedError: what the source or a column raises; one of them gave another number of rows than was asked for.
+        """
+        found = with_values(self._read(job), self.columns)
+        columns = {column.name: _checked(column, column.load(found), len(found)) for column in self.columns}
+        return replace(found, columns=columns)
+
+    def _read(self, job: Job) -> Candidates:
+        indices, views = job.positions.tolist(), list(self.views)
+        if getattr(self.source, "captions_vary", False):
+            found: Candidates = self.source.read(indices, views, job.epochs.tolist())  # type: ignore[call-arg]
+        else:
+            found = self.source.read(indices, views)
+        rows = {len(found), len(found.texts), *map(len, found.images.values())}
+        if found.asked != len(indices) or rows != {len(found)}:
+            raise AcedError(
+                f"{self.source.name}: asked for {len(indices)} samples, read() gave {len(found)} positions, "
+                f"{', '.join(f'{len(images)} images' for images in found.images.values())}, {len(found.texts)} "
+                f"captions and {len(found.faults)} faults: every sample must be there whole, or have a fault that "
+                "says why it is not."
+            )
+        return found
+
+
+def with_values(found: Candidates, columns: Sequence[Column]) -> Candidates:
+    """The rows that every column has a value for; the faults and notes of all."""
+    keep = torch.ones(len(found), dtype=torch.bool)
+    for column in columns:
+        if (valid := column.valid(found)) is not None:
+            keep &= valid
+    if keep.all():
+        return found
+    kept = found[keep.nonzero().flatten()]
+    return replace(kept, faults=found.faults, notes=found.notes, dropped=len(found) - len(kept))
+
+
+def _checked(column: Column, values: Tensor, rows: int) -> Tensor:
+    if values.dtype != column.dtype or tuple(values.shape) != (rows, *column.shape):
+        raise AcedError(
+            f"The column '{column.name}' gave {values.dtype} {list(values.shape)} for {rows} pairs, and says that it "
+            f"gives {column.dtype} {[rows, *column.shape]}: correct its load(), or its dtype and shape."
+        )
+    return values

@@ -1,0 +1,177 @@
+"""An order of training that reads few tars at a time, as a pure function of (seed, step).
+
+A super-batch is made of C streams, one after the other, each of which gives B/C pairs and walks tars of its own, K at a
+time (`aced.pool.orders.streams`). Rank r of W reads streams r C/W to (r + 1) C/W - 1, which are its equal part of every
+super-batch: it touches its own tars only, and super-batches are the same for every W that divides C.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aced.errors import AcedError
+from aced.pool.orders.order import Orders
+from aced.pool.orders.sharing import check_streams, own_streams
+from aced.pool.orders.streams import Deals, Streams, Walk, starts_of
+
+
+class Visit(NamedTuple):
+    """A tar's number, and the first and the last step that need it before it is read no more in this pass."""
+
+    tar: int
+    first: int
+    last: int
+
+
+class Takes(Protocol):
+    """How many pairs each stream takes of each source, step by step."""
+
+    def before(self, source: int, stream: int, step: int) -> int:
+        """The number that it has taken before a step."""
+        ...
+
+    def step_of(self, source: int, stream: int, pair: int) -> int:
+        """The step at which it takes pair number `pair`."""
+        ...
+
+
+class Plans(Orders):
+    """An order by streams, which tells which tars it reads when.
+
+    Args:
+        walks: of each source; a source is gone through in passes, each another walk.
+        passes: steps of a pass of each source.
+        takes: what each step takes of them.
+
+    Attributes:
+        streams: C.
+        left_out: the share of a source's pairs that sit a pass out, on average, of the source with the largest.
+    """
+
+    left_out: float
+
+    def __init__(
+        self, walks: Sequence[Walk], passes: Sequence[int], takes: Takes, batch: int, seed: int, streams: int
+    ) -> None:
+        self.n, self.batch, self.seed, self.streams = sum(walk.n for walk in walks), batch, seed, streams
+        self.steps_per_epoch = max(passes)
+        self._walks, self._passes, self._takes = list(walks), list(passes), takes
+
+    def indices(self, step: int) -> Tensor:
+        """Positions of super-batch `step` (from 0) in the source: `[batch]` int64, all different."""
+        if step < 0:
+            raise ValueError(f"step must be 0 or more, got {step}")
+        return torch.cat([self._read(stream, step) for stream in range(self.streams)])
+
+    def tars(self, step: int, rank: int, world: int) -> list[int]:
+        """Numbers of the tars that this rank's part of super-batch `step` needs, ascending."""
+        mine, found = own_streams(self.streams, rank, world), set[int]()
+        for source, walk in enumerate(self._walks):
+            found.update(walk.shared)
+            for stream in mine:
+                number, start, count = self._place(source, stream, step)
+                for block in walk.deal(number).blocks(stream, start, start + count):
+                    found.update(block.tars)
+        return sorted(found)
+
+    def visits(self, rank: int, world: int, first_step: int) -> Iterator[Visit]:
+        """This rank's visits to tars, without end, in the order in which they begin; those over before are left out.
+
+        They may be read in another thread than the rest.
+        """
+        mine = own_streams(self.streams, rank, world)
+        return _merged(self._visits(source, mine, first_step) for source in range(len(self._walks)))
+
+    def _read(self, stream: int, step: int) -> Tensor:
+        """A stream's part of a super-batch."""
+        places = (self._place(source, stream, step) for source in range(len(self._walks)))
+        parts = zip(self._walks, places, strict=True)
+        return torch.cat([walk.read(number, stream, start, count) for walk, (number, start, count) in parts])
+
+    def _place(self, source: int, stream: int, step: int) -> tuple[int, int, int]:
+        """What a step takes of a source: the number of its pass, and the first and the number of the stream's pairs."""
+        number = step // self._passes[source]
+        done = self._takes.before(source, stream, number * self._passes[source])
+        start, end = (self._takes.before(source, stream, at) for at in (step, step + 1))
+        return number, start - done, end - start
+
+    def _visits(self, source: int, streams: range, first_step: int) -> Iterator[Visit]:
+        """Those to the tars of one source."""
+        length, walk = self._passes[source], self._walks[source]
+        for number in itertools.count(first_step // length):
+            deal, steps = walk.dealt(number), range(number * length, (number + 1) * length)
+            yield from (Visit(tar, steps[0], steps[-1]) for tar in walk.shared)
+            left = steps[max(0, first_step - steps[0]) :]
+            yield from _merged(self._of(deal, source, stream, steps[0], left) for stream in streams)
+
+    def _of(self, deal: Deals, source: int, stream: int, begin: int, left: range) -> Iterator[Visit]:
+        """A stream's visits in what is left of the pass that begins at step `begin`."""
+        done, start, end = (self._takes.before(source, stream, step) for step in (begin, left[0], left[-1] + 1))
+        for block in deal.blocks(stream, start - done, end - done):
+            first = self._takes.step_of(source, stream, done + block.start)
+            last = self._takes.step_of(source, stream, min(done + block.end, end) - 1)
+            yield from (Visit(tar, first, last) for tar in block.tars)
+
+
+def _merged(visits: Iterable[Iterator[Visit]]) -> Iterator[Visit]:
+    return heapq.merge(*visits, key=lambda visit: visit.first)
+
+
+class Plan(Plans):
+    """An endless sequence of epochs over the pairs of some tars.
+
+    Epoch e gives `steps_per_epoch` super-batches, and every pair at most once. What the shortest possible stream cannot
+    fill sits the epoch out: others in every epoch.
+
+    Args:
+        sizes: usable pairs of each tar, in the order of the pool.
+        batch: size of a super-batch.
+        seed: seed of the order; any int.
+        locality: K, tars that a stream reads at a time.
+        streams: C.
+
+    Attributes:
+        n: number of pairs.
+        batch, seed, streams: as given.
+        left_out: the share of the pairs that sit an epoch out.
+        steps_per_epoch: super-batches of every epoch.
+
+    Raises:
+        AcedError: streams do not divide the super-batch, there are fewer tars than streams, or the tars of a stream
+            hold less than it has to give to one super-batch.
+    """
+
+    def __init__(self, sizes: Sequence[int], batch: int, seed: int, locality: int, streams: int) -> None:
+        check_streams(batch, streams)
+        each, rows = np.asarray(sizes, dtype=np.int64), batch // streams
+        walk = Streams(each, starts_of(each), streams, locality, f"aced plan {seed}")
+        steps = walk.length // rows
+        if not steps:
+            raise AcedError(
+                f"Each of {streams} streams has to give {rows} pairs to a super-batch of {batch}, and its tars may "
+                f"hold as few as {walk.length} in an epoch: lower data.streams or train.batch, or set data.locality=0."
+            )
+        super().__init__([walk], [steps], _Alike(rows), batch, seed, streams)
+        self.left_out = 1 - steps * batch / self.n
+
+
+class _Alike:
+    """Of the only source each stream takes the same number at every step."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def before(self, source: int, stream: int, step: int) -> int:
+        """As in `Takes`."""
+        return step * self._rows
+
+    def step_of(self, source: int, stream: int, pair: int) -> int:
+        """As in `Takes`."""
+        return pair // self._rows

@@ -1,0 +1,108 @@
+"""`PairSource`: a base class for a dataset of your own, which says how many pairs there are and gives one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from aced.pool.faults import HARMLESS
+from aced.pool.images import ImageFault, decode_noted
+from aced.pool.resizing import by_torch
+from aced.pool.source import Candidates, Fault
+from aced.pool.views import View
+
+Picture = Path | str | bytes | Image.Image | np.ndarray
+"""A file, its bytes, an image of Pillow, or `[H, W, 3]` uint8."""
+
+
+class PairSource:
+    """A finite, indexable collection of image-text pairs: a `Source` for `aced.train(config, source=...)`.
+
+    A subclass defines `__len__` and `pair`, and `fingerprint` where the number of pairs does not tell one state of the
+    data from another. It must be picklable where `data.start_method` is `forkserver`, and `pair` is called in several
+    processes where there are workers.
+
+    Attributes:
+        name: what messages call it.
+        kinds: how each sample was spoilt, where that is known; for reports alone.
+    """
+
+    name = "own data"
+    kinds: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        raise NotImplementedError
+
+    def pair(self, index: int) -> tuple[Picture, str]:
+        """The image and the caption of a pair; the same ones whenever it is asked for."""
+        raise NotImplementedError
+
+    def key(self, index: int) -> str:
+        """A lasting identity of a pair."""
+        return str(index)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The keys of all pairs."""
+        return [self.key(index) for index in range(len(self))]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data do: a run goes on, and cached embeddings serve, only where it is the same."""
+        return hashlib.sha256(f"{type(self).__qualname__} {self.name} {len(self)}".encode()).hexdigest()[:16]
+
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        """Load some pairs in every view; those that cannot be used are left out and reported.
+
+        A caption without words and an image that cannot be decoded are faults; what else `pair` raises is passed on.
+        """
+        pixels = {view: np.empty((len(indices), 3, view.size, view.size), dtype=np.uint8) for view in views}
+        good: list[int] = []
+        texts: list[str] = []
+        faults: list[Fault] = []
+        notes: list[Fault] = []
+        for index in indices:
+            picture, caption = self.pair(int(index))
+            try:
+                if not caption.strip():
+                    raise ImageFault("caption_empty", "the caption is nothing but white space")
+                if views:
+                    image, odd = _decoded(picture)
+                    notes += [Fault(self.key(int(index)), name, said) for name, said in odd if name in HARMLESS]
+                    for view in views:
+                        pixels[view][len(good)] = view.apply(image, by_torch)
+            except ImageFault as fault:
+                key = self.key(int(index))
+                faults.append(Fault(key, fault.name, f"{key}: {fault}."))
+                continue
+            good.append(int(index))
+            texts.append(caption)
+        return Candidates(
+            indices=torch.tensor(good, dtype=torch.int64),
+            texts=texts,
+            images={view: torch.from_numpy(rows[: len(good)]) for view, rows in pixels.items()},
+            faults=tuple(faults),
+            notes=tuple(notes),
+        )
+
+
+def _decoded(picture: Picture) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """`[H, W, 3]` uint8, and what is odd about it."""
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise ImageFault("image_unreadable", f"an array of {picture.shape} {picture.dtype} is no [H, W, 3] uint8")
+        return picture, []
+    if isinstance(picture, Image.Image):
+        return np.asarray(picture.convert("RGB")), []
+    if isinstance(picture, bytes):
+        return decode_noted(picture)
+    try:
+        return decode_noted(Path(picture).read_bytes())
+    except OSError as error:
+        raise ImageFault("image_unreadable", f"{picture}: {error.strerror or error}") from None

@@ -1,0 +1,222 @@
+"""The contract between data and everything that reads it: `Source`, `Candidates` and `Column`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from aced.pool.views import View
+
+SOUND_KINDS = frozenset({"clean", "duplicate"})
+"""Kinds of samples whose picture and caption are both right, where a source tells kinds at all."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A sample that could not be used or is odd: its key, a short name of the fault for counting, and one sentence.
+
+    `count` is more than 1 where one fault stands for many, of which this is an example.
+    """
+
+    key: str
+    name: str
+    detail: str
+    count: int = 1
+
+
+class Texts(Sequence[str]):
+    """Captions of chosen rows, picked out when somebody reads them: training itself never does.
+
+    Args:
+        whole: the captions of all rows.
+        rows: `[m]` the rows that were chosen, wherever that tensor lies.
+    """
+
+    def __init__(self, whole: Sequence[str], rows: Tensor) -> None:
+        self._whole, self._rows = whole, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._picked[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._picked == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        return list, (self._picked,)
+
+    @cached_property
+    def _picked(self) -> list[str]:
+        return [self._whole[row] for row in self._rows.tolist()]
+
+
+Key = str | View | tuple[str, str]
+"""Of a tensor of a batch: the name of a field, the view of images, or ("column", name)."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs as they were loaded, a table of B rows; faulty ones are already left out.
+
+    All its tensors lie on one device.
+
+    Attributes:
+        indices: `[B]` int64 positions in the source.
+        texts: B captions; empty for rows that another process has loaded.
+        images: for each `View` that was asked for, `[B, 3, size, size]` uint8.
+        faults: the samples that were asked for and could not be used.
+        notes: what is odd about the samples that are there; see `aced.pool.faults.HARMLESS`.
+        crops: `[B]` int64, which crop of its image each pair was read in; None for whole images.
+        coarse: `[B]` bool, which images a student in training sees at a lower resolution; None: none of them. It is
+            for the step alone, set last, and on the CPU.
+        columns: the values of each `Column` that was asked for, `[B, ...]`, by its name.
+        dropped: how many rows were read and left out because a column has no value for them.
+        listed: `indices` on the CPU, of a batch as it was loaded on another device; else None.
+    """
+
+    indices: Tensor
+    texts: Sequence[str]
+    images: dict[View, Tensor]
+    faults: tuple[Fault, ...] = field(default=())
+    notes: tuple[Fault, ...] = field(default=())
+    crops: Tensor | None = None
+    coarse: Tensor | None = None
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    dropped: int = 0
+    listed: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def asked(self) -> int:
+        """How many samples were asked for."""
+        return len(self) + len(self.faults) + self.dropped
+
+    def __getitem__(self, rows: Tensor) -> Candidates:
+        """The chosen rows only, in the order given; nothing is waited for where rows and batch are on one device."""
+        rows = rows.to(self.indices.device, torch.int64)
+        # Rows as a whole; plain indexing goes byte by byte.
+        tensors = {key: values.index_select(0, rows) for key, values in self.tensors().items()}
+        return self.with_tensors(tensors, Texts(self.texts, rows) if len(self.texts) else ())
+
+    def split(self, size: int) -> list[Candidates]:
+        """Consecutive parts of `size` rows, the last of fewer; nothing is copied."""
+        pieces = [slice(start, start + size) for start in range(0, len(self), size)]
+        parts = [{key: values[piece] for key, values in self.tensors().items()} for piece in pieces]
+        rows = torch.arange(len(self))
+        texts = [Texts(self.texts, rows[piece]) if len(self.texts) else () for piece in pieces]
+        return [self.with_tensors(*part) for part in zip(parts, texts, strict=True)]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Candidates:
+        """The same table with every tensor changed."""
+        changed = self.with_tensors({key: change(values) for key, values in self.tensors().items()}, self.texts)
+        rest = {name: getattr(self, name) for name in ("faults", "notes", "dropped", "listed")}
+        return replace(changed, **rest)
+
+    def column(self, column: Column) -> Tensor:
+        """The values of a column: those that were loaded with the batch, or else loaded now."""
+        held = self.columns.get(column.name)
+        return column.load(self).to(self.indices.device) if held is None else held
+
+    def tensors(self) -> dict[Key, Tensor]:
+        """Every tensor that has a row for each pair."""
+        own = {"indices": self.indices, "crops": self.crops, "coarse": self.coarse}
+        found: dict[Key, Tensor] = {name: values for name, values in own.items() if values is not None}
+        return found | self.images | {("column", name): values for name, values in self.columns.items()}
+
+    def with_tensors(self, tensors: Mapping[Key, Tensor], texts: Sequence[str]) -> Candidates:
+        """A table of other rows with the same columns, from what `tensors` gave; without faults and notes."""
+        return Candidates(
+            indices=tensors["indices"],
+            texts=texts,
+            images={view: tensors[view] for view in self.images},
+            crops=tensors.get("crops"),
+            coarse=tensors.get("coarse"),
+            columns={name: tensors["column", name] for name in self.columns},
+        )
+
+
+CUT = -1
+"""What a row of a column has where `Column.sent` may cut it."""
+
+
+class Column:
+    """Something to be known of each pair beside its picture: token ids, a model's embeddings, or a value of your own.
+
+    Whoever loads a batch fills its columns, in the processes that read the images where there are any; so a column must
+    be picklable. Subclasses say where the values come from.
+
+    Args:
+        name: what `Candidates.columns` calls it; two columns of one name are taken for the same.
+        dtype: of the values.
+        shape: of one pair's value.
+    """
+
+    def __init__(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self.name, self.dtype, self.shape = name, dtype, shape
+
+    def load(self, candidates: Candidates) -> Tensor:
+        """The values of B pairs, `[B, *shape]`; by their positions, captions, crops or images."""
+        raise NotImplementedError
+
+    def valid(self, candidates: Candidates) -> Tensor | None:
+        """`[B]` bool: which pairs have a value at all, the others being left out of the batch; None: all of them."""
+        return None
+
+    def sent(self, values: Tensor) -> Tensor:
+        """What a device gets of the values of a whole batch; all of it, unless it is padded more than is needed.
+
+        What is left out is the end of every row, where there is nothing but -1 (`CUT`).
+        """
+        return values
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one pair's value."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Source(Protocol):
+    """A finite, indexable collection of image-text pairs.
+
+    `keys[i]` identifies sample i for good (for tars: `tar name/key`); `fingerprint` changes when the data do.
+    `kinds`, where it is known, says how each sample was spoilt. It is for measuring only: nothing that trains
+    or selects may read it.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """A lasting identity of each sample."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data do."""
+        ...
+
+    @property
+    def kinds(self) -> Sequence[str] | None:
+        """How each sample was spoilt, where that is known."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        """Load the samples at `indices` (in that order) in every view; faulty ones are left out and reported."""
+        ...

@@ -1,0 +1,175 @@
+"""The indexes of a pool's tars, opened when a read needs them, as many as fit into a bound; and the keys in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from aced.pool.captions import Captions
+from aced.pool.packed import PackedStrings
+from aced.pool.tars.losttars import TarLost, lost_key
+from aced.pool.tars.manifest import TarFacts
+from aced.pool.tars.tarfiles import TarFiles
+from aced.pool.tars.tarindex import TarIndex, index_tar
+from aced.pool.tars.tarrows import TarRows, rows_of
+
+BOUND = 256_000_000
+"""Bytes of indexes that a process keeps open: those of four million samples."""
+
+
+class TarIndexes:
+    """The samples of each tar by its number; an index is opened when it is needed, the ones used last are kept.
+
+    Safe to use from threads, and after pickling or a fork in worker processes, each of which keeps its own.
+
+    Args:
+        files: the tars' files, which are told in what state a tar was indexed.
+        facts: about each tar.
+        captions: which are read.
+        index_dir: where indexes are kept; without it headers are read anew.
+        lost: samples of the tars that are lost and keep their places.
+        held: samples of tars that stay in memory, as no file keeps them.
+        bound: bytes of the others that are kept open.
+    """
+
+    def __init__(
+        self,
+        files: TarFiles,
+        facts: Sequence[TarFacts],
+        captions: Captions,
+        index_dir: Path | None = None,
+        lost: Mapping[int, int] | None = None,
+        held: Mapping[int, TarRows] | None = None,
+        bound: int = BOUND,
+    ) -> None:
+        self._files, self._captions = files, captions
+        self._marks = [one.mark for one in facts]
+        self._told = {number: one.usable(captions.part) for number, one in enumerate(facts) if one.told}
+        self._index_dir, self._lost, self._held, self._bound = index_dir, dict(lost or {}), dict(held or {}), bound
+        for tar, rows in self._held.items():
+            files.expect(tar, rows.state, self._marks[tar])
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._open: OrderedDict[int, TarRows] = OrderedDict()
+        self._bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_open")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def rows(self, tar: int) -> TarRows:
+        """The samples of a tar.
+
+        Raises:
+            AcedError, TarLost: the tar cannot be read, or is not what the manifest says.
+        """
+        if (held := self._held.get(tar)) is not None:
+            return held
+        if self._pid != os.getpid():  # a lock may have been forked while another thread held it
+            self._begin()
+        found = self._open.get(tar)
+        if found is None:
+            return self._keep(tar, self._opened(tar))
+        if 2 * self._bytes > self._bound:  # before, nothing is to be thrown out soon
+            with contextlib.suppress(KeyError):  # another thread has just made room
+                self._open.move_to_end(tar)
+        return found
+
+    def _opened(self, tar: int) -> TarRows:
+        if tar in self._lost:
+            return _places_of(self._lost[tar])
+        path = self._files.path(tar)
+        try:
+            index, _ = index_tar(path, self._index_dir)
+        except OSError as error:
+            raise self._files.unreadable(tar, error) from error
+        if self._marks[tar] and index.mark() != self._marks[tar]:
+            raise self._files.changed(tar)
+        rows = rows_of(index, self._captions.part)
+        if tar in self._told:
+            rows = self._compared(tar, index, rows)
+        self._files.expect(tar, rows.state, index.mark())
+        return rows
+
+    def _compared(self, tar: int, index: TarIndex, rows: TarRows) -> TarRows:
+        """The samples of a tar, with what is odd about it beside what was told."""
+        if index.fault is not None:
+            self._files.refuse(tar, index.fault.detail)
+        odd = [(f"tar_{damage.name}", damage.detail, 1) for damage in index.faults]
+        if (more := len(rows) - self._told[tar]) > 0:
+            odd.append(("count_more", f"it holds {len(rows)} pairs and was told to hold {self._told[tar]}", more))
+        return replace(rows, odd=tuple(odd))
+
+    def _keep(self, tar: int, rows: TarRows) -> TarRows:
+        with self._lock:
+            if tar not in self._open:
+                self._open[tar] = rows
+                self._bytes += rows.nbytes
+            while self._bytes > self._bound and len(self._open) > 1:
+                self._bytes -= self._open.popitem(last=False)[1].nbytes
+        return rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the indexes that are in memory."""
+        return self._bytes + sum(rows.nbytes for rows in self._held.values())
+
+
+def _places_of(samples: int) -> TarRows:
+    """What keeps the places of a lost tar's samples in the order, and none of their bytes."""
+    places = np.tile(np.array([[0, 1]], dtype=np.int64), (samples, 1))
+    return TarRows(PackedStrings.of(f"#{row}" for row in range(samples)), places, places, places, (-1, -1))
+
+
+class TarKeys(Sequence[str]):
+    """The keys `<tar>/<key>` of all samples, read from the indexes when they are asked for.
+
+    A sample whose tar cannot be read has its place for a key, as in `lost_key`.
+
+    Args:
+        tars: names of the tars.
+        starts: `[tars + 1]` position of the first sample of each tar, and at the end the number of samples.
+        indexes: of the tars.
+    """
+
+    def __init__(self, tars: Sequence[str], starts: np.ndarray, indexes: TarIndexes) -> None:
+        self._tars, self._starts, self._indexes = tars, starts, indexes
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        tar = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return self.of(tar, position - int(self._starts[tar]))
+
+    def __iter__(self) -> Iterator[str]:
+        for tar, count in enumerate(np.diff(self._starts).tolist()):
+            yield from (self.of(tar, row) for row in range(count))
+
+    def of(self, tar: int, row: int) -> str:
+        """The key of a sample by its tar and its place there."""
+        try:
+            rows = self._indexes.rows(tar)
+        except TarLost:
+            return lost_key(self._tars[tar], row)
+        return f"{self._tars[tar]}/{rows.keys[row]}" if row < len(rows) else lost_key(self._tars[tar], row)

@@ -1,0 +1,270 @@
+"""`aced embed`: says what it will cost, embeds this process's share of the tars, and says what came of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from aced.cache.job import Embedder, Job, Tally
+from aced.cache.making import Progress, check_space, size_text
+from aced.cache.rowcodec import DTYPES
+from aced.cache.shared_out import Share, own_share, with_ray
+from aced.cache.sidecar import sample_bytes
+from aced.config import make_config
+from aced.errors import AcedError
+from aced.files.remote import is_address
+from aced.files.several import several
+from aced.models import trained_recipe
+from aced.pool.decoding import find_decoding
+from aced.pool.summary import tars_text
+from aced.pool.tars.indexfolder import index_folder
+from aced.pool.tars.located import name_tars
+from aced.pool.tars.manifestfile import kept_path
+from aced.pool.tars.stock import StockTaking
+from aced.runtime.descriptors import raise_file_limit
+from aced.runtime.progress import Bars, Tick
+from aced.runtime.threads import set_threads
+from aced.train.run.automatic import device_of
+
+_GROUP = 16
+"""Tars that are open at a time: their indexes are in memory, and one reader serves them all."""
+
+
+def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: str = "", actors: int = 0) -> Tally:
+    """Make the side-cars of a pool that are not there yet.
+
+    Args:
+        job: the model, the cache and how.
+        shards: tars as `data.shards` names them.
+        console: where everything is printed; a process that is not the first prints one line, at the end.
+        share: see `own_share`.
+        actors: Ray's actors; 0 embeds in this process.
+
+    Returns:
+        What came of this process's tars.
+
+    Raises:
+        AcedError: whatever a user or the data did wrong, in one sentence.
+    """
+    _check_options(job)
+    raise_file_limit()
+    mine = own_share(share)
+    shards = [source for text in shards for source in several(text)]
+    if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
+        raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+    if not job.spool_dir and is_address(job.cache):
+        raise AcedError(f"{job.cache} is an address: give a folder to make side-cars in with --spool-dir.")
+    told: list[str] = []
+    named, far = name_tars(shards, job.spool, told.append)
+    job = replace(job, passing=job.spool is not None and far > job.spool.limit)
+    if len(shards) > 1:
+        told.append(tars_text(shards, list(map(len, named))))
+    tars = mine.of([tar for group in named for tar in group])
+    job = _checked(job, mine)
+    if not tars:
+        console.print(f"Process {mine.index} of {mine.count} has no tar to embed.", highlight=False)
+        return Tally()
+    # One process draws and speaks; what the others have to say would only be in its way.
+    with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
+        _take_stock(job, tars, shards, mine, bars)
+        embedder = Embedder(job, bars.say, bars.counting)
+        for sentence in (*told, *embedder.tower.notes):
+            bars.say(sentence)
+        if job.passing:
+            tally, seconds = _in_passing(embedder, tars, actors, far, bars)
+        else:
+            tally, seconds = _looked(embedder, tars, actors, mine, bars)
+        embedder.keep()
+    if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
+        raise AcedError(_nothing_usable(tally))
+    if mine.index:
+        line = f"{tally.tars} tars, {tally.made} of them embedded now, {tally.embedded:,} samples in {seconds:.0f} s."
+        console.print(f"Process {mine.index} of {mine.count}: {line}", highlight=False)
+    else:
+        console.print(_table(tally, seconds))
+        if tally.skipped:
+            console.print(_skipped(tally))
+        where = f"Side-cars: {embedder.cache.home.named('')}"
+        console.print(f"{where}   Use: reference.cache={job.cache}", markup=False, highlight=False)
+    return tally
+
+
+def _looked(embedder: Embedder, tars: Sequence[str], actors: int, share: Share, bars: Bars) -> tuple[Tally, float]:
+    """Embed tars that all lie on a disk, or do so from now on: what is to do is found, and said, before it begins.
+
+    Returns:
+        What came of them, and the seconds of embedding.
+    """
+    job = embedder.job
+    with bars.counting("Looking at the tars") as progress:
+        tally, todo, missing, overhead = embedder.look(tars, progress)
+    bars.say(_plan(embedder, tally, len(tars), (missing, overhead), share))
+    start = time.perf_counter()
+    with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
+        done = _Done(tick, start)
+        for part in with_ray(job, todo, actors) if actors else _groups(embedder, todo, done, _GROUP):
+            tally.add(part)
+            done.whole = tally.embedded
+            done(0, 0)
+        tick(missing or 1, done.rate())
+    return tally, time.perf_counter() - start
+
+
+def _in_passing(embedder: Embedder, tars: Sequence[str], actors: int, far: int, bars: Bars) -> tuple[Tally, float]:
+    """As `_looked`, where the spool holds a few: each is fetched, looked at, embedded where it must be, and removed."""
+    job, tally = embedder.job, Tally()
+    each = sample_bytes(embedder.tower.width, job.settings.dtype, job.settings.views)
+    bars.say(
+        f"The tars take {size_text(far)}, more than --spool-gb = {job.spool_gb:g} allows: each is fetched, embedded "
+        f"and removed. A sample takes {each:,} bytes and its key."
+    )
+    start = time.perf_counter()
+    with bars.bar(f"Embedding with {embedder.tower.name}", len(tars)) as tick:
+        parts = with_ray(job, tars, actors) if actors else _groups(embedder, tars, lambda done, total: None, 1)
+        for part in parts:
+            tally.add(part)
+            tick(tally.tars, f"{tally.embedded / max(time.perf_counter() - start, 1e-9):,.0f} samples/s")
+    return tally, time.perf_counter() - start
+
+
+def _take_stock(job: Job, tars: Sequence[str], shards: Sequence[str], share: Share, bars: Bars) -> None:
+    """Index the tars that are new, with all the workers; of a whole pool this makes the manifest too."""
+    folder = index_folder(job.index_dir, bars.say)
+    if folder is None or any(map(is_address, tars)):
+        return
+    with bars.counting("Indexing tars") as progress:
+        taking = StockTaking(
+            index_dir=folder,
+            kept=kept_path(folder, shards) if share.count == 1 else None,
+            whole=share.count == 1,
+            spool=job.spool,
+            workers=job.settings.workers,
+            progress=progress,
+            tell=bars.say,
+        )
+        taking.take([Path(tar) for tar in tars])
+        progress(len(tars), len(tars))
+
+
+def _check_options(job: Job) -> None:
+    """Refuse values that nothing else would; raises AcedError."""
+    settings = job.settings
+    if settings.dtype not in DTYPES:
+        raise AcedError(f"--dtype is '{settings.dtype}'; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
+    if not 1 <= settings.views <= 64 or settings.micro_batch < 1 or settings.workers < 0:
+        raise AcedError("--views is from 1 to 64, --micro-batch at least 1 and --workers at least 0.")
+    if job.bad_tars not in ("stop", "skip"):
+        raise AcedError(f"--bad-tars is '{job.bad_tars}'; use stop or skip.")
+    if job.caption_choice not in ("whole", "first"):
+        raise AcedError(
+            f"--caption-choice is '{job.caption_choice}'; use whole or first: embeddings are kept of one caption."
+        )
+    if not 0 < job.spool_gb < math.inf:
+        raise AcedError(f"--spool-gb is {job.spool_gb:g}; it is a size above 0.")
+    find_decoding(job.decoding)
+
+
+def _checked(job: Job, share: Share) -> Job:
+    """The job with this process's device, where the model has weights and the device is there."""
+    config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
+    device_of(config)
+    trained_recipe(job.model, job.checkpoint, job.model, "with --checkpoint")
+    set_threads(job.threads)
+    if job.device == "auto" and torch.cuda.device_count() > 1:
+        return replace(job, device=f"cuda:{share.local % torch.cuda.device_count()}")
+    return job
+
+
+def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], share: Share) -> str:
+    """What will be made and stored; refuses what does not fit on the disk.
+
+    `to_do` are the samples that are missing and the bytes of headers and keys of their side-cars.
+
+    Raises:
+        AcedError: there is less room than the side-cars need.
+    """
+    settings, d = embedder.job.settings, embedder.tower.width
+    missing, overhead = to_do
+    each = sample_bytes(d, settings.dtype, settings.views)
+    size = missing * each + overhead
+    # The other processes' shares are about as large, and they write to the same disk.
+    free = ""
+    if not embedder.cache.far:
+        free = size_text(check_space(embedder.cache.work, missing * share.count, d, settings, overhead * share.count))
+        free = f"; {free} are free"
+    views = f", {settings.views} views" if settings.views > 1 else ""
+    whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
+    others = f" (all processes: about {size_text(share.count * size)})" if share.count > 1 else ""
+    return (
+        f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
+        f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
+        f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples{free}."
+        f"{f' The model runs in {settings.precision}.' * (settings.precision != 'fp32')}"
+    )
+
+
+def _groups(embedder: Embedder, todo: Sequence[str], done: Progress, size: int) -> Iterator[Tally]:
+    """What comes of `size` tars at a time; of those that another process has begun, at the end."""
+    for patient in (False, True):
+        left: list[str] = []
+        for at in range(0, len(todo), size):
+            tally = embedder(todo[at : at + size], done, patient=patient)
+            left += tally.left
+            yield tally
+        todo = left
+
+
+class _Done:
+    """Moves the bar, with the rate as its remark.
+
+    Attributes:
+        whole: samples of the groups that are done; calls count from there.
+    """
+
+    def __init__(self, tick: Tick, start: float) -> None:
+        self._tick, self._start, self.whole, self._now = tick, start, 0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` samples more than the whole groups'."""
+        self._now = self.whole + done
+        self._tick(self._now, self.rate())
+
+    def rate(self) -> str:
+        """Samples a second since the start."""
+        return f"{self._now / max(time.perf_counter() - self._start, 1e-9):,.0f} samples/s"
+
+
+def _nothing_usable(tally: Tally) -> str:
+    name, count = tally.skipped.most_common(1)[0] if tally.skipped else ("", 0)
+    reason = f"; most often {name} ({count}), for example {tally.examples[name]}" if name else "."
+    return f"No sample of {tally.tars} tar{'s' * (tally.tars > 1)} is usable, so that there is nothing to embed{reason}"
+
+
+def _table(tally: Tally, seconds: float) -> Table:
+    table = Table("Side-cars", "", show_header=False)
+    table.columns[1].justify = "right"
+    repaired = f", {tally.repaired} of them damaged before" if tally.repaired else ""
+    table.add_row("Tars", f"{tally.tars:,}")
+    table.add_row("embedded now", f"{tally.made:,}{repaired}")
+    table.add_row("Samples", f"{tally.samples:,}")
+    table.add_row("with an embedding", f"{tally.usable:,}")
+    table.add_row("On disk", size_text(tally.bytes))
+    if tally.embedded:
+        table.add_row("Time", f"{seconds:,.1f} s, {tally.embedded / seconds:,.0f} samples/s")
+        table.add_row("FLOPs", f"{tally.flops:.3g}")
+    return table
+
+
+def _skipped(tally: Tally) -> Table:
+    table = Table("Left out", "How many", "For example", title="What could not be used")
+    for name, count in tally.skipped.most_common():
+        table.add_row(name, f"{count:,}", escape(tally.examples[name]))
+    return table

@@ -1,0 +1,250 @@
+"""`aced eval`: every task scored, each kept as soon as it is done, whatever happens to the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aced.errors import AcedError, reason_of
+from aced.evaluate.compare import compare
+from aced.evaluate.datacomp import task_name
+from aced.evaluate.embedding_cache import EmbeddingCache
+from aced.evaluate.eval_records import FILE, Evaluation, Setting, read_evaluation, write_evaluation
+from aced.evaluate.prompts import Policy, check_policy
+from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_folders import find_task_folders, load_task_folder
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import evaluate_task
+from aced.export.onnxtower import OnnxTower, is_onnx
+from aced.models import Tower
+from aced.models.model_argument import default_folder, open_model
+from aced.pool.loader.loading import Loading
+from aced.programs.eval_tables import print_comparison, print_results
+from aced.runtime.precision import Asked, check_precision, find_precision
+from aced.runtime.progress import Bars, counting
+from aced.train.run.automatic import workers_beside
+from aced.train.run.fit import environment
+
+SCENES = "scenes"
+"""In the place of a folder: the built-in tasks; `scenes:validation` their other split."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `aced eval` was asked for.
+
+    Attributes:
+        model: see `open_model`.
+        data: task folders, folders of them, `scenes` or `scenes:validation`.
+        out: folder of the results.
+        checkpoint: weights, see `open_model`.
+        prompts: prompt policy.
+        precision: of the model; `auto` as `train.precision`.
+        device: see `open_model`.
+        micro_batch: images or texts embedded at a time.
+        cache: folder of cached embeddings.
+        workers: processes that decode images; None for as many as a run would have.
+    """
+
+    model: str
+    data: Sequence[str]
+    out: Path
+    checkpoint: str = ""
+    prompts: Policy = "clip"
+    precision: Asked = "auto"
+    device: str = "auto"
+    micro_batch: int = 256
+    cache: Path | None = None
+    workers: int | None = None
+
+
+def eval_command(
+    model: str | None, pair: tuple[Path, Path] | None, words: dict[str, Any], console: Console
+) -> dict[str, str]:
+    """What the command line asked for: an evaluation, or a comparison of two. Returns the tasks that failed.
+
+    Raises:
+        AcedError: as `eval_program`, or the words do not fit together.
+    """
+    if pair is not None:
+        if model or words["data"]:
+            raise AcedError("--compare takes two evaluations and nothing else; leave out the model and --data.")
+        sides = [read_evaluation(path) for path in pair]
+        print_comparison(compare(*sides), (str(pair[0]), str(pair[1])), console)
+        return {}
+    if not model:
+        raise AcedError("No model is given; name a run folder, a model folder or an open_clip name.")
+    if not words["data"]:
+        raise AcedError("No data are given; name task folders with --data, or --data scenes for the built-in tasks.")
+    words = words | {"precision": check_precision(words["precision"])}
+    words |= {"prompts": check_policy(words["prompts"]), "out": words["out"] or default_folder(model)}
+    return eval_program(Options(model=model, **words), console).failed
+
+
+@dataclass
+class _Job:
+    """One thing to load: a folder, or the tasks that are built in."""
+
+    name: str
+    load: Callable[[], list[Task]]
+    is_folder: bool
+
+
+def eval_program(options: Options, console: Console) -> Evaluation:
+    """Score a model on tasks; writes `eval.json` and its companions and prints a table.
+
+    A task that fails is noted in `failed`, and the others go on. Results that are there already, of the same model
+    on the same data, are kept.
+
+    Raises:
+        AcedError: no such model or folder of tasks, or results of another model in the way.
+    """
+    jobs, refused = _jobs(options.data)
+    if options.out.exists() and not options.out.is_dir():
+        raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
+    tower = _open(options, console)
+    for note in tower.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    identity = tower.identity()
+    precision = find_precision(options.precision, tower.device)
+    setting = Setting(tower.name, options.checkpoint, identity["tower"], options.prompts, precision)
+    evaluation = _continued(options.out, setting, identity["contents"])
+    evaluation.failed |= refused
+    kept = _run(jobs, tower, evaluation, options, console)
+    if kept:
+        console.print(f"Kept {kept} result{'s' * (kept > 1)} that {options.out} held already.", highlight=False)
+    print_results(evaluation, console)
+    console.print(f"Results: {options.out / FILE}", markup=False, highlight=False, soft_wrap=True)
+    return evaluation
+
+
+def _open(options: Options, console: Console) -> Tower | OnnxTower:
+    """The model, or an exported ONNX folder, of which `--checkpoint` chooses the weights.
+
+    Raises:
+        AcedError: as `open_model`, or ONNX is asked for a device or a precision.
+    """
+    if not is_onnx(options.model):
+        return open_model(options.model, options.checkpoint, options.device, partial(counting, console))
+    if options.device not in ("auto", "cpu") or options.precision not in ("auto", "fp32"):
+        raise AcedError(f"{options.model} is an ONNX folder: leave out --device and --precision.")
+    return OnnxTower(Path(options.model), options.checkpoint or "fp32")
+
+
+def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
+    """What to load, and for each place where there is nothing, why.
+
+    Raises:
+        AcedError: there is nothing anywhere.
+    """
+    jobs: list[_Job] = []
+    refused: dict[str, str] = {}
+    for place in dict.fromkeys(data):
+        if place in (SCENES, f"{SCENES}:test", f"{SCENES}:validation") and not Path(place).is_dir():
+            from aced.lab.scenes import make_tasks
+
+            tasks = make_tasks("validation" if place.endswith("validation") else "test")
+            jobs += [_Job(task.name, partial(list, [task]), False) for task in tasks]
+            continue
+        try:
+            found = find_task_folders([place])
+        except AcedError as error:
+            refused[place] = str(error)
+            continue
+        for folder in found:
+            jobs.append(_Job(str(folder), partial(load_task_folder, folder), True))
+    if not jobs:
+        raise AcedError(next(iter(refused.values())))
+    return jobs, refused
+
+
+def _continued(out: Path, setting: Setting, contents: str) -> Evaluation:
+    """The results that are there already; `contents` is what older versions took for the model's fingerprint."""
+    if not (out / FILE).is_file():
+        return Evaluation(setting)
+    before = read_evaluation(out / FILE)
+    if before.setting.fingerprint == contents:
+        raise AcedError(
+            f"{out} holds results of these weights by an older version of aced, which did not note the model's "
+            "architecture; choose another folder with --out."
+        )
+    for key, what in (("fingerprint", "another model"), ("prompts", "other prompts"), ("precision", "other precision")):
+        if getattr(before.setting, key) != getattr(setting, key):
+            raise AcedError(
+                f"{out} holds results with {what} ({getattr(before.setting, key)}, now {getattr(setting, key)}); "
+                "choose another folder with --out."
+            )
+    return Evaluation(setting, before.tasks)
+
+
+def _run(
+    jobs: Sequence[_Job], tower: Tower | OnnxTower, evaluation: Evaluation, options: Options, console: Console
+) -> int:
+    """Score all jobs; returns how many results were there already."""
+    kept, seen = 0, set[str]()
+    folder = options.cache or options.out / "embeddings"
+    precision = find_precision(options.precision, tower.device)
+    cache = EmbeddingCache(folder, evaluation.setting.fingerprint, precision)
+    facts = environment(tower.device)
+    with Bars(console) as bars, bars.bar("Evaluating", len(jobs)) as tick:
+        current = (0, "")
+
+        def note(what: str, done: int, total: int) -> None:
+            number, name = current
+            tick(
+                number + (0.9 * done / max(total, 1) if what == "images" else 0.9),
+                f"{name}: {done:,} of {total:,} {what}",
+            )
+
+        workers = workers_beside(tower.device) if options.workers is None else options.workers
+        embedder = Embedder(
+            tower,
+            options.micro_batch,
+            prompts=options.prompts,
+            precision=precision,
+            cache=cache,
+            loading=Loading(workers),
+            note=note,
+        )
+        for number, job in enumerate(jobs):
+            current = (number, Path(job.name).name)
+            tick(number, current[1])
+            try:
+                for task in _load(job, evaluation, seen):
+                    if evaluation.has(task):
+                        kept += 1
+                        continue
+                    evaluation.tasks.pop(task.name, None)
+                    start = time.perf_counter()
+                    result = evaluate_task(tower, task, embedder)
+                    evaluation.add(task, result, time.perf_counter() - start)
+                    write_evaluation(options.out, evaluation, facts)
+            except Exception as error:
+                evaluation.failed[job.name] = reason_of(error)
+            if job.is_folder:
+                embedder.forget()
+        tick(len(jobs), "")
+    write_evaluation(options.out, evaluation, facts)
+    return kept
+
+
+def _load(job: _Job, evaluation: Evaluation, seen: set[str]) -> list[Task]:
+    """The tasks of a job, with names that no task before had; a result of a task that is broken now is dropped."""
+    try:
+        tasks = job.load()
+    except AcedError:
+        name = task_name(Path(job.name).name)
+        if name not in seen:
+            evaluation.tasks.pop(name, None)
+        raise
+    for task in tasks:
+        if task.name in seen:
+            raise AcedError(f"{job.name}: there is another task of the name '{task.name}'; rename its folder.")
+        seen.add(task.name)
+    return tasks

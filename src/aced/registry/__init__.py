@@ -1,0 +1,1 @@
+"""Tables of what a config can name, and the doors through which other code adds to them."""

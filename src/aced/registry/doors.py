@@ -1,0 +1,182 @@
+"""The doors for code of others: methods, scores and losses get a name, and work wherever a built-in one does.
+
+What is registered in a module that `run.imports` names, or that is installed as a plugin, can be named in a config.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+from torch import Tensor
+
+from aced.core.named import Table
+from aced.core.score_models import SCORES, Loss, Scoring, Strategy
+from aced.errors import AcedError
+from aced.methods import METHODS, Method
+from aced.registry.makers import BOARDS, SOURCES, TASKS, TOWERS, TRACKERS, Maker
+from aced.registry.objectives import DISTILLATIONS, LOSSES, Contrastive, Distillation
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _caller() -> str:
+    """The name of the module that has called a function of this one."""
+    return str(sys._getframe(2).f_globals.get("__name__", "?"))
+
+
+def parts() -> list[Table[Any]]:
+    """The tables of what methods are made of; each row has an `about`."""
+    return [SCORES, LOSSES, DISTILLATIONS, SOURCES, TOWERS, TASKS, TRACKERS]
+
+
+def register_method(method: Method) -> Method:
+    """Add a row to the table of methods; `method.name` and `aced methods` then know it.
+
+    Raises:
+        AcedError: the name is taken, or the row names a score, a strategy or a distillation that there is not.
+    """
+    origin, what = _caller(), f"The method '{method.name}'"
+    if method.score is not None:
+        SCORES.find(method.score)
+        if SCORES[method.score].within and method.strategy != "joint":
+            raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
+    if method.strategy not in get_args(Strategy):
+        raise AcedError(f"{what} has strategy '{method.strategy}': take one of {', '.join(get_args(Strategy))}.")
+    if method.distill is not None:
+        DISTILLATIONS.find(method.distill)
+        if not 0 < method.weight < math.inf:
+            raise AcedError(f"{what} distils with weight {method.weight}: give a positive one.")
+    if method.columns and method.distill != "softmax":
+        raise AcedError(f"{what} has columns, which only distillation by softmax compares with: leave them out.")
+    METHODS.add(method.name, method, origin)
+    return method
+
+
+def register_score(
+    name: str, *, student: float = 0.0, reference: float = 0.0, within: bool = False, about: str = ""
+) -> Scoring:
+    """Add a score for the `score` of a method and of `aced.select`: a weighted sum of the two models' losses.
+
+    Args:
+        name: of the score.
+        student: weight of the student's loss; 0 where it is not asked.
+        reference: weight of the reference's loss, likewise; `learnability` has 1 and -1.
+        within: see `Scoring`.
+        about: one line for `aced methods`.
+
+    Raises:
+        AcedError: the name is taken, or the weights are none.
+    """
+    if not (math.isfinite(student) and math.isfinite(reference)) or student == reference == 0:
+        raise AcedError(f"The score '{name}' weighs student {student} and reference {reference}: give one a number.")
+    row = Scoring(about=about, student=student, reference=reference, within=within)
+    SCORES.add(name, row, _caller())
+    return row
+
+
+def register_loss(
+    name: str, *, scores: Loss = "sigmoid", spread: bool = False, about: str = ""
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Add a contrastive loss for `method.loss`; a decorator of its function; see `registry.objectives.Contrastive`.
+
+    Args:
+        name: of the loss.
+        scores: the loss that candidates are scored by, `sigmoid` or `softmax`.
+        spread: whether the function takes one process's share of a batch.
+        about: one line for `aced methods`.
+
+    Raises:
+        AcedError: the name is taken, or candidates cannot be scored so.
+    """
+    if scores not in get_args(Loss):
+        raise AcedError(f"The loss '{name}' scores by '{scores}': take one of {', '.join(get_args(Loss))}.")
+    origin = _caller()
+
+    def add(function: F) -> F:
+        LOSSES.add(name, Contrastive(about=about, function=function, scores=scores, spread=spread), origin)
+        return function
+
+    return add
+
+
+def register_distillation(
+    name: str,
+    *,
+    own_scale: bool = True,
+    own_bias: bool = False,
+    tempered: bool = False,
+    projects: bool = False,
+    compares: bool = True,
+    spread: bool = False,
+    about: str = "",
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Add a distillation loss for the `distill` of a method; a decorator of its function.
+
+    Args:
+        name: of the distillation.
+        own_scale, own_bias, tempered, projects, compares, spread: see `aced.registry.objectives.Distillation`.
+        about: one line for `aced methods`.
+
+    Raises:
+        AcedError: the name is taken.
+    """
+    origin = _caller()
+
+    def add(function: F) -> F:
+        row = Distillation(
+            about=about,
+            function=function,
+            own_scale=own_scale,
+            own_bias=own_bias,
+            tempered=tempered,
+            projects=projects,
+            compares=compares,
+            spread=spread,
+        )
+        DISTILLATIONS.add(name, row, origin)
+        return function
+
+    return add
+
+
+def register_source(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a source for `data.source`; a decorator of a function of the run's `Config` that gives a `Source`."""
+    return _maker(SOURCES, name, about, _caller())
+
+
+def register_tower(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a model for `student.model`, `reference.model` and `teacher.model`; a decorator of a function.
+
+    The function gets the `checkpoint` of the same section (a text, empty where there is none) and the seed of the run,
+    and gives a `Tower` on the CPU. A name that open_clip has goes to open_clip no more.
+    """
+    return _maker(TOWERS, name, about, _caller())
+
+
+def register_task(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a task for `eval.tasks`; a decorator of a function without arguments that gives a task or a list of them."""
+    return _maker(TASKS, name, about, _caller())
+
+
+def register_tracker(name: str, *, about: str = "") -> Callable[[F], F]:
+    """Add a tracker for `run.trackers`; a decorator of a function of the run's folder and its settings, a nested dict.
+
+    It gives a `aced.runs.trackers.tracker.Tracker`: `name`, `where`, `log(kind, step, values)`, `close(failed=)`.
+
+    Raises:
+        AcedError: the name is taken.
+    """
+    if name in BOARDS:
+        raise AcedError(f"{_caller()} registers the tracker '{name}', which is built in: choose another name.")
+    return _maker(TRACKERS, name, about, _caller())
+
+
+def _maker(table: Table[Maker], name: str, about: str, origin: str) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        table.add(name, Maker(about, function), origin)
+        return function
+
+    return add

@@ -1,0 +1,145 @@
+"""The contrastive losses and the distillation losses that a run can be made of, by name, as data.
+
+The trainer reads the row and knows no loss by name. Each has a function of the embeddings; what it wants beside them
+(a logit scale of its own, projections) and what it allows (several processes) stands in its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from aced.core import losses
+from aced.core.named import Table
+from aced.core.score_models import Loss
+from aced.core.shares import Share
+from aced.errors import AcedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrastive:
+    """One contrastive loss.
+
+    Attributes:
+        about: one line for `aced methods`.
+        function: the student's embeddings of the b pairs of a batch to a scalar, a mean over the pairs. It gets an
+            `Embeddings`, or with `spread` a `Share`.
+        scores: the loss that candidates are scored by, which has a form for the joint draw; with `sigmoid` a student
+            has a logit bias.
+        spread: whether it takes one process's share of a batch (`aced.core.shares.Share`) and gives that one's part of
+            the loss; else a run with it is of one process.
+    """
+
+    about: str
+    function: Callable[[Any], Tensor]
+    scores: Loss = "sigmoid"
+    spread: bool = False
+
+    def of(self, pairs: Share) -> Tensor:
+        """The loss of a batch, or this process's part of it."""
+        return self.function(pairs if self.spread else pairs.own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """One distillation loss.
+
+    Attributes:
+        about: one line for `aced methods`.
+        function: the student's embeddings of the b pairs and a list of the teachers' to a scalar, a mean over the
+            pairs. They are `Embeddings`, or with `spread` `Share`s.
+        own_scale: whether the student gets a logit scale for distillation alone, which is trained and thrown away.
+        own_bias: likewise a logit bias.
+        tempered: whether the function takes `teacher_temperature`.
+        projects: whether it takes `project`, a list of trained linear maps from the student's width to each teacher's.
+        compares: whether pairs are compared with one another, not only pair by pair.
+        spread: as of a contrastive loss.
+    """
+
+    about: str
+    function: Callable[..., Tensor]
+    own_scale: bool = True
+    own_bias: bool = False
+    tempered: bool = False
+    projects: bool = False
+    compares: bool = True
+    spread: bool = False
+
+    def of(self, student: Share, teachers: Sequence[Share], **options: Any) -> Tensor:
+        """The loss of a batch, or this process's part of it."""
+        if self.spread:
+            return self.function(student, teachers, **options)
+        return self.function(student.own, [teacher.own for teacher in teachers], **options)
+
+
+LOSSES: Table[Contrastive] = Table(
+    "loss",
+    [
+        (
+            "sigmoid",
+            Contrastive(
+                about="SigLIP's: each image with each text, right or wrong", function=losses.sigmoid, spread=True
+            ),
+        ),
+        (
+            "softmax",
+            Contrastive(
+                about="CLIP's: the right text among all, and the right image",
+                function=losses.softmax,
+                scores="softmax",
+                spread=True,
+            ),
+        ),
+    ],
+)
+
+DISTILLATIONS: Table[Distillation] = Table(
+    "distillation",
+    [
+        (
+            "softmax",
+            Distillation(
+                about="cross-entropy with the teacher's contrastive softmax",
+                function=losses.softmax_kd,
+                tempered=True,
+                spread=True,
+            ),
+        ),
+        (
+            "sigmoid",
+            Distillation(
+                about="binary cross-entropy with the teacher's pair probabilities",
+                function=losses.sigmoid_kd,
+                own_bias=True,
+                spread=True,
+            ),
+        ),
+        (
+            "features",
+            Distillation(
+                about="feature matching with the teacher's embeddings",
+                function=losses.feature_matching,
+                own_scale=False,
+                projects=True,
+                compares=False,
+                spread=True,
+            ),
+        ),
+    ],
+)
+
+
+def check_processes(loss: str, distillation: str | None, processes: int) -> None:
+    """Raise an AcedError for a loss that knows whole batches only, where several processes share them."""
+    rows = [("loss", loss, LOSSES.find(loss).spread)]
+    if distillation is not None:
+        rows.append(("distillation", distillation, DISTILLATIONS.find(distillation).spread))
+    for kind, name, spread in rows:
+        if processes > 1 and not spread:
+            raise AcedError(
+                f"The {kind} '{name}' is of whole batches and {processes} processes share one: train with one process, "
+                "or write it for `aced.core.shares.Share` and register it with spread=True."
+            )

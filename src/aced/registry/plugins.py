@@ -1,0 +1,75 @@
+"""Modules of users that register methods, losses and the like: named in `run.imports`, or installed as entry points."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+
+from aced.errors import AcedError, reason_of
+
+GROUP = "aced.registry.plugins"
+"""The group of entry points: each names a module, or a function of one that is called without arguments."""
+VARIABLE = "ACED_IMPORTS"
+"""Further modules for every command, with commas between them."""
+
+
+def load_plugins(names: Iterable[str] = ()) -> None:
+    """Import what is installed as a plugin, what `ACED_IMPORTS` names, and then some modules; each once.
+
+    Raises:
+        AcedError: one of them is not there, or fails.
+    """
+    _load_installed()
+    for name in filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))):
+        _load(name, VARIABLE)
+    for name in names:
+        _load(name, "run.imports")
+
+
+@cache
+def _load_installed() -> None:
+    for point in entry_points(group=GROUP):
+        _load_point(point)
+
+
+def _load_point(point: EntryPoint) -> None:
+    try:
+        found = point.load()
+        if not isinstance(found, ModuleType):
+            found()
+    except (Exception, SystemExit) as error:
+        package = point.dist.name if point.dist is not None else "a package"
+        raise AcedError(
+            f"The plugin '{point.name}' that {package} installs fails ({_reason(error)}): repair or uninstall it."
+        ) from error
+
+
+def _load(name: str, key: str) -> None:
+    """Import a module; the current folder is searched last."""
+    if name.endswith(".py") or "/" in name:
+        stem = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise AcedError(f"{key} names '{name}': write the module, as in `import {stem}`, in place of its file.")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise AcedError(
+                f"{key} names '{name}', and there is no such module: it is looked for in {here} and where Python "
+                "finds packages (PYTHONPATH)."
+            ) from None
+        raise AcedError(f"{key}: the module '{name}' fails ({_reason(error)}): repair it, or leave it out.") from error
+
+
+def _reason(error: BaseException) -> str:
+    if not isinstance(error, Exception):
+        return f"it ends the program, {error!r}"
+    return reason_of(error).rstrip(".")

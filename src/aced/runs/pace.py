@@ -1,0 +1,121 @@
+"""How fast a run goes, where its time goes, and what share of its data it cannot use.
+
+These are the figures of the bar, of trackers and of `aced status`; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aced.pool.faults import HARMLESS
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a run has done after a step: all of it, from its beginning.
+
+    Attributes:
+        step: steps taken.
+        samples: pairs trained on.
+        seconds: wall time by phase (load, score, select, train).
+    """
+
+    step: int
+    samples: float
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a run does between two of its steps.
+
+    Attributes:
+        images: pairs trained on per second of the steps; evaluations and checkpoints do not count.
+        step_seconds: seconds of a step.
+        shares: share of each phase in that time, in [0, 1]; they add up to 1.
+    """
+
+    images: float
+    step_seconds: float
+    shares: dict[str, float]
+
+    def values(self) -> dict[str, float]:
+        """The figures by name."""
+        return {"images_per_second": self.images, "step_seconds": self.step_seconds, **self.shares}
+
+
+def pace(before: Totals, after: Totals) -> Pace | None:
+    """The pace between two totals of one run; None where no step or no time lies between them."""
+    spent = {phase: total - before.seconds.get(phase, 0.0) for phase, total in after.seconds.items()}
+    steps, seconds = after.step - before.step, sum(spent.values())
+    if steps <= 0 or seconds <= 0:
+        return None
+    shares = {phase: part / seconds for phase, part in spent.items()}
+    return Pace((after.samples - before.samples) / seconds, seconds / steps, shares)
+
+
+class Recent:
+    """The pace over the last `steps` steps of a run that is under way."""
+
+    def __init__(self, steps: int) -> None:
+        self._kept: deque[Totals] = deque(maxlen=steps + 1)
+
+    def add(self, totals: Totals) -> Pace | None:
+        """Add the totals after a step; the pace since the oldest that is kept."""
+        self._kept.append(totals)
+        return pace(self._kept[0], totals)
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """The samples of the data that cannot be used.
+
+    Attributes:
+        share: of all samples, in [0, 1]: those left out before reading and, of the others, the part that could not be
+            read among those that were.
+        reason: the commonest fault's name; empty where there is none.
+    """
+
+    share: float
+    reason: str
+
+
+def invalid(counts: Mapping[str, float], *, total: int, read: int, unreadable: int) -> Invalid:
+    """The share of invalid samples.
+
+    Args:
+        counts: faults by name, the harmless ones too.
+        total: samples of the source, which were not left out when it was indexed.
+        read: how many of them were read.
+        unreadable: how many of these could not be used.
+    """
+    lost = {name: count for name, count in counts.items() if name not in HARMLESS and count}
+    left_out = max(0.0, sum(lost.values()) - unreadable)
+    usable = total / (total + left_out) if total else 1.0
+    if read:
+        usable *= 1 - unreadable / read
+    return Invalid(1 - usable, max(lost, key=lambda name: lost[name]) if lost else "")
+
+
+def shares_text(shares: Mapping[str, float]) -> str:
+    """The phases' shares in few letters: `load 12 score 30 select 8 train 50 %`."""
+    return " ".join(f"{phase} {100 * share:.0f}" for phase, share in shares.items()) + " %"
+
+
+def percent(share: float) -> str:
+    """A share in percent; a small one with the digits that tell it from nothing.
+
+    >>> [percent(v) for v in (0, 0.0000002, 0.00002, 0.0034, 0.034, 0.5, 0.999)]
+    ['0 %', '<0.001 %', '0.002 %', '0.34 %', '3.4 %', '50 %', '99.9 %']
+    """
+    if 0 < share < 1e-5:
+        return "<0.001 %"
+    return f"{100 * share:.{2 if share < 0.99 else 3}g} %"
+
+
+def pace_text(now: Pace | None, share: float) -> str:
+    """A line for the terminal: images/s, the phases' shares and the share of invalid samples."""
+    speed = [f"{now.images:,.0f} images/s", shares_text(now.shares)] if now else []
+    return " · ".join([*speed, f"invalid {percent(share)}"])

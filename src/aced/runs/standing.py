@@ -1,0 +1,238 @@
+"""A run's folder, read while something may be written there: state, pace, last figures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from aced.errors import AcedError
+from aced.runs.records import Evaluation, Step, load_results, read_tail
+from aced.runs.run_folder import CHECKPOINTS, Holder, holder, is_run, is_scored, read_config
+from aced.runs.pace import Invalid, Pace, Totals, invalid, pace
+
+State = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
+UNDER_WAY = {"starting", "running", "scoring"}
+"""States in which more is to come."""
+
+WINDOW = 20
+"""Lines of metrics.jsonl over which pace and time left are measured."""
+
+_STOPPED = "stopped by "
+
+_PATIENCE = 60.0
+"""Seconds for which a run whose lock tells nothing may write nothing, if ten times its usual pause is less."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands. What is not known (yet) is None.
+
+    Attributes:
+        run: its folder.
+        state: `starting` (no line yet), `running`, `scoring` (all steps taken), `finished`, `interrupted` (Ctrl-C),
+            `stopped` (by another signal that asked for the end), `failed`, `killed`, or `silent`: its lock tells
+            nothing, and it has written nothing for long.
+        why: of `stopped` the signal, of `failed` the sentence, of `silent` what is known; else empty.
+        method: its name.
+        seed: the run's.
+        step: the last logged step, 0 where there is none.
+        steps: of the whole run.
+        seconds_left: estimated from the last lines, with evaluations and checkpoints in between.
+        pace: images per second, seconds of a step and shares of its phases over the last lines.
+        loss: of the last logged step, like `contrastive`, `kd` and `lr`.
+        contrastive: the contrastive part of it.
+        kd: the distillation part, not weighted.
+        lr: learning rate.
+        samples_trained: pairs trained on.
+        invalid: share of the samples that cannot be used, and the commonest reason.
+        evaluation: step and average (percent) of the last evaluation in which a task could be scored.
+        unscored: the tasks that could not be scored in the last evaluation.
+        checkpoint: the newest checkpoint's step.
+        checkpoint_age: seconds since it was written.
+        line_age: seconds since the last line was written.
+        process: number of the process that trains there or did so last.
+        host: its machine.
+    """
+
+    run: str
+    state: State
+    why: str
+    method: str
+    seed: int
+    step: int
+    steps: int
+    seconds_left: float | None
+    pace: Pace | None
+    loss: float | None
+    contrastive: float | None
+    kd: float | None
+    lr: float | None
+    samples_trained: float | None
+    invalid: Invalid | None
+    evaluation: tuple[int, float] | None
+    unscored: tuple[str, ...]
+    checkpoint: int | None
+    checkpoint_age: float | None
+    line_age: float | None
+    process: int | None
+    host: str | None
+
+
+def read_status(folder: Path) -> Status:
+    """Read how the run in a folder stands; a last line that is still being written is left out.
+
+    Raises:
+        AcedError: there is no run in the folder, or a file of it is damaged.
+    """
+    if not is_run(folder):
+        raise AcedError(_no_run(folder))
+    method, seed, steps = _settings(folder)
+    lines = read_tail(folder / "metrics.jsonl", Step)[-WINDOW:]
+    last = lines[-1] if lines else None
+    line_age = _line_age(folder, last)
+    by = holder(folder)
+    state, why = _state(folder, by, lines, steps, line_age)
+    checkpoint, checkpoint_age = _checkpoint(folder)
+    evaluation, unscored = _evaluation(folder, steps, state)
+    return Status(
+        run=str(folder),
+        state=state,
+        why=why,
+        method=method,
+        seed=seed,
+        step=last.step if last else 0,
+        steps=steps,
+        seconds_left=_seconds_left(lines, steps) if state == "running" else None,
+        pace=_pace(lines),
+        loss=last.loss if last else None,
+        contrastive=last.contrastive if last else None,
+        kd=last.kd if last else None,
+        lr=last.lr if last else None,
+        samples_trained=last.budgets.get("samples_trained") if last else None,
+        invalid=invalid(last.faults, **dict(last.samples)) if last and last.samples else None,
+        evaluation=evaluation,
+        unscored=unscored,
+        checkpoint=checkpoint,
+        checkpoint_age=checkpoint_age,
+        line_age=line_age,
+        process=by.process if by else None,
+        host=by.host if by else None,
+    )
+
+
+def _settings(folder: Path) -> tuple[str, int, int]:
+    """Method, seed and number of steps of a run."""
+    config = read_config(folder)
+    try:
+        return str(config["method"]["name"]), int(config["run"]["seed"]), int(config["train"]["steps"])
+    except (KeyError, TypeError, ValueError):
+        raise AcedError(
+            f"{folder / 'config.toml'} is not the resolved config of a run; give the folder that `aced train` writes."
+        ) from None
+
+
+def _no_run(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"There is no run folder {folder}; one that is still reading its data has none yet."
+    inner = sorted(path.parent for path in [*folder.glob("*/config.toml"), *folder.glob("runs/*/config.toml")])
+    if inner:
+        return f"{folder} is no run but holds some: give such a folder, {inner[0]} for example."
+    return f"{folder} is no run, since it has no config.toml; give the folder that `aced train` writes (run.out)."
+
+
+def _state(folder: Path, by: Holder | None, lines: list[Step], steps: int, line_age: float | None) -> tuple[State, str]:
+    """The state and why; the lock decides where it can, and the age of what was written elsewhere."""
+    done = bool(lines) and lines[-1].step >= steps
+    going: State = "scoring" if done else "running" if lines else "starting"
+    if by is not None and by.alive:
+        return going, ""
+    if done and is_scored(folder):
+        return "finished", ""
+    if by is not None and by.ending:
+        if by.ending == "interrupted":
+            return "interrupted", ""
+        if by.ending.startswith(_STOPPED):
+            return "stopped", by.ending.removeprefix(_STOPPED)
+        return "failed", by.ending.removeprefix("failed: ")
+    if by is not None and by.alive is False:
+        return "killed", ""
+    age = line_age if line_age is not None else time.time() - (folder / "config.toml").stat().st_mtime
+    now = _pace(lines)
+    usual = now.step_seconds * (lines[-1].step - lines[-2].step) if now and len(lines) > 1 else 0.0
+    if age <= max(_PATIENCE, 10 * usual):
+        return going, ""
+    where = f" on {by.host}" if by is not None else ""
+    return "silent", f"whether it still runs{where} cannot be seen from here"
+
+
+def _line_age(folder: Path, last: Step | None) -> float | None:
+    if last is None:
+        return None
+    written = last.clock.written if last.clock else (folder / "metrics.jsonl").stat().st_mtime
+    return max(0.0, time.time() - written)
+
+
+def _totals(line: Step) -> Totals:
+    return Totals(line.step, line.budgets.get("samples_trained", 0.0), line.seconds)
+
+
+def _pace(lines: list[Step]) -> Pace | None:
+    """The pace over some lines, or since the beginning of the run where there is one alone."""
+    if not lines:
+        return None
+    return pace(_totals(lines[0]) if len(lines) > 1 else Totals(0, 0.0, {}), _totals(lines[-1]))
+
+
+def _seconds_left(lines: list[Step], steps: int) -> float | None:
+    """By the clock of the process that wrote the last line; by the steps' own seconds where it wrote no other."""
+    last = lines[-1]
+    left = steps - last.step
+    if last.clock is not None:
+        own = [line for line in lines if line.clock is not None and line.clock.started == last.clock.started]
+        first = own[0]
+        if first.step < last.step and first.clock is not None:
+            passed = (last.clock.written - first.clock.written) / (last.step - first.step)
+            return max(0.0, left * passed - (time.time() - last.clock.written))
+    now = _pace(lines)
+    return left * now.step_seconds if now else None
+
+
+def _evaluation(folder: Path, steps: int, state: State) -> tuple[tuple[int, float] | None, tuple[str, ...]]:
+    """Step and average of the last evaluation that has one, and what the last one could not score."""
+    found: list[tuple[int, float | None, dict[str, str]]] = []
+    if state == "finished" and (folder / "results.json").is_file():
+        row = load_results(folder)["rows"][0]
+        if row.get("average") is not None or row.get("failed"):
+            found.append((steps, row.get("average"), row.get("failed", {})))
+    if not found or found[0][1] is None:
+        found += [
+            (line.step, line.average, line.failed) for line in reversed(read_tail(folder / "evals.jsonl", Evaluation))
+        ]
+    scored = next(((step, float(average)) for step, average, _ in found if average is not None), None)
+    return scored, tuple(found[0][2]) if found else ()
+
+
+def _checkpoint(folder: Path) -> tuple[int | None, float | None]:
+    """Step and age of the newest checkpoint; one may be removed, for a newer one, while this looks."""
+    found: list[tuple[int, float]] = []
+    for path in (folder / CHECKPOINTS).glob("step-*/train.json"):
+        try:
+            found.append((int(path.parent.name.removeprefix("step-")), path.stat().st_mtime))
+        except FileNotFoundError:
+            continue
+    if not found:
+        return None, None
+    step, written = max(found)
+    return step, max(0.0, time.time() - written)
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """The status as nested values for scripts; `under_way` says whether more is to come."""
+    values: dict[str, Any] = dict(vars(status))
+    values["pace"] = status.pace.values() if status.pace else None
+    values["invalid"] = dict(vars(status.invalid)) if status.invalid else None
+    if status.evaluation:
+        values["evaluation"] = {"step": status.evaluation[0], "average": status.evaluation[1]}
+    return values | {"under_way": status.state in UNDER_WAY}

@@ -1,0 +1,146 @@
+"""The trackers of a run: opened by name, told every line, and left out once they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aced.config import Config
+from aced.errors import AcedError
+from aced.registry.makers import TRACKERS
+from aced.runs.pace import Totals, invalid, pace
+from aced.runs.trackers.boards import TensorBoard, Trackio, WandB
+from aced.runs.trackers.tracker import Tracker, eval_values, train_values
+
+Say = Callable[[str], None]
+
+
+class Trackers:
+    """Several trackers as one, which get the pace between two lines and the share of invalid samples as well."""
+
+    def __init__(self, trackers: Sequence[Tracker], say: Say = lambda _: None) -> None:
+        self._trackers, self._say = list(trackers), say
+        self._before = Totals(0, 0.0, {})
+
+    def add(self, tracker: Tracker) -> None:
+        """Take in another one, and say where it is seen."""
+        self._trackers.append(tracker)
+        self._say(f"{tracker.name}: {tracker.where}")
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        """Send a line of `metrics.jsonl`, with the pace since the one before."""
+        after = _totals(line)
+        now = pace(self._before, after)
+        self._before = after
+        lost = invalid(line["faults"], **line["samples"]).share
+        self._send("train", line["step"], train_values({**line, "pace": now.values() if now else {}, "invalid": lost}))
+
+    def scores(self, line: Mapping[str, Any]) -> None:
+        """Send an evaluation: `step`, `average` and `tasks`, as in `evals.jsonl`."""
+        self._send("eval", line["step"], eval_values(line))
+
+    def resume(self, step: int, lines: Path, evals: Path) -> None:
+        """Go on from a checkpoint at `step`: tell what the files have of that very step, which boards take back."""
+        for line in _last(lines, 2):
+            if line["step"] == step:
+                self.line(line)
+            else:
+                self._before = _totals(line)
+        for line in _last(evals, 1):
+            if line["step"] == step:
+                self.scores(line)
+
+    def close(self, *, failed: bool) -> None:
+        """End them all."""
+        for tracker in self._trackers:
+            try:
+                tracker.close(failed=failed)
+            except Exception as error:
+                self._say(f"{tracker.name} did not end well ({_reason(error)}).")
+
+    def _send(self, kind: str, step: int, values: dict[str, float]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                tracker.log(kind, step, values)
+            except AcedError:
+                raise
+            except Exception as error:  # a board is no reason to lose a run: it is told, and the run goes on
+                self._trackers.remove(tracker)
+                self._say(
+                    f"{tracker.name} failed at step {step} and gets nothing more of this run ({_reason(error)}); "
+                    "metrics.jsonl has every line."
+                )
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise an AcedError where a tracker's package is not installed, before anything is computed."""
+    for name in names:
+        if name in TRACKERS:
+            continue
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            what = f"pip install 'aced[{name}]'" if name != "tensorboard" else "pip install tensorboard"
+            raise AcedError(f"run.trackers names '{name}', which is not installed: {what}, or leave it out.")
+
+
+@contextlib.contextmanager
+def tracking(config: Config, step: int, lines: Path, evals: Path, say: Say) -> Iterator[Trackers]:
+    """The trackers that the config names, for a run that begins or goes on at `step`.
+
+    Args:
+        config: `run.trackers`, and what boards show as the run's settings.
+        step: steps taken so far.
+        lines: `metrics.jsonl`, which ends at that step.
+        evals: `evals.jsonl`, likewise.
+        say: prints a line.
+
+    Raises:
+        AcedError: a tracker is not installed, or cannot start.
+    """
+    names = list(dict.fromkeys(config.run.trackers))
+    check_trackers(names)
+    trackers = Trackers([], say)
+    try:
+        for name in names:
+            trackers.add(_opened(name, lines.parent, config, step))
+        trackers.resume(step, lines, evals)
+        yield trackers
+    except BaseException:
+        trackers.close(failed=True)
+        raise
+    trackers.close(failed=False)
+
+
+def _opened(name: str, folder: Path, config: Config, step: int) -> Tracker:
+    settings = config.model_dump(mode="json")
+    try:
+        if name in TRACKERS:
+            tracker: Tracker = TRACKERS[name].function(folder, settings)
+            return tracker
+        if name == "tensorboard":
+            return TensorBoard(folder, step)
+        return (WandB if name == "wandb" else Trackio)(folder, settings)
+    except AcedError:
+        raise
+    except Exception as error:
+        raise AcedError(
+            f"The tracker '{name}' cannot start ({_reason(error)}); set it up, or leave it out of run.trackers."
+        ) from error
+
+
+def _totals(line: Mapping[str, Any]) -> Totals:
+    return Totals(line["step"], line["budgets"]["samples_trained"], line["seconds"])
+
+
+def _last(path: Path, count: int) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()[-count:] if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def _reason(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,0 +1,1 @@
+"""What any program needs from the machine: devices, threads, signals, paths, progress."""

@@ -1,0 +1,95 @@
+"""The device that a name means, the time that its work takes, and what it has computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aced.errors import AcedError
+from aced.runs.ledger import Clock, HostClock
+
+
+def find_device(name: str, said: str) -> torch.device:
+    """The device of a name; `auto` is CUDA where there is one.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        said: how the user gave it, for the error.
+
+    Raises:
+        AcedError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise AcedError(f"{said} cannot be used here: {reason}; 'auto' chooses one.") from None
+    return device
+
+
+def clock_of(device: torch.device) -> Clock:
+    """What tells how long the device works on something."""
+    return StreamClock(device) if device.type == "cuda" else HostClock()
+
+
+class StreamClock:
+    """Times what a GPU is asked for, by events in its stream; nobody waits for it while it works.
+
+    A phase takes as long as the GPU is between its two moments, idle or not: what loading costs is what the GPU has to
+    wait for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> torch.cuda.Event:
+        """As in `Clock`."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def between(self, start: torch.cuda.Event, end: torch.cuda.Event, *, wait: bool) -> float | None:
+        """As in `Clock`."""
+        if wait:
+            end.synchronize()
+        elif not end.query():
+            return None
+        return start.elapsed_time(end) / 1000
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU is sent it while this thread goes on."""
+    if device.type != "cuda" or values.device.type == "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+class Readout:
+    """Numbers that a device may still be computing, on their way to the host; asking for them waits for nobody.
+
+    Args:
+        values: a tensor, which may be overwritten afterwards.
+
+    Attributes:
+        late: whether they may still have to be waited for.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        if values.device.type != "cuda":
+            self._host, self._arrived = values.detach().to("cpu", copy=True), None
+            self.late = False
+            return
+        self.late = True
+        self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._host.copy_(values.detach(), non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(values.device))
+
+    def read(self) -> Tensor:
+        """The numbers, on the CPU, when they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host

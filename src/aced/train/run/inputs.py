@@ -1,0 +1,389 @@
+"""What a run needs from outside: data, tasks, frozen models. Made from the config once, shared by many runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from aced.cache.caches import cache_at
+from aced.cache.travelling import let_travel
+from aced.config import Config
+from aced.errors import AcedError
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import check_names
+from aced.models import Tower, load_recipe, trained_recipe
+from aced.models.hub_files import Progress
+from aced.pool.fetch.fetching import check_room as check_spool
+from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.streamed import streams
+from aced.pool.loader.reading import bytes_at_once
+from aced.pool.loader.shared_memory import check_room
+from aced.pool.manyviews import ManyViews
+from aced.pool.source import Column, Source
+from aced.pool.tars.indexfolder import index_folder
+from aced.pool.tars.losttars import GONE, KnownTars, shortened
+from aced.pool.views import View
+from aced.registry.makers import SOURCES, TASKS, TOWERS, made
+from aced.runs.run_folder import is_run, read_config
+from aced.runtime.progress import Bars
+from aced.train.distributed import World
+from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
+from aced.train.providers import Cached, Live, Provider
+from aced.train.run.automatic import device_of, keeps_decoded, precision_of, workers_of
+from aced.train.run.caching import cache_settings, live_cost, make_store
+from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
+from aced.train.run.given import GIVEN, Given
+from aced.train.run.ordering import order_of, order_text, plan_of, settled
+from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
+
+
+@dataclass
+class Inputs:
+    """Data, tasks and frozen models of a run.
+
+    Attributes:
+        source: the pool.
+        tasks: what the student is evaluated on.
+        reference: scores the pool; None for methods that need none.
+        teachers: are distilled.
+    """
+
+    source: Source
+    tasks: list[Task]
+    reference: Provider | None = None
+    teachers: list[Provider] = field(default_factory=list)
+
+
+def make_inputs(
+    config: Config,
+    student: Tower,
+    bars: Bars,
+    earlier: Earlier | None = None,
+    world: World | None = None,
+    given: Given | None = None,
+) -> Inputs:
+    """Open the data, load the frozen models and make their caches, as the config says.
+
+    What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
+
+    Args:
+        config: the run's.
+        student: the model to train.
+        bars: where progress is shown.
+        earlier: the run that is resumed, whose models and data these must be.
+        world: the processes of the job, all of which call this.
+        given: what is handed over.
+    """
+    world, method = world or World(), config.row
+    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier, given or Given()))
+    providers: dict[str, Provider] = {}
+    for name, tower in towers.items():
+        if frozen_section(name, config).cache:
+            providers[name] = _cached(name, tower, source, config, bars, world)
+        else:
+            providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
+            bars.say(live_cost(name, tower, student, config, source))
+    let_travel(source, [one.store.files for one in providers.values() if isinstance(one, Cached)])
+    if earlier is not None:
+        for name in earlier.other_caches(list(providers.values())):
+            bars.say(
+                f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
+                "closely, but not to the bit."
+            )
+    return Inputs(
+        source=ManyViews(source) if config.data.views > 1 else source,
+        tasks=tasks,
+        reference=providers.get("reference") if method.scores_reference else None,
+        teachers=[providers[name] for name in teachers_of(config)],
+    )
+
+
+def _opened(
+    config: Config, student: Tower, bars: Bars, earlier: Earlier | None, given: Given
+) -> tuple[list[Task], dict[str, Tower], Source]:
+    """Tasks, frozen models by name, and the pool."""
+    given.check(config)
+    if given.tasks is not None:
+        tasks = list(given.tasks)
+    else:  # the tasks of the scenes go with the scenes
+        tasks = make_eval_tasks(config, bars.say) if given.source is None or config.eval.tasks else []
+    handed = {"reference": given.reference_of(config)}
+    towers = {
+        name: tower if (tower := handed.get(name)) is not None else load_frozen(name, config, bars.counting)
+        for name in frozen_models(config)
+    }
+    for tower in towers.values():
+        for note in tower.notes:
+            bars.say(note)
+    if earlier is not None:
+        earlier.check(_marks_of(towers, config))
+    pool = given.source if given.source is not None else _pool(config, bars, earlier)
+    if given.source is not None:
+        bars.say(f"Data: {len(pool):,} pairs of {pool.name}.")
+    if earlier is not None:
+        earlier.check(data_marks(pool), KnownTars.of(pool))
+    ordered = settled(config, pool, _ranks())
+    order_of(ordered, pool)
+    if (plan := plan_of(ordered, pool)) is not None:
+        rank = int(os.environ.get("RANK", "0"))
+        check_spool(getattr(pool, "places", None), plan.visits(rank, _ranks(), 0))
+    if text := order_text(config, ordered, pool, _ranks()):
+        bars.say(text)
+    views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
+    _check_room(config, student, towers, views)
+    source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
+    return tasks, towers, source
+
+
+def _pool(config: Config, bars: Bars, earlier: Earlier | None) -> Source:
+    """The pool; of a run that is resumed, an error says how it goes on without what is lost."""
+    known = earlier.tars if earlier is not None else None
+    try:
+        return make_source(config, bars, known)
+    except AcedError as error:
+        if known is not None and known.tars and config.data.lost_tars == "refuse":
+            error.add_note("data.lost_tars=allow resumes the run without tars that are gone, or others than they were.")
+        raise
+
+
+def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
+    """The marks of the frozen models, as soon as they are loaded."""
+    method, identities = config.row, {name: tower.identity() for name, tower in towers.items()}
+    marks = {name: ModelMarks(of["contents"], of["architecture"]) for name, of in identities.items()}
+    reference = marks["reference"] if method.scores_reference else None
+    return model_marks(reference, [marks[name] for name in teachers_of(config)])
+
+
+def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
+    """Refuse chunks for which `/dev/shm` is too small; with `scoring.early` there may be fewer, and smaller ones."""
+    # In the form of `StoredRows`, whose stores are not there yet.
+    forms = {name: Column(name, torch.float32, (2, tower.width)) for name, tower in towers.items()}
+    cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
+    live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
+    rows = config.super_batch // _ranks()
+    columns = [student.ids, *live, *cached]
+    item = chunk_bytes(rows, views, columns)
+    workers = workers_of(config, item=item)
+    if workers and not config.scoring.early:
+        check_room(item, workers, config.train.steps * chunks_of(rows, fewest_rows(views, columns)).number)
+
+
+def _ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def spool_of(config: Config) -> Spool | None:
+    """Where addresses are fetched to."""
+    data = config.data
+    return Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None
+
+
+def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
+    """The pool: shards where the config names any, else scenes; says how much was found where.
+
+    Of the tars of an `earlier` run that is gone on with, some may be lost where `data.lost_tars` allows it.
+    """
+    data = config.data
+    if data.source:
+        source: Source = made(SOURCES, data.source, config)
+        bars.say(f"Data: {len(source):,} pairs of {source.name}.")
+        return source
+    if not data.shards:
+        scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
+        bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
+        return scenes
+    from aced.files.remote import is_address
+    from aced.pool.shards import open_shards
+    from aced.pool.summary import found_text
+    from aced.pool.tars.stock import Streaming
+
+    known = earlier if earlier is not None and earlier.tars and data.lost_tars == "allow" else None
+
+    with contextlib.ExitStack() as stack:
+        fetching = None
+        if any(is_address(pattern) for pattern in data.shards):
+            fetching = stack.enter_context(bars.counting("Fetching tars"))
+        shards = open_shards(
+            data.shards,
+            caption=data.caption,
+            caption_choice=data.caption_choice,
+            seed=config.run.seed,
+            bad_tars=data.bad_tars,
+            index_dir=index_folder(data.index_dir, bars.say),
+            kind_field=data.kind_field,
+            spool=spool_of(config),
+            apart=bool(data.weights),
+            decoding=data.decoding,
+            workers=workers_of(config),
+            progress=stack.enter_context(bars.counting("Indexing tars")),
+            fetching=fetching,
+            tell=bars.say,
+            known=known,
+            streaming=Streaming(data.locality != "auto", config.run.timeout / 2) if data.locality != 0 else None,
+            hearsay=not any(frozen_section(name, config).cache for name in frozen_models(config)),
+        )
+        shards.places.fetch(fetching)
+    told = _told_lost(known, shards.lost) if known is not None and shards.lost else ""
+    bars.say(told or found_text(shards.sources, shards.faults))
+    return shards
+
+
+def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
+    gone = [tar for tar in known.tars if tar.name in lost]
+    which = [f"{t.name} {'is gone' if lost[t.name] == GONE else 'has changed'} ({t.samples:,} samples)" for t in gone]
+    return (
+        f"Going on without {len(gone)} of {len(known.tars)} tars, {sum(t.samples for t in gone):,} of "
+        f"{sum(t.samples for t in known.tars):,} samples: {', '.join(shortened(which))}."
+    )
+
+
+def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:
+    """The pool in memory where the config says so; scenes always are."""
+    if streams(pool):
+        if config.data.in_memory is True:
+            raise AcedError(
+                "data.in_memory=true keeps all images, and the pool's tars are fetched only as they are needed: raise "
+                "data.spool_gb and set data.locality=0 to fetch them all, or leave data.in_memory out."
+            )
+        return pool
+    keeps, why_not = keeps_decoded(config, len(pool), views)
+    if why_not:
+        bars.say(why_not)
+    if not keeps:
+        return pool
+    from aced.pool.inmemory import InMemory
+
+    with bars.counting("Decoding images") as progress:
+        workers = workers_of(config, item=bytes_at_once(pool, views))
+        return InMemory(pool, views, workers=workers, progress=progress)
+
+
+def make_scenes(split: str, size: int, seed: int, bars: Bars) -> Source:
+    """Built-in data: `pool`, `redundant` or `curated`."""
+    from aced.lab.scenes import DEFAULT_MIX, REDUNDANT_MIX, make_curated, make_pool
+
+    with bars.counting(f"Rendering {size:,} scenes ({split})") as progress:
+        if split == "curated":
+            return make_curated(size, seed, progress=progress)
+        mix = REDUNDANT_MIX if split == "redundant" else DEFAULT_MIX
+        return make_pool(size, seed, progress=progress, mix=mix)
+
+
+def make_eval_tasks(config: Config, say: Callable[[str], None] = lambda _: None) -> list[Task]:
+    """The task folders of the config, or the scenes tasks where scenes are the data.
+
+    A run that goes on is not held up by a task that was there when it began: such a task is reported, and as failed in
+    each evaluation.
+
+    Raises:
+        AcedError: of a new run, a folder is missing or holds no task that can be loaded; two tasks of one name.
+    """
+    if config.eval.tasks:
+        return _load_tasks(config.eval.tasks, _places_before(config), say)
+    if config.data.shards or config.data.source:
+        return []
+    from aced.lab.scenes import make_tasks
+
+    return make_tasks(config.eval.split)
+
+
+def _load_tasks(places: Sequence[str], before: Collection[str], say: Callable[[str], None]) -> list[Task]:
+    """The tasks in some places; what is wrong with one that is in `before` as well does not stop the others."""
+    from aced.evaluate.task_folders import find_task_folders, load_task_folder, lost_task
+
+    tasks: list[Task] = []
+
+    def lose(path: Path, place: str, error: AcedError) -> None:
+        if place not in before:
+            raise error
+        say(f"{path} is not scored any more: {error}")
+        tasks.append(lost_task(path, str(error)))
+
+    seen: set[str] = set()
+    for place in places:
+        if place in TASKS:
+            found = made(TASKS, place)
+            tasks += found if isinstance(found, list) else [found]
+            continue
+        try:
+            folders = find_task_folders([place])
+        except AcedError as error:
+            lose(Path(place), place, error)
+            continue
+        for folder in folders:
+            if os.path.realpath(folder) in seen:
+                continue
+            seen.add(os.path.realpath(folder))
+            try:
+                tasks += load_task_folder(folder)
+            except AcedError as error:
+                lose(folder, place, error)
+    check_names(tasks)
+    return tasks
+
+
+def _places_before(config: Config) -> Collection[str]:
+    """The `eval.tasks` that the run in the folder was begun with; none where there is no run to go on with."""
+    folder = Path(config.run.out)
+    return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
+
+
+def load_frozen(name: str, config: Config, progress: Progress | None = None) -> Tower:
+    """The `reference` or a teacher of the config, in evaluation mode and without gradients.
+
+    Raises:
+        AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
+    """
+    section = frozen_section(name, config)
+    key = name.partition(" ")[0]
+    if section.model == GIVEN:
+        raise AcedError(f"{key}.model = '{GIVEN}' stands for a model that is handed over: aced.train(.., {key}=..).")
+    if section.model in TOWERS:
+        tower: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
+        return tower.to(device_of(config)).requires_grad_(False).eval()
+    what = f"{key}.model = '{section.model}'"
+    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
+    return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
+
+
+def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars, world: World) -> Cached:
+    """The cached embeddings of the `reference` or of a teacher."""
+    section = frozen_section(name, config)
+    refuse = section.cache_missing == "refuse"
+    return make_cached(tower, source, section.cache, config, tower.device, bars, refuse=refuse, world=world)
+
+
+def make_cached(
+    tower: Tower,
+    source: Source,
+    cache: Path | str,
+    config: Config,
+    device: torch.device,
+    bars: Bars,
+    *,
+    refuse: bool = False,
+    world: World | None = None,
+) -> Cached:
+    """The embeddings of `source` by `tower` in side-cars below `cache`; those that are missing are refused or made.
+
+    Of several processes, all of `world`, each makes some.
+    """
+    if getattr(source, "captions_vary", False):
+        raise AcedError(
+            "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
+            "reference.cache and teacher.cache empty."
+        )
+    views = [tower.view.cropped(crop) for crop in range(config.data.views)]
+    item = bytes_at_once(source, views, config.train.micro_batch)
+    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    settings = cache_settings(config)._replace(workers=workers)
+    with bars.counting(f"Embedding the pool with {tower.name}") as progress:
+        own = cache_at(cache, tower.identity()["tower"], spool_of(config))
+        store = make_store(own, source, tower, settings, world or World(), bars.say, progress, refuse=refuse)
+    sample = source.read(range(min(64, len(source))), [])
+    return Cached(store, device, tower.forward_flops(sample.texts))

@@ -1,0 +1,126 @@
+"""What a run leaves when it ends early: a checkpoint of its last complete step, whatever ended it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from aced.config import Config
+from aced.errors import DataLost
+from aced.runs.ledger import Ledger
+from aced.runs.run_folder import CHECKPOINTS
+from aced.train.run.checkpoint import write_checkpoint
+from aced.train.step import Trainer
+from aced.train.watch import Metrics
+
+GO_ON = "the same command with --resume goes on from there"
+"""What can be done about a run whose last step is saved."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a step changes before it comes to the weights, as it was between two steps."""
+
+    step: int
+    generator: Tensor
+    ledger: Ledger
+    statistics: list[Tensor]
+
+
+class LastStep:
+    """The state behind the last complete steps: the small part of it that the next one changes before the weights.
+
+    Of two steps, because a step that was refused may be noticed when the next one is under way.
+    """
+
+    def __init__(self, trainer: Trainer, metrics: Metrics) -> None:
+        self._trainer, self._metrics = trainer, metrics
+        self._statistics = running_statistics(trainer.student.model)
+        self._kept: deque[_State] = deque(maxlen=2)
+        self.keep()
+
+    def keep(self) -> None:
+        """Remember the trainer as it is, between two steps."""
+        t = self._trainer
+        statistics = [buffer.clone() for buffer in self._statistics]
+        self._kept.append(_State(t.step, t.generator.get_state(), t.ledger.copy(), statistics))
+        t.faults.keep()
+        if t.memory is not None:
+            t.memory.keep()
+        t.whole = True
+
+    def put_back(self) -> bool:
+        """Make the trainer again what it was; False where that cannot be had any more, or is nothing to go on from.
+
+        A step that fails leaves the weights alone until the optimiser has begun to change them, and one that was
+        refused leaves them alone altogether, even where that is noticed when its update has been launched.
+        """
+        t = self._trainer
+        refused = t.guard.first_refused()
+        good = t.step if refused is None else refused - 1
+        if good == 0 or (refused is None and not t.whole):
+            return False
+        while self._kept:
+            t.faults.back()
+            if t.memory is not None:
+                t.memory.back()
+            if self._kept[-1].step <= good:
+                break
+            self._kept.pop()
+        if not self._kept or self._kept[-1].step != good:
+            return False
+        self._take(self._kept[-1])
+        self._metrics.forget(good)
+        # A rate that is too high can make weights infinite in one step and the loss in the next.
+        return all(bool(torch.isfinite(p).all()) for p in t.student.parameters())
+
+    def _take(self, state: _State) -> None:
+        t = self._trainer
+        t.step = state.step
+        t.generator.set_state(state.generator)
+        t.ledger = state.ledger
+        with torch.no_grad():
+            for buffer, kept in zip(self._statistics, state.statistics, strict=True):
+                buffer.copy_(kept)
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """What a forward pass in training changes of a model, in each process as its own pairs have it."""
+    return [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]
+
+
+@contextlib.contextmanager
+def leaving_a_checkpoint(last: LastStep, trainer: Trainer, metrics: Metrics, config: Config) -> Iterator[None]:
+    """After an exception inside, write the last complete step, and note on the exception that it is there.
+
+    Of several processes the first one writes what it has of its own, since the others may be gone: with DDP that is
+    everything; with FSDP nothing is written.
+    """
+    try:
+        yield
+    except Exception as error:
+        world = trainer.world
+        alone = world.size == 1 or config.run.parallel == "ddp"
+        if world.first and alone:
+            _leave(error, last, trainer, metrics, config)
+        raise
+
+
+def _leave(error: Exception, last: LastStep, trainer: Trainer, metrics: Metrics, config: Config) -> None:
+    try:
+        if not last.put_back():
+            return
+        write_checkpoint(Path(config.run.out) / CHECKPOINTS, trainer, metrics, config)
+    except Exception as another:  # a disk that is full, a device that is lost: what ended the run comes first
+        reason = (str(another).splitlines() or [type(another).__name__])[0].rstrip(".")
+        error.add_note(f"Step {trainer.step} could not be saved either ({reason}).")
+    else:
+        again = "" if isinstance(error, DataLost) else f"; {GO_ON}"
+        error.add_note(f"Step {trainer.step} is saved{again}.")

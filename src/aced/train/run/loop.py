@@ -1,0 +1,262 @@
+"""The training loop: steps, lines, checkpoints, evaluations."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from aced.config import Config
+from aced.errors import AcedError
+from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import score_all, scores_json
+from aced.files.remote import is_address
+from aced.models import Tower
+from aced.pool.fetch.fetching import Fetcher, fetcher_of
+from aced.pool.fetch.streamed import streams
+from aced.pool.loader.loading import Loading
+from aced.pool.source import Candidates, Source
+from aced.runs.ledger import Ledger
+from aced.runs.run_folder import BEST, CHECKPOINTS
+from aced.runtime.stopping import Asked, Stopped, deferred
+from aced.train.best import keep_best
+from aced.train.draws import global_draws
+from aced.train.evaluating import embed_together
+from aced.train.feed import chunk_bytes, feed
+from aced.train.hook import Hook, Step, StopTraining
+from aced.train.run.automatic import loading_of_tasks, workers_of
+from aced.train.run.checkpoint import save_checkpoint
+from aced.train.run.leaving import GO_ON, LastStep, leaving_a_checkpoint
+from aced.train.run.ordering import order_of, plan_of
+from aced.train.step import Outcome, Trainer, train_step
+from aced.train.watch import Metrics, trim_lines
+from aced.train.wishes import Wishes
+
+OnStep = Callable[[int, str], None]
+
+
+def run_steps(
+    trainer: Trainer,
+    source: Source,
+    metrics: Metrics,
+    config: Config,
+    folder: Path,
+    tasks: Sequence[Task],
+    on_step: OnStep,
+    hook: Hook | None = None,
+) -> None:
+    """Train from `trainer.step` to the last step, and leave a checkpoint of the end in `folder/checkpoints`.
+
+    `hook` sees every step, and may make one the last.
+
+    Raises:
+        Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
+    """
+    steps, every = config.train.steps, config.run.checkpoint_every
+    last, begun = LastStep(trainer, metrics), trainer.step
+    with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(deferred())
+        stack.enter_context(leaving_a_checkpoint(last, trainer, metrics, config))
+        wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
+        evaluate = partial(_evaluate, trainer, tasks, metrics, config, folder, asked)
+        evaluate_now = partial(_evaluate_or_owe, evaluate, trainer, wishes)
+        if trainer.unscored:
+            if trainer.world.first:
+                trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
+            evaluate_now()
+        left = range(trainer.step, steps)
+        fetcher = fetcher_for(trainer, source, config, left)
+        batches = batches_of(trainer, source, config, left, fetcher)
+        stack.enter_context(fetcher or contextlib.nullcontext())
+        while trainer.step < steps and wishes.stop is None and not wishes.finished:
+            draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
+            with draws, _summed(trainer, wishes):
+                outcome = train_step(trainer, batches)
+            if trainer.step == begun + 1:
+                trainer.world.warm()
+            scored = bool(config.eval.every) and trainer.step % config.eval.every == 0 and trainer.step < steps
+            due = trainer.step == steps or bool(every and trainer.step % every == 0)
+            if scored or due or wishes.any or metrics.logs(trainer.step, steps):
+                trainer.guard.settle()  # nothing is written of a step that may turn out to have been refused
+            if trainer.world.first:
+                metrics.note(trainer, outcome)
+            last.keep()
+            if hook is not None:
+                _ask(hook, trainer, outcome, wishes)
+                if wishes.finished and not due:
+                    due = True
+                    _write_last(trainer, outcome, metrics, steps)
+            # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
+            if scored:
+                evaluate_now()
+            if due or wishes.any:
+                save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
+                wishes.saved()
+            if wishes.stop is None:  # a terminal that is gone must not hide why
+                on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
+        if wishes.stop is not None:
+            raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
+
+
+def _evaluate_or_owe(evaluate: Callable[[], bool], trainer: Trainer, wishes: Wishes) -> None:
+    """Evaluate, unless the end was asked for; what is left out now is made up for when the run goes on."""
+    trainer.unscored = True
+    if wishes.stop is None:
+        trainer.unscored = not evaluate()
+        wishes.ask()
+
+
+def _ask(hook: Hook, trainer: Trainer, outcome: Outcome, wishes: Wishes) -> None:
+    """Let a hook see the step, and settle whether it was the last."""
+    try:
+        wishes.finish = hook(Step(trainer, outcome)) is False
+    except StopTraining:
+        wishes.finish = True
+    saving = wishes.save
+    wishes.ask()
+    wishes.save |= saving
+
+
+def _write_last(trainer: Trainer, outcome: Outcome, metrics: Metrics, steps: int) -> None:
+    """The line of a step that has turned out to be the last."""
+    trainer.guard.settle()
+    if trainer.world.first and not metrics.logs(trainer.step, steps):
+        metrics.write(trainer, outcome)
+
+
+def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Let what a model draws in training (dropout, dropped patches) depend on seed, step and process alone.
+
+    Such layers know torch's global generators only; they are left as they were.
+    """
+    digest = hashlib.sha256(f"draws {seed} {step} {rank}".encode()).digest()
+    return global_draws(device, int.from_bytes(digest[:8], "big") >> 1)
+
+
+@contextlib.contextmanager
+def _summed(trainer: Trainer, wishes: Wishes) -> Iterator[None]:
+    """What the processes count inside, each for itself, becomes the sum of them all; wall time is each one's own.
+
+    What they want done at the end of the step is settled in the same exchange.
+    """
+    ledger = trainer.ledger
+    before = _counts(ledger)
+    yield
+    own = _counts(ledger) - before
+    both = trainer.world.sum(torch.cat([own, wishes.own()]))
+    wishes.settle(both[len(own) :])
+    if trainer.world.size == 1:
+        return
+    loaded, trained, cached, *flops = (before + both[: len(own)]).tolist()
+    ledger.samples_loaded, ledger.samples_trained, ledger.cached_flops = round(loaded), round(trained), cached
+    ledger.flops.update(zip(ledger.flops, flops, strict=True))
+
+
+def _counts(ledger: Ledger) -> torch.Tensor:
+    counts = [ledger.samples_loaded, ledger.samples_trained, ledger.cached_flops, *ledger.flops.values()]
+    return torch.tensor(counts, dtype=torch.float64)
+
+
+def fetcher_for(trainer: Trainer, source: Source, config: Config, steps: range) -> Fetcher | None:
+    """What brings this process's tars for some steps, where they do not lie on a disk.
+
+    Raises:
+        AcedError: the spool is too small for what is needed at once.
+    """
+    plan = plan_of(config, source)
+    if plan is None:
+        return None
+    visits = plan.visits(trainer.world.rank, trainer.world.size, steps.start)
+    return fetcher_of(getattr(source, "places", None), visits, first=steps.start, stop=steps.stop)
+
+
+def batches_of(
+    trainer: Trainer, source: Source, config: Config, steps: range, fetcher: Fetcher | None = None
+) -> Iterator[Candidates]:
+    """This process's candidates of some steps, with everything that the trainer's models need of them."""
+    frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
+    views = [trainer.student.view, *(view for p in frozen for view in p.views)]
+    columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
+    item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
+    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
+    loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
+    _check_early(config, source, trainer, loading.workers)
+    batches = feed(
+        source,
+        trainer.plan.order(order_of(config, source), steps.stop, loading),
+        list(dict.fromkeys(views)),
+        start=steps.start,
+        stop=steps.stop,
+        workers=loading.workers,
+        columns=columns,
+        part=(trainer.world.rank, trainer.world.size),
+        device=trainer.student.device,
+        patience=loading.patience,
+        start_method=loading.start,
+        fetcher=fetcher,
+    )
+    return batches if fetcher is None else _waited(batches, fetcher, trainer)
+
+
+def _check_early(config: Config, source: Source, trainer: Trainer, workers: int) -> None:
+    """Refuse to look up ahead what comes with tars that are fetched no further ahead than there is room."""
+    ahead = workers or trainer.student.device.type == "cuda"
+    if config.scoring.early and ahead and streams(source) and is_address(config.reference.cache):
+        raise AcedError(
+            "scoring.early looks side-cars up ahead, and those at an address come with the tars of a streamed pool: "
+            "put the side-cars into a folder (reference.cache), or set scoring.early=false."
+        )
+
+
+def _waited(batches: Iterator[Candidates], fetcher: Fetcher, trainer: Trainer) -> Iterator[Candidates]:
+    """The batches; what was spent waiting for their tars goes into the ledger."""
+    before = fetcher.spent
+    for batch in batches:
+        trainer.ledger.waited(fetcher.spent - before)
+        before = fetcher.spent
+        yield batch
+        del batch  # the next one is made when nobody needs this one any more
+
+
+def _evaluate(
+    trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path, asked: Asked
+) -> bool:
+    """Score the student, unless a signal asks for the end; whether all of it was done, as far as this process knows."""
+    student, world = trainer.replica.whole_student(), trainer.world
+    embedder = embed_together(
+        world,
+        student,
+        tasks,
+        micro_batch=config.train.micro_batch,
+        precision=trainer.settings.precision,
+        loading=loading_of_tasks(config),
+        step=trainer.step,
+        cutting=asked.unless_asked,
+    )
+    done = embedder is not None
+    if embedder is not None and world.first:
+        done = asked.unless_asked(lambda: _score(student, trainer, tasks, embedder, metrics, config, folder))
+    world.meet()
+    return done
+
+
+def _score(
+    student: Tower,
+    trainer: Trainer,
+    tasks: Sequence[Task],
+    embedder: Embedder,
+    metrics: Metrics,
+    config: Config,
+    folder: Path,
+) -> None:
+    scores = score_all(student, tasks, embedder)
+    metrics.scored({"step": trainer.step, **scores_json(scores), "budgets": trainer.ledger.budgets()})
+    if config.run.keep_best:
+        keep_best(folder / BEST, student, scores, trainer.step)

@@ -1,0 +1,202 @@
+"""The order of a run, from its config and its pool; and what `auto` comes to in it, which then holds for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from aced.config import Config
+from aced.errors import AcedError
+from aced.pool.fetch.fetching import most_of
+from aced.pool.fetch.streamed import streams
+from aced.pool.manyviews import ViewedOrder
+from aced.pool.orders.mixed_plan import MixedPlan
+from aced.pool.orders.mixture import Mixture
+from aced.pool.orders.order import Order, Orders
+from aced.pool.orders.plan import Plan, Plans
+from aced.pool.orders.sharing import check_ranks
+from aced.pool.orders.streams import starts_of
+from aced.pool.source import Source
+
+LOCALITY = 16
+"""K of a pool that is too large for one permutation."""
+LARGE, MANY = 20_000_000, 10_000
+"""Samples, and tars, of the largest pool that is permuted as a whole: 160 MB in each process."""
+STREAMS = 8
+"""As many where nobody asked for a number: processes of a node with 8 GPUs or fewer can share them."""
+_SMALL = 0.02
+"""Share of the samples that may sit an epoch out for the sake of more streams."""
+
+
+def make_order(config: Config, n: int, mixture: Sequence[int] = (), tars: Sequence[int] = ()) -> Orders:
+    """The order of training over `n` samples.
+
+    Args:
+        config: seed, sizes, and weights where there are several sources; `auto` counts as 0.
+        n: number of samples.
+        mixture: samples of each source, where the config has weights.
+        tars: samples of each tar, where there are some.
+
+    Raises:
+        AcedError: the super-batch is larger than the data, or `data.streams` does not fit them.
+    """
+    size, train, seed = config.super_batch, config.train, config.run.seed
+    if config.data.weights and config.data.shards:
+        plan = _plan(config, mixture, tars)
+        return Mixture(mixture, config.data.weights, size, seed) if plan is None else plan
+    if size > n:
+        what = f"The batch of {size} (train.batch)"
+        remedy = "train.batch"
+        if size > train.batch:
+            what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
+            remedy = "train.batch or method.filtering_ratio"
+        raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
+    order = _plan(config, mixture, tars) or Order(n, size, seed)
+    return ViewedOrder(order, config.data.views) if config.data.views > 1 else order
+
+
+def order_of(config: Config, source: Source) -> Orders:
+    """`make_order` for a source."""
+    return make_order(config, len(source), *_sizes(source))
+
+
+def plan_of(config: Config, source: Source) -> Plans | None:
+    """What tells which tars are needed when; None where the order takes any of them at any time.
+
+    Raises:
+        AcedError: as `make_order`.
+    """
+    return _plan(config, *_sizes(source))
+
+
+def settled(config: Config, source: Source, ranks: int) -> Config:
+    """The config with numbers for `data.locality` and `data.streams`, where they are needed.
+
+    Args:
+        config: the run's.
+        source: its pool.
+        ranks: processes of the job.
+
+    Raises:
+        AcedError: the streams cannot be shared by the processes, or do not fit the data.
+    """
+    (mixture, tars), data = _sizes(source), config.data
+    if data.locality == "auto":
+        large = len(source) > LARGE or len(tars) > MANY
+        if streams(source):
+            config = _with(config, locality=_brought(config, source, ranks))
+        elif large and _fitting(_with(config, locality=LOCALITY), mixture, tars, ranks):
+            config = _with(config, locality=LOCALITY)
+        else:
+            return _with(config, locality=0)
+    if config.data.locality == 0:
+        return config
+    if data.streams == "auto":
+        config = _with(config, streams=_fitting(config, mixture, tars, ranks) or ranks)
+    check_ranks(int(config.data.streams), ranks)
+    _plan(config, mixture, tars)
+    return config
+
+
+def _brought(config: Config, source: Source, ranks: int) -> int:
+    """The largest locality up to `LOCALITY` with which what is read at the same time fits into the spool, or 1."""
+    mixture, tars = _sizes(source)
+    locality = LOCALITY
+    while locality > 1:
+        tried = _with(config, locality=locality)
+        if config.data.streams == "auto":
+            tried = _with(tried, streams=_fitting(tried, mixture, tars, ranks) or ranks)
+        plan = plan_of(tried, source)
+        sizes = [most_of(source.places, plan.visits(rank, ranks, 0)) for rank in range(ranks)] if plan else []  # type: ignore[attr-defined]
+        if sizes and all(most <= room for most, room in sizes):
+            break
+        locality //= 2
+    return locality
+
+
+def recorded(config: Config, before: Mapping[str, Any]) -> Config:
+    """The config of a run that is gone on with: what is `auto` in it is what it came to when the run was begun.
+
+    Args:
+        config: today's.
+        before: the resolved values that the run has saved, by section; older runs had one permutation.
+    """
+    saved = {"locality": 0, "streams": "auto"} | dict(before.get("data", {}))
+    return _with(config, **{k: saved[k] for k in ("locality", "streams") if getattr(config.data, k) == "auto"})
+
+
+def order_text(before: Config, config: Config, source: Source, ranks: int) -> str:
+    """What is to be said about the order: what `auto` came to, and who sits an epoch out; empty for nothing.
+
+    Args:
+        before: the config as it was given.
+        config: as it was settled.
+        source: the pool.
+        ranks: processes of the job.
+    """
+    plan = plan_of(config, source)
+    if plan is None:
+        return ""
+    words = []
+    if before.data.locality == "auto":
+        words.append(
+            f"With {len(source):,} samples in {len(_sizes(source)[1]):,} tars the order is data.locality="
+            f"{config.data.locality}, data.streams={plan.streams}: each of {plan.streams} streams mixes "
+            f"{config.data.locality} tars at a time."
+        )
+    if plan.left_out > _most_left_out(plan):
+        fewer = [n for n in range(ranks, plan.streams, ranks) if plan.batch % n == 0]
+        plans = ((n, plan_of(_with(config, streams=n), source)) for n in fewer)
+        better = [n for n, other in plans if other is not None and other.left_out < plan.left_out]
+        hint = f"; with fewer streams fewer do, for example with data.streams={better[-1]}" if better else ""
+        words.append(f"{100 * plan.left_out:.1f} % of the samples sit each epoch out, others in every one{hint}.")
+    return " ".join(words)
+
+
+def _most_left_out(plan: Plans) -> float:
+    """The share that sits an epoch out without notice: beside those that do not fill a super-batch, a small one."""
+    return _SMALL + plan.n % plan.batch / plan.n
+
+
+def _sizes(source: Source) -> tuple[Sequence[int], Sequence[int]]:
+    """Samples of each weighted source, and of each tar; nothing where there are none."""
+    return getattr(source, "mixture", ()), getattr(source, "part_sizes", ())
+
+
+def _with(config: Config, **values: object) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update=values)})
+
+
+def _plan(config: Config, mixture: Sequence[int], tars: Sequence[int]) -> Plans | None:
+    data, batch, seed = config.data, config.super_batch, config.run.seed
+    if data.locality in (0, "auto") or not data.shards:
+        return None
+    streams = 1 if data.streams == "auto" else data.streams
+    if data.weights:
+        return MixedPlan(tars, _tars_of(mixture, tars), data.weights, batch, seed, int(data.locality), streams)
+    return Plan(tars, batch, seed, int(data.locality), streams)
+
+
+def _tars_of(mixture: Sequence[int], tars: Sequence[int]) -> list[int]:
+    """How many tars each source has; one without samples between two of them counts for either."""
+    starts = starts_of(np.asarray(tars, dtype=np.int64))
+    owners = np.searchsorted(np.cumsum(mixture), starts, side="right").clip(max=len(mixture) - 1)
+    return [int(count) for count in np.bincount(owners, minlength=len(mixture))]
+
+
+def _fitting(config: Config, mixture: Sequence[int], tars: Sequence[int], ranks: int) -> int:
+    """The most streams, as a rule `STREAMS` at most, with which few samples sit an epoch out; 0 where none fit."""
+    found: list[tuple[Plans, int]] = []
+    count = ranks
+    while count <= max(STREAMS, ranks):
+        try:
+            plan = _plan(_with(config, streams=count), mixture, tars)
+        except AcedError:
+            plan = None
+        if plan is not None:
+            found.append((plan, count))
+        count *= 2
+    few = [count for plan, count in found if plan.left_out <= _most_left_out(plan)]
+    return max(few) if few else min(((plan.left_out, count) for plan, count in found), default=(0, 0))[1]

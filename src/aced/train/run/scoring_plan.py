@@ -1,0 +1,85 @@
+"""From the `[scoring]` section of a config to the plan by which a run chooses, and to what it remembers."""
+
+from __future__ import annotations
+
+import math
+
+from aced.config import Config
+from aced.errors import AcedError
+from aced.models import Tower
+from aced.models.coarse import PartlyCoarse, check_side
+from aced.train.distributed import World
+from aced.train.providers import Cached, Provider
+from aced.train.scoring.cascade import Sieve
+from aced.train.scoring.choosing import Plan
+from aced.train.scoring.early import Early
+from aced.train.scoring.memory import Memory
+from aced.train.scoring.unseen import Guess
+from aced.train.settings import Settings
+
+
+def make_plan(config: Config, settings: Settings, student: Tower, reference: Provider | None, world: World) -> Plan:
+    """The plan of a run, in one of the processes of `world`; which keys go together was checked with the config.
+
+    Raises:
+        AcedError: the student cannot see images of `scoring.resolution`, or what is to be decided before loading needs
+            a cached reference and has none.
+    """
+    section, method = config.scoring, config.row
+    if method.score is None:
+        return Plan()
+    side = None
+    if method.scores_student and section.resolution and section.unseen == "embed":
+        check_side(student, section.resolution)
+        side = section.resolution
+    # With both models the reference keeps a part for the student; alone it has the choice.
+    cascade = method.scores_student and section.cascade < 1
+    kept = max(config.train.batch, round(section.cascade * config.super_batch)) if cascade else config.train.batch
+    sieve = Sieve(kept, settings, method, config.run.seed, world)
+    if not section.early:
+        return Plan(method.score, sieve=sieve if cascade else None, side=side)
+    again = cascade or method.distill is not None
+    early = Early(sieve, _cached(reference), config.super_batch, again)
+    return Plan(method.score if cascade else None, early, side=side)
+
+
+def make_memory(config: Config, student: Tower, reference: Provider | None, world: World) -> Memory | None:
+    """What a run remembers of the student's embeddings; None where it embeds all that it scores.
+
+    Raises:
+        AcedError: `scoring.unseen=predict` needs a cached reference and there is none.
+    """
+    section = config.scoring
+    if not section.reuse:
+        return None
+    if section.unseen == "embed":
+        return Memory(section.reuse)
+    if not isinstance(reference, Cached):
+        raise AcedError(
+            "scoring.unseen=predict looks up what the reference has made of each pair and so needs its cached "
+            "embeddings: set reference.cache, or leave scoring.unseen out."
+        )
+    refreshed = math.ceil(section.refresh * config.train.batch)
+    return Memory(section.reuse, Guess(reference.width, student, world, refreshed))
+
+
+def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
+    """Which training images the student sees coarsely.
+
+    Raises:
+        AcedError: it cannot see images of `scoring.resolution`.
+    """
+    section = config.scoring
+    if not section.coarse_share:
+        return None
+    check_side(student, section.resolution)
+    return PartlyCoarse(section.resolution, section.coarse_share)
+
+
+def _cached(reference: Provider | None) -> Cached:
+    if not isinstance(reference, Cached):
+        raise AcedError(
+            "scoring.early asks the reference before a super-batch is loaded and so needs its cached embeddings: set "
+            "reference.cache, or leave scoring.early out."
+        )
+    return reference

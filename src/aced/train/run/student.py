@@ -1,0 +1,142 @@
+"""The student of a run: what it starts from, and whether it is still the one that a checkpoint was written of."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from aced.config import Config
+from aced.errors import AcedError
+from aced.models import Tower
+from aced.models.architecture import architecture
+from aced.models.hub_files import Progress
+from aced.models.model_loading import load_recipe
+from aced.models.own_tower import OwnTower, described
+from aced.models.recipes import OWN, TOWER_FILE, Recipe, find_recipe, saved_recipe
+from aced.models.tokenizers import choose_tokenizer, tokenizer_identity
+from aced.registry.makers import TOWERS, made
+from aced.registry.objectives import LOSSES
+from aced.train.run.automatic import device_of
+
+SIGLIP = {"init_logit_bias": -10.0, "init_logit_scale": math.log(10)}
+"""First values of the logit bias and of the logarithm of the scale, as `open_clip_train --siglip` sets them."""
+
+
+def make_student(config: Config, resumed: Path | None = None, progress: Progress | None = None) -> Tower:
+    """The student with its initial weights: seeded, or trained ones. Its `notes` say what was chosen.
+
+    With the sigmoid loss, one without a logit bias gets one, and a scale that goes with it.
+
+    Args:
+        config: the run's.
+        resumed: the checkpoint from which the run goes on; what the config leaves open is then as it is there.
+        progress: opens a bar for what is downloaded.
+
+    Raises:
+        AcedError: it cannot be loaded, or it is of another architecture than the checkpoint.
+    """
+    section = config.student
+    if section.model in TOWERS:
+        own: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
+        if resumed is not None:
+            check_student(resumed, own)
+        return own.to(device_of(config))
+    recipe = find_recipe(section.model, section.checkpoint)
+    first = None
+    if resumed is not None and (resumed / "model" / TOWER_FILE).is_file():
+        recipe = _as_before(recipe, saved_recipe(resumed / "model"))
+    elif LOSSES.find(config.method.loss).scores == "sigmoid":
+        first = SIGLIP | {key: recipe.config[key] for key in SIGLIP if recipe.config.get(key) is not None}
+        recipe = recipe if recipe.trained else _with_bias(recipe)
+    tower = load_recipe(recipe, device_of(config), config.run.seed, progress, first)
+    if recipe.kind == "hub" and not recipe.trained:
+        tower.notes += (f"student.model = '{section.model}' holds no weights: the student starts from random ones.",)
+    if resumed is not None:
+        check_student(resumed, tower)
+    return tower
+
+
+def _with_bias(recipe: Recipe) -> Recipe:
+    """The recipe with the first values that the sigmoid loss wants, where it names no bias."""
+    if recipe.config.get("init_logit_bias") is not None:
+        return recipe
+    named = {key: value for key, value in recipe.config.items() if value is not None}
+    added = {key: value for key, value in SIGLIP.items() if key not in named}
+    note = (
+        f"{recipe.name} has no logit bias, which the sigmoid loss needs: it starts with "
+        f"{', '.join(f'{key} = {value:.4g}' for key, value in added.items())}, as open_clip_train sets them; its JSON "
+        'config may name others ("init_logit_bias": 0 for none to begin with).'
+    )
+    return replace(recipe, config={**recipe.config, **added}, notes=(*recipe.notes, note))
+
+
+def _as_before(recipe: Recipe, before: Recipe) -> Recipe:
+    """The recipe with what it leaves open as in a run's checkpoint: what a name stands for, and the logit bias."""
+    if recipe.plain is not None and architecture(before.config) != architecture(recipe.config):
+        recipe = recipe.plain  # the run began before the pretrained weights' agreement was taken
+    if recipe.kind == "name":
+        recipe = replace(recipe, preprocess=before.preprocess, notes=())
+    if recipe.config.get("init_logit_bias") is None and before.config.get("init_logit_bias") is not None:
+        added = {key: before.config[key] for key in SIGLIP if before.config.get(key) is not None}
+        recipe = replace(recipe, config={**recipe.config, **added})
+    return recipe
+
+
+def check_student(checkpoint: Path, student: Tower) -> None:
+    """Raise an AcedError where a checkpoint was written of a student that was built otherwise.
+
+    Weights of the same shapes may be read by another architecture, and would then mean something else.
+    """
+    if not (checkpoint / "model" / TOWER_FILE).is_file():
+        return  # a damaged checkpoint is told where it is read
+    if isinstance(student, OwnTower):
+        _check_own(checkpoint, student)
+        return
+    before = saved_recipe(checkpoint / "model")
+    found = dict(_differences(before, student))
+    if found:
+        what = "; ".join(f"{key} was {old} and is now {new}" for key, (old, new) in found.items())
+        raise AcedError(
+            f"{checkpoint} is of another student: {what}; student.model={checkpoint / 'model'} is the one that it had, "
+            "or choose another run.out for a new run."
+        )
+
+
+def _check_own(checkpoint: Path, student: OwnTower) -> None:
+    """As `check_student`, of a model that is none of open_clip's."""
+    before = json.loads((checkpoint / "model" / TOWER_FILE).read_bytes())
+    now = described(student)
+    for key in (OWN, "architecture", "preprocess_cfg"):
+        if before.get(key) != now[key]:
+            raise AcedError(
+                f"{checkpoint} is of another student: {key} was {before.get(key)} and is now {now[key]}; hand over the "
+                "one that it had, or choose another run.out for a new run."
+            )
+
+
+def _differences(before: Recipe, student: Tower) -> Iterator[tuple[str, tuple[str, str]]]:
+    """What differs between a saved student and another one, each with both values."""
+    old, new = architecture(before.config, before.text_model()), architecture(student.config, student.text_model)
+    yield from _unequal("", old, new)
+    bias = before.config.get("init_logit_bias") is not None
+    if bias != (getattr(student.model, "logit_bias", None) is not None):
+        yield "logit_bias", ("there", "missing") if bias else ("missing", "there")
+    for key, value in before.preprocess.items():
+        if student.preprocess.get(key) != value:
+            yield f"preprocess_cfg.{key}", (str(value), str(student.preprocess.get(key)))
+    text = before.config["text_cfg"]
+    tokenizer = choose_tokenizer(before.name, text, student.context_length, before.vocabulary)
+    if tokenizer_identity(tokenizer) != tokenizer_identity(student.tokenizer):
+        yield "the tokenizer", ("another", "this one")
+
+
+def _unequal(at: str, old: dict[str, object], new: dict[str, object]) -> Iterator[tuple[str, tuple[str, str]]]:
+    for key in sorted(old.keys() | new.keys()):
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _unequal(f"{at}{key}.", one, other)
+        elif one != other:
+            yield f"{at}{key}", tuple("the default" if value is None else str(value) for value in (one, other))  # type: ignore[misc]
