@@ -121,10 +121,11 @@ def config_of(row: str, seed: int, args: argparse.Namespace, folder: Path) -> An
 def make_world(args: argparse.Namespace, folder: Path, console: Console) -> World:
     """Pool, tasks, and the reference's embeddings: of a trained one, or of one trained here as the demo does."""
     from aced.lab.demo.rows import FULL, REFERENCE, reference_config
+    from aced.lab.scenes.scene_pool import make_scenes
     from aced.models import load_tower
     from aced.runtime.progress import Bars
     from aced.train.run.fit import fit
-    from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks, make_scenes
+    from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks
     from aced.train.run.student import make_student
 
     config = reference_config(REFERENCE, FULL, folder / "reference", split=args.split)
@@ -133,9 +134,9 @@ def make_world(args: argparse.Namespace, folder: Path, console: Console) -> Worl
         if args.reference:
             tower = load_tower(args.reference)
         else:
-            curated = make_scenes("curated", FULL.curated, config.data.scenes_seed, bars)
+            curated = make_scenes("curated", FULL.curated, config.data.scenes_seed, bars.counting)
             tower = fit(config, Inputs(curated, tasks), make_student(config), bars, title="Reference").student
-        pool = make_scenes(args.pool, args.size, 1, bars)
+        pool = make_scenes(args.pool, args.size, 1, bars.counting)
         tower.requires_grad_(False).eval()
         return World(pool, tasks, make_cached(tower, pool, Path(args.cache or folder), config, tower.device, bars))
 

@@ -117,7 +117,7 @@ def job(names: list[str], target: Path) -> None:
     torch.set_num_threads(1)
     world, found, words = open_world(60), {}, rows()
     bars, made = Bars(Console(quiet=True)), {}
-    world.connect(load_config("scenes", [*COMMON, "run.out=unused"]), torch.device("cpu"))
+    world.connect(torch.device("cpu"))
     if world.first:
         write_models(Path())
     world.meet()

@@ -32,7 +32,6 @@ def seconds() -> float:
 
 def job(given: argparse.Namespace) -> None:
     """As one of the processes: evaluate, and let the first one write what all have used and the scores."""
-    from aced.config import load_config
     from aced.evaluate.task_folders import find_task_folders, load_task_folder
     from aced.evaluate.zeroshot import score_all, scores_json
     from aced.models import load_tower
@@ -42,7 +41,7 @@ def job(given: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     world = open_world(600)
-    world.connect(load_config("scenes", ["run.device=cpu", "run.out=unused"]), torch.device("cpu"))
+    world.connect(torch.device("cpu"))
     tower = load_tower(given.model, seed=0).eval()
     tasks = [task for folder in find_task_folders([given.tasks]) for task in load_task_folder(folder)]
     world.meet()

@@ -30,10 +30,9 @@ from aced.pool.views import View
 from aced.runs.ledger import FlopPhase, Ledger
 from aced.runtime.devices import clock_of
 from aced.train.distributed import World, open_world
-from aced.train.optim import make_optimizer
 from aced.train.replica import Replica, _ddp
 from aced.train.run.automatic import device_of
-from aced.train.run.fit import make_trainer
+from aced.train.run.fit import make_trainer, optimizer_of
 from aced.train.run.inputs import Inputs
 from aced.train.sharding import shard
 from aced.train.step import Outcome, Trainer, train_step
@@ -195,7 +194,7 @@ def wrapped_row(parallel: str, sizes: Sizes, device: torch.device) -> Row:
     config = config_of(sizes.models[-1], "iid", sizes.batch, device, sizes)
     trainer = trainer_of(config, student, None)
     trainer.replica = Alone(student, trainer.objective, parallel=parallel)
-    trainer.optimizer = make_optimizer([student, trainer.objective], config.train)
+    trainer.optimizer = optimizer_of([student, trainer.objective], config)
     return measured(trainer, noise_pairs(student, sizes.batch), sizes)
 
 
@@ -313,7 +312,7 @@ def child(name: str, sizes: Sizes) -> list[Row]:
     """The rows of the process that torchrun started."""
     config = config_of(sizes.models[-1], "iid", sizes.batch, torch.device(name), sizes)
     device, world = device_of(config), open_world(60)
-    world.connect(config, device)
+    world.connect(device)
     rows: list[Row] = []
     attempt(rows, f"exchanges on {device}", lambda: exchanges(world, device))
     attempt(rows, "draw over ranks", lambda: drawn_over_ranks(world, device, sizes))

@@ -260,11 +260,12 @@ class Contender:
 def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict[str, Contender]:
     """A trainer for each method, as the demo makes them, on caches made here."""
     from aced.lab.demo.rows import REFERENCE, ROWS, STUDENT, Scale, student_config
+    from aced.lab.scenes.scene_pool import make_scenes
     from aced.methods import METHODS
     from aced.models import load_tower
     from aced.runtime.progress import Bars
     from aced.train.run.fit import make_trainer
-    from aced.train.run.inputs import Inputs, make_cached, make_scenes
+    from aced.train.run.inputs import Inputs, make_cached
     from aced.train.run.loop import batches_of
     from aced.train.run.student import make_student
 
@@ -275,7 +276,7 @@ def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict
         for name in METHODS
     }
     with Bars(console) as bars:
-        pool = make_scenes("pool", args.pool, 1, bars)
+        pool = make_scenes("pool", args.pool, 1, bars.counting)
         caches = {
             name: make_cached(load_tower(name, seed=1), pool, folder / "cache", configs["iid"], device, bars)
             for name, device in ((REFERENCE, torch.device("cpu")), (STUDENT, torch.device("cpu")))

@@ -46,7 +46,7 @@ def weights(tower: aced.Tower) -> torch.Tensor:
 # --- packages that can be called --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "embed"])
+@pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_a_package_is_a_function_too(name: str) -> None:
     import aced.api
 

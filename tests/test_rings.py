@@ -1,4 +1,4 @@
-"""An inner ring never imports an outer one, and the names of the package are loaded only when used."""
+"""A room never imports one above it, no modules import each other, and names are loaded only when used."""
 
 from __future__ import annotations
 
@@ -15,17 +15,32 @@ import pytest
 import aced
 
 PACKAGE = Path(aced.__file__).parent
-PROGRAMS = {
-    "aced.train",
-    "aced.lab.demo",
-    "aced.cli",
-    "aced.report",
-    "aced.harness",
-    "aced.embed",
-    "aced.index",
-    "aced.lab.lit",
-    "aced.status",
-}
+ORDER = (
+    ("errors", "version", "calling", "moved"),
+    ("core",),
+    ("runtime",),
+    ("files",),
+    ("methods",),
+    ("registry",),
+    ("pool",),
+    ("config",),
+    ("models",),
+    ("cache",),
+    ("evaluate",),
+    ("runs",),
+    ("train",),
+    ("train.run",),
+    ("export",),
+    ("latency",),
+    ("report",),
+    ("programs",),
+    ("cli",),
+    ("api",),
+    ("lab",),
+)
+"""The rooms of the package from the ground up; those of one row import each other no more than those above them."""
+CONFIG_READERS = {"config", "train.run", "programs", "cli", "api", "lab"}
+"""Who may read a run's `Config`: below them, functions take what they need."""
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[str]:
@@ -91,13 +106,31 @@ def test_core_imports_torch_the_standard_library_and_itself() -> None:
         assert not strangers, f"{path.name} imports {strangers}"
 
 
-@pytest.mark.parametrize("ring", ["data", "towers", "evaluate", "methods"])
-def test_parts_import_no_programs(ring: str) -> None:
-    files = modules(ring)
-    assert files
-    for path in files:
-        programs = {n for n in all_imports(path) if inside(n, PROGRAMS)}
-        assert not programs, f"{path.name} imports {programs}"
+def room(name: str) -> str:
+    """The room of a module: the longest name in `ORDER` that it lies in; the package itself lies in none."""
+    short = name.removeprefix("aced").removeprefix(".")
+    found = [one for row in ORDER for one in row if inside(short, {one})]
+    return max(found, key=len, default="")
+
+
+def test_no_room_imports_one_above_it() -> None:
+    floors = {one: floor for floor, row in enumerate(ORDER) for one in row}
+    wrong = [
+        f"{name} imports {other}"
+        for name, found in graph(PACKAGE).items()
+        for other in found
+        if room(name) and room(other) and room(name) != room(other) and floors[room(other)] >= floors[room(name)]
+    ]
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_every_module_has_a_room() -> None:
+    assert {name for name in graph(PACKAGE) if not room(name)} == {"aced", "aced.__main__"}
+
+
+def test_only_those_that_build_runs_read_their_config() -> None:
+    readers = {room(name) for name, found in graph(PACKAGE).items() if {"aced.config", "aced.config.sections"} & found}
+    assert readers - {""} <= CONFIG_READERS
 
 
 def graph(root: Path) -> dict[str, set[str]]:

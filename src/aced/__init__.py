@@ -38,10 +38,13 @@ if TYPE_CHECKING:
     from aced.registry.doors import register_loss as register_loss
     from aced.registry.doors import register_method as register_method
     from aced.registry.doors import register_score as register_score
-    from aced.registry.doors import register_source as register_source
-    from aced.registry.doors import register_task as register_task
-    from aced.registry.doors import register_tower as register_tower
-    from aced.registry.doors import register_tracker as register_tracker
+    from aced.registry.makers import Panel as Panel
+    from aced.registry.makers import register_architectures as register_architectures
+    from aced.registry.makers import register_panel as register_panel
+    from aced.registry.makers import register_source as register_source
+    from aced.registry.makers import register_task as register_task
+    from aced.registry.makers import register_tower as register_tower
+    from aced.registry.makers import register_tracker as register_tracker
     from aced.train.hook import Step as Step
     from aced.train.hook import StopTraining as StopTraining
 
@@ -67,17 +70,20 @@ _HOME = {
     "register_loss": "aced.registry.doors",
     "register_method": "aced.registry.doors",
     "register_score": "aced.registry.doors",
-    "register_source": "aced.registry.doors",
-    "register_task": "aced.registry.doors",
-    "register_tower": "aced.registry.doors",
-    "register_tracker": "aced.registry.doors",
+    "Panel": "aced.registry.makers",
+    "register_architectures": "aced.registry.makers",
+    "register_panel": "aced.registry.makers",
+    "register_source": "aced.registry.makers",
+    "register_task": "aced.registry.makers",
+    "register_tower": "aced.registry.makers",
+    "register_tracker": "aced.registry.makers",
     "Tower": "aced.models",
     "load_tower": "aced.models",
     "OwnTower": "aced.models",
     "own_tower": "aced.models",
     "save_tower": "aced.models",
     # Packages that can be called: each hands over to the function of its name in aced.api.
-    "embed": "aced.embed",
+    "embed": "aced.api",
     "evaluate": "aced.evaluate",
     "train": "aced.train",
 }

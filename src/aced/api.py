@@ -13,8 +13,8 @@ from aced.cache.job import Job, Tally
 from aced.cache.making import Settings
 from aced.config import Config, load_config, make_config
 from aced.errors import AcedError
+from aced.evaluate.named_tasks import tasks_of
 from aced.evaluate.task_embedder import Embedder
-from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import Scores, check_names, score_all
 from aced.models import Tower
@@ -23,6 +23,7 @@ from aced.pool.loader.loading import Loading
 from aced.pool.source import Source
 from aced.programs.embed import embed_program
 from aced.programs.train import train_run
+from aced.registry.makers import TASKS
 from aced.runtime.paths import expand_path
 from aced.runtime.precision import Asked, find_precision
 from aced.train.hook import Hook
@@ -186,8 +187,4 @@ def _config_of(config: Configured, given: Given) -> Config:
 def _tasks_of(one: Task | str | Path) -> list[Task]:
     if not isinstance(one, (str, Path)):
         return [one]
-    if str(one) == "scenes" and not Path(one).is_dir():
-        from aced.lab.scenes import make_tasks
-
-        return make_tasks("test")
-    return [task for folder in find_task_folders([expand_path(str(one))]) for task in load_task_folder(folder)]
+    return tasks_of(str(one) if str(one) in TASKS else expand_path(str(one)))

@@ -287,7 +287,7 @@ def test_a_saved_demo_model_keeps_its_own_words(demo: Tower, tmp_path: Path, mon
     from aced.models import tokenizers
 
     save_tower(demo, tmp_path)
-    monkeypatch.setattr(tokenizers, "demo_vocabulary", lambda: ("other", "words"))
+    monkeypatch.setattr(tokenizers, "word_lists", lambda: {450: ("other", "words")})
     assert load_tower(tmp_path).tokenizer.words == demo.tokenizer.words
 
 

@@ -11,19 +11,21 @@ from hypothesis import strategies as st
 from tower_fakes import CONFIGS, write_config
 
 from aced.errors import AcedError
+from aced.lab.family.stem_vit import CONFIGS as CONFIGS_FOLDER
 from aced.lab.scenes import vocabulary
 from aced.models import WordTokenizer, import_open_clip, load_tower
-from aced.models.tokenizers import DEMO_VOCABULARY, demo_vocabulary, tokenizer_identity
+from aced.models.tokenizers import tokenizer_identity, word_lists
 
 WORDS = WordTokenizer(["a", "red", "circle", "left"], context_length=12)
 
 
 def test_the_packaged_vocabulary_is_that_of_the_scenes() -> None:
-    assert DEMO_VOCABULARY.read_text(encoding="utf-8").splitlines() == list(vocabulary())
+    assert (CONFIGS_FOLDER / "aced-demo-vocab.txt").read_text(encoding="utf-8").splitlines() == list(vocabulary())
+    assert word_lists() == {len(vocabulary()) + 258: tuple(vocabulary())}
 
 
 def test_every_word_of_the_scenes_is_one_token() -> None:
-    tokenizer = WordTokenizer(demo_vocabulary())
+    tokenizer = WordTokenizer(vocabulary())
     assert all(len(tokenizer.encode(word)) == 2 for word in vocabulary())
 
 
@@ -76,10 +78,10 @@ def test_a_config_gets_the_tokenizer_of_its_vocabulary(tmp_path: Path) -> None:
     clip = load_tower(write_config(tmp_path / "my-siglip.json", config))
     assert isinstance(clip.tokenizer, import_open_clip().SimpleTokenizer)
 
-    text["vocab_size"] = len(demo_vocabulary()) + 258
+    text["vocab_size"] = len(vocabulary()) + 258
     demo = load_tower(write_config(tmp_path / "words.json", config))
     assert isinstance(demo.tokenizer, WordTokenizer)
-    assert demo.tokenizer.words == demo_vocabulary()
+    assert demo.tokenizer.words == tuple(vocabulary())
 
     text["vocab_size"] = 300
     path = write_config(tmp_path / "own.json", config)

@@ -402,8 +402,7 @@ def same_everywhere(world: World, value: Any) -> bool:
 
 def main(out: Path, reference: Path) -> None:
     world = open_world(60)
-    config = config_of(reference, "aced")
-    world.connect(config, torch.device("cpu"))
+    world.connect(torch.device("cpu"))
     pool = make_pool(POOL, 1)
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "methods": lambda: method_steps(world, pool, reference) | hole_steps(world, pool, reference),

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from aced.config.sections import TrainSection
 from aced.lab.scenes import make_pool
 from aced.train.optim import learning_rate, make_optimizer, set_learning_rate
 from run_fakes import run_config, take, trainer_of
@@ -44,7 +43,7 @@ class Model(nn.Module):
 
 def test_matrices_decay_and_scalars_learn_faster() -> None:
     model, extra = Model(), nn.Linear(2, 2, bias=False)
-    optimizer = make_optimizer([model, extra], TrainSection(weight_decay=0.3, scale_lr=10.0, betas=(0.8, 0.9)))
+    optimizer = make_optimizer([model, extra], lr=1e-3, betas=(0.8, 0.9), weight_decay=0.3, scale_lr=10.0)
     shapes = [
         ([tuple(p.shape) for p in group["params"]], group["weight_decay"], group["factor"])
         for group in optimizer.param_groups

@@ -315,7 +315,7 @@ def test_trackers_that_are_open_are_closed_where_the_next_cannot_start(
     monkeypatch.setattr(group, "_opened", opened)
     monkeypatch.setattr(group, "check_trackers", lambda _: None)
     config = config_of(tmp_path, "tensorboard", "tensorboard", "wandb")
-    with pytest.raises(AcedError), tracking(config, 0, tmp_path / "none", tmp_path / "none", print):
+    with pytest.raises(AcedError), tracking(config.run.trackers, {}, 0, tmp_path / "none", tmp_path / "none", print):
         pass
     assert ended == [True]
 

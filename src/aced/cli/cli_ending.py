@@ -13,6 +13,7 @@ import typer
 
 from aced.cli.app import app
 from aced.errors import AcedError, is_out_of_memory, told
+from aced.registry.plugins import load_commands
 from aced.runtime.descriptors import is_out_of_files, out_of_files
 from aced.runtime.stopping import INTERRUPTED, STOPPED, Stopped, end_children, leave_in_peace, watching, words
 
@@ -34,6 +35,7 @@ def main() -> NoReturn:
 
 def _main() -> NoReturn:
     try:
+        load_commands(app)
         status = app(prog_name="aced", standalone_mode=False)
     except Stopped as stopped:
         _hurry()

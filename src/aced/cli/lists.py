@@ -16,7 +16,7 @@ def methods(
         typer.Option("--import", metavar="MODULE", help="A module as in run.imports; may be given several times."),
     ] = None,
 ) -> None:
-    """List the methods of curation and distillation and what they are made of, and the longer rows of the demo.
+    """List the methods of curation and distillation and what they are made of.
 
     Those of other packages and of your own modules are listed too, with where they come from.
 
@@ -30,19 +30,14 @@ def methods(
     from rich.markup import escape
     from rich.table import Table
 
-    from aced.lab.demo.rows import ROWS
     from aced.methods import METHODS
     from aced.registry.doors import parts
     from aced.registry.plugins import load_plugins
 
-    rows = [row for row in ROWS.values() if row.name not in METHODS]
     load_plugins(imports or [])
     table = Table("Name", "Title", "What it does", "From")
     for name, method in METHODS.items():
         table.add_row(*map(escape, (name, method.title, method.about, METHODS.origin(name))))
-    table.add_section()
-    for row in rows:
-        table.add_row(row.name, row.title, "demo only: a longer run", "")
     console = Console()
     console.print(table)
     table = Table("Part", "Name", "What it is", "From")

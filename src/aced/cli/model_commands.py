@@ -1,4 +1,4 @@
-"""Commands about one model: eval, embed, lit, export, latency."""
+"""Commands about one model: eval, embed, export, latency."""
 
 from __future__ import annotations
 
@@ -184,68 +184,6 @@ def embed(
         threads=threads,
     )
     embed_program(job, shards, Console(), share=share, actors=ray)
-
-
-@app.command()
-def lit(
-    run: Annotated[
-        str, typer.Argument(parser=as_place, help="A run or model folder, or an architecture's name with --checkpoint.")
-    ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            parser=as_place,
-            help="'scenes', a folder of easy-VQA, caption tars, or a retrieval task to test on; repeat it.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(parser=as_path, help="A new folder; default: RUN/lit.", show_default=False)
-    ] = None,
-    layers: Annotated[int, typer.Option(help="Layers of the decoder, 2 to 6.")] = 2,
-    width: Annotated[int, typer.Option(help="Width of the decoder, a multiple of 4.")] = 96,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
-    batch: Annotated[int, typer.Option(help="Examples of a step, shared evenly by the training sets.")] = 96,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the decoder and its training.")] = 0,
-    beams: Annotated[int, typer.Option(help="Width of the beam search for captions; 1 is greedy.")] = 4,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            help="FIELD=VALUE of the json of the tars' samples: only those are trained on.", show_default=False
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Test scenes: 'test', or 'validation' to choose settings by.")] = "test",
-    cache: Annotated[
-        Path | None,
-        typer.Option(parser=as_path, help="Folder of cached patch tokens; default: RUN/lit-cache.", show_default=False),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(parser=as_path, help="Weights, a file or a tag, of an architecture.", show_default=False),
-    ] = None,
-    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
-) -> None:
-    """Train a small text decoder on a frozen encoder's patch tokens: captions and answers, scored and shown.
-
-    Examples:
-
-      aced lit runs/first --data scenes
-
-      aced lit runs/photos-aced --data pool/ --data eval/wds_flickr8k --data easy-VQA/
-
-      aced lit runs/photos-aced --data pool/ --where source=flickr8k --data eval/wds_flickr8k --out runs/captions
-    """
-    from rich.console import Console
-
-    from aced.lab.lit.decoder import Shape
-    from aced.lab.lit.decoder_training import Settings
-    from aced.lab.lit.lit_program import Options, lit_program
-    from aced.runtime.threads import set_threads
-
-    shape, settings = Shape(layers=layers, width=width), Settings(steps=steps, batch=batch, lr=lr)
-    options = Options(shape, settings, seed, beams, where, split=split, cache=cache, checkpoint=checkpoint)
-    set_threads(threads)
-    lit_program(run, data or [], out, options, Console())
 
 
 @app.command()

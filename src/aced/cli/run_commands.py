@@ -1,4 +1,4 @@
-"""Commands that train, and how a run stands: demo, train, status."""
+"""Commands that train, and how a run stands: train, status."""
 
 from __future__ import annotations
 
@@ -7,61 +7,8 @@ from typing import Annotated
 
 import typer
 
-from aced.cli.app import app, say
+from aced.cli.app import app
 from aced.cli.path_words import as_path, as_place
-from aced.errors import AcedError
-
-
-@app.command()
-def demo(
-    out: Annotated[
-        Path, typer.Option(parser=as_path, help="Folder for results.json, report.html and the runs.")
-    ] = Path("runs/demo"),
-    methods: Annotated[
-        str | None,
-        typer.Option(help="Rows to run, separated by commas, or 'all'; see 'aced methods'.", show_default=False),
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Train every row with this many seeds.")] = 1,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Under a minute: everything for real, but too short to tell methods apart."),
-    ] = False,
-    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 measures what is quickest.")] = 0,
-    split: Annotated[str, typer.Option(help="Score on 'test', or on 'validation' to choose settings by.")] = "test",
-) -> None:
-    """Train a reference, then the same small student with each method, and compare them.
-
-    Examples:
-
-      aced demo
-
-      aced demo --quick --out /tmp/look
-
-      aced demo --methods iid,softmax-kd,aced --seeds 3
-    """
-    from rich.console import Console
-
-    from aced.lab.demo.demo_run import check_demo, run_demo
-    from aced.lab.demo.rows import FULL, QUICK, choose_rows
-    from aced.report import results_table
-    from aced.runtime.threads import set_threads
-
-    choose_rows(methods)  # what is wrong is told before anything is computed
-    check_demo(out, seeds)
-    if split not in ("test", "validation"):
-        raise AcedError(f"--split is '{split}'; use 'test' or 'validation'.")
-    console = Console()
-    count = set_threads(threads)
-    say(console, f"aced demo on {count} thread{'s' * (count > 1)}; results go to {out}")
-    scale = QUICK if quick else FULL
-    results = run_demo(out, methods=methods, seeds=seeds, scale=scale, console=console, split=split)
-    console.print()
-    console.print(results_table(results))
-    for sentence in results["summary"]:
-        say(console, sentence)
-    if quick:
-        say(console, "This was a quick look: far too short for the differences to mean anything.")
-    say(console, f"Report: {out / 'report.html'}   Figures: {out / 'results.json'}")
 
 
 @app.command()

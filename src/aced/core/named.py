@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -53,3 +54,8 @@ class Table(dict[str, T]):
         if name not in self:
             raise AcedError(f"There is no {self.kind} '{name}'.{nearest(name, self)}")
         return self[name]
+
+
+def caller() -> str:
+    """The name of the module that has called the function that calls this one."""
+    return str(sys._getframe(2).f_globals.get("__name__", "?"))

@@ -13,14 +13,23 @@ from aced.models import Tower
 
 TOLERANCE = 1e-4
 """Largest difference between two embeddings of length 1, in any of their numbers, that rounding explains."""
-PAIRS = 8
+CAPTIONS = (
+    "a dog",
+    "two children on a beach, seen from behind",
+    "A red bus stops at a crossing in the rain.",
+    "white flowers in a vase on a wooden table beside the window",
+    "the number 7 on a door",
+    "An aerial view of a river that winds through fields, with a small town and a bridge in the distance",
+    "portrait of a smiling woman with a hat",
+    "close-up of a circuit board",
+)
 
 Encode = Callable[[Tensor], Tensor]
 """Pixels `[B, 3, S, S]` float or ids `[B, T]` int64 to features `[B, d]` of any length."""
 
 
 class Examples:
-    """Pairs of the built-in scenes as a tower sees them.
+    """Made-up pictures, smooth as photos are, and captions, as a tower sees them.
 
     Attributes:
         pixels: `[B, 3, S, S]` float, mean and standard deviation applied.
@@ -31,14 +40,14 @@ class Examples:
     """
 
     def __init__(self, tower: Tower) -> None:
-        from aced.lab.scenes import make_pool
-
-        pairs = make_pool(PAIRS, 0).read(range(PAIRS), [tower.view])
+        colours = torch.rand(len(CAPTIONS), 3, 7, 7, generator=torch.Generator().manual_seed(0))
+        side = tower.view.size
+        images = (255 * F.interpolate(colours, (side, side), mode="bilinear")).to(torch.uint8)
         with torch.no_grad():
-            self.pixels = tower.pixels(pairs.images[tower.view])
-            self.captions = list(pairs.texts)
+            self.pixels = tower.pixels(images)
+            self.captions = list(CAPTIONS)
             self.ids = tower.tokenizer(self.captions)
-            self.image = tower.embed_whole(pairs.images[tower.view])
+            self.image = tower.embed_whole(images)
             self.text = tower.embed_text(self.captions)
 
 

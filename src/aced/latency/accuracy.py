@@ -9,14 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import average, evaluate
 from aced.latency.runtimes import RUNTIMES, Ready
 from aced.models import Tower
-
-SCENES = "scenes"
-"""In the place of a folder: the built-in tasks."""
 
 
 class _Run:
@@ -33,24 +29,6 @@ class _Run:
     def embed_text(self, texts: list[str]) -> Tensor:
         """B texts to `[B, d]` of length 1."""
         return F.normalize(self._ready.text(self._tower.tokenizer(texts).to(self.device)), dim=-1)
-
-
-def tasks_of(data: Sequence[str]) -> list[Task]:
-    """The tasks in folders, or the built-in ones.
-
-    Raises:
-        AcedError: there are none, or one is damaged.
-    """
-    tasks: list[Task] = []
-    for place in data:
-        if place == SCENES and not Path(place).is_dir():
-            from aced.lab.scenes import make_tasks
-
-            tasks += make_tasks("test")
-        else:
-            for folder in find_task_folders([place]):
-                tasks += load_task_folder(folder)
-    return tasks
 
 
 def score(tower: Tower, runtime: str, tasks: Sequence[Task], folder: Path) -> float:

@@ -115,9 +115,8 @@ class PartlyCoarse:
 
 def _patch(visual: Any) -> int | None:
     """The side of an image token in pixels, of a tower that can see smaller images; None for another one."""
-    from aced.lab.family.stem_vit import PATCH, StemViT
-
-    if isinstance(getattr(visual, "trunk", None), StemViT):
-        return PATCH
+    own = getattr(getattr(visual, "trunk", None), "token_side", None)
+    if own is not None:  # a trunk of timm's that takes any multiple of it
+        return int(own)
     plain = type(visual).__name__ == "VisionTransformer" and getattr(visual, "attn_pool", None) is None
     return int(visual.patch_size[0]) if plain else None

@@ -12,13 +12,14 @@ import importlib
 import re
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
-MODELS = Path(__file__).parents[1] / "lab" / "family" / "configs"
-"""The folder with the demo family's open_clip configs."""
+from aced.registry.makers import ARCHITECTURES, made
+from aced.registry.plugins import load_laboratory
 
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -67,15 +68,21 @@ def _forget_half_imports() -> None:
 
 
 def import_open_clip() -> ModuleType:
-    """The `open_clip` module, the demo family's configs and vision towers registered; cheap when repeated."""
+    """The `open_clip` module, with the architectures that other code registers; cheap when repeated."""
     global _open_clip
     with _lock:
         if _open_clip is None:
             ensure_torchvision()
             module = importlib.import_module("open_clip")
-            from aced.lab.family.stem_vit import register_stem_vits
-
-            register_stem_vits()
-            module.add_model_config(MODELS)
+            for folder in config_folders():
+                module.add_model_config(folder)
             _open_clip = module
     return _open_clip
+
+
+@cache
+def config_folders() -> tuple[Path, ...]:
+    """The folders of architectures that open_clip does not have; their vision towers are in timm's registry then."""
+    ensure_torchvision()
+    load_laboratory()
+    return tuple(made(ARCHITECTURES, name) for name in ARCHITECTURES)

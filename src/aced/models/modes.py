@@ -1,11 +1,12 @@
-"""Training and evaluation mode of a model and of each of its parts."""
+"""Training and evaluation mode of a model and of each of its parts, and what a forward pass changes in training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 @contextmanager
@@ -19,3 +20,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.training = True
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """What a forward pass in training changes of a model, in each process as its own pairs have it."""
+    return [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]

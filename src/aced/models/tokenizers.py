@@ -1,4 +1,4 @@
-"""The demo family's word tokenizer, the choice of a tokenizer for a model, and tokenizers' identities."""
+"""A word tokenizer for small models, the choice of a tokenizer for a model, and tokenizers' identities."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from aced.errors import AcedError
-from aced.models.compat import MODELS, import_open_clip
+from aced.models.compat import config_folders, import_open_clip
 
 Tokenizer = Callable[[list[str]], Tensor]
 """As in open_clip: a list of B texts to `[B, context_length]` int64."""
 
-DEMO_VOCABULARY = MODELS / "aced-demo-vocab.txt"
 CLIP_VOCABULARY_SIZE = 49408
 
 _PIECES = re.compile(r"\w+|[^\w\s]")
@@ -88,9 +87,12 @@ class WordTokenizer:
 
 
 @cache
-def demo_vocabulary() -> tuple[str, ...]:
-    """The words of the demo family's packaged vocabulary."""
-    return WordTokenizer.from_file(DEMO_VOCABULARY).words
+def word_lists() -> dict[int, tuple[str, ...]]:
+    """The word lists beside the configs of registered architectures, by the `vocab_size` that they need."""
+    lists = [
+        WordTokenizer.from_file(file) for folder in config_folders() for file in sorted(folder.glob("*-vocab.txt"))
+    ]
+    return {words.vocab_size: words.words for words in lists}
 
 
 def choose_tokenizer(
@@ -99,8 +101,8 @@ def choose_tokenizer(
     """The tokenizer that belongs to a model config.
 
     A vocabulary file beside the config wins; then a Hugging Face tokenizer that the config names (a local
-    folder only); then the demo family's words where `vocab_size` is theirs; then CLIP's own 49,408 pieces.
-    The name of the model decides nothing.
+    folder only); then a registered word list (`word_lists`) that needs this `vocab_size`; then CLIP's own 49,408
+    pieces. The name of the model decides nothing.
 
     Args:
         name: the model, for the error messages.
@@ -123,13 +125,13 @@ def choose_tokenizer(
         return words
     if source:
         return _hugging_face(name, str(source), text_cfg, context_length)
-    if size == len(demo_vocabulary()) + _BYTES + 2:
-        return WordTokenizer(demo_vocabulary(), context_length)
+    if size in word_lists():
+        return WordTokenizer(word_lists()[size], context_length)
     if size < CLIP_VOCABULARY_SIZE:
         raise AcedError(
             f"{name}: text_cfg.vocab_size is {size}, and no known tokenizer has so few pieces; set it to "
-            f"{CLIP_VOCABULARY_SIZE} (CLIP), to {len(demo_vocabulary()) + _BYTES + 2} (the demo family's "
-            "words), or put a word list named like the config, ending in '-vocab.txt', beside it."
+            f"{CLIP_VOCABULARY_SIZE} (CLIP), to {', '.join(map(str, word_lists()))} (the demo family's words), "
+            "or put a word list named like the config, ending in '-vocab.txt', beside it."
         )
     options = dict(text_cfg.get("tokenizer_kwargs") or {})
     if options.get("reduction_mask"):

@@ -16,6 +16,7 @@ from aced.evaluate.compare import compare
 from aced.evaluate.datacomp import task_name
 from aced.evaluate.embedding_cache import EmbeddingCache
 from aced.evaluate.eval_records import FILE, Evaluation, Setting, read_evaluation, write_evaluation
+from aced.evaluate.named_tasks import named_tasks
 from aced.evaluate.prompts import Policy, check_policy
 from aced.evaluate.task_embedder import Embedder
 from aced.evaluate.task_folders import find_task_folders, load_task_folder
@@ -30,9 +31,6 @@ from aced.runtime.precision import Asked, check_precision, find_precision
 from aced.runtime.progress import Bars, counting
 from aced.train.run.automatic import workers_beside
 from aced.train.run.fit import environment
-
-SCENES = "scenes"
-"""In the place of a folder: the built-in tasks; `scenes:validation` their other split."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +144,7 @@ def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
     jobs: list[_Job] = []
     refused: dict[str, str] = {}
     for place in dict.fromkeys(data):
-        if place in (SCENES, f"{SCENES}:test", f"{SCENES}:validation") and not Path(place).is_dir():
-            from aced.lab.scenes import make_tasks
-
-            tasks = make_tasks("validation" if place.endswith("validation") else "test")
+        if (tasks := named_tasks(place)) is not None:
             jobs += [_Job(task.name, partial(list, [task]), False) for task in tasks]
             continue
         try:

@@ -18,9 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from aced.errors import AcedError, nearest, reason_of
+from aced.evaluate.named_tasks import tasks_of
 from aced.evaluate.tasks import Task
 from aced.files.atomic import write_atomic
-from aced.latency.accuracy import score, tasks_of
+from aced.latency.accuracy import score
 from aced.latency.figure import draw
 from aced.latency.measuring import measure
 from aced.latency.runtimes import RUNTIMES, Ready, halves
@@ -91,7 +92,7 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
     if options.out.exists() and not options.out.is_dir():
         raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
     device = device_of(options.device)
-    tasks = tasks_of(options.data)
+    tasks = [task for place in options.data for task in tasks_of(place)]
     recipes = [find_recipe(model) for model in options.models]
     towers = [load_recipe(recipe, device, 0, partial(counting, console)).eval() for recipe in recipes]
     threads = torch.get_num_threads()

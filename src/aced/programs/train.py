@@ -37,7 +37,7 @@ from aced.train.run.checkpoint import earlier_run
 from aced.train.run.fit import Fitted, environment, fit, row_of
 from aced.train.run.given import Given
 from aced.train.run.inputs import make_inputs
-from aced.train.run.ordering import recorded
+from aced.train.run.ordering import check_divisible, recorded
 from aced.train.run.resuming import Earlier, short
 from aced.train.run.student import make_student
 
@@ -87,7 +87,8 @@ def train_run(
 def _train(config: Config, console: Console, world: World, given: Given, hook: Hook | None, *, resume: bool) -> Ended:
     """What one of the processes of a job does."""
     folder, device = Path(config.run.out), device_of(config)
-    world.connect(config, device)
+    check_divisible(config, world.size)
+    world.connect(device)
     if world.first:
         check_folder(folder, resume=resume)
         check_trackers(config.run.trackers)

@@ -1,4 +1,4 @@
-"""The doors for code of others: methods, scores and losses get a name, and work wherever a built-in one does.
+"""The doors for methods, scores, losses and distillations of others; `aced.registry.makers` has those for the rest.
 
 What is registered in a module that `run.imports` names, or that is installed as a plugin, can be named in a config.
 """
@@ -6,30 +6,24 @@ What is registered in a module that `run.imports` names, or that is installed as
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
-from aced.core.named import Table
+from aced.core.named import Table, caller
 from aced.core.score_models import SCORES, Loss, Scoring, Strategy
 from aced.errors import AcedError
 from aced.methods import METHODS, Method
-from aced.registry.makers import BOARDS, SOURCES, TASKS, TOWERS, TRACKERS, Maker
+from aced.registry.makers import ARCHITECTURES, PANELS, SOURCES, TASKS, TOWERS, TRACKERS
 from aced.registry.objectives import DISTILLATIONS, LOSSES, Contrastive, Distillation
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _caller() -> str:
-    """The name of the module that has called a function of this one."""
-    return str(sys._getframe(2).f_globals.get("__name__", "?"))
-
-
 def parts() -> list[Table[Any]]:
     """The tables of what methods are made of; each row has an `about`."""
-    return [SCORES, LOSSES, DISTILLATIONS, SOURCES, TOWERS, TASKS, TRACKERS]
+    return [SCORES, LOSSES, DISTILLATIONS, SOURCES, TOWERS, TASKS, TRACKERS, ARCHITECTURES, PANELS]
 
 
 def register_method(method: Method) -> Method:
@@ -38,7 +32,7 @@ def register_method(method: Method) -> Method:
     Raises:
         AcedError: the name is taken, or the row names a score, a strategy or a distillation that there is not.
     """
-    origin, what = _caller(), f"The method '{method.name}'"
+    origin, what = caller(), f"The method '{method.name}'"
     if method.score is not None:
         SCORES.find(method.score)
         if SCORES[method.score].within and method.strategy != "joint":
@@ -73,7 +67,7 @@ def register_score(
     if not (math.isfinite(student) and math.isfinite(reference)) or student == reference == 0:
         raise AcedError(f"The score '{name}' weighs student {student} and reference {reference}: give one a number.")
     row = Scoring(about=about, student=student, reference=reference, within=within)
-    SCORES.add(name, row, _caller())
+    SCORES.add(name, row, caller())
     return row
 
 
@@ -93,7 +87,7 @@ def register_loss(
     """
     if scores not in get_args(Loss):
         raise AcedError(f"The loss '{name}' scores by '{scores}': take one of {', '.join(get_args(Loss))}.")
-    origin = _caller()
+    origin = caller()
 
     def add(function: F) -> F:
         LOSSES.add(name, Contrastive(about=about, function=function, scores=scores, spread=spread), origin)
@@ -123,7 +117,7 @@ def register_distillation(
     Raises:
         AcedError: the name is taken.
     """
-    origin = _caller()
+    origin = caller()
 
     def add(function: F) -> F:
         row = Distillation(
@@ -137,46 +131,6 @@ def register_distillation(
             spread=spread,
         )
         DISTILLATIONS.add(name, row, origin)
-        return function
-
-    return add
-
-
-def register_source(name: str, *, about: str = "") -> Callable[[F], F]:
-    """Add a source for `data.source`; a decorator of a function of the run's `Config` that gives a `Source`."""
-    return _maker(SOURCES, name, about, _caller())
-
-
-def register_tower(name: str, *, about: str = "") -> Callable[[F], F]:
-    """Add a model for `student.model`, `reference.model` and `teacher.model`; a decorator of a function.
-
-    The function gets the `checkpoint` of the same section (a text, empty where there is none) and the seed of the run,
-    and gives a `Tower` on the CPU. A name that open_clip has goes to open_clip no more.
-    """
-    return _maker(TOWERS, name, about, _caller())
-
-
-def register_task(name: str, *, about: str = "") -> Callable[[F], F]:
-    """Add a task for `eval.tasks`; a decorator of a function without arguments that gives a task or a list of them."""
-    return _maker(TASKS, name, about, _caller())
-
-
-def register_tracker(name: str, *, about: str = "") -> Callable[[F], F]:
-    """Add a tracker for `run.trackers`; a decorator of a function of the run's folder and its settings, a nested dict.
-
-    It gives a `aced.runs.trackers.tracker.Tracker`: `name`, `where`, `log(kind, step, values)`, `close(failed=)`.
-
-    Raises:
-        AcedError: the name is taken.
-    """
-    if name in BOARDS:
-        raise AcedError(f"{_caller()} registers the tracker '{name}', which is built in: choose another name.")
-    return _maker(TRACKERS, name, about, _caller())
-
-
-def _maker(table: Table[Maker], name: str, about: str, origin: str) -> Callable[[F], F]:
-    def add(function: F) -> F:
-        table.add(name, Maker(about, function), origin)
         return function
 
     return add

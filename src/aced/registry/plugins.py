@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import Any
 
 from aced.errors import AcedError, reason_of
 
 GROUP = "aced.registry.plugins"
 """The group of entry points: each names a module, or a function of one that is called without arguments."""
+COMMANDS = "aced.commands"
+"""The group of entry points that add commands: each names a function of the `typer.Typer` application."""
+LABORATORY = "aced.lab"
+"""The plugin that comes with the package; without its folder the package works on, with fewer names."""
 VARIABLE = "ACED_IMPORTS"
 """Further modules for every command, with commas between them."""
 
 
+def load_laboratory(module: str = "") -> ModuleType | None:
+    """Import the plugin that comes with the package, or a module of it; None where its folder is not there."""
+    if importlib.util.find_spec(LABORATORY) is None:
+        return None
+    return importlib.import_module(LABORATORY + module)
+
+
+def load_commands(app: Any) -> None:
+    """Let installed packages add commands.
+
+    Args:
+        app: the `typer.Typer` application.
+
+    Raises:
+        AcedError: one of them fails.
+    """
+    for point in entry_points(group=COMMANDS):
+        with _blaming(point):
+            point.load()(app)
+
+
 def load_plugins(names: Iterable[str] = ()) -> None:
-    """Import what is installed as a plugin, what `ACED_IMPORTS` names, and then some modules; each once.
+    """Import the laboratory, installed plugins, what `ACED_IMPORTS` names, and then some modules; each once.
 
     Raises:
         AcedError: one of them is not there, or fails.
     """
+    load_laboratory()
     _load_installed()
     for name in filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))):
         _load(name, VARIABLE)
@@ -38,10 +67,17 @@ def _load_installed() -> None:
 
 
 def _load_point(point: EntryPoint) -> None:
-    try:
+    with _blaming(point):
         found = point.load()
         if not isinstance(found, ModuleType):
             found()
+
+
+@contextmanager
+def _blaming(point: EntryPoint) -> Iterator[None]:
+    """An error inside names the package that installs the entry point."""
+    try:
+        yield
     except (Exception, SystemExit) as error:
         package = point.dist.name if point.dist is not None else "a package"
         raise AcedError(

@@ -11,10 +11,11 @@ from markupsafe import Markup, escape
 
 from aced.errors import AcedError
 from aced.evaluate.stability.stable_tasks import Stability
-from aced.lab.lit.decoders import decoder_parts, load_decoder
-from aced.programs.stable import findings
+from aced.registry.makers import PANELS, Panel, made
+from aced.registry.plugins import load_plugins
 from aced.report import aggregate, charts, numbers, panels, shared_tasks
 from aced.report.aggregate import Group
+from aced.report.findings import findings
 from aced.report.stability_page import stability_parts
 from aced.report.templates import environment, stylesheet
 from aced.runs.records import BUDGETS, ReferenceScore, Results, RunRecord, parse_results
@@ -23,7 +24,7 @@ from aced.runs.records import BUDGETS, ReferenceScore, Results, RunRecord, parse
 def write_report(
     out_html: Path, results: dict[str, Any], runs: Sequence[RunRecord], *, stability: Stability | None = None
 ) -> Path:
-    """Write the page about one run or many; what `aced lit` left in a run's folder is on it too.
+    """Write the page about one run or many, with the sections that other code adds (`register_panel`).
 
     Args:
         out_html: the file to write; its folder is made where it is missing.
@@ -38,6 +39,7 @@ def write_report(
     Raises:
         AcedError: the results are malformed, or the page cannot be written.
     """
+    load_plugins()
     page = render(parse_results(results), runs, stability)
     out_html = Path(out_html)
     try:
@@ -88,7 +90,7 @@ def _context(results: Results, runs: Sequence[RunRecord], stability: Stability |
         "losses": panels.loss_panels(groups, styles),
         "phases": panels.phase_blocks(groups),
         "gallery": gallery,
-        "lit": _decoders(groups),
+        "further": _further(groups),
         "stability": stability_parts(stability, findings(stability)) if stability else None,
         "environment": [(k, v) for k, v in results.environment.items() if v not in (None, "")],
         "configs": [{"title": g.title, "text": g.runs[0].config_text.strip()} for g in groups if g.runs],
@@ -101,10 +103,10 @@ def _context(results: Results, runs: Sequence[RunRecord], stability: Stability |
     return context
 
 
-def _decoders(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """What text decoders made of the runs' encoders, where `aced lit` was asked."""
-    found = [(group.title, load_decoder(run.folder)) for group in groups for run in group.runs]
-    return decoder_parts([(title, decoder) for title, decoder in found if decoder is not None])
+def _further(groups: Sequence[Group]) -> list[Panel]:
+    """The sections that other code adds: see `register_panel`."""
+    runs = [(group.title, run.folder) for group in groups for run in group.runs]
+    return [panel for name in PANELS if (panel := made(PANELS, name, runs)) is not None]
 
 
 def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
@@ -213,10 +215,11 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         "losses": ("losses", "Losses"),
         "phases": ("phases", "Time and compute"),
         "pairs": ("gallery", "Pairs"),
-        "decoders": ("lit", "Decoders"),
         "stable": ("stability", "Stable tasks"),
     }
     found = [(anchor, name) for anchor, (key, name) in names.items() if context[key]]
+    at = len(found) - ("stability" in context and bool(context["stability"]))
+    found[at:at] = [(panel.anchor, panel.name) for panel in context["further"]]
     setup = [("setup", "Setup")] if context["environment"] or context["configs"] else []
     return [("results", "Results")] * context["has"]["table"] + found + setup
 

@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from aced.runtime.devices import Clock, HostClock
 
 FlopPhase = Literal["forward_backward", "scoring", "selection", "reference", "teacher"]
 TimePhase = Literal["load", "score", "select", "train"]
@@ -22,30 +24,6 @@ FETCH = "fetch"
 
 BACKWARD = 2.0
 """FLOPs of a backward pass relative to the forward pass."""
-
-
-class Clock(Protocol):
-    """Tells how long something takes, on a device that may still be at it when it is asked."""
-
-    def mark(self) -> Any:
-        """This moment."""
-        ...
-
-    def between(self, start: Any, end: Any, *, wait: bool) -> float | None:
-        """Seconds between two moments; None where the device has not come to the second, unless it is to `wait`."""
-        ...
-
-
-class HostClock:
-    """The clock of a device that has done what it was asked for when a call returns."""
-
-    def mark(self) -> float:
-        """As in `Clock`."""
-        return time.perf_counter()
-
-    def between(self, start: float, end: float, *, wait: bool) -> float:
-        """As in `Clock`."""
-        return end - start
 
 
 @dataclass

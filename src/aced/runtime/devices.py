@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 
 from aced.errors import AcedError
-from aced.runs.ledger import Clock, HostClock
+
+
+class Clock(Protocol):
+    """Tells how long something takes, on a device that may still be at it when it is asked."""
+
+    def mark(self) -> Any:
+        """This moment."""
+        ...
+
+    def between(self, start: Any, end: Any, *, wait: bool) -> float | None:
+        """Seconds between two moments; None where the device has not come to the second, unless it is to `wait`."""
+        ...
+
+
+class HostClock:
+    """The clock of a device that has done what it was asked for when a call returns."""
+
+    def mark(self) -> float:
+        """As in `Clock`."""
+        return time.perf_counter()
+
+    def between(self, start: float, end: float, *, wait: bool) -> float:
+        """As in `Clock`."""
+        return end - start
 
 
 def find_device(name: str, said: str) -> torch.device:

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.core.ranks import Alone
 from aced.core.shares import Share
@@ -55,11 +54,11 @@ class World(Alone):
     def check(self) -> None:
         """Raise `JobEnded` where another process has told why the job ends; for work in which there is no exchange."""
 
-    def connect(self, config: Config, device: torch.device) -> None:
+    def connect(self, device: torch.device) -> None:
         """Begin the job's exchanges.
 
         Raises:
-            AcedError: the batch or super-batch cannot be divided by the number of ranks, or NCCL is missing.
+            AcedError: NCCL is missing.
         """
 
     def warm(self) -> None:
@@ -154,9 +153,8 @@ class Ranks(World):
         self._store, self.rank, self.size = next(iter(rendezvous("env://", timeout=self._limit)))
         self._meetings = 0
 
-    def connect(self, config: Config, device: torch.device) -> None:
+    def connect(self, device: torch.device) -> None:
         """As in `World`: with CUDA, tensors there travel by NCCL, all others by gloo."""
-        check_divisible(config, self.size)
         cuda = device.type == "cuda"
         if cuda:
             if not dist.is_nccl_available():
@@ -272,16 +270,6 @@ def open_world(timeout: float) -> World:
             "one."
         )
     return Ranks(timeout)
-
-
-def check_divisible(config: Config, ranks: int) -> None:
-    """Raise an AcedError where the ranks cannot have equal shares of the batch and the super-batch."""
-    for size, what, key in (
-        (config.train.batch, "batch", "train.batch"),
-        (config.super_batch, "super-batch", "train.batch or method.filtering_ratio"),
-    ):
-        if size % ranks:
-            raise AcedError(f"The {what} of {size} cannot be divided by {ranks} processes: change {key}.")
 
 
 def local_device(name: str) -> str:

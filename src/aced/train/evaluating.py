@@ -25,10 +25,10 @@ from aced.evaluate.task_embedder import Embedder, evaluation_mode
 from aced.evaluate.tasks import Task
 from aced.evaluate.unreadable import without_lost
 from aced.models import Tower
+from aced.models.modes import running_statistics
 from aced.pool.loader.loading import Loading
 from aced.runtime.precision import Precision
 from aced.train.distributed import World
-from aced.train.run.leaving import running_statistics
 
 Cutting = Callable[[Callable[[], object]], bool]
 """Does some work unless a signal cuts it short; whether it was done."""

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from aced.config.sections import TrainSection
 
-
-def make_optimizer(modules: Iterable[nn.Module], config: TrainSection) -> torch.optim.AdamW:
+def make_optimizer(
+    modules: Iterable[nn.Module], *, lr: float, betas: tuple[float, float], weight_decay: float, scale_lr: float
+) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `modules`.
 
     Three kinds of groups: matrices and larger decay; vectors do not; scalars (logit scales and biases) do not and learn
@@ -27,12 +27,10 @@ def make_optimizer(modules: Iterable[nn.Module], config: TrainSection) -> torch.
         for p in module.parameters():
             if p.requires_grad:
                 (scalars if p.numel() == 1 and p.ndim <= 1 else vectors if p.ndim < 2 else matrices).append(p)
-        groups.append({"params": matrices, "weight_decay": config.weight_decay, "factor": 1.0})
+        groups.append({"params": matrices, "weight_decay": weight_decay, "factor": 1.0})
         groups.append({"params": vectors, "weight_decay": 0.0, "factor": 1.0})
-    groups.append({"params": scalars, "weight_decay": 0.0, "factor": config.scale_lr})
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, weight_decay=0.0, fused=True
-    )
+    groups.append({"params": scalars, "weight_decay": 0.0, "factor": scale_lr})
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=0.0, fused=True)
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:

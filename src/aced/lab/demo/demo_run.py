@@ -28,13 +28,14 @@ from aced.lab.demo.rows import (
     reference_config,
     student_config,
 )
+from aced.lab.scenes.scene_pool import make_scenes
 from aced.methods import get_method
 from aced.pool.source import Source
 from aced.runtime.progress import Bars
 from aced.train.providers import Cached
 from aced.train.run.automatic import device_of
 from aced.train.run.fit import Fitted, environment, fit, row_of
-from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks, make_scenes
+from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks
 from aced.train.run.student import make_student
 
 MARK = "demo.json"
@@ -87,7 +88,7 @@ def run_demo(
     check_demo(out, seeds)
     _clear(out)
     with Bars(console) as bars:
-        pool = make_scenes("pool", scale.pool, 1, bars)
+        pool = make_scenes("pool", scale.pool, 1, bars.counting)
         first = student_config(rows[0], 0, scale, out, split=split)
         demo = Demo(out, scale, split, device_of(first), bars, make_eval_tasks(first), pool)
         bars.overall("Demo", _work(rows, seeds, scale))
@@ -170,7 +171,7 @@ def _reference(demo: Demo, model: str) -> Reference:
     if model not in demo.references:
         folder = demo.out / "reference" / model
         config = reference_config(model, demo.scale, folder, split=demo.split)
-        curated = make_scenes("curated", demo.scale.curated, config.data.scenes_seed, demo.bars)
+        curated = make_scenes("curated", demo.scale.curated, config.data.scenes_seed, demo.bars.counting)
         start = time.perf_counter()
         with demo.bars.part(_reference_work(model, demo.scale)):
             fitted = fit(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from aced.errors import AcedError
 
+CONFIGS = Path(__file__).parent / "configs"
+"""The folder of the family's open_clip configs and its word list."""
 PATCH = 8
 """Side of an image token in pixels: a 4x4 patch, then a neighbourhood of 2x2 patches."""
 _INNER = 4
@@ -82,6 +85,7 @@ class StemViT(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = self.head_hidden_size = self.embed_dim = width
+        self.token_side = PATCH
         self.grid_size = (image_size // PATCH, image_size // PATCH)
         # What open_clip's TimmModel asks a trunk for; no pool_size, because the features are already pooled.
         self.default_cfg = {"input_size": (3, image_size, image_size), "pool_size": None, "num_classes": 0}

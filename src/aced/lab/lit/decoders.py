@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from aced.lab.lit.lit_page import lit_parts
+from aced.lab.lit.lit_page import lit_html, lit_parts
+from aced.registry.makers import Panel
 from aced.runs.records import checked, inline_image, read_json
 
 FOLDER = "lit"
@@ -96,6 +98,17 @@ def load_decoder(run: Path) -> Decoder | None:
     results = checked(_Results, read_json(file), str(file)).model_dump()
     gallery = checked(_Gallery, {"entries": read_json(pictures)}, str(pictures)).model_dump()["entries"]
     return Decoder(folder, results, gallery)
+
+
+def decoder_panel(runs: Sequence[tuple[str, Path]]) -> Panel | None:
+    """The report's section about the decoders of its runs, where `aced lit` was asked; runs have titles and folders.
+
+    Raises:
+        AcedError: a decoder's results or its gallery are damaged.
+    """
+    found = [(title, load_decoder(folder)) for title, folder in runs]
+    parts = decoder_parts([(title, decoder) for title, decoder in found if decoder is not None])
+    return Panel("decoders", "Decoders", lit_html("part_lit.html", lit=parts)) if parts is not None else None
 
 
 def decoder_parts(decoders: list[tuple[str, Decoder]]) -> dict[str, Any] | None:

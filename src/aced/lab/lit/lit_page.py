@@ -154,19 +154,15 @@ def write_lit_report(
         AcedError: the page cannot be written.
     """
     groups = grouped(results, titles)
-    page = (
-        environment(Path(__file__).parent)
-        .get_template("lit.html")
-        .render(
-            css=stylesheet(),
-            title=f"Decoders on {len(groups)} frozen encoders"
-            if len(groups) > 1
-            else f"A decoder on {next(iter(groups))}",
-            lit=lit_parts(results, galleries, titles),
-        )
-    )
-    write_atomic(out_html, page)
+    title = f"Decoders on {len(groups)} frozen encoders" if len(groups) > 1 else f"A decoder on {next(iter(groups))}"
+    lit = lit_parts(results, galleries, titles)
+    write_atomic(out_html, lit_html("lit.html", css=stylesheet(), title=title, lit=lit))
     return out_html
+
+
+def lit_html(template: str, **values: Any) -> str:
+    """A template of this folder, filled in."""
+    return environment(Path(__file__).parent).get_template(template).render(**values)
 
 
 def lit_parts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 
 import torch
@@ -17,6 +18,8 @@ from aced.pool.source import Candidates
 from aced.pool.views import View
 
 Progress = Callable[[int, int], None]
+Counting = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a bar with some words."""
 
 _SPREAD = 0.35
 """How far a near-duplicate's jitter moves from its base scene's, as a share of the whole range."""
@@ -158,6 +161,15 @@ def make_curated(n: int, seed: int, progress: Progress | None = None) -> Scenes:
     texts = [captions.describe(row, draw) for row in plan.attributes.tolist()]
     pixels = render.render(plan, progress=progress)
     return _scenes("curated", n, seed, None, pixels, texts, ["clean"] * n, plan.attributes)
+
+
+def make_scenes(split: str, size: int, seed: int, counting: Counting) -> Scenes:
+    """The scenes of a config: `pool`, `redundant` or `curated`, with a bar while they are rendered."""
+    with counting(f"Rendering {size:,} scenes ({split})") as progress:
+        if split == "curated":
+            return make_curated(size, seed, progress=progress)
+        mix = REDUNDANT_MIX if split == "redundant" else DEFAULT_MIX
+        return make_pool(size, seed, progress=progress, mix=mix)
 
 
 def _tell(attributes: Tensor, seed: int, rows: dict[str, Tensor]) -> list[str]:

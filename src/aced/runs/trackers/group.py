@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aced.config import Config
 from aced.errors import AcedError
 from aced.registry.makers import TRACKERS
 from aced.runs.pace import Totals, invalid, pace
@@ -88,11 +87,14 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def tracking(config: Config, step: int, lines: Path, evals: Path, say: Say) -> Iterator[Trackers]:
-    """The trackers that the config names, for a run that begins or goes on at `step`.
+def tracking(
+    names: Sequence[str], settings: dict[str, Any], step: int, lines: Path, evals: Path, say: Say
+) -> Iterator[Trackers]:
+    """Trackers by name, for a run that begins or goes on at `step`.
 
     Args:
-        config: `run.trackers`, and what boards show as the run's settings.
+        names: as in `run.trackers`.
+        settings: what boards show as the run's settings, a nested dict.
         step: steps taken so far.
         lines: `metrics.jsonl`, which ends at that step.
         evals: `evals.jsonl`, likewise.
@@ -101,12 +103,12 @@ def tracking(config: Config, step: int, lines: Path, evals: Path, say: Say) -> I
     Raises:
         AcedError: a tracker is not installed, or cannot start.
     """
-    names = list(dict.fromkeys(config.run.trackers))
+    names = list(dict.fromkeys(names))
     check_trackers(names)
     trackers = Trackers([], say)
     try:
         for name in names:
-            trackers.add(_opened(name, lines.parent, config, step))
+            trackers.add(_opened(name, lines.parent, settings, step))
         trackers.resume(step, lines, evals)
         yield trackers
     except BaseException:
@@ -115,8 +117,7 @@ def tracking(config: Config, step: int, lines: Path, evals: Path, say: Say) -> I
     trackers.close(failed=False)
 
 
-def _opened(name: str, folder: Path, config: Config, step: int) -> Tracker:
-    settings = config.model_dump(mode="json")
+def _opened(name: str, folder: Path, settings: dict[str, Any], step: int) -> Tracker:
     try:
         if name in TRACKERS:
             tracker: Tracker = TRACKERS[name].function(folder, settings)

@@ -165,7 +165,8 @@ def _tracked(config: Config, trainer: Trainer, metrics: Metrics, bars: Bars) -> 
     if not trainer.world.first:
         yield
         return
-    with tracking(config, trainer.step, metrics.path, metrics.evals, bars.say) as metrics.trackers:
+    names, settings = config.run.trackers, config.model_dump(mode="json")
+    with tracking(names, settings, trainer.step, metrics.path, metrics.evals, bars.say) as metrics.trackers:
         yield
 
 
@@ -220,7 +221,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         student=student,
         replica=replica,
         objective=objective,
-        optimizer=make_optimizer([student, objective], train),
+        optimizer=optimizer_of([student, objective], config),
         method=method,
         settings=settings,
         plan=make_plan(config, settings, student, reference, world),
@@ -235,6 +236,12 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         marks=_marks(inputs),
         tars=KnownTars.of(inputs.source),
     )
+
+
+def optimizer_of(modules: Sequence[torch.nn.Module], config: Config) -> torch.optim.AdamW:
+    """The optimiser of a run, over what is trained of some modules."""
+    t = config.train
+    return make_optimizer(modules, lr=t.lr, betas=t.betas, weight_decay=t.weight_decay, scale_lr=t.scale_lr)
 
 
 def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:

@@ -14,6 +14,7 @@ from aced.cache.caches import cache_at
 from aced.cache.travelling import let_travel
 from aced.config import Config
 from aced.errors import AcedError
+from aced.evaluate.named_tasks import named_tasks
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.models import Tower, load_recipe, trained_recipe
@@ -28,7 +29,7 @@ from aced.pool.source import Column, Source
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import GONE, KnownTars, shortened
 from aced.pool.views import View
-from aced.registry.makers import SOURCES, TASKS, TOWERS, made
+from aced.registry.makers import SOURCES, TOWERS, made
 from aced.runs.run_folder import is_run, read_config
 from aced.runtime.progress import Bars
 from aced.train.distributed import World
@@ -40,6 +41,9 @@ from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
 from aced.train.run.given import GIVEN, Given
 from aced.train.run.ordering import order_of, order_text, plan_of, settled
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
+
+DEFAULT_SOURCE = "scenes"
+"""Where a config names no data: the source, and the tasks, of this name."""
 
 
 @dataclass
@@ -184,19 +188,15 @@ def spool_of(config: Config) -> Spool | None:
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
-    """The pool: shards where the config names any, else scenes; says how much was found where.
+    """The pool: tars where the config names any, else a registered source; says how much was found where.
 
     Of the tars of an `earlier` run that is gone on with, some may be lost where `data.lost_tars` allows it.
     """
     data = config.data
-    if data.source:
-        source: Source = made(SOURCES, data.source, config)
+    if data.source or not data.shards:
+        source: Source = made(SOURCES, data.source or DEFAULT_SOURCE, config, counting=bars.counting)
         bars.say(f"Data: {len(source):,} pairs of {source.name}.")
         return source
-    if not data.shards:
-        scenes = make_scenes(data.scenes, data.scenes_size, data.scenes_seed, bars)
-        bars.say(f"Data: {len(scenes):,} built-in scenes ({data.scenes}).")
-        return scenes
     from aced.files.remote import is_address
     from aced.pool.shards import open_shards
     from aced.pool.summary import found_text
@@ -263,19 +263,8 @@ def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Sou
         return InMemory(pool, views, workers=workers, progress=progress)
 
 
-def make_scenes(split: str, size: int, seed: int, bars: Bars) -> Source:
-    """Built-in data: `pool`, `redundant` or `curated`."""
-    from aced.lab.scenes import DEFAULT_MIX, REDUNDANT_MIX, make_curated, make_pool
-
-    with bars.counting(f"Rendering {size:,} scenes ({split})") as progress:
-        if split == "curated":
-            return make_curated(size, seed, progress=progress)
-        mix = REDUNDANT_MIX if split == "redundant" else DEFAULT_MIX
-        return make_pool(size, seed, progress=progress, mix=mix)
-
-
 def make_eval_tasks(config: Config, say: Callable[[str], None] = lambda _: None) -> list[Task]:
-    """The task folders of the config, or the scenes tasks where scenes are the data.
+    """The tasks of the config; where it names neither tasks nor data, those of the default source.
 
     A run that goes on is not held up by a task that was there when it began: such a task is reported, and as failed in
     each evaluation.
@@ -284,15 +273,13 @@ def make_eval_tasks(config: Config, say: Callable[[str], None] = lambda _: None)
         AcedError: of a new run, a folder is missing or holds no task that can be loaded; two tasks of one name.
     """
     if config.eval.tasks:
-        return _load_tasks(config.eval.tasks, _places_before(config), say)
+        return _load_tasks(config.eval.tasks, config.eval.split, _places_before(config), say)
     if config.data.shards or config.data.source:
         return []
-    from aced.lab.scenes import make_tasks
-
-    return make_tasks(config.eval.split)
+    return named_tasks(DEFAULT_SOURCE, config.eval.split) or []
 
 
-def _load_tasks(places: Sequence[str], before: Collection[str], say: Callable[[str], None]) -> list[Task]:
+def _load_tasks(places: Sequence[str], split: str, before: Collection[str], say: Callable[[str], None]) -> list[Task]:
     """The tasks in some places; what is wrong with one that is in `before` as well does not stop the others."""
     from aced.evaluate.task_folders import find_task_folders, load_task_folder, lost_task
 
@@ -306,9 +293,8 @@ def _load_tasks(places: Sequence[str], before: Collection[str], say: Callable[[s
 
     seen: set[str] = set()
     for place in places:
-        if place in TASKS:
-            found = made(TASKS, place)
-            tasks += found if isinstance(found, list) else [found]
+        if (named := named_tasks(place, split)) is not None:
+            tasks += named
             continue
         try:
             folders = find_task_folders([place])

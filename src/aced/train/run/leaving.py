@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
 from aced.config import Config
 from aced.errors import DataLost
+from aced.models.modes import running_statistics
 from aced.runs.ledger import Ledger
 from aced.runs.run_folder import CHECKPOINTS
 from aced.train.run.checkpoint import write_checkpoint
@@ -89,11 +89,6 @@ class LastStep:
         with torch.no_grad():
             for buffer, kept in zip(self._statistics, state.statistics, strict=True):
                 buffer.copy_(kept)
-
-
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """What a forward pass in training changes of a model, in each process as its own pairs have it."""
-    return [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]
 
 
 @contextlib.contextmanager

@@ -200,3 +200,13 @@ def _fitting(config: Config, mixture: Sequence[int], tars: Sequence[int], ranks:
         count *= 2
     few = [count for plan, count in found if plan.left_out <= _most_left_out(plan)]
     return max(few) if few else min(((plan.left_out, count) for plan, count in found), default=(0, 0))[1]
+
+
+def check_divisible(config: Config, ranks: int) -> None:
+    """Raise an AcedError where the ranks cannot have equal shares of the batch and the super-batch."""
+    for size, what, key in (
+        (config.train.batch, "batch", "train.batch"),
+        (config.super_batch, "super-batch", "train.batch or method.filtering_ratio"),
+    ):
+        if size % ranks:
+            raise AcedError(f"The {what} of {size} cannot be divided by {ranks} processes: change {key}.")
