@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aced.moved import keep_old_names
 from aced.version import __version__
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from aced.registry.makers import register_tracker as register_tracker
     from aced.train.hook import Step as Step
     from aced.train.hook import StopTraining as StopTraining
+
+keep_old_names()
 
 _HOME = {
     "losses": "aced.core.losses",

@@ -15,10 +15,11 @@ from aced.lab.scenes import Scenes, make_pool
 from aced.pool.source import Candidates
 from aced.runs.ledger import Ledger
 from aced.train.dealing import Pool
-from aced.train.distributed import World, check_divisible, local_device, open_world
+from aced.train.distributed import World, local_device, open_world
 from aced.train.ending import ending_together
 from aced.train.run.fit import make_trainer
 from aced.train.run.inputs import Inputs
+from aced.train.run.ordering import check_divisible
 from aced.train.run.student import make_student
 from aced.train.scoring.draw import count_draw
 from run_fakes import POOL, SUPER, run_config
