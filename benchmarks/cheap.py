@@ -98,7 +98,7 @@ class World:
 def config_of(row: str, seed: int, args: argparse.Namespace, folder: Path) -> Any:
     """The demo's config with the row's method, steps and keys."""
     from aced.config import load_config, make_config
-    from aced.lab.demo.rows import FULL, Row, student_config
+    from aced.lab.demo.rows import FULL, DemoRow, student_config
 
     name, *keys = row.split("+")
     method, _, steps = name.partition("@")
@@ -108,7 +108,7 @@ def config_of(row: str, seed: int, args: argparse.Namespace, folder: Path) -> An
         # Of the pool and the reference here is decided elsewhere, once for all rows.
         values["data"]["shards"], values["reference"]["model"] = [args.photos], args.reference
     else:
-        values = student_config(Row(row, row, method), seed, FULL, folder, split=args.split).model_dump(mode="json")
+        values = student_config(DemoRow(row, row, method), seed, FULL, folder, split=args.split).model_dump(mode="json")
         values["data"]["scenes"], values["data"]["scenes_size"] = args.pool, args.size
     values["train"]["steps"] = int(steps or args.steps)
     for key in keys:

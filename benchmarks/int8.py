@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aced.cache.making import Settings, size_text
+from aced.cache.making import EmbedSettings, size_text
 from aced.cache.rowcodec import DTYPES
 from aced.cache.store import Store, build_store
 from aced.config import Config, load_config, make_config
@@ -84,7 +84,7 @@ def make_stores(options: argparse.Namespace, source: Source, bars: Bars) -> dict
         with bars.counting(f"Embedding as {dtype}") as progress:
             by = Stored(tower, stores["float32"]) if stores else tower
             folder = options.out / f"cache-{options.data}-{dtype}"
-            stores[dtype] = build_store(folder, source, by, Settings(dtype, micro_batch=256), progress)
+            stores[dtype] = build_store(folder, source, by, EmbedSettings(dtype, micro_batch=256), progress)
     return stores
 
 

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from aced.cache.home import Folder, file_state
-from aced.cache.making import Settings
+from aced.cache.making import EmbedSettings
 from aced.cache.sidecar import (
     VERSION,
     Part,
@@ -140,7 +140,7 @@ def early(store: Store, workers: int) -> tuple[float, float]:
     from aced.train.providers import Cached
     from aced.train.scoring.cascade import Sieve
     from aced.train.scoring.early import SievedOrder
-    from aced.train.settings import Settings as Numbers
+    from aced.train.settings import EmbedSettings as Numbers
 
     method, drawn, whole = get_method("aced"), list[float](), list[float]()
     numbers: Any = Numbers(**dict.fromkeys(Numbers.__dataclass_fields__))  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ def main() -> None:
             pretend(cache, parts_of(pool)[there:], IDENTITY, args.d)  # type: ignore[arg-type]
         for which in ("first", "again"):
             before, start = resident(), time.perf_counter()
-            store = open_store(cache, IDENTITY, pool, Settings())  # type: ignore[arg-type]
+            store = open_store(cache, IDENTITY, pool, EmbedSettings())  # type: ignore[arg-type]
             seconds, grown = time.perf_counter() - start, resident() - before
             print(f"open, {which}: {seconds:.2f} s, {grown:.0f} MB more")
         if args.early:

@@ -18,7 +18,7 @@ from aced.core.selection import Score, select
 from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool
 from aced.methods import METHODS
-from aced.train.replica import Replica, Verdict
+from aced.train.replica import Replica, UpdateVerdict
 from aced.train.run.fit import fit
 from aced.train.run.student import make_student
 from run_fakes import POOL, inputs_of, quiet, run_config, stopping_at, take, trainer_of
@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_is_noticed_late_and_leaves_the_step_before(
 ) -> None:
     judge, calls = Replica.judge, []
 
-    def failing(self: Replica, loss: torch.Tensor, *others: Any) -> Verdict:
+    def failing(self: Replica, loss: torch.Tensor, *others: Any) -> UpdateVerdict:
         calls.append(1)
         return judge(self, loss * torch.nan if len(calls) == 4 else loss, *others)
 

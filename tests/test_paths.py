@@ -14,7 +14,7 @@ from aced import cli as package
 from aced.cli.path_words import as_path, as_place, as_place_or_none
 from aced.config import Config, load_config, make_config, resume_rules
 from aced.config.resume import Resume
-from aced.config.types import PathOrNone, Paths, PathText, Places
+from aced.config.types import PathOrNone, Paths, PathText, PlaceText
 from aced.errors import AcedError
 from aced.runtime.paths import expand_optional, expand_path
 from cli_fakes import Cli
@@ -85,7 +85,7 @@ def test_what_is_there_under_a_name_is_taken_as_it_is() -> None:
 
 def path_keys() -> list[str]:
     """The keys that take paths, by their types."""
-    kinds = {PathText: "", PathOrNone: "", Paths: "", Places: ""}
+    kinds = {PathText: "", PathOrNone: "", Paths: "", PlaceText: ""}
     found = []
     for section, table in Config.model_fields.items():
         hints = typing.get_type_hints(table.annotation, include_extras=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from aced.cache.job import Job, Tally
-from aced.cache.making import Settings
+from aced.cache.job import EmbedJob, EmbedTally
+from aced.cache.making import EmbedSettings
 from aced.config import Config, load_config, make_config
 from aced.errors import AcedError
 from aced.evaluate.named_tasks import tasks_of
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import Scores, check_names, score_all
 from aced.models import Tower
@@ -25,7 +25,7 @@ from aced.programs.embed import embed_program
 from aced.programs.train import train_run
 from aced.registry.makers import TASKS
 from aced.runtime.paths import expand_path
-from aced.runtime.precision import Asked, find_precision
+from aced.runtime.precision import AskedPrecision, find_precision
 from aced.train.hook import Hook
 from aced.train.run.given import GIVEN, Given
 
@@ -94,7 +94,7 @@ def evaluate(
     checkpoint: str = "",
     device: str = "auto",
     micro_batch: int = 256,
-    precision: Asked = "auto",
+    precision: AskedPrecision = "auto",
     workers: int = 0,
 ) -> Scores:
     """Score a model on zero-shot tasks; a task that fails does not stop the others.
@@ -116,7 +116,7 @@ def evaluate(
     check_names(found)
     tower = model if isinstance(model, Tower) else open_model(expand_path(str(model)), checkpoint, device)
     found_precision = find_precision(precision, tower.device)
-    embedder = Embedder(tower, micro_batch, precision=found_precision, loading=Loading(workers))
+    embedder = TaskEmbedder(tower, micro_batch, precision=found_precision, loading=Loading(workers))
     return score_all(tower, found, embedder)
 
 
@@ -131,10 +131,10 @@ def embed(
     micro_batch: int = 256,
     workers: int = 0,
     device: str = "auto",
-    precision: Asked = "auto",
+    precision: AskedPrecision = "auto",
     show: bool = True,
     **options: Any,
-) -> Tally:
+) -> EmbedTally:
     """Embed a pool of tars with a frozen model, as `aced embed` does: a side-car for each tar.
 
     Args:
@@ -149,24 +149,24 @@ def embed(
         device: where the model goes.
         precision: of the model.
         show: print lines and bars.
-        options: further fields of `aced.cache.job.Job`: caption, decoding, bad_tars, spool_dir, ...
+        options: further fields of `aced.cache.job.EmbedJob`: caption, decoding, bad_tars, spool_dir, ...
 
     Raises:
         AcedError: whatever the model or the data have wrong, in one sentence.
     """
     named = [shards] if isinstance(shards, (str, Path)) else shards
     try:
-        job = Job(
+        job = EmbedJob(
             model=expand_path(str(model)),
             checkpoint=checkpoint,
             cache=expand_path(str(out)),
-            settings=Settings(dtype, views, micro_batch, workers),
+            settings=EmbedSettings(dtype, views, micro_batch, workers),
             device=device,
             precision=precision,
             **options,
         )
     except TypeError as error:
-        raise AcedError(f"aced.embed: {str(error).rpartition('() ')[2]}; see aced.cache.job.Job.") from None
+        raise AcedError(f"aced.embed: {str(error).rpartition('() ')[2]}; see aced.cache.job.EmbedJob.") from None
     return embed_program(job, [expand_path(str(one)) for one in named], Console(quiet=not show))
 
 

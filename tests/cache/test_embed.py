@@ -22,8 +22,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from aced.cache.job import Embedder, Job
-from aced.cache.making import Settings
+from aced.cache.job import EmbedJob, TarEmbedder
+from aced.cache.making import EmbedSettings
 from aced.cache.shared_out import own_share, with_ray
 from aced.cache.sidecar import SideCarWriter, open_sidecar
 from aced.cache.sidecarlist import LIST
@@ -51,8 +51,10 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LIST)
 
 
-def job_of(model: Path | str, cache: Path, **settings: Any) -> Job:
-    return Job(str(model), "", str(cache), Settings(**{"micro_batch": 16} | settings), device="cpu", threads=1)
+def job_of(model: Path | str, cache: Path, **settings: Any) -> EmbedJob:
+    return EmbedJob(
+        str(model), "", str(cache), EmbedSettings(**{"micro_batch": 16} | settings), device="cpu", threads=1
+    )
 
 
 def words_of(model: Path | str, pool: Path, cache: Path, *more: object) -> tuple[object, ...]:
@@ -94,7 +96,7 @@ def test_a_pool_is_embedded_once_and_a_run_looks_it_up(
     assert open_sidecar(made[2]).info.faults == {"image_unreadable": 1}
 
     source, tower = open_shards([str(pool)]), load_tower(model)
-    store = open_store(cache, tower.identity(), source, Settings())
+    store = open_store(cache, tower.identity(), source, EmbedSettings())
     rows = torch.tensor([119, 0, 41])
     live = tower.score(source.read(rows.tolist(), [tower.view]), 8)
     assert torch.allclose(store.lookup(rows).image, live.image, atol=1e-3)
@@ -139,7 +141,7 @@ def test_side_cars_of_one_caption_choice_or_decoding_are_refused_by_a_run_with_a
     (made,) = files(cache)
 
     source, tower = open_shards([str(pool)], caption_choice="first", decoding="exact"), load_tower(model)
-    store = open_store(cache, tower.identity(), source, Settings())
+    store = open_store(cache, tower.identity(), source, EmbedSettings())
     live = tower.score(source.read([3, 17], [tower.view]), 8)
     assert torch.allclose(store.lookup(torch.tensor([3, 17])).text, live.text, atol=1e-3)
     whole = open_shards([str(pool)], decoding="exact").read([3], [])
@@ -192,7 +194,7 @@ def test_tars_at_addresses_are_fetched_and_their_side_cars_are_those_of_the_file
 
     again = cli(*words_of(trained["peer"], pool, cache))
     assert "120 have their embeddings, 0 to go" in " ".join(again.out.split())
-    alone = Embedder(job_of(trained["peer"], tmp_path / "alone"))
+    alone = TarEmbedder(job_of(trained["peer"], tmp_path / "alone"))
     alone(sorted(pool.iterdir()))
     hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("cache", "alone")]
     assert hashes[0] == hashes[1]
@@ -310,17 +312,17 @@ def test_a_tar_that_is_lost_gets_no_side_car(
 ) -> None:
     cache = tmp_path / "cache"
     job = replace(job_of(trained["peer"], cache), bad_tars="skip" if skip else "stop")
-    embedder = Embedder(job)
+    embedder = TarEmbedder(job)
     content = (pool / "1.tar").read_bytes()
-    opened = Embedder._open
+    opened = TarEmbedder._open
 
-    def lose(self: Embedder, *args: Any) -> Any:
+    def lose(self: TarEmbedder, *args: Any) -> Any:
         source = opened(self, *args)
         (pool / "1.tar").write_bytes(b"")
         return source
 
     with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "_open", lose)
+        patch.setattr(TarEmbedder, "_open", lose)
         if skip:
             tally = embedder(sorted(pool.iterdir()))
             assert (tally.made, tally.usable, dict(tally.skipped)) == (2, 89, {"tar_changed": 1, "image_unreadable": 1})
@@ -347,7 +349,7 @@ def test_killed_it_goes_on_where_it_was(
 ) -> None:
     cache, tars = tmp_path / "cache", sorted(pool.iterdir())
     monkeypatch.setattr("aced.pool.loader.reading._CHUNK_BYTES", 16 * 3 * 32 * 32)  # chunks of 16 samples
-    embedder = Embedder(job_of(trained["peer"], cache))
+    embedder = TarEmbedder(job_of(trained["peer"], cache))
 
     def act() -> None:
         kill_at(number, target, monkeypatch)
@@ -357,11 +359,11 @@ def test_killed_it_goes_on_where_it_was(
     before = {path: path.stat().st_mtime_ns for path in files(cache) if not path.name.startswith(".")}
     assert len(before) == whole
     assert len(files(cache)) - whole == 2 * (target != "aced.cache.job:open_sidecar")  # a claim, and what it is for
-    tally = Embedder(job_of(trained["peer"], cache))(tars)
+    tally = TarEmbedder(job_of(trained["peer"], cache))(tars)
     assert (tally.tars, tally.made, tally.samples, tally.usable) == (3, 3 - whole, 120, 119)
     assert len(files(cache)) == 3
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    alone = Embedder(job_of(trained["peer"], tmp_path / "alone"))
+    alone = TarEmbedder(job_of(trained["peer"], tmp_path / "alone"))
     alone(tars)
     hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("cache", "alone")]
     assert hashes[0] == hashes[1]
@@ -369,7 +371,7 @@ def test_killed_it_goes_on_where_it_was(
 
 def test_two_processes_on_the_same_tars(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
     cache, tars = tmp_path / "cache", sorted(pool.iterdir())
-    embedder = Embedder(job_of(trained["peer"], cache))
+    embedder = TarEmbedder(job_of(trained["peer"], cache))
     children = []
     for order in (tars, tars[::-1]):
         child = os.fork()
@@ -395,7 +397,7 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
 def claimed(pool: Path, cache: Path, model: Path, other: int) -> tuple[list[Path], Path, Path]:
     """A cache whose second side-car another process is making: the tars, that side-car, and the sign of its making."""
     tars = sorted(pool.iterdir())
-    Embedder(job_of(model, cache))(tars)
+    TarEmbedder(job_of(model, cache))(tars)
     sidecar = files(cache)[1]
     for path in files(cache):
         path.unlink()
@@ -409,7 +411,7 @@ def test_what_another_process_makes_is_left_to_it_until_it_is_gone(
 ) -> None:
     cache = tmp_path / "cache"
     tars, sidecar, _ = claimed(pool, cache, trained["peer"], other.pid)
-    embedder = Embedder(job_of(trained["peer"], cache))
+    embedder = TarEmbedder(job_of(trained["peer"], cache))
     tally = embedder(tars, patient=False)
     assert (tally.tars, tally.made, tally.left, tally.samples, tally.embedded) == (2, 2, [str(tars[1])], 90, 90)
     assert not sidecar.exists()
@@ -429,7 +431,7 @@ def test_what_another_process_has_made_is_not_made_again(
 ) -> None:
     cache, model = tmp_path / "cache", trained["peer"]
     tars, sidecar, claim = claimed(pool, cache, model, other.pid)
-    Embedder(job_of(model, tmp_path / "theirs"))(tars)
+    TarEmbedder(job_of(model, tmp_path / "theirs"))(tars)
     whole = next((tmp_path / "theirs").rglob(sidecar.name))
 
     def finish(_seconds: float) -> None:
@@ -437,7 +439,7 @@ def test_what_another_process_has_made_is_not_made_again(
         claim.unlink()
 
     monkeypatch.setattr("aced.files.claims.time.sleep", finish)
-    tally = Embedder(job_of(model, cache))(tars)
+    tally = TarEmbedder(job_of(model, cache))(tars)
     assert (tally.tars, tally.made, tally.samples, tally.embedded) == (3, 2, 120, 90)
 
 
@@ -446,7 +448,7 @@ def test_a_process_that_makes_nothing_for_long_is_not_waited_for(
 ) -> None:
     tars, *_ = claimed(pool, tmp_path / "cache", trained["peer"], other.pid)
     monkeypatch.setattr("aced.files.claims._STALLED", 0.5)
-    assert Embedder(job_of(trained["peer"], tmp_path / "cache"))(tars).made == 3
+    assert TarEmbedder(job_of(trained["peer"], tmp_path / "cache"))(tars).made == 3
 
 
 def test_a_process_that_reads_and_dies_is_one_sentence(

@@ -16,7 +16,15 @@ from aced.evaluate import zeroshot_metrics as metrics
 from aced.evaluate.chance import chance_of_association, chance_of_selection
 from aced.evaluate.evidence import Evidence
 from aced.evaluate.groups import attribute_scores
-from aced.evaluate.tasks import Association, Attributes, Classification, GroupScores, Multilabel, Retrieval, Selection
+from aced.evaluate.tasks import (
+    Association,
+    Attributes,
+    CaptionSelection,
+    Classification,
+    GroupScores,
+    Multilabel,
+    Retrieval,
+)
 from aced.evaluate.zeroshot import evaluate
 from aced.evaluate.zeroshot_metrics import positive_ranks
 from aced.pool.views import View
@@ -120,7 +128,7 @@ def test_selection(images_per_set: int, captions_per_set: int) -> None:
     sets = 80
     images, texts = unit(sets * images_per_set, 8), unit(sets * captions_per_set, 9)
     captions = [[str(s * captions_per_set + c) for c in range(captions_per_set)] for s in range(sets)]
-    task = Selection("t", read(sets * images_per_set), captions, images_per_set, 0.5)
+    task = CaptionSelection("t", read(sets * images_per_set), captions, images_per_set, 0.5)
     result = evaluate(Table(images, texts), [task])["t"]
     wins: dict[str, list[bool]] = {"image_acc": [], "text_acc": [], "acc": []}
     for s in range(sets):

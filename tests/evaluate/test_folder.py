@@ -12,7 +12,7 @@ from aced.errors import AcedError
 from aced.evaluate import tar_images
 from aced.evaluate.groups import group_scores
 from aced.evaluate.task_folders import find_task_folders, load_task_folder
-from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection
+from aced.evaluate.tasks import Association, Attributes, CaptionSelection, Classification, Multilabel, Retrieval
 from aced.pool.views import View
 
 VIEW = View(16)
@@ -186,7 +186,7 @@ def test_selection(tmp_path: Path):
     members = [("a.0.jpg", picture(0)), ("a.1.png", picture(1, "PNG")), ("a.txt", b"one\ntwo")]
     members += [("b.txt", b"three\nfour"), ("b.1.jpg", picture(3)), ("b.0.jpg", picture(2))]
     (task,) = load_task_folder(write_task(tmp_path / "wino", members, dataset_type="selection"))
-    assert isinstance(task, Selection)
+    assert isinstance(task, CaptionSelection)
     assert task.captions == [["one", "two"], ["three", "four"]]
     assert (task.images_per_set, task.chance) == (2, 1 / 6)
     pixels = task.images(VIEW)

@@ -14,10 +14,10 @@ from scipy import stats
 
 from aced.errors import AcedError
 from aced.evaluate.stability import spread
-from aced.evaluate.stability.chance_guard import Guard
+from aced.evaluate.stability.chance_guard import ChanceGuard
 from aced.evaluate.stability.distributions import Floats
 from aced.evaluate.stability.resampling import Rules, bootstrap, held_out
-from aced.evaluate.stability.spread import Repeats, Scores, choose, lowest, std_curve
+from aced.evaluate.stability.spread import Repeats, ScoreTable, choose, lowest, std_curve
 from aced.evaluate.stability.stable_tasks import select_stable
 
 QUICK = Rules(resamples=200, splits=50)
@@ -29,9 +29,9 @@ def table(
     n: float = 1000,
     chance: float | Sequence[float] = 0.1,
     ranked_only: Sequence[bool] | None = None,
-) -> Scores:
+) -> ScoreTable:
     rows, tasks = values.shape
-    return Scores(
+    return ScoreTable(
         tasks=[f"t{i}" for i in range(tasks)],
         values=values,
         recipes=recipes or ["r"] * rows,
@@ -146,7 +146,7 @@ def test_one_recipe_above_chance_is_enough_and_pays_for_the_choice() -> None:
     values = np.full((4, 2), 0.5)
     values[:2, 0] = 0.1
     scores = table(values, ["a", "a", "b", "b"])
-    guard = Guard.of(scores, Repeats.of(scores), 0.05)
+    guard = ChanceGuard.of(scores, Repeats.of(scores), 0.05)
     assert guard.passes(Repeats.of(scores).means(values)).all()
     assert guard.p_values[1] == pytest.approx(2 * stats.binomtest(500, 1000, 0.1, alternative="greater").pvalue)
 
@@ -159,7 +159,7 @@ def test_guessers_are_rarely_kept() -> None:
         values = generator.binomial(n, chance, size=(1, tasks)) / n
         values = np.repeat(values, 3, axis=0)  # the worst case: all seeds make the same guesses
         scores = table(values, n=n, chance=chance)
-        guard = Guard.of(scores, Repeats.of(scores), 0.05)
+        guard = ChanceGuard.of(scores, Repeats.of(scores), 0.05)
         wrong += bool(guard.passes(Repeats.of(scores).means(values)).any())
     assert wrong / tables <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)
     assert wrong > 0  # nor is the test empty
@@ -192,7 +192,7 @@ def test_the_bootstrap_has_the_variance_of_the_sample_on_average() -> None:
     values = simulated([0.01, 0.03], 3)
     scores = table(values)
     repeats = Repeats.of(scores)
-    boot = bootstrap(scores, repeats, Guard.of(scores, repeats, 0.05), Rules(resamples=4000))
+    boot = bootstrap(scores, repeats, ChanceGuard.of(scores, repeats, 0.05), Rules(resamples=4000))
     sample = repeats.sigma(repeats.deviations(values)) ** 2
     assert (boot.sigma**2).mean(0) == pytest.approx(sample, rel=0.06)  # unstretched it would be 2/3 of it
 
@@ -201,7 +201,7 @@ def test_many_small_recipes_are_resampled_as_wholes() -> None:
     values = simulated([0.01, 0.03], 12)
     scores = table(values, [name for name in "abcdef" for _ in range(2)])
     repeats = Repeats.of(scores)
-    boot = bootstrap(scores, repeats, Guard.of(scores, repeats, 0.05), Rules(resamples=2000))
+    boot = bootstrap(scores, repeats, ChanceGuard.of(scores, repeats, 0.05), Rules(resamples=2000))
     assert (boot.sigma > 0).all()  # by rows, one resample in 64 would have no spread at all
     assert (boot.sigma**2).mean(0) == pytest.approx(repeats.sigma(repeats.deviations(values)) ** 2, rel=0.06)
     means, deviations, df = repeats.resampled(values, np.random.default_rng(0))

@@ -15,7 +15,7 @@ from task_fakes import BROKEN, COUNT, KINDS, LOST, PixelTower, members, noise, t
 from aced.evaluate import tar_images
 from aced.evaluate.image_faults import FaultNotes, ImageFaults
 from aced.evaluate.tar_images import TarImages
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.task_folders import load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all
@@ -102,7 +102,7 @@ def test_a_process_that_dies_costs_the_task_whose_image_it_was(
 ) -> None:
     found = loaded(tasks)
     tower = PixelTower()
-    expected = score_all(tower, found, Embedder(tower, 7))
+    expected = score_all(tower, found, TaskEmbedder(tower, 7))
     deadly = tasks["selection"]
     real: Any = tar_images.read_member
 
@@ -112,7 +112,7 @@ def test_a_process_that_dies_costs_the_task_whose_image_it_was(
         return real(tar, *rest)
 
     monkeypatch.setattr(tar_images, "read_member", reading)
-    scores = score_all(tower, loaded(tasks), Embedder(tower, 7, loading=Loading(2)))
+    scores = score_all(tower, loaded(tasks), TaskEmbedder(tower, 7, loading=Loading(2)))
     (name,) = scores.failed
     assert name in deadly.name
     assert "status 9" in scores.failed[name]

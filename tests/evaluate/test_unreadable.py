@@ -13,7 +13,7 @@ from task_fakes import BROKEN, COUNT, KINDS, LOST, PixelTower, array, members, n
 from aced.errors import AcedError
 from aced.evaluate import tar_images
 from aced.evaluate.embedding_cache import EmbeddingCache
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.task_folders import load_task_folder
 from aced.evaluate.tasks import TaskResult
 from aced.evaluate.zeroshot import evaluate_task
@@ -24,7 +24,7 @@ from aced.pool.views import View
 def result_of(folder: Path, cache: EmbeddingCache | None = None) -> TaskResult:
     (task,) = load_task_folder(folder)
     tower = PixelTower()
-    return evaluate_task(tower, task, Embedder(tower, 7, cache=cache))
+    return evaluate_task(tower, task, TaskEmbedder(tower, 7, cache=cache))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from data_fakes import ListSource, WordTower, pairs, tar_bytes
 
-from aced.cache.making import Settings
+from aced.cache.making import EmbedSettings
 from aced.cache.store import Store, build_store, open_store
 from aced.errors import AcedError
 from aced.pool.shards import Shards, open_shards
@@ -22,7 +22,7 @@ from aced.runtime import descriptors
 
 TARS = 90
 KEYS = [f"{tar:03d}.tar/w{i}" for tar in range(TARS) for i in range(2)]
-EXACT = Settings("float32", micro_batch=8)
+EXACT = EmbedSettings("float32", micro_batch=8)
 
 
 def words() -> ListSource:

@@ -23,7 +23,7 @@ from aced.errors import AcedError
 from aced.pool.inmemory import InMemory
 from aced.pool.loader import loading, shared_memory
 from aced.pool.loader.loading import load
-from aced.pool.loader.shared_memory import Room, check_room
+from aced.pool.loader.shared_memory import MemoryRoom, check_room
 from aced.pool.shards import Shards, open_shards
 from aced.pool.tars import indexing
 from aced.pool.views import View
@@ -288,22 +288,22 @@ M = 2**20
 @pytest.mark.parametrize(
     ("room", "workers", "count", "ahead"),
     [
-        (Room(50 * M, 50 * M), 2, 100, 2),  # five batches of 10 MB
-        (Room(50 * M, 50 * M - 1), 2, 100, 1),  # four do not fit, three do
-        (Room(50 * M, 30 * M), 2, 100, 1),
-        (Room(50 * M, 10 * M), 8, 1, 2),  # there is only one
+        (MemoryRoom(50 * M, 50 * M), 2, 100, 2),  # five batches of 10 MB
+        (MemoryRoom(50 * M, 50 * M - 1), 2, 100, 1),  # four do not fit, three do
+        (MemoryRoom(50 * M, 30 * M), 2, 100, 1),
+        (MemoryRoom(50 * M, 10 * M), 8, 1, 2),  # there is only one
         (None, 64, 100, 2),
     ],
 )
 def test_processes_have_ahead_what_there_is_room_for(
-    room: Room | None, workers: int, count: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+    room: MemoryRoom | None, workers: int, count: int, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_memory, "measure", lambda: room)
     assert check_room(10 * M, workers, count) == ahead
 
 
 def test_too_little_room_is_refused_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_memory, "measure", lambda: Room(64 * M, 61 * M))
+    monkeypatch.setattr(shared_memory, "measure", lambda: MemoryRoom(64 * M, 61 * M))
     words = r"9 chunks of 10 MB .*/dev/shm.* 64 MB, 61 MB .*data\.workers=5 .*data\.workers=0.*--workers 0.*--shm-size"
     with pytest.raises(AcedError, match=words):
         check_room(10 * M, 8, 100)
@@ -315,7 +315,7 @@ def test_too_little_room_is_refused_with_what_would_fit(monkeypatch: pytest.Monk
 def test_processes_of_a_job_share_the_room_and_have_as_much_ahead_as_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shared_memory, "measure", lambda: Room(100 * M, 60 * M))  # the other has begun
+    monkeypatch.setattr(shared_memory, "measure", lambda: MemoryRoom(100 * M, 60 * M))  # the other has begun
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert check_room(10 * M, 2, 100) == 2

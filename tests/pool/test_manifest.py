@@ -20,7 +20,7 @@ from aced.pool.fetch.spool import GIGABYTE, Spool
 from aced.pool.shards import Shards, open_shards
 from aced.pool.tars import indexfolder, indexing, keysample, tarindex, tarindexes
 from aced.pool.tars.losttars import KnownTars
-from aced.pool.tars.manifest import Manifest, Repeated, TarFacts, Told, dump, parse, trimmed
+from aced.pool.tars.manifest import HeaderFault, Manifest, Repeated, TarFacts, dump, parse, trimmed
 from aced.pool.tars.manifestfile import kept_path, write_named
 from aced.pool.views import View
 
@@ -355,7 +355,12 @@ def test_repeated_keys_against_counting(tars: list[set[int]], most: int) -> None
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 TOLD = st.builds(
-    Told, st.sampled_from(["a", "b"]), st.sampled_from(["", "txt"]), st.text(), st.text(min_size=1), st.integers(1, 9)
+    HeaderFault,
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["", "txt"]),
+    st.text(),
+    st.text(min_size=1),
+    st.integers(1, 9),
 )
 FACTS = st.builds(
     TarFacts,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aced.cache.making import Settings
+from aced.cache.making import EmbedSettings
 from aced.cache.store import build_store
 from aced.lab.scenes import make_pool
 from aced.models import load_tower
@@ -101,7 +101,7 @@ def test_faults_stay_with_their_samples() -> None:
 
 def test_the_cached_view_is_the_one_that_is_read(tmp_path: Path) -> None:
     pool, tower = make_pool(40, 1), load_tower("aced-demo-s", seed=1).eval()
-    store = build_store(tmp_path, pool, tower, Settings("float32", views=3, micro_batch=16))
+    store = build_store(tmp_path, pool, tower, EmbedSettings("float32", views=3, micro_batch=16))
     found = ManyViews(pool).read([3, 40 + 3, 80 + 21, 40 + 39], [tower.view])
     live, cached = tower.score(found, 16), store.lookup(found.indices, found.crops)
     assert torch.allclose(cached.image, live.image, atol=1e-6)

@@ -15,7 +15,7 @@ from data_fakes import ListSource, WordTower
 from aced.cache import home as home_module
 from aced.cache import store as store_module
 from aced.cache.home import Folder, file_state
-from aced.cache.making import Settings
+from aced.cache.making import EmbedSettings
 from aced.cache.sidecar import open_sidecar
 from aced.cache.sidecarlist import LIST, SideCarList
 from aced.cache.store import Store, build_store, open_store
@@ -23,7 +23,7 @@ from aced.core.embeddings import Embeddings
 from aced.errors import AcedError
 
 KEYS = [f"{tar}.tar/w{i}{'bad' if i % 5 == 4 else ''}" for tar, n in (("a", 9), ("b", 1), ("日", 12)) for i in range(n)]
-EXACT = Settings("float32", micro_batch=8)
+EXACT = EmbedSettings("float32", micro_batch=8)
 GOOD = torch.tensor([i for i, key in enumerate(KEYS) if not key.endswith("bad")])
 
 

@@ -16,7 +16,7 @@ from data_fakes import ListSource, WordTower
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from aced.cache.making import Settings, check_space, size_text
+from aced.cache.making import EmbedSettings, check_space, size_text
 from aced.cache.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sample_bytes, sidecar_path
 from aced.cache.sidecarlist import LIST
 from aced.cache.store import Store, build_store, open_store
@@ -25,7 +25,7 @@ from aced.errors import AcedError
 from aced.files.tensorfile import RowFile, RowFileWriter
 
 KEYS = [f"{tar}.tar/w{i}{'bad' if i % 7 == 3 else ''}" for tar, n in (("a", 25), ("b", 1), ("c", 34)) for i in range(n)]
-EXACT = Settings("float32", micro_batch=8)
+EXACT = EmbedSettings("float32", micro_batch=8)
 
 
 def tars(keys: list[str] = KEYS, marks: str = "", fingerprint: str = "tars") -> ListSource:
@@ -297,7 +297,7 @@ def test_nothing_usable_and_numbers_that_are_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dtype", "worst"), [("float16", 1e-3), ("int8", 0.02)])
 def test_smaller_types_keep_unit_length_and_direction(tmp_path: Path, dtype: str, worst: float) -> None:
     keys = [f"w{i}" for i in range(20)]
-    store = build_store(tmp_path, ListSource(keys), WordTower(), Settings(dtype))
+    store = build_store(tmp_path, ListSource(keys), WordTower(), EmbedSettings(dtype))
     found, direct = store.lookup(torch.arange(20)), expected(keys)
     assert found.image.dtype == torch.float32
     assert torch.allclose(found.image.norm(dim=1), torch.ones(20), atol=1e-6)
@@ -305,8 +305,8 @@ def test_smaller_types_keep_unit_length_and_direction(tmp_path: Path, dtype: str
     assert str(load_file(files(tmp_path)[0])["image"].dtype) == f"torch.{dtype}"
 
 
-@pytest.mark.parametrize("settings", [Settings("float32"), Settings("float16", 3), Settings("int8", 2)])
-def test_the_size_that_is_told_is_the_size_of_the_file(tmp_path: Path, settings: Settings) -> None:
+@pytest.mark.parametrize("settings", [EmbedSettings("float32"), EmbedSettings("float16", 3), EmbedSettings("int8", 2)])
+def test_the_size_that_is_told_is_the_size_of_the_file(tmp_path: Path, settings: EmbedSettings) -> None:
     class Pictures(WordTower):
         def score_images(self, images: torch.Tensor, micro_batch: int) -> torch.Tensor:
             return torch.eye(8)[torch.arange(len(images)) % 8]
@@ -325,15 +325,15 @@ def test_the_room_that_is_planned_is_what_the_files_take(tmp_path: Path, n: int,
     source: Any = ListSource([f"{tar}.tar/{key.format(i)}" for tar in "abc" for i in range(n)], "tars")
     source.parts, source.part_sizes = {f"{tar}.tar": f"mark {tar}" for tar in "abc"}, [n] * 3
     planned = sum(overhead_bytes(part, source) for part in parts_of(source)) + 3 * n * sample_bytes(8, "float16", 1)
-    store = build_store(tmp_path, source, WordTower(), Settings("float16"))
+    store = build_store(tmp_path, source, WordTower(), EmbedSettings("float16"))
     taken = sum(-(-path.stat().st_size // 4096) * 4096 for path in files(Path(store.name)))
     assert planned == pytest.approx(taken, rel=0.02, abs=3 * 2500)
 
 
 def test_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(AcedError, match=r"The embeddings of 1,000,000,000,000,000 samples need .* TB and .* are free"):
-        check_space(tmp_path / "not/there", 10**15, 512, Settings())
-    assert check_space(tmp_path, 10, 512, Settings()) > 0
+        check_space(tmp_path / "not/there", 10**15, 512, EmbedSettings())
+    assert check_space(tmp_path, 10, 512, EmbedSettings()) > 0
     assert [size_text(size) for size in (12, 1234, 98_765, 5.1e8, 1.54e11, 3e12)] == [
         "12 bytes", "1.23 kB", "98.8 kB", "510 MB", "154 GB", "3 TB",
     ]  # fmt: skip

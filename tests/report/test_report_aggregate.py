@@ -9,7 +9,7 @@ import pytest
 
 from aced.report import aggregate, numbers
 from aced.report.aggregate import Stat, group_rows, stat
-from aced.runs.records import Results, RunRecord, Step, parse_results
+from aced.runs.records import Results, RunRecord, StepLine, parse_results
 
 
 def row(method: str, seed: int, average: float | None, **more: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def record(name: str, lines: list[dict[str, Any]], method: str = "aced", seed: i
         folder=Path("/somewhere/runs") / name,
         config={"method": {"name": method}, "run": {"seed": seed}},
         config_text="",
-        steps=[Step.model_validate(line) for line in lines],
+        steps=[StepLine.model_validate(line) for line in lines],
         **more,
     )
 
@@ -156,10 +156,10 @@ def test_phases_per_step_and_per_sample() -> None:
 
 
 def test_accuracy_over_a_budget() -> None:
-    from aced.runs.records import Evaluation
+    from aced.runs.records import EvalLine
 
-    def evals(*values: tuple[int, float, float]) -> list[Evaluation]:
-        return [Evaluation(step=s, average=a, budgets={"flops": f}) for s, a, f in values]
+    def evals(*values: tuple[int, float, float]) -> list[EvalLine]:
+        return [EvalLine(step=s, average=a, budgets={"flops": f}) for s, a, f in values]
 
     first = record("a", [{"step": 1}], evals=evals((5, 20.0, 1.0), (10, 30.0, 2.0)))
     second = record("b", [{"step": 1}], seed=1, evals=evals((5, 40.0, 3.0), (12, 50.0, 9.0)))

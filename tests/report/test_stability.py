@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from aced.evaluate.stability.resampling import Rules
-from aced.evaluate.stability.spread import Scores
+from aced.evaluate.stability.spread import ScoreTable
 from aced.evaluate.stability.stable_tasks import Stability, select_stable
 from aced.programs.stable import findings, stability_table
 from cli_fakes import Cli
@@ -28,7 +28,7 @@ def values(seeds: int = 6) -> Any:
 
 def found(seeds: int = 6, **more: Any) -> Stability:
     table = values(seeds)
-    scores = Scores(
+    scores = ScoreTable(
         tasks=[f"t{i}" for i in range(6)],
         values=table,
         recipes=["r"] * seeds,

@@ -20,12 +20,12 @@ from aced.config import Config
 from aced.core.embeddings import Embeddings
 from aced.core.selection import draw, select
 from aced.lab.scenes import Scenes, make_pool
-from aced.pool.loader.filling import Fill, Job
+from aced.pool.loader.filling import Fill, FillJob
 from aced.runtime.stopping import Asked
 from aced.train.dealing import Pool
 from aced.train.distributed import World, open_world
 from aced.train.feed import Faults
-from aced.train.objective import Parts
+from aced.train.objective import LossParts
 from aced.train.opening import open_step
 from aced.train.run.checkpoint import load_checkpoint, save_checkpoint
 from aced.train.run.fit import make_trainer
@@ -106,7 +106,7 @@ def run(trainer: Trainer, config: Config, source: Scenes, steps: int) -> tuple[l
     return outcomes, gradients
 
 
-def numbers_of(parts: Parts) -> list[float]:
+def numbers_of(parts: LossParts) -> list[float]:
     """The losses of a step; 0 where nothing is distilled."""
     return [0.0 if part is None else part.item() for part in astuple(parts)]
 
@@ -259,7 +259,7 @@ def inputs_travel(world: World, pool: Scenes) -> bool:
     starts = torch.tensor([*[0, 1, 50, 60, 77][: world.size], 77])
     own = positions[starts[world.rank] : starts[world.rank + 1]] if world.size > 1 else positions
     for scope in ("global", "quota"):
-        loaded = Fill(pool, views, [student.ids])(Job(own, torch.zeros_like(own)))
+        loaded = Fill(pool, views, [student.ids])(FillJob(own, torch.zeros_like(own)))
         name, ids = student.ids.name, loaded.columns[student.ids.name]
         cut = replace(loaded, columns={name: student.ids.sent(ids)[:, : 30 - world.rank]})
         told = open_step(world, cut, 77, Faults(1.0, POOL))

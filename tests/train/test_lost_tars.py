@@ -19,7 +19,7 @@ from aced.config import Config
 from aced.errors import AcedError, told
 from aced.pool.shards import open_shards
 from aced.pool.tars import tarfiles
-from aced.pool.tars.losttars import Known, KnownTars
+from aced.pool.tars.losttars import KnownTar, KnownTars
 from aced.pool.views import View
 from aced.programs.train import train_program
 from aced.runtime.stopping import Stopped
@@ -304,10 +304,12 @@ def test_weights_keep_their_sources(pool: Path, tmp_path: Path, before_step: Bef
 
 
 def test_tars_are_matched_by_content_whatever_they_are_called() -> None:
-    known = KnownTars((Known("a/0.tar", "how x", 3), Known("b/0.tar", "how y", 4), Known("c.tar", "how x", 3)), (7, 3))
+    known = KnownTars(
+        (KnownTar("a/0.tar", "how x", 3), KnownTar("b/0.tar", "how y", 4), KnownTar("c.tar", "how x", 3)), (7, 3)
+    )
     assert known.match(["y", "x"]) == [1, 0, -1]
     assert known.match(["x", "x", "z"]) == [0, -1, 1]
     assert known.groups == [2, 1]
-    now = KnownTars((Known("0.tar", "how y", 4), Known("a/0.tar", "how q", 1), Known("n.tar", "how n", 1)))
+    now = KnownTars((KnownTar("0.tar", "how y", 4), KnownTar("a/0.tar", "how q", 1), KnownTar("n.tar", "how n", 1)))
     assert known.differences(now) == ["a/0.tar has changed (3 samples)", "c.tar is gone (3 samples)", "1 tar is new"]
     assert KnownTars.load(known.values()) == known

@@ -14,7 +14,7 @@ from aced.lab.scenes import make_pool
 from aced.pool import inmemory as memory
 from aced.pool.inmemory import InMemory, free_memory
 from aced.pool.loader import shared_memory
-from aced.pool.loader.shared_memory import Room
+from aced.pool.loader.shared_memory import MemoryRoom
 from aced.pool.shards import Shards
 from aced.pool.views import View
 from aced.train.providers import Cached
@@ -39,7 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     def pretend(device: str = "cuda", cores: int = 16, ranks: int = 1, room: int = 8 * GB) -> None:
         monkeypatch.setattr(automatic, "device_of", lambda config: torch.device(device))
         monkeypatch.setattr(automatic, "available_cores", lambda: cores)
-        monkeypatch.setattr(shared_memory, "measure", lambda: Room(room, room))
+        monkeypatch.setattr(shared_memory, "measure", lambda: MemoryRoom(room, room))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
 
     return pretend

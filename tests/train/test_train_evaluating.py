@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aced.errors import AcedError
 from aced.evaluate.image_faults import ImageFaults
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.task_folders import load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import Scores, score_all
@@ -138,7 +138,7 @@ def evaluated(
 
 def in_one(tasks: list[Task]) -> Scores:
     tower = Counting()
-    return score_all(tower, tasks, Embedder(tower, MICRO_BATCH))
+    return score_all(tower, tasks, TaskEmbedder(tower, MICRO_BATCH))
 
 
 def same(found: Scores | None, expected: Scores) -> None:
@@ -162,7 +162,7 @@ def test_the_figures_are_those_of_one_process(ranks: int, folders: list[Path]) -
     assert (sum(first.tower.images), sum(first.tower.texts)) == first.before
     made = [sum(outcome.tower.images) for outcome in (first, *others)]
     tower = Counting()
-    score_all(tower, load(folders), Embedder(tower, MICRO_BATCH))
+    score_all(tower, load(folders), TaskEmbedder(tower, MICRO_BATCH))
     assert sum(made) == sum(tower.images)
     assert max(made) <= sum(made) / ranks + 2 * MICRO_BATCH + 12
     written = [sum(outcome.tower.texts) for outcome in (first, *others)]
@@ -307,7 +307,7 @@ class Normed(Counting):
 def test_running_statistics_are_the_first_ones_and_come_back(folders: list[Path]) -> None:
     outcomes = evaluated(3, lambda rank: load(folders), tower=lambda rank: Normed(rank=rank))
     tower = Normed(rank=0)
-    same(outcomes[0].scores, score_all(tower, load(folders), Embedder(tower, MICRO_BATCH)))
+    same(outcomes[0].scores, score_all(tower, load(folders), TaskEmbedder(tower, MICRO_BATCH)))
     for rank, outcome in enumerate(outcomes):
         kept = copy.deepcopy(outcome.tower.model.state_dict())
         assert torch.equal(kept["running_mean"], torch.tensor([0.1, -0.2, 0.3]) * (rank + 1))

@@ -13,7 +13,7 @@ import pytest
 from launch import Job, torchrun
 
 from aced.config import dump_config
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.zeroshot import Scores, score_all
 from aced.models import load_tower
@@ -53,7 +53,7 @@ class Runs:
     def expected(self, model: Path) -> Scores:
         tower = load_tower(model)
         tasks = [task for path in find_task_folders([self.place / "tasks"]) for task in load_task_folder(path)]
-        return score_all(tower, tasks, Embedder(tower, MICRO_BATCH))
+        return score_all(tower, tasks, TaskEmbedder(tower, MICRO_BATCH))
 
     def evaluations(self, name: str) -> list[dict[str, Any]]:
         """Those on the way, and the last."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from aced.errors import AcedError
 from aced.train.guard import Guard
 from aced.train.lossscale import LossScale
-from aced.train.replica import Verdict
+from aced.train.replica import UpdateVerdict
 
 CPU, YES, NO = torch.device("cpu"), torch.tensor(True), torch.tensor(False)
-VERDICTS = {refused: Verdict(torch.tensor(refused), NO, NO, torch.ones(())) for refused in (True, False)}
+VERDICTS = {refused: UpdateVerdict(torch.tensor(refused), NO, NO, torch.ones(())) for refused in (True, False)}
 
 
 def note(guard: Guard, step: int, loss: float, *, refused: bool = False) -> None:
@@ -36,7 +36,7 @@ def test_a_refused_step_ends_the_run_at_once_where_nothing_is_late() -> None:
 def test_scores_that_are_not_finite_have_a_reason_of_their_own() -> None:
     guard = Guard()
     with pytest.raises(AcedError, match=r"^Step 3: .*scores .*cache"):
-        guard.note(3, torch.ones(()), torch.ones(()), Verdict(YES, YES, NO, torch.ones(())))
+        guard.note(3, torch.ones(()), torch.ones(()), UpdateVerdict(YES, YES, NO, torch.ones(())))
 
 
 def test_a_refused_step_is_noticed_one_step_later_under_its_own_number() -> None:

@@ -15,7 +15,7 @@ from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool
 from aced.methods import METHODS
 from aced.pool.source import Fault
-from aced.train.objective import Parts
+from aced.train.objective import LossParts
 from aced.train.run.fit import fit
 from aced.train.run.student import make_student
 from run_fakes import BATCH, POOL, SUPER, inputs_of, lines_of, quiet, run_config, take, trainer_of, with_holes
@@ -156,7 +156,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_weights_change(
     state = str(trainer.optimizer.state_dict()["state"])
     forward = trainer.objective.forward
 
-    def diverging(*parts: Any) -> tuple[torch.Tensor, Parts]:
+    def diverging(*parts: Any) -> tuple[torch.Tensor, LossParts]:
         loss, found = forward(*parts)
         if broken == "loss":
             return loss * torch.nan, replace(found, loss=found.loss * torch.nan)

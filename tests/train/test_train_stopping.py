@@ -380,11 +380,11 @@ def _in_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _in_the_loss(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """The fifth step's loss is NaN; whether each step that was launched was refused."""
-    from aced.train.replica import Replica, Verdict
+    from aced.train.replica import Replica, UpdateVerdict
 
     judge, refused = Replica.judge, []
 
-    def failing(self: Replica, loss: torch.Tensor, *others: Any) -> Verdict:
+    def failing(self: Replica, loss: torch.Tensor, *others: Any) -> UpdateVerdict:
         verdict = judge(self, loss * torch.nan if len(refused) == 4 else loss, *others)
         refused.append(bool(verdict.refused))
         return verdict

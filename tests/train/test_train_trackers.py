@@ -21,7 +21,7 @@ from aced.config import Config, make_config
 from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool, make_tasks
 from aced.runs.trackers import group
-from aced.runs.trackers.boards import TensorBoard, Told
+from aced.runs.trackers.boards import SentSteps, TensorBoard
 from aced.runs.trackers.group import Trackers, check_trackers, tracking
 from aced.runs.trackers.tracker import eval_values, train_values
 from aced.runtime.progress import Bars
@@ -202,17 +202,17 @@ def test_two_runs_are_two_of_a_service(service: Service, pool: Scenes, tmp_path:
 
 
 def test_a_note_of_what_was_told_that_is_damaged_is_said(tmp_path: Path) -> None:
-    told = Told(tmp_path, "wandb")
+    told = SentSteps(tmp_path, "wandb")
     assert told.take("train", 5)
     assert not told.take("train", 5)
     assert told.take("eval", 5)
-    again = Told(tmp_path, "wandb")
+    again = SentSteps(tmp_path, "wandb")
     assert again.id == told.id
     assert not again.take("train", 4)
-    assert Told(tmp_path, "trackio").take("train", 4)
+    assert SentSteps(tmp_path, "trackio").take("train", 4)
     (tmp_path / "trackers.json").write_text('{"wan')
     with pytest.raises(AcedError, match=r"trackers\.json is damaged; delete it"):
-        Told(tmp_path, "wandb")
+        SentSteps(tmp_path, "wandb")
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

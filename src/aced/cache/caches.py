@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +24,7 @@ from aced.pool.fetch.spool import Spool
 from aced.pool.fetch.streamed import streams
 from aced.pool.packed import PackedStrings
 from aced.pool.source import Source
-
-Progress = Callable[[int, int], None]
+from aced.runtime.counting import Progress
 
 
 class Files(Protocol):

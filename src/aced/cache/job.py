@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from aced.cache.caches import cache_at
-from aced.cache.making import Progress, Settings, embed_parts
+from aced.cache.making import EmbedSettings, embed_parts
 from aced.cache.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
 from aced.cache.sidecarlist import SideCarList
 from aced.cache.survey import Survey
@@ -19,18 +19,19 @@ from aced.errors import AcedError
 from aced.files.atomic import sweep_leftovers
 from aced.files.remote import is_address
 from aced.models import Tower, load_tower
-from aced.models.hub_files import Progress as Fetching
+from aced.models.hub_files import FileProgress as Fetching
 from aced.pool.decoding import FAST
 from aced.pool.faults import HARMLESS
 from aced.pool.fetch.spool import GIGABYTE, Spool
 from aced.pool.shards import Shards, open_shards
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import TarLost
-from aced.runtime.precision import Asked, find_precision
+from aced.runtime.counting import Progress
+from aced.runtime.precision import AskedPrecision, find_precision
 
 
 @dataclass(frozen=True)
-class Job:
+class EmbedJob:
     """What is embedded, by what, and how; plain data, so that it can be sent to another machine.
 
     Attributes:
@@ -51,7 +52,7 @@ class Job:
     model: str
     checkpoint: str
     cache: str
-    settings: Settings
+    settings: EmbedSettings
     caption: str = "txt"
     caption_choice: str = "whole"
     decoding: str = FAST.name
@@ -61,7 +62,7 @@ class Job:
     passing: bool = False
     index_dir: str = ""
     device: str = "cpu"
-    precision: Asked = "fp32"
+    precision: AskedPrecision = "fp32"
     threads: int = 0
 
     @property
@@ -71,7 +72,7 @@ class Job:
 
 
 @dataclass
-class Tally:
+class EmbedTally:
     """What came of some tars.
 
     Attributes:
@@ -106,7 +107,7 @@ class Tally:
         self.skipped[name] += count
         self.examples.setdefault(name, detail)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: EmbedTally) -> None:
         """Add the tally of other tars."""
         for name in ("tars", "made", "repaired", "samples", "embedded", "usable", "bytes", "seconds", "flops"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -115,7 +116,7 @@ class Tally:
         self.left += other.left
 
 
-class Embedder:
+class TarEmbedder:
     """Embeds tars: called with some, it makes the side-cars that they lack and says what came of it.
 
     It can be called with the same tars again, by several processes at a time, and after a kill: whole side-cars stay,
@@ -130,7 +131,9 @@ class Embedder:
         AcedError: the model cannot be loaded.
     """
 
-    def __init__(self, job: Job, tell: Callable[[str], None] | None = None, fetching: Fetching | None = None) -> None:
+    def __init__(
+        self, job: EmbedJob, tell: Callable[[str], None] | None = None, fetching: Fetching | None = None
+    ) -> None:
         if job.threads:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,7 +148,9 @@ class Embedder:
         sweep_leftovers(self.cache.work)
         self._listed = SideCarList(self.cache.home)
 
-    def look(self, tars: Sequence[str | Path], progress: Progress | None = None) -> tuple[Tally, list[str], int, int]:
+    def look(
+        self, tars: Sequence[str | Path], progress: Progress | None = None
+    ) -> tuple[EmbedTally, list[str], int, int]:
         """What is there and what is to do, found from the headers of the tars and of the side-cars.
 
         Tars at addresses are fetched for it, one after the other.
@@ -162,7 +167,7 @@ class Embedder:
             AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car is of something else or holds another type
                 or fewer views. One that is damaged will be made again.
         """
-        there, missing, overhead = Tally(), 0, 0
+        there, missing, overhead = EmbedTally(), 0, 0
         todo: list[str] = []
         for number, tar in enumerate(tars, 1):
             source = self._open([tar], there)
@@ -180,7 +185,9 @@ class Embedder:
         self.keep()
         return there, todo, missing, overhead
 
-    def __call__(self, tars: Sequence[str | Path], progress: Progress | None = None, *, patient: bool = True) -> Tally:
+    def __call__(
+        self, tars: Sequence[str | Path], progress: Progress | None = None, *, patient: bool = True
+    ) -> EmbedTally:
         """Make the side-cars that some tars lack; those that another process has begun are left to it.
 
         Args:
@@ -198,8 +205,8 @@ class Embedder:
                     self._spool.drop(tar)
         return tally
 
-    def _embedded(self, tars: Sequence[str | Path], progress: Progress | None, patient: bool) -> Tally:
-        tally = Tally()
+    def _embedded(self, tars: Sequence[str | Path], progress: Progress | None, patient: bool) -> EmbedTally:
+        tally = EmbedTally()
         source = self._open(tars, tally)
         parts = parts_of(source) if source else []
         survey = self._survey(parts)
@@ -257,7 +264,7 @@ class Embedder:
     def _is_whole(self, part: Part) -> bool:
         return not self._survey([part]).missing
 
-    def _count(self, source: Shards | None, survey: Survey, tally: Tally) -> None:
+    def _count(self, source: Shards | None, survey: Survey, tally: EmbedTally) -> None:
         """Add what the side-cars of some parts hold, and what their tars lost already at indexing."""
         for fault in source.faults if source else ():
             if fault.name not in HARMLESS:
@@ -275,7 +282,7 @@ class Embedder:
         if tell is not None:
             tell(sentence)
 
-    def _open(self, tars: Sequence[str | Path], tally: Tally) -> Shards | None:
+    def _open(self, tars: Sequence[str | Path], tally: EmbedTally) -> Shards | None:
         """The tars as a source; None where they hold no pair and that is no reason to stop."""
         try:
             return open_shards(

@@ -18,12 +18,13 @@ from aced.cache.sidecar import Part, SideCarWriter, finite, sample_bytes, sideca
 from aced.core.embeddings import Embeddings, Scalar
 from aced.errors import AcedError
 from aced.files.atomic import file_atomic
-from aced.files.claims import State, await_others, claim, release, state
+from aced.files.claims import ClaimState, await_others, claim, release, state
 from aced.pool.fetch.fetching import calls_of
 from aced.pool.loader.reading import chunk_size, read_spans
 from aced.pool.source import Candidates, Source
 from aced.pool.tars.losttars import LOST, TarLost
 from aced.pool.views import View
+from aced.runtime.counting import Progress
 from aced.runtime.precision import Precision, autocast
 
 
@@ -77,7 +78,7 @@ class EmbeddingTower(Protocol):
         ...
 
 
-class Settings(NamedTuple):
+class EmbedSettings(NamedTuple):
     """How embeddings are made and kept.
 
     Attributes:
@@ -95,15 +96,12 @@ class Settings(NamedTuple):
     precision: Precision = "fp32"
 
 
-Progress = Callable[[int, int], None]
-
-
 def embed_parts(
     folder: Path,
     source: Source,
     tower: EmbeddingTower,
     parts: Sequence[Part],
-    settings: Settings,
+    settings: EmbedSettings,
     progress: Progress | None = None,
     *,
     damaged: Collection[Part] = (),
@@ -165,9 +163,9 @@ def _embed_unclaimed(
     source: Source,
     tower: EmbeddingTower,
     identity: Mapping[str, str],
-    settings: Settings,
+    settings: EmbedSettings,
     todo: Mapping[Path, Part],
-    before: Mapping[Path, State],
+    before: Mapping[Path, ClaimState],
     tick: Callable[[int], None],
     lost: Callable[[Part, TarLost], None],
     *,
@@ -233,7 +231,7 @@ class _Making:
         self,
         tower: EmbeddingTower,
         identity: Mapping[str, str],
-        settings: Settings,
+        settings: EmbedSettings,
         views: Sequence[View],
         start: float,
     ) -> None:
@@ -312,7 +310,7 @@ class _Making:
         )
 
 
-def check_space(cache: Path, samples: int, d: int, settings: Settings, overhead: int = 0) -> int:
+def check_space(cache: Path, samples: int, d: int, settings: EmbedSettings, overhead: int = 0) -> int:
     """Bytes that are free where a cache is or will be; refuses one that does not fit.
 
     Args:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aced.cache.job import Embedder, Job, Tally
+from aced.cache.job import EmbedJob, EmbedTally, TarEmbedder
 from aced.errors import AcedError
 
 
 @dataclass(frozen=True)
-class Share:
+class TarShare:
     """Process `index` (from 0) of `count`, and its place `local` on its own machine."""
 
     index: int
@@ -25,7 +25,7 @@ class Share:
         return list(tars[self.index :: self.count])
 
 
-def own_share(text: str = "") -> Share:
+def own_share(text: str = "") -> TarShare:
     """This process's share: `I/N` where it is given, of that what torchrun says, or everything.
 
     Args:
@@ -39,10 +39,10 @@ def own_share(text: str = "") -> Share:
         raise AcedError(f"--share is '{text}'; write I/N with I from 0 to N - 1, for example 0/4.")
     outer, shares = (int(match[1]), int(match[2])) if match else (0, 1)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return Share(outer * world + rank, shares * world, int(os.environ.get("LOCAL_RANK", "0")))
+    return TarShare(outer * world + rank, shares * world, int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def with_ray(job: Job, tars: Sequence[str], actors: int) -> Iterator[Tally]:
+def with_ray(job: EmbedJob, tars: Sequence[str], actors: int) -> Iterator[EmbedTally]:
     """The tallies of single tars, as Ray's actors finish them; each actor loads the model once.
 
     A cluster is joined where `RAY_ADDRESS` names one (`ray job submit` sets it); otherwise one is started on this
@@ -66,7 +66,9 @@ def with_ray(job: Job, tars: Sequence[str], actors: int) -> Iterator[Tally]:
         ray.init(log_to_driver=False, **local)
     try:
         gpu = job.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        remote: Any = ray.remote(num_gpus=1)(Embedder) if gpu else ray.remote(num_cpus=max(1, job.threads))(Embedder)
+        remote: Any = (
+            ray.remote(num_gpus=1)(TarEmbedder) if gpu else ray.remote(num_cpus=max(1, job.threads))(TarEmbedder)
+        )
         pool = ActorPool([remote.remote(job) for _ in range(max(1, min(actors, len(tars))))])
         call: Callable[[Any, str], Any] = lambda actor, tar: actor.__call__.remote([tar])  # noqa: E731
         yield from pool.map_unordered(call, list(tars))
@@ -77,7 +79,7 @@ def with_ray(job: Job, tars: Sequence[str], actors: int) -> Iterator[Tally]:
             ray.shutdown()
 
 
-def _cpus(job: Job, actors: int) -> int:
+def _cpus(job: EmbedJob, actors: int) -> int:
     return max(os.cpu_count() or 1, actors * max(1, job.threads))
 
 

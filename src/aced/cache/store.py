@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aced.cache.caches import Cache, Files, cache_at
-from aced.cache.making import EmbeddingTower, Progress, Settings, check_space, embed_parts
+from aced.cache.making import EmbeddingTower, EmbedSettings, check_space, embed_parts
 from aced.cache.rowcodec import decode, layout
 from aced.cache.sidecar import (
     Damaged,
@@ -39,6 +39,7 @@ from aced.files.opened import Opened
 from aced.pool.fetch.streamed import streams
 from aced.pool.packed import PackedStrings
 from aced.pool.source import Source
+from aced.runtime.counting import Progress
 
 _HASHED_BYTES = 1 << 29
 
@@ -186,7 +187,7 @@ def build_store(
     cache: Path | str,
     source: Source,
     tower: EmbeddingTower,
-    settings: Settings,
+    settings: EmbedSettings,
     progress: Progress | None = None,
 ) -> Store:
     """The embeddings of a source by a tower: side-cars that are there are used, the others are made.
@@ -211,7 +212,7 @@ def build_store(
     return surveyed(own, survey, source)
 
 
-def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, settings: Settings) -> Store:
+def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, settings: EmbedSettings) -> Store:
     """Open the side-cars of a tower for a source, or refuse.
 
     Raises:
@@ -221,7 +222,7 @@ def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, s
     return surveyed(own, look(own, identity, parts_of(source), settings), source)
 
 
-def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], settings: Settings) -> Survey:
+def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], settings: EmbedSettings) -> Survey:
     """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
 
     Raises:
@@ -244,7 +245,7 @@ def embed_missing(
     survey: Survey,
     source: Source,
     tower: EmbeddingTower,
-    settings: Settings,
+    settings: EmbedSettings,
     progress: Progress | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> None:

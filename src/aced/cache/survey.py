@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aced.cache.home import Home
-from aced.cache.making import Settings
+from aced.cache.making import EmbedSettings
 from aced.cache.rowcodec import DTYPES
 from aced.cache.sidecar import (
     Damaged,
@@ -83,7 +83,7 @@ class Survey:
         home: Home,
         identity: Mapping[str, str],
         parts: Sequence[Part],
-        settings: Settings,
+        settings: EmbedSettings,
         *,
         repair: bool = False,
         listed: SideCarList | None = None,
@@ -168,7 +168,7 @@ class Survey:
         return hashlib.sha256(json.dumps([one.decode() for one in self.hashes.tolist()]).encode()).hexdigest()
 
 
-def check_wanted(path: str, info: SideCarInfo, settings: Settings) -> None:
+def check_wanted(path: str, info: SideCarInfo, settings: EmbedSettings) -> None:
     """Refuse a side-car of another type, or of fewer views."""
     for what, there, asked, wrong in (
         ("embeddings as", info.dtype, settings.dtype, info.dtype != settings.dtype),

@@ -107,7 +107,7 @@ class Lent:
         return contextlib.nullcontext(self)
 
 
-class Together:
+class TravellingSideCars:
     """What travels with a tar of several models' side-cars."""
 
     def __init__(self, files: Sequence[Travelling]) -> None:
@@ -122,7 +122,7 @@ def let_travel(source: Source, files: Sequence[object]) -> None:
     """Have side-cars brought with the tars of a source, of those `files` that do so."""
     if travelling := [one for one in files if isinstance(one, Travelling)]:
         streamed, _ = _streamed(source.places)  # type: ignore[attr-defined]
-        streamed.travels_with(Together(travelling))
+        streamed.travels_with(TravellingSideCars(travelling))
 
 
 def _streamed(places: Places) -> tuple[Streamed, Sequence[int] | None]:

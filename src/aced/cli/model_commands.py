@@ -162,16 +162,16 @@ def embed(
     """
     from rich.console import Console
 
-    from aced.cache.job import Job
-    from aced.cache.making import Settings
+    from aced.cache.job import EmbedJob
+    from aced.cache.making import EmbedSettings
     from aced.programs.embed import embed_program
     from aced.runtime.precision import check_precision
 
-    job = Job(
+    job = EmbedJob(
         model=model,
         checkpoint=checkpoint,
         cache=out,
-        settings=Settings(dtype, views, micro_batch, workers),
+        settings=EmbedSettings(dtype, views, micro_batch, workers),
         precision=check_precision(precision),
         caption=caption,
         caption_choice=caption_choice,
@@ -250,9 +250,9 @@ def latency(
     """
     from rich.console import Console
 
-    from aced.programs.latency import Options, latency_program
+    from aced.programs.latency import LatencyOptions, latency_program
 
-    options = Options(
+    options = LatencyOptions(
         models, out, batch or (1, 8), threads or (1,), runtime or ("eager",), rounds, seconds, device, data or ()
     )
     latency_program(options, Console())

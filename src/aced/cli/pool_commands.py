@@ -46,6 +46,6 @@ def index(
     """
     from rich.console import Console
 
-    from aced.programs.index import Task, index_program
+    from aced.programs.index import IndexTask, index_program
 
-    index_program(Task(shards, out, index_dir, spool_dir, spool_gb, workers), Console())
+    index_program(IndexTask(shards, out, index_dir, spool_dir, spool_gb, workers), Console())

@@ -13,17 +13,17 @@ from aced.config.resume import FREE, MODEL, PLACE, ROUNDING
 from aced.config.types import (
     Beta,
     CountOrAuto,
+    Fraction,
     OneOrAuto,
     PathOrNone,
     Paths,
     PathText,
-    Places,
+    PlaceText,
     Positive,
     Rate,
     Seed,
-    Share,
     SwitchOrAuto,
-    Trackers,
+    TrackerNames,
     Words,
 )
 
@@ -50,7 +50,7 @@ class RunSection(Section):
     """CPU threads; 0 chooses. Bit-equal repetition needs the same number, so it is recorded."""
     log_every: Annotated[Positive, FREE] = 10
     """Steps between two lines of metrics.jsonl."""
-    trackers: Annotated[Trackers, FREE] = []
+    trackers: Annotated[TrackerNames, FREE] = []
     """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`, or one
     that run.imports registers; one, or a list."""
     checkpoint_every: Annotated[int, Field(ge=0), FREE] = 500
@@ -92,7 +92,7 @@ class DataSection(Section):
     it."""
     lost_tars: Annotated[Literal["refuse", "allow"], FREE] = "refuse"
     """What --resume does where tars of the run are gone or have changed: refuse, or go on without their samples."""
-    max_bad_share: Annotated[Share, FREE] = 0.01
+    max_bad_share: Annotated[Fraction, FREE] = 0.01
     """Largest share of unreadable samples in the pool; a run stops once those it read show more, beyond chance. Lost
     tars do not count."""
     spool_dir: Annotated[PathOrNone, FREE] = ""
@@ -167,9 +167,9 @@ class TeacherSection(FrozenSection):
     Each has its own logit scale. Their cached embeddings lie in one folder.
     """
 
-    model: Annotated[Places, MODEL] = ""  # type: ignore[assignment]
+    model: Annotated[PlaceText, MODEL] = ""  # type: ignore[assignment]
     """As reference.model; a list of several teachers is allowed."""
-    checkpoint: Annotated[Places, MODEL] = ""  # type: ignore[assignment]
+    checkpoint: Annotated[PlaceText, MODEL] = ""  # type: ignore[assignment]
     """As reference.checkpoint; of several teachers a list too, with "" for one that brings its own weights."""
 
     @property
@@ -231,7 +231,7 @@ class ScoringSection(Section):
     embedded longest ago."""
     resolution: Annotated[int, Field(ge=0)] = 0
     """Side in pixels to which images are reduced for scoring; 0: the student's own."""
-    coarse_share: Share = 0.0
+    coarse_share: Fraction = 0.0
     """Share of each training batch that is seen at `resolution` too."""
 
 
@@ -244,7 +244,7 @@ class TrainSection(Section):
     """Number of steps."""
     lr: Rate = 1e-3
     """Peak learning rate."""
-    warmup: Share = 0.08
+    warmup: Fraction = 0.08
     """Share of the steps in which the rate rises linearly from 0."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's betas."""

@@ -20,7 +20,7 @@ from aced.runtime.paths import expand_optional, expand_path
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # Every key that is a path, a pattern of paths or a name that may be one has one of these types, or Paths.
@@ -57,7 +57,7 @@ def _tracker(name: str) -> str:
     return name
 
 
-Trackers = Annotated[list[Annotated[str, AfterValidator(_tracker)]], _one_or_more]
+TrackerNames = Annotated[list[Annotated[str, AfterValidator(_tracker)]], _one_or_more]
 
 
 def as_words(value: Any) -> list[str]:
@@ -85,7 +85,7 @@ def _places(value: Any) -> Any:
     return expand_optional(words) if isinstance(words, str) else words
 
 
-Places = Annotated[str | list[str], BeforeValidator(_places)]
+PlaceText = Annotated[str | list[str], BeforeValidator(_places)]
 """One path or name, or a list of them."""
 
 

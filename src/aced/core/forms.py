@@ -18,10 +18,10 @@ from torch import Tensor
 
 from aced.core.ranks import Ranks
 from aced.core.shares import Share
-from aced.core.tiles import Table
+from aced.core.tiles import LogitTiles
 
 
-class Form:
+class PairLoss:
     """A loss as a function of this rank's rows of the logits, z `[r, b]`, which it is given tile by tile.
 
     Rows are counted from the rank's first; that one's own column is number `start`.
@@ -54,7 +54,7 @@ class Form:
         raise NotImplementedError
 
 
-class Sigmoid(Form):
+class Sigmoid(PairLoss):
     """sum_ij softplus(-s_ij z_ij), s_ii = 1, else -1."""
 
     def tile(self, z: Tensor, rows: slice, *, gradient: bool) -> Tensor:
@@ -65,12 +65,12 @@ class Sigmoid(Form):
         return total
 
 
-class SigmoidKD(Form):
+class SigmoidKD(PairLoss):
     """sum_ij of the binary cross-entropy with the mean of the teachers' sigmoid(z_ij)."""
 
     def __init__(self, share: Share, teachers: Sequence[Share]) -> None:
         super().__init__(share)
-        self.teachers = [Table.of(teacher) for teacher in teachers]
+        self.teachers = [LogitTiles.of(teacher) for teacher in teachers]
 
     def tile(self, z: Tensor, rows: slice, *, gradient: bool) -> Tensor:
         """softplus(z) - p z, whose derivative is sigmoid(z) - p."""
@@ -81,7 +81,7 @@ class SigmoidKD(Form):
         return total
 
 
-class Softmax(Form):
+class Softmax(PairLoss):
     """sum_i of the cross-entropies of row i and of column i with the pair itself."""
 
     surveys, shift_free, directions = True, True, 2
@@ -106,7 +106,7 @@ class Softmax(Form):
         return total
 
 
-class SoftmaxKD(Form):
+class SoftmaxKD(PairLoss):
     """sum_i of the cross-entropies of row i and of column i with the mean of the teachers' softmaxes."""
 
     surveys, shift_free, directions = True, True, 2
@@ -114,7 +114,7 @@ class SoftmaxKD(Form):
     def __init__(self, share: Share, teachers: Sequence[Share]) -> None:
         super().__init__(share)
         self.norms = _Norms(self.start)
-        self.teachers = [(Table.of(teacher), _Norms(self.start)) for teacher in teachers]
+        self.teachers = [(LogitTiles.of(teacher), _Norms(self.start)) for teacher in teachers]
         self.rows = len(share.own)
         self.kept: list[Tensor] | None = None
 

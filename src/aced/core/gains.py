@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aced.core.products import write_logits
-from aced.core.score_models import Loss, Model, Sides
+from aced.core.score_models import Loss, ScoreModel, Sides
 
 # Largest tile of pair scores that is held at once, in elements: 256 KB, which a processor's cache holds.
 _TILE = 1 << 16
@@ -38,12 +38,12 @@ class Gains(Protocol):
         ...
 
 
-def joint_gains(models: Sequence[Model], loss: Loss) -> Gains:
+def joint_gains(models: Sequence[ScoreModel], loss: Loss) -> Gains:
     """The gains of a joint draw, with nothing chosen yet."""
     return _SigmoidGains(models) if loss == "sigmoid" else _SoftmaxGains(models)
 
 
-def independent_gains(models: Sequence[Model], loss: Loss, blocks: Iterable[Sequence[Sides]]) -> Gains:
+def independent_gains(models: Sequence[ScoreModel], loss: Loss, blocks: Iterable[Sequence[Sides]]) -> Gains:
     """Gains that do not depend on what is chosen.
 
     `blocks` make up the whole super-batch, each model's embeddings of some pairs: with the softmax loss a candidate's
@@ -71,7 +71,7 @@ class _SigmoidGains:
     Within a modality s_ik is the loss of the images of i and k as negatives of each other, s_ki that of their texts.
     """
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, models: Sequence[ScoreModel]) -> None:
         self.models = models
         self.g = _signed_sum([(m.sign, _alone(m, lambda m: F.softplus(-_diagonal(m)))) for m in models])
 
@@ -92,7 +92,7 @@ class _SoftmaxGains:
     that of telling i from K by an image (or text) that is like nothing else.
     """
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, models: Sequence[ScoreModel]) -> None:
         self.models = models
         self.own = [_alone(m, _diagonal) for m in models]  # z_ii
         self.lse = [torch.full_like(z, -torch.inf).repeat(2, 1) for z in self.own]  # [2, B]: over texts, over images
@@ -110,7 +110,7 @@ class _SoftmaxGains:
                 lse[:, rows] = torch.logaddexp(lse[:, rows], logits.logsumexp(1))
 
 
-def _whole_batch_softmax(models: Sequence[Model], blocks: Iterable[Sequence[Sides]]) -> Tensor:
+def _whole_batch_softmax(models: Sequence[ScoreModel], blocks: Iterable[Sequence[Sides]]) -> Tensor:
     """`[B]` signed sum of the models' softmax losses of each pair against the whole super-batch, streamed."""
     gains = _SoftmaxGains(models)
     # i itself is among the whole batch: current() would count its own logit twice.
@@ -135,19 +135,19 @@ def _signed_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     return torch.stack([sign * value for sign, value in terms]).sum(0)
 
 
-def _alone(m: Model, value: Callable[[Model], Tensor]) -> Tensor:
+def _alone(m: ScoreModel, value: Callable[[ScoreModel], Tensor]) -> Tensor:
     """`[B]` what each candidate's own pair gives; zero where pairs are not looked at."""
     return torch.zeros(len(m.e), device=m.e.device) if m.within else value(m)
 
 
-def _diagonal(m: Model) -> Tensor:
+def _diagonal(m: ScoreModel) -> Tensor:
     """`[B]` float32 logits of the pairs themselves, z_ii."""
     rows = max(1, tile_of(m.e.device) // m.e.image.shape[1])
     pieces = zip(m.e.image.split(rows), m.e.text.split(rows), strict=True)
     return torch.cat([(x.float() * y.float()).sum(1) for x, y in pieces]) * m.scale + m.bias
 
 
-def _tiles(m: Model, new: Sides) -> Iterator[tuple[slice, Tensor]]:
+def _tiles(m: ScoreModel, new: Sides) -> Iterator[tuple[slice, Tensor]]:
     """All candidates' logits with c new pairs, in both directions: pairs of (columns, `[2, c, r]` float32)."""
     count, c = len(m.e), len(new[0])
     step = max(1, tile_of(m.e.device) // (2 * c))

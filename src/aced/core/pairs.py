@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Scalar
-from aced.core.forms import Form
+from aced.core.forms import PairLoss
 from aced.core.shares import Share
-from aced.core.tiles import Table, wide
+from aced.core.tiles import LogitTiles, wide
 
 
-def mean_over_pairs(student: Share, form: Form, tile: int) -> Tensor:
+def mean_over_pairs(student: Share, form: PairLoss, tile: int) -> Tensor:
     """This rank's part of the loss of `form`; the parts of all ranks add up to it.
 
     Returns:
@@ -55,12 +55,12 @@ class _OverPairs(torch.autograd.Function):
         scale: Scalar,
         bias: Scalar,
         multiplied_in: torch.dtype,
-        form: Form,
+        form: PairLoss,
         tile: int,
         wanted: list[bool],
     ) -> Tensor:
         with torch.autocast(image.device.type, enabled=False):
-            total, gradients = _walk(Table(image, text, scale, bias, multiplied_in), form, tile, wanted)
+            total, gradients = _walk(LogitTiles(image, text, scale, bias, multiplied_in), form, tile, wanted)
         ctx.save_for_backward(*gradients)
         return total
 
@@ -72,7 +72,7 @@ class _OverPairs(torch.autograd.Function):
         return (*gradients, None, None, None, None)
 
 
-def _walk(table: Table, form: Form, tile: int, wanted: list[bool]) -> tuple[Tensor, list[Tensor | None]]:
+def _walk(table: LogitTiles, form: PairLoss, tile: int, wanted: list[bool]) -> tuple[Tensor, list[Tensor | None]]:
     """This rank's part of the loss, and the gradients that are wanted of image, text, scale and bias."""
     step = max(1, tile // len(table.text))
     # A rank without pairs has one piece of no rows, so that it takes part in what the ranks exchange.
@@ -95,7 +95,7 @@ def _walk(table: Table, form: Form, tile: int, wanted: list[bool]) -> tuple[Tens
 class _Gradients:
     """Adds up the gradients of image, text, scale and bias from tiles of dL/dz."""
 
-    def __init__(self, table: Table, wanted: list[bool], form: Form) -> None:
+    def __init__(self, table: LogitTiles, wanted: list[bool], form: PairLoss) -> None:
         self.table, self.wanted, self.factor, self.shift_free = table, wanted, form.factor, form.shift_free
         self.image: list[Tensor] = []
         self.text: Tensor | None = None

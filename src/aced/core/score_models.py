@@ -58,7 +58,7 @@ SCORES: Table[Scoring] = Table(
 
 
 @dataclass(frozen=True)
-class Model:
+class ScoreModel:
     """One model of a score.
 
     Attributes:
@@ -94,7 +94,7 @@ class Model:
         return self.e.image.index_select(0, rows), self.e.text.index_select(0, rows)
 
 
-def models_of(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[Model]:
+def models_of(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[ScoreModel]:
     """The models that a score is made of."""
     if score not in SCORES:
         raise ValueError(f"select: unknown score {score!r}; known: {', '.join(SCORES)}.")
@@ -103,11 +103,11 @@ def models_of(student: Embeddings | None, reference: Embeddings | None, score: S
     if of.student:
         if student is None:
             raise ValueError(f"select: score {score!r} needs the student's embeddings, got None.")
-        models.append(Model("student", of.student, student.detach(), within=of.within))
+        models.append(ScoreModel("student", of.student, student.detach(), within=of.within))
     if of.reference:
         if reference is None:
             raise ValueError(f"select: score {score!r} needs the reference's embeddings, got None.")
-        models.append(Model("reference", of.reference, reference.detach(), within=of.within))
+        models.append(ScoreModel("reference", of.reference, reference.detach(), within=of.within))
     return models
 
 
@@ -134,7 +134,7 @@ def check_how(*, size: int, score: str, loss: str, strategy: str, chunks: int, t
         raise ValueError(f"select: temperature must be finite and not negative, got {temperature}.")
 
 
-def check_models(models: Sequence[Model]) -> None:
+def check_models(models: Sequence[ScoreModel]) -> None:
     """Raise a ValueError for embeddings that `select` cannot work with; there may be none."""
     first = models[0]
     for m in models:
@@ -151,7 +151,7 @@ def check_models(models: Sequence[Model]) -> None:
         _check_logits(m)
 
 
-def _check_rows(m: Model) -> None:
+def _check_rows(m: ScoreModel) -> None:
     if not len(m.e):
         return
     for side, values in (("image", m.e.image), ("text", m.e.text)):
@@ -172,7 +172,7 @@ def _check_rows(m: Model) -> None:
             )
 
 
-def _check_logits(m: Model) -> None:
+def _check_logits(m: ScoreModel) -> None:
     scale, bias = float(m.e.scale), float(m.e.bias)
     if not 0 < scale <= _LARGEST:
         raise ValueError(f"select: {m.name}'s logit scale is {scale}; it must be finite and positive.")

@@ -25,10 +25,10 @@ from aced.core.embeddings import Embeddings
 from aced.core.gains import Gains, independent_gains, joint_gains, tile_of
 from aced.core.ranks import Alone, Ranks
 from aced.core.score_models import Loss as Loss
-from aced.core.score_models import Model, check_how, check_models, models_of
 from aced.core.score_models import Score as Score
+from aced.core.score_models import ScoreModel, check_how, check_models, models_of
 from aced.core.score_models import Strategy as Strategy
-from aced.core.selection_ranks import Apart, Chunk, Party, Scope, Sharing, Together
+from aced.core.selection_ranks import Apart, Chunk, DrawTogether, Party, Scope, Sharing
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def settled(size: int, counts: Sequence[int], scope: Scope) -> list[int] | None:
 
 
 def _party(
-    models: Sequence[Model],
+    models: Sequence[ScoreModel],
     size: int,
     ranks: Ranks,
     counts: Sequence[int],
@@ -194,7 +194,7 @@ def _party(
     n = chunks if strategy == "joint" else 1
     if ranks.size == 1 or scope == "global":
         sizes = [[c] for c in shares_of(size, min(n, size))]
-        return (Party if ranks.size == 1 else Together)(models, ranks, counts, sizes)
+        return (Party if ranks.size == 1 else DrawTogether)(models, ranks, counts, sizes)
     shares = settled(size, counts, scope) or []
     n = max(1, min(n, max(shares)))
     sizes = [list(c) for c in zip(*(shares_of(share, n) for share in shares), strict=True)]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from aced.core.gains import block_rows
 from aced.core.ranks import Ranks
-from aced.core.score_models import Model, Sides
+from aced.core.score_models import ScoreModel, Sides
 
 Scope = Literal["global", "quota", "local"]
 
@@ -53,7 +53,7 @@ class Party:
         sizes: what is drawn in each chunk: by each of the ranks.
     """
 
-    def __init__(self, models: Sequence[Model], ranks: Ranks, counts: Sequence[int], sizes: Sequence[list[int]]):
+    def __init__(self, models: Sequence[ScoreModel], ranks: Ranks, counts: Sequence[int], sizes: Sequence[list[int]]):
         self.models, self.ranks, self.counts, self.sizes = models, ranks, counts, sizes
         self.count = counts[ranks.rank]
         self.start = list(accumulate(counts, initial=0))[ranks.rank]
@@ -115,7 +115,7 @@ class Sharing(Apart):
         return _apart(self.ranks.gather(_beside(own), counts), own)
 
 
-class Together(Sharing):
+class DrawTogether(Sharing):
     """Ranks whose candidates compete for each place: two exchanges a chunk, the offers and the winners' embeddings.
 
     Of `sizes` what the ranks draw is read as a sum: who draws it, comes out.

@@ -10,7 +10,7 @@ from aced.core.embeddings import Scalar
 from aced.core.shares import Share
 
 
-class Table:
+class LogitTiles:
     """This rank's rows of the logits of its images with all texts, to be asked for without autocast.
 
     Attributes:
@@ -25,7 +25,7 @@ class Table:
         self.image, self.text = (narrow, text.to(multiplied_in)) if self.narrow else (wide(image), wide(text))
 
     @classmethod
-    def of(cls, share: Share) -> Table:
+    def of(cls, share: Share) -> LogitTiles:
         """Of embeddings that need no gradient."""
         own = share.own
         return cls(own.image, share.texts, own.scale, own.bias, share.multiplied_in)

@@ -14,7 +14,7 @@ _PREFIXES = ("vtab-", "wilds-", "fairness-", "retrieval-", "misc-")
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownTask:
     """A task of DataComp.
 
     Attributes:
@@ -43,11 +43,11 @@ class Known:
 
 
 @cache
-def datacomp_tasks() -> dict[str, Known]:
+def datacomp_tasks() -> dict[str, KnownTask]:
     """All of DataComp's tasks by key, in its order: the 38 that are scored, and FairFace and UTKFace."""
     content = json.loads(DATACOMP.read_text(encoding="utf-8"))
     return {
-        key: Known(
+        key: KnownTask(
             key=key,
             title=entry["name"],
             main_metric=entry["main_metric"],
@@ -75,7 +75,7 @@ def task_name(folder: str) -> str:
     return folder.removeprefix("wds_").removesuffix("_test") or folder
 
 
-def recognise(name: str) -> Known | None:
+def recognise(name: str) -> KnownTask | None:
     """The task of DataComp with a name, with or without the name of its collection (`vtab-dtd`, `dtd`)."""
     key = _aliases().get(_bare(name.lower().replace("/", "-")))
     return datacomp_tasks()[key] if key else None
@@ -86,7 +86,7 @@ def _bare(name: str) -> str:
     return name[len(prefix) :]
 
 
-def known_chance(known: Known | None, metric: str, classes: int, size: int) -> float:
+def known_chance(known: KnownTask | None, metric: str, classes: int, size: int) -> float:
     """The score of guessing: DataComp's figure where the task is its own in full, else k / classes for top-k.
 
     Args:

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from aced.errors import AcedError
-from aced.evaluate.datacomp import Known, recognise
+from aced.evaluate.datacomp import KnownTask, recognise
 from aced.evaluate.evidence import pack
 from aced.evaluate.stability.suite import counted
 from aced.evaluate.tasks import (
     Association,
     Attributes,
+    CaptionSelection,
     Classification,
     Multilabel,
     Retrieval,
-    Selection,
     Task,
     TaskResult,
     result_json,
@@ -98,7 +98,7 @@ def kind_of(task: Task) -> str:
     """CLIP_benchmark's name for a kind of task."""
     if isinstance(task, Retrieval):
         return "zeroshot_retrieval"
-    return "image_caption_selection" if isinstance(task, Selection | Association) else "zeroshot_classification"
+    return "image_caption_selection" if isinstance(task, CaptionSelection | Association) else "zeroshot_classification"
 
 
 def images_mark(task: Task) -> str | None:
@@ -163,7 +163,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, environment: Mapping[
 
 
 def _datacomp_line(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    known: Known | None = recognise(name)
+    known: KnownTask | None = recognise(name)
     # DataComp gives no main metric to the tasks that it does not score.
     main = record["value"] if known is None or known.scored else None
     return {

@@ -8,15 +8,15 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Tally:
+class ImageTally:
     """How many images have one fault, and one of them with what is wrong."""
 
     count: int
     example: str
 
-    def and_more(self, count: int) -> Tally:
+    def and_more(self, count: int) -> ImageTally:
         """The same with more images."""
-        return Tally(self.count + count, self.example)
+        return ImageTally(self.count + count, self.example)
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class ImageFaults:
     """
 
     lost: Mapping[int, str] = field(default_factory=dict)
-    left_out: Mapping[str, Tally] = field(default_factory=dict)
-    odd: Mapping[str, Tally] = field(default_factory=dict)
+    left_out: Mapping[str, ImageTally] = field(default_factory=dict)
+    odd: Mapping[str, ImageTally] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Iterable[ImageFaults]) -> ImageFaults:
         """The faults of several parts of a task's images, in their order; examples are the first ones."""
         lost: dict[int, str] = {}
-        left_out: dict[str, Tally] = {}
-        odd: dict[str, Tally] = {}
+        left_out: dict[str, ImageTally] = {}
+        odd: dict[str, ImageTally] = {}
         for part in parts:
             lost |= part.lost
             for found, more in ((left_out, part.left_out), (odd, part.odd)):
                 for name, tally in more.items():
-                    found[name] = found.get(name, Tally(0, tally.example)).and_more(tally.count)
+                    found[name] = found.get(name, ImageTally(0, tally.example)).and_more(tally.count)
         return cls(lost, left_out, odd)
 
     def __bool__(self) -> bool:
@@ -67,7 +67,7 @@ class ImageFaults:
             KeyError, TypeError, AttributeError: it is something else.
         """
         left_out, odd = (
-            {name: Tally(int(one["images"]), str(one["example"])) for name, one in content.get(key, {}).items()}
+            {name: ImageTally(int(one["images"]), str(one["example"])) for name, one in content.get(key, {}).items()}
             for key in ("left_out", "odd")
         )
         return cls(lost, left_out, odd)
@@ -93,8 +93,8 @@ class FaultNotes:
 
     def __init__(self) -> None:
         self._lost: dict[int, str] = {}
-        self._left_out: dict[str, Tally] = {}
-        self._odd: dict[str, Tally] = {}
+        self._left_out: dict[str, ImageTally] = {}
+        self._odd: dict[str, ImageTally] = {}
 
     def lose(self, position: int, name: str, example: str) -> None:
         """Note an image that cannot be used."""
@@ -110,6 +110,6 @@ class FaultNotes:
         return ImageFaults(dict(self._lost), dict(self._left_out), dict(self._odd))
 
 
-def _count(found: dict[str, Tally], name: str, example: str) -> None:
+def _count(found: dict[str, ImageTally], name: str, example: str) -> None:
     known = found.get(name)
-    found[name] = (known or Tally(0, example)).and_more(1)
+    found[name] = (known or ImageTally(0, example)).and_more(1)

@@ -13,14 +13,14 @@ from torch import Tensor
 from aced.errors import AcedError
 from aced.evaluate.evidence import Evidence, standard_error
 from aced.evaluate.groups import attribute_scores, group_scores
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.tasks import (
     Association,
     Attributes,
+    CaptionSelection,
     Classification,
     Multilabel,
     Retrieval,
-    Selection,
     Task,
     TaskResult,
 )
@@ -31,7 +31,7 @@ TOP = (1, 5, 10)
 """k of recall@k in retrieval."""
 
 
-def score_task(embedder: Embedder, task: Task) -> TaskResult:
+def score_task(embedder: TaskEmbedder, task: Task) -> TaskResult:
     """Score one task.
 
     | task | metrics, by CLIP_benchmark's and DataComp's names |
@@ -47,11 +47,11 @@ def score_task(embedder: Embedder, task: Task) -> TaskResult:
         AcedError: parts of the task that do not fit together.
         NotFinite: embeddings that are not finite.
     """
-    scorers: dict[type, Callable[[Embedder, Any], TaskResult]] = {
+    scorers: dict[type, Callable[[TaskEmbedder, Any], TaskResult]] = {
         Classification: _classify,
         Multilabel: _multilabel,
         Retrieval: _retrieve,
-        Selection: _select,
+        CaptionSelection: _select,
         Association: _associate,
         Attributes: _attributes,
     }
@@ -62,7 +62,7 @@ def score_task(embedder: Embedder, task: Task) -> TaskResult:
 _T = TypeVar("_T", bound=Task)
 
 
-def _seen(embedder: Embedder, task: _T, count: int, what: str) -> tuple[_T, Tensor]:
+def _seen(embedder: TaskEmbedder, task: _T, count: int, what: str) -> tuple[_T, Tensor]:
     """The embeddings of a task's images, and the task, both without the images that cannot be read."""
     images = embedder.images(task.images, count)
     _check_images(task.name, len(images), count, what)
@@ -86,7 +86,7 @@ def _result(
     return TaskResult(value, task.chance, n, reported or metric, stderr, by, metrics, main)
 
 
-def _classify(embedder: Embedder, task: Classification) -> TaskResult:
+def _classify(embedder: TaskEmbedder, task: Classification) -> TaskResult:
     _check_classes(task)
     classes = len(task.classes)
     if len(task.labels) and not (int(task.labels.min()) >= 0 and int(task.labels.max()) < classes):
@@ -110,7 +110,7 @@ def _classify(embedder: Embedder, task: Classification) -> TaskResult:
     return _result(task, task.main_metric, scores, len(images))
 
 
-def _multilabel(embedder: Embedder, task: Multilabel) -> TaskResult:
+def _multilabel(embedder: TaskEmbedder, task: Multilabel) -> TaskResult:
     _check_classes(task)
     if task.labels.shape[1:] != (len(task.classes),):
         raise AcedError(
@@ -123,7 +123,7 @@ def _multilabel(embedder: Embedder, task: Multilabel) -> TaskResult:
     return _result(task, task.main_metric, {task.main_metric: evidence}, len(images))
 
 
-def _retrieve(embedder: Embedder, task: Retrieval) -> TaskResult:
+def _retrieve(embedder: TaskEmbedder, task: Retrieval) -> TaskResult:
     if task.direction not in ("image_to_text", "text_to_image", "both"):
         raise AcedError(
             f"Task '{task.name}': the direction '{task.direction}' is not known; use 'image_to_text', "
@@ -158,7 +158,7 @@ def _retrieve(embedder: Embedder, task: Retrieval) -> TaskResult:
     return _result(task, metric, scores, len(hits[0]), reported="recall1")
 
 
-def _select(embedder: Embedder, task: Selection) -> TaskResult:
+def _select(embedder: TaskEmbedder, task: CaptionSelection) -> TaskResult:
     images_per_set = task.images_per_set
     sizes = {len(captions) for captions in task.captions}
     if len(sizes) > 1:
@@ -181,7 +181,7 @@ def _select(embedder: Embedder, task: Selection) -> TaskResult:
     return _result(task, "acc", found, sets)
 
 
-def _associate(embedder: Embedder, task: Association) -> TaskResult:
+def _associate(embedder: TaskEmbedder, task: Association) -> TaskResult:
     task, candidates = _seen(embedder, task, sum(map(len, task.associated)), "candidates")
     sizes = [len(row) for row in task.associated]
     cues = embedder.captions(task.cues)
@@ -201,7 +201,7 @@ def _associate(embedder: Embedder, task: Association) -> TaskResult:
     return _result(task, task.main_metric, scores, int(subsets[task.main_metric].sum()))
 
 
-def _attributes(embedder: Embedder, task: Attributes) -> TaskResult:
+def _attributes(embedder: TaskEmbedder, task: Attributes) -> TaskResult:
     task, images = _seen(embedder, task, len(task.metadata), "rows of metadata")
     predicted = {
         name: best_match(images, embedder.classifier(task.classes[name], task.templates[name])).cpu().numpy()

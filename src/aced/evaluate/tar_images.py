@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aced.evaluate.image_faults import FaultNotes, ImageFaults
-from aced.evaluate.tar_samples import Sample, State, read_member, state_of
+from aced.evaluate.tar_samples import Sample, TarState, read_member, state_of
 from aced.pool.images import ImageFault, decode_like_pillow
 from aced.pool.loader.loading import Loading, load
 from aced.pool.loader.shared_memory import workers_that_fit
@@ -32,7 +32,7 @@ _RESIZED_PIXELS = 179_000_000
 """Pixels that a long image may have once its short side fits the view: as many as Pillow opens."""
 
 
-class Part(NamedTuple):
+class ImagePart(NamedTuple):
     """Some images that follow each other.
 
     Attributes:
@@ -55,7 +55,7 @@ class TarImages:
         self._places = [(sample.tar, image) for sample in samples for image in sample.images]
         self._keys = [sample.key for sample in samples for _ in sample.images]
         self._states = {tar: state_of(tar) for tar in dict.fromkeys(sample.tar for sample in samples)}
-        self._known: dict[tuple[View, range], Part] = {}
+        self._known: dict[tuple[View, range], ImagePart] = {}
         _ALIVE.add(self)
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class TarImages:
 
     def parts(
         self, view: View, spans: Sequence[range], loading: Loading = Loading(), *, keep: bool = True
-    ) -> Iterator[Part]:
+    ) -> Iterator[ImagePart]:
         """The images of some ranges of positions, a part for each, in order.
 
         Args:
@@ -107,7 +107,7 @@ class TarImages:
                 self._known[view, span] = part
             yield part
 
-    def _decoded(self, view: View, spans: Sequence[range], loading: Loading) -> Iterator[Part]:
+    def _decoded(self, view: View, spans: Sequence[range], loading: Loading) -> Iterator[ImagePart]:
         size = min(_CHUNK, max(1, _CHUNK_BYTES // image_bytes([view])), max(map(len, spans), default=1))
         chunks = [span[at : at + size] for span in spans for at in range(0, len(span), size)]
         item = size * image_bytes([view])
@@ -122,7 +122,7 @@ class TarImages:
                 pixels[at : at + len(piece)] = piece
                 found.append(faults)
                 at += len(piece)
-            yield Part(pixels, ImageFaults.joined(found))
+            yield ImagePart(pixels, ImageFaults.joined(found))
 
 
 _ALIVE: WeakSet[TarImages] = WeakSet()
@@ -139,10 +139,10 @@ class _Decode:
     """
 
     places: Sequence[tuple[Path, Member]]
-    states: Mapping[Path, State]
+    states: Mapping[Path, TarState]
     view: View
 
-    def __call__(self, span: range) -> Part:
+    def __call__(self, span: range) -> ImagePart:
         notes = FaultNotes()
         pixels = torch.zeros((len(span), 3, self.view.size, self.view.size), dtype=torch.uint8)
         for row, position in enumerate(span):
@@ -158,7 +158,7 @@ class _Decode:
             for name, detail in odd:
                 if name in _TOLD:
                     notes.odd(name, f"{place}: {detail}")
-        return Part(pixels, notes.all())
+        return ImagePart(pixels, notes.all())
 
 
 def _check_resized(height: int, width: int, view: View) -> None:

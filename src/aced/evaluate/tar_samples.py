@@ -129,11 +129,11 @@ def _images(parts: dict[str, Member]) -> tuple[Member, ...]:
         several.append(following)
 
 
-State = tuple[int, int]
+TarState = tuple[int, int]
 """Size and modification time of a tar, by which a change is noticed."""
 
 
-def read_member(tar: Path, member: Member, state: State | None = None) -> bytes:
+def read_member(tar: Path, member: Member, state: TarState | None = None) -> bytes:
     """The bytes of a member of a tar that had `state` when its headers were read.
 
     Raises:
@@ -151,7 +151,7 @@ def read_member(tar: Path, member: Member, state: State | None = None) -> bytes:
     return content
 
 
-def state_of(tar: Path) -> State:
+def state_of(tar: Path) -> TarState:
     """What a tar is now.
 
     Raises:

@@ -21,13 +21,13 @@ from aced.pool.loader.loading import Loading
 from aced.pool.views import View
 from aced.runtime.precision import Precision, autocast
 
-Note = Callable[[str, int, int], None]
+ImageCount = Callable[[str, int, int], None]
 """Told of progress within a task: what is done, how much of it, of how much."""
 
 _T = TypeVar("_T")
 
 
-class EmbeddingTower(Protocol):
+class EvaluatedTower(Protocol):
     """What evaluation needs of a tower."""
 
     @property
@@ -48,7 +48,7 @@ class NotFinite(Exception):
     """Embeddings with infinities or NaN; the message says of what."""
 
 
-class Embedder:
+class TaskEmbedder:
     """Embeds each set of images and texts once, however many tasks use it.
 
     What is embedded elsewhere, in other processes, can be given to it; it is asked for in the same way.
@@ -65,14 +65,14 @@ class Embedder:
 
     def __init__(
         self,
-        tower: EmbeddingTower,
+        tower: EvaluatedTower,
         micro_batch: int = 256,
         *,
         prompts: Policy = "clip",
         precision: Precision = "fp32",
         cache: EmbeddingCache | None = None,
         loading: Loading = Loading(),
-        note: Note | None = None,
+        note: ImageCount | None = None,
     ) -> None:
         self._tower = tower
         self._micro_batch = micro_batch

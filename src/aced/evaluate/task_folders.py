@@ -17,18 +17,18 @@ from torch import Tensor
 
 from aced.errors import AcedError
 from aced.evaluate.chance import chance_in_sets, chance_of_selection
-from aced.evaluate.datacomp import Known, known_chance, recognise, task_name
+from aced.evaluate.datacomp import KnownTask, known_chance, recognise, task_name
 from aced.evaluate.groups import ATTRIBUTES, FACE_FIELDS
 from aced.evaluate.tar_images import TarImages
 from aced.evaluate.tar_samples import Sample, read_lines, read_samples
 from aced.evaluate.tasks import (
     Association,
     Attributes,
+    CaptionSelection,
     Classification,
     GroupScores,
     Multilabel,
     Retrieval,
-    Selection,
     Task,
 )
 from aced.pool.views import View
@@ -123,7 +123,7 @@ def _prompts(folder: Path) -> tuple[list[str], list[str]]:
     return read_lines(folder / "classnames.txt"), templates
 
 
-def _classification(folder: Path, name: str, known: Known | None, *, by_group: bool) -> Classification:
+def _classification(folder: Path, name: str, known: KnownTask | None, *, by_group: bool) -> Classification:
     classes, templates = _prompts(folder)
     by_group = by_group or (known is not None and bool(known.group_by))
     samples = read_samples(folder, ["cls", "npy"] if by_group else ["cls"])
@@ -141,7 +141,7 @@ def _classification(folder: Path, name: str, known: Known | None, *, by_group: b
     )
 
 
-def _groups(folder: Path, samples: Sequence[Sample], known: Known | None) -> GroupScores:
+def _groups(folder: Path, samples: Sequence[Sample], known: KnownTask | None) -> GroupScores:
     metadata = _metadata(samples)
     if known is not None and known.group_by:
         if metadata.shape[1] != len(known.fields):
@@ -225,7 +225,7 @@ def _retrieval(folder: Path, name: str) -> Retrieval:
     return Retrieval(name, TarImages(_single(samples)), captions, "both", 1 / len(samples))
 
 
-def _selection(folder: Path, name: str) -> Selection:
+def _selection(folder: Path, name: str) -> CaptionSelection:
     samples = read_samples(folder, ["txt"])
     captions = [_captions(sample) for sample in samples]
     first = samples[0]
@@ -239,10 +239,10 @@ def _selection(folder: Path, name: str) -> Selection:
         chance = chance_of_selection(len(first.images), len(captions[0]))
     except AcedError as error:
         raise AcedError(f"{folder}: {error}") from None
-    return Selection(name, TarImages(samples), captions, len(first.images), chance)
+    return CaptionSelection(name, TarImages(samples), captions, len(first.images), chance)
 
 
-def _association(folder: Path, name: str, known: Known | None) -> Association:
+def _association(folder: Path, name: str, known: KnownTask | None) -> Association:
     samples = read_samples(folder, ["txt", "npy"])
     rows = [sample.array("npy") for sample in samples]
     for sample, row in zip(samples, rows, strict=True):

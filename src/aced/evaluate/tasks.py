@@ -110,7 +110,7 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
-class Selection:
+class CaptionSelection:
     """Image-caption selection: in each of n small sets, every image must find its caption and the reverse.
 
     One image and several captions, the first of which is right, is SugarCrepe's form; two images and two captions,
@@ -173,7 +173,7 @@ class Attributes:
     chance: float
 
 
-Task = Classification | Multilabel | Retrieval | Selection | Association | Attributes
+Task = Classification | Multilabel | Retrieval | CaptionSelection | Association | Attributes
 
 
 @dataclass(frozen=True)

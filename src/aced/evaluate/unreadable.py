@@ -16,7 +16,7 @@ from torch import Tensor
 from aced.errors import AcedError
 from aced.evaluate.chance import chance_in_sets
 from aced.evaluate.image_faults import ImageFaults
-from aced.evaluate.tasks import Association, Attributes, Classification, Multilabel, Retrieval, Selection, Task
+from aced.evaluate.tasks import Association, Attributes, CaptionSelection, Classification, Multilabel, Retrieval, Task
 
 _T = TypeVar("_T", bound=Task)
 _Item = TypeVar("_Item")
@@ -45,7 +45,7 @@ def without_lost(task: _T, images: Tensor, faults: ImageFaults) -> tuple[_T, Ten
 
 def _sets(task: Task, usable: Tensor) -> list[int]:
     """How many images stand or fall together."""
-    if isinstance(task, Selection):
+    if isinstance(task, CaptionSelection):
         return [task.images_per_set] * len(task.captions)
     if isinstance(task, Association):
         return [len(row) for row in task.associated]
@@ -66,7 +66,7 @@ def _parts(task: Task, whole: list[bool]) -> dict[str, Any]:
     if isinstance(task, Retrieval):
         captions = _only(task.captions, whole)
         return {"captions": captions, "chance": task.chance * len(whole) / len(captions)}
-    if isinstance(task, Selection):
+    if isinstance(task, CaptionSelection):
         return {"captions": _only(task.captions, whole)}
     if isinstance(task, Attributes):
         return {"metadata": task.metadata[rows]}

@@ -11,14 +11,14 @@ import torch
 from aced.errors import AcedError, reason_of
 from aced.evaluate.scoring import score_task
 from aced.evaluate.stability.suite import counted
-from aced.evaluate.task_embedder import Embedder, EmbeddingTower, NotFinite, evaluation_mode
+from aced.evaluate.task_embedder import EvaluatedTower, NotFinite, TaskEmbedder, evaluation_mode
 from aced.evaluate.tasks import Task, TaskResult, as_json
 from aced.runtime.precision import Precision
 
 __all__ = [
-    "EmbeddingTower",
-    "Progress",
+    "EvaluatedTower",
     "Scores",
+    "TaskProgress",
     "average",
     "chance_average",
     "check_names",
@@ -28,17 +28,17 @@ __all__ = [
     "scores_json",
 ]
 
-Progress = Callable[[str, int, int], None]
+TaskProgress = Callable[[str, int, int], None]
 """Called after each task with its name, the number of tasks done and the number of tasks."""
 
 
 def evaluate(
-    tower: EmbeddingTower,
+    tower: EvaluatedTower,
     tasks: Sequence[Task],
     *,
     micro_batch: int = 256,
     precision: Precision = "fp32",
-    progress: Progress | None = None,
+    progress: TaskProgress | None = None,
 ) -> dict[str, TaskResult]:
     """Score a tower on every task; runs without gradients and in evaluation mode, and restores the mode.
 
@@ -47,7 +47,7 @@ def evaluate(
     their captions' embeddings. Equal scores are decided for the lower index.
 
     Args:
-        tower: the model; see `EmbeddingTower`.
+        tower: the model; see `EvaluatedTower`.
         tasks: tasks with unique names.
         micro_batch: images or texts embedded at a time.
         precision: of the model; scores are float32 in any case.
@@ -62,7 +62,7 @@ def evaluate(
     """
     check_names(tasks)
     results: dict[str, TaskResult] = {}
-    embedder = Embedder(tower, micro_batch, precision=precision)
+    embedder = TaskEmbedder(tower, micro_batch, precision=precision)
     for task in tasks:
         results[task.name] = evaluate_task(tower, task, embedder)
         if progress is not None:
@@ -92,7 +92,7 @@ class Scores:
         return _mean_percent([self.results[name].value for name in count]) if count else None
 
 
-def score_all(tower: EmbeddingTower, tasks: Sequence[Task], embedder: Embedder | None = None) -> Scores:
+def score_all(tower: EvaluatedTower, tasks: Sequence[Task], embedder: TaskEmbedder | None = None) -> Scores:
     """Score a tower on every task that can be scored; a task that fails costs neither the others nor the caller.
 
     Whatever is raised while a task is scored becomes its reason: files that are gone, damage, embeddings that are not
@@ -104,7 +104,7 @@ def score_all(tower: EmbeddingTower, tasks: Sequence[Task], embedder: Embedder |
         embedder: of this tower; a new one by default.
     """
     scores = Scores()
-    embedder = embedder or Embedder(tower)
+    embedder = embedder or TaskEmbedder(tower)
     for task in tasks:
         try:
             scores.results[task.name] = evaluate_task(tower, task, embedder)
@@ -127,7 +127,7 @@ def check_names(tasks: Sequence[Task]) -> None:
         raise AcedError(f"Evaluation tasks: the name '{twice[0]}' is used twice; give every task its own name.")
 
 
-def evaluate_task(tower: EmbeddingTower, task: Task, embedder: Embedder) -> TaskResult:
+def evaluate_task(tower: EvaluatedTower, task: Task, embedder: TaskEmbedder) -> TaskResult:
     """Score a tower on one task with an embedder of this tower, which remembers what tasks share.
 
     Raises:

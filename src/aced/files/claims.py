@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aced.files.atomic import sweep_leftovers, temporaries, temporary_name, writing
 
-State = tuple[int, int] | None
+ClaimState = tuple[int, int] | None
 _STALLED = 300.0
 """Seconds without a change after which what another process makes is made here."""
 _PAUSE = 0.25
@@ -45,7 +45,7 @@ def release(path: Path) -> None:
     _claim(path).unlink(missing_ok=True)
 
 
-def state(path: Path) -> State:
+def state(path: Path) -> ClaimState:
     """Something that changes when a file appears or is replaced; None while there is none."""
     try:
         found = path.stat()

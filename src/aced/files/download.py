@@ -11,7 +11,16 @@ from typing import Any
 
 from aced.errors import AcedError
 from aced.files.atomic import is_disk_full, writing
-from aced.files.remote import Changed, Remote, Stopped, as_remote, lacks_credentials, open_url, reached, says_not_there
+from aced.files.remote import (
+    Changed,
+    FetchStopped,
+    Remote,
+    as_remote,
+    lacks_credentials,
+    open_url,
+    reached,
+    says_not_there,
+)
 
 PATIENCE = 20.0
 """Seconds for which a file is tried again whose server fails, unless another time is given."""
@@ -57,7 +66,7 @@ class Watched:
             Stopped: nobody wants them any more.
         """
         if self.stop.is_set():
-            raise Stopped
+            raise FetchStopped
         with self._lock:
             self._told += count
 
@@ -105,7 +114,7 @@ def fetch(
                 with reached(remote.address):
                     raise lost
             if watched.stop.wait(pause):
-                raise Stopped
+                raise FetchStopped
             paused, pause = paused + pause, min(_PAUSES[1], 2 * pause)
 
 
@@ -124,7 +133,7 @@ def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> E
             if remote.size is None or size == remote.size:
                 return None
             return OSError(f"{size} of {remote.size} bytes came")
-        except (PermissionError, ImportError, ValueError, AcedError, Stopped):
+        except (PermissionError, ImportError, ValueError, AcedError, FetchStopped):
             raise
         except FileNotFoundError as error:
             if error.filename != str(target) and (error.__cause__ is None or says_not_there(error.__cause__)):

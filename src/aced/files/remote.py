@@ -44,7 +44,7 @@ class Changed(AcedError):
     """At an address lies another file than before."""
 
 
-class Stopped(Exception):
+class FetchStopped(Exception):
     """Nobody wants a file any more that is being fetched."""
 
 
@@ -218,7 +218,7 @@ def reached(address: str) -> Iterator[None]:
     """Turn what fsspec and its file systems raise into an AcedError."""
     try:
         yield
-    except (AcedError, Stopped):
+    except (AcedError, FetchStopped):
         raise
     except FileNotFoundError as error:
         # fsspec says so of a web server too that does not answer, and names the cause.

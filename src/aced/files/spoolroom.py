@@ -24,7 +24,7 @@ _ORIGIN, NAMED = 17, 25
 """Letters of a spooled file's name that say where it comes from, and those that say in which state too."""
 
 
-class Room:
+class SpoolRoom:
     """What a folder holds and how much more it may, counted once and kept up to date.
 
     Attributes:

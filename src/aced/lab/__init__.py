@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from aced.registry.makers import Panel, register_architectures, register_panel, register_source, register_task
+from aced.runtime.counting import Progress
 
 if TYPE_CHECKING:
     from aced.config import Config
     from aced.evaluate.tasks import Task
     from aced.pool.source import Source
-
-Progress = Callable[[int, int], None]
 
 
 @register_source("scenes", about="built-in pictures of shapes with captions: data.scenes, data.scenes_size")

@@ -128,12 +128,12 @@ def lit(
     """
     from rich.console import Console
 
-    from aced.lab.lit.decoder import Shape
-    from aced.lab.lit.decoder_training import Settings
-    from aced.lab.lit.lit_program import Options, lit_program
+    from aced.lab.lit.decoder import DecoderShape
+    from aced.lab.lit.decoder_training import DecoderSettings
+    from aced.lab.lit.lit_program import LitOptions, lit_program
     from aced.runtime.threads import set_threads
 
-    shape, settings = Shape(layers=layers, width=width), Settings(steps=steps, batch=batch, lr=lr)
-    options = Options(shape, settings, seed, beams, where, split=split, cache=cache, checkpoint=checkpoint)
+    shape, settings = DecoderShape(layers=layers, width=width), DecoderSettings(steps=steps, batch=batch, lr=lr)
+    options = LitOptions(shape, settings, seed, beams, where, split=split, cache=cache, checkpoint=checkpoint)
     set_threads(threads)
     lit_program(run, data or [], out, options, Console())

@@ -14,7 +14,7 @@ from aced.errors import AcedError
 from aced.export.onnxfiles import SIDES, file_of, session_of, write_graphs
 from aced.models import Tower
 
-Encode = Callable[[Tensor], Tensor]
+TimedTower = Callable[[Tensor], Tensor]
 
 
 class Ready(NamedTuple):
@@ -27,8 +27,8 @@ class Ready(NamedTuple):
         text_bytes: size of the text tower's.
     """
 
-    image: Encode
-    text: Encode
+    image: TimedTower
+    text: TimedTower
     image_bytes: int
     text_bytes: int
 
@@ -63,7 +63,7 @@ RUNTIMES: dict[str, Callable[[Tower, Path], Ready]] = {
 """What each makes of a tower, with torch's number of threads; it may keep files of the tower in the folder."""
 
 
-def _waiting(encode: Callable[[Tensor], Tensor], device: torch.device) -> Encode:
+def _waiting(encode: Callable[[Tensor], Tensor], device: torch.device) -> TimedTower:
     """The same without gradient; on a GPU it returns when the features are there."""
 
     def call(inputs: Tensor) -> Tensor:

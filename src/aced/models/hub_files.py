@@ -19,7 +19,7 @@ from typing import Any
 
 from aced.errors import AcedError
 
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+FileProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a bar of a description: `with progress("Fetching x") as count: count(done, total)`."""
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab*", "merges.txt")
@@ -45,17 +45,17 @@ class HubFile:
     hand: str = "give its path"
 
 
-class NotThere(AcedError):
+class NotOnHub(AcedError):
     """The repository is there and has none of the files."""
 
 
 @contextmanager
 def silently(_: str) -> Iterator[Callable[[int, int], None]]:
-    """A `Progress` that draws nothing, for small files."""
+    """A `FileProgress` that draws nothing, for small files."""
     yield lambda done, total: None
 
 
-def fetch(file: HubFile, progress: Progress | None = None) -> Path:
+def fetch(file: HubFile, progress: FileProgress | None = None) -> Path:
     """Where a file of the hub lies in the cache; it is downloaded unless it is there.
 
     Args:
@@ -81,10 +81,10 @@ def fetch(file: HubFile, progress: Progress | None = None) -> Path:
         except (hub.HFValidationError, _transport(), OSError, ValueError, RuntimeError) as error:
             raise AcedError(_sentence(error, file, name)) from None
     some = f"{file.names[0]} or the like" if len(file.names) > 2 else " or ".join(file.names)
-    raise NotThere(f"The repository {_named(file)} on {endpoint()} has no {some}.")
+    raise NotOnHub(f"The repository {_named(file)} on {endpoint()} has no {some}.")
 
 
-def fetch_folder(file: HubFile, progress: Progress | None = None) -> Path:
+def fetch_folder(file: HubFile, progress: FileProgress | None = None) -> Path:
     """A folder with the files of a repository whose names match the patterns `file.names`.
 
     Raises:
@@ -113,7 +113,7 @@ def endpoint() -> str:
 # -- one file ------------------------------------------------------------------------------------------------------
 
 
-def _fetch(file: HubFile, name: str, progress: Progress | None) -> Path:
+def _fetch(file: HubFile, name: str, progress: FileProgress | None) -> Path:
     import huggingface_hub
 
     before = _cached(file, name)
@@ -148,14 +148,14 @@ def _check_hash(path: Path, file: HubFile, name: str) -> None:
 
 
 @contextmanager
-def _bars(description: str, progress: Progress | None) -> Iterator[Any]:
+def _bars(description: str, progress: FileProgress | None) -> Iterator[Any]:
     """The class of bars for the hub's client: the first one moves ours, which opens once something is fetched."""
     if progress is None:
         yield None
         return
     from tqdm import tqdm
 
-    draw: Progress = progress
+    draw: FileProgress = progress
     with ExitStack() as opened:
 
         class Bar(tqdm):  # type: ignore[misc]

@@ -8,12 +8,12 @@ import torch
 
 from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.compat import import_open_clip
-from aced.models.hub_files import Progress
+from aced.models.hub_files import FileProgress
 from aced.runtime.devices import find_device
 from aced.runtime.startup import uncollected
 
 
-def open_model(model: str, checkpoint: str, device: str, progress: Progress | None = None) -> Tower:
+def open_model(model: str, checkpoint: str, device: str, progress: FileProgress | None = None) -> Tower:
     """The tower to evaluate, in evaluation mode.
 
     Args:

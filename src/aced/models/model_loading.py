@@ -18,7 +18,7 @@ from aced.models.architecture import is_custom
 from aced.models.attention import quicken_attention
 from aced.models.compat import import_open_clip
 from aced.models.doubts import doubts
-from aced.models.hub_files import Progress
+from aced.models.hub_files import FileProgress
 from aced.models.own_tower import OwnTower, described
 from aced.models.pretrained import fetched_text, fetched_weights
 from aced.models.recipes import FORMAT, TOWER_FILE, WEIGHTS_FILE, WORDS_FILE, Recipe, find_recipe
@@ -34,7 +34,7 @@ def load_tower(
     checkpoint: str | Path | None = None,
     device: torch.device | str = "cpu",
     seed: int | None = None,
-    progress: Progress | None = None,
+    progress: FileProgress | None = None,
 ) -> Tower:
     """Build an open_clip model with its preprocessing and tokenizer.
 
@@ -65,7 +65,7 @@ def load_recipe(
     recipe: Recipe,
     device: torch.device | str = "cpu",
     seed: int | None = None,
-    progress: Progress | None = None,
+    progress: FileProgress | None = None,
     first: Mapping[str, float] | None = None,
 ) -> Tower:
     """As `load_tower`, for a model that was found already.

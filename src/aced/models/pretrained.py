@@ -18,9 +18,9 @@ from aced.models.compat import import_open_clip
 from aced.models.hub_files import (
     TOKENIZER_FILES,
     TOKENIZER_MODELS,
+    FileProgress,
     HubFile,
-    NotThere,
-    Progress,
+    NotOnHub,
     endpoint,
     fetch,
     fetch_folder,
@@ -94,7 +94,7 @@ def hub_parts(address: str) -> tuple[Path, HubFile]:
     weights = HubFile(repo, NAMES, revision or None, hand)
     try:
         return fetch(replace(weights, names=(HUB_CONFIG,)), silently), weights
-    except NotThere:
+    except NotOnHub:
         raise AcedError(_foreign(weights)) from None
 
 
@@ -117,7 +117,7 @@ def _foreign(file: HubFile) -> str:
     )
 
 
-def fetched_text(name: str, text: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+def fetched_text(name: str, text: Mapping[str, Any], progress: FileProgress | None = None) -> dict[str, Any]:
     """A `text_cfg` with the tokenizer and the text tower's config that it names on the hub in local folders.
 
     Args:
@@ -140,7 +140,7 @@ def fetched_text(name: str, text: Mapping[str, Any], progress: Progress | None =
     return text
 
 
-def fetched_weights(source: Path | HubFile | str | None, progress: Progress | None = None) -> Path | None:
+def fetched_weights(source: Path | HubFile | str | None, progress: FileProgress | None = None) -> Path | None:
     """The local file of a recipe's weights, downloaded where it must be; None where it has none.
 
     Raises:

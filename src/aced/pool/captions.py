@@ -22,8 +22,8 @@ _MOST_WORDS = 5
 _PLACEHOLDERS = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "undefined"})
 _PRINTED = re.compile(r"[\[{]\s*(['\"{\[].*)?[\]}]", re.DOTALL)
 
-Choice = Literal["whole", "first", "random"]
-Note = tuple[str, str]
+CaptionChoice = Literal["whole", "first", "random"]
+CaptionNote = tuple[str, str]
 """Name and detail of an oddity."""
 
 
@@ -47,7 +47,7 @@ class Captions:
     """
 
     field: str = ""
-    choice: Choice = "whole"
+    choice: CaptionChoice = "whole"
     seed: int = 0
 
     @classmethod
@@ -70,7 +70,7 @@ class Captions:
         caption = f"json:{self.field}" if self.field else "txt"
         return caption if self.choice == "whole" else f"{caption} {self.choice}"
 
-    def read(self, content: bytes, key: str, epoch: int, notes: list[Note]) -> str:
+    def read(self, content: bytes, key: str, epoch: int, notes: list[CaptionNote]) -> str:
         """The caption of the sample `key` in an epoch: a pure function of these and the seed.
 
         Args:
@@ -105,7 +105,7 @@ class Captions:
         return int.from_bytes(digest[:8], "little") % count
 
 
-def _decoded(content: bytes, notes: list[Note]) -> str:
+def _decoded(content: bytes, notes: list[CaptionNote]) -> str:
     """Bytes to text: UTF-8, UTF-16 where a byte order mark says so, and U+FFFD for what is neither."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         notes.append(("caption_not_utf8", "the caption is UTF-16, as its byte order mark says"))
@@ -117,7 +117,7 @@ def _decoded(content: bytes, notes: list[Note]) -> str:
         return content.decode("utf-8", "replace")
 
 
-def _clean(text: str, notes: list[Note]) -> str:
+def _clean(text: str, notes: list[CaptionNote]) -> str:
     if "\0" in text or "\ufeff" in text or "\r" in text:
         notes.append(("caption_cleaned", "the caption has a byte order mark, NUL or carriage returns, taken out"))
         text = text.replace("\0", "").replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
@@ -128,7 +128,7 @@ def _clean(text: str, notes: list[Note]) -> str:
     return text.strip()
 
 
-def _check_printed(text: str, notes: list[Note]) -> None:
+def _check_printed(text: str, notes: list[CaptionNote]) -> None:
     """Tell of text that a program made from something that was no text, and refuse a pointer to a file."""
     if text.startswith("version ") and (what := stand_in(text[:HEAD].encode())):
         raise CaptionFault("caption_no_text", f"the caption is no text: {what}")
@@ -138,7 +138,7 @@ def _check_printed(text: str, notes: list[Note]) -> None:
         notes.append(("caption_printed", f"the caption looks like a printed list or dict ({_shown(text)})"))
 
 
-def _entries(text: str, field: str, notes: list[Note]) -> list[str]:
+def _entries(text: str, field: str, notes: list[CaptionNote]) -> list[str]:
     """The captions in one field of a json: a text, or the texts of a list; anything else is no caption."""
     try:
         content: Any = json.loads(text.lstrip("\ufeff"))
@@ -163,7 +163,7 @@ def _entries(text: str, field: str, notes: list[Note]) -> list[str]:
     return entries
 
 
-def _check_words(entries: list[str], field: str, notes: list[Note]) -> None:
+def _check_words(entries: list[str], field: str, notes: list[CaptionNote]) -> None:
     """Refuse a list that is one text in pieces (`["a", "red", "square", "."]`), and tell of any list of single words.
 
     A piece that no caption consists of, or many of them, give such a list away. Texts without white space in scripts

@@ -31,7 +31,7 @@ class ImageFault(Exception):
         self.name = name
 
 
-Note = tuple[str, str]
+ImageNote = tuple[str, str]
 """Name and detail of something odd about an image that is used."""
 
 
@@ -48,7 +48,7 @@ def decode_image(content: bytes) -> np.ndarray:
     return decode_noted(content)[0]
 
 
-def decode_noted(content: bytes, *, least: int = 0) -> tuple[np.ndarray, list[Note]]:
+def decode_noted(content: bytes, *, least: int = 0) -> tuple[np.ndarray, list[ImageNote]]:
     """What `decode_image` gives, and what is odd: `image_alpha`, `image_16_bit`, `image_animated`, `image_turned`.
 
     With `least`, a JPEG may come smaller, by the scaling of its own transform (1/8 to 7/8), with both sides at least
@@ -63,7 +63,7 @@ def decode_noted(content: bytes, *, least: int = 0) -> tuple[np.ndarray, list[No
     return _decode_any(content)
 
 
-def decode_like_pillow(content: bytes) -> tuple[np.ndarray, list[Note]]:
+def decode_like_pillow(content: bytes) -> tuple[np.ndarray, list[ImageNote]]:
     """What Pillow makes of an image, as CLIP_benchmark's reader (webdataset's `pil`) has it, and what is odd about it.
 
     Nothing is refused that Pillow reads: the missing part of a JPEG is grey (`image_truncated`), 16-bit grey is
@@ -76,7 +76,7 @@ def decode_like_pillow(content: bytes) -> tuple[np.ndarray, list[Note]]:
     if not content:
         raise ImageFault("image_empty", "the image has no bytes")
     pixels: np.ndarray | None = None
-    notes: list[Note] = []
+    notes: list[ImageNote] = []
     if content[:2] == b"\xff\xd8":
         try:
             pixels = _decode_jpeg(content, 0, lambda *_: None)
@@ -108,7 +108,7 @@ def _decode_jpeg(content: bytes, least: int, check_size: Callable[[int, int], No
         return None
 
 
-def _turned(content: bytes) -> list[Note]:
+def _turned(content: bytes) -> list[ImageNote]:
     """Whether EXIF says that a JPEG is to be turned or mirrored."""
     start = content.find(_EXIF, 0, _EXIF_WITHIN)
     if start < 0:
@@ -122,7 +122,7 @@ def _turned(content: bytes) -> list[Note]:
     return _orientation_note(orientation)
 
 
-def _orientation_note(orientation: object) -> list[Note]:
+def _orientation_note(orientation: object) -> list[ImageNote]:
     if orientation in range(2, 9):
         return [("image_turned", f"its EXIF orientation {orientation} is not applied")]
     return []
@@ -137,7 +137,7 @@ def _check_cmyk(content: bytes) -> None:
             raise ImageFault("image_truncated", f"part of the JPEG is missing ({error})") from error
 
 
-def _decode_any(content: bytes) -> tuple[np.ndarray, list[Note]]:
+def _decode_any(content: bytes) -> tuple[np.ndarray, list[ImageNote]]:
     with _opened(content) as image:
         _check_size(*image.size)
         if image.format == "JPEG" and image.mode == "CMYK":
@@ -146,7 +146,7 @@ def _decode_any(content: bytes) -> tuple[np.ndarray, list[Note]]:
         return _to_rgb(image), _oddities(image)
 
 
-def _as_pillow_has_it(content: bytes) -> tuple[np.ndarray, list[Note]]:
+def _as_pillow_has_it(content: bytes) -> tuple[np.ndarray, list[ImageNote]]:
     with _opened(content) as image:
         image.load()
         notes = [note for note in _oddities(image) if note[0] != "image_16_bit"]
@@ -208,8 +208,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _oddities(image: Image.Image) -> list[Note]:
-    notes: list[Note] = []
+def _oddities(image: Image.Image) -> list[ImageNote]:
+    notes: list[ImageNote] = []
     if _is_16_bit(image):
         notes.append(("image_16_bit", "its 16-bit grey is scaled to 8 bits"))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

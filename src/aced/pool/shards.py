@@ -17,7 +17,7 @@ import torch
 
 from aced.errors import AcedError
 from aced.files.patterns import distinct_names
-from aced.pool.captions import CaptionFault, Captions, Note
+from aced.pool.captions import CaptionFault, CaptionNote, Captions
 from aced.pool.decoding import FAST, Decoding, find_decoding
 from aced.pool.fetch.spool import Spool
 from aced.pool.images import ImageFault, decode_noted
@@ -157,7 +157,7 @@ class Shards:
     ) -> _Found:
         """One sample; its image goes to a place in the `pixels` of each view."""
         odd: Sequence[Fault] = ()
-        notes: list[Note] = []
+        notes: list[CaptionNote] = []
         try:
             rows = self._indexes.rows(tar)
             if row == 0:
@@ -194,7 +194,9 @@ class Shards:
         key, told = lost_key(self._names[tar], row), self.part_sizes[tar]
         return Fault(key, "count_wrong", f"{key}: the tar holds {there} whole pairs and was told to hold {told}.")
 
-    def _decoded(self, content: bytes, views: Iterable[View], notes: list[Note]) -> Iterator[tuple[View, np.ndarray]]:
+    def _decoded(
+        self, content: bytes, views: Iterable[View], notes: list[CaptionNote]
+    ) -> Iterator[tuple[View, np.ndarray]]:
         """The image for each view: one for all, or with scaled decoding what suits that view alone."""
         if not self._decoding.scaled or not views:
             image, odd = decode_noted(content)

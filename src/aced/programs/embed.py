@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aced.cache.job import Embedder, Job, Tally
-from aced.cache.making import Progress, check_space, size_text
+from aced.cache.job import EmbedJob, EmbedTally, TarEmbedder
+from aced.cache.making import check_space, size_text
 from aced.cache.rowcodec import DTYPES
-from aced.cache.shared_out import Share, own_share, with_ray
+from aced.cache.shared_out import TarShare, own_share, with_ray
 from aced.cache.sidecar import sample_bytes
 from aced.config import make_config
 from aced.errors import AcedError
@@ -29,6 +29,7 @@ from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.located import name_tars
 from aced.pool.tars.manifestfile import kept_path
 from aced.pool.tars.stock import StockTaking
+from aced.runtime.counting import Progress
 from aced.runtime.descriptors import raise_file_limit
 from aced.runtime.progress import Bars, Tick
 from aced.runtime.threads import set_threads
@@ -38,7 +39,9 @@ _GROUP = 16
 """Tars that are open at a time: their indexes are in memory, and one reader serves them all."""
 
 
-def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: str = "", actors: int = 0) -> Tally:
+def embed_program(
+    job: EmbedJob, shards: Sequence[str], console: Console, *, share: str = "", actors: int = 0
+) -> EmbedTally:
     """Make the side-cars of a pool that are not there yet.
 
     Args:
@@ -71,11 +74,11 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     job = _checked(job, mine)
     if not tars:
         console.print(f"Process {mine.index} of {mine.count} has no tar to embed.", highlight=False)
-        return Tally()
+        return EmbedTally()
     # One process draws and speaks; what the others have to say would only be in its way.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
         _take_stock(job, tars, shards, mine, bars)
-        embedder = Embedder(job, bars.say, bars.counting)
+        embedder = TarEmbedder(job, bars.say, bars.counting)
         for sentence in (*told, *embedder.tower.notes):
             bars.say(sentence)
         if job.passing:
@@ -97,7 +100,9 @@ def embed_program(job: Job, shards: Sequence[str], console: Console, *, share: s
     return tally
 
 
-def _looked(embedder: Embedder, tars: Sequence[str], actors: int, share: Share, bars: Bars) -> tuple[Tally, float]:
+def _looked(
+    embedder: TarEmbedder, tars: Sequence[str], actors: int, share: TarShare, bars: Bars
+) -> tuple[EmbedTally, float]:
     """Embed tars that all lie on a disk, or do so from now on: what is to do is found, and said, before it begins.
 
     Returns:
@@ -118,9 +123,11 @@ def _looked(embedder: Embedder, tars: Sequence[str], actors: int, share: Share, 
     return tally, time.perf_counter() - start
 
 
-def _in_passing(embedder: Embedder, tars: Sequence[str], actors: int, far: int, bars: Bars) -> tuple[Tally, float]:
+def _in_passing(
+    embedder: TarEmbedder, tars: Sequence[str], actors: int, far: int, bars: Bars
+) -> tuple[EmbedTally, float]:
     """As `_looked`, where the spool holds a few: each is fetched, looked at, embedded where it must be, and removed."""
-    job, tally = embedder.job, Tally()
+    job, tally = embedder.job, EmbedTally()
     each = sample_bytes(embedder.tower.width, job.settings.dtype, job.settings.views)
     bars.say(
         f"The tars take {size_text(far)}, more than --spool-gb = {job.spool_gb:g} allows: each is fetched, embedded "
@@ -135,7 +142,7 @@ def _in_passing(embedder: Embedder, tars: Sequence[str], actors: int, far: int, 
     return tally, time.perf_counter() - start
 
 
-def _take_stock(job: Job, tars: Sequence[str], shards: Sequence[str], share: Share, bars: Bars) -> None:
+def _take_stock(job: EmbedJob, tars: Sequence[str], shards: Sequence[str], share: TarShare, bars: Bars) -> None:
     """Index the tars that are new, with all the workers; of a whole pool this makes the manifest too."""
     folder = index_folder(job.index_dir, bars.say)
     if folder is None or any(map(is_address, tars)):
@@ -154,7 +161,7 @@ def _take_stock(job: Job, tars: Sequence[str], shards: Sequence[str], share: Sha
         progress(len(tars), len(tars))
 
 
-def _check_options(job: Job) -> None:
+def _check_options(job: EmbedJob) -> None:
     """Refuse values that nothing else would; raises AcedError."""
     settings = job.settings
     if settings.dtype not in DTYPES:
@@ -172,7 +179,7 @@ def _check_options(job: Job) -> None:
     find_decoding(job.decoding)
 
 
-def _checked(job: Job, share: Share) -> Job:
+def _checked(job: EmbedJob, share: TarShare) -> EmbedJob:
     """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
@@ -183,7 +190,7 @@ def _checked(job: Job, share: Share) -> Job:
     return job
 
 
-def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], share: Share) -> str:
+def _plan(embedder: TarEmbedder, there: EmbedTally, tars: int, to_do: tuple[int, int], share: TarShare) -> str:
     """What will be made and stored; refuses what does not fit on the disk.
 
     `to_do` are the samples that are missing and the bytes of headers and keys of their side-cars.
@@ -211,7 +218,7 @@ def _plan(embedder: Embedder, there: Tally, tars: int, to_do: tuple[int, int], s
     )
 
 
-def _groups(embedder: Embedder, todo: Sequence[str], done: Progress, size: int) -> Iterator[Tally]:
+def _groups(embedder: TarEmbedder, todo: Sequence[str], done: Progress, size: int) -> Iterator[EmbedTally]:
     """What comes of `size` tars at a time; of those that another process has begun, at the end."""
     for patient in (False, True):
         left: list[str] = []
@@ -242,13 +249,13 @@ class _Done:
         return f"{self._now / max(time.perf_counter() - self._start, 1e-9):,.0f} samples/s"
 
 
-def _nothing_usable(tally: Tally) -> str:
+def _nothing_usable(tally: EmbedTally) -> str:
     name, count = tally.skipped.most_common(1)[0] if tally.skipped else ("", 0)
     reason = f"; most often {name} ({count}), for example {tally.examples[name]}" if name else "."
     return f"No sample of {tally.tars} tar{'s' * (tally.tars > 1)} is usable, so that there is nothing to embed{reason}"
 
 
-def _table(tally: Tally, seconds: float) -> Table:
+def _table(tally: EmbedTally, seconds: float) -> Table:
     table = Table("Side-cars", "", show_header=False)
     table.columns[1].justify = "right"
     repaired = f", {tally.repaired} of them damaged before" if tally.repaired else ""
@@ -263,7 +270,7 @@ def _table(tally: Tally, seconds: float) -> Table:
     return table
 
 
-def _skipped(tally: Tally) -> Table:
+def _skipped(tally: EmbedTally) -> Table:
     table = Table("Left out", "How many", "For example", title="What could not be used")
     for name, count in tally.skipped.most_common():
         table.add_row(name, f"{count:,}", escape(tally.examples[name]))

@@ -18,7 +18,7 @@ from aced.evaluate.embedding_cache import EmbeddingCache
 from aced.evaluate.eval_records import FILE, Evaluation, Setting, read_evaluation, write_evaluation
 from aced.evaluate.named_tasks import named_tasks
 from aced.evaluate.prompts import Policy, check_policy
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import evaluate_task
@@ -27,14 +27,14 @@ from aced.models import Tower
 from aced.models.model_argument import default_folder, open_model
 from aced.pool.loader.loading import Loading
 from aced.programs.eval_tables import print_comparison, print_results
-from aced.runtime.precision import Asked, check_precision, find_precision
+from aced.runtime.precision import AskedPrecision, check_precision, find_precision
 from aced.runtime.progress import Bars, counting
 from aced.train.run.automatic import workers_beside
 from aced.train.run.fit import environment
 
 
 @dataclass(frozen=True)
-class Options:
+class EvalOptions:
     """What `aced eval` was asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class Options:
     out: Path
     checkpoint: str = ""
     prompts: Policy = "clip"
-    precision: Asked = "auto"
+    precision: AskedPrecision = "auto"
     device: str = "auto"
     micro_batch: int = 256
     cache: Path | None = None
@@ -82,7 +82,7 @@ def eval_command(
         raise AcedError("No data are given; name task folders with --data, or --data scenes for the built-in tasks.")
     words = words | {"precision": check_precision(words["precision"])}
     words |= {"prompts": check_policy(words["prompts"]), "out": words["out"] or default_folder(model)}
-    return eval_program(Options(model=model, **words), console).failed
+    return eval_program(EvalOptions(model=model, **words), console).failed
 
 
 @dataclass
@@ -94,7 +94,7 @@ class _Job:
     is_folder: bool
 
 
-def eval_program(options: Options, console: Console) -> Evaluation:
+def eval_program(options: EvalOptions, console: Console) -> Evaluation:
     """Score a model on tasks; writes `eval.json` and its companions and prints a table.
 
     A task that fails is noted in `failed`, and the others go on. Results that are there already, of the same model
@@ -122,7 +122,7 @@ def eval_program(options: Options, console: Console) -> Evaluation:
     return evaluation
 
 
-def _open(options: Options, console: Console) -> Tower | OnnxTower:
+def _open(options: EvalOptions, console: Console) -> Tower | OnnxTower:
     """The model, or an exported ONNX folder, of which `--checkpoint` chooses the weights.
 
     Raises:
@@ -179,7 +179,7 @@ def _continued(out: Path, setting: Setting, contents: str) -> Evaluation:
 
 
 def _run(
-    jobs: Sequence[_Job], tower: Tower | OnnxTower, evaluation: Evaluation, options: Options, console: Console
+    jobs: Sequence[_Job], tower: Tower | OnnxTower, evaluation: Evaluation, options: EvalOptions, console: Console
 ) -> int:
     """Score all jobs; returns how many results were there already."""
     kept, seen = 0, set[str]()
@@ -198,7 +198,7 @@ def _run(
             )
 
         workers = workers_beside(tower.device) if options.workers is None else options.workers
-        embedder = Embedder(
+        embedder = TaskEmbedder(
             tower,
             options.micro_batch,
             prompts=options.prompts,

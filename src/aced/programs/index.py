@@ -34,7 +34,7 @@ from aced.runtime.threads import available_cores
 
 
 @dataclass(frozen=True)
-class Task:
+class IndexTask:
     """What is indexed, and where to.
 
     Attributes:
@@ -54,7 +54,7 @@ class Task:
     workers: int = 0
 
 
-def index_program(task: Task, console: Console) -> Manifest:
+def index_program(task: IndexTask, console: Console) -> Manifest:
     """Make the manifest of a pool and the indexes of its tars, as far as they are not there.
 
     Damaged tars are told and stop nothing: what becomes of them is decided by whoever reads the pool.

@@ -33,7 +33,7 @@ from aced.train.run.fit import environment
 
 
 @dataclass(frozen=True)
-class Options:
+class LatencyOptions:
     """What `aced latency` was asked for.
 
     Attributes:
@@ -75,7 +75,7 @@ class _Case:
         torch.set_num_threads(self.facts["threads"])
 
 
-def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
+def latency_program(options: LatencyOptions, console: Console) -> list[dict[str, Any]]:
     """Time models; writes `latency.json`, `latency.md` and `latency.svg` and prints a table.
 
     A runtime that cannot run a model is told and left out for it.
@@ -120,7 +120,7 @@ def latency_program(options: Options, console: Console) -> list[dict[str, Any]]:
 
 
 def _cases(
-    towers: Sequence[Tower], options: Options, folder: Path, console: Console
+    towers: Sequence[Tower], options: LatencyOptions, folder: Path, console: Console
 ) -> tuple[list[_Case], dict[str, str]]:
     """What is timed, each called once; and for each model that a runtime cannot run, why."""
     cases: list[_Case] = []
@@ -138,7 +138,7 @@ def _cases(
     return cases, failed
 
 
-def _of(tower: Tower, runtime: str, options: Options, folder: Path) -> list[_Case]:
+def _of(tower: Tower, runtime: str, options: LatencyOptions, folder: Path) -> list[_Case]:
     cases = []
     generator = torch.Generator().manual_seed(0)
     flops, parameters = tower.flops(tower.context_length), halves(tower)
@@ -161,7 +161,7 @@ def _of(tower: Tower, runtime: str, options: Options, folder: Path) -> list[_Cas
 
 
 def _scores(
-    towers: Sequence[Tower | None], tasks: Sequence[Task], options: Options, folder: Path, failed: dict[str, str]
+    towers: Sequence[Tower | None], tasks: Sequence[Task], options: LatencyOptions, folder: Path, failed: dict[str, str]
 ) -> dict[tuple[str, str], float]:
     """The average of each model that has trained weights, by runtime; what cannot be scored is noted."""
     scores: dict[tuple[str, str], float] = {}
@@ -218,7 +218,9 @@ def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
     )
 
 
-def _write(options: Options, rows: Sequence[dict[str, Any]], failed: dict[str, str], facts: dict[str, Any]) -> None:
+def _write(
+    options: LatencyOptions, rows: Sequence[dict[str, Any]], failed: dict[str, str], facts: dict[str, Any]
+) -> None:
     lines = [[*_HEAD, *_TIMES], ["---"] * (len(_HEAD) + len(_TIMES)), *map(_cells, rows)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     write_atomic(options.out / "latency.md", f"{table}\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from aced.evaluate.stability.suite import counted
-from aced.runs.records import BUDGETS, Evaluation, Results, Row, RunRecord, Step
+from aced.runs.records import BUDGETS, EvalLine, ResultRow, Results, RunRecord, StepLine
 
 BASELINE = "iid"
 """The method that others are compared with."""
@@ -52,7 +52,7 @@ class Group:
     title: str
     method: str
     index: int
-    rows: list[Row]
+    rows: list[ResultRow]
     runs: list[RunRecord]
     average: Stat | None
     gain: float | None = None
@@ -146,7 +146,7 @@ def averaged_chances(results: Results) -> dict[str, float | None]:
     return {name: chances[name] for name in counted(chances)}
 
 
-def curve(group: Group, value: Callable[[Step], float | None], most: int = 80) -> Points:
+def curve(group: Group, value: Callable[[StepLine], float | None], most: int = 80) -> Points:
     """A logged value over the steps: the mean over the group's runs at the steps that all of them logged.
 
     Where the runs share no step the first run's curve stands for the group. At most `most` points: beyond
@@ -164,7 +164,7 @@ def curve(group: Group, value: Callable[[Step], float | None], most: int = 80) -
 def accuracy_over(group: Group, budget: str) -> Points:
     """The average during training against a budget: means over the runs at the steps that all evaluated."""
 
-    def along(read: Callable[[Evaluation], float | None]) -> Points:
+    def along(read: Callable[[EvalLine], float | None]) -> Points:
         found = []
         for run in group.runs:
             pairs = ((line.step, read(line)) for line in run.evals)
@@ -218,7 +218,9 @@ def flops_per_sample(group: Group) -> dict[str, float]:
     return _per(group, lambda line: line.flops, lambda line: line.budgets.get("samples_trained", 0.0))
 
 
-def _per(group: Group, read: Callable[[Step], dict[str, float]], units: Callable[[Step], float]) -> dict[str, float]:
+def _per(
+    group: Group, read: Callable[[StepLine], dict[str, float]], units: Callable[[StepLine], float]
+) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for run in group.runs:
         last = run.steps[-1]
@@ -228,10 +230,10 @@ def _per(group: Group, read: Callable[[Step], dict[str, float]], units: Callable
     return {phase: math.fsum(values) / len(values) for phase, values in found.items()}
 
 
-def _match(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[RunRecord | None]:
+def _match(rows: Sequence[ResultRow], runs: Sequence[RunRecord]) -> list[RunRecord | None]:
     """The run of each row: the folder that it names, or else one of its method and seed that no row names."""
 
-    def by_path(row: Row) -> RunRecord | None:
+    def by_path(row: ResultRow) -> RunRecord | None:
         parts = Path(row.run).parts
         if not parts:
             return None
@@ -246,7 +248,7 @@ def _match(rows: Sequence[Row], runs: Sequence[RunRecord]) -> list[RunRecord | N
     return found
 
 
-def _gain(rows: Sequence[Row], base_rows: Sequence[Row]) -> float | None:
+def _gain(rows: Sequence[ResultRow], base_rows: Sequence[ResultRow]) -> float | None:
     base = {row.seed: row.average for row in base_rows if row.average is not None}
     ours = {row.seed: row.average for row in rows if row.average is not None}
     shared = sorted(base.keys() & ours.keys())
@@ -257,7 +259,7 @@ def _gain(rows: Sequence[Row], base_rows: Sequence[Row]) -> float | None:
     return math.fsum(ours.values()) / len(ours) - math.fsum(base.values()) / len(base)
 
 
-def _tasks(rows: Sequence[Row]) -> list[str]:
+def _tasks(rows: Sequence[ResultRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.tasks))
 
 

@@ -14,7 +14,7 @@ from aced.report.aggregate import Group, Points
 from aced.report.canvas import KINDS
 from aced.report.charts import Series, Style
 from aced.report.numbers import budget_text, compact, duration, ratio
-from aced.runs.records import BUDGETS, Pair, ReferenceScore, Step
+from aced.runs.records import BUDGETS, Pair, ReferenceScore, StepLine
 
 BUDGET_TITLES = {
     "samples_trained": "Trained samples",
@@ -49,7 +49,7 @@ _PHASES = {
 
 
 @dataclass(frozen=True)
-class Panel:
+class ChartPanel:
     """A chart with its heading and a remark beside it."""
 
     title: str
@@ -57,7 +57,9 @@ class Panel:
     note: str = ""
 
 
-def accuracy_panels(groups: Sequence[Group], styles: Sequence[Style], reference: ReferenceScore | None) -> list[Panel]:
+def accuracy_panels(
+    groups: Sequence[Group], styles: Sequence[Style], reference: ReferenceScore | None
+) -> list[ChartPanel]:
     """Average accuracy against each budget that was measured."""
     panels = []
     for budget in BUDGETS:
@@ -80,7 +82,7 @@ def accuracy_panels(groups: Sequence[Group], styles: Sequence[Style], reference:
                 unit=_unit(budget),
                 reference=reference.average if reference else None,
             )
-            panels.append(Panel(name, Markup(svg)))
+            panels.append(ChartPanel(name, Markup(svg)))
     return panels
 
 
@@ -103,12 +105,12 @@ def kinds_section(groups: Sequence[Group]) -> dict[str, Any] | None:
         note = f"{100 * group.clean.mean:.0f}\u00a0% sound" if group.clean else ""
         title = f"{group.title}: shares of the kinds of pairs among those chosen, by step"
         svg = charts.kinds_chart(shares, colours, title=title, wide=wide)
-        panels.append(Panel(group.title, Markup(svg), note))
+        panels.append(ChartPanel(group.title, Markup(svg), note))
     legend = [{"name": kind, "colour": colours[kind], "meaning": _KINDS.get(kind, "")} for kind in kinds]
     return {"legend": legend, "panels": panels}
 
 
-def score_panels(groups: Sequence[Group], styles: Sequence[Style]) -> list[Panel]:
+def score_panels(groups: Sequence[Group], styles: Sequence[Style]) -> list[ChartPanel]:
     """Mean score of the chosen pairs and of all candidates, for each method that scores."""
     found = []
     for group, style in zip(groups, styles, strict=True):
@@ -120,13 +122,13 @@ def score_panels(groups: Sequence[Group], styles: Sequence[Style]) -> list[Panel
     for group, style, chosen, pool in found:
         title = f"{group.title}: mean score of the chosen pairs and of all candidates, by step"
         svg = charts.scores_chart(chosen, pool, style, title=title, wide=len(found) == 1)
-        panels.append(Panel(group.title, Markup(svg)))
+        panels.append(ChartPanel(group.title, Markup(svg)))
     return panels
 
 
-def loss_panels(groups: Sequence[Group], styles: Sequence[Style]) -> list[Panel]:
+def loss_panels(groups: Sequence[Group], styles: Sequence[Style]) -> list[ChartPanel]:
     """The contrastive and the distillation loss over the steps."""
-    parts: list[tuple[str, Callable[[Step], float | None]]] = [
+    parts: list[tuple[str, Callable[[StepLine], float | None]]] = [
         ("Contrastive loss", lambda line: line.contrastive if line.contrastive is not None else line.loss),
         ("Distillation loss", lambda line: line.kd or None),
     ]
@@ -138,7 +140,7 @@ def loss_panels(groups: Sequence[Group], styles: Sequence[Style]) -> list[Panel]
             if len(line := aggregate.curve(group, read)) > 1
         ]
         if series:
-            panels.append(Panel(title, Markup(charts.lines_chart(series, title=f"{title} by step"))))
+            panels.append(ChartPanel(title, Markup(charts.lines_chart(series, title=f"{title} by step"))))
     return panels
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aced.evaluate.image_faults import fault_lines
 from aced.evaluate.stability.suite import counted
-from aced.runs.records import Results, Row, RunRecord, TaskScore
+from aced.runs.records import ResultRow, Results, RunRecord, TaskScore
 
 
 def lost_tasks(results: Results) -> dict[str, str]:
@@ -72,5 +72,5 @@ def notes(results: Results) -> Iterator[str]:
     yield from (f"{line}." for line in dict.fromkeys(lines))
 
 
-def _name(row: Row) -> str:
+def _name(row: ResultRow) -> str:
     return f"{row.title or row.method}, seed {row.seed},"

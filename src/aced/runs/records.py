@@ -18,7 +18,7 @@ BUDGETS = ("samples_trained", "samples_loaded", "flops", "seconds")
 """The four budgets that methods are compared on, in the order of tables and charts."""
 
 
-class ImageTally(BaseModel):
+class TaskFaults(BaseModel):
     """How many images of a task have a fault, and one of them."""
 
     images: int
@@ -31,11 +31,11 @@ class TaskScore(BaseModel):
     value: float
     chance: float | None = None
     n: int | None = None
-    left_out: dict[str, ImageTally] = {}
-    odd: dict[str, ImageTally] = {}
+    left_out: dict[str, TaskFaults] = {}
+    odd: dict[str, TaskFaults] = {}
 
 
-class Row(BaseModel):
+class ResultRow(BaseModel):
     """One finished run in `results.json`; `average` in percent, `clean_share` in [0, 1]."""
 
     method: str
@@ -66,7 +66,7 @@ class ReferenceScore(BaseModel):
 class Results(BaseModel):
     """`results.json`."""
 
-    rows: Annotated[list[Row], Field(min_length=1)]
+    rows: Annotated[list[ResultRow], Field(min_length=1)]
     reference: ReferenceScore | None = None
     environment: dict[str, Any] = {}
     summary: list[str] = []
@@ -94,14 +94,14 @@ class Samples(BaseModel):
     unreadable: int
 
 
-class Clock(BaseModel):
+class LineClock(BaseModel):
     """When the process that wrote a line began to train, and when it wrote it; Unix time."""
 
     started: float
     written: float
 
 
-class Step(BaseModel):
+class StepLine(BaseModel):
     """A line of `metrics.jsonl`; `budgets`, `flops`, `seconds`, `faults` and `samples` are running totals."""
 
     step: int
@@ -117,10 +117,10 @@ class Step(BaseModel):
     kinds: Kinds | None = None
     faults: dict[str, float] = {}
     samples: Samples | None = None
-    clock: Clock | None = None
+    clock: LineClock | None = None
 
 
-class Evaluation(BaseModel):
+class EvalLine(BaseModel):
     """A line of `evals.jsonl`; `average` in percent, over the tasks that could be scored."""
 
     step: int
@@ -172,10 +172,10 @@ class RunRecord:
     folder: Path
     config: dict[str, Any]
     config_text: str
-    steps: list[Step]
-    evals: list[Evaluation] = field(default_factory=list)
+    steps: list[StepLine]
+    evals: list[EvalLine] = field(default_factory=list)
     gallery: Gallery | None = None
-    row: Row | None = None
+    row: ResultRow | None = None
 
     @property
     def method(self) -> str:
@@ -204,7 +204,7 @@ def load_run(folder: Path | str) -> RunRecord:
     folder = Path(folder)
     if not folder.is_dir():
         raise AcedError(f"There is no run folder {folder}; give the folder that `aced train` wrote.")
-    steps = _ascending(_read_lines(folder / "metrics.jsonl", Step))
+    steps = _ascending(_read_lines(folder / "metrics.jsonl", StepLine))
     if not steps:
         raise AcedError(f"{folder / 'metrics.jsonl'} has no whole line; wait until the run has logged a step.")
     text, config = _read_config(folder / "config.toml")
@@ -217,7 +217,7 @@ def load_run(folder: Path | str) -> RunRecord:
         config=config,
         config_text=text,
         steps=steps,
-        evals=_ascending(_read_lines(evals_file, Evaluation)) if evals_file.is_file() else [],
+        evals=_ascending(_read_lines(evals_file, EvalLine)) if evals_file.is_file() else [],
         gallery=checked(Gallery, read_json(gallery_file), str(gallery_file)) if gallery_file.is_file() else None,
         row=row,
     )
@@ -251,7 +251,7 @@ def results_of(runs: Sequence[RunRecord], environment: dict[str, Any] | None = N
     rows = []
     for run in runs:
         last = run.evals[-1] if run.evals else None
-        row = run.row or Row(
+        row = run.row or ResultRow(
             method=run.method,
             title=_title(run.method),
             seed=run.seed,
@@ -288,7 +288,7 @@ def parse_results(results: Any, where: str = "results") -> Results:
 
 
 Record = TypeVar("Record", bound=BaseModel)
-Logged = TypeVar("Logged", Step, Evaluation)
+Logged = TypeVar("Logged", StepLine, EvalLine)
 
 
 def checked(model: type[Record], value: Any, where: str) -> Record:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aced.errors import AcedError
-from aced.runs.records import Evaluation, Step, load_results, read_tail
+from aced.runs.records import EvalLine, StepLine, load_results, read_tail
 from aced.runs.run_folder import CHECKPOINTS, Holder, holder, is_run, is_scored, read_config
 from aced.runs.pace import Invalid, Pace, Totals, invalid, pace
 
-State = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
+RunState = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
 UNDER_WAY = {"starting", "running", "scoring"}
 """States in which more is to come."""
 
@@ -57,7 +57,7 @@ class Status:
     """
 
     run: str
-    state: State
+    state: RunState
     why: str
     method: str
     seed: int
@@ -89,7 +89,7 @@ def read_status(folder: Path) -> Status:
     if not is_run(folder):
         raise AcedError(_no_run(folder))
     method, seed, steps = _settings(folder)
-    lines = read_tail(folder / "metrics.jsonl", Step)[-WINDOW:]
+    lines = read_tail(folder / "metrics.jsonl", StepLine)[-WINDOW:]
     last = lines[-1] if lines else None
     line_age = _line_age(folder, last)
     by = holder(folder)
@@ -142,10 +142,10 @@ def _no_run(folder: Path) -> str:
     return f"{folder} is no run, since it has no config.toml; give the folder that `aced train` writes (run.out)."
 
 
-def _state(folder: Path, by: Holder | None, lines: list[Step], steps: int, line_age: float | None) -> tuple[State, str]:
+def _state(folder: Path, by: Holder | None, lines: list[StepLine], steps: int, line_age: float | None) -> tuple[RunState, str]:
     """The state and why; the lock decides where it can, and the age of what was written elsewhere."""
     done = bool(lines) and lines[-1].step >= steps
-    going: State = "scoring" if done else "running" if lines else "starting"
+    going: RunState = "scoring" if done else "running" if lines else "starting"
     if by is not None and by.alive:
         return going, ""
     if done and is_scored(folder):
@@ -167,25 +167,25 @@ def _state(folder: Path, by: Holder | None, lines: list[Step], steps: int, line_
     return "silent", f"whether it still runs{where} cannot be seen from here"
 
 
-def _line_age(folder: Path, last: Step | None) -> float | None:
+def _line_age(folder: Path, last: StepLine | None) -> float | None:
     if last is None:
         return None
     written = last.clock.written if last.clock else (folder / "metrics.jsonl").stat().st_mtime
     return max(0.0, time.time() - written)
 
 
-def _totals(line: Step) -> Totals:
+def _totals(line: StepLine) -> Totals:
     return Totals(line.step, line.budgets.get("samples_trained", 0.0), line.seconds)
 
 
-def _pace(lines: list[Step]) -> Pace | None:
+def _pace(lines: list[StepLine]) -> Pace | None:
     """The pace over some lines, or since the beginning of the run where there is one alone."""
     if not lines:
         return None
     return pace(_totals(lines[0]) if len(lines) > 1 else Totals(0, 0.0, {}), _totals(lines[-1]))
 
 
-def _seconds_left(lines: list[Step], steps: int) -> float | None:
+def _seconds_left(lines: list[StepLine], steps: int) -> float | None:
     """By the clock of the process that wrote the last line; by the steps' own seconds where it wrote no other."""
     last = lines[-1]
     left = steps - last.step
@@ -199,7 +199,7 @@ def _seconds_left(lines: list[Step], steps: int) -> float | None:
     return left * now.step_seconds if now else None
 
 
-def _evaluation(folder: Path, steps: int, state: State) -> tuple[tuple[int, float] | None, tuple[str, ...]]:
+def _evaluation(folder: Path, steps: int, state: RunState) -> tuple[tuple[int, float] | None, tuple[str, ...]]:
     """Step and average of the last evaluation that has one, and what the last one could not score."""
     found: list[tuple[int, float | None, dict[str, str]]] = []
     if state == "finished" and (folder / "results.json").is_file():
@@ -208,7 +208,7 @@ def _evaluation(folder: Path, steps: int, state: State) -> tuple[tuple[int, floa
             found.append((steps, row.get("average"), row.get("failed", {})))
     if not found or found[0][1] is None:
         found += [
-            (line.step, line.average, line.failed) for line in reversed(read_tail(folder / "evals.jsonl", Evaluation))
+            (line.step, line.average, line.failed) for line in reversed(read_tail(folder / "evals.jsonl", EvalLine))
         ]
     scored = next(((step, float(average)) for step, average, _ in found if average is not None), None)
     return scored, tuple(found[0][2]) if found else ()

@@ -15,7 +15,7 @@ from aced.errors import AcedError, nearest
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """`fp32`: as the weights are. `bf16`, `fp16`: under autocast; embeddings are normalised and compared in float32."""
-Asked = Literal["auto", "fp32", "bf16", "fp16"]
+AskedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 """What a user may ask for, see `find_precision`."""
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,15 +24,15 @@ _AMPERE = (8, 0)
 """Compute capability from which NVIDIA's GPUs multiply bfloat16 and TensorFloat-32 in hardware."""
 
 
-def check_precision(text: str) -> Asked:
+def check_precision(text: str) -> AskedPrecision:
     """A word of the command line as what may be asked for; raises AcedError, with the nearest, for another one."""
-    for known in get_args(Asked):
+    for known in get_args(AskedPrecision):
         if text == known:
             return known
-    raise AcedError(f"There is no precision '{text}'.{nearest(text, get_args(Asked))}")
+    raise AcedError(f"There is no precision '{text}'.{nearest(text, get_args(AskedPrecision))}")
 
 
-def find_precision(asked: Asked, device: torch.device) -> Precision:
+def find_precision(asked: AskedPrecision, device: torch.device) -> Precision:
     """The precision that a name means; `auto` is bf16 on a GPU that has it in hardware, and fp32 elsewhere."""
     if asked != "auto":
         return asked

@@ -30,7 +30,7 @@ _FIRST_STEP = datetime.timedelta(minutes=30)
 
 
 class World(Alone):
-    """A job of one process, and what all jobs can do beside what `core` asks of them (`aced.core.ranks.Ranks`).
+    """A job of one process, and what all jobs can do beside what `core` asks of them (`aced.core.ranks.TorchRanks`).
 
     Every process makes the same calls in the same order; in each, tensors have one type and one number of columns.
 
@@ -139,7 +139,7 @@ class World(Alone):
         return Embeddings(image, text, own.scale, own.bias)
 
 
-class Ranks(World):
+class TorchRanks(World):
     """One of the processes that torchrun started; `connect` it before anything but `tell` and `meet`.
 
     Args:
@@ -176,7 +176,7 @@ class Ranks(World):
         _set_pg_timeout(self._limit, dist.group.WORLD)
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `aced.core.ranks.Ranks`."""
+        """As in `aced.core.ranks.TorchRanks`."""
         most = max(counts)
         if most == 0:
             return rows
@@ -187,13 +187,13 @@ class Ranks(World):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def sum(self, values: Tensor) -> Tensor:
-        """As in `aced.core.ranks.Ranks`."""
+        """As in `aced.core.ranks.TorchRanks`."""
         values = values.clone()
         dist.all_reduce(values)
         return values
 
     def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `aced.core.ranks.Ranks`, added up in the order of ranks."""
+        """As in `aced.core.ranks.TorchRanks`, added up in the order of ranks."""
         # Not a reduction, which adds up in another order on each rank: numbers that several get must be the same.
         own = counts[self.rank]
         first, *others = self.exchange(values, counts, [own] * self.size).split([own] * self.size)
@@ -269,7 +269,7 @@ def open_world(timeout: float) -> World:
             f"The environment has RANK but not {missing[0]}: start several processes with torchrun, or unset RANK for "
             "one."
         )
-    return Ranks(timeout)
+    return TorchRanks(timeout)
 
 
 def local_device(name: str) -> str:

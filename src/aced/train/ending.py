@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from aced.errors import AcedError, told
 from aced.runtime.stopping import INTERRUPTED, Stopped
-from aced.train.distributed import JobEnded, Ranks, World
+from aced.train.distributed import JobEnded, TorchRanks, World
 from aced.train.heartbeat import MISSED, PAUSE, Heartbeat
 
 _LOST = ("connection", "timed out", "timeout", "gloo", "nccl", "peer", "socket", "broken pipe")
@@ -32,7 +32,7 @@ def ending_together(world: World) -> Iterator[None]:
     In one process nothing is changed. Otherwise this process ends here: a rank cannot go on alone, and its exchanges
     could keep an ordinary exit waiting.
     """
-    if not isinstance(world, Ranks):
+    if not isinstance(world, TorchRanks):
         yield
         return
     where = f"process {world.rank} of {world.size}"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from aced.errors import AcedError, reason_of
 from aced.evaluate.asked import texts_of
 from aced.evaluate.image_faults import ImageFaults
-from aced.evaluate.task_embedder import Embedder, evaluation_mode
+from aced.evaluate.task_embedder import TaskEmbedder, evaluation_mode
 from aced.evaluate.tasks import Task
 from aced.evaluate.unreadable import without_lost
 from aced.models import Tower
@@ -50,7 +50,7 @@ def embed_together(
     loading: Loading,
     step: int,
     cutting: Cutting = to_the_end,
-) -> Embedder | None:
+) -> TaskEmbedder | None:
     """An embedder of `student` that knows, in the first process, what the tasks will ask for.
 
     In one process it knows nothing yet, and embeds what it is asked for.
@@ -68,7 +68,7 @@ def embed_together(
     Returns:
         None, in every process, where it was cut short in one.
     """
-    embedder = Embedder(student, micro_batch, precision=precision, loading=loading)
+    embedder = TaskEmbedder(student, micro_batch, precision=precision, loading=loading)
     if world.size == 1:
         return embedder
     shared = _Shared(world, embedder, f"evaluation of step {step} is cut short", cutting)
@@ -106,7 +106,7 @@ class _Work(Protocol):
 class _ImageWork:
     """The images of a task; such as cannot be read in parts are for one process."""
 
-    def __init__(self, embedder: Embedder, task: Task) -> None:
+    def __init__(self, embedder: TaskEmbedder, task: Task) -> None:
         self._embedder, self._read, self._apart = embedder, task.images, hasattr(task.images, "parts")
         self.name, self.mark = task.name, str(getattr(task.images, "structure", ""))
         count = len(task.images) if self._apart else 0  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ class _ImageWork:
 class _TextWork:
     """Different texts."""
 
-    def __init__(self, embedder: Embedder, texts: Sequence[str]) -> None:
+    def __init__(self, embedder: TaskEmbedder, texts: Sequence[str]) -> None:
         self._embedder, self._texts = embedder, texts
         self.name, self.mark = hashlib.sha256(json.dumps(texts).encode()).hexdigest(), ""
         self.parts: Sequence[range] = embedder.micro_batches(len(texts))
@@ -153,7 +153,7 @@ class _Shared:
         images: what is known of the work that succeeded, by its name.
     """
 
-    def __init__(self, world: World, embedder: Embedder, word: str, cutting: Cutting) -> None:
+    def __init__(self, world: World, embedder: TaskEmbedder, word: str, cutting: Cutting) -> None:
         self._world, self._embedder, self._word, self._cutting = world, embedder, word, cutting
         self.images: dict[str, _Images] = {}
 
@@ -251,13 +251,13 @@ def dealt(sizes: Sequence[int], ranks: int) -> list[int]:
     return takers
 
 
-def _image_works(embedder: Embedder, tasks: Sequence[Task]) -> list[_ImageWork]:
+def _image_works(embedder: TaskEmbedder, tasks: Sequence[Task]) -> list[_ImageWork]:
     """The images of all tasks, those that several have in common once."""
     first = {id(task.images): task for task in reversed(tasks)}
     return [_ImageWork(embedder, task) for task in tasks if first[id(task.images)] is task]
 
 
-def _text_works(embedder: Embedder, tasks: Sequence[Task], images: dict[str, _Images]) -> list[_TextWork]:
+def _text_works(embedder: TaskEmbedder, tasks: Sequence[Task], images: dict[str, _Images]) -> list[_TextWork]:
     """The texts of all tasks whose images are embedded, each list once."""
     works: dict[str, _TextWork] = {}
     names = {id(task.images): task.name for task in reversed(tasks)}

@@ -16,7 +16,7 @@ from aced.errors import AcedError
 from aced.pool.faults import HARMLESS
 from aced.pool.fetch.fetching import Fetcher
 from aced.pool.loader.assembly import Place, Size, assembled
-from aced.pool.loader.filling import Fill, Job
+from aced.pool.loader.filling import Fill, FillJob
 from aced.pool.loader.loading import PATIENCE, Start, load
 from aced.pool.loader.sending import CudaLine, Sent
 from aced.pool.orders.order import Orders
@@ -172,7 +172,7 @@ def distinct(columns: Sequence[Column]) -> list[Column]:
     return list({column.name: column for column in columns}.values())
 
 
-class _Plan(Iterable[Job]):
+class _Plan(Iterable[FillJob]):
     """One process's part of each step, in chunks of about equal size where other processes load it.
 
     Attributes:
@@ -190,7 +190,7 @@ class _Plan(Iterable[Job]):
         first = max(order.parts(steps[0], part[1])) if fewest and steps else 0
         self.rows = min(most, 2 * fewest - 1) if order.uneven else first
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[FillJob]:
         for step in self._steps:
             rank, ranks = self._part
             parts = self._order.parts(step, ranks)
@@ -199,7 +199,7 @@ class _Plan(Iterable[Job]):
             count = chunks_of(max(parts), self._fewest).number if self._fewest else 1
             self.sizes.append(Size(count, len(indices)))
             for pair in zip(indices.tensor_split(count), epochs.tensor_split(count), strict=True):
-                yield Job(*pair)
+                yield FillJob(*pair)
 
 
 def feed(

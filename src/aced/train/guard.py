@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aced.errors import AcedError
 from aced.runtime.devices import Readout
-from aced.train.replica import Verdict
+from aced.train.replica import UpdateVerdict
 
 
 class _Refused(NamedTuple):
@@ -57,7 +57,7 @@ class Guard:
         self._coming: deque[tuple[int, Readout]] = deque()
         self._refused: _Refused | None = None
 
-    def note(self, step: int, loss: Tensor, norm: Tensor, verdict: Verdict) -> None:
+    def note(self, step: int, loss: Tensor, norm: Tensor, verdict: UpdateVerdict) -> None:
         """Take note of step number `step` (from 1), before its update, and look at those that are due.
 
         Args:

@@ -20,7 +20,7 @@ MAX_LOG_SCALE = math.log(100.0)
 
 
 @dataclass(frozen=True)
-class Parts:
+class LossParts:
     """The losses of one step: scalars without gradient, on the device that computes them.
 
     Of the whole batch, or of several ranks one's part of it.
@@ -35,9 +35,9 @@ class Parts:
         return [part for part in (self.loss, self.contrastive, self.distillation) if part is not None]
 
     @staticmethod
-    def of(numbers: Sequence[Tensor]) -> Parts:
+    def of(numbers: Sequence[Tensor]) -> LossParts:
         """From what `numbers` gave, or the like."""
-        return Parts(*numbers, *([] if len(numbers) == 3 else [None]))
+        return LossParts(*numbers, *([] if len(numbers) == 3 else [None]))
 
 
 class Objective(nn.Module):
@@ -87,7 +87,7 @@ class Objective(nn.Module):
         distilled: Embeddings | Share,
         teachers: Sequence[Embeddings | Share],
         columns: Sequence[Embeddings] = (),
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, LossParts]:
         """The loss of one step.
 
         Args:
@@ -102,12 +102,12 @@ class Objective(nn.Module):
         contrastive = as_share(contrastive)
         base = self.contrastive.of(contrastive)
         if self.kind is None:
-            return base, Parts.of([base.detach()] * 2)
+            return base, LossParts.of([base.detach()] * 2)
         kd = self._distillation(distilled, teachers)
         if self.method.columns:
             kd = kd + self._against_columns(distilled, teachers, columns)
         total = base + self.method.weight * kd
-        return total, Parts.of([value.detach() for value in (total, base, kd)])
+        return total, LossParts.of([value.detach() for value in (total, base, kd)])
 
     @property
     def compares(self) -> bool:

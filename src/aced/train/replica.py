@@ -32,7 +32,7 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class UpdateVerdict:
     """What a step's loss and gradient say about its update; scalars, bool but for the norm, on the device.
 
     Attributes:
@@ -145,7 +145,7 @@ class Replica:
         self.scale.unscale(parameters)
         return clip_gradients(parameters, limit)
 
-    def judge(self, loss: Tensor, norm: Tensor, scored: Tensor | None = None) -> Verdict:
+    def judge(self, loss: Tensor, norm: Tensor, scored: Tensor | None = None) -> UpdateVerdict:
         """Whether a step of this loss and gradient may change the weights; the same on every rank.
 
         Args:
@@ -158,9 +158,9 @@ class Replica:
         skipped = self.scale.overflowed(*finite)
         unscored = torch.zeros_like(skipped) if scored is None else ~scored
         refused = ~(finite[0] & finite[1]) & ~skipped | unscored
-        return Verdict(refused, unscored, skipped, norm.masked_fill(skipped, 0.0))
+        return UpdateVerdict(refused, unscored, skipped, norm.masked_fill(skipped, 0.0))
 
-    def update(self, optimizer: torch.optim.Optimizer, verdict: Verdict) -> None:
+    def update(self, optimizer: torch.optim.Optimizer, verdict: UpdateVerdict) -> None:
         """One step of the optimiser, which changes nothing at all where it was refused or is skipped."""
         # Fused optimisers take this from whoever scales losses; it is looked at on the device.
         optimizer.found_inf = (verdict.refused | verdict.skipped).float()  # type: ignore[attr-defined]

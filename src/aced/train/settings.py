@@ -10,7 +10,7 @@ from aced.runtime.precision import Precision
 
 
 @dataclass(frozen=True)
-class Settings:
+class StepSettings:
     """Numbers of a step; documented in `aced.config.sections`."""
 
     batch: int

@@ -21,15 +21,15 @@ from aced.train.distributed import World
 from aced.train.feed import Faults
 from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
-from aced.train.objective import Objective, Parts
+from aced.train.objective import LossParts, Objective
 from aced.train.opening import open_step
 from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
 from aced.train.replica import Replica
-from aced.train.scoring.choosing import Plan, choose
+from aced.train.scoring.choosing import ChoicePlan, choose
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
-from aced.train.settings import Settings
+from aced.train.settings import StepSettings
 
 
 @dataclass
@@ -66,8 +66,8 @@ class Trainer:
     objective: Objective
     optimizer: torch.optim.Optimizer
     method: Method
-    settings: Settings
-    plan: Plan
+    settings: StepSettings
+    plan: ChoicePlan
     memory: Memory | None
     reference: Provider | None
     teachers: list[Provider]
@@ -117,7 +117,7 @@ class Outcome:
     candidates: Tensor
     rows: Tensor
     scores: Tensor | None
-    parts: Parts
+    parts: LossParts
     lr: float
     grad_norm: Tensor
 
@@ -148,7 +148,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.replica.join(teachers if t.objective.compares else ())
         loss, parts = t.objective(shares[0], shares[-1], teachers, _further(t, len(dealt.rows)))
         t.optimizer.zero_grad(set_to_none=True)
-        parts = Parts.of(t.replica.backward(loss, parts.numbers()))
+        parts = LossParts.of(t.replica.backward(loss, parts.numbers()))
         norm = t.replica.clip(t.optimizer, cfg.clip)
         verdict = t.replica.judge(parts.loss, norm, choice.finite)
         t.guard.note(t.step + 1, parts.loss, norm, verdict)

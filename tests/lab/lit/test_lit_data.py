@@ -16,7 +16,7 @@ from aced.lab.lit.caption_files import load_caption_tars, load_caption_task
 from aced.lab.lit.easy_vqa import load_easy_vqa
 from aced.lab.lit.scenes_vqa import SORTS, ask, make_scenes_examples, plan_scenes
 from aced.lab.lit.sources import load_data
-from aced.lab.lit.texts import Data, Examples
+from aced.lab.lit.texts import Data, TextExamples
 from aced.lab.scenes import world
 from aced.lab.scenes.world import BLOCK, COLOUR, COUNT, FIRST, GROUND, POSITION, SHAPE, SIZE, TEXTURE
 from aced.pool.views import View
@@ -214,6 +214,6 @@ def test_data_that_are_no_data_are_told_in_a_sentence(tmp_path: Path) -> None:
 def test_examples_must_fit_together() -> None:
     source = make_scenes_examples(100, "test", 0)[0].source
     with pytest.raises(ValueError, match="do not fit"):
-        Examples("x", "vqa", source, [0], [("a",)])
+        TextExamples("x", "vqa", source, [0], [("a",)])
     with pytest.raises(ValueError, match="do not fit"):
-        Examples("x", "caption", source, [0, 1], [("a",)])
+        TextExamples("x", "caption", source, [0, 1], [("a",)])

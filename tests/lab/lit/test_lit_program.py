@@ -14,19 +14,19 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from aced.errors import AcedError
-from aced.lab.lit.decoder import Shape
-from aced.lab.lit.decoder_training import Settings, sight_of, write_texts
-from aced.lab.lit.lit_program import Options, find_model, lit_program
+from aced.lab.lit.decoder import DecoderShape
+from aced.lab.lit.decoder_training import DecoderSettings, sight_of, write_texts
+from aced.lab.lit.lit_program import LitOptions, find_model, lit_program
 from aced.lab.lit.saved import load_decoder
 from aced.lab.lit.scenes_vqa import make_scenes_examples
 from aced.lab.lit.score import constant_answer, constant_caption, references, score, shuffled
-from aced.lab.lit.texts import Examples, Pictures
+from aced.lab.lit.texts import TextExamples, TextPictures
 from aced.lab.lit.tokens import cached_tokens
 from aced.models import load_tower, save_tower
 from cli_fakes import Cli
 
 QUIET = Console(quiet=True)
-OPTIONS = Options(Shape(width=32, heads=2), Settings(steps=4, batch=16), beams=2, scenes=(150, 60))
+OPTIONS = LitOptions(DecoderShape(width=32, heads=2), DecoderSettings(steps=4, batch=16), beams=2, scenes=(150, 60))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_blind_decoder_is_trained_once_for_all_encoders(
     real = lit_program.__globals__["train_decoder"]
     monkeypatch.setattr("aced.lab.lit.blind.train_decoder", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr("aced.lab.lit.lit_program.train_decoder", lambda *a: (calls.append(a), real(*a))[1])
-    options = Options(OPTIONS.shape, OPTIONS.settings, beams=2, scenes=(150, 60), cache=run / "lit-cache")
+    options = LitOptions(OPTIONS.shape, OPTIONS.settings, beams=2, scenes=(150, 60), cache=run / "lit-cache")
     found = lit_program(str(other / "model"), ["scenes"], tmp_path / "out", options, QUIET)
     assert len(calls) == 1
     for one, before in zip(found["tasks"], done["tasks"], strict=True):
@@ -181,9 +181,9 @@ def test_a_run_is_found_by_its_folder_or_its_models(run: Path) -> None:
 # -- baselines -------------------------------------------------------------------------------------------------------
 
 
-def examples(kind: Any, texts: list[tuple[str, ...]], questions: tuple[str, ...] = ()) -> Examples:
-    pictures = Pictures("none", "0", [str(i) for i in range(len(texts))], lambda _: pytest.fail("read"))
-    return Examples("x", kind, pictures, list(range(len(texts))), texts, questions)
+def examples(kind: Any, texts: list[tuple[str, ...]], questions: tuple[str, ...] = ()) -> TextExamples:
+    pictures = TextPictures("none", "0", [str(i) for i in range(len(texts))], lambda _: pytest.fail("read"))
+    return TextExamples("x", kind, pictures, list(range(len(texts))), texts, questions)
 
 
 def test_the_constant_caption_is_the_one_most_like_the_others() -> None:
@@ -213,7 +213,7 @@ def test_shuffling_leaves_no_text_in_its_place() -> None:
 def test_accuracy_by_sort_adds_up_to_the_whole() -> None:
     from aced.lab.lit.score import Written
 
-    asked = Examples(
+    asked = TextExamples(
         "x", "vqa", examples("caption", [("a",)] * 4).source, [0, 1, 2, 3],
         [("red",), ("blue",), ("yes",), ("no",)], ("c?", "c?", "y?", "y?"), ("c", "c", "y", "y"), 0.5,
     )  # fmt: skip

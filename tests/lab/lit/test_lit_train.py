@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from aced.errors import AcedError
-from aced.lab.lit.decoder import Shape, TextDecoder, make_decoder
-from aced.lab.lit.decoder_training import Settings, Sight, sight_of, train_decoder, write_texts
+from aced.lab.lit.decoder import DecoderShape, TextDecoder, make_decoder
+from aced.lab.lit.decoder_training import DecoderSettings, Sight, sight_of, train_decoder, write_texts
 from aced.lab.lit.scenes_vqa import make_scenes_examples
-from aced.lab.lit.texts import Examples
+from aced.lab.lit.texts import TextExamples
 from aced.lab.lit.tokens import cached_tokens
 from aced.lab.lit.words import ANSWER, CAPTION, END, QUESTION, START, Vocabulary
 from aced.models import load_tower
 
-SHAPE = Shape(width=32, heads=2, dropout=0.0)
+SHAPE = DecoderShape(width=32, heads=2, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Examples], Sight, Vocabulary]:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[TextExamples], Sight, Vocabulary]:
     """Twelve captions and a dozen questions, with the tokens of an untrained encoder."""
     captions, questions = make_scenes_examples(120, "train", 0)
     few = [captions.only(range(12)), questions.only(range(12))]
@@ -32,11 +32,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Examples], Si
 
 
 def trained(
-    scenes: tuple[list[Examples], Sight, Vocabulary], sight: Sight, steps: int, seed: int = 0
+    scenes: tuple[list[TextExamples], Sight, Vocabulary], sight: Sight, steps: int, seed: int = 0
 ) -> tuple[TextDecoder, list[float]]:
     few, _, vocabulary = scenes
     decoder = make_decoder(SHAPE, len(vocabulary), 0 if sight is None else 64, seed)
-    losses = train_decoder(decoder, vocabulary, few, sight, Settings(steps=steps, batch=24, lr=5e-3), seed)
+    losses = train_decoder(decoder, vocabulary, few, sight, DecoderSettings(steps=steps, batch=24, lr=5e-3), seed)
     return decoder, losses
 
 
@@ -62,7 +62,7 @@ def test_the_picture_has_a_part_in_every_logit() -> None:
 
 
 def test_it_learns_captions_and_answers_at_once_and_without_its_eyes_it_cannot(
-    scenes: tuple[list[Examples], Sight, Vocabulary],
+    scenes: tuple[list[TextExamples], Sight, Vocabulary],
 ) -> None:
     few, sight, vocabulary = scenes
     decoder, losses = trained(scenes, sight, 150)
@@ -78,14 +78,14 @@ def test_it_learns_captions_and_answers_at_once_and_without_its_eyes_it_cannot(
 
 
 def test_the_same_seed_gives_the_same_weights_and_the_global_generator_stays(
-    scenes: tuple[list[Examples], Sight, Vocabulary],
+    scenes: tuple[list[TextExamples], Sight, Vocabulary],
 ) -> None:
     few, sight, vocabulary = scenes
     state = torch.random.get_rng_state()
     found = []
     for seed in (0, 0, 1):
-        decoder = make_decoder(Shape(width=32, heads=2, dropout=0.1), len(vocabulary), 64, seed)
-        train_decoder(decoder, vocabulary, few, sight, Settings(steps=3, batch=8), seed)
+        decoder = make_decoder(DecoderShape(width=32, heads=2, dropout=0.1), len(vocabulary), 64, seed)
+        train_decoder(decoder, vocabulary, few, sight, DecoderSettings(steps=3, batch=8), seed)
         found.append(torch.cat([p.detach().flatten() for p in decoder.parameters()]))
         torch.rand(3)
         torch.random.set_rng_state(state)
@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_global_generator_stays(
 
 
 def test_only_the_text_is_learnt_and_not_the_question(
-    scenes: tuple[list[Examples], Sight, Vocabulary], monkeypatch: pytest.MonkeyPatch
+    scenes: tuple[list[TextExamples], Sight, Vocabulary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, _, vocabulary = scenes
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -108,7 +108,7 @@ def test_only_the_text_is_learnt_and_not_the_question(
 
     monkeypatch.setattr("aced.lab.lit.decoder_training.F.cross_entropy", spy)
     decoder = make_decoder(SHAPE, len(vocabulary), 0, 0)
-    train_decoder(decoder, vocabulary, [few[1]], None, Settings(steps=1, batch=4), 0)
+    train_decoder(decoder, vocabulary, [few[1]], None, DecoderSettings(steps=1, batch=4), 0)
     learnt = [one for one in seen[0][1].tolist() if one != -100]
     assert learnt.count(END) == 4
     words = set(vocabulary.decode([one for one in learnt if one != END]).split())
@@ -125,15 +125,15 @@ def test_prompts_name_the_task() -> None:
 @pytest.mark.parametrize(("layers", "width"), [(1, 32), (7, 32), (2, 30)])
 def test_sizes_out_of_range_are_refused(layers: int, width: int) -> None:
     with pytest.raises(AcedError, match=r"2 to 6 layers|cannot be shared by 4 heads"):
-        Shape(layers=layers, width=width)
+        DecoderShape(layers=layers, width=width)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(
-    scenes: tuple[list[Examples], Sight, Vocabulary], tmp_path: Path
+    scenes: tuple[list[TextExamples], Sight, Vocabulary], tmp_path: Path
 ) -> None:
     few, _, vocabulary = scenes
     decoder = make_decoder(SHAPE, len(vocabulary), 0, 0)
     with torch.no_grad():
         decoder.head.bias.fill_(float("inf"))
     with pytest.raises(AcedError, match="not finite at step 0"):
-        train_decoder(decoder, vocabulary, few, None, Settings(steps=2, batch=4), 0)
+        train_decoder(decoder, vocabulary, few, None, DecoderSettings(steps=2, batch=4), 0)

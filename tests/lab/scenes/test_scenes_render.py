@@ -11,18 +11,18 @@ from aced.lab.scenes.world import BLOCK, COLOUR, COUNT, FIRST, GROUND, POSITION,
 
 
 @pytest.fixture(scope="module")
-def plan() -> world.Plan:
+def plan() -> world.ScenePlan:
     return world.sample(330, world.generator("test of rendering"))
 
 
 @pytest.mark.parametrize("style", ["paint", "sketch"])
-def test_chunks_do_not_change_pictures(plan: world.Plan, style: str) -> None:
+def test_chunks_do_not_change_pictures(plan: world.ScenePlan, style: str) -> None:
     whole = render(plan, style, chunk=len(plan))  # type: ignore[arg-type]
     for chunk in (7, 64, 256):
         assert torch.equal(render(plan, style, chunk=chunk), whole)  # type: ignore[arg-type]
 
 
-def test_a_scene_alone_is_the_scene_in_a_batch(plan: world.Plan) -> None:
+def test_a_scene_alone_is_the_scene_in_a_batch(plan: world.ScenePlan) -> None:
     whole = render(plan)
     for rows in ([320, 3, 128, 3], [0], [329]):
         assert torch.equal(render(plan[torch.tensor(rows)]), whole[rows])
@@ -79,7 +79,7 @@ def test_two_objects_are_on_their_sides() -> None:
         assert (side == plan.attributes[:, block + POSITION]).float().mean() > 0.98
 
 
-def test_redraw_moves_little_and_keeps_the_attributes(plan: world.Plan) -> None:
+def test_redraw_moves_little_and_keeps_the_attributes(plan: world.ScenePlan) -> None:
     again = world.redraw(plan, world.generator("again"), 0.3)
     assert torch.equal(again.attributes, plan.attributes)
     assert (again.jitter - plan.jitter).abs().max() <= 0.3
@@ -87,7 +87,7 @@ def test_redraw_moves_little_and_keeps_the_attributes(plan: world.Plan) -> None:
     assert (again.tape != plan.tape).all()
 
 
-def test_grey_has_no_colour_and_keeps_luminance(plan: world.Plan) -> None:
+def test_grey_has_no_colour_and_keeps_luminance(plan: world.ScenePlan) -> None:
     pixels = render(plan[:50])
     grey = shifts.grey(pixels)
     assert grey.dtype == torch.uint8
@@ -102,7 +102,7 @@ def test_noise_has_the_level_asked_for() -> None:
     assert 19 < spread < 21
 
 
-def test_spoiling_touches_every_picture(plan: world.Plan) -> None:
+def test_spoiling_touches_every_picture(plan: world.ScenePlan) -> None:
     pixels = render(plan)
     spoilt = shifts.spoil(pixels, world.generator("spoil"))
     assert torch.equal(spoilt, shifts.spoil(pixels, world.generator("spoil")))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from aced.errors import AcedError
-from aced.lab.family.stem_vit import SIZES, Block, StemViT
+from aced.lab.family.stem_vit import SIZES, StemBlock, StemViT
 
 
 def _small(**options: int) -> StemViT:
@@ -29,7 +29,7 @@ def test_the_stem_is_two_convolutions() -> None:
 
 def test_attention_is_the_textbook_one() -> None:
     torch.manual_seed(0)
-    block, x = Block(32, 4, 2.0), torch.randn(3, 7, 32)
+    block, x = StemBlock(32, 4, 2.0), torch.randn(3, 7, 32)
     q, k, v = block.qkv(block.norm1(x)).view(3, 7, 3, 4, 8).permute(2, 0, 3, 1, 4)
     weights = torch.softmax(q @ k.transpose(-1, -2) / 8**0.5, dim=-1)
     y = x + block.proj((weights @ v).transpose(1, 2).reshape(3, 7, 32))

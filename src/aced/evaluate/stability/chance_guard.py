@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aced.evaluate.stability.distributions import Floats, binomial_tail, hits_above_chance
-from aced.evaluate.stability.spread import Repeats, Scores
+from aced.evaluate.stability.spread import Repeats, ScoreTable
 
 
 @dataclass(frozen=True)
-class Guard:
+class ChanceGuard:
     """The guard against chance: a task stays if some repeated recipe is significantly above it.
 
     Attributes:
@@ -25,7 +25,7 @@ class Guard:
     p_values: Floats
 
     @classmethod
-    def of(cls, scores: Scores, repeats: Repeats, alpha: float) -> Guard:
+    def of(cls, scores: ScoreTable, repeats: Repeats, alpha: float) -> ChanceGuard:
         """One-sided exact binomial tests of each recipe's mean score as a single result on n queries.
 
         The seeds share their test set, so they are not counted as more queries; and alpha is divided by the number

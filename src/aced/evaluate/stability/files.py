@@ -29,7 +29,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """The scores of one model.
 
     Attributes:
@@ -51,7 +51,7 @@ class Row:
     config: str = ""
 
 
-def read_rows(path: Path, recipe_columns: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Row]:
+def read_rows(path: Path, recipe_columns: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[ScoreRow]:
     """All rows of a file, or of the `results.json`, `eval.json` or `eval_results.jsonl` of a folder.
 
     Raises:
@@ -158,7 +158,7 @@ def _number(value: Any, where: str) -> float | None:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def _json_rows(path: Path, text: str) -> list[Row]:
+def _json_rows(path: Path, text: str) -> list[ScoreRow]:
     results = _json(path, text)
     if isinstance(results, dict) and isinstance(results.get("tasks"), dict) and "rows" not in results:
         # An `eval.json`: one model, which its folder names as it does beside an `eval_results.jsonl`.
@@ -174,13 +174,13 @@ def _json_rows(path: Path, text: str) -> list[Row]:
     return rows
 
 
-def _row(path: Path, recipe: str, seed: str, tasks: Any, config: str) -> Row:
+def _row(path: Path, recipe: str, seed: str, tasks: Any, config: str) -> ScoreRow:
     if not recipe or not isinstance(tasks, dict) or not all(isinstance(task, dict) for task in tasks.values()):
         raise AcedError(f"{path} has a row without a method or without an object 'tasks'.")
     name = f"{recipe} seed {seed}" if seed else recipe
     scores = {task: _number(part.get("value"), f"{path}, task '{task}'") for task, part in tasks.items()}
     facts = {task: _fact(part, f"{path}, task '{task}'") for task, part in tasks.items()}
-    return Row(name, recipe, seed, str(path), scores, facts, config)
+    return ScoreRow(name, recipe, seed, str(path), scores, facts, config)
 
 
 def _config(folder: Path) -> str:
@@ -195,7 +195,7 @@ def _config(folder: Path) -> str:
     return json.dumps({name: part for name, part in sections.items() if name != "run"}, sort_keys=True, default=str)
 
 
-def _jsonl(path: Path, text: str) -> Row:
+def _jsonl(path: Path, text: str) -> ScoreRow:
     """DataComp's: a line for each task, with its main metric; the model is named by the folder."""
     scores: dict[str, float | None] = {}
     facts = {}
@@ -211,13 +211,13 @@ def _jsonl(path: Path, text: str) -> Row:
         scores[str(task)] = _number(metrics.get("main_metric"), where)
         facts[str(task)] = _fact({**metrics, **entry}, where)
     name = path.absolute().parent.name
-    return Row(name, name, "", str(path), scores, facts)
+    return ScoreRow(name, name, "", str(path), scores, facts)
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------
 
 
-def _csv(path: Path, text: str, recipe_columns: Sequence[str], ignore: Sequence[str]) -> list[Row]:
+def _csv(path: Path, text: str, recipe_columns: Sequence[str], ignore: Sequence[str]) -> list[ScoreRow]:
     reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
     columns = [name.strip() for name in reader.fieldnames or []]
     twice = next((name for name in columns if columns.count(name) > 1), None)
@@ -238,7 +238,7 @@ def _csv(path: Path, text: str, recipe_columns: Sequence[str], ignore: Sequence[
     return _wide(path, left, lines, recipe_columns)
 
 
-def _wide(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_columns: Sequence[str]) -> list[Row]:
+def _wide(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_columns: Sequence[str]) -> list[ScoreRow]:
     """A row for each model, a column for each task; columns without any number name the model."""
     names = [c for c in columns if c in recipe_columns or c == "seed" or not any(_is_number(line[c]) for line in lines)]
     tasks = [c for c in columns if c not in names]
@@ -246,18 +246,18 @@ def _wide(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_co
     for number, line in enumerate(lines, 2):
         scores = {task: _number(line[task], f"{path} line {number}, column '{task}'") for task in tasks}
         name, recipe = _labels(line, names, recipe_columns, str(number))
-        rows.append(Row(name, recipe, line.get("seed", "").strip(), str(path), scores))
+        rows.append(ScoreRow(name, recipe, line.get("seed", "").strip(), str(path), scores))
     return rows
 
 
-def _long(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_columns: Sequence[str]) -> list[Row]:
+def _long(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_columns: Sequence[str]) -> list[ScoreRow]:
     """A line for each score: the columns `task`, `value`, perhaps `n` and `chance`; the others name the model."""
     names = [c for c in columns if c not in ("task", "value", "n", "chance")]
-    rows: dict[str, Row] = {}
+    rows: dict[str, ScoreRow] = {}
     for number, line in enumerate(lines, 2):
         where = f"{path} line {number}"
         name, recipe = _labels(line, names, recipe_columns, "")
-        row = rows.setdefault(name, Row(name, recipe, line.get("seed", "").strip(), str(path), {}))
+        row = rows.setdefault(name, ScoreRow(name, recipe, line.get("seed", "").strip(), str(path), {}))
         if line["task"] in row.scores:
             raise AcedError(f"{where}: '{name}' has a second score for task '{line['task']}'.")
         row.scores[line["task"]] = _number(line["value"], where)

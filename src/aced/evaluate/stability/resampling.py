@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aced.evaluate.stability.chance_guard import Guard
+from aced.evaluate.stability.chance_guard import ChanceGuard
 from aced.evaluate.stability.distributions import Floats
-from aced.evaluate.stability.spread import EQUAL, Indices, Repeats, Scores, choose, pooled_sigma
+from aced.evaluate.stability.spread import EQUAL, Indices, Repeats, ScoreTable, choose, pooled_sigma
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Boot:
         return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
 
 
-def bootstrap(scores: Scores, repeats: Repeats, guard: Guard, rules: Rules) -> Boot:
+def bootstrap(scores: ScoreTable, repeats: Repeats, guard: ChanceGuard, rules: Rules) -> Boot:
     """The whole choice, guard included, again and again on seeds that are drawn with replacement."""
     generator = np.random.default_rng(rules.seed)
     size, width = rules.resamples, len(scores.tasks)

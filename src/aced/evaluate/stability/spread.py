@@ -20,7 +20,7 @@ SMALL = 4
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreTable:
     """A complete table of scores.
 
     Attributes:
@@ -55,7 +55,7 @@ class Repeats:
     sizes: dict[str, int]
 
     @classmethod
-    def of(cls, scores: Scores) -> Repeats:
+    def of(cls, scores: ScoreTable) -> Repeats:
         """Find them.
 
         Raises:
@@ -141,7 +141,7 @@ def lowest(curve: Floats, least: int) -> int:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TaskChoice:
     """Tasks sorted by their spread, and how many of them are kept.
 
     Attributes:
@@ -160,7 +160,7 @@ class Choice:
         return self.order[: self.count]
 
 
-def choose(deviations: Floats, candidates: Indices, df: int, least: int | None) -> Choice:
+def choose(deviations: Floats, candidates: Indices, df: int, least: int | None) -> TaskChoice:
     """Sort the candidates by standard deviation and cut where the average's is lowest.
 
     Args:
@@ -173,10 +173,10 @@ def choose(deviations: Floats, candidates: Indices, df: int, least: int | None) 
     order = candidates[np.argsort(sigma, kind="stable")]
     curve = std_curve(deviations[:, order], df)
     floor = math.ceil(len(candidates) / 2) if least is None else min(least, len(candidates))
-    return Choice(order, curve, lowest(curve, floor))
+    return TaskChoice(order, curve, lowest(curve, floor))
 
 
-def model_means(scores: Scores) -> Floats:
+def model_means(scores: ScoreTable) -> Floats:
     """`[M, K]`: the mean scores of each recipe that is ranked, repeated or not, in the order of their first rows."""
     rows = np.flatnonzero(scores.ranked_only) if scores.ranked_only.any() else np.arange(len(scores.recipes))
     names = np.array(scores.recipes)[rows]

@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 
 from aced.errors import AcedError
-from aced.evaluate.stability.chance_guard import Guard
+from aced.evaluate.stability.chance_guard import ChanceGuard
 from aced.evaluate.stability.distributions import Floats, kendall_tau, sigma_interval
 from aced.evaluate.stability.resampling import Boot, Rules, bootstrap, held_out
-from aced.evaluate.stability.spread import EQUAL, Choice, Indices, Repeats, Scores, choose, model_means
+from aced.evaluate.stability.spread import EQUAL, Indices, Repeats, ScoreTable, TaskChoice, choose, model_means
 
 Verdict = Literal["kept", "noisy", "chance"]
 
@@ -139,14 +139,14 @@ class Stability:
         return [task.name for task in self.tasks if task.verdict == "kept"]
 
 
-def select_stable(scores: Scores, rules: Rules = Rules()) -> Stability:
+def select_stable(scores: ScoreTable, rules: Rules = Rules()) -> Stability:
     """Choose the stable tasks of a table.
 
     Raises:
         AcedError: no recipe occurs twice, no task is above chance, or `rules.least` is more than there are.
     """
     repeats = Repeats.of(scores)
-    guard = Guard.of(scores, repeats, rules.alpha)
+    guard = ChanceGuard.of(scores, repeats, rules.alpha)
     passed = np.flatnonzero(guard.passes(repeats.means(scores.values)))
     if not len(passed):
         raise AcedError(
@@ -181,7 +181,7 @@ def select_stable(scores: Scores, rules: Rules = Rules()) -> Stability:
     )
 
 
-def _curve(choice: Choice, sigma: Floats, boot: Boot | None) -> list[CurvePoint]:
+def _curve(choice: TaskChoice, sigma: Floats, boot: Boot | None) -> list[CurvePoint]:
     independent = np.sqrt(np.cumsum(sigma[choice.order] ** 2)) / np.arange(1, len(choice.order) + 1)
     points = []
     for i, std in enumerate(choice.curve):
@@ -191,7 +191,7 @@ def _curve(choice: Choice, sigma: Floats, boot: Boot | None) -> list[CurvePoint]
 
 
 def _task_rows(
-    scores: Scores, repeats: Repeats, guard: Guard, choice: Choice, boot: Boot | None
+    scores: ScoreTable, repeats: Repeats, guard: ChanceGuard, choice: TaskChoice, boot: Boot | None
 ) -> list[TaskStability]:
     mean, sigma = repeats.means(scores.values).mean(0), repeats.sigma(repeats.deviations(scores.values))
     own = scores.errors[np.concatenate(repeats.groups)].mean(0)

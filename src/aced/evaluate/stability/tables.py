@@ -14,8 +14,8 @@ import numpy as np
 
 from aced.errors import AcedError, nearest
 from aced.evaluate.stability.distributions import Floats
-from aced.evaluate.stability.files import Facts, Row, read_facts, read_rows
-from aced.evaluate.stability.spread import Scores
+from aced.evaluate.stability.files import Facts, ScoreRow, read_facts, read_rows
+from aced.evaluate.stability.spread import ScoreTable
 
 Missing = Literal["stop", "tasks", "rows"]
 
@@ -58,13 +58,13 @@ def layout_of(
 class _Collected:
     """Rows under way to a table."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ScoreRow] = field(default_factory=list)
     ranked_only: list[bool] = field(default_factory=list)
 
 
 def read_scores(
     paths: Sequence[Path], *, ranked: Sequence[Path] = (), facts: Path | None = None, layout: Layout = Layout()
-) -> Scores:
+) -> ScoreTable:
     """One table from one or many files.
 
     Args:
@@ -95,7 +95,7 @@ def read_scores(
     scale = 100.0 if layout.percent else 1.0
     values = np.array([[_score(row, task, scale) for task in tasks] for row in rows])
     known = _facts(rows, tasks, read_facts(facts) if facts is not None else {}, facts)
-    return Scores(
+    return ScoreTable(
         tasks=tasks,
         values=values,
         recipes=[row.recipe for row in rows],
@@ -117,7 +117,7 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         raise AcedError(f"--repeat-pattern '{pattern}' is not a regular expression ({error}).") from None
 
 
-def _with_recipe(row: Row, pattern: re.Pattern[str] | None, columns: Sequence[str]) -> Row:
+def _with_recipe(row: ScoreRow, pattern: re.Pattern[str] | None, columns: Sequence[str]) -> ScoreRow:
     """The row's recipe: its name without what differs between repeats; by columns it is known already."""
     if pattern is None or columns:
         return row
@@ -126,7 +126,7 @@ def _with_recipe(row: Row, pattern: re.Pattern[str] | None, columns: Sequence[st
     return replace(row, recipe=" ".join(pattern.sub("", row.name).split()) or row.name)
 
 
-def _told_apart(rows: Sequence[Row]) -> list[Row]:
+def _told_apart(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     """Runs of one name whose configs differ in more than the seed are recipes of their own, named by a folder."""
     configs: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -140,9 +140,9 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _refuse_twins(rows: Sequence[Row]) -> None:
+def _refuse_twins(rows: Sequence[ScoreRow]) -> None:
     """A run that is given twice would look like a seed that repeats another exactly."""
-    seen: dict[tuple[str, str], Row] = {}
+    seen: dict[tuple[str, str], ScoreRow] = {}
     for row in rows:
         if not row.seed:
             continue
@@ -153,7 +153,7 @@ def _refuse_twins(rows: Sequence[Row]) -> None:
             )
 
 
-def _tasks(rows: Sequence[Row], ignore: Iterable[str]) -> list[str]:
+def _tasks(rows: Sequence[ScoreRow], ignore: Iterable[str]) -> list[str]:
     every = list(dict.fromkeys(task for row in rows for task in row.scores))
     tasks = [task for task in every if not any(fnmatch.fnmatchcase(task, pattern) for pattern in ignore)]
     if not tasks:
@@ -164,7 +164,7 @@ def _tasks(rows: Sequence[Row], ignore: Iterable[str]) -> list[str]:
     return tasks
 
 
-def _complete(rows: list[Row], tasks: list[str], missing: Missing) -> tuple[list[Row], list[str], list[bool]]:
+def _complete(rows: list[ScoreRow], tasks: list[str], missing: Missing) -> tuple[list[ScoreRow], list[str], list[bool]]:
     """Rows and tasks without holes, and which rows stay."""
     holes = [(row, task) for row in rows for task in tasks if row.scores.get(task) is None]
     keep = [True] * len(rows)
@@ -188,7 +188,7 @@ def _complete(rows: list[Row], tasks: list[str], missing: Missing) -> tuple[list
     return rows, tasks, keep
 
 
-def _score(row: Row, task: str, scale: float) -> float:
+def _score(row: ScoreRow, task: str, scale: float) -> float:
     value = row.scores[task]
     assert value is not None
     if not 0 <= value <= scale:
@@ -200,7 +200,9 @@ def _score(row: Row, task: str, scale: float) -> float:
     return value / scale
 
 
-def _facts(rows: Sequence[Row], tasks: Sequence[str], given: dict[str, Facts], file: Path | None) -> dict[str, Facts]:
+def _facts(
+    rows: Sequence[ScoreRow], tasks: Sequence[str], given: dict[str, Facts], file: Path | None
+) -> dict[str, Facts]:
     """n and chance of each task: from the rows, which must agree, and from the facts file where they say nothing."""
     if given and not given.keys() & set(tasks):
         raise AcedError(f"{file} names none of the tasks, for instance '{tasks[0]}'.{nearest(tasks[0], given)}")

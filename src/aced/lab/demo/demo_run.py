@@ -22,7 +22,7 @@ from aced.lab.demo.rows import (
     REFERENCE_COST,
     STUDENT,
     WALL_OF,
-    Row,
+    DemoRow,
     Scale,
     choose_rows,
     reference_config,
@@ -99,7 +99,7 @@ def run_demo(
     return _finish(demo)
 
 
-def _row_work(row: Row, scale: Scale) -> float:
+def _row_work(row: DemoRow, scale: Scale) -> float:
     """Roughly what a row costs, in student forward passes over a batch."""
     per_step = {True: 8.0, False: 3.0}[get_method(row.method).scores_student]
     return scale.steps * (8.0 if row.wall else per_step * row.factor)
@@ -109,7 +109,7 @@ def _reference_work(model: str, scale: Scale) -> float:
     return scale.reference_steps * 3.0 * (1.0 if model == STUDENT else REFERENCE_COST)
 
 
-def _work(rows: list[Row], seeds: int, scale: Scale) -> float:
+def _work(rows: list[DemoRow], seeds: int, scale: Scale) -> float:
     """The demo's whole work in the units of `_row_work`; only the overall bar depends on it."""
     methods = [get_method(row.method) for row in rows]
     models = [
@@ -138,7 +138,7 @@ def _clear(out: Path) -> None:
     write_atomic(out / MARK, json.dumps({"made_by": "aced demo"}) + "\n")
 
 
-def _run_row(demo: Demo, row: Row, seed: int, title: str) -> dict[str, Any]:
+def _run_row(demo: Demo, row: DemoRow, seed: int, title: str) -> dict[str, Any]:
     method = get_method(row.method)
     folder = demo.out / "runs" / f"{row.name}-s{seed}"
     config = student_config(row, seed, demo.scale, folder, split=demo.split, steps=_wall_steps(demo, row, seed))
@@ -157,7 +157,7 @@ def _run_row(demo: Demo, row: Row, seed: int, title: str) -> dict[str, Any]:
     return result | {"steps": config.train.steps, "run": str(folder.relative_to(demo.out))}
 
 
-def _wall_steps(demo: Demo, row: Row, seed: int) -> int | None:
+def _wall_steps(demo: Demo, row: DemoRow, seed: int) -> int | None:
     """How many steps fit into the wall time that ACED took with this seed, by this row's own measured step time."""
     if not row.wall:
         return None

@@ -37,7 +37,7 @@ QUICK = Scale(pool=4_000, curated=4_000, steps=40, reference_steps=60, log_every
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One row of the table.
 
     Attributes:
@@ -64,24 +64,27 @@ class Row:
 
 # A step of a method that distils on another batch trains on twice as many samples: its own row takes half the steps.
 _LONGER = (
-    Row("aced-iidistill-longer", "ACED-IIDistill, twice the samples", "aced-iidistill"),
-    Row("iid-longer", "IID, 4x longer", "iid", factor=4.0),
-    Row("iid-wall", "IID at ACED's wall time", "iid", wall=True),
-    Row("softmax-kd-wall", "Softmax-KD at ACED's wall time", "softmax-kd", wall=True),
-    Row("softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True),
-    Row("softmax-kd-16-wall", "Softmax-KD (lambda 16) at ACED's wall time", "softmax-kd", weight=16.0, wall=True),
-    Row("i-aced-wall", "I-ACED at ACED's wall time", "i-aced", wall=True),
-    Row("columns-kd-wall", "Columns-KD at ACED's wall time", "columns-kd", wall=True),
-    Row("d-aced-wall", "D-ACED at ACED's wall time", "d-aced", wall=True),
+    DemoRow("aced-iidistill-longer", "ACED-IIDistill, twice the samples", "aced-iidistill"),
+    DemoRow("iid-longer", "IID, 4x longer", "iid", factor=4.0),
+    DemoRow("iid-wall", "IID at ACED's wall time", "iid", wall=True),
+    DemoRow("softmax-kd-wall", "Softmax-KD at ACED's wall time", "softmax-kd", wall=True),
+    DemoRow("softmax-kd-4-wall", "Softmax-KD (lambda 4) at ACED's wall time", "softmax-kd", weight=4.0, wall=True),
+    DemoRow("softmax-kd-16-wall", "Softmax-KD (lambda 16) at ACED's wall time", "softmax-kd", weight=16.0, wall=True),
+    DemoRow("i-aced-wall", "I-ACED at ACED's wall time", "i-aced", wall=True),
+    DemoRow("columns-kd-wall", "Columns-KD at ACED's wall time", "columns-kd", wall=True),
+    DemoRow("d-aced-wall", "D-ACED at ACED's wall time", "d-aced", wall=True),
 )
-ROWS: dict[str, Row] = {
-    **{m.name: Row(m.name, m.title, m.name, factor=1.0 if m.distill_on == "same" else 0.5) for m in METHODS.values()},
+ROWS: dict[str, DemoRow] = {
+    **{
+        m.name: DemoRow(m.name, m.title, m.name, factor=1.0 if m.distill_on == "same" else 0.5)
+        for m in METHODS.values()
+    },
     **{row.name: row for row in _LONGER},
 }
 DEFAULT = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced", "columns-kd", "d-aced")
 
 
-def choose_rows(methods: str | None) -> list[Row]:
+def choose_rows(methods: str | None) -> list[DemoRow]:
     """The rows of a `--methods` argument, with those that they are measured against put before them.
 
     Raises:
@@ -99,7 +102,7 @@ def choose_rows(methods: str | None) -> list[Row]:
     return [ROWS[name] for name in ROWS if name in wanted]
 
 
-def student_config(row: Row, seed: int, scale: Scale, out: Path, *, split: str, steps: int | None = None) -> Config:
+def student_config(row: DemoRow, seed: int, scale: Scale, out: Path, *, split: str, steps: int | None = None) -> Config:
     """The config of one row: the same for all but method, length and seed."""
     method = get_method(row.method)
     reference = STUDENT if method.needs_peer else REFERENCE

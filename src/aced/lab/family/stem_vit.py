@@ -33,7 +33,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
-class Block(nn.Module):
+class StemBlock(nn.Module):
     """A pre-norm transformer block with fused attention and a ReLU MLP: `[B, T, W]` to `[B, T, W]`."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
@@ -93,7 +93,7 @@ class StemViT(nn.Module):
         self.stem1 = nn.Linear(3 * _INNER**2, _STEM)
         self.stem2 = nn.Linear(4 * _STEM, width)
         self.pos_embed = nn.Parameter(torch.empty(1, self.grid_size[0] * self.grid_size[1], width))
-        self.blocks = nn.Sequential(*(Block(width, heads, mlp_ratio) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(StemBlock(width, heads, mlp_ratio) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.head: nn.Module = nn.Identity()
         self.reset_classifier(num_classes, global_pool)

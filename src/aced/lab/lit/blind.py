@@ -12,8 +12,8 @@ import torch
 
 from aced.errors import AcedError
 from aced.files.atomic import write_atomic
-from aced.lab.lit.decoder import Shape, make_decoder
-from aced.lab.lit.decoder_training import Settings, train_decoder, write_texts
+from aced.lab.lit.decoder import DecoderShape, make_decoder
+from aced.lab.lit.decoder_training import DecoderSettings, train_decoder, write_texts
 from aced.lab.lit.texts import Data
 from aced.lab.lit.words import Vocabulary
 
@@ -24,8 +24,8 @@ def blind_texts(
     cache: Path,
     data: Data,
     vocabulary: Vocabulary,
-    shape: Shape,
-    settings: Settings,
+    shape: DecoderShape,
+    settings: DecoderSettings,
     seed: int,
     beams: int,
     device: torch.device,
@@ -55,7 +55,9 @@ def blind_texts(
     return found
 
 
-def _identity(data: Data, vocabulary: Vocabulary, shape: Shape, settings: Settings, seed: int, beams: int) -> str:
+def _identity(
+    data: Data, vocabulary: Vocabulary, shape: DecoderShape, settings: DecoderSettings, seed: int, beams: int
+) -> str:
     digest = hashlib.sha256(
         json.dumps([_VERSION, asdict(shape), asdict(settings), seed, beams, vocabulary.words]).encode()
     )

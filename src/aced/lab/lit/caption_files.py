@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from aced.errors import AcedError
 from aced.evaluate.task_folders import load_task_folder
 from aced.evaluate.tasks import Retrieval
-from aced.lab.lit.texts import Examples, Pictures
+from aced.lab.lit.texts import TextExamples, TextPictures
 from aced.pool.loader.reading import read_all
 from aced.pool.shards import Shards, open_shards
-
-Progress = Callable[[int, int], None]
+from aced.runtime.counting import Progress
 
 _LONGEST_CAPTION = 400
 """Characters of a training caption that are kept; the decoder writes some twenty words."""
@@ -22,7 +21,7 @@ _LONGEST_CAPTION = 400
 
 def load_caption_tars(
     path: str, where: tuple[str, str] | None, index_dir: Path | None, progress: Progress | None = None
-) -> Examples:
+) -> TextExamples:
     """Training captions in img2dataset's layout.
 
     Args:
@@ -48,7 +47,7 @@ def load_caption_tars(
     if not rows:
         chosen = "" if where is None else f" whose {where[0]} is '{where[1]}'"
         raise AcedError(f"{path} holds no pair{chosen}: check --where and the samples' json.")
-    return Examples(f"{shards.name} captions", "caption", shards, rows, texts)
+    return TextExamples(f"{shards.name} captions", "caption", shards, rows, texts)
 
 
 def _with_value(shards: Shards, field: str, value: str) -> set[str]:
@@ -62,7 +61,7 @@ def _word(found: object) -> str | None:
     return None if found is None else str(found).strip()
 
 
-def load_caption_task(folder: Path) -> Examples:
+def load_caption_task(folder: Path) -> TextExamples:
     """The pictures and captions of a retrieval task in CLIP_benchmark's layout, as a test.
 
     Raises:
@@ -74,8 +73,8 @@ def load_caption_task(folder: Path) -> Examples:
     task = found[0]
     name = folder.resolve().name.removeprefix("wds_")
     keys = [f"{name}/{i:06d}" for i in range(len(task.captions))]
-    pictures = Pictures(name, _fingerprint(folder), keys, task.images)
-    return Examples(f"{name} captions", "caption", pictures, list(range(len(keys))), _tuples(task.captions))
+    pictures = TextPictures(name, _fingerprint(folder), keys, task.images)
+    return TextExamples(f"{name} captions", "caption", pictures, list(range(len(keys))), _tuples(task.captions))
 
 
 def _tuples(captions: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

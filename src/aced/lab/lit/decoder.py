@@ -15,7 +15,7 @@ LEAST_LAYERS, MOST_LAYERS = 2, 6
 
 
 @dataclass(frozen=True)
-class Shape:
+class DecoderShape:
     """The sizes of a decoder.
 
     Attributes:
@@ -51,7 +51,7 @@ class TextDecoder(nn.Module):
             vector in their place.
     """
 
-    def __init__(self, shape: Shape, vocabulary: int, memory_width: int) -> None:
+    def __init__(self, shape: DecoderShape, vocabulary: int, memory_width: int) -> None:
         super().__init__()
         width = shape.width
         self.shape, self.memory_width = shape, memory_width
@@ -101,7 +101,7 @@ class TextDecoder(nn.Module):
         return self.blocks(x, memory, tgt_mask=mask, tgt_is_causal=True)
 
 
-def make_decoder(shape: Shape, vocabulary: int, memory_width: int, seed: int) -> TextDecoder:
+def make_decoder(shape: DecoderShape, vocabulary: int, memory_width: int, seed: int) -> TextDecoder:
     """A decoder with initial weights drawn from a seed; the global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -12,12 +12,12 @@ from torch import Tensor
 from aced.errors import AcedError
 from aced.lab.lit.decode import beam_search, greedy
 from aced.lab.lit.decoder import TextDecoder
-from aced.lab.lit.texts import Examples
+from aced.lab.lit.texts import TextExamples
 from aced.lab.lit.tokens import PatchTokens
 from aced.lab.lit.words import END, PAD, SPECIALS, Vocabulary
 from aced.pool.source import Source
 
-Tick = Callable[[int, int], None]
+StepTick = Callable[[int, int], None]
 Sight = Mapping[int, PatchTokens] | None
 """The tokens of each source by its `id`; None for a decoder that sees nothing."""
 
@@ -30,7 +30,7 @@ _ROWS = 256
 
 
 @dataclass(frozen=True)
-class Settings:
+class DecoderSettings:
     """How a decoder is trained.
 
     Attributes:
@@ -68,11 +68,11 @@ class _Encoded:
 def train_decoder(
     decoder: TextDecoder,
     vocabulary: Vocabulary,
-    train: Sequence[Examples],
+    train: Sequence[TextExamples],
     sight: Sight,
-    settings: Settings,
+    settings: DecoderSettings,
     seed: int,
-    tick: Tick | None = None,
+    tick: StepTick | None = None,
 ) -> list[float]:
     """Train in place; the same arguments give the same weights.
 
@@ -122,7 +122,7 @@ def train_decoder(
     return losses
 
 
-def _encode(examples: Examples, vocabulary: Vocabulary, sight: Sight, max_length: int) -> _Encoded:
+def _encode(examples: TextExamples, vocabulary: Vocabulary, sight: Sight, max_length: int) -> _Encoded:
     tokens = None if sight is None else sight[id(examples.source)]
     keep = range(len(examples)) if tokens is None else tokens.usable(examples.rows)
     given, texts = [], []
@@ -134,7 +134,7 @@ def _encode(examples: Examples, vocabulary: Vocabulary, sight: Sight, max_length
     return _Encoded([examples.rows[i] for i in keep], given, texts, tokens)
 
 
-def _prompt(examples: Examples, i: int, vocabulary: Vocabulary, max_length: int) -> list[int]:
+def _prompt(examples: TextExamples, i: int, vocabulary: Vocabulary, max_length: int) -> list[int]:
     if examples.kind == "caption":
         return vocabulary.caption_prompt()
     return vocabulary.question_prompt(examples.questions[i], max_length - LONGEST_ANSWER - 3)
@@ -172,7 +172,7 @@ def _loss(decoder: TextDecoder, batch: tuple[list[int], Tensor, Tensor], sight: 
     return (each.sum(dim=1) / known.sum(dim=1)).mean()
 
 
-def _optimiser(decoder: TextDecoder, settings: Settings) -> torch.optim.AdamW:
+def _optimiser(decoder: TextDecoder, settings: DecoderSettings) -> torch.optim.AdamW:
     matrices = [p for n, p in decoder.named_parameters() if p.ndim > 1 and n not in ("positions", "nothing")]
     known = {id(p) for p in matrices}
     others = [p for p in decoder.parameters() if id(p) not in known]
@@ -194,12 +194,12 @@ def _schedule(step: int, steps: int) -> float:
 def write_texts(
     decoder: TextDecoder,
     vocabulary: Vocabulary,
-    examples: Examples,
+    examples: TextExamples,
     sight: Sight,
     *,
     beams: int = 1,
     length_power: float = 0.7,
-    tick: Tick | None = None,
+    tick: StepTick | None = None,
 ) -> list[str]:
     """What a trained decoder writes for each example: a caption, or an answer.
 

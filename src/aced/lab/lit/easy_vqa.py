@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aced.errors import AcedError
-from aced.lab.lit.texts import Examples, Pictures
+from aced.lab.lit.texts import TextExamples, TextPictures
 from aced.pool.images import ImageFault, decode_image
 from aced.pool.views import View
 
@@ -27,7 +27,7 @@ def is_easy_vqa(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("train/questions.json", "train.tar.gz"))
 
 
-def load_easy_vqa(folder: Path, split: str) -> Examples:
+def load_easy_vqa(folder: Path, split: str) -> TextExamples:
     """The questions of a split, `train` or `test`.
 
     Raises:
@@ -38,8 +38,10 @@ def load_easy_vqa(folder: Path, split: str) -> Examples:
     ids = sorted({row[2] for row in questions})
     place = {one: row for row, one in enumerate(ids)}
     answers = sorted({row[1] for row in questions})
-    pictures = Pictures(f"easy-VQA {split}", files.fingerprint, [f"{split}/{one}" for one in ids], _Images(files, ids))
-    return Examples(
+    pictures = TextPictures(
+        f"easy-VQA {split}", files.fingerprint, [f"{split}/{one}" for one in ids], _Images(files, ids)
+    )
+    return TextExamples(
         name="easy-VQA",
         kind="vqa",
         source=pictures,

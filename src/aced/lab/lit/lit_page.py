@@ -21,7 +21,7 @@ _BASELINES = {
 
 
 @dataclass(frozen=True)
-class Stat:
+class ScoreStat:
     """Mean and, of two or more, sample standard deviation."""
 
     mean: float
@@ -33,9 +33,9 @@ class Stat:
         return mean if self.std is None else f"{mean} ± {self.std:.{digits}f}"
 
 
-def stat(values: Sequence[float]) -> Stat:
+def stat(values: Sequence[float]) -> ScoreStat:
     """Mean and spread of the seeds' values."""
-    return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return ScoreStat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def title_of(results: dict[str, Any]) -> str:
@@ -73,7 +73,7 @@ def score_tables(groups: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
             if key in task["baselines"]:
                 rows.append(_row(title, _values(everything, task["name"], names, key), True))
         if task.get("chance") is not None:
-            rows.append(_row("Chance", [Stat(task["chance"], None)], True))
+            rows.append(_row("Chance", [ScoreStat(task["chance"], None)], True))
         tables.append(
             {"name": task["name"], "kind": task["kind"], "n": task["n"], "scores": names, "rows": rows, "best": best}
             | {"constant": task["constant"], "references": task.get("references")}
@@ -81,18 +81,18 @@ def score_tables(groups: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
     return tables
 
 
-def _row(title: str, cells: list[Stat], baseline: bool) -> dict[str, Any]:
+def _row(title: str, cells: list[ScoreStat], baseline: bool) -> dict[str, Any]:
     return {"title": title, "cells": cells, "baseline": baseline}
 
 
-def _values(runs: Sequence[dict[str, Any]], task: str, names: Sequence[str], baseline: str | None) -> list[Stat]:
+def _values(runs: Sequence[dict[str, Any]], task: str, names: Sequence[str], baseline: str | None) -> list[ScoreStat]:
     found = []
     for run in runs:
         entry = next(one for one in run["tasks"] if one["name"] == task)
         found.append(entry["scores"] if baseline is None else entry["baselines"][baseline])
     # A baseline that has no part in the seed has no spread: the same value every time.
     stats = [stat([scores[name] for scores in found]) for name in names]
-    return [Stat(one.mean, None) if baseline and not one.std else one for one in stats]
+    return [ScoreStat(one.mean, None) if baseline and not one.std else one for one in stats]
 
 
 def type_tables(groups: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -17,13 +17,13 @@ from rich.table import Table
 from aced.errors import AcedError
 from aced.files.atomic import write_atomic
 from aced.lab.lit.blind import blind_texts
-from aced.lab.lit.decoder import Shape, TextDecoder, describe, make_decoder
-from aced.lab.lit.decoder_training import Settings, Sight, sight_of, train_decoder, write_texts
+from aced.lab.lit.decoder import DecoderShape, TextDecoder, describe, make_decoder
+from aced.lab.lit.decoder_training import DecoderSettings, Sight, sight_of, train_decoder, write_texts
 from aced.lab.lit.lit_page import write_lit_report
 from aced.lab.lit.saved import FORMAT, save_decoder
 from aced.lab.lit.score import Written, constant_text, score
 from aced.lab.lit.sources import load_data
-from aced.lab.lit.texts import Data, Examples
+from aced.lab.lit.texts import Data, TextExamples
 from aced.lab.lit.tokens import cached_tokens
 from aced.lab.lit.words import Vocabulary
 from aced.models import Tower, load_recipe, trained_recipe
@@ -37,7 +37,7 @@ GALLERY = 12
 
 
 @dataclass(frozen=True)
-class Options:
+class LitOptions:
     """What `aced lit` can be asked for beside the run and the data.
 
     Attributes:
@@ -52,8 +52,8 @@ class Options:
         checkpoint: weights, or their tag, for an architecture that is named instead of a run.
     """
 
-    shape: Shape = field(default_factory=Shape)
-    settings: Settings = field(default_factory=Settings)
+    shape: DecoderShape = field(default_factory=DecoderShape)
+    settings: DecoderSettings = field(default_factory=DecoderSettings)
     seed: int = 0
     beams: int = 4
     where: str | None = None
@@ -63,7 +63,7 @@ class Options:
     checkpoint: Path | None = None
 
 
-def lit_program(run: str, data: list[str], out: Path | None, options: Options, console: Console) -> dict[str, Any]:
+def lit_program(run: str, data: list[str], out: Path | None, options: LitOptions, console: Console) -> dict[str, Any]:
     """Train a decoder on a run's frozen encoder, score it, and write everything into `out`.
 
     Args:
@@ -122,7 +122,7 @@ def lit_program(run: str, data: list[str], out: Path | None, options: Options, c
     return results
 
 
-def _checked(run: str, options: Options) -> Recipe:
+def _checked(run: str, options: LitOptions) -> Recipe:
     """The model of a run, once it is known that it has weights and that the options make sense."""
     if options.beams < 1:
         raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
@@ -132,7 +132,7 @@ def _checked(run: str, options: Options) -> Recipe:
     return trained_recipe(model, options.checkpoint, model, "with --checkpoint")
 
 
-def _asked(options: Options, data: list[str]) -> dict[str, Any]:
+def _asked(options: LitOptions, data: list[str]) -> dict[str, Any]:
     """What was asked for, as it stands in `results.json`."""
     training = {**asdict(options.settings), "beams": options.beams, "where": options.where}
     return {"seed": options.seed, "training": training, "data": data, "split": options.split}
@@ -213,7 +213,7 @@ def _sight(cache: Path, tower: Tower, data: Data, bars: Bars) -> Sight:
     return sight_of(sources, tokens)
 
 
-def _readable(examples: Examples, sight: Sight, bars: Bars) -> Examples:
+def _readable(examples: TextExamples, sight: Sight, bars: Bars) -> TextExamples:
     """A test set without the pictures that cannot be read; the same object where all can."""
     assert sight is not None
     keep = sight[id(examples.source)].usable(examples.rows)
@@ -226,7 +226,7 @@ def _readable(examples: Examples, sight: Sight, bars: Bars) -> Examples:
 
 
 def _trained(
-    tower: Tower, data: Data, vocabulary: Vocabulary, sight: Sight, options: Options, bars: Bars
+    tower: Tower, data: Data, vocabulary: Vocabulary, sight: Sight, options: LitOptions, bars: Bars
 ) -> TextDecoder:
     assert sight is not None
     width = next(iter(sight.values())).width
@@ -237,7 +237,7 @@ def _trained(
 
 
 def _written(
-    decoder: TextDecoder, data: Data, vocabulary: Vocabulary, sight: Sight, options: Options, cache: Path, bars: Bars
+    decoder: TextDecoder, data: Data, vocabulary: Vocabulary, sight: Sight, options: LitOptions, cache: Path, bars: Bars
 ) -> list[Written]:
     """What is written for each test set, by the decoder and by the baselines."""
     device = decoder.positions.device
@@ -277,7 +277,7 @@ def _save(
     write_atomic(out / "results.json", json.dumps(results, indent=1) + "\n")
 
 
-def _lines(examples: Examples, written: Written) -> str:
+def _lines(examples: TextExamples, written: Written) -> str:
     """Every example with what was written for it, as JSON lines."""
     lines = []
     for i, text in enumerate(written.best):
@@ -290,7 +290,7 @@ def _lines(examples: Examples, written: Written) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _gallery(tower: Tower, examples: Examples, written: Written) -> list[dict[str, Any]]:
+def _gallery(tower: Tower, examples: TextExamples, written: Written) -> list[dict[str, Any]]:
     """Some examples, evenly spread over the test set, with their pictures."""
     count = min(GALLERY, len(examples))
     chosen = [i * len(examples) // count for i in range(count)]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from aced.errors import AcedError
 from aced.files.atomic import save_tensors_atomic, write_atomic
-from aced.lab.lit.decoder import Shape, TextDecoder, describe, make_decoder
+from aced.lab.lit.decoder import DecoderShape, TextDecoder, describe, make_decoder
 from aced.lab.lit.words import SPECIALS, Vocabulary
 from aced.models import Tower
 
@@ -50,7 +50,7 @@ def load_decoder(folder: Path, tower: Tower) -> tuple[TextDecoder, Vocabulary]:
         fingerprint = facts["tower_fingerprint"]
         vocabulary = Vocabulary(facts["words"])
         sizes = {name: facts[name] for name in ("layers", "width", "heads", "max_length", "dropout")}
-        decoder = make_decoder(Shape(**sizes), len(vocabulary), facts["memory_width"], 0)
+        decoder = make_decoder(DecoderShape(**sizes), len(vocabulary), facts["memory_width"], 0)
         decoder.load_state_dict(load_file(folder / _WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")

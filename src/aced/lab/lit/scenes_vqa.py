@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from aced.lab.lit.texts import Examples
+from aced.lab.lit.texts import TextExamples
 from aced.lab.scenes import render, world
 from aced.lab.scenes import scene_captions as captions
 from aced.lab.scenes.scene_pool import Scenes
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Asked:
+class SceneQuestion:
     """A question about one scene: its sort, its words, and the answer."""
 
     type: str
@@ -154,13 +154,13 @@ def chance(types: Sequence[str]) -> float:
     return sum(1 / len(SORTS[name][1]) for name in types) / len(types)
 
 
-def ask(attributes: Sequence[Sequence[int]], per_scene: int, draw: random.Random) -> list[list[Asked]]:
+def ask(attributes: Sequence[Sequence[int]], per_scene: int, draw: random.Random) -> list[list[SceneQuestion]]:
     """At most `per_scene` questions on each scene, of different sorts, every answer of a sort equally often.
 
     Whichever answer of a sort has been given least is preferred, and what is left over in the end is dropped, so that
     the answers of a sort are equally frequent to the last question.
     """
-    asked: list[list[Asked]] = []
+    asked: list[list[SceneQuestion]] = []
     given: dict[str, Counter[str]] = {name: Counter(dict.fromkeys(SORTS[name][1], 0)) for name in SORTS}
     for row in attributes:
         offers = []
@@ -168,7 +168,7 @@ def ask(attributes: Sequence[Sequence[int]], per_scene: int, draw: random.Random
             made = form(row, draw)
             if made is not None:
                 # Times the number of answers, so that a sort with few of them is asked as often as one with many.
-                offers.append((given[name][made[1]] * len(answers), draw.random(), Asked(name, *made)))
+                offers.append((given[name][made[1]] * len(answers), draw.random(), SceneQuestion(name, *made)))
         chosen = [offer for _, _, offer in sorted(offers, key=lambda one: one[:2])[:per_scene]]
         for one in chosen:
             given[one.type][one.answer] += 1
@@ -176,11 +176,11 @@ def ask(attributes: Sequence[Sequence[int]], per_scene: int, draw: random.Random
     return _levelled(asked, given)
 
 
-def _levelled(asked: list[list[Asked]], given: dict[str, Counter[str]]) -> list[list[Asked]]:
+def _levelled(asked: list[list[SceneQuestion]], given: dict[str, Counter[str]]) -> list[list[SceneQuestion]]:
     """The last questions of the answers that came too often left out."""
     most = {name: min(counts.values()) for name, counts in given.items()}
     seen: Counter[tuple[str, str]] = Counter()
-    kept: list[list[Asked]] = []
+    kept: list[list[SceneQuestion]] = []
     for scene in asked:
         mine = []
         for one in scene:
@@ -191,7 +191,7 @@ def _levelled(asked: list[list[Asked]], given: dict[str, Counter[str]]) -> list[
     return kept
 
 
-def plan_scenes(n: int, split: str, seed: int) -> world.Plan:
+def plan_scenes(n: int, split: str, seed: int) -> world.ScenePlan:
     """n scenes of a split, `TWO_SHARE` of them with two objects, mixed."""
     two = round(TWO_SHARE * n)
     draw = world.generator("lit", VERSION, split, seed, "plan")
@@ -201,12 +201,12 @@ def plan_scenes(n: int, split: str, seed: int) -> world.Plan:
     double = many[torch.nonzero(many.attributes[:, COUNT] == 2).flatten()[:two]]
     parts = [(getattr(single, name), getattr(double, name)) for name in ("attributes", "jitter", "light", "tape")]
     order = torch.randperm(n, generator=draw)
-    return world.Plan(*(torch.cat(pair)[order] for pair in parts))
+    return world.ScenePlan(*(torch.cat(pair)[order] for pair in parts))
 
 
 def make_scenes_examples(
     n: int, split: str, seed: int, progress: Callable[[int, int], None] | None = None, per_scene: int = 3
-) -> list[Examples]:
+) -> list[TextExamples]:
     """Captions and questions on n scenes of a split; scenes of different splits or seeds have nothing in common.
 
     Args:
@@ -238,7 +238,7 @@ def make_scenes_examples(
     )
     flat = [(i, one) for i, scene in enumerate(asked) for one in scene]
     types = [one.type for _, one in flat]
-    questions = Examples(
+    questions = TextExamples(
         name="scenes questions",
         kind="vqa",
         source=source,
@@ -248,4 +248,4 @@ def make_scenes_examples(
         types=types,
         chance=chance(types),
     )
-    return [Examples("scenes captions", "caption", source, list(range(n)), told), questions]
+    return [TextExamples("scenes captions", "caption", source, list(range(n)), told), questions]

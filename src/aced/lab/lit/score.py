@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from aced.lab.lit.text_metrics import Cider, accuracy, answer_score, caption_scores
-from aced.lab.lit.texts import Examples
+from aced.lab.lit.texts import TextExamples
 
 _SAMPLED = 400
 """Training captions among which, and by which, the constant caption is chosen."""
@@ -38,7 +38,7 @@ class Written:
         return self.greedy if self.beam is None else self.beam
 
 
-def references(examples: Examples) -> list[tuple[str, ...]]:
+def references(examples: TextExamples) -> list[tuple[str, ...]]:
     """The captions that a text is scored against: all but the first, which stands for a person's own text.
 
     Where some picture has only one caption, all of them.
@@ -48,7 +48,7 @@ def references(examples: Examples) -> list[tuple[str, ...]]:
     return [texts[1:] for texts in examples.texts]
 
 
-def constant_caption(train: Sequence[Examples], seed: int = 0) -> str:
+def constant_caption(train: Sequence[TextExamples], seed: int = 0) -> str:
     """The training caption that is most like the others by CIDEr-D, among some hundred drawn from all sets."""
     captions = [text for examples in train if examples.kind == "caption" for texts in examples.texts for text in texts]
     draw = torch.Generator().manual_seed(seed)
@@ -59,18 +59,18 @@ def constant_caption(train: Sequence[Examples], seed: int = 0) -> str:
     return candidates[max(range(len(candidates)), key=lambda i: likeness[i])]
 
 
-def constant_answer(train: Sequence[Examples]) -> str:
+def constant_answer(train: Sequence[TextExamples]) -> str:
     """The commonest answer of all training questions; of equals the first in the alphabet."""
     counts = Counter(texts[0] for examples in train if examples.kind == "vqa" for texts in examples.texts)
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def constant_text(train: Sequence[Examples], kind: str) -> str:
+def constant_text(train: Sequence[TextExamples], kind: str) -> str:
     """The constant text of a kind of task."""
     return constant_caption(train) if kind == "caption" else constant_answer(train)
 
 
-def score(examples: Examples, written: Written) -> dict[str, Any]:
+def score(examples: TextExamples, written: Written) -> dict[str, Any]:
     """A test set's entry in `results.json`.
 
     `scores` are those of the best decoding, `greedy` those of the other; `baselines` those of what sees no picture and,
@@ -94,7 +94,7 @@ def score(examples: Examples, written: Written) -> dict[str, Any]:
     return entry
 
 
-def _caption_entry(examples: Examples, written: Written) -> dict[str, Any]:
+def _caption_entry(examples: TextExamples, written: Written) -> dict[str, Any]:
     right = references(examples)
     baselines = {
         "no image": caption_scores(written.blind, right),
@@ -124,7 +124,7 @@ def shuffled(texts: Sequence[str], seed: int = 0) -> list[str]:
     return moved
 
 
-def _by_type(examples: Examples, written: Written) -> dict[str, dict[str, float]]:
+def _by_type(examples: TextExamples, written: Written) -> dict[str, dict[str, float]]:
     """Number of questions and accuracies for each sort of question."""
     found: dict[str, dict[str, float]] = {}
     for name in sorted(set(examples.types)):

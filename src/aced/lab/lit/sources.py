@@ -9,7 +9,7 @@ from aced.errors import AcedError
 from aced.lab.lit.caption_files import load_caption_tars, load_caption_task
 from aced.lab.lit.easy_vqa import is_easy_vqa, load_easy_vqa
 from aced.lab.lit.scenes_vqa import make_scenes_examples
-from aced.lab.lit.texts import Data, Examples
+from aced.lab.lit.texts import Data, TextExamples
 from aced.runtime.progress import Bars
 
 SCENES = "scenes"
@@ -44,8 +44,8 @@ def load_data(
     if not names:
         raise AcedError(f"There is no data: {_WAYS} with --data.")
     field = _field(where)
-    train: list[Examples] = []
-    test: list[Examples] = []
+    train: list[TextExamples] = []
+    test: list[TextExamples] = []
     for name in dict.fromkeys(names):
         path = Path(name)
         if name == SCENES:
@@ -85,7 +85,7 @@ def _field(where: str | None) -> tuple[str, str] | None:
     return field, value
 
 
-def _check_kinds(train: Sequence[Examples], test: Sequence[Examples]) -> None:
+def _check_kinds(train: Sequence[TextExamples], test: Sequence[TextExamples]) -> None:
     """What is tested must be trained, and the other way round: a decoder of one is no judge of the other."""
     words = {"caption": "captions", "vqa": "questions"}
     trained, tested = {one.kind for one in train}, {one.kind for one in test}

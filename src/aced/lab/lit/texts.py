@@ -18,7 +18,7 @@ Kind = Literal["caption", "vqa"]
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class TextExamples:
     """m texts about pictures: captions, or questions with answers.
 
     Attributes:
@@ -49,9 +49,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def only(self, keep: Sequence[int]) -> Examples:
+    def only(self, keep: Sequence[int]) -> TextExamples:
         """The examples at some positions."""
-        return Examples(
+        return TextExamples(
             self.name,
             self.kind,
             self.source,
@@ -67,8 +67,8 @@ class Examples:
 class Data:
     """All examples of one decoder."""
 
-    train: list[Examples]
-    test: list[Examples]
+    train: list[TextExamples]
+    test: list[TextExamples]
 
     def sources(self) -> list[Source]:
         """The sources of pictures, each once."""
@@ -76,7 +76,7 @@ class Data:
         return list(found.values())
 
 
-class Pictures:
+class TextPictures:
     """A `Source` over pictures that are read as a whole, such as those of an evaluation task.
 
     Attributes:

@@ -34,7 +34,7 @@ _DARK = 0.4
 
 
 def render(
-    plan: world.Plan,
+    plan: world.ScenePlan,
     style: Literal["paint", "sketch"] = "paint",
     progress: Callable[[int, int], None] | None = None,
     chunk: int = CHUNK,
@@ -87,7 +87,7 @@ def _grid() -> tuple[Tensor, Tensor]:
     return line.repeat(IMAGE_SIZE), line.repeat_interleave(IMAGE_SIZE)
 
 
-def _ground(part: world.Plan) -> Tensor:
+def _ground(part: world.ScenePlan) -> Tensor:
     """The backgrounds, `[m, 3, pixels]`: a shade of the colour with a slight slope."""
     x, y = _grid()
     shade = _GROUNDS[part.attributes[:, GROUND]] + _GROUND_SHADE * part.light[:, :3]
@@ -95,7 +95,7 @@ def _ground(part: world.Plan) -> Tensor:
     return shade[:, :, None] + (slope[:, :1] * x + slope[:, 1:] * y)[:, None]
 
 
-def _draw_object(pixels: Tensor, part: world.Plan, k: int, style: str) -> Tensor:
+def _draw_object(pixels: Tensor, part: world.ScenePlan, k: int, style: str) -> Tensor:
     """Lay object k of each scene over the pixels `[m, 3, pixels]`."""
     block = part.attributes[:, FIRST + k * world.BLOCK : FIRST + (k + 1) * world.BLOCK]
     jitter = part.jitter[:, k]

@@ -16,8 +16,8 @@ from aced.lab.scenes import render, shifts, world
 from aced.lab.scenes import scene_captions as captions
 from aced.pool.source import Candidates
 from aced.pool.views import View
+from aced.runtime.counting import Progress
 
-Progress = Callable[[int, int], None]
 Counting = Callable[[str], AbstractContextManager[Progress]]
 """Opens a bar with some words."""
 
@@ -194,11 +194,11 @@ def _rows(kinds: Sequence[str], kind: str) -> Tensor:
     return torch.tensor([i for i, own in enumerate(kinds) if own == kind], dtype=torch.int64)
 
 
-def _replace(plan: world.Plan, rows: Tensor, new: world.Plan) -> world.Plan:
+def _replace(plan: world.ScenePlan, rows: Tensor, new: world.ScenePlan) -> world.ScenePlan:
     """The plan with the scenes at `rows` put in place of the old ones."""
     pairs = ((plan.attributes, new.attributes), (plan.jitter, new.jitter), (plan.light, new.light))
     attributes, jitter, light = (old.index_copy(0, rows, fresh) for old, fresh in pairs)
-    return world.Plan(attributes, jitter, light, plan.tape.index_copy(0, rows, new.tape))
+    return world.ScenePlan(attributes, jitter, light, plan.tape.index_copy(0, rows, new.tape))
 
 
 def _scenes(

@@ -26,7 +26,7 @@ _TASK_NOISE = 40.0
 
 
 @dataclass(eq=False)
-class Pictures:
+class ScenePictures:
     """The pictures of one or more tasks, rendered when first asked for and kept.
 
     Tasks about the same pictures hold the same object, so that they can be embedded once for all.
@@ -64,8 +64,10 @@ def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: 
     """
     plan = world.sample(n, world.generator(split, seed, "plan"), single=True)
     unseen = world.sample(n, world.generator(split, seed, "unseen"), unseen=True)
-    photos = Pictures(lambda: render.render(plan))
-    noisy = Pictures(lambda: shifts.add_noise(render.render(plan), _TASK_NOISE, world.generator(split, seed, "noise")))
+    photos = ScenePictures(lambda: render.render(plan))
+    noisy = ScenePictures(
+        lambda: shifts.add_noise(render.render(plan), _TASK_NOISE, world.generator(split, seed, "noise"))
+    )
     return [
         _classify("shape", photos, plan, "shape"),
         _classify("colour", photos, plan, "colour"),
@@ -75,10 +77,10 @@ def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: 
         _classify("background", photos, plan, "background"),
         _classify_pairs("colour and shape", photos, plan, world.SEEN),
         *_retrieve(split, seed, retrieval_n),
-        _classify("shape on grey", Pictures(lambda: shifts.grey(render.render(plan))), plan, "shape"),
-        _classify("shape on sketches", Pictures(lambda: render.render(plan, "sketch")), plan, "shape"),
+        _classify("shape on grey", ScenePictures(lambda: shifts.grey(render.render(plan))), plan, "shape"),
+        _classify("shape on sketches", ScenePictures(lambda: render.render(plan, "sketch")), plan, "shape"),
         _classify_pairs("colour and shape on noisy", noisy, plan, world.SEEN),
-        _classify_pairs("unseen combinations", Pictures(lambda: render.render(unseen)), unseen, world.ALL_PAIRS),
+        _classify_pairs("unseen combinations", ScenePictures(lambda: render.render(unseen)), unseen, world.ALL_PAIRS),
     ]
 
 
@@ -100,7 +102,7 @@ _CLASSES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _classify(name: str, images: Pictures, plan: world.Plan, attribute: str) -> Classification:
+def _classify(name: str, images: ScenePictures, plan: world.ScenePlan, attribute: str) -> Classification:
     classes = _CLASSES[attribute]
     return Classification(
         name=name,
@@ -112,7 +114,9 @@ def _classify(name: str, images: Pictures, plan: world.Plan, attribute: str) -> 
     )
 
 
-def _classify_pairs(name: str, images: Pictures, plan: world.Plan, pairs: list[tuple[int, int]]) -> Classification:
+def _classify_pairs(
+    name: str, images: ScenePictures, plan: world.ScenePlan, pairs: list[tuple[int, int]]
+) -> Classification:
     index = {pair: i for i, pair in enumerate(pairs)}
     shown = plan.attributes[:, [FIRST + COLOUR, FIRST + SHAPE]].tolist()
     return Classification(
@@ -134,7 +138,7 @@ def _retrieve(split: Split, seed: int, n: int) -> list[Retrieval]:
         chosen.setdefault(tuple(row), i)
     plan = drawn[torch.tensor(list(chosen.values())[:n])]
     texts = [[captions.describe(row, draw, must=captions.ATTRIBUTES)] for row in plan.attributes.tolist()]
-    images = Pictures(lambda: render.render(plan))
+    images = ScenePictures(lambda: render.render(plan))
     return [
         Retrieval("image to text", images, texts, "image_to_text", chance=1 / n),
         Retrieval("text to image", images, texts, "text_to_image", chance=1 / n),

@@ -1,6 +1,6 @@
 """The world of the scenes: what there is in it, and how the true parameters of a scene are drawn.
 
-A scene is one row of `Plan.attributes` (what the caption may tell) and one row of each of the other tensors
+A scene is one row of `ScenePlan.attributes` (what the caption may tell) and one row of each of the other tensors
 (what it may not: jitter, shades, noise). Everything random of a scene is drawn here, before any pixel is
 made, so that a picture does not depend on how many are rendered at once.
 """
@@ -45,9 +45,9 @@ TEXTURES = ("plain", "striped", "dotted", "checked")
 POSITIONS = ("left", "right", "top", "bottom", "centre")
 
 GROUND, COUNT = 0, 1
-"""Columns of `Plan.attributes`: the background, and the number of objects (1 or 2)."""
+"""Columns of `ScenePlan.attributes`: the background, and the number of objects (1 or 2)."""
 SHAPE, COLOUR, SIZE, TEXTURE, POSITION = range(5)
-"""Columns within an object's block of `Plan.attributes`."""
+"""Columns within an object's block of `ScenePlan.attributes`."""
 BLOCK = 5
 FIRST, SECOND = 2, 2 + BLOCK
 WIDTH = 2 + 2 * BLOCK
@@ -71,7 +71,7 @@ ALL_PAIRS = SEEN + UNSEEN
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScenePlan:
     """The true parameters of n scenes.
 
     Attributes:
@@ -90,9 +90,9 @@ class Plan:
     def __len__(self) -> int:
         return self.attributes.shape[0]
 
-    def __getitem__(self, rows: Tensor | slice) -> Plan:
+    def __getitem__(self, rows: Tensor | slice) -> ScenePlan:
         """The chosen scenes only."""
-        return Plan(self.attributes[rows], self.jitter[rows], self.light[rows], self.tape[rows])
+        return ScenePlan(self.attributes[rows], self.jitter[rows], self.light[rows], self.tape[rows])
 
 
 def named_seed(*parts: object) -> int:
@@ -106,7 +106,7 @@ def generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(named_seed(*parts))
 
 
-def sample(n: int, draw: torch.Generator, unseen: bool = False, single: bool = False) -> Plan:
+def sample(n: int, draw: torch.Generator, unseen: bool = False, single: bool = False) -> ScenePlan:
     """Draw n scenes.
 
     Args:
@@ -133,14 +133,14 @@ def sample(n: int, draw: torch.Generator, unseen: bool = False, single: bool = F
         values[:, TEXTURE] = textures[:, k]
         values[:, POSITION] = position if k == 0 else OPPOSITE[position.clamp(max=3)]
         attributes[:, block : block + BLOCK] = values if k == 0 else torch.where(two[:, None], values, -1)
-    return Plan(attributes, _uniform(draw, n, 2, 7), _uniform(draw, n, 5), _offsets(n, draw))
+    return ScenePlan(attributes, _uniform(draw, n, 2, 7), _uniform(draw, n, 5), _offsets(n, draw))
 
 
-def redraw(plan: Plan, draw: torch.Generator, spread: float) -> Plan:
+def redraw(plan: ScenePlan, draw: torch.Generator, spread: float) -> ScenePlan:
     """The same scenes again with a new noise and a jitter that moves by at most `spread` (of its range)."""
     jitter = plan.jitter + spread * _uniform(draw, *plan.jitter.shape)
     light = plan.light + spread * _uniform(draw, *plan.light.shape)
-    return Plan(plan.attributes, jitter.clamp(-1, 1), light.clamp(-1, 1), _offsets(len(plan), draw))
+    return ScenePlan(plan.attributes, jitter.clamp(-1, 1), light.clamp(-1, 1), _offsets(len(plan), draw))
 
 
 def tell_one_wrong(attributes: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:

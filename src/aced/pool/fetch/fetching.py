@@ -22,7 +22,7 @@ from queue import SimpleQueue
 
 from aced.errors import AcedError
 from aced.files.download import AT_ONCE, Watched
-from aced.files.remote import Changed, NotThere, Stopped
+from aced.files.remote import Changed, FetchStopped, NotThere
 from aced.files.spoolroom import GIGABYTE
 from aced.pool.fetch.places import Moved, Places
 from aced.pool.fetch.streamed import Streamed
@@ -215,7 +215,7 @@ class Fetcher:
         lost = False
         try:
             self._streamed.bring(tar, self._watched)
-        except Stopped:
+        except FetchStopped:
             return
         except (NotThere, Changed) as error:
             lost = True

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from aced.errors import AcedError
 from aced.files.remote import Remote
 from aced.pool.fetch.spool import Located, Spool, is_gzip
-
-Progress = Callable[[int, int], None]
+from aced.runtime.counting import Progress
 
 
 class Places(Protocol):

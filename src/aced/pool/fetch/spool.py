@@ -24,7 +24,7 @@ from aced.files.atomic import sync, write_atomic, writing
 from aced.files.download import AT_ONCE, PATIENCE, Watched, fetch
 from aced.files.remote import Remote
 from aced.files.spoolroom import GIGABYTE as GIGABYTE
-from aced.files.spoolroom import NAMED, Room, date, exclusive, spooled_name
+from aced.files.spoolroom import NAMED, SpoolRoom, date, exclusive, spooled_name
 from aced.pool.tars.tars import TarFault, require_file
 
 _GZIP = b"\x1f\x8b"
@@ -53,7 +53,7 @@ class Spool:
 
     def __init__(self, folder: Path, limit: int, patience: float = PATIENCE) -> None:
         self.folder, self.limit, self._patience = folder, limit, patience
-        self._room = Room(folder, limit)
+        self._room = SpoolRoom(folder, limit)
 
     def fetch(self, remotes: Sequence[Remote], progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Local copies of files at addresses, several fetched at a time.

@@ -21,9 +21,10 @@ from aced.files.atomic import sync, write_atomic, writing
 from aced.files.download import PATIENCE, Watched, fetch
 from aced.files.remote import Changed, NotThere, Remote
 from aced.files.spoolroom import date, dated, exclusive, spooled_name
-from aced.pool.fetch.places import Places, Progress
+from aced.pool.fetch.places import Places
 from aced.pool.tars.losttars import CHANGED, GONE, TarLost
 from aced.pool.tars.tarindex import kept_index
+from aced.runtime.counting import Progress
 
 _STATE, _LOST, _LOCK = ".state", ".lost", ".lock"
 _STATE_BYTES = 4096

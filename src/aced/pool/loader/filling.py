@@ -17,7 +17,7 @@ from aced.pool.views import View
 
 
 @dataclass(frozen=True)
-class Job:
+class FillJob:
     """What is to be loaded.
 
     Attributes:
@@ -43,7 +43,7 @@ class Fill:
     views: Sequence[View]
     columns: Sequence[Column] = ()
 
-    def __call__(self, job: Job) -> Candidates:
+    def __call__(self, job: FillJob) -> Candidates:
         """The table.
 
         Raises:
@@ -53,7 +53,7 @@ class Fill:
         columns = {column.name: _checked(column, column.load(found), len(found)) for column in self.columns}
         return replace(found, columns=columns)
 
-    def _read(self, job: Job) -> Candidates:
+    def _read(self, job: FillJob) -> Candidates:
         indices, views = job.positions.tolist(), list(self.views)
         if getattr(self.source, "captions_vary", False):
             found: Candidates = self.source.read(indices, views, job.epochs.tolist())  # type: ignore[call-arg]

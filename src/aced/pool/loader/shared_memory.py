@@ -13,20 +13,20 @@ _AHEAD = 2
 """Results that each loading process has under way or ready, as torch's loader has it."""
 
 
-class Room(NamedTuple):
+class MemoryRoom(NamedTuple):
     """Bytes of `/dev/shm`: all, and those that are free."""
 
     total: int
     free: int
 
 
-def measure() -> Room | None:
+def measure() -> MemoryRoom | None:
     """The room there is; None where the system has no such place."""
     try:
         found = os.statvfs(_PLACE)
     except OSError:
         return None
-    return Room(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+    return MemoryRoom(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 def check_room(item: int, workers: int, count: int) -> int:

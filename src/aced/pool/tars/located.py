@@ -14,7 +14,6 @@ from aced.pool.fetch.spool import Spool
 from aced.pool.tars.manifest import Repeated, TarFacts
 from aced.pool.tars.manifestfile import names_manifest, read_named
 
-Progress = Callable[[int, int], None]
 Tell = Callable[[str], None]
 """Says a sentence to the user."""
 

@@ -40,7 +40,7 @@ def lost_key(tar: str, row: int) -> str:
     return f"{tar}/#{row}"
 
 
-class Known(NamedTuple):
+class KnownTar(NamedTuple):
     """A tar as a checkpoint remembers it: its name in the source, its mark (see `Shards.parts`) and its samples."""
 
     name: str
@@ -57,20 +57,20 @@ class KnownTars:
         mixture: samples of each source, where the run has weights.
     """
 
-    tars: tuple[Known, ...]
+    tars: tuple[KnownTar, ...]
     mixture: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, source: object) -> KnownTars:
         """Those of a source; none of one without tars."""
         parts, sizes = getattr(source, "parts", {}), getattr(source, "part_sizes", ())
-        tars = [Known(name, mark, size) for (name, mark), size in zip(parts.items(), sizes, strict=True)]
+        tars = [KnownTar(name, mark, size) for (name, mark), size in zip(parts.items(), sizes, strict=True)]
         return cls(tuple(tars), tuple(getattr(source, "mixture", ())))
 
     @classmethod
     def load(cls, values: dict[str, Any]) -> KnownTars:
         """From what `values` gave."""
-        return cls(tuple(Known(*tar) for tar in values["tars"]), tuple(values["mixture"]))
+        return cls(tuple(KnownTar(*tar) for tar in values["tars"]), tuple(values["mixture"]))
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
@@ -121,7 +121,7 @@ def shortened(words: list[str], most: int = 3) -> list[str]:
     return words if more <= 0 else [*words[:most], f"{more} more"]
 
 
-def lost_facts(tar: Known) -> TarFacts:
+def lost_facts(tar: KnownTar) -> TarFacts:
     """What keeps the places of a lost tar's samples in the order."""
     return TarFacts(tar.name, -1, NO_STATE, _content(tar.mark), tar.samples, tar.samples)
 

@@ -28,7 +28,7 @@ NO_STATE = ""
 """The state of a tar that must be looked at again in any case."""
 
 
-class Told(NamedTuple):
+class HeaderFault(NamedTuple):
     """A fault that was found in a tar's headers, or several of them.
 
     Attributes:
@@ -66,7 +66,7 @@ class TarFacts(NamedTuple):
     txt: int
     json: int
     packed: bool = False
-    faults: tuple[Told, ...] = ()
+    faults: tuple[HeaderFault, ...] = ()
 
     def usable(self, part: str) -> int:
         """Samples whose caption is in the `txt` or the `json`."""
@@ -123,8 +123,8 @@ def trimmed(tars: Iterable[TarFacts], most: int = EXAMPLES) -> list[TarFacts]:
     return found
 
 
-def _trimmed(faults: Sequence[Told], shown: Counter[tuple[str, str]], most: int) -> list[Told]:
-    kept: list[Told] = []
+def _trimmed(faults: Sequence[HeaderFault], shown: Counter[tuple[str, str]], most: int) -> list[HeaderFault]:
+    kept: list[HeaderFault] = []
     rest: Counter[tuple[str, str]] = Counter()
     for fault in faults:
         kind = fault.name, fault.part
@@ -133,7 +133,7 @@ def _trimmed(faults: Sequence[Told], shown: Counter[tuple[str, str]], most: int)
             kept.append(fault)
         else:
             rest[kind] += fault.times
-    return kept + [Told(name, part, "", "", count) for (name, part), count in rest.items()]
+    return kept + [HeaderFault(name, part, "", "", count) for (name, part), count in rest.items()]
 
 
 def dump(manifest: Manifest, folder: str = "") -> str:
@@ -195,7 +195,7 @@ def _uncollected() -> Iterator[None]:
 
 def _facts(row: list[Any], folder: str) -> TarFacts:
     source, size, state, mark, txt, of_json, packed, faults = row
-    told = tuple(Told(sys.intern(name), sys.intern(part), *rest) for name, part, *rest in faults)
+    told = tuple(HeaderFault(sys.intern(name), sys.intern(part), *rest) for name, part, *rest in faults)
     return TarFacts(_whole(source, folder), size, state, mark, txt, of_json, bool(packed), told)
 
 

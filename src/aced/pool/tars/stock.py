@@ -26,13 +26,14 @@ from aced.pool.fetch.streamed import Streamed, own_folder, own_share
 from aced.pool.packed import PackedStrings
 from aced.pool.tars.hearsay import counts_beside
 from aced.pool.tars.indexing import Reading, Unread, Wanted, read_tars
-from aced.pool.tars.located import Named, Progress, Tell, source_of
+from aced.pool.tars.located import Named, Tell, source_of
 from aced.pool.tars.losttars import TarLost
 from aced.pool.tars.manifest import NONE_REPEATED, Manifest, Repeated, TarFacts, trimmed
 from aced.pool.tars.manifestfile import one_at_a_time, read_kept, write_kept
 from aced.pool.tars.repeating import Repeating
 from aced.pool.tars.tarindex import KeptNote, TarIndex, index_tar, kept_text
 from aced.pool.tars.tarrows import TarRows, check_tar, needs_check
+from aced.runtime.counting import Progress
 
 _KEEP = 30.0
 """Seconds after which what was found so far is kept, where tars are fetched to be counted."""

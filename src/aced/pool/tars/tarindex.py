@@ -29,7 +29,7 @@ _PARTS = ("image", "txt", "json")
 _VERSION = 2
 _NOTES = 100
 _NOWHERE = (-1, -1)
-Parts = dict[str, tuple[int, int]]
+MemberParts = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,13 @@ def _group(listing: TarListing) -> TarIndex:
     return TarIndex(listing.size, listing.mtime_ns, keys, places, suffixes, list(notes), listing.faults, mark)
 
 
-def _samples(members: Iterable[Member], notes: FaultList) -> dict[str, Parts]:
+def _samples(members: Iterable[Member], notes: FaultList) -> dict[str, MemberParts]:
     """Offset and size by key and suffix.
 
     A name that comes twice in a row is a mistake, and the first counts. A key that begins again apart from the first
     (tars that were joined) is another sample: `KEY#2`.
     """
-    samples: dict[str, Parts] = {}
+    samples: dict[str, MemberParts] = {}
     newest: dict[str, str] = {}  # only of keys that came again: what their last sample is called
     before = None
     for member in members:

@@ -12,7 +12,7 @@ from aced.pool.captions import Captions
 from aced.pool.faults import HARMLESS, LEFT_OUT, FaultList
 from aced.pool.packed import PackedStrings
 from aced.pool.source import Fault
-from aced.pool.tars.manifest import EXAMPLES, TarFacts, Told
+from aced.pool.tars.manifest import EXAMPLES, HeaderFault, TarFacts
 from aced.pool.tars.tarindex import IMAGE_SUFFIXES, TarIndex
 
 PARTS = ("txt", "json")
@@ -76,11 +76,11 @@ def facts_of(index: TarIndex, source: str, size: int, state: str, *, packed: boo
     return TarFacts(source, size, state, index.mark(), txt, json, packed, tuple(_told(index)))
 
 
-def _told(index: TarIndex) -> Iterator[Told]:
+def _told(index: TarIndex) -> Iterator[HeaderFault]:
     for damage in index.faults:
-        yield Told(f"tar_{damage.name}", "", "", damage.detail)
+        yield HeaderFault(f"tar_{damage.name}", "", "", damage.detail)
     for note in index.notes:
-        yield Told(note.name, "", note.key, note.detail, note.count)
+        yield HeaderFault(note.name, "", note.key, note.detail, note.count)
     for part in PARTS:
         good = _good(index, part)
         found = FaultList(EXAMPLES if good.any() else _FEW)
@@ -92,7 +92,7 @@ def _told(index: TarIndex) -> Iterator[Told]:
         if rest:
             found.add(Fault("", "no_caption", "", rest))
         for fault in found:
-            yield Told(fault.name, part, fault.key, fault.detail, fault.count)
+            yield HeaderFault(fault.name, part, fault.key, fault.detail, fault.count)
 
 
 def _why(index: TarIndex, row: int, part: str) -> Fault:

@@ -47,7 +47,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class Told:
+class SentSteps:
     """What a service was told that keeps every line it gets, in `RUN/trackers.json`.
 
     A resumed run does not tell it a step twice. The note is written first: a kill between the two costs the service a
@@ -92,7 +92,7 @@ class WandB:
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         import wandb
 
-        self._told = Told(folder, self.name)
+        self._told = SentSteps(folder, self.name)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "aced"),
             name=folder.name,
@@ -122,7 +122,7 @@ class Trackio:
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         import trackio
 
-        self._told = Told(folder, self.name)
+        self._told = SentSteps(folder, self.name)
         project, name = os.environ.get("TRACKIO_PROJECT", "aced"), f"{folder.name}-{self._told.id}"
         with contextlib.redirect_stdout(io.StringIO()):  # half a page of advice
             self._run = trackio.init(project=project, name=name, resume="allow", config=config, embed=False)

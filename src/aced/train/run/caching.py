@@ -6,22 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aced.cache.caches import Cache
-from aced.cache.making import EmbeddingTower, Progress, Settings, size_text
+from aced.cache.making import EmbeddingTower, EmbedSettings, size_text
 from aced.cache.sidecar import parts_of, sample_bytes
 from aced.cache.store import Store, embed_missing, look, surveyed
 from aced.cache.survey import Survey
 from aced.config import Config
 from aced.pool.source import Source
 from aced.runs.ledger import BACKWARD
+from aced.runtime.counting import Progress
 from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
 from aced.train.run.automatic import precision_of
 from aced.train.run.frozen import frozen_section
 
 
-def cache_settings(config: Config) -> Settings:
+def cache_settings(config: Config) -> EmbedSettings:
     """How a run's config wants its embeddings cached; by how many processes depends on the source."""
-    return Settings(
+    return EmbedSettings(
         dtype=config.reference.cache_dtype,
         views=config.data.views,
         micro_batch=config.train.micro_batch,
@@ -33,7 +34,7 @@ def make_store(
     cache: Cache,
     source: Source,
     tower: EmbeddingTower,
-    settings: Settings,
+    settings: EmbedSettings,
     world: World,
     tell: Callable[[str], None],
     progress: Progress,
@@ -114,13 +115,13 @@ def live_cost(name: str, tower: Any, student: Any, config: Config, source: Sourc
     )
 
 
-def _share(tower: Any, settings: Settings) -> float:
+def _share(tower: Any, settings: EmbedSettings) -> float:
     """A sample's FLOPs with all its views relative to those of a forward pass."""
     flops = tower.flops(tower.context_length)
     return float((settings.views * flops.image + flops.text) / (flops.image + flops.text))
 
 
-def _command(name: str, config: Config, settings: Settings) -> str:
+def _command(name: str, config: Config, settings: EmbedSettings) -> str:
     """What makes the side-cars and has them used."""
     section, data, key = frozen_section(name, config), config.data, name.partition(" ")[0]
     if data.caption_choice == "random":

@@ -53,7 +53,7 @@ from aced.train.run.loop import OnStep, run_steps
 from aced.train.run.ordering import order_of, recorded, settled
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.scoring_plan import make_memory, make_partly, make_plan
-from aced.train.settings import Settings
+from aced.train.settings import StepSettings
 from aced.train.step import Trainer
 from aced.train.watch import Metrics, trim_lines
 
@@ -252,10 +252,10 @@ def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | Non
     return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
 
 
-def _settings(config: Config, precision: Precision) -> Settings:
+def _settings(config: Config, precision: Precision) -> StepSettings:
     """The numbers of a run that a step needs."""
     train, method = config.train, config.method
-    return Settings(
+    return StepSettings(
         batch=train.batch,
         super_batch=config.super_batch,
         steps=train.steps,

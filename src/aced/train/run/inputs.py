@@ -18,7 +18,7 @@ from aced.evaluate.named_tasks import named_tasks
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.models import Tower, load_recipe, trained_recipe
-from aced.models.hub_files import Progress
+from aced.models.hub_files import FileProgress
 from aced.pool.fetch.fetching import check_room as check_spool
 from aced.pool.fetch.spool import GIGABYTE, Spool
 from aced.pool.fetch.streamed import streams
@@ -319,7 +319,7 @@ def _places_before(config: Config) -> Collection[str]:
     return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
 
 
-def load_frozen(name: str, config: Config, progress: Progress | None = None) -> Tower:
+def load_frozen(name: str, config: Config, progress: FileProgress | None = None) -> Tower:
     """The `reference` or a teacher of the config, in evaluation mode and without gradients.
 
     Raises:

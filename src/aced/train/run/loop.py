@@ -13,7 +13,7 @@ import torch
 
 from aced.config import Config
 from aced.errors import AcedError
-from aced.evaluate.task_embedder import Embedder
+from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import score_all, scores_json
 from aced.files.remote import is_address
@@ -251,7 +251,7 @@ def _score(
     student: Tower,
     trainer: Trainer,
     tasks: Sequence[Task],
-    embedder: Embedder,
+    embedder: TaskEmbedder,
     metrics: Metrics,
     config: Config,
     folder: Path,

@@ -11,14 +11,16 @@ from aced.models.coarse import PartlyCoarse, check_side
 from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
 from aced.train.scoring.cascade import Sieve
-from aced.train.scoring.choosing import Plan
+from aced.train.scoring.choosing import ChoicePlan
 from aced.train.scoring.early import Early
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.unseen import Guess
-from aced.train.settings import Settings
+from aced.train.settings import StepSettings
 
 
-def make_plan(config: Config, settings: Settings, student: Tower, reference: Provider | None, world: World) -> Plan:
+def make_plan(
+    config: Config, settings: StepSettings, student: Tower, reference: Provider | None, world: World
+) -> ChoicePlan:
     """The plan of a run, in one of the processes of `world`; which keys go together was checked with the config.
 
     Raises:
@@ -27,7 +29,7 @@ def make_plan(config: Config, settings: Settings, student: Tower, reference: Pro
     """
     section, method = config.scoring, config.row
     if method.score is None:
-        return Plan()
+        return ChoicePlan()
     side = None
     if method.scores_student and section.resolution and section.unseen == "embed":
         check_side(student, section.resolution)
@@ -37,10 +39,10 @@ def make_plan(config: Config, settings: Settings, student: Tower, reference: Pro
     kept = max(config.train.batch, round(section.cascade * config.super_batch)) if cascade else config.train.batch
     sieve = Sieve(kept, settings, method, config.run.seed, world)
     if not section.early:
-        return Plan(method.score, sieve=sieve if cascade else None, side=side)
+        return ChoicePlan(method.score, sieve=sieve if cascade else None, side=side)
     again = cascade or method.distill is not None
     early = Early(sieve, _cached(reference), config.super_batch, again)
-    return Plan(method.score if cascade else None, early, side=side)
+    return ChoicePlan(method.score if cascade else None, early, side=side)
 
 
 def make_memory(config: Config, student: Tower, reference: Provider | None, world: World) -> Memory | None:

@@ -12,7 +12,7 @@ from aced.config import Config
 from aced.errors import AcedError
 from aced.models import Tower
 from aced.models.architecture import architecture
-from aced.models.hub_files import Progress
+from aced.models.hub_files import FileProgress
 from aced.models.model_loading import load_recipe
 from aced.models.own_tower import OwnTower, described
 from aced.models.recipes import OWN, TOWER_FILE, Recipe, find_recipe, saved_recipe
@@ -25,7 +25,7 @@ SIGLIP = {"init_logit_bias": -10.0, "init_logit_scale": math.log(10)}
 """First values of the logit bias and of the logarithm of the scale, as `open_clip_train --siglip` sets them."""
 
 
-def make_student(config: Config, resumed: Path | None = None, progress: Progress | None = None) -> Tower:
+def make_student(config: Config, resumed: Path | None = None, progress: FileProgress | None = None) -> Tower:
     """The student with its initial weights: seeded, or trained ones. Its `notes` say what was chosen.
 
     With the sigmoid loss, one without a logit bias gets one, and a scale that goes with it.

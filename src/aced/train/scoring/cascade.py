@@ -13,7 +13,7 @@ from aced.runs.ledger import Ledger
 from aced.train.distributed import World
 from aced.train.draws import generator_of
 from aced.train.scoring.draw import count_draw, draw_with
-from aced.train.settings import Settings
+from aced.train.settings import StepSettings
 
 
 class Sieve:
@@ -30,7 +30,7 @@ class Sieve:
         world: the processes.
     """
 
-    def __init__(self, size: int, settings: Settings, method: Method, seed: int, world: World) -> None:
+    def __init__(self, size: int, settings: StepSettings, method: Method, seed: int, world: World) -> None:
         self.size, self.settings, self.method, self.seed, self.world = size, settings, method, seed, world
         self.score = method.score_of_reference
 

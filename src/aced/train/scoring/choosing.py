@@ -22,7 +22,7 @@ from aced.train.scoring.student_embeddings import embed, recall
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChoicePlan:
     """How the batches of a run are chosen; made once from its config (`make_plan`).
 
     Attributes:
@@ -43,7 +43,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Choice:
+class StepChoice:
     """What a step trains on.
 
     Attributes:
@@ -61,7 +61,7 @@ class Choice:
     finite: Tensor | None = None
 
 
-def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment) -> Choice:
+def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: Moment) -> StepChoice:
     """The rows to train on, counted and timed in the ledger.
 
     Args:
@@ -75,7 +75,7 @@ def choose(plan: Plan, memory: Memory | None, candidates: Candidates, at: Moment
     if plan.score is None:
         # Several processes share out what is here, for which they must know it.
         device = candidates.indices.device if at.world.size == 1 else None
-        return Choice(torch.arange(min(at.settings.batch, sum(at.counts)), device=device))
+        return StepChoice(torch.arange(min(at.settings.batch, sum(at.counts)), device=device))
     with at.ledger.timed("score"):
         reference = at.reference.embed(candidates, at.ledger, "reference") if at.reference else None
     if plan.sieve is None:
@@ -102,7 +102,7 @@ def _kept(sieve: Sieve, reference: Embeddings, at: Moment) -> Tensor:
 
 
 def _student(
-    plan: Plan, memory: Memory | None, candidates: Candidates, reference: Embeddings | None, at: Moment
+    plan: ChoicePlan, memory: Memory | None, candidates: Candidates, reference: Embeddings | None, at: Moment
 ) -> Embeddings | None:
     """The student's embeddings, where the method scores by them."""
     if not at.method.scores_student:
@@ -113,11 +113,11 @@ def _student(
         return recall(memory, candidates, reference, at, plan.side)
 
 
-def _drawn(score: Score, student: Embeddings | None, reference: Embeddings | None, at: Moment) -> Choice:
+def _drawn(score: Score, student: Embeddings | None, reference: Embeddings | None, at: Moment) -> StepChoice:
     """The batch, of all candidates."""
     with at.ledger.timed("select"):
         chosen = draw(at, score, at.settings.batch, student, reference)
         each = settled(min(at.settings.batch, sum(at.counts)), at.counts, at.settings.scope)
         # A CPU's were looked at when they were drawn.
         finite = None if chosen.scores.device.type == "cpu" else chosen.finite()
-        return Choice(chosen.indices, chosen.scores, each=each, finite=finite)
+        return StepChoice(chosen.indices, chosen.scores, each=each, finite=finite)

@@ -15,7 +15,7 @@ from aced.methods import Method
 from aced.runs.ledger import Ledger, selection_flops
 from aced.train.distributed import World
 from aced.train.scoring.moment import Moment
-from aced.train.settings import Settings
+from aced.train.settings import StepSettings
 
 
 def draw(at: Moment, score: Score, size: int, student: Embeddings | None, reference: Embeddings | None) -> Selection:
@@ -40,7 +40,7 @@ def draw(at: Moment, score: Score, size: int, student: Embeddings | None, refere
 
 
 def draw_with(
-    settings: Settings,
+    settings: StepSettings,
     method: Method,
     score: Score,
     size: int,
@@ -69,7 +69,7 @@ def draw_with(
 
 def count_draw(
     ledger: Ledger,
-    settings: Settings,
+    settings: StepSettings,
     method: Method,
     world: World,
     candidates: tuple[int, int],

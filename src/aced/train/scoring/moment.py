@@ -12,7 +12,7 @@ from aced.models import Tower
 from aced.runs.ledger import Ledger
 from aced.train.distributed import World
 from aced.train.providers import Provider
-from aced.train.settings import Settings
+from aced.train.settings import StepSettings
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Moment:
     counts: list[int]
     positions: Tensor
     method: Method
-    settings: Settings
+    settings: StepSettings
     student: Tower
     reference: Provider | None
     generator: torch.Generator
