@@ -2,7 +2,7 @@
 
 from aced.towers.compat import ensure_torchvision, import_open_clip
 from aced.towers.flops import Flops
-from aced.towers.loading import load_recipe, load_tower, save_tower
+from aced.towers.loading import load_recipe, load_tower, outline, save_tower
 from aced.towers.own import OwnTower, own_tower
 from aced.towers.recipes import trained_recipe
 from aced.towers.tokenizers import WordTokenizer
@@ -17,6 +17,7 @@ __all__ = [
     "import_open_clip",
     "load_recipe",
     "load_tower",
+    "outline",
     "own_tower",
     "save_tower",
     "trained_recipe",
