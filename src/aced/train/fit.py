@@ -23,8 +23,8 @@ from aced.data.streamed import streams
 from aced.devices import clock_of
 from aced.errors import AcedError
 from aced.evaluate.zeroshot import Scores, score_all, scores_json
-from aced.objectives import LOSSES, check_processes
-from aced.precision import Precision, autocast, tensor_float
+from aced.objectives import check_processes
+from aced.precision import autocast, tensor_float
 from aced.progress import Bars, Tick
 from aced.report.gallery import write_gallery
 from aced.towers import Tower, save_tower
@@ -52,7 +52,7 @@ from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
 from aced.train.resuming import data_marks, marks_of, model_marks
 from aced.train.scoring.make import make_memory, make_partly, make_plan
-from aced.train.settings import Settings
+from aced.train.settings import settings_of
 from aced.train.step import Trainer
 from aced.train.trackers.group import tracking
 from aced.train.watch import Metrics, trim_lines
@@ -212,7 +212,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     )
     if train.compile:
         compile_towers(student)
-    settings = _settings(config, precision)
+    settings = settings_of(config, precision)
     reference = inputs.reference if method.scores_reference else None
     student.partly = make_partly(config, student)
     return Trainer(
@@ -243,27 +243,6 @@ def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | Non
         return None
     held, seed = config.method.column_bank, config.run.seed
     return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
-
-
-def _settings(config: Config, precision: Precision) -> Settings:
-    """The numbers of a run that a step needs."""
-    train, method = config.train, config.method
-    return Settings(
-        batch=train.batch,
-        super_batch=config.super_batch,
-        steps=train.steps,
-        loss=LOSSES.find(method.loss).scores,
-        chunks=method.chunks,
-        temperature=method.temperature,
-        lr=train.lr,
-        warmup=train.warmup,
-        clip=train.clip,
-        micro_batch=train.micro_batch,
-        precision=precision,
-        scope=method.scope,
-        embedded_again=train.grad_cache > 0,
-        activations_again=train.activation_checkpointing,
-    )
 
 
 def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults:

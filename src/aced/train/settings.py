@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aced.config import Config
 from aced.core.selection import Loss
 from aced.core.selection_ranks import Scope
+from aced.objectives import LOSSES
 from aced.precision import Precision
 
 
@@ -29,3 +31,24 @@ class Settings:
     """Whether the training batch is embedded twice to save memory."""
     activations_again: bool = False
     """Whether what gradients go through is computed again in the backward pass."""
+
+
+def settings_of(config: Config, precision: Precision) -> Settings:
+    """The numbers of a run that a step needs."""
+    train, method = config.train, config.method
+    return Settings(
+        batch=train.batch,
+        super_batch=config.super_batch,
+        steps=train.steps,
+        loss=LOSSES.find(method.loss).scores,
+        chunks=method.chunks,
+        temperature=method.temperature,
+        lr=train.lr,
+        warmup=train.warmup,
+        clip=train.clip,
+        micro_batch=train.micro_batch,
+        precision=precision,
+        scope=method.scope,
+        embedded_again=train.grad_cache > 0,
+        activations_again=train.activation_checkpointing,
+    )
