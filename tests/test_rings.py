@@ -19,6 +19,7 @@ PROGRAMS = {
     "aced.train",
     "aced.demo",
     "aced.cli",
+    "aced.cost",
     "aced.report",
     "aced.harness",
     "aced.embed",

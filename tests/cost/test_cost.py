@@ -13,7 +13,6 @@ from aced.config import Config, load_config, recipes
 from aced.core.ledger import flops_per_trained_sample
 from aced.cost.cost_program import Assumed, cost_of
 from aced.data.scenes import Scenes, make_pool
-from aced.errors import AcedError
 from aced.towers import load_tower, outline
 from aced.train.caching import embedding_cost
 from aced.train.fit import make_trainer
@@ -21,7 +20,7 @@ from aced.train.inputs import Inputs
 from aced.train.providers import Live
 from aced.train.student import make_student
 from cli_fakes import Cli
-from run_fakes import BATCH, POOL, SUPER, even_pool, provider_of, run_config, take, trainer_of
+from run_fakes import BATCH, POOL, even_pool, provider_of, run_config, take, trainer_of
 
 STEPS = 4
 """Together fewer pairs than the pool has, so that none comes again."""
@@ -155,8 +154,7 @@ def test_without_selection_it_is_the_table_of_the_method(method: str, expected: 
 
 def test_an_uncached_reference_costs_its_ratio_more() -> None:
     cached, live = (
-        cost_of(load_config("aced-f0", ["method.name=i-acid", *more]), Assumed())
-        for more in ([], ["reference.cache="])
+        cost_of(load_config("aced-f0", ["method.name=i-acid", *more]), Assumed()) for more in ([], ["reference.cache="])
     )
     assert live["flops"]["reference"] == pytest.approx(cached["cached_flops"])
     assert not live["cached_flops"]
@@ -218,7 +216,10 @@ def test_the_table_says_what_it_assumes(cli: Cli, tmp_path: Path) -> None:
     [
         (["photos"], "runs/photos-reference/model reference.model=NAME"),
         (["aced-f0", "student.model=aced-f9"], "aced-f9 student.model=NAME"),
-        (["aced-f0", "reference.model=hf-hub:timm/ViT-B-16-SigLIP"], "hf-hub:timm/ViT-B-16-SigLIP reference.model=NAME"),
+        (
+            ["aced-f0", "reference.model=hf-hub:timm/ViT-B-16-SigLIP"],
+            "hf-hub:timm/ViT-B-16-SigLIP reference.model=NAME",
+        ),
         (["aced-f0", "reference.model=given"], "reference.model 'given'"),
         (["aced-f0", "train.lock=visuals"], "train.lock visuals"),
         (["aced-two-models", "teacher.model=ViT-L-99"], "ViT-L-99 teacher.model=NAME"),

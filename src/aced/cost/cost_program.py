@@ -61,9 +61,9 @@ def cost_of(config: Config, assumed: Assumed) -> dict[str, Any]:
 
     Returns:
         JSON-ready: `models`, `steps`, `batch`, `super_batch`, `samples_trained`, `samples_loaded`, `bytes`, `flops` by
-        phase, `flops_total`, `cached_flops` (what computing the cached embeddings would have cost), `forwards` (FLOPs for
-        each trained pair, in forward passes of the student), `to_iid`, `gpu_hours`, `sidecars`, `assumed`. Bytes, FLOPs (a
-        multiply-add counts as 2), and hours of one GPU.
+        phase, `flops_total`, `cached_flops` (what computing the cached embeddings would have cost), `forwards` (FLOPs
+        for each trained pair, in forward passes of the student), `to_iid`, `gpu_hours`, `sidecars`, `assumed`. Bytes,
+        FLOPs (a multiply-add counts as 2), and hours of one GPU.
 
     Raises:
         AcedError: see `outlined`.
@@ -223,7 +223,8 @@ def _sentences(found: dict[str, Any], config: Config) -> list[str]:
     texts = "of the full length" if assumed["text_tokens"] is None else f"of {assumed['text_tokens']} tokens"
     said = [
         f"{found['method']}: {found['forwards']:.3g} forward passes of the student for each pair trained on, "
-        f"{ratio(found['to_iid'])} IID; {found['steps']:,} steps of {found['batch']:,} of {found['super_batch']:,} pairs.",
+        f"{ratio(found['to_iid'])} IID; {found['steps']:,} steps of {found['batch']:,} of {found['super_batch']:,} "
+        "pairs.",
         f"Assumed: texts {texts} (--text-tokens), a pool of {assumed['pairs']:,} pairs (--pairs), a GPU of "
         f"{assumed['gpu_tflops']:g} TFLOP/s (--gpu-tflops) of which a run gets {100 * assumed['utilisation']:g} % "
         "(--utilisation).",

@@ -1,4 +1,4 @@
-"""The ledger of one training step, from the config alone: what `train_step` would count, by the formulas it counts by."""
+"""The ledger of one training step, from the config alone: what `train_step` would count, by its own formulas."""
 
 from __future__ import annotations
 
