@@ -30,6 +30,7 @@ ORDER = (
     ("runs",),
     ("train",),
     ("train.run",),
+    ("cost",),
     ("export",),
     ("latency",),
     ("report",),
@@ -39,7 +40,7 @@ ORDER = (
     ("lab",),
 )
 """The rooms of the package from the ground up; those of one row import each other no more than those above them."""
-CONFIG_READERS = {"config", "train.run", "programs", "cli", "api", "lab"}
+CONFIG_READERS = {"config", "train.run", "cost", "programs", "cli", "api", "lab"}
 """Who may read a run's `Config`: below them, functions take what they need."""
 
 
