@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from aced.cache.sidecar import Part, SideCarInfo, differences, open_sidecar, sidecar_name, stem
+from aced.cache.sealed import differences
+from aced.cache.sidecar import Part, SideCarInfo, open_sidecar, sidecar_name, stem
 from aced.errors import AcedError
 from aced.files.atomic import file_atomic, writing
 
