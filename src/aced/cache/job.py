@@ -18,7 +18,7 @@ from aced.cache.survey import Survey
 from aced.errors import AcedError
 from aced.files.atomic import sweep_leftovers
 from aced.files.remote import is_address
-from aced.models import Tower, load_tower
+from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress as Fetching
 from aced.pool.decoding import FAST
 from aced.pool.faults import HARMLESS
@@ -35,7 +35,7 @@ class EmbedJob:
     """What is embedded, by what, and how; plain data, so that it can be sent to another machine.
 
     Attributes:
-        model, checkpoint: as in `load_tower`.
+        model, checkpoint: as in `load_tower`; the weights must be trained ones.
         cache: the cache folder, on a file system that all processes see, or its address.
         settings: type, views, micro-batch and workers.
         caption, caption_choice, decoding: what is embedded of each sample, see `open_shards`.
@@ -128,7 +128,7 @@ class TarEmbedder:
         fetching: opens a bar for what is downloaded of the model.
 
     Raises:
-        AcedError: the model cannot be loaded.
+        AcedError: the model cannot be loaded, or has no trained weights.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class TarEmbedder:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.tower: Tower = load_tower(job.model, job.checkpoint, device=device, progress=fetching)
+        self.tower: Tower = load_recipe(trained_recipe(job.model, job.checkpoint), device, progress=fetching)
         precision = find_precision(job.precision, self.tower.device)
         self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
         self.tower.requires_grad_(False).eval()

@@ -183,7 +183,7 @@ def _checked(job: EmbedJob, share: TarShare) -> EmbedJob:
     """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
-    trained_recipe(job.model, job.checkpoint, job.model, "with --checkpoint")
+    trained_recipe(job.model, job.checkpoint)
     set_threads(job.threads)
     if job.device == "auto" and torch.cuda.device_count() > 1:
         return replace(job, device=f"cuda:{share.local % torch.cuda.device_count()}")

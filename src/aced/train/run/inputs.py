@@ -332,8 +332,7 @@ def load_frozen(name: str, config: Config, progress: FileProgress | None = None)
     if section.model in TOWERS:
         tower: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
         return tower.to(device_of(config)).requires_grad_(False).eval()
-    what = f"{key}.model = '{section.model}'"
-    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
+    recipe = trained_recipe(section.model, section.checkpoint, key)
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
