@@ -90,4 +90,4 @@ class FarHome:
 
     def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
         """As in `Home`."""
-        return f"there is none in {self.address}"
+        return ""

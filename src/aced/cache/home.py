@@ -50,7 +50,7 @@ class Home(Protocol):
         ...
 
     def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
-        """Why a part has no side-car of a model, as the end of a sentence: there is one, but of something else."""
+        """Of what else the side-car is that a part seems to have, as the end of a sentence; empty without any."""
         ...
 
 
@@ -116,7 +116,7 @@ class Folder:
                 return f"{other} is of the same tar with other captions or pixels ('{how}', and '{asked}' is asked for)"
         if others:
             return f"{others[0]} is of another tar of that name, or of this one before it was changed"
-        return f"there is none in {self.folder}"
+        return ""
 
 
 def file_state(path: str | Path) -> FileState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,9 @@ from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import TarLost
 from aced.runtime.counting import Progress
 from aced.runtime.precision import AskedPrecision, find_precision
+
+_OPTIONS = ("checkpoint", "caption", "caption_choice", "decoding", "spool_dir", "spool_gb", "bad_tars")
+"""What of a job, besides type and views, decides whether its side-cars are those that a run looks for."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,16 @@ class EmbedJob:
     def spool(self) -> Spool | None:
         """Where addresses are fetched to."""
         return Spool(Path(self.spool_dir), int(self.spool_gb * GIGABYTE)) if self.spool_dir else None
+
+    def command(self, tars: Sequence[str]) -> str:
+        """The command line that makes the side-cars of some tars, with those options that are not the usual ones."""
+        usual = EmbedJob(self.model, "", self.cache, EmbedSettings())
+        words = ["aced", "embed", self.model, *tars, "--out", self.cache]
+        for name in ("dtype", "views", *_OPTIONS):
+            asked, other = (self, usual) if name in _OPTIONS else (self.settings, usual.settings)
+            if (value := getattr(asked, name)) != getattr(other, name):
+                words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+        return shlex.join(words)
 
 
 @dataclass

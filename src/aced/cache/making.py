@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from aced.cache.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_name
+from aced.cache.sidecar import Part, SideCarWriter, finite, sidecar_name
 from aced.core.embeddings import Embeddings, Scalar
 from aced.errors import AcedError
 from aced.files.atomic import file_atomic
@@ -36,12 +35,18 @@ class ForwardFlops(Protocol):
         """Those of the image tower."""
         ...
 
+    @property
+    def text(self) -> int:
+        """Those of the text tower."""
+        ...
+
 
 class EmbeddingTower(Protocol):
     """What side-cars need of a tower; `aced.models.Tower` documents each."""
 
     name: str
     width: int
+    context_length: int
 
     @property
     def device(self) -> torch.device:
@@ -308,34 +313,3 @@ class _Making:
             seconds=time.perf_counter() - self.start,
             flops=self.flops,
         )
-
-
-def check_space(cache: Path, samples: int, d: int, settings: EmbedSettings, overhead: int = 0) -> int:
-    """Bytes that are free where a cache is or will be; refuses one that does not fit.
-
-    Args:
-        cache: the cache folder.
-        samples, d, settings: how many are embedded, and how.
-        overhead: bytes of the headers and keys of all side-cars, see `overhead_bytes`.
-
-    Raises:
-        AcedError: the side-cars of so many samples are larger than what is free.
-    """
-    there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    need = samples * sample_bytes(d, settings.dtype, settings.views) + overhead
-    if need > free:
-        raise AcedError(
-            f"The embeddings of {samples:,} samples need {size_text(need)} and {size_text(free)} are free in {there}: "
-            "make room, choose another folder, store fewer views, or store them as int8."
-        )
-    return free
-
-
-def size_text(size: float) -> str:
-    """A number of bytes as people read it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB" if size < 1000 else f"{size:,.0f} TB"

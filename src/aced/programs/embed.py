@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from aced.cache.costs import check_space, size_text
 from aced.cache.job import EmbedJob, EmbedTally, TarEmbedder
-from aced.cache.making import check_space, size_text
 from aced.cache.rowcodec import DTYPES
 from aced.cache.shared_out import TarShare, own_share, with_ray
 from aced.cache.sidecar import sample_bytes

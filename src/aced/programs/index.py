@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aced.cache.making import size_text
+from aced.cache.costs import size_text
 from aced.errors import AcedError
 from aced.files.download import PATIENCE
 from aced.files.patterns import distinct_names

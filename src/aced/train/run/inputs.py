@@ -36,7 +36,7 @@ from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.providers import Cached, Live, Provider
 from aced.train.run.automatic import device_of, keeps_decoded, precision_of, workers_of
-from aced.train.run.caching import cache_settings, live_cost, make_store
+from aced.train.run.caching import cache_settings, live_cost_of, make_store
 from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
 from aced.train.run.given import GIVEN, Given
 from aced.train.run.ordering import order_of, order_text, plan_of, settled
@@ -91,7 +91,7 @@ def make_inputs(
             providers[name] = _cached(name, tower, source, config, bars, world)
         else:
             providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
-            bars.say(live_cost(name, tower, student, config, source))
+            bars.say(live_cost_of(name, tower, student, config, source))
     let_travel(source, [one.store.files for one in providers.values() if isinstance(one, Cached)])
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
