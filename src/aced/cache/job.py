@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from aced.cache.caches import cache_at
-from aced.cache.making import EmbedSettings, embed_parts
+from aced.cache.making import EmbedSettings, PartEmbedder
 from aced.cache.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
 from aced.cache.sidecarlist import SideCarList
 from aced.cache.survey import Survey
@@ -233,14 +233,8 @@ class TarEmbedder:
             tally.skip(gone.name, str(gone))
 
         if source is not None:
-            settings = self.job.settings
-            todo = embed_parts(
-                *(self.cache.work, source, self.tower, missing, settings, progress),
-                damaged=damaged,
-                patient=patient,
-                lost=leave_out,
-            )
-            for part in todo:
+            embedder = PartEmbedder(self.cache.work, source, self.tower, self.job.settings, progress, leave_out)
+            for part in embedder.make(missing, damaged, patient=patient):
                 info = self._made(part)
                 tally.seconds += info.seconds
                 tally.flops += info.flops

@@ -18,7 +18,7 @@ from aced.core.embeddings import Embeddings, Scalar
 from aced.errors import AcedError
 from aced.files.atomic import file_atomic
 from aced.files.claims import ClaimState, await_others, claim, release, state
-from aced.pool.fetch.fetching import calls_of
+from aced.pool.fetch.fetching import Calls, calls_of
 from aced.pool.loader.reading import chunk_size, read_spans
 from aced.pool.source import Candidates, Source
 from aced.pool.tars.losttars import LOST, TarLost
@@ -101,132 +101,171 @@ class EmbedSettings(NamedTuple):
     precision: Precision = "fp32"
 
 
-def embed_parts(
-    folder: Path,
-    source: Source,
-    tower: EmbeddingTower,
-    parts: Sequence[Part],
-    settings: EmbedSettings,
-    progress: Progress | None = None,
-    *,
-    damaged: Collection[Part] = (),
-    patient: bool = True,
-    lost: Callable[[Part, TarLost], None] | None = None,
-) -> Iterator[Part]:
-    """Make the side-car of each part, in order, and yield the part once its file is whole.
-
-    Parts that another process has begun are left to it. A run that is killed leaves the side-cars that were whole by
-    then, and temporary files of the parts that it had begun.
+class PartEmbedder:
+    """Makes side-cars of a source's parts by a frozen model.
 
     Args:
         folder: of the model's side-cars.
         source: what the parts are of.
         tower: the frozen model.
-        parts: those to embed.
         settings: how.
         progress: called with (samples done, all samples of the parts).
-        damaged: those of `parts` whose side-car is there, but must be made again.
-        patient: whether to wait for the other processes at the end, and to make what they do not.
         lost: called with a part whose tar is lost meanwhile, and with what became of it; the part is then left out.
             Without it that is an error.
-
-    Raises:
-        AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
     """
-    identity = tower.identity()  # once: it hashes every weight
-    todo = {folder / sidecar_name(part): part for part in parts}
-    before = {path: state(path) if part in damaged else None for path, part in todo.items()}
-    done, total = 0, sum(map(len, parts))
 
-    def tick(samples: int) -> None:
-        nonlocal done
-        done += samples
-        if progress is not None:
-            progress(done, total)
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        tower: EmbeddingTower,
+        settings: EmbedSettings,
+        progress: Progress | None = None,
+        lost: Callable[[Part, TarLost], None] | None = None,
+    ) -> None:
+        self._folder, self._source, self._tower, self._settings = folder, source, tower, settings
+        self._identity = tower.identity()  # once: it hashes every weight
+        self._views = [tower.view.cropped(crop) for crop in range(settings.views)]
+        self._progress, self._lost = progress, lost
+        self._done = self._total = 0
 
-    done_with: set[Part] = set()
+    def make(self, parts: Sequence[Part], damaged: Collection[Part] = (), *, patient: bool = True) -> Iterator[Part]:
+        """Make the side-car of each part, in order, and yield the part once its file is whole.
 
-    def leave_out(part: Part, what: TarLost) -> None:
-        if lost is None:
-            raise AcedError(f"{what} Its side-car cannot be made; put the tar back and start again.") from what
-        done_with.add(part)
-        lost(part, what)
+        Parts that another process has begun are left to it. A run that is killed leaves the side-cars that were whole
+        by then, and temporary files of the parts that it had begun.
 
-    alone = False
-    while todo:
-        for part in _embed_unclaimed(source, tower, identity, settings, todo, before, tick, leave_out, alone=alone):
-            done_with.add(part)  # whoever gets it may take the file elsewhere
-            yield part
-        if not patient:
-            return
-        todo = {path: part for path, part in todo.items() if part not in done_with}
-        await_others(list(todo))
-        todo, alone = {path: part for path, part in todo.items() if state(path) == before[path]}, True
+        Args:
+            parts: those to embed.
+            damaged: those of them whose side-car is there, but must be made again.
+            patient: whether to wait for the other processes at the end, and to make what they do not.
 
+        Raises:
+            AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
+        """
+        self._done, self._total = 0, sum(map(len, parts))
+        todo = [_Wanted.of(part, self._folder, there=part in damaged) for part in parts]
+        alone = False
+        while todo:
+            done_with: set[Part] = set()
+            for wanted, made in self._make_unclaimed(todo, alone=alone):
+                done_with.add(wanted.part)  # whoever gets it may take the file elsewhere
+                if made:
+                    yield wanted.part
+            if not patient:
+                return
+            todo = [wanted for wanted in todo if wanted.part not in done_with]
+            await_others([wanted.path for wanted in todo])
+            todo, alone = [wanted for wanted in todo if not wanted.is_made()], True
 
-def _embed_unclaimed(
-    source: Source,
-    tower: EmbeddingTower,
-    identity: Mapping[str, str],
-    settings: EmbedSettings,
-    todo: Mapping[Path, Part],
-    before: Mapping[Path, ClaimState],
-    tick: Callable[[int], None],
-    lost: Callable[[Part, TarLost], None],
-    *,
-    alone: bool,
-) -> Iterator[Part]:
-    """Make the side-cars that no other process has made or is making; with `alone` those too that one is making."""
-    views = [tower.view.cropped(crop) for crop in range(settings.views)]
-    step = chunk_size(views, settings.micro_batch)
-    claimed: deque[tuple[Path, Part, list[range], int]] = deque()
-    calls = calls_of(source)
+    def _make_unclaimed(self, todo: Sequence[_Wanted], *, alone: bool) -> Iterator[tuple[_Wanted, bool]]:
+        """Make what no other process has made or is making; with `alone` also what another one is making.
 
-    def spans() -> Iterator[range]:
-        for path, part in todo.items():
-            if state(path) != before[path] or not claim(path, force=alone):
-                continue
-            if state(path) != before[path]:  # another one has made it between the two looks
-                release(path)
-                continue
-            own = [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
-            claimed.append((path, part, own, calls.call(part.start) if calls else 0))
-            yield from own
+        Yields:
+            What was claimed, and whether it was made; if not, its tar is lost.
+        """
+        step = chunk_size(self._views, self._settings.micro_batch)
+        claimed: deque[tuple[_Wanted, list[range], int]] = deque()
+        calls = calls_of(self._source)
 
-    stack = contextlib.ExitStack()
-    # One reader for all parts, so that its workers need not start again for each.
-    sizes = [len(part) for part in todo.values()]
-    count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
-    helped = calls.moved if calls else None
-    chunks = read_spans(source, views, spans(), longest=longest, count=count, workers=settings.workers, helped=helped)
-    if calls is not None:
-        calls.serves(chunks)
-        stack.enter_context(calls)
-    start = time.perf_counter()
-    try:
-        for first in chunks:
-            path, part, own, call = claimed[0]
-            making = _Making(tower, identity, settings, views, start)
-            left = zip(own, itertools.chain([first], chunks), strict=False)
-            try:
-                making.write(path, part, part.keys(source), left, tick)
-                made = True
-            except TarLost as gone:
-                lost(part, gone)
-                made = False
-                for span, _ in left:  # what was read of it already
-                    tick(len(span))
-            release(path)
-            claimed.popleft()
+        def spans() -> Iterator[range]:
+            for wanted in todo:
+                if wanted.claimed(force=alone):
+                    own = wanted.spans(step)
+                    claimed.append((wanted, own, calls.call(wanted.part.start) if calls else 0))
+                    yield from own
+
+        def release_all() -> None:
+            for wanted, _, _ in claimed:
+                release(wanted.path)
+
+        chunks = self._read(spans(), [len(wanted.part) for wanted in todo], step, calls)
+        with contextlib.ExitStack() as stack:
+            stack.callback(release_all)
             if calls is not None:
-                calls.done(call)
-            if made:
-                yield part
+                calls.serves(chunks)
+                stack.enter_context(calls)
             start = time.perf_counter()
-    finally:
-        stack.close()
-        for path, _, _, _ in claimed:
-            release(path)
+            for first in chunks:
+                wanted, own, call = claimed[0]
+                made = self._made(wanted, zip(own, itertools.chain([first], chunks), strict=False), start)
+                release(wanted.path)
+                claimed.popleft()
+                if calls is not None:
+                    calls.done(call)
+                yield wanted, made
+                start = time.perf_counter()
+
+    def _read(
+        self, spans: Iterator[range], sizes: Sequence[int], step: int, calls: Calls | None
+    ) -> Iterator[Candidates]:
+        """The samples of some spans; one reader for all parts, so that its workers need not start again for each."""
+        count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
+        workers, helped = self._settings.workers, calls.moved if calls else None
+        return read_spans(
+            self._source, self._views, spans, longest=longest, count=count, workers=workers, helped=helped
+        )
+
+    def _made(self, wanted: _Wanted, chunks: Iterator[tuple[range, Candidates]], start: float) -> bool:
+        """Make a side-car of its part's samples, begun at `start`; False where its tar is lost."""
+        part = wanted.part
+        making = _Making(self._tower, self._identity, self._settings, self._views, start)
+        try:
+            making.write(wanted.path, part, part.keys(self._source), self._ticked(chunks))
+        except TarLost as gone:
+            if self._lost is None:
+                raise AcedError(f"{gone} Its side-car cannot be made; put the tar back and start again.") from gone
+            self._lost(part, gone)
+            for _ in self._ticked(chunks):  # what was read of it already
+                pass
+            return False
+        return True
+
+    def _ticked(self, chunks: Iterator[tuple[range, Candidates]]) -> Iterator[Candidates]:
+        """The samples, counted when the next ones are asked for."""
+        for span, candidates in chunks:
+            yield candidates
+            self._done += len(span)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+class _Wanted(NamedTuple):
+    """A side-car that is to be made.
+
+    Attributes:
+        part: of which.
+        path: where it belongs.
+        before: the state of the file there that is not wanted.
+    """
+
+    part: Part
+    path: Path
+    before: ClaimState
+
+    @classmethod
+    def of(cls, part: Part, folder: Path, *, there: bool) -> _Wanted:
+        """That of a part; with `there` the file that is there now is damaged."""
+        path = folder / sidecar_name(part)
+        return cls(part, path, state(path) if there else None)
+
+    def is_made(self) -> bool:
+        """Whether some process has made it meanwhile."""
+        return state(self.path) != self.before
+
+    def claimed(self, *, force: bool) -> bool:
+        """Claim it for this process, unless it is made or (without `force`) being made."""
+        if self.is_made() or not claim(self.path, force=force):
+            return False
+        if self.is_made():  # by another one, between the two looks
+            release(self.path)
+            return False
+        return True
+
+    def spans(self, step: int) -> list[range]:
+        """The positions of its samples in the source, at most `step` at a time."""
+        part = self.part
+        return [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
 
 
 class _Making:
@@ -245,14 +284,7 @@ class _Making:
         self.flops = 0.0
         self.faults: Counter[str] = Counter()
 
-    def write(
-        self,
-        path: Path,
-        part: Part,
-        keys: Sequence[str],
-        chunks: Iterable[tuple[range, Candidates]],
-        tick: Callable[[int], None],
-    ) -> None:
+    def write(self, path: Path, part: Part, keys: Sequence[str], chunks: Iterable[Candidates]) -> None:
         """Make the side-car of a part from its samples, a range of positions after the other.
 
         Raises:
@@ -262,9 +294,8 @@ class _Making:
         with file_atomic(path) as temporary:
             file = SideCarWriter(temporary, path, keys, tower.width, settings.views, settings.dtype)
             try:
-                for span, candidates in chunks:
+                for candidates in chunks:
                     self.add(candidates, file, part)
-                    tick(len(span))
                 self.finish(file, part)
             finally:
                 file.close()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aced.cache.caches import Cache, Files, cache_at
 from aced.cache.costs import check_space
-from aced.cache.making import EmbeddingTower, EmbedSettings, embed_parts
+from aced.cache.making import EmbeddingTower, EmbedSettings, PartEmbedder
 from aced.cache.rowcodec import decode, layout
 from aced.cache.sidecar import (
     Damaged,
@@ -287,7 +287,7 @@ def embed_missing(
     overhead = sum(overhead_bytes(part, source) for part in looked) * len(largest) // max(1, len(looked))
     check_space(cache.work, sum(map(len, largest)), tower.width, settings, overhead)
     sweep_leftovers(cache.work)
-    for part in embed_parts(cache.work, source, tower, missing[share[0] :: share[1]], settings, progress):
+    for part in PartEmbedder(cache.work, source, tower, settings, progress).make(missing[share[0] :: share[1]]):
         cache.keep(cache.work / sidecar_name(part))
 
 
