@@ -23,7 +23,7 @@ from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress as Fetching
 from aced.pool.decoding import FAST
 from aced.pool.faults import HARMLESS
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.shards import Shards, open_shards
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import TarLost
@@ -72,7 +72,7 @@ class EmbedJob:
     @property
     def spool(self) -> Spool | None:
         """Where addresses are fetched to."""
-        return Spool(Path(self.spool_dir), int(self.spool_gb * GIGABYTE)) if self.spool_dir else None
+        return spool_at(self.spool_dir, self.spool_gb)
 
     def command(self, tars: Sequence[str]) -> str:
         """The command line that makes the side-cars of some tars, with those options that are not the usual ones."""

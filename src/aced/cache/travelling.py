@@ -15,8 +15,8 @@ from aced.errors import AcedError
 from aced.files.download import fetch
 from aced.files.remote import Remote
 from aced.files.spoolroom import date, exclusive, spooled_name
-from aced.pool.fetch.places import Moved, Places
-from aced.pool.fetch.streamed import Further, Streamed
+from aced.pool.fetch.places import Places
+from aced.pool.fetch.streamed import Further, brought_of
 from aced.pool.packed import PackedStrings
 from aced.pool.source import Source
 from aced.pool.tars.losttars import TarLost
@@ -37,7 +37,9 @@ class Travelling:
 
     def __init__(self, source: Source, parts: Sequence[Part], remotes: Sequence[Remote]) -> None:
         self._places: Places = source.places  # type: ignore[attr-defined]
-        self._streamed, numbers = _streamed(self._places)
+        streamed, numbers = brought_of(self._places)
+        assert streamed is not None
+        self._streamed = streamed
         sizes = np.asarray(source.part_sizes, dtype=np.int64)  # type: ignore[attr-defined]
         self._tars = np.flatnonzero(sizes)[: len(parts)]  # those that have a part
         there = self._tars if numbers is None else np.asarray(numbers)[self._tars]
@@ -121,17 +123,9 @@ class TravellingSideCars:
 def let_travel(source: Source, files: Sequence[object]) -> None:
     """Have side-cars brought with the tars of a source, of those `files` that do so."""
     if travelling := [one for one in files if isinstance(one, Travelling)]:
-        streamed, _ = _streamed(source.places)  # type: ignore[attr-defined]
+        streamed, _ = brought_of(source.places)  # type: ignore[attr-defined]
+        assert streamed is not None
         streamed.travels_with(TravellingSideCars(travelling))
-
-
-def _streamed(places: Places) -> tuple[Streamed, Sequence[int] | None]:
-    """What brings the tars, and the numbers that they have there, where these are others."""
-    numbers = None
-    if isinstance(places, Moved):
-        numbers, places = places.numbers, places.places
-    assert isinstance(places, Streamed)
-    return places, numbers
 
 
 def _bring(remote: Remote, temporary: Path, target: Path) -> None:

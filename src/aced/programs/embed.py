@@ -24,6 +24,7 @@ from aced.files.remote import is_address
 from aced.files.several import several
 from aced.models import trained_recipe
 from aced.pool.decoding import find_decoding
+from aced.pool.fetch.spool import unspooled
 from aced.pool.summary import tars_text
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.located import name_tars
@@ -62,7 +63,7 @@ def embed_program(
     mine = own_share(share)
     shards = [source for text in shards for source in several(text)]
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
-        raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+        raise unspooled(remote, "--spool-dir")
     if not job.spool_dir and is_address(job.cache):
         raise AcedError(f"{job.cache} is an address: give a folder to make side-cars in with --spool-dir.")
     told: list[str] = []
