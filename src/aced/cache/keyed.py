@@ -74,13 +74,13 @@ class KeyedArrays:
         path = self.path(stem, mark)
         info: dict[str, Any] = {"version": _VERSION, "identity": self._identity, "mark": mark}
         sweep_leftovers(path.parent, f".{glob.escape(path.name)}.")
-        with file_atomic(path) as temporary:
-            file = SealedWriter(temporary, path, tensors, len(json.dumps(json.dumps(info))) + _HEADER_BYTES)
-            try:
-                yield file
-                file.seal(self._kind, info)
-            finally:
-                file.close()
+        room = len(json.dumps(json.dumps(info))) + _HEADER_BYTES
+        with (
+            file_atomic(path) as temporary,
+            contextlib.closing(SealedWriter(temporary, path, tensors, room)) as file,
+        ):
+            yield file
+            file.seal(self._kind, info)
 
     def put(self, stem: str, mark: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the arrays of a content, by name; raises as `making`."""

@@ -6,14 +6,15 @@ import contextlib
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from aced.cache.sidecar import Part, SideCarWriter, finite, sidecar_name
+from aced.cache.sidecar import Part, SideCarWriter, sidecar_name
 from aced.core.embeddings import Embeddings, Scalar
 from aced.errors import AcedError
 from aced.files.atomic import file_atomic
@@ -268,21 +269,17 @@ class _Wanted(NamedTuple):
         return [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
 
 
+@dataclass
 class _Making:
     """What happens to the samples of one part, since `start`."""
 
-    def __init__(
-        self,
-        tower: EmbeddingTower,
-        identity: Mapping[str, str],
-        settings: EmbedSettings,
-        views: Sequence[View],
-        start: float,
-    ) -> None:
-        self._tower, self._identity, self._settings, self._views = tower, identity, settings, views
-        self.start = start
-        self.flops = 0.0
-        self.faults: Counter[str] = Counter()
+    tower: EmbeddingTower
+    identity: dict[str, str]
+    settings: EmbedSettings
+    views: Sequence[View]
+    start: float
+    flops: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
 
     def write(self, path: Path, part: Part, keys: Sequence[str], chunks: Iterable[Candidates]) -> None:
         """Make the side-car of a part from its samples, a range of positions after the other.
@@ -290,15 +287,14 @@ class _Making:
         Raises:
             TarLost: as `add`; nothing is then written.
         """
-        tower, settings = self._tower, self._settings
-        with file_atomic(path) as temporary:
-            file = SideCarWriter(temporary, path, keys, tower.width, settings.views, settings.dtype)
-            try:
-                for candidates in chunks:
-                    self.add(candidates, file, part)
-                self.finish(file, part)
-            finally:
-                file.close()
+        width, settings = self.tower.width, self.settings
+        with (
+            file_atomic(path) as temporary,
+            contextlib.closing(SideCarWriter(temporary, path, keys, width, settings.views, settings.dtype)) as file,
+        ):
+            for candidates in chunks:
+                self.add(candidates, file, part)
+            self.finish(file, part)
 
     def add(self, candidates: Candidates, file: SideCarWriter, part: Part) -> None:
         """Embed some samples and write them.
@@ -308,38 +304,38 @@ class _Making:
         """
         if gone := next((fault for fault in candidates.faults if fault.name in LOST), None):
             raise TarLost(gone.name, gone.detail)
-        tower, micro_batch = self._tower, self._settings.micro_batch
+        tower, micro_batch = self.tower, self.settings.micro_batch
         self.faults.update(fault.name for fault in candidates.faults)
         if not len(candidates):
             return
-        with autocast(tower.device, self._settings.precision):
+        with autocast(tower.device, self.settings.precision):
             found = tower.score(candidates, micro_batch)
-            others = [tower.score_images(candidates.images[view], micro_batch) for view in self._views[1:]]
+            others = [tower.score_images(candidates.images[view], micro_batch) for view in self.views[1:]]
         image = [found.image, *others]
         rows = torch.stack([each.float().cpu() for each in image], dim=1)
         text = found.text.float().cpu()
-        if not finite(rows, text):
+        if not (torch.isfinite(rows).all() and torch.isfinite(text).all()):
             raise AcedError(f"The tower {tower.name} gives embeddings that are not finite numbers.")
         file.add(candidates.indices - part.start, rows, text)
         self.flops += len(candidates) * tower.forward_flops(candidates.texts)
-        if len(self._views) > 1:
-            self.flops += len(candidates) * (len(self._views) - 1) * tower.flops(1).image
+        if len(self.views) > 1:
+            self.flops += len(candidates) * (len(self.views) - 1) * tower.flops(1).image
 
     def finish(self, file: SideCarWriter, part: Part) -> None:
         """Write the header, which makes the side-car whole."""
-        tower = self._tower
+        tower = self.tower
         with torch.no_grad():
             scale, bias = map(float, tower.scale_and_bias())
         file.finish(
             tower=tower.name,
-            identity=dict(self._identity),
+            identity=self.identity,
             part=part.name,
             mark=part.mark,
             d=tower.width,
-            views=self._settings.views,
+            views=self.settings.views,
             scale=scale,
             bias=bias,
-            precision=self._settings.precision,
+            precision=self.settings.precision,
             faults=dict(self.faults),
             seconds=time.perf_counter() - self.start,
             flops=self.flops,

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from aced.cache.rowcodec import encode, layout, row_bytes
@@ -169,7 +168,7 @@ def stem(part: Part) -> str:
     return re.sub(r"[^\w.-]+", "_", part.name.rstrip("/").rpartition("/")[2].removesuffix(".tar"))[:80]
 
 
-class SideCarWriter:
+class SideCarWriter(SealedWriter):
     """Writes a side-car in place, in any order of its rows; use it under `file_atomic`.
 
     Args:
@@ -188,14 +187,14 @@ class SideCarWriter:
         self._keys = np.frombuffer(json.dumps(list(keys)).encode(), np.uint8)
         tensors = layout("image", (self._n, views), d, dtype) | layout("text", (self._n,), d, dtype)
         tensors |= {"valid": ("uint8", (self._n,)), "keys": ("uint8", self._keys.shape)}
-        self._file = SealedWriter(path, target, tensors, _METADATA_BYTES)
+        super().__init__(path, target, tensors, _METADATA_BYTES)
 
     def add(self, rows: Tensor, image: Tensor, text: Tensor) -> None:
         """Write the embeddings of B samples: `[B]` increasing rows, image `[B, views, d]`, text `[B, d]`."""
         places = rows.numpy()
         for name, values in (("image", image), ("text", text)):
             for tensor, block in encode(name, values, self._dtype).items():
-                self._file.put(tensor, block, places)
+                self.put(tensor, block, places)
         self._valid[places] = 1
 
     @property
@@ -205,8 +204,8 @@ class SideCarWriter:
 
     def finish(self, **info: Any) -> None:
         """Write the rest; `info` are the fields of `SideCarInfo` that do not follow from the rows."""
-        self._file.put("valid", self._valid)
-        self._file.put("keys", self._keys)
+        self.put("valid", self._valid)
+        self.put("keys", self._keys)
         whole = SideCarInfo(
             version=VERSION,
             n=self._n,
@@ -218,11 +217,7 @@ class SideCarWriter:
         )
         content = asdict(whole)
         precision = content.pop("precision")
-        self._file.seal(_KIND, content, precision=precision)
-
-    def close(self) -> None:
-        """Close the file; harmless when it is closed already."""
-        self._file.close()
+        self.seal(_KIND, content, precision=precision)
 
 
 def _ends(keys: Sequence[str]) -> list[str]:
@@ -350,8 +345,3 @@ def check_made_for(path: Path | str, info: SideCarInfo, identity: Mapping[str, s
 
 
 _AGAIN = "delete the file and run 'aced embed' again, which makes only what is missing"
-
-
-def finite(image: Tensor, text: Tensor) -> bool:
-    """Whether embeddings are numbers."""
-    return bool(torch.isfinite(image).all() and torch.isfinite(text).all())

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aced.cache.caches import Cache, Files, cache_at
+from aced.cache.caches import Cache, cache_at
 from aced.cache.costs import check_space
+from aced.cache.home import Files
 from aced.cache.making import EmbeddingTower, EmbedSettings, PartEmbedder
 from aced.cache.rowcodec import decode, layout
 from aced.cache.sidecar import (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aced.cache.home import Files
 from aced.cache.sidecar import Part
 from aced.errors import AcedError
 from aced.files.download import fetch
@@ -24,7 +25,7 @@ from aced.pool.tars.losttars import TarLost
 _FOLDER = "side-cars"
 
 
-class Travelling:
+class Travelling(Files):
     """The local files of side-cars that come and go with their tars; pickled, and asked from several processes.
 
     Args:
@@ -39,7 +40,7 @@ class Travelling:
         self._places: Places = source.places  # type: ignore[attr-defined]
         streamed, numbers = brought_of(self._places)
         assert streamed is not None
-        self._streamed = streamed
+        super().__init__(streamed.folder / _FOLDER)
         sizes = np.asarray(source.part_sizes, dtype=np.int64)  # type: ignore[attr-defined]
         self._tars = np.flatnonzero(sizes)[: len(parts)]  # those that have a part
         there = self._tars if numbers is None else np.asarray(numbers)[self._tars]
@@ -59,7 +60,7 @@ class Travelling:
     def path(self, number: int, name: str) -> Path:
         """As in `Files`; waits for the tar."""
         remote = self._remote(number)
-        target = self._streamed.folder / _FOLDER / spooled_name(remote.address, remote.state)
+        target = self.folder / spooled_name(remote.address, remote.state)
         if target.exists():
             return target
         try:
@@ -74,7 +75,7 @@ class Travelling:
     @contextlib.contextmanager
     def lent(self) -> Iterator[Lent]:
         """The files of any side-cars, one at a time, whatever tars are there."""
-        folder = self._streamed.folder.with_name(f"lent-{os.getpid()}")
+        folder = self.folder.parent.with_name(f"lent-{os.getpid()}")
         try:
             yield Lent(self, folder)
         finally:
@@ -89,24 +90,21 @@ class Travelling:
         _bring(self._remote(number), temporary, target)
 
 
-class Lent:
+class Lent(Files):
     """Side-cars that are fetched when they are asked for; the one before is removed then."""
 
     stay = False
 
     def __init__(self, files: Travelling, folder: Path) -> None:
-        self._files, self._folder = files, folder
+        super().__init__(folder)
+        self._files = files
 
     def path(self, number: int, name: str) -> Path:
         """As in `Files`."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        self._files.bring(number, self._folder / name)
-        return self._folder / name
-
-    def lent(self) -> contextlib.AbstractContextManager[Lent]:
-        """As in `Files`."""
-        return contextlib.nullcontext(self)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self._files.bring(number, self.folder / name)
+        return self.folder / name
 
 
 class TravellingSideCars:

@@ -104,18 +104,9 @@ def _how_to_cache(name: str, config: Config) -> str:
         return "not possible while data.caption_choice = 'random'."
     if not data.shards:
         return f"{key}.cache={_CACHE}"
-    job = EmbedJob(
-        model=section.model,
-        checkpoint=section.checkpoint,
-        cache=_CACHE,
-        settings=cache_settings(config),
-        caption=data.caption,
-        caption_choice=data.caption_choice,
-        decoding=data.decoding,
-        bad_tars=data.bad_tars,
-        spool_dir=data.spool_dir,
-        spool_gb=data.spool_gb,
-    )
+    same = ("caption", "caption_choice", "decoding", "bad_tars", "spool_dir", "spool_gb")
+    options = {name: getattr(data, name) for name in same}
+    job = EmbedJob(section.model, section.checkpoint, _CACHE, cache_settings(config), **options)
     return f"`{job.command(data.shards)}`, then {key}.cache={_CACHE}"
 
 
