@@ -10,7 +10,7 @@ from aced.config import Config
 from aced.core.columns import column_flops
 from aced.core.linear_fit import LinearFit
 from aced.cost.outlined import Models, Outlined
-from aced.runs.ledger import Ledger
+from aced.runs.ledger import FlopPhase, Ledger
 from aced.train.distributed import World
 from aced.train.run.scoring_plan import kept_by_reference, settings_of, side_of
 from aced.train.scoring.cascade import Sieve
@@ -46,12 +46,12 @@ def step_ledger(config: Config, models: Models) -> Ledger:
     return ledger
 
 
-def _embed(ledger: Ledger, model: Outlined, phase: str, pairs: int) -> None:
+def _embed(ledger: Ledger, model: Outlined, phase: FlopPhase, pairs: int) -> None:
     """Embeddings of a frozen model: looked up, or computed."""
     if model.cached:
         ledger.cached_flops += pairs * model.forward
     else:
-        ledger.forward("reference" if phase == "reference" else "teacher", pairs, model.forward)
+        ledger.forward(phase, pairs, model.forward)
 
 
 def _choose(ledger: Ledger, config: Config, models: Models, settings: StepSettings) -> None:
