@@ -36,9 +36,8 @@ class Travelling:
     stay = False
 
     def __init__(self, source: Source, parts: Sequence[Part], remotes: Sequence[Remote]) -> None:
-        self._places: Places = source.places  # type: ignore[attr-defined]
-        self._streamed, numbers = _streamed(self._places)
-        sizes = np.asarray(source.part_sizes, dtype=np.int64)  # type: ignore[attr-defined]
+        self._streamed, numbers, self._places = _streamed(source)
+        sizes = np.asarray(source.part_sizes, dtype=np.int64)
         self._tars = np.flatnonzero(sizes)[: len(parts)]  # those that have a part
         there = self._tars if numbers is None else np.asarray(numbers)[self._tars]
         self._part_of = {int(tar): part for part, tar in enumerate(there)}
@@ -121,17 +120,19 @@ class TravellingSideCars:
 def let_travel(source: Source, files: Sequence[object]) -> None:
     """Have side-cars brought with the tars of a source, of those `files` that do so."""
     if travelling := [one for one in files if isinstance(one, Travelling)]:
-        streamed, _ = _streamed(source.places)  # type: ignore[attr-defined]
+        streamed, *_ = _streamed(source)
         streamed.travels_with(TravellingSideCars(travelling))
 
 
-def _streamed(places: Places) -> tuple[Streamed, Sequence[int] | None]:
-    """What brings the tars, and the numbers that they have there, where these are others."""
-    numbers = None
+def _streamed(source: Source) -> tuple[Streamed, Sequence[int] | None, Places]:
+    """What brings a source's tars, the numbers that they have there, where these are others, and where they lie."""
+    places, numbers = source.places, None
+    streamed = places
     if isinstance(places, Moved):
-        numbers, places = places.numbers, places.places
-    assert isinstance(places, Streamed)
-    return places, numbers
+        numbers, streamed = places.numbers, places.places
+    assert places is not None
+    assert isinstance(streamed, Streamed)
+    return streamed, numbers, places
 
 
 def _bring(remote: Remote, temporary: Path, target: Path) -> None:

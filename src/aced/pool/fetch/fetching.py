@@ -27,6 +27,7 @@ from aced.files.spoolroom import GIGABYTE
 from aced.pool.fetch.places import Moved, Places
 from aced.pool.fetch.streamed import Streamed
 from aced.pool.orders.plan import Visit
+from aced.pool.source import Source
 from aced.pool.tars.losttars import CHANGED, GONE
 
 
@@ -272,14 +273,12 @@ class Calls:
         return call
 
 
-def calls_of(source: object) -> Calls | None:
+def calls_of(source: Source) -> Calls | None:
     """What fetches the tars of a source that are called for; None where they are there."""
-    places: Places | None = getattr(source, "places", None)
-    numbers = None
+    places, numbers = source.places, None
     if isinstance(places, Moved):
         numbers, places = places.numbers, places.places
-    sizes: Sequence[int] = getattr(source, "part_sizes", ())
-    return Calls(places, numbers, sizes) if isinstance(places, Streamed) else None
+    return Calls(places, numbers, source.part_sizes) if isinstance(places, Streamed) else None
 
 
 class _Ready:

@@ -279,7 +279,7 @@ def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults
     With `scoring.early` also with what has no embedding in the reference's cache, since that is never read.
     """
     faults = Faults(config.data.max_bad_share, len(source))
-    faults.note(getattr(source, "faults", ()))
+    faults.note(source.faults)
     if isinstance(early, Cached):
         info = early.store.info
         lost = sum(info.faults.values())

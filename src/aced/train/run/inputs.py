@@ -25,7 +25,7 @@ from aced.pool.fetch.streamed import streams
 from aced.pool.loader.reading import bytes_at_once
 from aced.pool.loader.shared_memory import check_room
 from aced.pool.manyviews import ManyViews
-from aced.pool.source import Column, Source
+from aced.pool.source import Column, Source, check_source
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import GONE, KnownTars, shortened
 from aced.pool.views import View
@@ -135,7 +135,7 @@ def _opened(
     order_of(ordered, pool)
     if (plan := plan_of(ordered, pool)) is not None:
         rank = int(os.environ.get("RANK", "0"))
-        check_spool(getattr(pool, "places", None), plan.visits(rank, _ranks(), 0))
+        check_spool(pool.places, plan.visits(rank, _ranks(), 0))
     if text := order_text(config, ordered, pool, _ranks()):
         bars.say(text)
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
@@ -194,7 +194,8 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
     """
     data = config.data
     if data.source or not data.shards:
-        source: Source = made(SOURCES, data.source or DEFAULT_SOURCE, config, counting=bars.counting)
+        name = data.source or DEFAULT_SOURCE
+        source = check_source(made(SOURCES, name, config, counting=bars.counting), f"data.source = '{name}'")
         bars.say(f"Data: {len(source):,} pairs of {source.name}.")
         return source
     from aced.files.remote import is_address
@@ -359,14 +360,14 @@ def make_cached(
 
     Of several processes, all of `world`, each makes some.
     """
-    if getattr(source, "captions_vary", False):
+    if source.captions_vary:
         raise AcedError(
             "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
             "reference.cache and teacher.cache empty."
         )
     views = [tower.view.cropped(crop) for crop in range(config.data.views)]
     item = bytes_at_once(source, views, config.train.micro_batch)
-    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    workers = workers_of(config, in_memory=source.in_memory, item=item)
     settings = cache_settings(config)._replace(workers=workers)
     with bars.counting(f"Embedding the pool with {tower.name}") as progress:
         own = cache_at(cache, tower.identity()["tower"], spool_of(config))

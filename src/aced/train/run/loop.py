@@ -173,7 +173,7 @@ def fetcher_for(trainer: Trainer, source: Source, config: Config, steps: range) 
     if plan is None:
         return None
     visits = plan.visits(trainer.world.rank, trainer.world.size, steps.start)
-    return fetcher_of(getattr(source, "places", None), visits, first=steps.start, stop=steps.stop)
+    return fetcher_of(source.places, visits, first=steps.start, stop=steps.stop)
 
 
 def batches_of(
@@ -184,7 +184,7 @@ def batches_of(
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
-    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    workers = workers_of(config, in_memory=source.in_memory, item=item)
     # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
     _check_early(config, source, trainer, loading.workers)

@@ -109,7 +109,7 @@ def _brought(config: Config, source: Source, ranks: int) -> int:
         if config.data.streams == "auto":
             tried = _with(tried, streams=_fitting(tried, mixture, tars, ranks) or ranks)
         plan = plan_of(tried, source)
-        sizes = [most_of(source.places, plan.visits(rank, ranks, 0)) for rank in range(ranks)] if plan else []  # type: ignore[attr-defined]
+        sizes = [most_of(source.places, plan.visits(rank, ranks, 0)) for rank in range(ranks)] if plan else []
         if sizes and all(most <= room for most, room in sizes):
             break
         locality //= 2
@@ -162,7 +162,7 @@ def _most_left_out(plan: Plans) -> float:
 
 def _sizes(source: Source) -> tuple[Sequence[int], Sequence[int]]:
     """Samples of each weighted source, and of each tar; nothing where there are none."""
-    return getattr(source, "mixture", ()), getattr(source, "part_sizes", ())
+    return source.mixture, source.part_sizes
 
 
 def _with(config: Config, **values: object) -> Config:
