@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -330,6 +331,17 @@ class Source(ABC):
     def places(self) -> Places | None:
         """Where its tars lie, if it reads tars."""
         return None
+
+
+REQUIRED = ("fingerprint", "__len__", "read")
+"""The members that every source defines itself."""
+
+
+def members_of_sources() -> dict[str, str]:
+    """The members of `Source` by name, each with what is said of it: first those that are required."""
+    kinds = (member, FunctionType)
+    found = {name: value.__doc__ or "" for name, value in vars(Source).items() if isinstance(value, kinds)}
+    return {name: found[name] for name in (*REQUIRED, *(name for name in found if name not in REQUIRED))}
 
 
 def check_source(source: object, what: str) -> Source:
