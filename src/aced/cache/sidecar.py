@@ -83,12 +83,11 @@ class _PartKeys(Sequence[str]):
 
 def parts_of(source: Source) -> list[Part]:
     """The parts of a source that hold samples, in the order of its samples; a source without tars is one part."""
-    marks: Mapping[str, str] = getattr(source, "parts", {})
-    if not marks:
+    if not source.parts:
         return [Part(source.name, source.fingerprint, 0, len(source))]
-    ends = np.cumsum(getattr(source, "part_sizes", []), dtype=np.int64).tolist()
-    found = zip(marks.items(), [0, *ends[:-1]], ends, strict=True)
-    lost = getattr(source, "lost", {})
+    ends = np.cumsum(source.part_sizes, dtype=np.int64).tolist()
+    found = zip(source.parts.items(), [0, *ends[:-1]], ends, strict=True)
+    lost = source.lost
     return [Part(name, mark, start, stop, name in lost) for (name, mark), start, stop in found if stop > start]
 
 

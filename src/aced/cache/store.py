@@ -327,7 +327,7 @@ def _other_rows(survey: Survey, files: Files, source: Source) -> Iterator[tuple[
 
     A tar's mark covers its keys, and of a lost one it says that their order is kept.
     """
-    alone = not getattr(source, "parts", {})
+    alone = not source.parts
     for number, part in enumerate(survey.parts):
         if not part.lost and (alone or len(part) != survey.rows[number]):
             rows = open_sidecar(files.path(number, sidecar_name(part))).rows_of(part.keys(source))

@@ -37,11 +37,12 @@ class Travelling(Files):
     stay = False
 
     def __init__(self, source: Source, parts: Sequence[Part], remotes: Sequence[Remote]) -> None:
-        self._places: Places = source.places  # type: ignore[attr-defined]
+        assert source.places is not None
+        self._places: Places = source.places
         streamed, numbers = brought_of(self._places)
         assert streamed is not None
         super().__init__(streamed.folder / _FOLDER)
-        sizes = np.asarray(source.part_sizes, dtype=np.int64)  # type: ignore[attr-defined]
+        sizes = np.asarray(source.part_sizes, dtype=np.int64)
         self._tars = np.flatnonzero(sizes)[: len(parts)]  # those that have a part
         there = self._tars if numbers is None else np.asarray(numbers)[self._tars]
         self._part_of = {int(tar): part for part, tar in enumerate(there)}
@@ -121,7 +122,7 @@ class TravellingSideCars:
 def let_travel(source: Source, files: Sequence[object]) -> None:
     """Have side-cars brought with the tars of a source, of those `files` that do so."""
     if travelling := [one for one in files if isinstance(one, Travelling)]:
-        streamed, _ = brought_of(source.places)  # type: ignore[attr-defined]
+        streamed, _ = brought_of(source.places)
         assert streamed is not None
         streamed.travels_with(TravellingSideCars(travelling))
 

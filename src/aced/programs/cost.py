@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aced.cache.making import size_text
+from aced.cache.costs import size_text
 from aced.cache.sidecar import sample_bytes
 from aced.config import Config
 from aced.cost.outlined import Models, Outlined, outlined

@@ -27,10 +27,10 @@ from aced.models import Tower
 from aced.models.model_argument import default_folder, open_model
 from aced.pool.loader.loading import Loading
 from aced.programs.eval_tables import print_comparison, print_results
+from aced.runs.environment import environment
 from aced.runtime.precision import AskedPrecision, check_precision, find_precision
 from aced.runtime.progress import Bars, counting
 from aced.train.run.automatic import workers_beside
-from aced.train.run.fit import environment
 
 
 @dataclass(frozen=True)

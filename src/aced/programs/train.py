@@ -20,6 +20,7 @@ from aced.files.atomic import write_atomic
 from aced.methods import METHODS
 from aced.pool.faults import HARMLESS
 from aced.report import load_run, results_table, write_report
+from aced.runs.environment import environment
 from aced.runs.records import embedding_score
 from aced.runs.run_folder import BEST, check_folder
 from aced.runs.trackers.group import check_trackers
@@ -34,7 +35,8 @@ from aced.train.hook import Hook
 from aced.train.run.automatic import device_of, precision_of, tf32_of
 from aced.train.run.caching import embedding_cost_of
 from aced.train.run.checkpoint import earlier_run
-from aced.train.run.fit import Fitted, environment, fit, row_of
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted, row_of
 from aced.train.run.given import Given
 from aced.train.run.inputs import make_inputs
 from aced.train.run.ordering import check_divisible, recorded

@@ -27,6 +27,7 @@ from aced.files.spoolroom import GIGABYTE
 from aced.pool.fetch.places import Places
 from aced.pool.fetch.streamed import Streamed, brought_of
 from aced.pool.orders.plan import Visit
+from aced.pool.source import Source
 from aced.pool.tars.losttars import CHANGED, GONE
 
 
@@ -272,11 +273,10 @@ class Calls:
         return call
 
 
-def calls_of(source: object) -> Calls | None:
+def calls_of(source: Source) -> Calls | None:
     """What fetches the tars of a source that are called for; None where they are there."""
-    streamed, numbers = brought_of(getattr(source, "places", None))
-    sizes: Sequence[int] = getattr(source, "part_sizes", ())
-    return Calls(streamed, numbers, sizes) if streamed is not None else None
+    streamed, numbers = brought_of(source.places)
+    return Calls(streamed, numbers, source.part_sizes) if streamed is not None else None
 
 
 class _Ready:

@@ -22,6 +22,7 @@ from aced.files.download import PATIENCE, Watched, fetch
 from aced.files.remote import Changed, NotThere, Remote
 from aced.files.spoolroom import date, dated, exclusive, spooled_name
 from aced.pool.fetch.places import Moved, Places
+from aced.pool.source import Source
 from aced.pool.tars.losttars import CHANGED, GONE, TarLost
 from aced.pool.tars.tarindex import kept_index
 from aced.runtime.counting import Progress
@@ -322,10 +323,9 @@ def own_share(spool: Path, limit: int) -> int:
     return max(0, limit - kept) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def streams(source: object) -> bool:
+def streams(source: Source) -> bool:
     """Whether tars of a source are brought as they are needed, and do not stay."""
-    places: Places | None = getattr(source, "places", None)
-    return places is not None and not places.stay
+    return source.places is not None and not source.places.stay
 
 
 def brought_of(places: Places | None) -> tuple[Streamed | None, Sequence[int] | None]:
