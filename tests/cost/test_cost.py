@@ -15,6 +15,7 @@ from aced.models import load_tower, outline
 from aced.programs.cost import Assumed, cost_of
 from aced.runs.ledger import flops_per_trained_sample
 from aced.train.providers import Live
+from aced.train.run.caching import embedding_cost_of
 from aced.train.run.fit import make_trainer
 from aced.train.run.inputs import Inputs
 from aced.train.run.student import make_student
