@@ -61,7 +61,7 @@ def run_steps(
     Raises:
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
     """
-    steps, every = config.train.steps, config.run.checkpoint_every
+    steps = config.train.steps
     last, begun = LastStep(trainer, metrics), trainer.step
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(deferred())
@@ -73,18 +73,14 @@ def run_steps(
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
             evaluate_now()
-        left = range(trainer.step, steps)
-        fetcher = fetcher_for(trainer.world, inputs.source, order, left)
-        batches = batches_of(trainer, inputs.source, config, left, order, fetcher)
-        stack.enter_context(fetcher or contextlib.nullcontext())
+        batches = stack.enter_context(_loading(trainer, inputs.source, config, order))
         while trainer.step < steps and wishes.stop is None and not wishes.finished:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
                 outcome = train_step(trainer, batches)
             if trainer.step == begun + 1:
                 trainer.world.warm()
-            scored = bool(config.eval.every) and trainer.step % config.eval.every == 0 and trainer.step < steps
-            due = trainer.step == steps or bool(every and trainer.step % every == 0)
+            scored, due = _due(trainer.step, config)
             if scored or due or wishes.any or metrics.logs(trainer.step, steps):
                 trainer.guard.settle()  # nothing is written of a step that may turn out to have been refused
             if trainer.world.first:
@@ -103,6 +99,23 @@ def run_steps(
                 on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
+
+
+def _due(step: int, config: Config) -> tuple[bool, bool]:
+    """Whether an evaluation is due behind a step (that of the last one comes later), and whether a checkpoint is."""
+    steps, evaluations, checkpoints = config.train.steps, config.eval.every, config.run.checkpoint_every
+    scored = bool(evaluations) and step % evaluations == 0 and step < steps
+    return scored, step == steps or bool(checkpoints and step % checkpoints == 0)
+
+
+@contextlib.contextmanager
+def _loading(trainer: Trainer, source: Source, config: Config, order: RunOrder) -> Iterator[Iterator[Candidates]]:
+    """The batches of the steps that are left, while what brings their tars is at work."""
+    left = range(trainer.step, config.train.steps)
+    fetcher = fetcher_for(trainer.world, source, order, left)
+    batches = batches_of(trainer, source, config, left, order, fetcher)
+    with fetcher or contextlib.nullcontext():
+        yield batches
 
 
 def _evaluate_or_owe(evaluation: Callable[[], bool], trainer: Trainer, wishes: Wishes) -> None:
