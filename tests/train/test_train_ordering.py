@@ -183,7 +183,7 @@ def test_a_run_makes_its_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ordering, "Plan", Counted)
     aced.train(config, tasks=[], show=False)
     assert len(made) == 1
-    assert plans == [1, 2, 4, 4]  # each number of streams that was tried, and the one that it is
+    assert plans == [1, 2, 4, 8, 4]  # each number of streams that is tried, and the one that it is
     assert "streams = 4" in (tmp_path / "run/config.toml").read_text()
 
 
