@@ -21,7 +21,7 @@ from aced.files.atomic import sync, write_atomic, writing
 from aced.files.download import PATIENCE, Watched, fetch
 from aced.files.remote import Changed, NotThere, Remote
 from aced.files.spoolroom import date, dated, exclusive, spooled_name
-from aced.pool.fetch.places import Places
+from aced.pool.fetch.places import Moved, Places
 from aced.pool.source import Source
 from aced.pool.tars.losttars import CHANGED, GONE, TarLost
 from aced.pool.tars.tarindex import kept_index
@@ -326,3 +326,11 @@ def own_share(spool: Path, limit: int) -> int:
 def streams(source: Source) -> bool:
     """Whether tars of a source are brought as they are needed, and do not stay."""
     return source.places is not None and not source.places.stay
+
+
+def brought_of(places: Places | None) -> tuple[Streamed | None, Sequence[int] | None]:
+    """What brings the tars that lie in some places, None where they stay; and their numbers there, where others."""
+    numbers = None
+    if isinstance(places, Moved):
+        numbers, places = places.numbers, places.places
+    return (places if isinstance(places, Streamed) else None), numbers

@@ -16,13 +16,13 @@ from aced.models.locking import lock
 from aced.models.options import checkpoint_activations, compile_towers
 from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
-from aced.registry.objectives import LOSSES, check_processes
+from aced.registry.objectives import check_processes
 from aced.runs.ledger import Ledger
 from aced.runs.pace import Recent, Totals, pace_text
 from aced.runs.run_folder import CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.runs.trackers.group import tracking
 from aced.runtime.devices import clock_of
-from aced.runtime.precision import Precision, tensor_float
+from aced.runtime.precision import tensor_float
 from aced.runtime.progress import Bars, Tick
 from aced.train.distributed import World
 from aced.train.feed import Faults
@@ -43,8 +43,7 @@ from aced.train.run.loop import OnStep, run_steps
 from aced.train.run.ordering import make_run_order, recorded
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
-from aced.train.run.scoring_plan import make_memory, make_partly, make_plan
-from aced.train.settings import StepSettings
+from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
 from aced.train.step import Trainer
 from aced.train.watch import Metrics, trim_lines
 
@@ -157,7 +156,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     )
     if train.compile:
         compile_towers(student)
-    settings = _settings(config, precision)
+    settings = settings_of(config, precision)
     reference = inputs.reference if method.scores_reference else None
     student.partly = make_partly(config, student)
     return Trainer(
@@ -194,27 +193,6 @@ def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | Non
         return None
     held, seed = config.method.column_bank, config.run.seed
     return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
-
-
-def _settings(config: Config, precision: Precision) -> StepSettings:
-    """The numbers of a run that a step needs."""
-    train, method = config.train, config.method
-    return StepSettings(
-        batch=train.batch,
-        super_batch=config.super_batch,
-        steps=train.steps,
-        loss=LOSSES.find(method.loss).scores,
-        chunks=method.chunks,
-        temperature=method.temperature,
-        lr=train.lr,
-        warmup=train.warmup,
-        clip=train.clip,
-        micro_batch=train.micro_batch,
-        precision=precision,
-        scope=method.scope,
-        embedded_again=train.grad_cache > 0,
-        activations_again=train.activation_checkpointing,
-    )
 
 
 def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults:

@@ -21,7 +21,7 @@ from aced.evaluate.zeroshot import check_names
 from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress
 from aced.pool.fetch.fetching import check_room as check_spool
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
 from aced.pool.loader.reading import bytes_at_once
 from aced.pool.loader.shared_memory import check_room
@@ -37,7 +37,7 @@ from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.providers import Cached, Live, Provider
 from aced.train.run.automatic import device_of, keeps_decoded, precision_of, workers_of
-from aced.train.run.caching import cache_settings, live_cost, make_store
+from aced.train.run.caching import cache_settings, live_cost_of, make_store
 from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
 from aced.train.run.given import GIVEN, Given
 from aced.train.run.ordering import RunOrder, make_run_order, order_text
@@ -105,7 +105,7 @@ def make_inputs(
             providers[name] = _cached(name, tower, source, config, bars, world)
         else:
             providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
-            bars.say(live_cost(name, tower, student, config, source))
+            bars.say(live_cost_of(name, tower, student, config, source))
     let_travel(source, [one.store.files for one in providers.values() if isinstance(one, Cached)])
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
@@ -190,8 +190,7 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
 
 def spool_of(config: Config) -> Spool | None:
     """Where addresses are fetched to."""
-    data = config.data
-    return Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None
+    return spool_at(config.data.spool_dir, config.data.spool_gb)
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
@@ -340,8 +339,7 @@ def load_frozen(name: str, config: Config, progress: FileProgress | None = None)
     if section.model in TOWERS:
         tower: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
         return tower.to(device_of(config)).requires_grad_(False).eval()
-    what = f"{key}.model = '{section.model}'"
-    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
+    recipe = trained_recipe(section.model, section.checkpoint, key)
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
