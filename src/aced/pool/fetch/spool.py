@@ -40,6 +40,11 @@ class Located:
     fault: TarFault | None = None
 
 
+def spool_at(folder: str, gigabytes: float) -> Spool | None:
+    """The spool in a folder that may take so many 10^9 bytes; None for an empty name."""
+    return Spool(Path(folder), int(gigabytes * GIGABYTE)) if folder else None
+
+
 class Spool:
     """A folder for fetched and unpacked tars.
 

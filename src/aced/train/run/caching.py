@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aced.cache.caches import Cache
+from aced.cache.embed_options import EmbedOptions, embed_command
 from aced.cache.making import EmbeddingTower, EmbedSettings, size_text
 from aced.cache.sidecar import parts_of, sample_bytes
 from aced.cache.store import Store, embed_missing, look, surveyed
@@ -128,17 +129,20 @@ def _command(name: str, config: Config, settings: EmbedSettings) -> str:
         return "not possible while data.caption_choice = 'random'."
     if not data.shards:
         return f"{key}.cache=runs/cache"
-    words = ["aced embed", section.model, *config.data.shards, "--out runs/cache"]
-    words += [f"--checkpoint {section.checkpoint}"] * bool(section.checkpoint)
-    words += [f"--dtype {settings.dtype}"] * (settings.dtype != "float16")
-    words += [f"--views {settings.views}"] * (settings.views > 1)
-    words += [f"--caption {data.caption}"] * (data.caption != "txt")
-    words += [f"--caption-choice {data.caption_choice}"] * (data.caption_choice != "whole")
-    words += [f"--decoding {data.decoding}"] * (data.decoding != "fast")
-    words += [f"--spool-dir {data.spool_dir}"] * bool(data.spool_dir)
-    words += [f"--spool-gb {data.spool_gb:g}"] * bool(data.spool_dir and data.spool_gb != 100)
-    words += ["--bad-tars skip"] * (data.bad_tars == "skip")
-    return f"`{' '.join(words)}`, then {key}.cache=runs/cache"
+    asked = EmbedOptions(
+        model=section.model,
+        shards=data.shards,
+        checkpoint=section.checkpoint,
+        dtype=settings.dtype,
+        views=settings.views,
+        caption=data.caption,
+        caption_choice=data.caption_choice,
+        decoding=data.decoding,
+        spool_dir=data.spool_dir,
+        spool_gb=data.spool_gb,
+        bad_tars=data.bad_tars,
+    )
+    return f"`{embed_command(asked)}`, then {key}.cache={asked.out}"
 
 
 def embedding_cost(providers: Sequence[Provider | None]) -> dict[str, float] | None:

@@ -20,7 +20,7 @@ from aced.evaluate.zeroshot import check_names
 from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress
 from aced.pool.fetch.fetching import check_room as check_spool
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
 from aced.pool.loader.reading import bytes_at_once
 from aced.pool.loader.shared_memory import check_room
@@ -183,8 +183,7 @@ def _ranks() -> int:
 
 def spool_of(config: Config) -> Spool | None:
     """Where addresses are fetched to."""
-    data = config.data
-    return Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None
+    return spool_at(config.data.spool_dir, config.data.spool_gb)
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
