@@ -58,9 +58,7 @@ class LitOptions:
 
     run: Annotated[
         str,
-        Option(
-            "A run or model folder, or an architecture's name with --checkpoint.", argument=True, path=expand_path
-        ),
+        Option("A run or model folder, or an architecture's name with --checkpoint.", argument=True, path=expand_path),
     ]
     data: Annotated[
         Sequence[str],
@@ -85,8 +83,8 @@ class LitOptions:
     cache: Annotated[
         Path | None, Option("Folder of cached patch tokens; default: RUN/lit-cache.", show_default=False)
     ] = None
-    checkpoint: Annotated[
-        Path | None, Option("Weights, a file or a tag, of an architecture.", show_default=False)
-    ] = None
+    checkpoint: Annotated[Path | None, Option("Weights, a file or a tag, of an architecture.", show_default=False)] = (
+        None
+    )
     threads: Threads = 0
     scenes: tuple[int, int] = (6000, 600)
