@@ -41,7 +41,7 @@ def report(
 
     from aced.report import load_results, load_run, results_table, write_report
     from aced.report.stability_page import read_stability
-    from aced.runs.records import results_of
+    from aced.runs.run_results import results_of
 
     console = Console()
     folder = runs[0]
