@@ -63,10 +63,14 @@ def _default(field: OptionField) -> Any:
     return None if _is_list(field.kind) else field.default
 
 
+def _holds_path(kind: Any) -> bool:
+    return kind is Path or any(map(_holds_path, get_args(kind)))
+
+
 def _info(field: OptionField) -> Any:
     """What typer knows of a word."""
     option = field.option
-    parser = as_path if Path in (field.kind, *get_args(field.kind)) else _PARSERS.get(option.path)
+    parser = as_path if _holds_path(field.kind) else _PARSERS.get(option.path)
     known: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "show_default": option.show_default}
     known |= {"parser": parser, "min": option.least, "max": option.most}
     return typer.Argument(**known) if option.argument else typer.Option(f"--{dashed(field.word)}", **known)
