@@ -1,4 +1,4 @@
-"""Options that are declared once: the same fields for the command line, for Python and for commands that are printed."""
+"""Options that are declared once: the same fields for the command line, Python and commands that are printed."""
 
 from __future__ import annotations
 
