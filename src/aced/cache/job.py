@@ -11,14 +11,14 @@ import torch
 
 from aced.cache.caches import cache_at
 from aced.cache.embed_options import EmbedOptions
-from aced.cache.making import EmbedSettings, embed_parts
+from aced.cache.making import EmbedSettings, PartEmbedder
 from aced.cache.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
 from aced.cache.sidecarlist import SideCarList
 from aced.cache.survey import Survey
 from aced.errors import AcedError
 from aced.files.atomic import sweep_leftovers
 from aced.files.remote import is_address
-from aced.models import Tower, load_tower
+from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress as Fetching
 from aced.pool.faults import HARMLESS
 from aced.pool.fetch.spool import spool_at
@@ -86,7 +86,7 @@ class TarEmbedder:
         fetching: opens a bar for what is downloaded of the model.
 
     Raises:
-        AcedError: the model cannot be loaded.
+        AcedError: the model cannot be loaded, or has no trained weights.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TarEmbedder:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.tower: Tower = load_tower(job.model, job.checkpoint, device=device, progress=fetching)
+        self.tower: Tower = load_recipe(trained_recipe(job.model, job.checkpoint), device, progress=fetching)
         precision = find_precision(check_precision(job.precision), self.tower.device)
         self.settings = EmbedSettings(job.dtype, job.views, job.micro_batch, job.workers, precision)
         self.job, self._tell = job, tell
@@ -178,13 +178,8 @@ class TarEmbedder:
             tally.skip(gone.name, str(gone))
 
         if source is not None:
-            todo = embed_parts(
-                *(self.cache.work, source, self.tower, missing, self.settings, progress),
-                damaged=damaged,
-                patient=patient,
-                lost=leave_out,
-            )
-            for part in todo:
+            embedder = PartEmbedder(self.cache.work, source, self.tower, self.settings, progress, leave_out)
+            for part in embedder.make(missing, damaged, patient=patient):
                 info = self._made(part)
                 tally.seconds += info.seconds
                 tally.flops += info.flops

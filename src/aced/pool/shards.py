@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -20,15 +19,16 @@ from aced.errors import AcedError
 from aced.files.patterns import distinct_names
 from aced.pool.captions import CaptionFault, CaptionNote, Captions
 from aced.pool.decoding import FAST, Decoding, find_decoding
-from aced.pool.fetch.spool import Spool
+from aced.pool.fetch.places import Places
 from aced.pool.images import ImageFault, decode_noted
-from aced.pool.source import Candidates, Fault
+from aced.pool.shard_options import ShardOptions, ShardWords
+from aced.pool.source import Candidates, Fault, Source
 from aced.pool.summary import Found
 from aced.pool.tars.located import Tell, group_tars, may_be_there, remember, source_of
-from aced.pool.tars.losttars import KnownTars, TarLost, lost_key, still_there
+from aced.pool.tars.losttars import TarLost, lost_key, still_there
 from aced.pool.tars.manifest import TarFacts
 from aced.pool.tars.manifestfile import kept_path
-from aced.pool.tars.stock import StockTaking, Streaming, streamed_of
+from aced.pool.tars.stock import StockTaking, streamed_of
 from aced.pool.tars.tarfiles import TarFiles, TarSession
 from aced.pool.tars.tarindexes import TarIndexes, TarKeys
 from aced.pool.tars.tarset import Tars, as_known, faults_found, fingerprint_of, folder_of
@@ -44,7 +44,7 @@ class _Found(NamedTuple):
     fault: Fault | None = None
 
 
-class Shards:
+class Shards(Source):
     """A `Source` of the whole samples of some tars; make one with `open_shards`.
 
     It holds a few facts about each tar, and nothing for each sample: a tar's index is opened when a read needs it.
@@ -72,6 +72,17 @@ class Shards:
         captions_vary: whether the caption of a sample changes from epoch to epoch.
         places: where the tars lie.
     """
+
+    name: str
+    keys: Sequence[str]
+    fingerprint: str
+    parts: Mapping[str, str]
+    part_sizes: Sequence[int]
+    mixture: Sequence[int]
+    faults: Sequence[Fault]
+    lost: Mapping[str, str]
+    captions_vary: bool
+    places: Places
 
     def __init__(
         self, tars: Tars, captions: Captions, decoding: Decoding = FAST, *, skip: bool = False, kind_field: str = ""
@@ -102,7 +113,7 @@ class Shards:
             {number: self.part_sizes[number] for number in lost},
             tars.held,
         )
-        self.keys: Sequence[str] = TarKeys(self._names, self._starts, self._indexes)
+        self.keys = TarKeys(self._names, self._starts, self._indexes)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -146,6 +157,10 @@ class Shards:
             faults=tuple(sample.fault for sample in samples if sample.fault is not None),
             notes=tuple(note for sample in samples for note in sample.notes),
         )
+
+    def read_in_epochs(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int]) -> Candidates:
+        """As `read`, with the caption of each sample's epoch."""
+        return self.read(indices, views, epochs)
 
     def _sample(
         self,
@@ -252,45 +267,6 @@ class Shards:
         except (ValueError, RecursionError, TarLost):
             return None
         return content.get(name) if isinstance(content, dict) else None
-
-
-class ShardWords(TypedDict, total=False):
-    """The keywords of `open_shards`, see `ShardOptions`."""
-
-    caption: str
-    caption_choice: str
-    seed: int
-    bad_tars: Literal["stop", "skip"]
-    index_dir: Path | None
-    spool: Spool | None
-    apart: bool
-    decoding: str
-    kind_field: str
-    whole: bool
-    workers: int
-    known: KnownTars | None
-    streaming: Streaming | None
-    hearsay: bool
-
-
-@dataclass(frozen=True)
-class ShardOptions:
-    """What of the tars is read, and how; `open_shards` documents each."""
-
-    caption: str = "txt"
-    caption_choice: str = "whole"
-    seed: int = 0
-    bad_tars: Literal["stop", "skip"] = "stop"
-    index_dir: Path | None = None
-    spool: Spool | None = None
-    apart: bool = False
-    decoding: str = FAST.name
-    kind_field: str = ""
-    whole: bool = True
-    workers: int = 0
-    known: KnownTars | None = None
-    streaming: Streaming | None = None
-    hearsay: bool = True
 
 
 def open_shards(

@@ -27,10 +27,10 @@ from aced.models.model_argument import default_folder, open_model
 from aced.pool.loader.loading import Loading
 from aced.programs.eval_tables import print_comparison, print_results
 from aced.programs.options import EvalOptions
+from aced.runs.environment import environment
 from aced.runtime.precision import check_precision, find_precision
 from aced.runtime.progress import Bars, counting
 from aced.train.run.automatic import workers_beside
-from aced.train.run.fit import environment
 
 
 def eval_command(options: EvalOptions, console: Console) -> dict[str, str]:
@@ -79,10 +79,12 @@ def eval_program(options: EvalOptions, console: Console) -> Evaluation:
     for note in tower.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     identity = tower.identity()
-    setting = Setting(tower.name, options.checkpoint, identity["tower"], policy, find_precision(asked, tower.device))
+    precision = find_precision(asked, tower.device)
+    setting = Setting(tower.name, options.checkpoint, identity["tower"], policy, precision)
     evaluation = _continued(out, setting, identity["contents"])
     evaluation.failed |= refused
-    kept = _run(jobs, tower, evaluation, out, options, console)
+    cache = EmbeddingCache(options.cache or out / "embeddings", identity, precision)
+    kept = _run(jobs, tower, evaluation, out, options, cache, console)
     if kept:
         console.print(f"Kept {kept} result{'s' * (kept > 1)} that {out} held already.", highlight=False)
     print_results(evaluation, console)
@@ -152,13 +154,12 @@ def _run(
     evaluation: Evaluation,
     out: Path,
     options: EvalOptions,
+    cache: EmbeddingCache,
     console: Console,
 ) -> int:
     """Score all jobs; returns how many results were there already."""
     kept, seen = 0, set[str]()
-    folder = options.cache or out / "embeddings"
     precision = find_precision(check_precision(options.precision), tower.device)
-    cache = EmbeddingCache(folder, evaluation.setting.fingerprint, precision)
     facts = environment(tower.device)
     with Bars(console) as bars, bars.bar("Evaluating", len(jobs)) as tick:
         current = (0, "")

@@ -11,6 +11,7 @@ from aced.errors import AcedError
 from aced.runs.record_files import checked, read_bytes, read_json, read_lines
 from aced.runs.records import EvalLine, Gallery, ReferenceScore, ResultRow, Results, RunRecord, StepLine
 
+
 def load_run(folder: Path | str) -> RunRecord:
     """Read a run folder: `metrics.jsonl` and `config.toml`, and where they are there `evals.jsonl`,
     `gallery.json` and `results.json`.
