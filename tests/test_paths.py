@@ -27,7 +27,7 @@ WORDS = {
 NO_PATHS = {
     ("demo", "methods"), ("demo", "split"), ("train", "overrides"), ("cost", "overrides"), ("eval", "prompts"),
     ("eval", "precision"),
-    ("embed", "precision"), ("methods", "imports"), ("export", "form"), ("latency", "runtime"), ("latency", "device"),
+    ("embed", "precision"), ("methods", "imports"), ("export", "format"), ("latency", "runtime"), ("latency", "device"),
     ("eval", "device"), ("embed", "dtype"), ("embed", "caption"), ("embed", "caption_choice"), ("embed", "decoding"),
     ("embed", "bad_tars"), ("embed", "device"), ("embed", "share"), ("lit", "where"), ("lit", "split"),
     ("stable", "recipe_column"), ("stable", "repeat_pattern"), ("stable", "ignore"), ("stable", "missing"),

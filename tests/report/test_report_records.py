@@ -8,7 +8,8 @@ import report_fake
 
 from aced.errors import AcedError
 from aced.report import load_results, load_run, results_of
-from aced.runs.records import Results, parse_results
+from aced.runs.records import Results
+from aced.runs.run_results import parse_results
 
 
 @pytest.fixture
