@@ -137,15 +137,15 @@ def spoilt(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("packed", "words"),
     [
-        (spoilt(dtype="object"), "values of type object"),
-        (spoilt(shape=[41]), "another length|differ in length"),
-        (spoilt(shape=[1 << 40]), "too large"),
-        (spoilt(shape=[-8]), "too large|another length"),
+        (spoilt(dtype="object"), "object"),
+        (spoilt(shape=[41]), "length"),
+        (spoilt(shape=[1 << 40]), "large"),
+        (spoilt(shape=[-8]), "large|length"),
         (spoilt(data="!"), "damaged"),
         (spoilt(data="AAAA"), "damaged"),
-        ({"reduce": "magic"}, "'magic' is unknown"),
-        (pack(sample("mean of groups")) | {"groups": None}, "lacks groups"),
-        (pack(sample("mean")) | {"values": None}, "no values"),
+        ({"reduce": "magic"}, "'magic'"),
+        (pack(sample("mean of groups")) | {"groups": None}, "groups"),
+        (pack(sample("mean")) | {"values": None}, "values"),
         ({}, "damaged"),
     ],
 )
