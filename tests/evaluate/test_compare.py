@@ -13,6 +13,7 @@ from aced.evaluate.compare import AVERAGE, compare
 from aced.evaluate.eval_records import Evaluation, Setting, file_name, read_evaluation, summary, write_evaluation
 from aced.evaluate.evidence import Evidence, pack
 from aced.evaluate.tasks import Classification, TaskResult
+from wording import tells
 
 SETTING = Setting("tiny", "tiny.pt", "abc", "clip", "fp32")
 
@@ -74,12 +75,9 @@ def test_the_average_and_what_is_left_out() -> None:
     a.tasks["u"] = a.tasks["p"] | {"samples": pack(Evidence("mean", ~rows["p"])), "value": float((~rows["p"]).mean())}
     compared = compare(a, b)
     assert [entry.task for entry in compared.differences] == ["p", "u", AVERAGE]
-    assert compared.left_out == {
-        "q": "the images, labels or texts differ",
-        "r": "the main metrics differ (acc1, mean_per_class_recall)",
-        "s": "it failed in the second",
-        "t": "it is not in the first",
-    }
+    marks = {"q": "differ", "r": "acc1, mean_per_class_recall", "s": "failed … second", "t": "first"}
+    assert compared.left_out.keys() == marks.keys()
+    assert all(tells(compared.left_out[name], told) for name, told in marks.items())
     _, u, average = compared.differences
     assert average.b - average.a == pytest.approx((u.b - u.a) / 2)
     # The tasks share their images, and so the resamples: the average's error is exactly half of u's.
