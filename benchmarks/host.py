@@ -38,6 +38,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aced.pool.source import Candidates, Source
+
 MODEL: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 64, "layers": 1, "width": 64, "patch_size": 32, "head_width": 32},
@@ -49,22 +51,19 @@ SAMPLES = 1 << 16
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-class Noise:
+class Noise(Source):
     """Pairs out of nothing: pixels that cost no decoding, and captions of words that nobody has met."""
 
-    name, fingerprint, kinds, captions_vary = "noise", "noise", None, True
+    name = fingerprint = "noise"
 
     def __init__(self, count: int) -> None:
-        self.keys: Sequence[str] = range(count)  # type: ignore[assignment]
-        self.parts: dict[str, str] = {}
+        self.count = count
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self.count
 
-    def read(self, indices: Sequence[int], views: Sequence[Any], epochs: Sequence[int] | None = None) -> Any:
+    def read(self, indices: Sequence[int], views: Sequence[Any]) -> Any:
         """As in the contract."""
-        from aced.pool.source import Candidates
-
         images = {
             view: torch.zeros(len(indices), 3, view.size, view.size, dtype=torch.uint8).random_() for view in views
         }
@@ -254,7 +253,7 @@ def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
 
 def _columns() -> list[Any]:
     """Token ids, and the rows of a model of 768 dimensions."""
-    from aced.pool.source import Candidates, Column
+    from aced.pool.source import Column
 
     class Constant(Column):
         def load(self, candidates: Candidates) -> Tensor:

@@ -25,7 +25,8 @@ WORDS = {
 }  # fmt: skip
 """Keys of free text that are no path; a new one must be added here, or be one."""
 NO_PATHS = {
-    ("demo", "methods"), ("demo", "split"), ("train", "overrides"), ("eval", "prompts"), ("eval", "precision"),
+    ("demo", "methods"), ("demo", "split"), ("train", "overrides"), ("cost", "overrides"), ("eval", "prompts"),
+    ("eval", "precision"),
     ("embed", "precision"), ("methods", "imports"), ("export", "form"), ("latency", "runtime"), ("latency", "device"),
     ("eval", "device"), ("embed", "dtype"), ("embed", "caption"), ("embed", "caption_choice"), ("embed", "decoding"),
     ("embed", "bad_tars"), ("embed", "device"), ("embed", "share"), ("lit", "where"), ("lit", "split"),

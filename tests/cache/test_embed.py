@@ -180,7 +180,7 @@ def test_tars_at_addresses_are_fetched_and_their_side_cars_are_those_of_the_file
     words = words_of(trained["peer"], "memory://far/{0..2}.tar", cache)
     refused = cli(*words)
     assert refused.status == 2
-    assert "memory://far/{0..2}.tar is an address: give a folder to fetch its tars to with --spool-dir" in refused.err
+    assert "memory://far/{0..2}.tar is an address: set --spool-dir" in refused.err
     refused = cli(*words, "--spool-dir", spool, "--spool-gb", "1e-6")
     assert (refused.status, "are more than data.spool_gb = 1e-06 allows" in refused.err) == (2, True)
     # Of two processes each fetches its own share.
@@ -518,7 +518,7 @@ def test_mistakes(cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]
         words_of(model, pool, cache, "--caption-choice", "random"): "--caption-choice is 'random'; use whole or first:",
         words_of(model, pool, cache, "--decoding", "quick"): "The decoding is 'quick'; use exact, fast or scaled.",
         words_of(model, pool, cache, "--spool-gb", "0"): "--spool-gb is 0; it is a size above 0.",
-        words_of(model, "s3://x/0.tar", cache): "s3://x/0.tar is an address: give a folder",
+        words_of(model, "s3://x/0.tar", cache): "s3://x/0.tar is an address: set --spool-dir",
         words_of(model, pool, cache, "--caption", "tags"): 'The caption is "txt" or "json:<field>", not "tags".',
     }.items():
         ended = cli(*words)

@@ -58,7 +58,7 @@ def test_faults_come_back_with_cached_embeddings(tmp_path: Path, monkeypatch: py
     content = [BROKEN if i in LOST else noise(draw) for i in range(COUNT)]
     content[5] = strip()
     write_task(tmp_path / "t", members("retrieval", content, set(range(COUNT))), **texts("retrieval"))
-    cache = EmbeddingCache(tmp_path / "cache", "model", "fp32")
+    cache = EmbeddingCache(tmp_path / "cache", {"tower": "model"}, "fp32")
     first = result_of(tmp_path / "t", cache)
     monkeypatch.delattr(tar_images.TarImages, "parts")  # now only the cache can know
     again = result_of(tmp_path / "t", cache)

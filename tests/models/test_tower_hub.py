@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ def test_who_has_weights(hub: Path, tmp_path: Path) -> None:
     small = write_config(tmp_path / "small.json", SMALL)
     for model in (small, "aced-demo-s", "ViT-B-32"):
         assert not find_recipe(model).trained
-        with pytest.raises(AcedError, match=r"weights.*--checkpoint"):
-            trained_recipe(model, None, "it", "with --checkpoint")
+        with pytest.raises(AcedError, match=rf"^{re.escape(str(model))} .*weights.*--checkpoint"):
+            trained_recipe(model)
+        with pytest.raises(AcedError, match=r"teacher\.model = '.*weights.*teacher\.checkpoint"):
+            trained_recipe(model, key="teacher")
     save_tower(load_tower(small, seed=1), tmp_path / "run" / "model")
     saved = tmp_path / "run" / "model" / "model.safetensors"
     for model in (tmp_path / "run" / "model", tmp_path / "run", tmp_path / "run" / "model" / "tower.json"):

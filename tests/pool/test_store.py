@@ -16,7 +16,8 @@ from data_fakes import ListSource, WordTower
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from aced.cache.making import EmbedSettings, check_space, size_text
+from aced.cache.costs import check_space, size_text
+from aced.cache.making import EmbedSettings
 from aced.cache.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sample_bytes, sidecar_path
 from aced.cache.sidecarlist import LIST
 from aced.cache.store import Store, build_store, open_store

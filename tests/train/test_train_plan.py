@@ -21,7 +21,7 @@ from aced.errors import AcedError
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.plan import Plan
 from aced.pool.shards import open_shards
-from aced.pool.source import Candidates, Column
+from aced.pool.source import Candidates, Column, Source
 from aced.pool.views import View
 from aced.programs.train import train_program
 from aced.runtime.stopping import Stopped
@@ -51,22 +51,19 @@ def config_of(out: Path, pool: Path, method: str, trained: dict[str, Path] | Non
     return run_config(out, method, trained, **keys)
 
 
-class Watched:
+class Watched(Source):
     """A source that notes the positions it is asked for."""
 
-    def __init__(self, source: Any) -> None:
-        self._source, self.asked = source, list[int]()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+    def __init__(self, source: Source) -> None:
+        self.within: Source = source
+        self.asked: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.within)
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         self.asked += indices
-        read: Candidates = self._source.read(indices, views)
-        return read
+        return self.within.read(indices, views)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -26,7 +26,8 @@ from aced.runs.trackers.group import Trackers, check_trackers, tracking
 from aced.runs.trackers.tracker import eval_values, train_values
 from aced.runtime.progress import Bars
 from aced.train.run import fit as fit_module
-from aced.train.run.fit import Fitted, fit
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted
 from aced.train.run.student import make_student
 from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at
 

@@ -26,7 +26,8 @@ from aced.runs.records import parse_results, results_of
 from aced.runs.standing import read_status
 from aced.runtime.progress import Bars
 from aced.train.best import best_model, keep_best
-from aced.train.run.fit import Fitted, fit
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted
 from aced.train.run.inputs import make_eval_tasks
 from aced.train.run.student import make_student
 from cli_fakes import Cli

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,23 +12,26 @@ from typing import Literal
 import torch
 
 from aced.cache.caches import cache_at
-from aced.cache.making import EmbedSettings, embed_parts
+from aced.cache.making import EmbedSettings, PartEmbedder
 from aced.cache.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
 from aced.cache.sidecarlist import SideCarList
 from aced.cache.survey import Survey
 from aced.errors import AcedError
 from aced.files.atomic import sweep_leftovers
 from aced.files.remote import is_address
-from aced.models import Tower, load_tower
+from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress as Fetching
 from aced.pool.decoding import FAST
 from aced.pool.faults import HARMLESS
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.shards import Shards, open_shards
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import TarLost
 from aced.runtime.counting import Progress
 from aced.runtime.precision import AskedPrecision, find_precision
+
+_OPTIONS = ("checkpoint", "caption", "caption_choice", "decoding", "spool_dir", "spool_gb", "bad_tars")
+"""What of a job, besides type and views, decides whether its side-cars are those that a run looks for."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class EmbedJob:
     """What is embedded, by what, and how; plain data, so that it can be sent to another machine.
 
     Attributes:
-        model, checkpoint: as in `load_tower`.
+        model, checkpoint: as in `load_tower`; the weights must be trained ones.
         cache: the cache folder, on a file system that all processes see, or its address.
         settings: type, views, micro-batch and workers.
         caption, caption_choice, decoding: what is embedded of each sample, see `open_shards`.
@@ -68,7 +72,17 @@ class EmbedJob:
     @property
     def spool(self) -> Spool | None:
         """Where addresses are fetched to."""
-        return Spool(Path(self.spool_dir), int(self.spool_gb * GIGABYTE)) if self.spool_dir else None
+        return spool_at(self.spool_dir, self.spool_gb)
+
+    def command(self, tars: Sequence[str]) -> str:
+        """The command line that makes the side-cars of some tars, with those options that are not the usual ones."""
+        usual = EmbedJob(self.model, "", self.cache, EmbedSettings())
+        words = ["aced", "embed", self.model, *tars, "--out", self.cache]
+        for name in ("dtype", "views", *_OPTIONS):
+            asked, other = (self, usual) if name in _OPTIONS else (self.settings, usual.settings)
+            if (value := getattr(asked, name)) != getattr(other, name):
+                words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+        return shlex.join(words)
 
 
 @dataclass
@@ -128,7 +142,7 @@ class TarEmbedder:
         fetching: opens a bar for what is downloaded of the model.
 
     Raises:
-        AcedError: the model cannot be loaded.
+        AcedError: the model cannot be loaded, or has no trained weights.
     """
 
     def __init__(
@@ -138,7 +152,7 @@ class TarEmbedder:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.tower: Tower = load_tower(job.model, job.checkpoint, device=device, progress=fetching)
+        self.tower: Tower = load_recipe(trained_recipe(job.model, job.checkpoint), device, progress=fetching)
         precision = find_precision(job.precision, self.tower.device)
         self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
         self.tower.requires_grad_(False).eval()
@@ -219,14 +233,8 @@ class TarEmbedder:
             tally.skip(gone.name, str(gone))
 
         if source is not None:
-            settings = self.job.settings
-            todo = embed_parts(
-                *(self.cache.work, source, self.tower, missing, settings, progress),
-                damaged=damaged,
-                patient=patient,
-                lost=leave_out,
-            )
-            for part in todo:
+            embedder = PartEmbedder(self.cache.work, source, self.tower, self.job.settings, progress, leave_out)
+            for part in embedder.make(missing, damaged, patient=patient):
                 info = self._made(part)
                 tally.seconds += info.seconds
                 tally.flops += info.flops

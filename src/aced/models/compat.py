@@ -21,6 +21,9 @@ import torch
 from aced.registry.makers import ARCHITECTURES, made
 from aced.registry.plugins import load_laboratory
 
+CONFIGS = Path(__file__).parent / "configs"
+"""The folder of the paper's students as open_clip configs."""
+
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _MAX_OPERATORS = 64
@@ -85,4 +88,4 @@ def config_folders() -> tuple[Path, ...]:
     """The folders of architectures that open_clip does not have; their vision towers are in timm's registry then."""
     ensure_torchvision()
     load_laboratory()
-    return tuple(made(ARCHITECTURES, name) for name in ARCHITECTURES)
+    return (CONFIGS, *(made(ARCHITECTURES, name) for name in ARCHITECTURES))

@@ -19,9 +19,10 @@ from aced.errors import AcedError
 from aced.files.patterns import distinct_names
 from aced.pool.captions import CaptionFault, CaptionNote, Captions
 from aced.pool.decoding import FAST, Decoding, find_decoding
+from aced.pool.fetch.places import Places
 from aced.pool.fetch.spool import Spool
 from aced.pool.images import ImageFault, decode_noted
-from aced.pool.source import Candidates, Fault
+from aced.pool.source import Candidates, Fault, Source
 from aced.pool.summary import Found
 from aced.pool.tars.located import Tell, group_tars, may_be_there, remember, source_of
 from aced.pool.tars.losttars import KnownTars, TarLost, lost_key, still_there
@@ -42,7 +43,7 @@ class _Found(NamedTuple):
     fault: Fault | None = None
 
 
-class Shards:
+class Shards(Source):
     """A `Source` of the whole samples of some tars; make one with `open_shards`.
 
     It holds a few facts about each tar, and nothing for each sample: a tar's index is opened when a read needs it.
@@ -70,6 +71,17 @@ class Shards:
         captions_vary: whether the caption of a sample changes from epoch to epoch.
         places: where the tars lie.
     """
+
+    name: str
+    keys: Sequence[str]
+    fingerprint: str
+    parts: Mapping[str, str]
+    part_sizes: Sequence[int]
+    mixture: Sequence[int]
+    faults: Sequence[Fault]
+    lost: Mapping[str, str]
+    captions_vary: bool
+    places: Places
 
     def __init__(
         self, tars: Tars, captions: Captions, decoding: Decoding = FAST, *, skip: bool = False, kind_field: str = ""
@@ -100,7 +112,7 @@ class Shards:
             {number: self.part_sizes[number] for number in lost},
             tars.held,
         )
-        self.keys: Sequence[str] = TarKeys(self._names, self._starts, self._indexes)
+        self.keys = TarKeys(self._names, self._starts, self._indexes)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -144,6 +156,10 @@ class Shards:
             faults=tuple(sample.fault for sample in samples if sample.fault is not None),
             notes=tuple(note for sample in samples for note in sample.notes),
         )
+
+    def read_in_epochs(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int]) -> Candidates:
+        """As `read`, with the caption of each sample's epoch."""
+        return self.read(indices, views, epochs)
 
     def _sample(
         self,

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from aced.cache.costs import check_space, size_text
 from aced.cache.job import EmbedJob, EmbedTally, TarEmbedder
-from aced.cache.making import check_space, size_text
 from aced.cache.rowcodec import DTYPES
 from aced.cache.shared_out import TarShare, own_share, with_ray
 from aced.cache.sidecar import sample_bytes
@@ -24,6 +24,7 @@ from aced.files.remote import is_address
 from aced.files.several import several
 from aced.models import trained_recipe
 from aced.pool.decoding import find_decoding
+from aced.pool.fetch.spool import unspooled
 from aced.pool.summary import tars_text
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.located import name_tars
@@ -62,7 +63,7 @@ def embed_program(
     mine = own_share(share)
     shards = [source for text in shards for source in several(text)]
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
-        raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+        raise unspooled(remote, "--spool-dir")
     if not job.spool_dir and is_address(job.cache):
         raise AcedError(f"{job.cache} is an address: give a folder to make side-cars in with --spool-dir.")
     told: list[str] = []
@@ -183,7 +184,7 @@ def _checked(job: EmbedJob, share: TarShare) -> EmbedJob:
     """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
-    trained_recipe(job.model, job.checkpoint, job.model, "with --checkpoint")
+    trained_recipe(job.model, job.checkpoint)
     set_threads(job.threads)
     if job.device == "auto" and torch.cuda.device_count() > 1:
         return replace(job, device=f"cuda:{share.local % torch.cuda.device_count()}")

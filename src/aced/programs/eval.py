@@ -27,10 +27,10 @@ from aced.models import Tower
 from aced.models.model_argument import default_folder, open_model
 from aced.pool.loader.loading import Loading
 from aced.programs.eval_tables import print_comparison, print_results
+from aced.runs.environment import environment
 from aced.runtime.precision import AskedPrecision, check_precision, find_precision
 from aced.runtime.progress import Bars, counting
 from aced.train.run.automatic import workers_beside
-from aced.train.run.fit import environment
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def eval_program(options: EvalOptions, console: Console) -> Evaluation:
     setting = Setting(tower.name, options.checkpoint, identity["tower"], options.prompts, precision)
     evaluation = _continued(options.out, setting, identity["contents"])
     evaluation.failed |= refused
-    kept = _run(jobs, tower, evaluation, options, console)
+    cache = EmbeddingCache(options.cache or options.out / "embeddings", identity, precision)
+    kept = _run(jobs, tower, evaluation, options, cache, console)
     if kept:
         console.print(f"Kept {kept} result{'s' * (kept > 1)} that {options.out} held already.", highlight=False)
     print_results(evaluation, console)
@@ -179,13 +180,16 @@ def _continued(out: Path, setting: Setting, contents: str) -> Evaluation:
 
 
 def _run(
-    jobs: Sequence[_Job], tower: Tower | OnnxTower, evaluation: Evaluation, options: EvalOptions, console: Console
+    jobs: Sequence[_Job],
+    tower: Tower | OnnxTower,
+    evaluation: Evaluation,
+    options: EvalOptions,
+    cache: EmbeddingCache,
+    console: Console,
 ) -> int:
     """Score all jobs; returns how many results were there already."""
     kept, seen = 0, set[str]()
-    folder = options.cache or options.out / "embeddings"
     precision = find_precision(options.precision, tower.device)
-    cache = EmbeddingCache(folder, evaluation.setting.fingerprint, precision)
     facts = environment(tower.device)
     with Bars(console) as bars, bars.bar("Evaluating", len(jobs)) as tick:
         current = (0, "")

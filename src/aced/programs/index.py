@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aced.cache.making import size_text
+from aced.cache.costs import size_text
 from aced.errors import AcedError
 from aced.files.download import PATIENCE
 from aced.files.patterns import distinct_names
 from aced.files.remote import is_address
 from aced.files.several import several
 from aced.pool.captions import Captions
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import spool_at, unspooled
 from aced.pool.summary import tars_text
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.located import group_tars, remember, source_of
@@ -70,9 +70,9 @@ def index_program(task: IndexTask, console: Console) -> Manifest:
         raise AcedError(f"--spool-gb is {task.spool_gb:g}; it is a size above 0.")
     if not task.index_dir and task.out is None:
         raise AcedError("With an empty --index-dir nothing is kept: name a file for the manifest with --out.")
-    spool = Spool(Path(task.spool_dir), int(task.spool_gb * GIGABYTE)) if task.spool_dir else None
+    spool = spool_at(task.spool_dir, task.spool_gb)
     if spool is None and (remote := next(filter(is_address, shards), None)):
-        raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+        raise unspooled(remote, "--spool-dir")
     with Bars(console) as bars:
         folder = index_folder(task.index_dir, bars.say)
         groups, _, found = group_tars(shards, spool, tell=bars.say)

@@ -28,8 +28,8 @@ from aced.latency.runtimes import RUNTIMES, Ready, halves
 from aced.models import Tower, load_recipe
 from aced.models.model_argument import device_of
 from aced.models.recipes import find_recipe
+from aced.runs.environment import environment
 from aced.runtime.progress import Bars, counting
-from aced.train.run.fit import environment
 
 
 @dataclass(frozen=True)

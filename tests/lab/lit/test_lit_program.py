@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from aced.errors import AcedError
 from aced.lab.lit.decoder import DecoderShape
 from aced.lab.lit.decoder_training import DecoderSettings, sight_of, write_texts
-from aced.lab.lit.lit_program import LitOptions, find_model, lit_program
+from aced.lab.lit.lit_program import LitOptions, lit_program
 from aced.lab.lit.saved import load_decoder
 from aced.lab.lit.scenes_vqa import make_scenes_examples
 from aced.lab.lit.score import constant_answer, constant_caption, references, score, shuffled
@@ -152,9 +152,9 @@ def test_a_saved_decoder_is_refused_where_it_does_not_belong(run: Path, done: di
 def test_what_is_wrong_is_one_sentence(run: Path, done: dict[str, Any], tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "empty").mkdir()
     for words, sentence in (
-        ((tmp_path / "empty", "--data", "scenes"), "holds no model: give a run that has ended"),
-        ((tmp_path / "nowhere", "--data", "scenes"), "There is no run"),
-        (("ViT-B-32", "--data", "scenes"), "with --checkpoint and its weights"),
+        ((tmp_path / "empty", "--data", "scenes"), "holds neither tower.json nor"),
+        ((tmp_path / "nowhere", "--data", "scenes"), "nowhere: no such file or folder"),
+        (("ViT-B-32", "--data", "scenes"), "ViT-B-32 has no trained weights"),
         ((run,), "already holds a decoder"),
         ((run, "--out", tmp_path / "o"), "There is no data"),
         ((run, "--data", tmp_path / "none", "--out", tmp_path / "o"), "There is no data"),
@@ -169,13 +169,6 @@ def test_what_is_wrong_is_one_sentence(run: Path, done: dict[str, Any], tmp_path
         assert sentence in ended.err
         assert ended.err.count("\n") == 1
     assert not (tmp_path / "o").exists()
-
-
-def test_a_run_is_found_by_its_folder_or_its_models(run: Path) -> None:
-    assert find_model(str(run), None) == find_model(str(run / "model"), None) == str(run / "model")
-    assert find_model("ViT-B-32", Path("x.pt")) == "ViT-B-32"
-    with pytest.raises(AcedError, match="holds no model"):
-        find_model(str(run.parent), None)
 
 
 # -- baselines -------------------------------------------------------------------------------------------------------

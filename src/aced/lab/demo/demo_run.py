@@ -31,10 +31,12 @@ from aced.lab.demo.rows import (
 from aced.lab.scenes.scene_pool import make_scenes
 from aced.methods import get_method
 from aced.pool.source import Source
+from aced.runs.environment import environment
 from aced.runtime.progress import Bars
 from aced.train.providers import Cached
 from aced.train.run.automatic import device_of
-from aced.train.run.fit import Fitted, environment, fit, row_of
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted, row_of
 from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks
 from aced.train.run.student import make_student
 

@@ -27,7 +27,6 @@ from aced.lab.lit.texts import Data, TextExamples
 from aced.lab.lit.tokens import cached_tokens
 from aced.lab.lit.words import Vocabulary
 from aced.models import Tower, load_recipe, trained_recipe
-from aced.models.pretrained import HUB
 from aced.models.recipes import Recipe
 from aced.runs.gallery import picture_url
 from aced.runtime.progress import Bars
@@ -128,34 +127,13 @@ def _checked(run: str, options: LitOptions) -> Recipe:
         raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
     if options.split not in ("test", "validation"):
         raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
-    model = find_model(run, options.checkpoint)
-    return trained_recipe(model, options.checkpoint, model, "with --checkpoint")
+    return trained_recipe(run, options.checkpoint)
 
 
 def _asked(options: LitOptions, data: list[str]) -> dict[str, Any]:
     """What was asked for, as it stands in `results.json`."""
     training = {**asdict(options.settings), "beams": options.beams, "where": options.where}
     return {"seed": options.seed, "training": training, "data": data, "split": options.split}
-
-
-def find_model(run: str, checkpoint: Path | None) -> str:
-    """The folder of the model that belongs to a run; a name stays as it is where a checkpoint comes with it.
-
-    Raises:
-        AcedError: there is no such run, or it has no model.
-    """
-    path = Path(run)
-    for folder in (path / "model", path):
-        if (folder / "tower.json").is_file() or (folder / "open_clip_config.json").is_file():
-            return str(folder)
-    if checkpoint is not None or run.startswith(HUB):
-        return run
-    if path.is_dir():
-        raise AcedError(f"{run} holds no model: give a run that has ended (it has {run}/model), or a model folder.")
-    raise AcedError(
-        f"There is no run '{run}': give the folder of a finished run or of a model, or an architecture's name with "
-        "--checkpoint and its weights."
-    )
 
 
 def build_vocabulary(data: Data) -> Vocabulary:

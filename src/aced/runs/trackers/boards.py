@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aced.files.atomic import write_atomic
 from aced.errors import AcedError
+from aced.files.atomic import write_atomic
 
 EVENTS, TOLD = "tensorboard", "trackers.json"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.order import Orders
 from aced.pool.orders.plan import Plans
-from aced.pool.source import Candidates
+from aced.pool.source import Candidates, Source
 from aced.pool.views import View
 from aced.runs.ledger import Ledger
 from aced.runtime.devices import Readout
@@ -22,16 +22,16 @@ from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve
 
 
-class _Unread:
+class _Unread(Source):
     """A source of which nothing is read: of its samples the cache alone is asked."""
 
-    name, fingerprint, kinds = "the super-batches", "", None
+    name, fingerprint = "the super-batches", ""
 
     def __init__(self, n: int) -> None:
-        self.keys: Sequence[str] = range(n)  # type: ignore[assignment]
+        self._n = n
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._n
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         """Positions alone."""
