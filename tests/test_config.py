@@ -117,6 +117,7 @@ ACED: dict[str, Any] = {"method": {"name": "aced"}, "reference": {"model": "x"}}
         ({"scoring": {"every": 1, "stale": False, "device": ""}}, ""),
         ({"scoring": {"device": "cpu"}}, "'scoring.device' was removed"),
         ({"scoring": {"unseen": "assume"}}, "scoring.unseen = 'assume' was removed: scoring.unseen=predict"),
+        ({"method": {"name": "rho"}}, "method.name = 'rho' was removed: it is called h-acid-independent now"),
         ({"scoring": {"unseen": "guess"}}, "scoring.unseen = 'guess' is not allowed: input should be 'embed' or"),
         ({"data": {"max_bad_share": 2}}, "data.max_bad_share = 2 is not allowed"),
         ({"data": {"workers": -1}}, "data.workers = -1 is not allowed: input should be a whole number, 0 or more, or"),

@@ -38,7 +38,7 @@ class Config(Sections):
             method = self.row
             LOSSES.find(self.method.loss)
         except AcedError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(why_not_value("method.name", self.method.name) or str(error)) from None
         check_together(self, method, self.super_batch)
         return self
 
