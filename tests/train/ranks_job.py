@@ -47,8 +47,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "iid": {},
     "fm-kd": {},
     "sigmoid-kd": {},
+    "softmax-sigmoid-kd": {},
+    "kd-only": {},
+    "drrho": {},
 }
-"""Learnability and easy-reference, both losses, every distillation (feature matching projects), and no choice."""
+"""Learnability and easy-reference, every loss and distillation (feature matching projects), two of them, no choice."""
 
 SMALL_POOL, CHEAP_STEPS = 160, 3
 """Two super-batches are an epoch, so that samples are seen again."""

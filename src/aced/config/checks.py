@@ -25,7 +25,7 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
         raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
     _check_data(config.data, config.reference.cache or config.teacher.cache)
     _check_streams(config.data, super_batch)
-    if config.reference.model or (config.teacher.model and not method.scores_reference):
+    if config.reference.model or (config.teacher.model and not method.uses_reference):
         return
     if method.needs_peer:
         raise ValueError(

@@ -194,6 +194,8 @@ class MethodSection(Section):
     """A row of the methods table: `aced methods` lists them."""
     weight: Annotated[float, Field(ge=0)] | None = None
     """lambda, the weight of the distillation loss; left out: the table's."""
+    second_weight: Annotated[float, Field(ge=0)] | None = None
+    """lambda of the second distillation loss, of a row that has two; left out: the table's."""
     columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """m: further pairs, of the teacher's cache, that softmax distillation compares with; left out: the table's."""
     column_bank: Annotated[int, Field(ge=1, le=2**24)] = 2**16
@@ -201,7 +203,10 @@ class MethodSection(Section):
 
     A pool that has no more pairs is taken whole, a larger one by a sample from 64 tars or more, another each epoch."""
     loss: str = "sigmoid"
-    """The contrastive loss, in training and in the scores: `sigmoid`, `softmax`, or one that run.imports registers."""
+    """The contrastive loss, in training and in the scores: `sigmoid`, `softmax`, `drrho`, or one that run.imports
+    registers. Rows that bring their own, such as `drrho`, leave it aside."""
+    drrho_scale: Annotated[float, Field(gt=0, le=1000)] = 100.0
+    """t of the `drrho` loss, which is held constant."""
     scope: Literal["global", "quota", "local"] = "global"
     """Who competes where several processes share a super-batch: all, each for its own share, or each alone."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8

@@ -189,13 +189,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
     method = config.row
-    check_processes(config.method.loss, method.distill, world.size)
+    check_processes(config.loss, [name for name, _ in method.distillations], world.size)
     objective = Objective(
         method,
-        config.method.loss,
+        config.loss,
         width=student.width,
         teacher_widths=[p.width for p in inputs.teachers],
         teacher_temperature=config.method.teacher_temperature,
+        scale=config.method.drrho_scale,
         seed=config.run.seed,
     ).to(student.device)
     train, precision = config.train, precision_of(config)
@@ -214,7 +215,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     if train.compile:
         compile_towers(student)
     settings = _settings(config, precision)
-    reference = inputs.reference if method.scores_reference else None
+    reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
     return Trainer(
         world=world,
@@ -259,7 +260,7 @@ def _settings(config: Config, precision: Precision) -> StepSettings:
         batch=train.batch,
         super_batch=config.super_batch,
         steps=train.steps,
-        loss=LOSSES.find(method.loss).scores,
+        loss=LOSSES.find(config.loss).scores,
         chunks=method.chunks,
         temperature=method.temperature,
         lr=train.lr,
