@@ -33,6 +33,7 @@ class Method:
         second_weight: its own lambda.
         distill_on: the batch that is distilled on: the `same` as the contrastive one, or another `iid` one.
         contrastive: whether there is a contrastive loss; without one distillation alone trains the student.
+        filters: whether the pool is cut down once, before training, to what the reference takes for right pairs.
         loss: the contrastive loss, a name in `LOSSES`, where the method brings its own; None takes the run's.
         reference: whose scores: the `large` reference, or a `peer` of the student's own architecture (JEST).
         columns: m, how many further pairs the batch is compared with, by the teacher's cached embeddings; 0 for none.
@@ -50,8 +51,14 @@ class Method:
     distill_on: Literal["same", "iid"] = "same"
     contrastive: bool = True
     loss: str | None = None
+    filters: bool = False
     reference: Literal["large", "peer"] = "large"
     columns: int = 0
+
+    @property
+    def chooses(self) -> bool:
+        """Whether batches are chosen from larger super-batches."""
+        return self.score is not None
 
     @property
     def scores_student(self) -> bool:
@@ -80,7 +87,7 @@ class Method:
     @property
     def uses_reference(self) -> bool:
         """Whether a reference is needed for anything but teaching."""
-        return self.scores_reference or self.guided
+        return self.scores_reference or self.guided or self.filters
 
     @property
     def needs_large(self) -> bool:
@@ -159,6 +166,20 @@ _TABLE = (
         title="DRRho with KD",
         about="DRRho with Softmax-KD beside it",
         loss="drrho",
+        distill="softmax",
+        weight=2.0,
+    ),
+    Method(
+        name="clip-filter",
+        title="CLIP filter",
+        about="random batches of the pairs that are most alike for the reference, cut out of the pool once",
+        filters=True,
+    ),
+    Method(
+        name="clip-filter-kd",
+        title="CLIP filter with KD",
+        about="the CLIP filter with Softmax-KD on the same batch",
+        filters=True,
         distill="softmax",
         weight=2.0,
     ),

@@ -26,7 +26,7 @@ RUNS = [
     pytest.param(name, cached, id=f"{name}-{'cached' if cached else 'live'}")
     for name, method in METHODS.items()
     for cached in ((False, True) if method.needs_large or method.needs_peer else (False,))
-    if cached or not method.columns
+    if cached or not (method.columns or method.filters)
 ]
 
 

@@ -62,7 +62,7 @@ class Config(Sections):
         """B: candidates loaded at each step; b itself for a method that does not choose."""
         from aced.methods import METHODS
 
-        if METHODS[self.method.name].score is None:
+        if not METHODS[self.method.name].chooses:
             return self.train.batch
         return round(self.train.batch / (1 - self.method.filtering_ratio))
 

@@ -210,7 +210,11 @@ class MethodSection(Section):
     scope: Literal["global", "quota", "local"] = "global"
     """Who competes where several processes share a super-batch: all, each for its own share, or each alone."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    """f = 1 - b/B: the share of the super-batch that is thrown away."""
+    """f = 1 - b/B: the share of the super-batch that is thrown away; for `clip-filter` the share of the pool."""
+    since: Fraction = 0.0
+    """Share of the run before which batches are random ones, of the same size, and only those are loaded."""
+    until: Fraction = 1.0
+    """Share of the run from which they are again."""
     chunks: Positive = 16
     """n: in how many chunks a joint draw is made."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,6 +53,7 @@ from aced.train.run.loop import OnStep, run_steps
 from aced.train.run.ordering import order_of, recorded, settled
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.scoring_plan import make_memory, make_partly, make_plan
+from aced.train.scoring.filtering import filtered
 from aced.train.settings import StepSettings
 from aced.train.step import Trainer
 from aced.train.watch import Metrics, trim_lines
@@ -217,6 +218,10 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     settings = _settings(config, precision)
     reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
+    ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
+    if method.filters:  # it has looked at the reference's embeddings, and no step does
+        plan = replace(plan, kept=filtered(reference, config.method.filtering_ratio, ledger))
+        reference = None
     return Trainer(
         world=world,
         student=student,
@@ -225,13 +230,13 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=optimizer_of([student, objective], config),
         method=method,
         settings=settings,
-        plan=make_plan(config, settings, student, reference, world),
+        plan=plan,
         memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         further=_further(config, inputs.teachers),
         generator=torch.Generator().manual_seed(config.run.seed),
-        ledger=Ledger(clock=clock_of(student.device)),
+        ledger=ledger,
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
         guard=Guard(behind=1 if student.device.type == "cuda" else 0),
         marks=_marks(inputs),

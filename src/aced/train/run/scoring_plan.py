@@ -15,6 +15,7 @@ from aced.train.scoring.choosing import ChoicePlan
 from aced.train.scoring.early import Early
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.unseen import Guess
+from aced.train.scoring.window import Window
 from aced.train.settings import StepSettings
 
 
@@ -35,14 +36,18 @@ def make_plan(
         check_side(student, section.resolution)
         side = section.resolution
     # With both models the reference keeps a part for the student; alone it has the choice.
+    own, train = config.method, config.train
+    window = None
+    if (own.since, own.until) != (0.0, 1.0):
+        window = Window.of(own.since, own.until, train.steps, train.batch, world.size)
     cascade = method.scores_student and section.cascade < 1
     kept = max(config.train.batch, round(section.cascade * config.super_batch)) if cascade else config.train.batch
     sieve = Sieve(kept, settings, method, config.run.seed, world)
     if not section.early:
-        return ChoicePlan(method.score, sieve=sieve if cascade else None, side=side)
+        return ChoicePlan(method.score, sieve=sieve if cascade else None, side=side, window=window)
     again = cascade or method.distill is not None
     early = Early(sieve, _cached(reference), config.super_batch, again)
-    return ChoicePlan(method.score if cascade else None, early, side=side)
+    return ChoicePlan(method.score if cascade else None, early, side=side, window=window)
 
 
 def make_memory(config: Config, student: Tower, reference: Provider | None, world: World) -> Memory | None:
