@@ -118,6 +118,7 @@ ACED: dict[str, Any] = {"method": {"name": "aced"}, "reference": {"model": "x"}}
         ({"scoring": {"every": 1, "stale": False, "device": ""}}, ""),
         ({"scoring": {"device": "cpu"}}, "'scoring.device'"),
         ({"scoring": {"unseen": "assume"}}, "scoring.unseen = 'assume' … scoring.unseen=predict"),
+        ({"method": {"name": "rho"}}, "method.name = 'rho' … h-acid-independent"),
         ({"scoring": {"unseen": "guess"}}, "scoring.unseen = 'guess' … 'embed'"),
         ({"data": {"max_bad_share": 2}}, "data.max_bad_share = 2"),
         ({"data": {"workers": -1}}, "data.workers = -1"),

@@ -103,10 +103,10 @@ def test_a_distillation_is_added_with_its_weight(tmp_path: Path) -> None:
 
 def test_a_loss_of_whole_batches_is_of_one_process() -> None:
     aced.register_loss("whole")(lambda pairs: pairs.image.sum())
-    check_processes("whole", "softmax", 1)
-    check_processes("sigmoid", "softmax", 2)
+    check_processes("whole", ["softmax"], 1)
+    check_processes("sigmoid", ["softmax"], 2)
     with pytest.raises(AcedError, match=r"whole.*spread=True"):
-        check_processes("whole", None, 2)
+        check_processes("whole", [], 2)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,42 @@ def loop_sigmoid_kd(student: Embeddings, teachers: list[Embeddings]) -> float:
     )
 
 
+def loop_drrho(student: Embeddings, reference: Embeddings, t: float, eps: float) -> float:
+    def products(e: Embeddings) -> list[list[float]]:
+        return logits(replace(e, scale=torch.tensor(1.0), bias=torch.tensor(0.0)))
+
+    total, b = 0.0, len(student)
+    for s, r in (
+        (products(student), products(reference)),
+        (transposed(products(student)), transposed(products(reference))),
+    ):
+        for i in range(b):
+            d = [t * ((s[i][j] - s[i][i]) - (r[i][j] - r[i][i])) for j in range(b) if j != i]
+            total += math.log(eps + math.fsum(map(math.exp, d)) / (b - 1)) / 2
+    return total / b
+
+
+@pytest.mark.parametrize(("t", "eps"), [(1.0, 1e-4), (9.0, 1e-4), (40.0, 1e-4), (9.0, 0.5)])
+@pytest.mark.parametrize("tile", [1 << 22, 10], ids=["whole", "tiled"])
+def test_drrho_agrees_with_a_loop(t: float, eps: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_TILE", tile)
+    got = losses.drrho(STUDENT, TEACHER, scale=t, eps=eps).item()
+    assert got == pytest.approx(loop_drrho(STUDENT, TEACHER, t, eps), rel=1e-10)
+
+
+def test_drrho_of_a_student_that_is_its_reference_knows_no_better_and_of_one_pair_nothing() -> None:
+    assert losses.drrho(STUDENT, STUDENT, scale=50.0, eps=1e-4).item() == pytest.approx(math.log1p(1e-4), rel=1e-9)
+    image = STUDENT.image[:1].clone().requires_grad_()
+    alone = losses.drrho(replace(STUDENT[:1], image=image), TEACHER[:1], eps=1e-4)
+    alone.backward()
+    assert alone.item() == pytest.approx(math.log(1e-4))
+    assert image.grad is not None
+    assert not image.grad.any()
+    for wrong in ({"scale": 0.0}, {"eps": -1.0}):
+        with pytest.raises(ValueError, match="must be positive"):
+            losses.drrho(STUDENT, TEACHER, **wrong)
+
+
 def test_sigmoid_agrees_with_a_loop() -> None:
     assert losses.sigmoid(STUDENT).item() == pytest.approx(loop_sigmoid(STUDENT), rel=1e-12)
 

@@ -108,7 +108,7 @@ class Metrics:
             "step": outcome.step,
             "steps": trainer.settings.steps,
             "loss": parts.loss.item(),
-            "contrastive": parts.contrastive.item(),
+            "contrastive": None if parts.contrastive is None else parts.contrastive.item(),
             "kd": None if parts.distillation is None else parts.distillation.item(),
             "lr": outcome.lr,
             "scale": scale,

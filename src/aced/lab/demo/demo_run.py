@@ -175,7 +175,7 @@ def _run_row(demo: Demo, row: DemoRow, seed: int, title: str) -> dict[str, Any]:
     inputs = Inputs(
         source=demo.pool,
         tasks=demo.tasks,
-        reference=reference.provider if reference and method.scores_reference else None,
+        reference=reference.provider if reference and method.uses_reference else None,
         teachers=[reference.provider] if reference and method.distill else [],
     )
     with demo.bars.part(_row_work(row, demo.scale)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ from aced.train.run.ordering import make_run_order, recorded
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
 from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
+from aced.train.scoring.filtering import filtered
 from aced.train.step import Trainer
 from aced.train.watch import Metrics, trim_lines
 
@@ -132,13 +134,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
     method = config.row
-    check_processes(config.method.loss, method.distill, world.size)
+    check_processes(config.loss, [name for name, _ in method.distillations], world.size)
     objective = Objective(
         method,
-        config.method.loss,
+        config.loss,
         width=student.width,
         teacher_widths=[p.width for p in inputs.teachers],
         teacher_temperature=config.method.teacher_temperature,
+        scale=config.method.drrho_scale,
         seed=config.run.seed,
     ).to(student.device)
     train, precision = config.train, precision_of(config)
@@ -157,8 +160,12 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     if train.compile:
         compile_towers(student)
     settings = settings_of(config, precision)
-    reference = inputs.reference if method.scores_reference else None
+    reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
+    ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
+    if method.filters:  # it has looked at the reference's embeddings, and no step does
+        plan = replace(plan, kept=filtered(reference, config.method.filtering_ratio, ledger))
+        reference = None
     return Trainer(
         world=world,
         student=student,
@@ -167,13 +174,13 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=optimizer_of([student, objective], config),
         method=method,
         settings=settings,
-        plan=make_plan(config, settings, student, reference, world),
+        plan=plan,
         memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         further=_further(config, inputs.teachers),
         generator=torch.Generator().manual_seed(config.run.seed),
-        ledger=Ledger(clock=clock_of(student.device)),
+        ledger=ledger,
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
         guard=Guard(behind=1 if student.device.type == "cuda" else 0),
         marks=_marks(inputs),
