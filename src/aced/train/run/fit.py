@@ -184,7 +184,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
 def optimizer_of(modules: Sequence[torch.nn.Module], config: Config) -> torch.optim.AdamW:
     """The optimiser of a run, over what is trained of some modules."""
     t = config.train
-    return make_optimizer(modules, lr=t.lr, betas=t.betas, weight_decay=t.weight_decay, scale_lr=t.scale_lr)
+    return make_optimizer(
+        modules,
+        lr=t.lr,
+        betas=t.betas,
+        weight_decay=t.weight_decay,
+        scale_lr=t.scale_lr,
+        decay_embeddings=t.decay_embeddings,
+    )
 
 
 def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:
