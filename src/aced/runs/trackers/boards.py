@@ -7,7 +7,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,12 @@ class SentSteps:
     line, which `metrics.jsonl` has, and doubles none.
 
     Attributes:
+        name: of the service.
         id: of the run, for the service; the same in every process of the run.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._file, self._name = folder / TOLD, name
+        self._file, self.name = folder / TOLD, name
         self._last: dict[str, Any] = self._read().get(name) or {"id": uuid.uuid4().hex[:12]}
         self.id = str(self._last["id"])
 
@@ -67,7 +68,7 @@ class SentSteps:
         if step <= self._last.get(kind, -1):
             return False
         self._last[kind] = step
-        write_atomic(self._file, json.dumps(self._read() | {self._name: self._last}))
+        write_atomic(self._file, json.dumps(self._read() | {self.name: self._last}))
         return True
 
     def _read(self) -> dict[str, Any]:
@@ -81,59 +82,60 @@ class SentSteps:
             ) from None
 
 
-class WandB:
+class Service:
+    """A run of a service that keeps every line that it gets, so that each is sent once.
+
+    Args:
+        sent: what the service was told.
+        run: the service's own object.
+        where: what a user opens to see it.
+        finish: ends it; gets whether the run failed.
+    """
+
+    def __init__(self, sent: SentSteps, run: Any, where: str, finish: Callable[[bool], object]) -> None:
+        self.name, self.where = sent.name, where
+        self._sent, self._run, self._finish = sent, run, finish
+
+    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Hand the values over, if they are news."""
+        if self._sent.take(kind, step):
+            self._run.log(dict(values), step=step)
+
+    def close(self, *, failed: bool) -> None:
+        """Let the service send the rest."""
+        self._finish(failed)
+
+
+def wandb_run(folder: Path, settings: dict[str, Any]) -> Service:
     """A run of W&B, by its own id, so that it goes on when the run does; its files lie in `RUN/wandb`.
 
     Project and mode are the environment's: WANDB_PROJECT (`aced` where it is not set), WANDB_MODE=offline, ...
     """
+    import wandb
 
-    name = "wandb"
-
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        import wandb
-
-        self._told = SentSteps(folder, self.name)
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "aced"),
-            name=folder.name,
-            id=self._told.id,
-            resume="allow",
-            dir=str(folder),
-            config=config,
-            settings=wandb.Settings(console="off", silent=True),
-        )
-        self.where = f"wandb sync {Path(self._run.dir).parent}" if self._run.offline else self._run.url
-
-    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Hand the values over, if they are news."""
-        if self._told.take(kind, step):
-            self._run.log(dict(values), step=step)
-
-    def close(self, *, failed: bool) -> None:
-        """Let W&B send the rest."""
-        self._run.finish(exit_code=int(failed))
+    sent = SentSteps(folder, "wandb")
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "aced"),
+        name=folder.name,
+        id=sent.id,
+        resume="allow",
+        dir=str(folder),
+        config=settings,
+        settings=wandb.Settings(console="off", silent=True),
+    )
+    where = f"wandb sync {Path(run.dir).parent}" if run.offline else run.url
+    return Service(sent, run, where, lambda failed: run.finish(exit_code=int(failed)))
 
 
-class Trackio:
+def trackio_run(folder: Path, settings: dict[str, Any]) -> Service:
     """A run of trackio, found again by its name; where it lies is the environment's (TRACKIO_DIR, TRACKIO_SPACE_ID)."""
+    import trackio
 
-    name = "trackio"
-
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        import trackio
-
-        self._told = SentSteps(folder, self.name)
-        project, name = os.environ.get("TRACKIO_PROJECT", "aced"), f"{folder.name}-{self._told.id}"
+    def quietly(do: Callable[..., Any], **how: Any) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):  # half a page of advice
-            self._run = trackio.init(project=project, name=name, resume="allow", config=config, embed=False)
-        self.where = f"trackio show --project {project}"
+            return do(**how)
 
-    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Hand the values over, if they are news."""
-        if self._told.take(kind, step):
-            self._run.log(dict(values), step=step)
-
-    def close(self, *, failed: bool) -> None:
-        """Let trackio write the rest."""
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._run.finish()
+    sent = SentSteps(folder, "trackio")
+    project, name = os.environ.get("TRACKIO_PROJECT", "aced"), f"{folder.name}-{sent.id}"
+    run = quietly(trackio.init, project=project, name=name, resume="allow", config=settings, embed=False)
+    return Service(sent, run, f"trackio show --project {project}", lambda _: quietly(run.finish))

@@ -18,6 +18,7 @@ from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
 from aced.registry.objectives import check_processes
 from aced.runs.ledger import Ledger
+from aced.runs.lines import trim_lines
 from aced.runs.pace import Recent, Totals, pace_text
 from aced.runs.run_folder import CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.runs.trackers.group import tracking
@@ -45,7 +46,7 @@ from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
 from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
 from aced.train.step import Trainer
-from aced.train.watch import Metrics, trim_lines
+from aced.train.watch import Metrics
 
 
 def fit(
