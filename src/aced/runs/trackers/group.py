@@ -13,11 +13,11 @@ from typing import Any
 from aced.errors import AcedError
 from aced.registry.makers import TRACKERS
 from aced.runs.pace import Totals, invalid, pace
-from aced.runs.trackers.boards import TensorBoard, trackio_run, wandb_run
+from aced.runs.trackers.boards import TensorBoard, Trackio, WandB
 from aced.runs.trackers.tracker import Tracker, eval_values, train_values
 
 Say = Callable[[str], None]
-_SERVICES = {"wandb": wandb_run, "trackio": trackio_run}
+_SERVICES: dict[str, Callable[..., Tracker]] = {"wandb": WandB, "trackio": Trackio}
 
 
 class Trackers:
@@ -122,9 +122,8 @@ def _opened(name: str, folder: Path, settings: dict[str, Any], step: int) -> Tra
     try:
         if name == "tensorboard":
             return TensorBoard(folder, step)
-        opened = TRACKERS[name].function if name in TRACKERS else _SERVICES[name]
-        tracker: Tracker = opened(folder, settings)
-        return tracker
+        opened: Callable[..., Tracker] = TRACKERS[name].function if name in TRACKERS else _SERVICES[name]
+        return opened(folder, settings)
     except AcedError:
         raise
     except Exception as error:
