@@ -273,6 +273,9 @@ class TrainSection(Section):
     """AdamW's two betas."""
     weight_decay: Rate = 0.05
     """Weight decay, applied to matrices only."""
+    decay_embeddings: bool = True
+    """Apply weight decay to position and token embeddings too, as open_clip does. `false`: neither they nor the
+    parameters that the model lists in `no_weight_decay()` (such as class tokens) decay, as in timm."""
     lock: Words = []
     """Parts of the student to freeze: `image`, `text`, or names in its state dict (`visual.conv1`,
     `visual.transformer.resblocks.[0-5]`); a name after `!` is trained all the same. Frozen parts run in evaluation

@@ -19,6 +19,7 @@ from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
 from aced.registry.objectives import check_processes
 from aced.runs.ledger import Ledger
+from aced.runs.lines import trim_lines
 from aced.runs.pace import Recent, Totals, pace_text
 from aced.runs.run_folder import CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.runs.trackers.group import tracking
@@ -47,7 +48,7 @@ from aced.train.run.run_scores import final_scores
 from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
 from aced.train.scoring.filtering import filtered
 from aced.train.step import Trainer
-from aced.train.watch import Metrics, trim_lines
+from aced.train.watch import Metrics
 
 
 def fit(
@@ -191,7 +192,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
 def optimizer_of(modules: Sequence[torch.nn.Module], config: Config) -> torch.optim.AdamW:
     """The optimiser of a run, over what is trained of some modules."""
     t = config.train
-    return make_optimizer(modules, lr=t.lr, betas=t.betas, weight_decay=t.weight_decay, scale_lr=t.scale_lr)
+    return make_optimizer(
+        modules,
+        lr=t.lr,
+        betas=t.betas,
+        weight_decay=t.weight_decay,
+        scale_lr=t.scale_lr,
+        decay_embeddings=t.decay_embeddings,
+    )
 
 
 def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:

@@ -20,6 +20,7 @@ from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.source import Candidates, Source
 from aced.runs.ledger import Ledger
+from aced.runs.lines import trim_lines
 from aced.runs.run_folder import CHECKPOINTS
 from aced.runtime.stopping import Stopped, deferred
 from aced.train.distributed import World
@@ -33,7 +34,7 @@ from aced.train.run.leaving import GO_ON, LastStep, leaving_a_checkpoint
 from aced.train.run.ordering import RunOrder, make_run_order
 from aced.train.run.run_scores import evaluate
 from aced.train.step import Outcome, Trainer, train_step
-from aced.train.watch import Metrics, trim_lines
+from aced.train.watch import Metrics
 from aced.train.wishes import Wishes
 
 OnStep = Callable[[int, str], None]
