@@ -173,7 +173,7 @@ def train_heads(tower: Tower, pairs: Pairs, extra: Pairs | None, section: TrainS
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if step >= 0.9 * section.steps:
+        if step >= int(0.9 * section.steps):
             last.append(loss.item())
     return sum(last) / len(last)
 

@@ -112,21 +112,24 @@ def test_a_missing_package_is_named_with_what_installs_it() -> None:
         public_weights.packaged("no_such_package", "*", "words")
 
 
+def write_tokenizer(folder: Path, words: list[str]) -> Path:
+    """A file of Hugging Face's tokenizers with a vocabulary of words; the first stands for unknown ones."""
+    unknown = {"id": 0, "content": words[0], "special": True}
+    unknown |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    vocabulary = {word: i for i, word in enumerate(words)}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": words[0]}
+    content = {"version": "1.0", "added_tokens": [unknown], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+    path = folder / "words.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
 @transformers
 def test_word_vectors_are_averaged_without_their_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = torch.randn(4, 8) * torch.tensor([1.0, 0.1, 30.0, 3.0])[:, None]
-    vocabulary = {"<unk>": 0, "a": 1, "red": 2, "dog": 3}
     save_file({"embedding.weight": table}, tmp_path / "table.safetensors")
-    unknown = {"id": 0, "content": "<unk>", "special": True}
-    unknown |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    words = {
-        "version": "1.0",
-        "added_tokens": [unknown],
-        "pre_tokenizer": {"type": "Whitespace"},
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
-    }
-    (tmp_path / "words.json").write_text(json.dumps(words), encoding="utf-8")
-    files = {"weights": tmp_path / "table.safetensors", "tokenizers": tmp_path / "words.json"}
+    words = write_tokenizer(tmp_path, ["<unk>", "a", "red", "dog"])
+    files = {"weights": tmp_path / "table.safetensors", "tokenizers": words}
     monkeypatch.setattr(public_weights, "packaged", lambda _, file, *__: files[file.partition("/")[0]])
     monkeypatch.setattr(public_weights, "fill_images", lambda *_: None)
     monkeypatch.setitem(public_weights.IMAGES, "lite0", TINY)
@@ -208,7 +211,7 @@ def toy() -> Any:
     return SimpleNamespace(model=model, scale_and_bias=lambda: (model.logit_scale.exp(), 0.0))
 
 
-def toy_pairs(tower: Any) -> tuple[public_heads.Pairs, public_heads.Known]:
+def toy_pairs() -> tuple[public_heads.Pairs, public_heads.Known]:
     """96 pairs of 6 classes in two collections, and 24 sentences."""
     classes = torch.arange(96) % 6
     texts = torch.cat([torch.eye(6, 10)[classes], torch.randn(24, 10)])
@@ -223,7 +226,7 @@ def toy_pairs(tower: Any) -> tuple[public_heads.Pairs, public_heads.Known]:
 
 def test_projections_learn_pairs_and_nothing_else_changes() -> None:
     tower = toy()
-    pairs, known = toy_pairs(tower)
+    pairs, known = toy_pairs()
     trunk = tower.model.visual.trunk.weight.clone()
     rows = torch.arange(120)
     before = public_heads.validate(tower, pairs, known, rows)
@@ -231,14 +234,15 @@ def test_projections_learn_pairs_and_nothing_else_changes() -> None:
     loss = public_heads.train_heads(tower, pairs, None, section, 0, seed=0)
     after = public_heads.validate(tower, pairs, known, rows)
     assert {name: count for name, (_, count) in after.items()} == {"even": 48, "odd": 48, "said": 24}
-    assert all(score > 0.95 for score, _ in after.values()) and loss < 3
+    assert all(score > 0.95 for score, _ in after.values())
+    assert loss < 3
     assert min(score for score, _ in before.values()) < 0.6
     torch.testing.assert_close(tower.model.visual.trunk.weight, trunk, rtol=0, atol=0)
 
 
 def test_validation_leaves_the_projections_and_never_trains_on_what_it_scores() -> None:
     tower = toy()
-    pairs, known = toy_pairs(tower)
+    pairs, known = toy_pairs()
     start = {name: value.clone() for name, value in tower.model.state_dict().items()}
     seen: list[set[int]] = []
     every = {tuple(row.tolist()): i for i, row in enumerate(pairs.image)}
@@ -249,7 +253,8 @@ def test_validation_leaves_the_projections_and_never_trains_on_what_it_scores() 
         return 0.0
 
     public_heads.cross_validated(tower, pairs, known, train, folds=4)
-    assert [len(one) for one in seen] == [90] * 4 and not set.intersection(*seen)
+    assert [len(one) for one in seen] == [90] * 4
+    assert not set.intersection(*seen)
     assert all(torch.equal(value, start[name]) for name, value in tower.model.state_dict().items())
 
 
@@ -277,13 +282,7 @@ def test_the_driver_writes_a_folder_that_is_read_like_any_model(
     image = lite_file(tmp_path, seed=2)
     table = tmp_path / "table.safetensors"
     save_file({"embedding.weight": torch.randn(6, 8)}, table)
-    unknown = {"id": 0, "content": "<unk>", "special": True}
-    unknown |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    vocabulary = {word: i for i, word in enumerate(["<unk>", "a", "thing", "0", "1", "2"])}
-    words = tmp_path / "words.json"
-    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}
-    content = {"version": "1.0", "added_tokens": [unknown], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
-    words.write_text(json.dumps(content), encoding="utf-8")
+    words = write_tokenizer(tmp_path, ["<unk>", "a", "thing", "0", "1", "2"])
     files = {"models": image, "weights": table, "tokenizers": words}
     monkeypatch.setattr(public_weights, "packaged", lambda _, file, *__: files[file.partition("/")[0]])
     monkeypatch.setitem(public_weights.IMAGES, "lite0", TINY)
@@ -295,9 +294,11 @@ def test_the_driver_writes_a_folder_that_is_read_like_any_model(
     shared += ["--features", tmp_path / "features"]
     public_reference.main([str(word) for word in shared])
     facts = json.loads((tmp_path / "out/reference.json").read_text(encoding="utf-8"))
-    assert facts["pairs"] == 12 and facts["parameters_trained"] == 256 * 8 + 8 + 8 * 8 + 1
+    assert facts["pairs"] == 12
+    assert facts["parameters_trained"] == 256 * 8 + 8 + 8 * 8 + 1
     tower = load_tower(tmp_path / "out")
-    assert tower.width == 8 and tower.view.size == 32
+    assert tower.width == 8
+    assert tower.view.size == 32
     pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     with torch.no_grad():
         assert tower.eval().embed_image(pixels).isfinite().all()
