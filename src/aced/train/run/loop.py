@@ -20,6 +20,7 @@ from aced.files.remote import is_address
 from aced.models import Tower
 from aced.pool.fetch.fetching import Fetcher, fetcher_of
 from aced.pool.fetch.streamed import streams
+from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.source import Candidates, Source
 from aced.runs.ledger import Ledger
@@ -189,17 +190,12 @@ def batches_of(
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
     _check_early(config, source, trainer, loading.workers)
     batches = feed(
-        source,
+        Fill(source, list(dict.fromkeys(views)), columns),
         trainer.plan.order(order_of(config, source), steps.stop, loading),
-        list(dict.fromkeys(views)),
-        start=steps.start,
-        stop=steps.stop,
-        workers=loading.workers,
-        columns=columns,
+        steps,
+        loading,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
-        patience=loading.patience,
-        start_method=loading.start,
         fetcher=fetcher,
     )
     return batches if fetcher is None else _waited(batches, fetcher, trainer)
