@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from public_weights import parts_of
+import torch.nn.functional as F
+from public_weights import CONTEXT, parts_of
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -103,7 +104,12 @@ def remembering(tower: Tower, images: str, texts: str, folder: Path) -> Iterator
         return text.pooler(text.transformer(input_ids=ids[:, : mask.shape[1]], attention_mask=mask), mask)
 
     changed = [(part, looked_up(name, part.forward)) for name, part in parts_of(images, model.visual)]
-    changed.append((text, lambda ids: text.proj(memories[texts].of(ids, pooled, _TEXTS_AT_ONCE))))
+
+    def encoded(ids: Tensor) -> Tensor:
+        whole = F.pad(ids, (0, CONTEXT - ids.shape[1]), value=text.config.pad_token_id)  # one key in every batch
+        return text.proj(memories[texts].of(whole, pooled, _TEXTS_AT_ONCE))
+
+    changed.append((text, encoded))
     try:
         for module, forward in changed:
             module.forward = forward
