@@ -22,12 +22,11 @@ defaults were chosen so; no picture of a task takes part in it.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +47,16 @@ from aced.runtime.progress import Bars
 from aced.runtime.threads import set_threads
 
 FOLDS = 4
-GRID: dict[str, Sequence[Any]] = {
-    "batch": (256,),
-    "steps": (320, 640),
-    "lr": (1e-3, 3e-3),
-    "weight_decay": (0.05, 0.5),
-    "more": (0, 64),
-}
-"""What `--choose` tries, every combination."""
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"steps": 320},
+    {"steps": 320, "lr": 3e-3},
+    {"steps": 320, "weight_decay": 0.5},
+    {"steps": 160, "batch": 1024},
+    {"steps": 1000, "batch": 64},
+    {"more": 0},
+)
+"""What `--choose` changes of the settings that are given, one row each; the last only where there are names."""
 
 
 def built(options: argparse.Namespace, folder: Path) -> Tower:
@@ -107,24 +108,18 @@ def known_of(tower: Tower, source: Shards, rows: Sequence[int]) -> Known:
 def choose(
     options: argparse.Namespace, tower: Tower, pairs: Pairs, extra: Pairs | None, known: Known, console: Console
 ) -> None:
-    """Print the validation scores of every combination of `GRID`."""
-    for values in _combinations(extra is not None):
-        section = TrainSection(**{name: value for name, value in values.items() if name != "more"})
+    """Print the validation scores of the settings that are given, and of each of `CHANGES`."""
+    for changes in CHANGES if extra is not None else CHANGES[:-1]:
+        changed = argparse.Namespace(**(vars(options) | changes))
 
-        def train(some: Pairs, section: TrainSection = section, more: int = values["more"]) -> float:
+        def train(some: Pairs, changed: argparse.Namespace = changed) -> float:
             with torch.enable_grad():
-                return train_heads(tower, some, extra, section, more, options.seed)
+                return train_heads(tower, some, extra, section_of(changed), changed.more, changed.seed)
 
         found = cross_validated(tower, pairs, known, train, FOLDS)
         scores = ", ".join(f"{name} {score:.1f}" for name, score in found.items())
-        what = " ".join(f"{name}={value:g}" for name, value in values.items())
+        what = " ".join(f"{name}={value:g}" for name, value in changes.items()) or "as given"
         console.print(f"{sum(found.values()) / len(found):5.2f}  {what}  ({scores})", markup=False, highlight=False)
-
-
-def _combinations(with_extra: bool) -> Iterator[dict[str, Any]]:
-    grid = GRID if with_extra else GRID | {"more": (0,)}
-    for values in itertools.product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
 
 
 def make(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -202,7 +197,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=384, help="of the embeddings")
     parser.add_argument("--mlp", action="store_true", help="a hidden layer in both projections")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=640)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--more", type=int, default=64, help="classes of ImageNet in a batch")

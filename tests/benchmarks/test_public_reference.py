@@ -304,6 +304,8 @@ def test_the_driver_writes_a_folder_that_is_read_like_any_model(
     pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     with torch.no_grad():
         assert tower.eval().embed_image(pixels).isfinite().all()
-    monkeypatch.setattr(public_reference, "GRID", dict.fromkeys(public_reference.GRID, (2,)))
+    monkeypatch.setattr(public_reference, "CHANGES", ({}, {"more": 0}))
     public_reference.main([str(word) for word in (*shared, "--choose")])
-    assert "toys" in capsys.readouterr().out
+    rows = [line for line in capsys.readouterr().out.splitlines() if "toys" in line]
+    assert len(rows) == 2
+    assert "more=0" in rows[1]
