@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import aced
 from aced.config import Config, make_config
 from aced.errors import AcedError
 from aced.pool.manyviews import ViewedOrder
@@ -18,8 +20,10 @@ from aced.pool.orders.order import Order, Orders
 from aced.pool.orders.plan import Plan
 from aced.pool.source import Candidates, Source
 from aced.pool.views import View
-from aced.train.run import ordering
-from aced.train.run.ordering import make_run_order, order_text, recorded
+from aced.train.run import fit as fit_module
+from aced.train.run import inputs, loop, ordering
+from aced.train.run.ordering import RunOrder, make_run_order, order_text, recorded
+from run_fakes import run_config, write_pairs
 
 
 @dataclass
@@ -156,3 +160,38 @@ def test_a_resumed_run_has_what_it_was_begun_with() -> None:
     assert recorded(config_of(locality=2), before).data.locality == 2  # which is then refused
     old = recorded(config_of(), {"data": {}})  # of before there was the key
     assert (old.data.locality, old.data.streams) == (0, "auto")
+
+
+def test_a_run_makes_its_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tar in range(4):
+        write_pairs(tmp_path / f"pool/{tar}.tar", range(20 * tar, 20 * tar + 20))
+    keys = {"data__shards": [str(tmp_path / "pool")], "data__locality": 2, "train__steps": 2}
+    config = run_config(tmp_path / "run", **keys)
+    make, made, plans = ordering.make_run_order, list[int](), list[int]()
+
+    def counted(*arguments: Any) -> RunOrder:
+        made.append(1)
+        return make(*arguments)
+
+    class Counted(Plan):
+        def __init__(self, *arguments: Any) -> None:
+            plans.append(arguments[-1])
+            super().__init__(*arguments)
+
+    for module in (ordering, inputs, fit_module, loop):
+        monkeypatch.setattr(module, "make_run_order", counted)
+    monkeypatch.setattr(ordering, "Plan", Counted)
+    aced.train(config, tasks=[], show=False)
+    assert len(made) == 1
+    assert plans == [1, 2, 4, 8, 4]  # each number of streams that is tried, and the one that it is
+    assert "streams = 4" in (tmp_path / "run/config.toml").read_text()
+
+
+def test_an_order_that_was_made_for_another_run_is_not_taken(tmp_path: Path) -> None:
+    config, pool = run_config(tmp_path), Tars([50] * 16)
+    order = make_run_order(config, pool, 1)
+    assert order.fits(run_config(tmp_path / "elsewhere"), pool, 1)
+    others = [run_config(tmp_path, **keys) for keys in ({"run__seed": 1}, {"train__batch": 8}, {"data__views": 2})]
+    assert not any(order.fits(other, pool, 1) for other in others)
+    assert not order.fits(config, Tars([50] * 15), 1)
+    assert not order.fits(config, pool, 2)

@@ -16,9 +16,11 @@ from aced.errors import AcedError
 from aced.files.remote import is_address
 from aced.pool.fetch.fetching import Fetcher, fetcher_of
 from aced.pool.fetch.streamed import streams
+from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.source import Candidates, Source
 from aced.runs.ledger import Ledger
+from aced.runs.lines import trim_lines
 from aced.runs.run_folder import CHECKPOINTS
 from aced.runtime.stopping import Stopped, deferred
 from aced.train.distributed import World
@@ -32,7 +34,7 @@ from aced.train.run.leaving import GO_ON, LastStep, leaving_a_checkpoint
 from aced.train.run.ordering import RunOrder, make_run_order
 from aced.train.run.run_scores import evaluate
 from aced.train.step import Outcome, Trainer, train_step
-from aced.train.watch import Metrics, trim_lines
+from aced.train.watch import Metrics
 from aced.train.wishes import Wishes
 
 OnStep = Callable[[int, str], None]
@@ -61,7 +63,7 @@ def run_steps(
     Raises:
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
     """
-    steps, every = config.train.steps, config.run.checkpoint_every
+    steps = config.train.steps
     last, begun = LastStep(trainer, metrics), trainer.step
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(deferred())
@@ -73,18 +75,14 @@ def run_steps(
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
             evaluate_now()
-        left = range(trainer.step, steps)
-        fetcher = fetcher_for(trainer.world, inputs.source, order, left)
-        batches = batches_of(trainer, inputs.source, config, left, order, fetcher)
-        stack.enter_context(fetcher or contextlib.nullcontext())
+        batches = stack.enter_context(_loading(trainer, inputs.source, config, order))
         while trainer.step < steps and wishes.stop is None and not wishes.finished:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
                 outcome = train_step(trainer, batches)
             if trainer.step == begun + 1:
                 trainer.world.warm()
-            scored = bool(config.eval.every) and trainer.step % config.eval.every == 0 and trainer.step < steps
-            due = trainer.step == steps or bool(every and trainer.step % every == 0)
+            scored, due = _due(trainer.step, config)
             if scored or due or wishes.any or metrics.logs(trainer.step, steps):
                 trainer.guard.settle()  # nothing is written of a step that may turn out to have been refused
             if trainer.world.first:
@@ -103,6 +101,23 @@ def run_steps(
                 on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
+
+
+def _due(step: int, config: Config) -> tuple[bool, bool]:
+    """Whether an evaluation is due behind a step (that of the last one comes later), and whether a checkpoint is."""
+    steps, evaluations, checkpoints = config.train.steps, config.eval.every, config.run.checkpoint_every
+    scored = bool(evaluations) and step % evaluations == 0 and step < steps
+    return scored, step == steps or bool(checkpoints and step % checkpoints == 0)
+
+
+@contextlib.contextmanager
+def _loading(trainer: Trainer, source: Source, config: Config, order: RunOrder) -> Iterator[Iterator[Candidates]]:
+    """The batches of the steps that are left, while what brings their tars is at work."""
+    left = range(trainer.step, config.train.steps)
+    fetcher = fetcher_for(trainer.world, source, order, left)
+    batches = batches_of(trainer, source, config, left, order, fetcher)
+    with fetcher or contextlib.nullcontext():
+        yield batches
 
 
 def _evaluate_or_owe(evaluation: Callable[[], bool], trainer: Trainer, wishes: Wishes) -> None:
@@ -205,17 +220,12 @@ def batches_of(
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
     _check_early(config, source, trainer, loading.workers)
     batches = feed(
-        source,
+        Fill(source, list(dict.fromkeys(views)), columns),
         trainer.plan.order(order.samples, steps.stop, loading),
-        list(dict.fromkeys(views)),
-        start=steps.start,
-        stop=steps.stop,
-        workers=loading.workers,
-        columns=columns,
+        steps,
+        loading,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
-        patience=loading.patience,
-        start_method=loading.start,
         fetcher=fetcher,
     )
     return batches if fetcher is None else _waited(batches, fetcher, trainer)
