@@ -76,8 +76,15 @@ RUNS = [
     ("columns-kd", True, {}),
     ("d-aced", True, {"scoring__early": True}),
     ("jest", False, {}),
-    ("rho", True, {"method__loss": "softmax"}),
+    ("h-acid-independent", True, {"method__loss": "softmax"}),
     ("hard-student", False, {}),
+    ("kd-only", True, {}),
+    ("drrho", False, {}),
+    ("drrho", True, {}),
+    ("drrho-kd", False, {}),
+    ("aced", True, {"method__since": 0.5}),
+    ("aced", False, {"method__until": 0.25}),
+    ("d-aced", True, {"method__since": 0.5, "scoring__early": True}),
 ]
 
 
