@@ -18,7 +18,7 @@ from aced.core.embeddings import Embeddings
 from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool
 from aced.models import load_tower
-from aced.models.options import checkpoint_activations, compile_towers
+from aced.models.switches import checkpoint_activations, compile_towers
 from aced.pool.source import Candidates
 from aced.train.gradcache import GradCache
 from aced.train.lossscale import LossScale
