@@ -171,7 +171,7 @@ def make_run(row: str, seed: int, world: World, args: argparse.Namespace, folder
 
     config = config_of(row, seed, args, folder)
     method = get_method(config.method.name)
-    reference = world.cached if method.scores_reference else None
+    reference = world.cached if method.uses_reference else None
     inputs = Inputs(world.pool, [], reference, [world.cached] if method.distill else [])
     student = make_student(config)
     trainer = make_trainer(config, inputs, student)

@@ -126,7 +126,7 @@ def job(names: list[str], target: Path) -> None:
         config = load_config("scenes", [*COMMON, *words[name], "run.out=unused"])
         student = make_student(config)
         models = [word for word in words[name] if word.startswith("reference.")]
-        key = (*models, config.row.scores_reference, bool(config.row.distill))
+        key = (*models, config.row.uses_reference, bool(config.row.distill))
         if key not in made:
             made[key] = make_inputs(config, student, bars, world=world)
         inputs = made[key]

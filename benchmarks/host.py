@@ -228,6 +228,8 @@ def seconds(candidates: int, steps: int, workers: int) -> dict[str, list[float]]
 
 def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
     """The most bytes under way at a time while batches of 224 px are loaded and thrown away; where they were then."""
+    from aced.pool.loader.filling import Fill
+    from aced.pool.loader.loading import Loading
     from aced.pool.orders.order import Order
     from aced.pool.views import View
     from aced.train.feed import feed
@@ -244,7 +246,7 @@ def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
     watch = threading.Thread(target=look)
     watch.start()
     order, source = Order(SAMPLES, rows, 0), Noise(SAMPLES)
-    for _ in feed(source, order, [View(224)], start=0, stop=batches, workers=workers, columns=_columns()):  # type: ignore[arg-type]
+    for _ in feed(Fill(source, [View(224)], _columns()), order, range(batches), Loading(workers)):  # type: ignore[arg-type]
         time.sleep(1.5)  # a step, in which the processes read on
     over.set()
     watch.join()

@@ -156,7 +156,7 @@ def trained(
 
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(args, Path(folder), **data)
-        reference = cached if config.row.scores_reference else None
+        reference = cached if config.row.uses_reference else None
         inputs = Inputs(pool, tasks, reference, [cached] if config.row.distill else [])
         fitted = fit(config, inputs, make_student(config), bars, title=str(data))
     return fitted.student, float(fitted.scores.average or 0)

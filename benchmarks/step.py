@@ -288,7 +288,7 @@ def contenders(args: argparse.Namespace, folder: Path, console: Console) -> dict
         inputs = Inputs(
             source=pool,
             tasks=[],
-            reference=provider if method.scores_reference else None,
+            reference=provider if method.uses_reference else None,
             teachers=[provider] if method.distill else [],
         )
         trainer = make_trainer(config, inputs, make_student(config))

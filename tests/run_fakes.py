@@ -93,7 +93,7 @@ def inputs_of(config: Config, source: Scenes, cache: Path | None = None) -> Inpu
         return Inputs(source, [])
     provider = provider_of(config, source, cache)
     return Inputs(
-        source, [], provider if method.scores_reference else None, [provider] if method.distill is not None else []
+        source, [], provider if method.uses_reference else None, [provider] if method.distill is not None else []
     )
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from aced.core.named import Table
 from aced.core.score_models import SCORES, Score, Scoring, Strategy
 from aced.errors import AcedError
+from aced.registry.objectives import LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,12 @@ class Method:
         strategy: how the batch is drawn from the scores.
         distill: the distillation loss beside the contrastive one, a name in `DISTILLATIONS`, or None.
         weight: lambda, the weight of the distillation loss.
+        second: another distillation loss on the same batch, or None.
+        second_weight: its own lambda.
         distill_on: the batch that is distilled on: the `same` as the contrastive one, or another `iid` one.
+        contrastive: whether there is a contrastive loss; without one distillation alone trains the student.
+        filters: whether the pool is cut down once, before training, to what the reference takes for right pairs.
+        loss: the contrastive loss, a name in `LOSSES`, where the method brings its own; None takes the run's.
         reference: whose scores: the `large` reference, or a `peer` of the student's own architecture (JEST).
         columns: m, how many further pairs the batch is compared with, by the teacher's cached embeddings; 0 for none.
     """
@@ -40,9 +46,19 @@ class Method:
     strategy: Strategy = "joint"
     distill: str | None = None
     weight: float = 0.0
+    second: str | None = None
+    second_weight: float = 0.0
     distill_on: Literal["same", "iid"] = "same"
+    contrastive: bool = True
+    loss: str | None = None
+    filters: bool = False
     reference: Literal["large", "peer"] = "large"
     columns: int = 0
+
+    @property
+    def chooses(self) -> bool:
+        """Whether batches are chosen from larger super-batches."""
+        return self.score is not None
 
     @property
     def scores_student(self) -> bool:
@@ -64,14 +80,30 @@ class Method:
         return SCORES[self.score] if self.score is not None else None
 
     @property
+    def guided(self) -> bool:
+        """Whether the contrastive loss looks at what the reference makes of the same pairs."""
+        return self.loss is not None and LOSSES.find(self.loss).guided
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether a reference is needed for anything but teaching."""
+        return self.scores_reference or self.guided or self.filters
+
+    @property
     def needs_large(self) -> bool:
         """Whether the large reference (which is the teacher too) is needed at all."""
-        return self.distill is not None or (self.scores_reference and self.reference == "large")
+        return self.distill is not None or (self.uses_reference and self.reference == "large")
 
     @property
     def needs_peer(self) -> bool:
         """Whether a reference of the student's own size is needed."""
-        return self.scores_reference and self.reference == "peer"
+        return self.uses_reference and self.reference == "peer"
+
+    @property
+    def distillations(self) -> list[tuple[str, float]]:
+        """The distillation losses, none to two, each with its lambda."""
+        pairs = ((self.distill, self.weight), (self.second, self.second_weight))
+        return [(name, weight) for name, weight in pairs if name is not None]
 
 
 _TABLE = (
@@ -95,6 +127,60 @@ _TABLE = (
         title="FM-KD",
         about="random batches, feature matching with the teacher's embeddings",
         distill="features",
+        weight=2.0,
+    ),
+    Method(
+        name="softmax-fm-kd",
+        title="Softmax-KD with FM",
+        about="Softmax-KD with feature matching beside it",
+        distill="softmax",
+        weight=2.0,
+        second="features",
+        second_weight=2.0,
+    ),
+    Method(
+        name="softmax-sigmoid-kd",
+        title="Softmax- and Sigmoid-KD",
+        about="Softmax-KD with Sigmoid-KD beside it",
+        distill="softmax",
+        weight=2.0,
+        second="sigmoid",
+        second_weight=2.0,
+    ),
+    Method(
+        name="kd-only",
+        title="KD only",
+        about="random batches, Softmax-KD without a contrastive loss",
+        distill="softmax",
+        weight=1.0,
+        contrastive=False,
+    ),
+    Method(
+        name="drrho",
+        title="DRRho",
+        about="random batches, contrastive loss with a margin for every negative by the reference",
+        loss="drrho",
+    ),
+    Method(
+        name="drrho-kd",
+        title="DRRho with KD",
+        about="DRRho with Softmax-KD beside it",
+        loss="drrho",
+        distill="softmax",
+        weight=2.0,
+    ),
+    Method(
+        name="clip-filter",
+        title="CLIP filter",
+        about="random batches of the pairs that are most alike for the reference, cut out of the pool once",
+        filters=True,
+    ),
+    Method(
+        name="clip-filter-kd",
+        title="CLIP filter with KD",
+        about="the CLIP filter with Softmax-KD on the same batch",
+        filters=True,
+        distill="softmax",
         weight=2.0,
     ),
     Method(
@@ -159,9 +245,17 @@ _TABLE = (
         reference="peer",
     ),
     Method(
-        name="rho",
-        title="RHO",
-        about="learnability, each pair chosen independently of the others",
+        name="rho-loss",
+        title="RHO-LOSS",
+        about="the most learnable pairs, without noise, by a small model that was trained on data held out",
+        score="learnability",
+        strategy="top-k",
+        reference="peer",
+    ),
+    Method(
+        name="h-acid-independent",
+        title="H-ACID, independent",
+        about="H-ACID with each pair chosen independently of the others",
         score="learnability",
         strategy="independent",
     ),
@@ -201,22 +295,47 @@ _TABLE = (
 METHODS: Table[Method] = Table("method", [(m.name, m) for m in _TABLE])
 
 
-def get_method(name: str, *, weight: float | None = None, columns: int | None = None) -> Method:
-    """The method of that name, with another lambda or number of columns where they are given.
+def get_method(
+    name: str,
+    *,
+    weight: float | None = None,
+    second_weight: float | None = None,
+    columns: int | None = None,
+    loss: str | None = None,
+) -> Method:
+    """The method of that name, with other lambdas, number of columns or contrastive loss where they are given.
+
+    Args:
+        name: in `METHODS`.
+        weight: lambda.
+        second_weight: lambda of the second distillation.
+        columns: m.
+        loss: for a method that brings none of its own; a loss that looks at the reference makes the method need one.
 
     Raises:
-        AcedError: no such method (names the nearest), a weight for a method that distils nothing, a weight that is not
-            positive, or columns for a method that does not distil by softmax.
+        AcedError: no such method or loss (names the nearest), a weight for a method that has no such distillation, a
+            weight that is not positive, or columns for a method that does not distil by softmax.
     """
     method = METHODS.find(name)
     if weight is not None:
-        if method.distill is None:
-            raise AcedError(f"Method '{name}' distils nothing, so a distillation weight has no meaning for it.")
-        if not 0 < weight < math.inf:
-            raise AcedError(f"The distillation weight must be positive and finite, not {weight}.")
+        _check_weight(name, weight, method.distill, "distils nothing")
         method = replace(method, weight=weight)
+    if second_weight is not None:
+        _check_weight(name, second_weight, method.second, "has no second distillation")
+        method = replace(method, second_weight=second_weight)
+    if loss is not None and method.loss is None:
+        LOSSES.find(loss)
+        method = replace(method, loss=loss)
     if columns is not None:
         if columns and method.distill != "softmax":
             raise AcedError(f"Method '{name}' does not distil by softmax, so columns have no meaning for it.")
         method = replace(method, columns=columns)
     return method
+
+
+def _check_weight(name: str, weight: float, distillation: str | None, lacks: str) -> None:
+    """Raise an AcedError for a lambda that has no meaning."""
+    if distillation is None:
+        raise AcedError(f"Method '{name}' {lacks}, so a distillation weight has no meaning for it.")
+    if not 0 < weight < math.inf:
+        raise AcedError(f"The distillation weight must be positive and finite, not {weight}.")

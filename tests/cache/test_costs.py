@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,22 @@ import pytest
 import typer
 
 from aced.cache.costs import embedding_cost
-from aced.cache.job import EmbedJob, TarEmbedder
-from aced.cache.making import EmbedSettings
+from aced.cache.embed_options import EmbedOptions, embed_command
+from aced.cache.job import TarEmbedder
 from aced.cache.survey import StoreInfo
 from aced.errors import AcedError
 
 
-def job(settings: EmbedSettings = EmbedSettings(), **options: Any) -> EmbedJob:
-    return EmbedJob("ViT-B-32", options.pop("checkpoint", ""), "runs/cache", settings, **options)
+def job(*tars: str, **options: Any) -> EmbedOptions:
+    return EmbedOptions("ViT-B-32", list(tars), **options)
 
 
 def test_the_command_of_a_plain_job_has_no_options() -> None:
-    assert job().command(["a.tar", "b.tar"]) == "aced embed ViT-B-32 a.tar b.tar --out runs/cache"
+    assert embed_command(job("a.tar", "b.tar")) == "aced embed ViT-B-32 a.tar b.tar --out runs/cache"
 
 
 def test_the_command_can_be_pasted_into_a_shell() -> None:
-    words = shlex.split(job(checkpoint="my weights.pt").command(["pool/{0..9}.tar", "with space.tar"]))
+    words = shlex.split(embed_command(job("pool/{0..9}.tar", "with space.tar", checkpoint="my weights.pt")))
     assert words[3:5] == ["pool/{0..9}.tar", "with space.tar"]
     assert words[-2:] == ["--checkpoint", "my weights.pt"]
 
@@ -37,7 +36,10 @@ def test_the_command_line_takes_every_option_and_gives_the_same_job(
     monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]
 ) -> None:
     asked = job(
-        EmbedSettings("int8", 2),
+        "0.tar",
+        "1.tar",
+        dtype="int8",
+        views=2,
         checkpoint="x.pt",
         caption="json:alt",
         caption_choice="first",
@@ -46,19 +48,15 @@ def test_the_command_line_takes_every_option_and_gives_the_same_job(
         spool_dir="spool",
         spool_gb=2.5,
     )
-    seen: list[tuple[EmbedJob, list[str]]] = []
+    seen: list[EmbedOptions] = []
 
-    def noted(job: EmbedJob, shards: list[str], *_: Any, **__: Any) -> None:
-        seen.append((job, list(shards)))
+    def noted(options: EmbedOptions, *_: Any) -> None:
+        seen.append(options)
         raise typer.Exit
 
     monkeypatch.setattr("aced.programs.embed.embed_program", noted)
-    cli(*shlex.split(asked.command(["0.tar", "1.tar"]))[1:])
-    ((found, tars),) = seen
-    assert tars == ["0.tar", "1.tar"]
-    rest = {name: getattr(found, name) for name in ("device", "precision", "threads", "index_dir")}
-    assert found == replace(asked, settings=found.settings, **rest)
-    assert (found.settings.dtype, found.settings.views) == ("int8", 2)
+    cli(*shlex.split(embed_command(asked))[1:])
+    assert seen == [asked]
 
 
 def test_costs_are_summed_over_stores() -> None:
@@ -70,4 +68,4 @@ def test_costs_are_summed_over_stores() -> None:
 
 def test_who_embeds_from_python_is_refused_a_model_that_knows_nothing(tmp_path: Path) -> None:
     with pytest.raises(AcedError, match=rf"^{re.escape('aced-demo-s')} has no trained weights"):
-        TarEmbedder(EmbedJob("aced-demo-s", "", str(tmp_path), EmbedSettings()))
+        TarEmbedder(EmbedOptions("aced-demo-s", [], str(tmp_path)))

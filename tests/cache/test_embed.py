@@ -22,7 +22,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from aced.cache.job import EmbedJob, TarEmbedder
+from aced.cache.embed_options import EmbedOptions
+from aced.cache.job import TarEmbedder
 from aced.cache.making import EmbedSettings
 from aced.cache.shared_out import own_share, with_ray
 from aced.cache.sidecar import SideCarWriter, open_sidecar
@@ -51,10 +52,9 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LIST)
 
 
-def job_of(model: Path | str, cache: Path, **settings: Any) -> EmbedJob:
-    return EmbedJob(
-        str(model), "", str(cache), EmbedSettings(**{"micro_batch": 16} | settings), device="cpu", threads=1
-    )
+def job_of(model: Path | str, cache: Path, **settings: Any) -> EmbedOptions:
+    how = {"shards": [], "micro_batch": 16, "precision": "fp32", "index_dir": ""} | settings
+    return EmbedOptions(str(model), out=str(cache), device="cpu", threads=1, **how)
 
 
 def words_of(model: Path | str, pool: Path, cache: Path, *more: object) -> tuple[object, ...]:
@@ -208,13 +208,13 @@ def test_shares_are_disjoint_and_whole(pool: Path, tmp_path: Path, trained: dict
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         assert (own_share("1/3").index, own_share("1/3").count) == (2 + rank, 6)
-        tally = embed_program(job_of(trained["peer"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
+        tally = embed_program(job_of(trained["peer"], tmp_path / "cache", shards=[str(pool)]), Console(quiet=True))
         made.append((tally.tars, tally.made, tally.samples))
     assert made == [(2, 2, 90), (1, 1, 30)]
     assert len(files(tmp_path / "cache")) == 3
     monkeypatch.setenv("WORLD_SIZE", "7")
     monkeypatch.setenv("RANK", "5")
-    assert embed_program(job_of(trained["peer"], tmp_path / "cache"), [str(pool)], Console(quiet=True)).tars == 0
+    assert embed_program(job_of(trained["peer"], tmp_path / "cache", shards=[str(pool)]), Console(quiet=True)).tars == 0
 
 
 @pytest.mark.slow
@@ -236,9 +236,9 @@ def test_torchrun(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
 def test_ray(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
     pytest.importorskip("ray")
     job = job_of(trained["peer"], tmp_path / "ray")
-    tally = embed_program(job, [str(pool)], Console(quiet=True), actors=2)
+    tally = embed_program(replace(job, shards=[str(pool)], ray=2), Console(quiet=True))
     assert (tally.tars, tally.made, tally.samples, tally.usable) == (3, 3, 120, 119)
-    embed_program(job_of(trained["peer"], tmp_path / "alone"), [str(pool)], Console(quiet=True))
+    embed_program(job_of(trained["peer"], tmp_path / "alone", shards=[str(pool)]), Console(quiet=True))
     hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("ray", "alone")]
     assert hashes[0] == hashes[1]
     write_pairs(pool / "3.tar", [1])
@@ -540,7 +540,7 @@ def test_a_disk_without_room_is_told_first(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 46_000})())
     with pytest.raises(AcedError, match=r"of 120 samples need 79.2 kB and 46 kB are free in .*: make room, choose"):
-        embed_program(job_of(trained["large"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
+        embed_program(job_of(trained["large"], tmp_path / "cache", shards=[str(pool)]), Console(quiet=True))
     assert not files(tmp_path / "cache")
 
 
@@ -549,7 +549,7 @@ def test_the_manifest_is_made_on_the_way(
 ) -> None:
     plain = open_shards([str(pool)])
     job = replace(job_of(trained["peer"], tmp_path / "cache"), index_dir=str(tmp_path / "index"))
-    embed_program(job, [str(pool)], Console(quiet=True))
+    embed_program(replace(job, shards=[str(pool)]), Console(quiet=True))
     monkeypatch.setattr(tarindex, "list_tar", None)  # no header is read any more
     source = open_shards([str(pool)], index_dir=tmp_path / "index")
     assert (source.parts, list(source.keys)) == (plain.parts, list(plain.keys))

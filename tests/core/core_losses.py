@@ -34,6 +34,7 @@ OTHER = embed(width=3, seed=2, scale=4.0, bias=-1.0)
 LOSSES: dict[str, Callable[[Embeddings, list[Embeddings]], Tensor]] = {
     "sigmoid": lambda student, _: losses.sigmoid(student),
     "softmax": lambda student, _: losses.softmax(student),
+    "drrho": lambda student, references: losses.drrho(student, references[0], scale=9.0, eps=0.3),
     "softmax_kd": losses.softmax_kd,
     "softmax_kd, tempered": lambda s, teachers: losses.softmax_kd(s, teachers, teacher_temperature=3.0),
     "sigmoid_kd": losses.sigmoid_kd,
@@ -49,4 +50,4 @@ def resize(width: int) -> Callable[[Tensor], Tensor]:
 
 
 NAMES = list(LOSSES)
-DISTILLING = [name for name in NAMES if name not in ("sigmoid", "softmax")]
+DISTILLING = [name for name in NAMES if name not in ("sigmoid", "softmax", "drrho")]

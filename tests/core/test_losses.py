@@ -78,6 +78,42 @@ def loop_sigmoid_kd(student: Embeddings, teachers: list[Embeddings]) -> float:
     )
 
 
+def loop_drrho(student: Embeddings, reference: Embeddings, t: float, eps: float) -> float:
+    def products(e: Embeddings) -> list[list[float]]:
+        return logits(replace(e, scale=torch.tensor(1.0), bias=torch.tensor(0.0)))
+
+    total, b = 0.0, len(student)
+    for s, r in (
+        (products(student), products(reference)),
+        (transposed(products(student)), transposed(products(reference))),
+    ):
+        for i in range(b):
+            d = [t * ((s[i][j] - s[i][i]) - (r[i][j] - r[i][i])) for j in range(b) if j != i]
+            total += math.log(eps + math.fsum(map(math.exp, d)) / (b - 1)) / 2
+    return total / b
+
+
+@pytest.mark.parametrize(("t", "eps"), [(1.0, 1e-4), (9.0, 1e-4), (40.0, 1e-4), (9.0, 0.5)])
+@pytest.mark.parametrize("tile", [1 << 22, 10], ids=["whole", "tiled"])
+def test_drrho_agrees_with_a_loop(t: float, eps: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_TILE", tile)
+    got = losses.drrho(STUDENT, TEACHER, scale=t, eps=eps).item()
+    assert got == pytest.approx(loop_drrho(STUDENT, TEACHER, t, eps), rel=1e-10)
+
+
+def test_drrho_of_a_student_that_is_its_reference_knows_no_better_and_of_one_pair_nothing() -> None:
+    assert losses.drrho(STUDENT, STUDENT, scale=50.0, eps=1e-4).item() == pytest.approx(math.log1p(1e-4), rel=1e-9)
+    image = STUDENT.image[:1].clone().requires_grad_()
+    alone = losses.drrho(replace(STUDENT[:1], image=image), TEACHER[:1], eps=1e-4)
+    alone.backward()
+    assert alone.item() == pytest.approx(math.log(1e-4))
+    assert image.grad is not None
+    assert not image.grad.any()
+    for wrong in ({"scale": 0.0}, {"eps": -1.0}):
+        with pytest.raises(ValueError, match="must be positive"):
+            losses.drrho(STUDENT, TEACHER, **wrong)
+
+
 def test_sigmoid_agrees_with_a_loop() -> None:
     assert losses.sigmoid(STUDENT).item() == pytest.approx(loop_sigmoid(STUDENT), rel=1e-12)
 
@@ -292,20 +328,20 @@ def test_memory_grows_with_the_batch_and_not_its_square(name: str, monkeypatch: 
 
 @pytest.mark.parametrize("kd", [losses.softmax_kd, losses.sigmoid_kd, losses.feature_matching])
 def test_teachers_must_embed_the_same_batch(kd: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match="the student has 7 pairs and a teacher 6; both must embed the same"):
+    with pytest.raises(ValueError, match=r"student.* 7 .*teacher.* 6"):
         kd(STUDENT, [STUDENT, STUDENT[:6]])
-    with pytest.raises(ValueError, match="the list of teachers is empty"):
+    with pytest.raises(ValueError, match=r"teachers.*empty"):
         kd(STUDENT, [])
 
 
 def test_feature_matching_needs_a_projection_between_widths() -> None:
-    with pytest.raises(ValueError, match="the student's width is 5 and the teacher's 9; give a projection"):
+    with pytest.raises(ValueError, match=r"student.*5.*teacher.*9.*projection"):
         losses.feature_matching(STUDENT, TEACHER)
-    with pytest.raises(ValueError, match="2 teachers but 1 projections"):
+    with pytest.raises(ValueError, match=r"2 teachers.*1 projections"):
         losses.feature_matching(STUDENT, [TEACHER, OTHER], project=lambda x: x)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_the_teachers_temperature_must_be_positive(temperature: float) -> None:
-    with pytest.raises(ValueError, match="teacher_temperature must be positive, got"):
+    with pytest.raises(ValueError, match=r"teacher_temperature.*positive"):
         losses.softmax_kd(STUDENT, TEACHER, teacher_temperature=temperature)

@@ -25,7 +25,7 @@ def test_gradients_are_exact(name: str, tile: int, monkeypatch: pytest.MonkeyPat
         return LOSSES[name](Embeddings(image, text, scale, bias), teachers)
 
     inputs = [t.clone().requires_grad_() for t in (STUDENT.image, STUDENT.text, STUDENT.scale, STUDENT.bias)]
-    if name == "feature_matching":  # has neither scale nor bias
+    if name in ("feature_matching", "drrho"):  # have neither scale nor bias
         inputs[2:] = [t.detach() for t in inputs[2:]]
     assert torch.autograd.gradcheck(loss, inputs)
 
@@ -106,7 +106,7 @@ def test_gradients_have_the_shape_and_type_of_what_they_are_of(name: str) -> Non
 
 def test_a_second_derivative_is_refused() -> None:
     image = STUDENT.image.clone().requires_grad_()
-    with pytest.raises(NotImplementedError, match="can be differentiated once, not twice"):
+    with pytest.raises(NotImplementedError, match=r"once.*twice"):
         torch.autograd.grad(losses.sigmoid(replace(STUDENT, image=image)), image, create_graph=True)
 
 

@@ -47,8 +47,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "iid": {},
     "fm-kd": {},
     "sigmoid-kd": {},
+    "softmax-sigmoid-kd": {},
+    "kd-only": {},
+    "drrho": {},
 }
-"""Learnability and easy-reference, both losses, every distillation (feature matching projects), and no choice."""
+"""Learnability and easy-reference, every loss and distillation (feature matching projects), two of them, no choice."""
 
 SMALL_POOL, CHEAP_STEPS = 160, 3
 """Two super-batches are an epoch, so that samples are seen again."""
@@ -59,7 +62,7 @@ CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
     "predict": ("aced", {"scoring__reuse": 3, "scoring__unseen": "predict", "scoring__refresh": 0.7}),
     "diverse": ("d-aced", {"scoring__early": True, "method__columns": 20}),
     "coarse": ("iid", {"scoring__resolution": 16, "scoring__coarse_share": 0.3, "train__grad_cache": 3}),
-    "independent": ("rho", {"scoring__cascade": 0.4, "method__loss": "softmax"}),
+    "independent": ("h-acid-independent", {"scoring__cascade": 0.4, "method__loss": "softmax"}),
     "lonely": ("aced", {"scoring__cascade": 0.4, "scoring__reuse": 3}),
     "holes": ("aced", {"scoring__cascade": 0.4, "scoring__early": True, "data__max_bad_share": 0.5}),
     "all": (

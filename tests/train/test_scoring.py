@@ -99,7 +99,9 @@ def test_the_cascade_is_two_draws_one_after_the_other(make: Make, early: bool) -
     assert trainer.ledger.samples_loaded == (KEPT if early else SUPER)
 
 
-@pytest.mark.parametrize(("method", "loss"), [("aced", "sigmoid"), ("aced", "softmax"), ("rho", "sigmoid")])
+@pytest.mark.parametrize(
+    ("method", "loss"), [("aced", "sigmoid"), ("aced", "softmax"), ("h-acid-independent", "sigmoid")]
+)
 def test_deciding_before_loading_changes_nothing_but_what_is_loaded(make: Make, method: str, loss: str) -> None:
     keys = {"cascade": 0.4, "method__loss": loss}
     (late, a), (early, b) = (make.steps(6, method, early=early, **keys) for early in (False, True))

@@ -13,7 +13,7 @@ from aced.models import load_tower
 from aced.pool.manyviews import ManyViews
 from aced.programs.train import train_program
 from aced.report import load_run, results_table, write_report
-from aced.runs.records import results_of
+from aced.runs.run_results import results_of
 from aced.runtime.progress import Bars
 from aced.train.providers import Cached
 from aced.train.run.caching import embedding_cost_of, live_cost_of

@@ -77,7 +77,7 @@ def test_one_process_keeps_the_order_of_the_draw(pool: Scenes) -> None:
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("name", ["h-acid", "rho"])
+@pytest.mark.parametrize("name", ["h-acid", "h-acid-independent"])
 def test_ranks_together_count_the_draw_of_one_process(
     name: str, loss: str, tmp_path: Path, trained: dict[str, Path]
 ) -> None:
@@ -92,7 +92,7 @@ def test_ranks_together_count_the_draw_of_one_process(
         return ledger.flops["selection"]
 
     one = counted(80)
-    assert (one == 0) == (name == "rho" and loss == "sigmoid")
+    assert (one == 0) == (name == "h-acid-independent" and loss == "sigmoid")
     assert counted(40, 40) == counted(20, 20, 20, 20) == counted(0, 70, 3, 7) == one
     # By itself a rank meets its own alone.
     assert counted(40, 40, scope="local") == one / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ def moment(count: int, loss: str = "sigmoid", method: str = "h-acid") -> Any:
 
 @pytest.mark.parametrize("count", [60, 400, 401])
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("method", ["h-acid", "rho"])
+@pytest.mark.parametrize("method", ["h-acid", "h-acid-independent"])
 def test_what_is_drawn_and_counted_is_of_one_kind_at_every_size(count: int, loss: Any, method: str) -> None:
     t, pair = moment(count, loss, method), (embeddings(count, 8, 0), embeddings(count, 12, 1))
     with FlopCounterMode(display=False) as counter:
@@ -60,6 +61,19 @@ def test_embeddings_that_are_no_numbers_are_refused_with_the_step(count: int) ->
     text[33, 2] = torch.nan
     with pytest.raises(AcedError, match=r"Step 5: .*reference's text embedding 33"):
         draw(moment(count), "learnability", 20, student, replace(reference, text=text))
+
+
+def test_rho_loss_takes_the_pairs_whose_loss_training_can_still_reduce_most() -> None:
+    student, small = embeddings(30, 8, 0), embeddings(30, 8, 1)
+
+    def loss(e: Embeddings, i: int) -> float:
+        product = math.fsum(a * b for a, b in zip(e.image[i].tolist(), e.text[i].tolist(), strict=True))
+        return math.log1p(math.exp(-(10.0 * product - 5.0)))
+
+    assert METHODS["rho-loss"].needs_peer
+    chosen = draw(moment(30, method="rho-loss"), "learnability", 6, student, small)
+    reducible = [loss(student, i) - loss(small, i) for i in range(30)]
+    assert chosen.indices.tolist() == sorted(range(30), key=reducible.__getitem__, reverse=True)[:6]
 
 
 def test_fewer_candidates_than_are_wanted_are_all_taken() -> None:

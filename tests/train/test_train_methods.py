@@ -26,7 +26,7 @@ RUNS = [
     pytest.param(name, cached, id=f"{name}-{'cached' if cached else 'live'}")
     for name, method in METHODS.items()
     for cached in ((False, True) if method.needs_large or method.needs_peer else (False,))
-    if cached or not method.columns
+    if cached or not (method.columns or method.filters)
 ]
 
 
@@ -67,7 +67,8 @@ def test_a_method_trains_and_its_ledger_is_exact(
     assert ledger.samples_loaded == STEPS * candidates
     assert ledger.flops["forward_backward"] == 3 * student * STEPS * BATCH * batches
     assert ledger.flops["scoring"] == (student * STEPS * SUPER if method.scores_student else 0)
-    assert ledger.flops["reference"] == (large * STEPS * SUPER if method.scores_reference else 0)
+    of_reference = SUPER if method.scores_reference else BATCH if method.guided and not method.distill else 0
+    assert ledger.flops["reference"] == large * STEPS * of_reference
     compared = column_flops(BATCH, method.columns, frozen.width) if method.columns and frozen is not None else 0.0
     of_teacher = large * BATCH if method.distill and not method.score else 0
     assert ledger.flops["teacher"] == STEPS * (of_teacher + compared)
@@ -133,7 +134,7 @@ def test_the_teacher_sees_the_rows_that_are_distilled_on(
     objective = trainer.objective.forward
     monkeypatch.setattr(trainer.objective, "forward", lambda *parts: (taught.append(parts), objective(*parts))[1])
     (outcome,) = take(trainer, config, pool, 1)
-    contrastive, distilled, (teacher,), columns = taught[0]
+    contrastive, distilled, (teacher,), columns, _ = taught[0]
     assert contrastive is distilled
     assert columns == []
     chosen = pool.read(outcome.candidates[outcome.rows].tolist(), [provider.tower.view])

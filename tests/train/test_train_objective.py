@@ -58,7 +58,7 @@ def test_distillation_has_a_scale_of_its_own() -> None:
     assert {name: p.item() for name, p in objective.named_parameters()} == {"log_scale": pytest.approx(math.log(10))}
     _, parts = objective(student, student, [TEACHER])
     assert parts.distillation.item() == pytest.approx(objective(STUDENT, STUDENT, [TEACHER])[1].distillation.item())
-    kd = objective._distillation(student, [TEACHER])
+    kd = objective._distilled(student, [TEACHER])
     own, theirs = torch.autograd.grad(kd, [objective.log_scale, scale], allow_unused=True)
     assert own.abs() > 0
     assert theirs is None
@@ -105,6 +105,50 @@ def test_columns_add_to_softmax_distillation() -> None:
     assert total.item() == pytest.approx(parts.contrastive.item() + 16 * parts.distillation.item())
     total.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
+
+
+@pytest.mark.parametrize(("name", "second"), [("softmax-fm-kd", "features"), ("softmax-sigmoid-kd", "sigmoid")])
+def test_two_distillations_add_up_each_with_its_lambda(name: str, second: str) -> None:
+    method = get_method(name, weight=3.0, second_weight=0.5)
+    objective = Objective(method, "sigmoid", width=8, teacher_widths=[8])
+    with torch.no_grad():
+        objective.log_scale.fill_(math.log(7.0))  # of the softmax alone
+    total, parts = objective(STUDENT, STUDENT, [TEACHER])
+    softmax = losses.softmax_kd(replace(STUDENT, scale=7.0, bias=0.0), [TEACHER]).item()
+    if second == "features":
+        other = losses.feature_matching(STUDENT, [TEACHER], project=list(objective.second.project)).item()
+    else:
+        other = losses.sigmoid_kd(replace(STUDENT, scale=10.0, bias=-10.0), [TEACHER]).item()
+    contrastive = losses.sigmoid(STUDENT).item()
+    assert total.item() == pytest.approx(contrastive + 3 * softmax + 0.5 * other)
+    assert parts.distillation.item() == pytest.approx(softmax + 0.5 / 3 * other)
+    total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
+
+
+def test_distillation_alone_trains_the_students_own_scale() -> None:
+    scale = torch.tensor(30.0, requires_grad=True)
+    objective = Objective(get_method("kd-only", weight=4.0), "sigmoid", width=8, teacher_widths=[8])
+    assert not list(objective.parameters())
+    total, parts = objective(replace(STUDENT, scale=scale), STUDENT, [TEACHER])
+    assert total.item() == pytest.approx(4 * losses.softmax_kd(STUDENT, [TEACHER]).item())
+    student = replace(STUDENT, scale=scale)
+    total, parts = objective(student, student, [TEACHER])
+    assert parts.contrastive is None
+    assert total.item() == pytest.approx(4 * losses.softmax_kd(student, [TEACHER]).item())
+    assert parts.like(parts.numbers()) == parts
+    total.backward()
+    assert scale.grad is not None
+    assert scale.grad.abs() > 0
+
+
+def test_drrho_compares_with_the_guide_and_distils_beside_it() -> None:
+    objective = Objective(get_method("drrho-kd"), "sigmoid", width=8, teacher_widths=[8], scale=20.0)
+    guide = embeddings(9, width=5)
+    total, parts = objective(STUDENT, STUDENT, [TEACHER], guide=guide)
+    assert parts.contrastive.item() == pytest.approx(losses.drrho(STUDENT, guide, scale=20.0).item())
+    kd = losses.softmax_kd(replace(STUDENT, scale=10.0, bias=0.0), [TEACHER])
+    assert total.item() == pytest.approx(parts.contrastive.item() + 2 * kd.item())
 
 
 def test_logit_scales_are_kept_at_a_hundred() -> None:

@@ -128,7 +128,8 @@ def test_cached_gradients_are_the_plain_steps(name: str, one: dict[str, Any]) ->
     assert cached_facts["losses"][0] == pytest.approx(facts["losses"][0], rel=1e-6)
     same_tensors(cached, plain)
     for key, gradient in plain.items():
-        assert "logit" not in key or float(gradient.abs().max()) > 0 or "bias" in key
+        if name != "drrho":  # whose scale is constant
+            assert "logit" not in key or float(gradient.abs().max()) > 0 or "bias" in key
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -62,7 +62,7 @@ def frames() -> Iterator[str]:
         frame = frame.f_back
 
 
-@pytest.mark.parametrize("name", ["aced", "rho", "iid"])
+@pytest.mark.parametrize("name", ["aced", "h-acid-independent", "iid"])
 def test_only_those_who_report_read_the_kinds(
     name: str, pool: Scenes, tmp_path: Path, trained: dict[str, Path]
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_selection_that_cannot_be_made_names_the_step(pool: Scenes, tmp_path: 
 # -- precision ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["aced", "fm-kd", "rho", "sigmoid-kd"])
+@pytest.mark.parametrize("name", ["aced", "fm-kd", "h-acid-independent", "sigmoid-kd"])
 def test_bf16_runs_and_agrees_roughly(name: str, pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
     losses = []
     for precision in ("fp32", "bf16"):

@@ -22,7 +22,7 @@ from aced.models import load_tower
 from aced.pool.views import View
 from aced.report import load_run, results_table, write_report
 from aced.report.shared_tasks import on_shared_tasks
-from aced.runs.records import parse_results, results_of
+from aced.runs.run_results import parse_results, results_of
 from aced.runs.standing import read_status
 from aced.runtime.progress import Bars
 from aced.train.best import best_model, keep_best

@@ -35,26 +35,34 @@ class Config(Sections):
         from aced.registry.objectives import LOSSES
 
         try:
-            method = self.row
             LOSSES.find(self.method.loss)
+            method = self.row
         except AcedError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(why_not_value("method.name", self.method.name) or str(error)) from None
         check_together(self, method, self.super_batch)
         return self
 
     @property
     def row(self) -> Method:
-        """The row of the methods table, with the config's own lambda and columns; AcedError where they do not fit."""
+        """The row of the methods table, with the config's own lambdas, columns and loss; else an AcedError."""
         from aced.methods import get_method
 
-        return get_method(self.method.name, weight=self.method.weight, columns=self.method.columns)
+        own = self.method
+        return get_method(
+            own.name, weight=own.weight, second_weight=own.second_weight, columns=own.columns, loss=own.loss
+        )
+
+    @property
+    def loss(self) -> str:
+        """The contrastive loss: that of the method's row, where it brings its own, else `method.loss`."""
+        return self.row.loss or self.method.loss
 
     @property
     def super_batch(self) -> int:
         """B: candidates loaded at each step; b itself for a method that does not choose."""
         from aced.methods import METHODS
 
-        if METHODS[self.method.name].score is None:
+        if not METHODS[self.method.name].chooses:
             return self.train.batch
         return round(self.train.batch / (1 - self.method.filtering_ratio))
 

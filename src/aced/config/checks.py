@@ -17,6 +17,7 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
     """Raise a ValueError for keys that have no meaning beside each other, or a reference that `method` lacks."""
     _check_scoring(config, method)
     _check_teachers(config.teacher)
+    _check_window(config, method)
     if config.run.parallel == "fsdp" and config.train.precision == "fp16":
         raise ValueError("run.parallel = 'fsdp' goes with bf16 or fp32: set train.precision, or run.parallel = 'ddp'.")
     if config.eval.every and (config.data.shards or config.data.source) and not config.eval.tasks:
@@ -25,7 +26,7 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
         raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
     _check_data(config.data, config.reference.cache or config.teacher.cache)
     _check_streams(config.data, super_batch)
-    if config.reference.model or (config.teacher.model and not method.scores_reference):
+    if config.reference.model or (config.teacher.model and not method.uses_reference):
         return
     if method.needs_peer:
         raise ValueError(
@@ -37,6 +38,26 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
             f"Method '{method.name}' needs a reference: set reference.model to a trained model (the `model` folder "
             "of a run, or an open_clip name with reference.checkpoint)."
         )
+
+
+def _check_window(config: Sections, method: Method) -> None:
+    """Raise a ValueError for a part of the run that has no meaning, and for a filter that does not go with the data."""
+    own, name = config.method, f"method '{method.name}'"
+    if own.since >= own.until:
+        raise ValueError(
+            f"method.since = {own.since:g} is not before method.until = {own.until:g}: no step would choose."
+        )
+    if (own.since, own.until) != (0.0, 1.0):
+        if not method.chooses:
+            raise ValueError(f"method.since and method.until have no meaning for {name}, which chooses at no step.")
+        if method.distill_on == "iid":
+            raise ValueError(
+                f"method.since and method.until load one random batch at the other steps and {name} distils on "
+                "another one: leave them out."
+            )
+    if method.filters and (config.data.views > 1 or config.data.weights):
+        which = "views" if config.data.views > 1 else "weights"
+        raise ValueError(f"data.{which} and {name}, which keeps single pairs, do not go together: leave one out.")
 
 
 def _check_teachers(teacher: TeacherSection) -> None:

@@ -24,7 +24,10 @@ KEYS = {
     "scoring.stale": Removed(False, _CHEAPER),
     "scoring.device": Removed("", "it went with scoring.stale, which is gone too: leave it out"),
 }
-VALUES = {"scoring.unseen": {"assume": "scoring.unseen=predict with scoring.refresh loses less"}}
+VALUES = {
+    "scoring.unseen": {"assume": "scoring.unseen=predict with scoring.refresh loses less"},
+    "method.name": {"rho": "it is called h-acid-independent now, and RHO-LOSS as it was published rho-loss"},
+}
 
 
 def why_not_key(key: str) -> str:

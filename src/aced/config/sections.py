@@ -202,6 +202,8 @@ class MethodSection(Section):
     """A row of the methods table; `aced methods` lists them."""
     weight: Annotated[float, Field(ge=0)] | None = None
     """lambda: weight of the distillation loss. Unset: the method's own."""
+    second_weight: Annotated[float, Field(ge=0)] | None = None
+    """lambda of the second distillation loss, for methods that have two. Unset: the method's own."""
     columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
     """m: number of additional pairs from the teacher's cache that softmax distillation compares each batch with.
     Unset: the method's own."""
@@ -210,13 +212,20 @@ class MethodSection(Section):
     pair and dimension). A smaller pool is taken whole; a larger one is sampled from at least 64 tars, anew in each
     epoch."""
     loss: str = "sigmoid"
-    """Contrastive loss, for training and for the scores: `sigmoid`, `softmax`, or one that run.imports
-    registers."""
+    """Contrastive loss, for training and for the scores: `sigmoid`, `softmax`, `drrho`, or one that run.imports
+    registers. Methods that bring their own loss, such as `drrho`, ignore it."""
+    drrho_scale: Annotated[float, Field(gt=0, le=1000)] = 100.0
+    """t: constant logit scale of the `drrho` loss."""
     scope: Literal["global", "quota", "local"] = "global"
     """How several processes select from a super-batch. `global`: all candidates compete. `quota`: each process chooses
     b/W of its own candidates, knowing what all have chosen. `local`: the same, knowing only its own choices."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    """f = 1 - b/B: share of the super-batch that is discarded."""
+    """f = 1 - b/B: share of the super-batch that is discarded; with `clip-filter`, share of the pool."""
+    since: Fraction = 0.0
+    """Share of the run after which selection begins. Before it, batches of the same size are random, and only they
+    are loaded."""
+    until: Fraction = 1.0
+    """Share of the run at which selection ends and random batches begin."""
     chunks: Positive = 16
     """n: number of chunks in which a joint selection draws the batch."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -264,6 +273,9 @@ class TrainSection(Section):
     """AdamW's two betas."""
     weight_decay: Rate = 0.05
     """Weight decay, applied to matrices only."""
+    decay_embeddings: bool = True
+    """Apply weight decay to position and token embeddings too, as open_clip does. `false`: neither they nor the
+    parameters that the model lists in `no_weight_decay()` (such as class tokens) decay, as in timm."""
     lock: Words = []
     """Parts of the student to freeze: `image`, `text`, or names in its state dict (`visual.conv1`,
     `visual.transformer.resblocks.[0-5]`); a name after `!` is trained all the same. Frozen parts run in evaluation

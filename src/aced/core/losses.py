@@ -26,6 +26,7 @@ from aced.core.embeddings import Embeddings
 from aced.core.forms import Sigmoid, SigmoidKD, Softmax, SoftmaxKD
 from aced.core.pairs import mean_over_pairs
 from aced.core.shares import Share, as_share
+from aced.core.shifted import Shifted
 from aced.core.tiles import wide
 
 # Largest tile of logits that is held at once, in elements.
@@ -52,6 +53,33 @@ def softmax(student: Embeddings | Share) -> Tensor:
     """
     share = as_share(student)
     return mean_over_pairs(share, Softmax(share), _tile(share))
+
+
+def drrho(
+    student: Embeddings | Share, reference: Embeddings | Share, *, scale: float = 100.0, eps: float = 1e-4
+) -> Tensor:
+    """DRRho-CLIP's loss, arXiv 2505.06699: CLIP's, with a margin for every negative that the reference names.
+
+    l_i = 1/2 [log(eps + mean over j != i of exp d_ij) + log(eps + mean over j != i of exp d'_ij)] with
+    d_ij = t [(x_i.y_j - x_i.y_i) - (X_i.Y_j - X_i.Y_i)] and d'_ij = t [(x_j.y_i - x_i.y_i) - (X_j.Y_i - X_i.Y_i)].
+
+    Args:
+        student: b pairs, x and y; its logit scale and bias are not used.
+        reference: the same pairs by the reference, X and Y, whose scale and bias are not used either.
+        scale: t, of both.
+        eps: below it a pair's mean hardly counts any more.
+
+    Returns:
+        A float32 scalar, differentiable in the student's embeddings.
+
+    Raises:
+        ValueError: t or eps is not positive, or the models have different numbers of pairs.
+    """
+    if not (scale > 0 and eps > 0):
+        raise ValueError(f"drrho: scale and eps must be positive, got {scale} and {eps}.")
+    share = as_share(student).scaled(scale, 0.0)
+    (guide,) = _teachers(share, reference)
+    return mean_over_pairs(share, Shifted(share, guide.scaled(scale, 0.0), eps), _tile(share))
 
 
 def softmax_kd(

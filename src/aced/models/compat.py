@@ -77,6 +77,9 @@ def import_open_clip() -> ModuleType:
         if _open_clip is None:
             ensure_torchvision()
             module = importlib.import_module("open_clip")
+            from aced.models.joined_trunk import register_joined_trunks
+
+            register_joined_trunks()
             for folder in config_folders():
                 module.add_model_config(folder)
             _open_clip = module

@@ -21,8 +21,8 @@ from aced.methods import METHODS
 from aced.pool.faults import HARMLESS
 from aced.report import load_run, results_table, write_report
 from aced.runs.environment import environment
-from aced.runs.records import embedding_score
 from aced.runs.run_folder import BEST, check_folder
+from aced.runs.run_results import embedding_score
 from aced.runs.trackers.group import check_trackers
 from aced.runtime.descriptors import raise_file_limit
 from aced.runtime.progress import Bars

@@ -39,10 +39,14 @@ def register_method(method: Method) -> Method:
             raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
     if method.strategy not in get_args(Strategy):
         raise AcedError(f"{what} has strategy '{method.strategy}': take one of {', '.join(get_args(Strategy))}.")
-    if method.distill is not None:
-        DISTILLATIONS.find(method.distill)
-        if not 0 < method.weight < math.inf:
-            raise AcedError(f"{what} distils with weight {method.weight}: give a positive one.")
+    if method.loss is not None:
+        LOSSES.find(method.loss)
+    if method.distill is None and (method.second is not None or not method.contrastive):
+        raise AcedError(f"{what} has second='{method.second}' or contrastive=False, and distils nothing: set distill.")
+    for name, weight in method.distillations:
+        DISTILLATIONS.find(name)
+        if not 0 < weight < math.inf:
+            raise AcedError(f"{what} distils with weight {weight}: give a positive one.")
     if method.columns and method.distill != "softmax":
         raise AcedError(f"{what} has columns, which only distillation by softmax compares with: leave them out.")
     METHODS.add(method.name, method, origin)
@@ -72,7 +76,7 @@ def register_score(
 
 
 def register_loss(
-    name: str, *, scores: Loss = "sigmoid", spread: bool = False, about: str = ""
+    name: str, *, scores: Loss = "sigmoid", spread: bool = False, guided: bool = False, about: str = ""
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Add a contrastive loss for `method.loss`; a decorator of its function; see `registry.objectives.Contrastive`.
 
@@ -80,6 +84,7 @@ def register_loss(
         name: of the loss.
         scores: the loss that candidates are scored by, `sigmoid` or `softmax`.
         spread: whether the function takes one process's share of a batch.
+        guided: whether it takes the reference's embeddings of the same pairs as well.
         about: one line for `aced methods`.
 
     Raises:
@@ -90,7 +95,8 @@ def register_loss(
     origin = caller()
 
     def add(function: F) -> F:
-        LOSSES.add(name, Contrastive(about=about, function=function, scores=scores, spread=spread), origin)
+        row = Contrastive(about=about, function=function, scores=scores, spread=spread, guided=guided)
+        LOSSES.add(name, row, origin)
         return function
 
     return add

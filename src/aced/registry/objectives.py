@@ -26,21 +26,26 @@ class Contrastive:
     Attributes:
         about: one line for `aced methods`.
         function: the student's embeddings of the b pairs of a batch to a scalar, a mean over the pairs. It gets an
-            `Embeddings`, or with `spread` a `Share`.
+            `Embeddings`, or with `spread` a `Share`; where the loss is `guided`, the reference's of the same pairs too.
         scores: the loss that candidates are scored by, which has a form for the joint draw; with `sigmoid` a student
             has a logit bias.
         spread: whether it takes one process's share of a batch (`aced.core.shares.Share`) and gives that one's part of
             the loss; else a run with it is of one process.
+        guided: whether it looks at what the reference makes of the same pairs.
+        scaled: whether it has a constant logit scale, its argument `scale`, in place of the student's trained one.
     """
 
     about: str
-    function: Callable[[Any], Tensor]
+    function: Callable[..., Tensor]
     scores: Loss = "sigmoid"
     spread: bool = False
+    guided: bool = False
+    scaled: bool = False
 
-    def of(self, pairs: Share) -> Tensor:
-        """The loss of a batch, or this process's part of it."""
-        return self.function(pairs if self.spread else pairs.own)
+    def of(self, pairs: Share, guide: Share | None = None, **options: Any) -> Tensor:
+        """The loss of a batch, or this process's part of it; `guide` has what the reference makes of the same pairs."""
+        shares = [pairs, guide] if self.guided and guide is not None else [pairs]
+        return self.function(*(share if self.spread else share.own for share in shares), **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,17 @@ LOSSES: Table[Contrastive] = Table(
                 spread=True,
             ),
         ),
+        (
+            "drrho",
+            Contrastive(
+                about="CLIP's, with a margin for every negative by the reference",
+                function=losses.drrho,
+                scores="softmax",
+                spread=True,
+                guided=True,
+                scaled=True,
+            ),
+        ),
     ],
 )
 
@@ -132,11 +148,10 @@ DISTILLATIONS: Table[Distillation] = Table(
 )
 
 
-def check_processes(loss: str, distillation: str | None, processes: int) -> None:
+def check_processes(loss: str, distillations: Sequence[str], processes: int) -> None:
     """Raise an AcedError for a loss that knows whole batches only, where several processes share them."""
     rows = [("loss", loss, LOSSES.find(loss).spread)]
-    if distillation is not None:
-        rows.append(("distillation", distillation, DISTILLATIONS.find(distillation).spread))
+    rows += [("distillation", name, DISTILLATIONS.find(name).spread) for name in distillations]
     for kind, name, spread in rows:
         if processes > 1 and not spread:
             raise AcedError(

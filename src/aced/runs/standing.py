@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from aced.errors import AcedError
 from aced.runs.pace import Invalid, Pace, Totals, invalid, pace
-from aced.runs.records import EvalLine, StepLine, load_results, read_tail
+from aced.runs.record_files import read_tail
+from aced.runs.records import EvalLine, StepLine
 from aced.runs.run_folder import CHECKPOINTS, Holder, holder, is_run, is_scored, read_config
+from aced.runs.run_results import load_results
 
 RunState = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
 UNDER_WAY = {"starting", "running", "scoring"}

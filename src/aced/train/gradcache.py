@@ -37,11 +37,14 @@ class Once:
         self.embedded = Embeddings(*(_leaf(value) for value in _values(self._made)))  # type: ignore[arg-type]
 
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """What was embedded, each with the gradient that `embedded` has collected."""
+        """What was embedded, each with the gradient that `embedded` has collected: zero for what no loss uses.
+
+        Processes that train together wait for a gradient of every parameter.
+        """
         return [
-            (value, leaf.grad)
+            (value, _gradient(leaf))
             for value, leaf in zip(_values(self._made), _values(self.embedded), strict=True)
-            if isinstance(value, Tensor) and isinstance(leaf, Tensor) and value.requires_grad and leaf.grad is not None
+            if isinstance(value, Tensor) and isinstance(leaf, Tensor) and value.requires_grad
         ]
 
 

@@ -14,7 +14,7 @@ from aced.core.columns import column_kd
 from aced.core.embeddings import Embeddings
 from aced.core.shares import Share, as_share
 from aced.methods import Method
-from aced.registry.objectives import DISTILLATIONS, LOSSES
+from aced.registry.objectives import DISTILLATIONS, LOSSES, Distillation
 
 MAX_LOG_SCALE = math.log(100.0)
 
@@ -24,35 +24,44 @@ class LossParts:
     """The losses of one step: scalars without gradient, on the device that computes them.
 
     Of the whole batch, or of several ranks one's part of it.
+
+    Attributes:
+        loss: what is minimised: `contrastive` plus the method's `weight` times `distillation`.
+        contrastive: None for a method without such a loss.
+        distillation: None for a method that distils nothing. Of two distillations the second counts here as much as it
+            does in `loss`.
     """
 
     loss: Tensor
-    contrastive: Tensor
+    contrastive: Tensor | None
     distillation: Tensor | None
 
     def numbers(self) -> list[Tensor]:
         """Those that there are, in order."""
         return [part for part in (self.loss, self.contrastive, self.distillation) if part is not None]
 
-    @staticmethod
-    def of(numbers: Sequence[Tensor]) -> LossParts:
-        """From what `numbers` gave, or the like."""
-        return LossParts(*numbers, *([] if len(numbers) == 3 else [None]))
+    def like(self, numbers: Sequence[Tensor]) -> LossParts:
+        """The same parts with other numbers, in the order in which `numbers` gives them."""
+        left = iter(numbers)
+        contrastive, distillation = self.contrastive is not None, self.distillation is not None
+        return LossParts(next(left), next(left) if contrastive else None, next(left) if distillation else None)
 
 
 class Objective(nn.Module):
-    """Contrastive loss plus the method's distillation loss.
+    """Contrastive loss plus the method's distillation losses.
 
     Distillation may have a logit scale and bias of its own: the scale that fits a sigmoid loss is not the one that fits
-    a softmax over the batch. Feature matching has projections to the teachers' widths, and so has distillation against
-    columns, one for images and one for texts. All of them are trained and thrown away afterwards.
+    a softmax over the batch. Without a contrastive loss it trains the student's. Feature matching has projections to
+    the teachers' widths, and so has distillation against columns, one for images and one for texts. All of them are
+    trained and thrown away afterwards.
 
     Args:
         method: the row of the table.
-        loss: the contrastive loss, a name in `LOSSES`.
+        loss: the contrastive loss, a name in `LOSSES`, of a method that brings none of its own.
         width: of the student's embeddings.
         teacher_widths: of each teacher's.
         teacher_temperature: divides the teacher's logits in softmax distillation.
+        scale: the constant logit scale of a contrastive loss that has one.
         seed: of the projections' initial weights.
     """
 
@@ -64,19 +73,20 @@ class Objective(nn.Module):
         width: int,
         teacher_widths: Sequence[int] = (),
         teacher_temperature: float = 1.0,
+        scale: float = 100.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.method, self.contrastive, self.teacher_temperature = method, LOSSES.find(loss), teacher_temperature
-        self.kind = DISTILLATIONS.find(method.distill) if method.distill is not None else None
-        if self.kind is not None and self.kind.own_scale:
-            self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        if self.kind is not None and self.kind.own_bias:
-            self.bias = nn.Parameter(torch.tensor(-10.0))
+        self.method, self.teacher_temperature = method, teacher_temperature
+        self.contrastive = LOSSES.find(method.loss or loss)
+        self._options = {"scale": scale} if self.contrastive.scaled else {}
+        self.kinds = [DISTILLATIONS.find(name) for name, _ in method.distillations]
+        # What the first distillation learns lies here itself, as in checkpoints of before there was a second.
+        self.second = nn.Module() if len(self.kinds) > 1 else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if self.kind is not None and self.kind.projects:
-                self.project = _projections(width, teacher_widths)
+            for kind, home in zip(self.kinds, self._homes, strict=False):
+                _equip(home, kind, width, teacher_widths, scales=method.contrastive)
             if method.columns:
                 self.column_images, self.column_texts = (_projections(width, teacher_widths) for _ in range(2))
                 self.column_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
@@ -87,6 +97,7 @@ class Objective(nn.Module):
         distilled: Embeddings | Share,
         teachers: Sequence[Embeddings | Share],
         columns: Sequence[Embeddings] = (),
+        guide: Embeddings | Share | None = None,
     ) -> tuple[Tensor, LossParts]:
         """The loss of one step.
 
@@ -95,35 +106,51 @@ class Objective(nn.Module):
             distilled: the student's embeddings of B_kd; not used where the method distils nothing.
             teachers: the teachers' embeddings of B_kd.
             columns: the teachers' embeddings of further pairs; none where the method has no columns.
+            guide: the reference's embeddings of B_ce, for a contrastive loss that looks at them.
 
         Returns:
             The loss to go backward from, and its parts; of several ranks what this one has of both.
         """
-        contrastive = as_share(contrastive)
-        base = self.contrastive.of(contrastive)
-        if self.kind is None:
-            return base, LossParts.of([base.detach()] * 2)
-        kd = self._distillation(distilled, teachers)
+        base = None
+        if self.method.contrastive:
+            base = self.contrastive.of(
+                as_share(contrastive), None if guide is None else as_share(guide), **self._options
+            )
+        if not self.kinds:
+            assert base is not None  # a method without it distils
+            return base, LossParts(base.detach(), base.detach(), None)
+        kd = self._distilled(distilled, teachers)
         if self.method.columns:
             kd = kd + self._against_columns(distilled, teachers, columns)
-        total = base + self.method.weight * kd
-        return total, LossParts.of([value.detach() for value in (total, base, kd)])
+        total = self.method.weight * kd if base is None else base + self.method.weight * kd
+        return total, LossParts(total.detach(), None if base is None else base.detach(), kd.detach())
 
     @property
     def compares(self) -> bool:
         """Whether the teachers' embeddings of all pairs are compared with one another, not only pair by pair."""
-        return self.kind is not None and self.kind.compares
+        return any(kind.compares for kind in self.kinds)
 
-    def _distillation(self, distilled: Embeddings | Share, teachers: Sequence[Embeddings | Share]) -> Tensor:
-        kind, student = self.kind, as_share(distilled)
-        assert kind is not None
+    @property
+    def _homes(self) -> list[nn.Module]:
+        """Where lies what each distillation learns."""
+        return [self] if self.second is None else [self, self.second]
+
+    def _distilled(self, distilled: Embeddings | Share, teachers: Sequence[Embeddings | Share]) -> Tensor:
+        """Both distillations, in units of the first one's lambda."""
+        student, shares = as_share(distilled), [as_share(teacher) for teacher in teachers]
+        first, *more = [
+            self._distillation(kind, home, student, shares) for kind, home in zip(self.kinds, self._homes, strict=True)
+        ]
+        return sum((self.method.second_weight / self.method.weight * kd for kd in more), first)
+
+    def _distillation(self, kind: Distillation, home: Any, student: Share, teachers: Sequence[Share]) -> Tensor:
         options: dict[str, Any] = {"teacher_temperature": self.teacher_temperature} if kind.tempered else {}
         if kind.projects:
-            options["project"] = list(self.project)
-        if kind.own_scale or kind.own_bias:
-            scale = self.log_scale.exp() if kind.own_scale else student.own.scale
-            student = student.scaled(scale, self.bias if kind.own_bias else 0.0)
-        return kind.of(student, [as_share(teacher) for teacher in teachers], **options)
+            options["project"] = list(home.project)
+        if self.method.contrastive and (kind.own_scale or kind.own_bias):
+            scale = home.log_scale.exp() if kind.own_scale else student.own.scale
+            student = student.scaled(scale, home.bias if kind.own_bias else 0.0)
+        return kind.of(student, teachers, **options)
 
     def _against_columns(
         self, student: Embeddings | Share, teachers: Sequence[Embeddings | Share], columns: Sequence[Embeddings]
@@ -147,10 +174,20 @@ class Objective(nn.Module):
     @torch.no_grad()
     def clamp(self, model: nn.Module) -> None:
         """Keep the logit scales, the model's and distillation's own, at 100 at most, as CLIP does."""
-        own = [getattr(self, name, None) for name in ("log_scale", "column_log_scale")]
+        own = [getattr(home, name, None) for home in self._homes for name in ("log_scale", "column_log_scale")]
         for parameter in (getattr(model, "logit_scale", None), *own):
             if parameter is not None:
                 parameter.clamp_(max=MAX_LOG_SCALE)
+
+
+def _equip(home: nn.Module, kind: Distillation, width: int, teacher_widths: Sequence[int], *, scales: bool) -> None:
+    """Give a module what a distillation learns; `scales`: a logit scale and bias too."""
+    if scales and kind.own_scale:
+        home.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+    if scales and kind.own_bias:
+        home.bias = nn.Parameter(torch.tensor(-10.0))
+    if kind.projects:
+        home.project = _projections(width, teacher_widths)
 
 
 def _projections(width: int, widths: Sequence[int]) -> nn.ModuleList:

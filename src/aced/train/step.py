@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -145,10 +145,11 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         teachers = _teach(t, taken[-1], pool.counts_of(deals[-1]))
         t.student.train()
         shares = [_train_embed(t, pool, *pair) for pair in zip(deals, taken, strict=True)]
-        t.replica.join(teachers if t.objective.compares else ())
-        loss, parts = t.objective(shares[0], shares[-1], teachers, _further(t, len(dealt.rows)))
+        guide = _guide(t, taken[0], teachers if deals[-1] is dealt else (), pool.counts_of(dealt))
+        t.replica.join(_compared(t, teachers, guide))
+        loss, parts = t.objective(shares[0], shares[-1], teachers, _further(t, len(dealt.rows)), guide)
         t.optimizer.zero_grad(set_to_none=True)
-        parts = LossParts.of(t.replica.backward(loss, parts.numbers()))
+        parts = parts.like(t.replica.backward(loss, parts.numbers()))
         norm = t.replica.clip(t.optimizer, cfg.clip)
         verdict = t.replica.judge(parts.loss, norm, choice.finite)
         t.guard.note(t.step + 1, parts.loss, norm, verdict)
@@ -188,8 +189,8 @@ def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
 
 
 def _known(t: Trainer) -> bool:
-    """Whether the reference's embeddings of what is trained on are wanted again: to distil, or to learn to guess."""
-    return t.reference in t.teachers or (t.memory is not None and t.memory.guess is not None)
+    """Whether the reference's embeddings of what is trained on are wanted again: by a loss, or to learn to guess."""
+    return t.reference in t.teachers or t.method.guided or (t.memory is not None and t.memory.guess is not None)
 
 
 def _teach(t: Trainer, taken: Taken, counts: list[int]) -> list[Share]:
@@ -204,6 +205,26 @@ def _teach(t: Trainer, taken: Taken, counts: list[int]) -> list[Share]:
         )
         for p in t.teachers
     ]
+
+
+def _guide(t: Trainer, taken: Taken, teachers: Sequence[Share], counts: list[int]) -> Share | None:
+    """The reference's embeddings of this process's share of B_ce, where the contrastive loss looks at them.
+
+    `teachers` has what the teachers made of the same pairs: a reference that teaches too has embedded them already.
+    """
+    if not t.method.guided:
+        return None
+    assert t.reference is not None  # there is one wherever a loss looks at it
+    if t.reference in t.teachers and teachers:
+        return teachers[t.teachers.index(t.reference)]
+    known = taken.known if taken.known is not None else t.reference.embed(taken.batch, t.ledger, "reference")
+    return t.world.share(known, counts)
+
+
+def _compared(t: Trainer, teachers: Sequence[Share], guide: Share | None) -> list[Share]:
+    """What frozen models made of the batch that losses compare with one another, each once."""
+    compared = list(teachers) if t.objective.compares else []
+    return compared if guide is None or any(guide is one for one in compared) else [*compared, guide]
 
 
 def _further(t: Trainer, pairs: int) -> list[Embeddings]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from aced.cache.caches import Cache
 from aced.cache.costs import LiveUse, embedding_cost, live_cost
-from aced.cache.job import EmbedJob
+from aced.cache.embed_options import EmbedOptions, embed_command
 from aced.cache.making import EmbeddingTower, EmbedSettings
 from aced.cache.sidecar import parts_of
 from aced.cache.store import Store, embed_missing, look, others_there, surveyed
@@ -104,10 +104,17 @@ def _how_to_cache(name: str, config: Config) -> str:
         return "not possible while data.caption_choice = 'random'."
     if not data.shards:
         return f"{key}.cache={_CACHE}"
-    same = ("caption", "caption_choice", "decoding", "bad_tars", "spool_dir", "spool_gb")
+    same = ("caption", "caption_choice", "decoding", "bad_tars", "spool_dir", "spool_gb", "views")
     options = {name: getattr(data, name) for name in same}
-    job = EmbedJob(section.model, section.checkpoint, _CACHE, cache_settings(config), **options)
-    return f"`{job.command(data.shards)}`, then {key}.cache={_CACHE}"
+    asked = EmbedOptions(
+        section.model,
+        data.shards,
+        _CACHE,
+        checkpoint=section.checkpoint,
+        dtype=config.reference.cache_dtype,
+        **options,
+    )
+    return f"`{embed_command(asked)}`, then {key}.cache={_CACHE}"
 
 
 def embedding_cost_of(providers: Sequence[Provider | None]) -> dict[str, float] | None:

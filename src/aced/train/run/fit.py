@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
 from aced.registry.objectives import check_processes
 from aced.runs.ledger import Ledger
+from aced.runs.lines import trim_lines
 from aced.runs.pace import Recent, Totals, pace_text
 from aced.runs.run_folder import CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.runs.trackers.group import tracking
@@ -44,8 +46,9 @@ from aced.train.run.ordering import make_run_order, recorded
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
 from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
+from aced.train.scoring.filtering import filtered
 from aced.train.step import Trainer
-from aced.train.watch import Metrics, trim_lines
+from aced.train.watch import Metrics
 
 
 def fit(
@@ -132,13 +135,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     """Objective, optimiser, generator and ledger around a student, which the processes of `world` train together."""
     world = world or World()
     method = config.row
-    check_processes(config.method.loss, method.distill, world.size)
+    check_processes(config.loss, [name for name, _ in method.distillations], world.size)
     objective = Objective(
         method,
-        config.method.loss,
+        config.loss,
         width=student.width,
         teacher_widths=[p.width for p in inputs.teachers],
         teacher_temperature=config.method.teacher_temperature,
+        scale=config.method.drrho_scale,
         seed=config.run.seed,
     ).to(student.device)
     train, precision = config.train, precision_of(config)
@@ -157,8 +161,12 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     if train.compile:
         compile_towers(student)
     settings = settings_of(config, precision)
-    reference = inputs.reference if method.scores_reference else None
+    reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
+    ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
+    if method.filters:  # it has looked at the reference's embeddings, and no step does
+        plan = replace(plan, kept=filtered(reference, config.method.filtering_ratio, ledger))
+        reference = None
     return Trainer(
         world=world,
         student=student,
@@ -167,13 +175,13 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=optimizer_of([student, objective], config),
         method=method,
         settings=settings,
-        plan=make_plan(config, settings, student, reference, world),
+        plan=plan,
         memory=make_memory(config, student, reference, world),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         further=_further(config, inputs.teachers),
         generator=torch.Generator().manual_seed(config.run.seed),
-        ledger=Ledger(clock=clock_of(student.device)),
+        ledger=ledger,
         faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
         guard=Guard(behind=1 if student.device.type == "cuda" else 0),
         marks=_marks(inputs),
@@ -184,7 +192,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
 def optimizer_of(modules: Sequence[torch.nn.Module], config: Config) -> torch.optim.AdamW:
     """The optimiser of a run, over what is trained of some modules."""
     t = config.train
-    return make_optimizer(modules, lr=t.lr, betas=t.betas, weight_decay=t.weight_decay, scale_lr=t.scale_lr)
+    return make_optimizer(
+        modules,
+        lr=t.lr,
+        betas=t.betas,
+        weight_decay=t.weight_decay,
+        scale_lr=t.scale_lr,
+        decay_embeddings=t.decay_embeddings,
+    )
 
 
 def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:

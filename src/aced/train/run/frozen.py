@@ -8,7 +8,7 @@ from aced.config.sections import FrozenSection
 
 def frozen_models(config: Config) -> list[str]:
     """The names of the frozen models of a run, each once: `reference` and what `teachers_of` names."""
-    reference = ["reference"] if config.row.scores_reference else []
+    reference = ["reference"] if config.row.uses_reference else []
     return list(dict.fromkeys([*reference, *teachers_of(config)]))
 
 
@@ -18,7 +18,7 @@ def teachers_of(config: Config) -> list[str]:
         return []
     sections = config.teacher.each
     names = ["teacher"] if len(sections) == 1 else [f"teacher {number}" for number in range(1, len(sections) + 1)]
-    if not config.row.scores_reference:
+    if not config.row.uses_reference:
         return names or ["reference"]
     # One that is the reference as well is asked once for both.
     own = config.reference.model, config.reference.checkpoint, config.reference.cache

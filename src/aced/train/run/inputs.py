@@ -116,7 +116,7 @@ def make_inputs(
     return Inputs(
         source=ManyViews(source) if config.data.views > 1 else source,
         tasks=tasks,
-        reference=providers.get("reference") if method.scores_reference else None,
+        reference=providers.get("reference") if method.uses_reference else None,
         teachers=[providers[name] for name in teachers_of(config)],
         order=order,
     )
@@ -170,7 +170,7 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     """The marks of the frozen models, as soon as they are loaded."""
     method, identities = config.row, {name: tower.identity() for name, tower in towers.items()}
     marks = {name: ModelMarks(of["contents"], of["architecture"]) for name, of in identities.items()}
-    reference = marks["reference"] if method.scores_reference else None
+    reference = marks["reference"] if method.uses_reference else None
     return model_marks(reference, [marks[name] for name in teachers_of(config)])
 
 

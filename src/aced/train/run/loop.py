@@ -16,9 +16,11 @@ from aced.errors import AcedError
 from aced.files.remote import is_address
 from aced.pool.fetch.fetching import Fetcher, fetcher_of
 from aced.pool.fetch.streamed import streams
+from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.source import Candidates, Source
 from aced.runs.ledger import Ledger
+from aced.runs.lines import trim_lines
 from aced.runs.run_folder import CHECKPOINTS
 from aced.runtime.stopping import Stopped, deferred
 from aced.train.distributed import World
@@ -32,7 +34,7 @@ from aced.train.run.leaving import GO_ON, LastStep, leaving_a_checkpoint
 from aced.train.run.ordering import RunOrder, make_run_order
 from aced.train.run.run_scores import evaluate
 from aced.train.step import Outcome, Trainer, train_step
-from aced.train.watch import Metrics, trim_lines
+from aced.train.watch import Metrics
 from aced.train.wishes import Wishes
 
 OnStep = Callable[[int, str], None]
@@ -218,17 +220,12 @@ def batches_of(
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
     _check_early(config, source, trainer, loading.workers)
     batches = feed(
-        source,
+        Fill(source, list(dict.fromkeys(views)), columns),
         trainer.plan.order(order.samples, steps.stop, loading),
-        list(dict.fromkeys(views)),
-        start=steps.start,
-        stop=steps.stop,
-        workers=loading.workers,
-        columns=columns,
+        steps,
+        loading,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
-        patience=loading.patience,
-        start_method=loading.start,
         fetcher=fetcher,
     )
     return batches if fetcher is None else _waited(batches, fetcher, trainer)

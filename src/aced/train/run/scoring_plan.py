@@ -17,6 +17,7 @@ from aced.train.scoring.choosing import ChoicePlan
 from aced.train.scoring.early import Early
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.unseen import Guess
+from aced.train.scoring.window import Window
 from aced.train.settings import StepSettings
 
 
@@ -33,13 +34,17 @@ def make_plan(
     if method.score is None:
         return ChoicePlan()
     side = side_of(config, student)
+    own, train = config.method, config.train
+    window = None
+    if (own.since, own.until) != (0.0, 1.0):
+        window = Window.of(own.since, own.until, train.steps, train.batch, world.size)
     cascade = method.scores_student and section.cascade < 1
     sieve = Sieve(kept_by_reference(config), settings, method, config.run.seed, world)
     if not section.early:
-        return ChoicePlan(method.score, sieve=sieve if cascade else None, side=side)
+        return ChoicePlan(method.score, sieve=sieve if cascade else None, side=side, window=window)
     again = cascade or method.distill is not None
     early = Early(sieve, _cached(reference), config.super_batch, again)
-    return ChoicePlan(method.score if cascade else None, early, side=side)
+    return ChoicePlan(method.score if cascade else None, early, side=side, window=window)
 
 
 def side_of(config: Config, student: Tower) -> int | None:
@@ -112,7 +117,7 @@ def settings_of(config: Config, precision: Precision) -> StepSettings:
         batch=train.batch,
         super_batch=config.super_batch,
         steps=train.steps,
-        loss=LOSSES.find(method.loss).scores,
+        loss=LOSSES.find(config.loss).scores,
         chunks=method.chunks,
         temperature=method.temperature,
         lr=train.lr,

@@ -48,7 +48,7 @@ def make_student(config: Config, resumed: Path | None = None, progress: FileProg
     first = None
     if resumed is not None and (resumed / "model" / TOWER_FILE).is_file():
         recipe = _as_before(recipe, saved_recipe(resumed / "model"))
-    elif LOSSES.find(config.method.loss).scores == "sigmoid":
+    elif LOSSES.find(config.loss).scores == "sigmoid":
         first = SIGLIP | {key: recipe.config[key] for key in SIGLIP if recipe.config.get(key) is not None}
         recipe = recipe if recipe.trained else _with_bias(recipe)
     tower = load_recipe(recipe, device_of(config), config.run.seed, progress, first)

@@ -15,10 +15,12 @@ from aced.pool.source import Candidates
 from aced.train.scoring.cascade import Sieve
 from aced.train.scoring.draw import draw
 from aced.train.scoring.early import Early
+from aced.train.scoring.filtering import FilteredOrder
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.own_share import each_kept, own_part
 from aced.train.scoring.student_embeddings import embed, recall
+from aced.train.scoring.window import Window, WindowedOrder
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,32 @@ class ChoicePlan:
         early: thins each super-batch before it is loaded; None loads all of it.
         sieve: keeps a part of what was loaded, and the student scores no more than that; None keeps all of it.
         side: side in pixels to which images are reduced for the student to score; None for its own.
+        kept: `[m]` positions that a filter has left of the pool, before training; None without one.
+        window: the steps that choose; None: all of them.
     """
 
     score: Score | None = None
     early: Early | None = None
     sieve: Sieve | None = None
     side: int | None = None
+    kept: Tensor | None = None
+    window: Window | None = None
 
     def order(self, order: Orders, stop: int, loading: Loading) -> Orders:
-        """The order in which candidates are loaded before step `stop`, of the one in which super-batches are drawn."""
-        return order if self.early is None else self.early.order(order, stop, loading)
+        """The order in which candidates are loaded before step `stop`, of the one in which super-batches are drawn.
+
+        Raises:
+            AcedError: a filter does not go with the order, or leaves less than a batch.
+        """
+        if self.kept is not None:
+            return FilteredOrder(order, self.kept)
+        end = stop if self.window is None else min(stop, self.window.end)
+        inside = order if self.early is None else self.early.order(order, end, loading)
+        return inside if self.window is None else WindowedOrder(order, inside, self.window)
+
+    def chooses(self, step: int) -> bool:
+        """Whether step number `step` (from 0) chooses, and does not take candidates as they come."""
+        return self.window is None or self.window.holds(step)
 
 
 @dataclass(frozen=True)
@@ -70,9 +88,10 @@ def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: 
         candidates: this process's; the others' are with them, and the rows are of all.
         at: the step.
     """
-    if plan.early is not None:
+    chooses = plan.chooses(at.step)
+    if chooses and plan.early is not None:
         plan.early.count(at.ledger, len(candidates))
-    if plan.score is None:
+    if not chooses or plan.score is None:
         # Several processes share out what is here, for which they must know it.
         device = candidates.indices.device if at.world.size == 1 else None
         return StepChoice(torch.arange(min(at.settings.batch, sum(at.counts)), device=device))

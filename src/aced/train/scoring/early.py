@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.order import Orders
 from aced.pool.orders.plan import Plans
@@ -114,16 +115,11 @@ class SievedOrder(Orders):
         """What the cache has of this process's part of the super-batches from a step on."""
         world, loading = self._sieve.world, self._loading
         return feed(
-            _Unread(self.n),
+            Fill(_Unread(self.n), [], self._reference.columns),
             self._order,
-            [],
-            start=step,
-            stop=self._stop,
-            workers=-(-loading.workers // 4),
-            columns=self._reference.columns,
+            range(step, self._stop),
+            loading._replace(workers=-(-loading.workers // 4)),
             part=(world.rank, world.size),
-            patience=loading.patience,
-            start_method=loading.start,
         )
 
 

@@ -1,0 +1,92 @@
+"""The filter of a pool: once, before training, what the reference takes for a right pair; then random batches of it.
+
+Source: DataComp's CLIP filter (arXiv 2304.14108) and data filtering networks (arXiv 2309.17425).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aced.cache.store import Store
+from aced.errors import AcedError
+from aced.pool.orders.order import Order, Orders
+from aced.runs.ledger import Ledger
+from aced.train.providers import Cached, Provider
+
+_AT_ONCE = 1 << 16
+"""Pairs whose embeddings are looked up at once."""
+
+
+def similarities(store: Store) -> Tensor:
+    """`[n]` float32 similarity x.y of each pair's image and text; minus infinity for one without embeddings.
+
+    Raises:
+        AcedError: a side-car that was there cannot be read any more.
+    """
+    parts = []
+    with store.lent() as lent:
+        for positions in torch.arange(len(store)).split(_AT_ONCE):
+            found, valid = lent.found(positions)
+            parts.append((found.image * found.text).sum(1).masked_fill(~valid, -torch.inf))
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def kept_pairs(scores: Tensor, thrown: float) -> Tensor:
+    """`[m]` int64 positions, ascending, of the pairs with the largest scores; of equal ones the first.
+
+    Args:
+        scores: `[n]`; minus infinity for pairs that are never kept.
+        thrown: the share of the others that is thrown away.
+    """
+    usable = int((scores > -torch.inf).sum())
+    best = scores.argsort(descending=True, stable=True)[: round((1 - thrown) * usable)]
+    return best.sort().values
+
+
+def filtered(reference: Provider | None, thrown: float, ledger: Ledger) -> Tensor:
+    """The positions that a run with a filter trains on, counted and timed in its ledger.
+
+    Raises:
+        AcedError: the reference's embeddings are not cached, or a side-car cannot be read any more.
+    """
+    if not isinstance(reference, Cached):
+        raise AcedError(
+            "A filter compares image and text of every pair of the pool before training and so needs the reference's "
+            "cached embeddings: set reference.cache."
+        )
+    with ledger.timed("select"):
+        kept = kept_pairs(similarities(reference.store), thrown)
+    ledger.cached_flops += len(reference.store) * reference.forward_flops
+    return kept
+
+
+class FilteredOrder(Orders):
+    """Super-batches of what was kept alone: epochs are permutations of it.
+
+    Args:
+        order: of the whole pool.
+        kept: `[m]` ascending positions.
+
+    Raises:
+        AcedError: the order is not one of single pairs, or what was kept is less than a batch.
+    """
+
+    def __init__(self, order: Orders, kept: Tensor) -> None:
+        if not isinstance(order, Order):
+            raise AcedError(
+                "A filter leaves pairs of any tar, and data.locality and data.weights order whole tars or sources: set "
+                "data.locality=0 and leave out data.weights."
+            )
+        if len(kept) < order.batch:
+            raise AcedError(
+                f"The filter keeps {len(kept)} of {order.n} pairs, less than a batch of {order.batch}: lower "
+                "method.filtering_ratio."
+            )
+        self._kept, self._order = kept, Order(len(kept), order.batch, order.seed)
+        self.n, self.batch, self.seed = order.n, order.batch, order.seed
+        self.steps_per_epoch = self._order.steps_per_epoch
+
+    def indices(self, step: int) -> Tensor:
+        """As in `Orders`: positions in the whole pool."""
+        return self._kept[self._order.indices(step)]
