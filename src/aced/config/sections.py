@@ -116,6 +116,9 @@ class DataSection(Section):
     kind_field: Annotated[str, FREE] = ""
     """Field of the samples' .json that says how each was spoilt, for reports of what was chosen; empty: it is not
     read."""
+    concept_field: str = "concepts"
+    """Field of the samples' .json that names what is in the picture, a word or a list of words, for rows that choose by
+    concepts (`cabs-dm`, `cabs-fm`); read for these alone."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
     """K: each pair is seen as the whole image or one of K - 1 fixed crops, another one in each epoch."""
     scenes: Literal["pool", "redundant", "curated"] = "pool"

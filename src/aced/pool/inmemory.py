@@ -113,6 +113,11 @@ class InMemory:
             else (),
         )
 
+    def fields_at(self, name: str, positions: Sequence[int]) -> Sequence[object]:
+        """The value of a field of some samples, from the source; None where it has none."""
+        ask = getattr(self._source, "fields_at", None)
+        return [None] * len(positions) if ask is None else ask(name, positions)
+
 
 def decoded_bytes(n: int, views: Sequence[View]) -> int:
     """Bytes of n decoded images in each of some views."""

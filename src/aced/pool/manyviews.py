@@ -116,6 +116,11 @@ class ManyViews:
         ordered = found[back.argsort()]
         return replace(ordered, faults=found.faults, notes=found.notes)
 
+    def fields_at(self, name: str, positions: Sequence[int]) -> Sequence[object]:
+        """The value of a field of some samples, whatever their view; None where the source has none."""
+        ask = getattr(self._source, "fields_at", None)
+        return [None] * len(positions) if ask is None else ask(name, positions)
+
 
 def _cat(parts: Sequence[Tensor], view: View) -> Tensor:
     return torch.cat(list(parts)) if parts else torch.empty(0, 3, view.size, view.size, dtype=torch.uint8)

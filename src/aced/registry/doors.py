@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
+from aced.core.concepts import ByConcepts
 from aced.core.named import Table, caller
 from aced.core.score_models import SCORES, Loss, Scoring, Strategy
 from aced.errors import AcedError
@@ -37,6 +38,10 @@ def register_method(method: Method) -> Method:
         SCORES.find(method.score)
         if SCORES[method.score].within and method.strategy != "joint":
             raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
+    if method.concepts not in (None, *get_args(ByConcepts)):
+        raise AcedError(f"{what} has concepts='{method.concepts}': take one of {', '.join(get_args(ByConcepts))}.")
+    if method.concepts is not None and method.score is not None:
+        raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave one of them out.")
     if method.strategy not in get_args(Strategy):
         raise AcedError(f"{what} has strategy '{method.strategy}': take one of {', '.join(get_args(Strategy))}.")
     if method.loss is not None:

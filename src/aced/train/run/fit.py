@@ -21,6 +21,7 @@ from aced.models import Tower, save_tower
 from aced.models.compat import import_open_clip
 from aced.models.locking import lock
 from aced.models.options import checkpoint_activations, compile_towers
+from aced.pool.concepts import Concepts
 from aced.pool.fetch.streamed import streams
 from aced.pool.loader.filling import with_values
 from aced.pool.source import SOUND_KINDS, Fault, Source
@@ -222,6 +223,8 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     if method.filters:  # it has looked at the reference's embeddings, and no step does
         plan = replace(plan, kept=filtered(reference, config.method.filtering_ratio, ledger))
         reference = None
+    if method.concepts:
+        plan = replace(plan, concepts=Concepts(inputs.source, config.data.concept_field))
     return Trainer(
         world=world,
         student=student,

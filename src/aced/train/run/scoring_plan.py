@@ -29,17 +29,19 @@ def make_plan(
             a cached reference and has none.
     """
     section, method = config.scoring, config.row
-    if method.score is None:
+    if not method.chooses:
         return ChoicePlan()
+    own, train = config.method, config.train
+    window = None
+    if (own.since, own.until) != (0.0, 1.0):
+        window = Window.of(own.since, own.until, train.steps, train.batch, world.size)
+    if method.score is None:
+        return ChoicePlan(window=window)
     side = None
     if method.scores_student and section.resolution and section.unseen == "embed":
         check_side(student, section.resolution)
         side = section.resolution
     # With both models the reference keeps a part for the student; alone it has the choice.
-    own, train = config.method, config.train
-    window = None
-    if (own.since, own.until) != (0.0, 1.0):
-        window = Window.of(own.since, own.until, train.steps, train.batch, world.size)
     cascade = method.scores_student and section.cascade < 1
     kept = max(config.train.batch, round(section.cascade * config.super_batch)) if cascade else config.train.batch
     sieve = Sieve(kept, settings, method, config.run.seed, world)
