@@ -128,7 +128,7 @@ def job(names: list[str], target: Path) -> None:
         models = [word for word in words[name] if word.startswith("reference.")]
         key = (*models, config.row.uses_reference, bool(config.row.distill))
         if key not in made:
-            made[key] = world.in_turn(lambda: make_inputs(config, student, bars))  # noqa: B023 (it is called at once)
+            made[key] = make_inputs(config, student, bars, world=world)
         inputs = made[key]
         trainer = make_trainer(config, inputs, student, world)
         batches = loop.batches_of(trainer, inputs.source, config, range(STEPS))

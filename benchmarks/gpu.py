@@ -211,7 +211,7 @@ def main() -> None:
         args.rows.write_text(json.dumps(PARTS[args.child][0](sizes, device)), encoding="utf-8")
         return
 
-    from aced.train.run.fit import environment
+    from aced.runs.environment import environment
 
     console, results = Console(width=150), {}
     whole, end = sum(PARTS[name][1] for name in args.parts), time.perf_counter() + 60 * args.minutes

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from aced.core import selection
 from aced.core.embeddings import Embeddings
 from aced.core.selection import select
 from aced.models import Tower, load_tower
-from aced.pool.source import Candidates, Column
+from aced.pool.source import Candidates, Column, Source
 from aced.pool.views import View
 from aced.runs.ledger import FlopPhase, Ledger
 from aced.runtime.devices import clock_of
@@ -43,17 +43,19 @@ PHASES = ("load", "score", "select", "train")
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Source):
     """As much of a source as a trainer asks for; candidates come from memory."""
 
     count: int
     name: str = "noise"
     fingerprint: str = "noise"
-    keys: tuple[str, ...] = ()
-    kinds: None = None
 
     def __len__(self) -> int:
         return self.count
+
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        """Nothing is read here."""
+        raise NotImplementedError
 
 
 @dataclass

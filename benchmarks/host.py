@@ -38,6 +38,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aced.pool.source import Candidates, Source
+
 MODEL: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 64, "layers": 1, "width": 64, "patch_size": 32, "head_width": 32},
@@ -49,22 +51,19 @@ SAMPLES = 1 << 16
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-class Noise:
+class Noise(Source):
     """Pairs out of nothing: pixels that cost no decoding, and captions of words that nobody has met."""
 
-    name, fingerprint, kinds, captions_vary = "noise", "noise", None, True
+    name = fingerprint = "noise"
 
     def __init__(self, count: int) -> None:
-        self.keys: Sequence[str] = range(count)  # type: ignore[assignment]
-        self.parts: dict[str, str] = {}
+        self.count = count
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self.count
 
-    def read(self, indices: Sequence[int], views: Sequence[Any], epochs: Sequence[int] | None = None) -> Any:
+    def read(self, indices: Sequence[int], views: Sequence[Any]) -> Any:
         """As in the contract."""
-        from aced.pool.source import Candidates
-
         images = {
             view: torch.zeros(len(indices), 3, view.size, view.size, dtype=torch.uint8).random_() for view in views
         }
@@ -229,6 +228,8 @@ def seconds(candidates: int, steps: int, workers: int) -> dict[str, list[float]]
 
 def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
     """The most bytes under way at a time while batches of 224 px are loaded and thrown away; where they were then."""
+    from aced.pool.loader.filling import Fill
+    from aced.pool.loader.loading import Loading
     from aced.pool.orders.order import Order
     from aced.pool.views import View
     from aced.train.feed import feed
@@ -245,7 +246,7 @@ def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
     watch = threading.Thread(target=look)
     watch.start()
     order, source = Order(SAMPLES, rows, 0), Noise(SAMPLES)
-    for _ in feed(source, order, [View(224)], start=0, stop=batches, workers=workers, columns=_columns()):  # type: ignore[arg-type]
+    for _ in feed(Fill(source, [View(224)], _columns()), order, range(batches), Loading(workers)):  # type: ignore[arg-type]
         time.sleep(1.5)  # a step, in which the processes read on
     over.set()
     watch.join()
@@ -254,7 +255,7 @@ def memory(rows: int, workers: int, batches: int) -> dict[str, float]:
 
 def _columns() -> list[Any]:
     """Token ids, and the rows of a model of 768 dimensions."""
-    from aced.pool.source import Candidates, Column
+    from aced.pool.source import Column
 
     class Constant(Column):
         def load(self, candidates: Candidates) -> Tensor:

@@ -28,7 +28,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aced.cache.making import EmbedSettings, size_text
+from aced.cache.costs import size_text
+from aced.cache.making import EmbedSettings
 from aced.cache.rowcodec import DTYPES
 from aced.cache.store import Store, build_store
 from aced.config import Config, load_config, make_config

@@ -241,7 +241,7 @@ class Counted:
             setattr(os, name, self._around(getattr(os, name)))
         safetensors.torch.save_file = self._half(safetensors.torch.save_file)
         Path.write_bytes = self._half_bytes(Path.write_bytes)  # type: ignore[method-assign]
-        sys.modules["aced.train.watch"].append_line = self._half_line  # type: ignore[attr-defined]
+        sys.modules["aced.runs.lines"].append_line = self._half_line  # type: ignore[attr-defined]
 
     def point(self) -> bool:
         """Count one moment at which a kill could come; whether it is the one."""

@@ -44,19 +44,25 @@ def main() -> None:
 
 def train(run: Path, options: argparse.Namespace) -> None:
     """One decoder; its cache is shared by all, so that the decoder without images is trained once for each seed."""
-    from aced.lab.lit.decoder_training import DecoderSettings
-    from aced.lab.lit.lit_program import LitOptions, lit_program
+    from aced.lab.lab_options import LitOptions
+    from aced.lab.lit.lit_program import lit_program
 
     out = options.out / run.resolve().name
     if (out / "results.json").is_file():
         print(f"{out} is there already.")
         return
     seed = int(found[1]) if (found := re.search(r"-s(\d+)$", run.resolve().name)) else 0
-    settings = DecoderSettings(steps=options.steps)
     chosen = LitOptions(
-        settings=settings, seed=seed, where=options.where, split=options.split, cache=options.out / "cache"
+        str(run),
+        options.data,
+        out,
+        steps=options.steps,
+        seed=seed,
+        where=options.where,
+        split=options.split,
+        cache=options.out / "cache",
     )
-    lit_program(str(run), options.data, out, chosen, Console())
+    lit_program(chosen, Console())
 
 
 def table(out: Path) -> None:

@@ -47,6 +47,8 @@ BATCH = 64
 
 def ours(paths: list[Path], size: int, workers: int, decoding: str) -> Iterator[int]:
     """Numbers of samples in the batches of one epoch."""
+    from aced.pool.loader.filling import Fill
+    from aced.pool.loader.loading import Loading
     from aced.pool.orders.order import Order
     from aced.pool.shards import open_shards
     from aced.pool.views import View
@@ -55,7 +57,7 @@ def ours(paths: list[Path], size: int, workers: int, decoding: str) -> Iterator[
     source = open_shards([str(path) for path in paths], bad_tars="skip", decoding=decoding)
     order = Order(len(source), BATCH, seed=0)
     steps = order.steps_per_epoch
-    return map(len, feed(source, order, [View(size)], start=0, stop=steps, workers=workers))
+    return map(len, feed(Fill(source, [View(size)]), order, range(steps), Loading(workers)))
 
 
 def theirs(paths: list[Path], size: int, workers: int) -> Iterator[int]:

@@ -22,7 +22,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aced.cache.home import Folder, file_state
+from aced.cache.home import Home, file_state
 from aced.cache.making import EmbedSettings
 from aced.cache.sidecar import (
     VERSION,
@@ -45,44 +45,36 @@ from aced.cache.sidecar import (
 )
 from aced.cache.sidecarlist import LIST, SideCarList
 from aced.cache.store import Store, open_store
+from aced.pool.source import Candidates, Keys, Source
+from aced.pool.views import View
 
 D = 64
 IDENTITY = {name: name * 8 for name in ("weights", "preprocessing", "tokenizer", "architecture", "contents", "tower")}
 
 
-class Pool:
+class Pool(Source):
     """A source of tars that are not there."""
 
-    kinds = None
     name = fingerprint = "pool"
 
     def __init__(self, tars: int, rows: int) -> None:
-        self.parts = {f"{tar:05d}.tar": f"txt fast {tar:016x}" for tar in range(tars)}
-        self.part_sizes = [rows] * tars
-        self.keys: Any = Keys(tars, rows)
+        self.parts: Mapping[str, str] = {f"{tar:05d}.tar": f"txt fast {tar:016x}" for tar in range(tars)}
+        self.part_sizes: Sequence[int] = [rows] * tars
+        self.keys: Sequence[str] = Keys(lambda row: f"{row // rows:05d}.tar/{row % rows:06d}", tars * rows)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-
-class Keys:
-    """The keys of a pool, made when they are asked for."""
-
-    def __init__(self, tars: int, rows: int) -> None:
-        self.tars, self.rows = tars, rows
-
-    def __len__(self) -> int:
-        return self.tars * self.rows
-
-    def __getitem__(self, index: int) -> str:
-        return f"{index // self.rows:05d}.tar/{index % self.rows:06d}"
+    def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
+        """There is nothing to read."""
+        raise NotImplementedError
 
 
 def pretend(cache: Path, parts: Sequence[Part], identity: dict[str, str], d: int, dtype: str = "float16") -> None:
     """Side-cars that a start takes for whole: sparse files, and what the list in their folder says of them."""
     folder = tower_folder(cache, identity["tower"])
     folder.mkdir(parents=True, exist_ok=True)
-    listed = SideCarList(Folder(folder))
+    listed = SideCarList(Home(folder))
     info = {"version": VERSION, "tower": "none", "identity": identity, "d": d, "views": 1, "dtype": dtype}
     info |= {"scale": 1.0, "bias": 0.0, "ends": [], "faults": {}, "seconds": 1.0, "flops": 1.0}
     for number, part in enumerate(parts):
@@ -101,13 +93,13 @@ def write(cache: Path, pool: Pool, count: int, d: int = D) -> None:
     generator = torch.Generator().manual_seed(0)
     made: dict[str, Any] = {"tower": "none", "identity": IDENTITY, "scale": 1.0, "bias": 0.0, "faults": {}}
     made |= {"seconds": 1.0, "flops": 1.0}
-    for part in parts_of(pool)[:count]:  # type: ignore[arg-type]
+    for part in parts_of(pool)[:count]:
         path = sidecar_path(cache, IDENTITY["tower"], part)
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
-        writer = SideCarWriter(temporary, path, list(part.keys(pool)), d, 1, "float16")  # type: ignore[arg-type]
+        writer = SideCarWriter(temporary, path, list(part.keys(pool)), d, 1, "float16")
         rows = torch.nn.functional.normalize(torch.randn(len(part), 2, d, generator=generator), dim=-1)
         writer.add(torch.arange(len(part)), rows[:, :1], rows[:, 1])
         writer.finish(part=part.name, mark=part.mark, d=d, views=1, **made)

@@ -28,10 +28,12 @@ from aced.evaluate.tasks import Task
 from aced.files.atomic import write_atomic
 from aced.lab.demo.rows import FULL, ROWS, student_config
 from aced.lab.scenes import make_tasks
+from aced.runs.environment import environment
 from aced.runtime.progress import Bars
 from aced.runtime.threads import set_threads
 from aced.train.run.automatic import device_of
-from aced.train.run.fit import environment, fit, row_of
+from aced.train.run.fit import fit
+from aced.train.run.fitted import row_of
 from aced.train.run.inputs import make_inputs
 from aced.train.run.student import make_student
 

@@ -23,7 +23,8 @@ from aced.report.aggregate import Group, averaged_chances, group_rows
 from aced.report.canvas import css, isolated, new_figure, plain, put_text, set_ticks, to_svg
 from aced.report.charts import Series, Style, accuracy_chart, series_styles
 from aced.report.numbers import duration
-from aced.runs.records import Results, parse_results
+from aced.runs.records import Results
+from aced.runs.run_results import parse_results
 
 WIDTH, MARGIN, HEAD = 960, 16, 40
 BARS, SCATTER, GAP = 500, 380, 20

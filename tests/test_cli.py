@@ -20,6 +20,7 @@ from cli_fakes import Cli
 COMMANDS = (
     "demo",
     "train",
+    "cost",
     "status",
     "index",
     "embed",

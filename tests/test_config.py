@@ -11,6 +11,7 @@ import pytest
 from aced.config import Config, describe_keys, dump_config, load_config, make_config, recipes
 from aced.errors import AcedError
 from aced.methods import METHODS
+from wording import tells
 
 KEYS = {key: (default, meaning) for key, default, meaning in describe_keys()}
 
@@ -89,57 +90,57 @@ ACED: dict[str, Any] = {"method": {"name": "aced"}, "reference": {"model": "x"}}
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"train": {"stepz": 1}}, "There is no key 'train.stepz'. Did you mean 'steps'?"),
-        ({"trian": {"steps": 1}}, "There is no key 'trian'. Did you mean 'train'?"),
-        ({"method": {"name": "h-acd"}}, "There is no method 'h-acd'. Did you mean 'h-acid'?"),
-        ({"method": {"filtering_ratio": 1.0}}, "method.filtering_ratio = 1.0 is not allowed: input should be less"),
-        ({"method": {"filtering_ratio": -0.1}}, "method.filtering_ratio = -0.1 is not allowed"),
-        ({"method": {"name": "iid", "weight": 2.0}}, "Method 'iid' distils nothing"),
+        ({"train": {"stepz": 1}}, "'train.stepz' … 'steps'"),
+        ({"trian": {"steps": 1}}, "'trian' … 'train'"),
+        ({"method": {"name": "h-acd"}}, "'h-acd' … 'h-acid'"),
+        ({"method": {"filtering_ratio": 1.0}}, "method.filtering_ratio = 1.0"),
+        ({"method": {"filtering_ratio": -0.1}}, "method.filtering_ratio = -0.1"),
+        ({"method": {"name": "iid", "weight": 2.0}}, "'iid'"),
         ({"method": {"name": "aced"}, "reference": {"model": "x"}}, ""),
-        ({"method": {"name": "aced"}}, "Method 'aced' needs a reference: set reference.model"),
-        ({"method": {"name": "aced"}, "teacher": {"model": "x"}}, "Method 'aced' needs a reference"),
+        ({"method": {"name": "aced"}}, "'aced' … reference.model"),
+        ({"method": {"name": "aced"}, "teacher": {"model": "x"}}, "'aced' … reference"),
         ({"method": {"name": "softmax-kd"}, "teacher": {"model": "x"}}, ""),
-        ({"method": {"name": "softmax-kd"}}, "Method 'softmax-kd' needs a reference"),
-        ({"method": {"name": "jest"}}, "Method 'jest' needs a reference of the student's own size"),
-        ({"train": {"steps": 0}}, "train.steps = 0 is not allowed"),
-        ({"train": {"lr": "fast"}}, "train.lr = 'fast' is not allowed: input should be a valid number"),
-        ({"train": {"lr": float("nan")}}, "train.lr = nan is not allowed"),
-        ({"train": {"betas": [0.9, 1.0]}}, "train.betas.1 = 1.0 is not allowed"),
-        ({"train": {"clip": 0}}, "train.clip = 0 is not allowed"),
-        ({"train": 3}, "train = 3 is not allowed: a table is needed, [train]."),
-        ({"run": {"seed": -1}}, "run.seed = -1 is not allowed"),
+        ({"method": {"name": "softmax-kd"}}, "'softmax-kd' … reference"),
+        ({"method": {"name": "jest"}}, "'jest' … reference"),
+        ({"train": {"steps": 0}}, "train.steps = 0"),
+        ({"train": {"lr": "fast"}}, "train.lr = 'fast'"),
+        ({"train": {"lr": float("nan")}}, "train.lr = nan"),
+        ({"train": {"betas": [0.9, 1.0]}}, "train.betas.1 = 1.0"),
+        ({"train": {"clip": 0}}, "train.clip = 0"),
+        ({"train": 3}, "train = 3"),
+        ({"run": {"seed": -1}}, "run.seed = -1"),
         (
             {"data": {"bad_tars": "ignore"}},
-            "data.bad_tars = 'ignore' is not allowed: input should be 'stop' or 'skip'.",
+            "data.bad_tars = 'ignore' … 'stop' … 'skip'",
         ),
-        ({"scoring": {"stale": True}}, "'scoring.stale' was removed: scoring.cascade and scoring.reuse"),
-        ({"scoring": {"every": 4}}, "'scoring.every' was removed: scoring.cascade and scoring.reuse"),
+        ({"scoring": {"stale": True}}, "'scoring.stale' … scoring.cascade … scoring.reuse"),
+        ({"scoring": {"every": 4}}, "'scoring.every' … scoring.cascade … scoring.reuse"),
         ({"scoring": {"every": 1, "stale": False, "device": ""}}, ""),
-        ({"scoring": {"device": "cpu"}}, "'scoring.device' was removed"),
-        ({"scoring": {"unseen": "assume"}}, "scoring.unseen = 'assume' was removed: scoring.unseen=predict"),
-        ({"method": {"name": "rho"}}, "method.name = 'rho' was removed: it is called h-acid-independent now"),
-        ({"scoring": {"unseen": "guess"}}, "scoring.unseen = 'guess' is not allowed: input should be 'embed' or"),
-        ({"data": {"max_bad_share": 2}}, "data.max_bad_share = 2 is not allowed"),
-        ({"data": {"workers": -1}}, "data.workers = -1 is not allowed: input should be a whole number, 0 or more, or"),
-        ({"data": {"workers": "many"}}, "data.workers = 'many' is not allowed"),
+        ({"scoring": {"device": "cpu"}}, "'scoring.device'"),
+        ({"scoring": {"unseen": "assume"}}, "scoring.unseen = 'assume' … scoring.unseen=predict"),
+        ({"method": {"name": "rho"}}, "method.name = 'rho' … h-acid-independent"),
+        ({"scoring": {"unseen": "guess"}}, "scoring.unseen = 'guess' … 'embed'"),
+        ({"data": {"max_bad_share": 2}}, "data.max_bad_share = 2"),
+        ({"data": {"workers": -1}}, "data.workers = -1"),
+        ({"data": {"workers": "many"}}, "data.workers = 'many'"),
         (
             {"data": {"in_memory": "maybe"}},
-            "data.in_memory = 'maybe' is not allowed: input should be true, false",
+            "data.in_memory = 'maybe' … true, false",
         ),
-        ({"train": {"tf32": 0.5}}, "train.tf32 = 0.5 is not allowed"),
-        ({"train": {"precision": "half"}}, "train.precision = 'half' is not allowed"),
-        ({"eval": {"split": "tset"}}, "eval.split = 'tset' is not allowed"),
-        ({"data": {"shards": ["p"]}, "eval": {"every": 5}}, "eval.every needs tasks to evaluate on"),
-        ({"data": {"shards": ["p"], "weights": [1.0], "views": 2}}, "data.views and data.weights do not go together"),
-        ({**ACED, "scoring": {"reuse": 4}, "data": {"views": 2}}, "and data.views changes them in every epoch"),
-        ({**ACED, "scoring": {"cascade": 0.4, "early": True}, "data": {"views": 2}}, "scoring.early and data.views"),
+        ({"train": {"tf32": 0.5}}, "train.tf32 = 0.5"),
+        ({"train": {"precision": "half"}}, "train.precision = 'half'"),
+        ({"eval": {"split": "tset"}}, "eval.split = 'tset'"),
+        ({"data": {"shards": ["p"]}, "eval": {"every": 5}}, "eval.every"),
+        ({"data": {"shards": ["p"], "weights": [1.0], "views": 2}}, "data.views … data.weights"),
+        ({**ACED, "scoring": {"reuse": 4}, "data": {"views": 2}}, "data.views"),
+        ({**ACED, "scoring": {"cascade": 0.4, "early": True}, "data": {"views": 2}}, "scoring.early … data.views"),
         (
             {**ACED, "method": {"name": "aced-iidistill"}, "scoring": {"cascade": 0.4, "early": True}},
-            "method 'aced-iidistill' distils on a random batch",
+            "'aced-iidistill'",
         ),
         (
             {**ACED, "scoring": {"resolution": 16, "coarse_share": 0.1}, "train": {"batch": 8}},
-            "scoring.coarse_share of train.batch pairs is less than one",
+            "scoring.coarse_share … train.batch",
         ),
     ],
 )
@@ -152,19 +153,19 @@ def test_a_wrong_value_is_one_sentence(values: dict[str, Any], sentence: str) ->
         make_config(values, "my.toml")
     told = str(caught.value)
     assert told.startswith("my.toml: ")
-    assert sentence in told
+    assert tells(told, sentence)
     assert told[-1] in ".?"
     assert not told.endswith(("..", "?."))
 
 
 def test_every_problem_is_told() -> None:
-    with pytest.raises(AcedError, match=r"train\.steps = 0 .*There is no key 'train\.bath'\. Did you mean 'batch'\?"):
+    with pytest.raises(AcedError, match=r"train\.steps = 0.*'train\.bath'.*'batch'"):
         make_config({"train": {"steps": 0, "bath": 3}})
 
 
 @pytest.mark.parametrize("override", ["steps=3", "train.steps", "train.=3", ".steps=3", "train.lr.peak=3", "=", ""])
 def test_an_override_of_another_form_is_told(override: str) -> None:
-    with pytest.raises(AcedError, match=r"write section\.key=value, for example train\.steps=100"):
+    with pytest.raises(AcedError, match=r"section\.key=value.*train\.steps=100"):
         load_config("scenes", [override])
 
 

@@ -10,6 +10,7 @@ from aced.core.score_models import SCORES, Strategy
 from aced.errors import AcedError, nearest
 from aced.methods import METHODS, Method, get_method
 from aced.registry.objectives import DISTILLATIONS, LOSSES
+from wording import tells
 
 EVERY = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -97,21 +98,21 @@ def test_another_weight_is_a_copy() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("acid", "There is no method 'acid'. Did you mean '"),
-        ("softmaxkd", "Did you mean 'softmax-kd'?"),
-        ("ACED", "There is no method 'ACED'. Did you mean 'aced'?"),
-        ("H_ACID", "Did you mean 'h-acid'?"),
-        ("zzz", "There is no method 'zzz'. Known: aced, aced-iidistill, "),
+        ("acid", "'acid' … 'i-acid'"),
+        ("softmaxkd", "'softmax-kd'"),
+        ("ACED", "'ACED' … 'aced'"),
+        ("H_ACID", "'h-acid'"),
+        ("zzz", "'zzz'"),
     ],
 )
 def test_an_unknown_name_names_the_nearest(name: str, message: str) -> None:
     with pytest.raises(AcedError) as error:
         get_method(name)
-    assert message in str(error.value)
+    assert tells(str(error.value), message)
 
 
 def test_a_weight_for_a_method_that_distils_nothing() -> None:
-    with pytest.raises(AcedError, match="'h-acid' distils nothing"):
+    with pytest.raises(AcedError, match="'h-acid'"):
         get_method("h-acid", weight=1.0)
 
 
@@ -133,7 +134,7 @@ def test_a_loss_that_looks_at_the_reference_makes_any_method_need_one() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_that_means_nothing(weight: float) -> None:
-    with pytest.raises(AcedError, match="must be positive and finite, not"):
+    with pytest.raises(AcedError, match="positive"):
         get_method("aced", weight=weight)
 
 

@@ -106,7 +106,7 @@ def test_closed_outputs_are_ones_that_nobody_reads(tmp_path: Path) -> None:
     """A status and no traceback, and none of the numbers 0 to 2 is a file of ours."""
     code = (
         "import os, sys\n"
-        "from aced.cli import ending\n"
+        "from aced.cli import cli_ending as ending\n"
         "ending._forgive_output()\n"
         "taken = [os.fstat(number).st_rdev == os.stat(os.devnull).st_rdev for number in range(3)]\n"
         "print('words'); sys.stderr.write('words')\n"

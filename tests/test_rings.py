@@ -30,6 +30,7 @@ ORDER = (
     ("runs",),
     ("train",),
     ("train.run",),
+    ("cost",),
     ("export",),
     ("latency",),
     ("report",),
@@ -39,7 +40,7 @@ ORDER = (
     ("lab",),
 )
 """The rooms of the package from the ground up; those of one row import each other no more than those above them."""
-CONFIG_READERS = {"config", "train.run", "programs", "cli", "api", "lab"}
+CONFIG_READERS = {"config", "train.run", "cost", "programs", "cli", "api", "lab"}
 """Who may read a run's `Config`: below them, functions take what they need."""
 
 
@@ -182,6 +183,49 @@ def test_a_cycle_that_runs_never_is_found_too(tmp_path: Path) -> None:
     assert modules["house.cellar"] == {"house.stairs.step"}
     assert set(cycle_within(modules, "house")) == {"house.attic", "house.cellar", "house.stairs.step"}
     assert not cycle_within(modules, "house.stairs")
+
+
+def public_classes(path: Path) -> set[str]:
+    """The public classes and named types that a module defines."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {one.id for one in targets if isinstance(one, ast.Name) and not one.id.isupper()}
+    return {name for name in found if not name.startswith("_")}
+
+
+def clashes(root: Path) -> dict[str, list[str]]:
+    """Names that several modules, or public classes of several modules, share, each with where it stands."""
+    places: dict[str, list[str]] = {}
+    for path in sorted(root.rglob("*.py")):
+        where = path.relative_to(root).as_posix()
+        if not path.stem.startswith("__"):
+            places.setdefault(f"{path.stem}.py", []).append(where)
+        for name in public_classes(path):
+            places.setdefault(name, []).append(where)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_one_name_means_one_thing() -> None:
+    assert not clashes(PACKAGE)
+
+
+def test_names_that_clash_are_found(tmp_path: Path) -> None:
+    for place, source in {
+        "a/rooms.py": "class Door: pass\nWIDTH = 1",
+        "b/rooms.py": "Key = int\nWIDTH = 2\n_own = 1",
+        "b/walls.py": "class Door: pass\nKey: type = str\n_own = 2",
+    }.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(source, encoding="utf-8")
+    assert clashes(tmp_path) == {
+        "rooms.py": ["a/rooms.py", "b/rooms.py"],
+        "Door": ["a/rooms.py", "b/walls.py"],
+        "Key": ["b/rooms.py", "b/walls.py"],
+    }
 
 
 def loaded_by(statement: str) -> set[str]:

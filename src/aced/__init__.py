@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from aced.models import save_tower as save_tower
     from aced.pool.own import PairSource as PairSource
     from aced.pool.shards import open_shards as open_shards
+    from aced.pool.source import Candidates as Candidates
+    from aced.pool.source import Fault as Fault
     from aced.pool.source import Source as Source
     from aced.registry.doors import register_distillation as register_distillation
     from aced.registry.doors import register_loss as register_loss
@@ -63,6 +65,8 @@ _HOME = {
     "make_config": "aced.config",
     "open_shards": "aced.pool.shards",
     "PairSource": "aced.pool.own",
+    "Candidates": "aced.pool.source",
+    "Fault": "aced.pool.source",
     "Source": "aced.pool.source",
     "Step": "aced.train.hook",
     "StopTraining": "aced.train.hook",

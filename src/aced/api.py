@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from aced.cache.job import EmbedJob, EmbedTally
-from aced.cache.making import EmbedSettings
+from aced.cache.embed_options import EmbedOptions
+from aced.cache.job import EmbedTally
 from aced.config import Config, load_config, make_config
 from aced.errors import AcedError
 from aced.evaluate.named_tasks import tasks_of
@@ -125,13 +125,6 @@ def embed(
     shards: Sequence[str | Path] | str | Path,
     out: str | Path = "runs/cache",
     *,
-    checkpoint: str = "",
-    dtype: str = "float16",
-    views: int = 1,
-    micro_batch: int = 256,
-    workers: int = 0,
-    device: str = "auto",
-    precision: AskedPrecision = "auto",
     show: bool = True,
     **options: Any,
 ) -> EmbedTally:
@@ -141,33 +134,21 @@ def embed(
         model: a model's folder, an address of the hub, or a name.
         shards: tars, as `data.shards` names them.
         out: the cache folder, for `reference.cache`.
-        checkpoint: weights of a model that is named.
-        dtype: in which embeddings are stored: float32, float16 or int8.
-        views: the whole image and `views - 1` crops.
-        micro_batch: pairs embedded at a time.
-        workers: processes that decode ahead.
-        device: where the model goes.
-        precision: of the model.
         show: print lines and bars.
-        options: further fields of `aced.cache.job.EmbedJob`: caption, decoding, bad_tars, spool_dir, ...
+        options: further fields of `aced.cache.embed_options.EmbedOptions`, which are the options of `aced embed`:
+            checkpoint, dtype, views, micro_batch, workers, device, precision, caption, ...
 
     Raises:
-        AcedError: whatever the model or the data have wrong, in one sentence.
+        AcedError: there is no such option, or whatever the model or the data have wrong, in one sentence.
     """
     named = [shards] if isinstance(shards, (str, Path)) else shards
     try:
-        job = EmbedJob(
-            model=expand_path(str(model)),
-            checkpoint=checkpoint,
-            cache=expand_path(str(out)),
-            settings=EmbedSettings(dtype, views, micro_batch, workers),
-            device=device,
-            precision=precision,
-            **options,
+        asked = EmbedOptions(
+            expand_path(str(model)), [expand_path(str(one)) for one in named], expand_path(str(out)), **options
         )
     except TypeError as error:
-        raise AcedError(f"aced.embed: {str(error).rpartition('() ')[2]}; see aced.cache.job.EmbedJob.") from None
-    return embed_program(job, [expand_path(str(one)) for one in named], Console(quiet=not show))
+        raise AcedError(f"aced.embed: {str(error).rpartition('() ')[2]}; see {EmbedOptions.__module__}.") from None
+    return embed_program(asked, Console(quiet=not show))
 
 
 def _config_of(config: Configured, given: Given) -> Config:

@@ -38,7 +38,7 @@ MOVED = {
     "aced.precision": "aced.runtime.precision",
     "aced.progress": "aced.runtime.progress",
     "aced.registering": "aced.registry.doors",
-    "aced.report.records": "aced.runs.records",
+    "aced.report.records": "aced.runs.run_results",
     "aced.towers": "aced.models",
     "aced.towers.compat": "aced.models.compat",
     "aced.towers.flops": "aced.models.flops",

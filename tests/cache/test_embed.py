@@ -22,7 +22,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from aced.cache.job import EmbedJob, TarEmbedder
+from aced.cache.embed_options import EmbedOptions
+from aced.cache.job import TarEmbedder
 from aced.cache.making import EmbedSettings
 from aced.cache.shared_out import own_share, with_ray
 from aced.cache.sidecar import SideCarWriter, open_sidecar
@@ -51,10 +52,9 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LIST)
 
 
-def job_of(model: Path | str, cache: Path, **settings: Any) -> EmbedJob:
-    return EmbedJob(
-        str(model), "", str(cache), EmbedSettings(**{"micro_batch": 16} | settings), device="cpu", threads=1
-    )
+def job_of(model: Path | str, cache: Path, **settings: Any) -> EmbedOptions:
+    how = {"shards": [], "micro_batch": 16, "precision": "fp32", "index_dir": ""} | settings
+    return EmbedOptions(str(model), out=str(cache), device="cpu", threads=1, **how)
 
 
 def words_of(model: Path | str, pool: Path, cache: Path, *more: object) -> tuple[object, ...]:
@@ -180,7 +180,7 @@ def test_tars_at_addresses_are_fetched_and_their_side_cars_are_those_of_the_file
     words = words_of(trained["peer"], "memory://far/{0..2}.tar", cache)
     refused = cli(*words)
     assert refused.status == 2
-    assert "memory://far/{0..2}.tar is an address: give a folder to fetch its tars to with --spool-dir" in refused.err
+    assert "memory://far/{0..2}.tar is an address: set --spool-dir" in refused.err
     refused = cli(*words, "--spool-dir", spool, "--spool-gb", "1e-6")
     assert (refused.status, "are more than data.spool_gb = 1e-06 allows" in refused.err) == (2, True)
     # Of two processes each fetches its own share.
@@ -208,13 +208,13 @@ def test_shares_are_disjoint_and_whole(pool: Path, tmp_path: Path, trained: dict
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         assert (own_share("1/3").index, own_share("1/3").count) == (2 + rank, 6)
-        tally = embed_program(job_of(trained["peer"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
+        tally = embed_program(job_of(trained["peer"], tmp_path / "cache", shards=[str(pool)]), Console(quiet=True))
         made.append((tally.tars, tally.made, tally.samples))
     assert made == [(2, 2, 90), (1, 1, 30)]
     assert len(files(tmp_path / "cache")) == 3
     monkeypatch.setenv("WORLD_SIZE", "7")
     monkeypatch.setenv("RANK", "5")
-    assert embed_program(job_of(trained["peer"], tmp_path / "cache"), [str(pool)], Console(quiet=True)).tars == 0
+    assert embed_program(job_of(trained["peer"], tmp_path / "cache", shards=[str(pool)]), Console(quiet=True)).tars == 0
 
 
 @pytest.mark.slow
@@ -236,9 +236,9 @@ def test_torchrun(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
 def test_ray(pool: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
     pytest.importorskip("ray")
     job = job_of(trained["peer"], tmp_path / "ray")
-    tally = embed_program(job, [str(pool)], Console(quiet=True), actors=2)
+    tally = embed_program(replace(job, shards=[str(pool)], ray=2), Console(quiet=True))
     assert (tally.tars, tally.made, tally.samples, tally.usable) == (3, 3, 120, 119)
-    embed_program(job_of(trained["peer"], tmp_path / "alone"), [str(pool)], Console(quiet=True))
+    embed_program(job_of(trained["peer"], tmp_path / "alone", shards=[str(pool)]), Console(quiet=True))
     hashes = [[open_sidecar(path).info.sha256 for path in files(tmp_path / name)] for name in ("ray", "alone")]
     assert hashes[0] == hashes[1]
     write_pairs(pool / "3.tar", [1])
@@ -518,7 +518,7 @@ def test_mistakes(cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]
         words_of(model, pool, cache, "--caption-choice", "random"): "--caption-choice is 'random'; use whole or first:",
         words_of(model, pool, cache, "--decoding", "quick"): "The decoding is 'quick'; use exact, fast or scaled.",
         words_of(model, pool, cache, "--spool-gb", "0"): "--spool-gb is 0; it is a size above 0.",
-        words_of(model, "s3://x/0.tar", cache): "s3://x/0.tar is an address: give a folder",
+        words_of(model, "s3://x/0.tar", cache): "s3://x/0.tar is an address: set --spool-dir",
         words_of(model, pool, cache, "--caption", "tags"): 'The caption is "txt" or "json:<field>", not "tags".',
     }.items():
         ended = cli(*words)
@@ -540,7 +540,7 @@ def test_a_disk_without_room_is_told_first(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 46_000})())
     with pytest.raises(AcedError, match=r"of 120 samples need 79.2 kB and 46 kB are free in .*: make room, choose"):
-        embed_program(job_of(trained["large"], tmp_path / "cache"), [str(pool)], Console(quiet=True))
+        embed_program(job_of(trained["large"], tmp_path / "cache", shards=[str(pool)]), Console(quiet=True))
     assert not files(tmp_path / "cache")
 
 
@@ -549,7 +549,7 @@ def test_the_manifest_is_made_on_the_way(
 ) -> None:
     plain = open_shards([str(pool)])
     job = replace(job_of(trained["peer"], tmp_path / "cache"), index_dir=str(tmp_path / "index"))
-    embed_program(job, [str(pool)], Console(quiet=True))
+    embed_program(replace(job, shards=[str(pool)]), Console(quiet=True))
     monkeypatch.setattr(tarindex, "list_tar", None)  # no header is read any more
     source = open_shards([str(pool)], index_dir=tmp_path / "index")
     assert (source.parts, list(source.keys)) == (plain.parts, list(plain.keys))

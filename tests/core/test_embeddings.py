@@ -75,12 +75,12 @@ def test_cat_joins_micro_batches() -> None:
 @pytest.mark.parametrize(
     ("image", "text", "message"),
     [
-        (torch.ones(3, 2), torch.ones(4, 2), r"both be \[B, d\], got image \[3, 2\] and text \[4, 2\]"),
-        (torch.ones(3, 2), torch.ones(3, 4), r"got image \[3, 2\] and text \[3, 4\]"),
-        (torch.ones(3), torch.ones(3), r"got image \[3\] and text \[3\]"),
-        (torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2), "must be floating point, got torch.int64"),
+        (torch.ones(3, 2), torch.ones(4, 2), r"\[B, d\].*image \[3, 2\].*text \[4, 2\]"),
+        (torch.ones(3, 2), torch.ones(3, 4), r"image \[3, 2\].*text \[3, 4\]"),
+        (torch.ones(3), torch.ones(3), r"image \[3\].*text \[3\]"),
+        (torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2), "torch.int64"),
         (torch.ones(3, 2), torch.ones(3, 2, dtype=torch.uint8), "torch.float32 and torch.uint8"),
-        (torch.ones(3, 2), torch.ones(3, 2, device="meta"), "image is on cpu and text on meta; move both"),
+        (torch.ones(3, 2), torch.ones(3, 2, device="meta"), "image.*cpu.*text.*meta"),
     ],
 )
 def test_errors_say_what_is_wrong(image: torch.Tensor, text: torch.Tensor, message: str) -> None:

@@ -328,20 +328,20 @@ def test_memory_grows_with_the_batch_and_not_its_square(name: str, monkeypatch: 
 
 @pytest.mark.parametrize("kd", [losses.softmax_kd, losses.sigmoid_kd, losses.feature_matching])
 def test_teachers_must_embed_the_same_batch(kd: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match="the student has 7 pairs and a teacher 6; both must embed the same"):
+    with pytest.raises(ValueError, match=r"student.* 7 .*teacher.* 6"):
         kd(STUDENT, [STUDENT, STUDENT[:6]])
-    with pytest.raises(ValueError, match="the list of teachers is empty"):
+    with pytest.raises(ValueError, match=r"teachers.*empty"):
         kd(STUDENT, [])
 
 
 def test_feature_matching_needs_a_projection_between_widths() -> None:
-    with pytest.raises(ValueError, match="the student's width is 5 and the teacher's 9; give a projection"):
+    with pytest.raises(ValueError, match=r"student.*5.*teacher.*9.*projection"):
         losses.feature_matching(STUDENT, TEACHER)
-    with pytest.raises(ValueError, match="2 teachers but 1 projections"):
+    with pytest.raises(ValueError, match=r"2 teachers.*1 projections"):
         losses.feature_matching(STUDENT, [TEACHER, OTHER], project=lambda x: x)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_the_teachers_temperature_must_be_positive(temperature: float) -> None:
-    with pytest.raises(ValueError, match="teacher_temperature must be positive, got"):
+    with pytest.raises(ValueError, match=r"teacher_temperature.*positive"):
         losses.softmax_kd(STUDENT, TEACHER, teacher_temperature=temperature)

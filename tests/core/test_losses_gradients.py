@@ -106,7 +106,7 @@ def test_gradients_have_the_shape_and_type_of_what_they_are_of(name: str) -> Non
 
 def test_a_second_derivative_is_refused() -> None:
     image = STUDENT.image.clone().requires_grad_()
-    with pytest.raises(NotImplementedError, match="can be differentiated once, not twice"):
+    with pytest.raises(NotImplementedError, match=r"once.*twice"):
         torch.autograd.grad(losses.sigmoid(replace(STUDENT, image=image)), image, create_graph=True)
 
 

@@ -235,7 +235,7 @@ def test_counts_that_are_not_the_shares_are_refused() -> None:
 
     assert (len(share(Pair(), 3, 7)), share(Pair(), 3, 7).start) == (10, 3)
     for counts in ((7, 3), (7,), (3, 4, 7)):
-        with pytest.raises(ValueError, match="rank 1 of 2 has 7 pairs"):
+        with pytest.raises(ValueError, match=r"rank 1 of 2.* 7 "):
             share(Pair(), *counts)
-    with pytest.raises(ValueError, match=r"3 \+ 7 pairs and a teacher 4 \+ 7"):
+    with pytest.raises(ValueError, match=r"3 \+ 7 .*teacher 4 \+ 7"):
         losses.sigmoid_kd(share(Pair(), 3, 7), [share(Pair(), 4, 7)])

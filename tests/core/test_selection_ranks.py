@@ -148,9 +148,9 @@ def test_no_exchange_is_made_that_is_not_needed(
 @pytest.mark.parametrize(
     ("counts", "size", "how", "words"),
     [
-        ([10, 10], 21, {}, "cannot choose 21 of 20 candidates on 2 ranks"),
-        ([10, 10], 5, {"scope": "everyone"}, "unknown scope 'everyone'; known: global, quota, local"),
-        ([10, 10], 5, {"loss": "hinge"}, "unknown loss"),
+        ([10, 10], 21, {}, "21 of 20.*2 ranks"),
+        ([10, 10], 5, {"scope": "everyone"}, "scope 'everyone'.*global, quota, local"),
+        ([10, 10], 5, {"loss": "hinge"}, "loss"),
     ],
 )
 def test_bad_input_is_refused_on_every_rank(counts: list[int], size: int, how: dict[str, Any], words: str) -> None:

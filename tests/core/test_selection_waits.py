@@ -116,5 +116,5 @@ def test_the_public_function_looks_at_its_input(nowhere: None) -> None:
 def test_an_operand_of_another_device_is_noticed(nowhere: None) -> None:
     on, off = torch.empty(3, 3, device="meta"), torch.empty(3, 3)
     for mixed in (lambda: on @ off, lambda: off[torch.empty(2, dtype=torch.int64, device="meta")]):
-        with pytest.raises(RuntimeError, match="on tensors of cpu and meta"):
+        with pytest.raises(RuntimeError, match=r"cpu.*meta"):
             mixed()

@@ -13,6 +13,7 @@ from aced.evaluate.compare import AVERAGE, compare
 from aced.evaluate.eval_records import Evaluation, Setting, file_name, read_evaluation, summary, write_evaluation
 from aced.evaluate.evidence import Evidence, pack
 from aced.evaluate.tasks import Classification, TaskResult
+from wording import tells
 
 SETTING = Setting("tiny", "tiny.pt", "abc", "clip", "fp32")
 
@@ -74,17 +75,14 @@ def test_the_average_and_what_is_left_out() -> None:
     a.tasks["u"] = a.tasks["p"] | {"samples": pack(Evidence("mean", ~rows["p"])), "value": float((~rows["p"]).mean())}
     compared = compare(a, b)
     assert [entry.task for entry in compared.differences] == ["p", "u", AVERAGE]
-    assert compared.left_out == {
-        "q": "the images, labels or texts differ",
-        "r": "the main metrics differ (acc1, mean_per_class_recall)",
-        "s": "it failed in the second",
-        "t": "it is not in the first",
-    }
+    marks = {"q": "differ", "r": "acc1, mean_per_class_recall", "s": "failed … second", "t": "first"}
+    assert compared.left_out.keys() == marks.keys()
+    assert all(tells(compared.left_out[name], told) for name, told in marks.items())
     _, u, average = compared.differences
     assert average.b - average.a == pytest.approx((u.b - u.a) / 2)
     # The tasks share their images, and so the resamples: the average's error is exactly half of u's.
     assert average.stderr == pytest.approx(u.stderr / 2)
-    with pytest.raises(AcedError, match=r"no task that can be compared \(p: it is not in the second\)"):
+    with pytest.raises(AcedError, match=r"\(p: "):
         compare(evaluation(p=rows["p"]), evaluation())
 
 
@@ -150,12 +148,12 @@ def test_the_average_has_a_standard_error() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "There is no evaluation"),
-        ("{", "cannot be read"),
-        ("[]", "is no evaluation"),
-        ('{"rows": []}', "is no evaluation"),
-        ('{"format": 9, "tasks": {}, "fingerprint": ""}', "has the format 9"),
-        ('{"format": 1, "tasks": {}, "fingerprint": ""}', "is damaged"),
+        (None, "evaluation"),
+        ("{", "read"),
+        ("[]", "evaluation"),
+        ('{"rows": []}', "evaluation"),
+        ('{"format": 9, "tasks": {}, "fingerprint": ""}', "format 9"),
+        ('{"format": 1, "tasks": {}, "fingerprint": ""}', "damaged"),
     ],
 )
 def test_damaged_evaluations_are_told(tmp_path: Path, content: str | None, words: str) -> None:
@@ -172,7 +170,7 @@ def test_a_task_without_its_value_is_told(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "eval.json").read_text())
     content["tasks"]["a"]["value"] = "high"
     (tmp_path / "eval.json").write_text(json.dumps(content))
-    with pytest.raises(AcedError, match=r"is damaged .'value' of task 'a' is 'high'"):
+    with pytest.raises(AcedError, match=r"damaged .'value'.*task 'a'.*'high'"):
         read_evaluation(tmp_path)
 
 

@@ -102,7 +102,7 @@ def test_ranks_count_ties_for_the_lower_index() -> None:
         assert ranks.tolist() == [rank]
     # Two positives among equals: the first counts.
     assert positive_ranks(one, torch.ones(4, 2), torch.tensor([7]), torch.tensor([0, 7, 7, 0])).tolist() == [1]
-    with pytest.raises(ValueError, match="no candidate of its own"):
+    with pytest.raises(ValueError, match="candidate"):
         positive_ranks(one, torch.ones(4, 2), torch.tensor([9]), torch.arange(4))
 
 
@@ -119,7 +119,7 @@ def test_multilabel() -> None:
         precisions.append(np.mean([truth[: i + 1].mean() for i in np.flatnonzero(truth)]))
     assert result.value == pytest.approx(sum(precisions) / 4, abs=1e-6)
     assert result.metrics == {"mean_average_precision": result.value}
-    with pytest.raises(AcedError, match="one column for each class"):
+    with pytest.raises(AcedError, match=r"column.*class"):
         evaluate(Table(images, texts), [Multilabel("t", read(50), labels[:, :3], list("0123"), ["{c}"], 0.3)])
 
 
@@ -207,7 +207,7 @@ def test_worst_group_and_macro_scores() -> None:
 
 def test_a_metric_that_the_task_does_not_have_is_told() -> None:
     task = Classification("t", read(3), torch.zeros(3, dtype=torch.int64), ["0"], ["{c}"], 1.0, "acc_wg")
-    with pytest.raises(AcedError, match="'acc_wg' is not defined for it; it has acc1, mean_per_class_recall"):
+    with pytest.raises(AcedError, match=r"'acc_wg'.*acc1, mean_per_class_recall"):
         evaluate(Table(unit(3, 0), unit(1, 1)), [task])
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aced.errors import AcedError
 from aced.evaluate.evidence import Evidence, bootstrap, pack, standard_error, unpack
+from wording import tells
 
 RNG = np.random.default_rng
 
@@ -137,19 +138,19 @@ def spoilt(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("packed", "words"),
     [
-        (spoilt(dtype="object"), "values of type object"),
-        (spoilt(shape=[41]), "another length|differ in length"),
-        (spoilt(shape=[1 << 40]), "too large"),
-        (spoilt(shape=[-8]), "too large|another length"),
+        (spoilt(dtype="object"), "object"),
+        (spoilt(shape=[41]), "length"),
+        (spoilt(shape=[1 << 40]), "large"),
+        (spoilt(shape=[-8]), "large|length"),
         (spoilt(data="!"), "damaged"),
         (spoilt(data="AAAA"), "damaged"),
-        ({"reduce": "magic"}, "'magic' is unknown"),
-        (pack(sample("mean of groups")) | {"groups": None}, "lacks groups"),
-        (pack(sample("mean")) | {"values": None}, "no values"),
+        ({"reduce": "magic"}, "'magic'"),
+        (pack(sample("mean of groups")) | {"groups": None}, "groups"),
+        (pack(sample("mean")) | {"values": None}, "values"),
         ({}, "damaged"),
     ],
 )
 def test_damaged_evidence_is_refused(packed: dict[str, Any], words: str) -> None:
     with pytest.raises(AcedError, match=words) as caught:
         unpack(packed, "task 'x'")
-    assert str(caught.value).startswith("task 'x': the scores of the samples are damaged")
+    assert tells(str(caught.value), "task 'x' … damaged")

@@ -98,10 +98,10 @@ def test_multilabel(tmp_path: Path):
     assert task.labels.tolist() == [[True, False, True], [False, False, True]]
     assert task.chance == pytest.approx(1 / 2)
     write_task(tmp_path / "wds_many_test", [*members[:3], ("b.npy", array(0, 2, 1))], **texts)
-    with pytest.raises(AcedError, match=r"labels of b in .*0\.tar .* 3 values.* 3 classes; give 0 or 1"):
+    with pytest.raises(AcedError, match=r" b .*0\.tar .* 3 .* 3 classes"):
         load_task_folder(tmp_path / "wds_many_test")
     write_task(tmp_path / "wds_many_test", [*members[:3], ("b.npy", b"no array")], **texts)
-    with pytest.raises(AcedError, match=r"\.npy of b in .* is not a numpy array"):
+    with pytest.raises(AcedError, match=r"\.npy of b in .*numpy"):
         load_task_folder(tmp_path / "wds_many_test")
 
 
@@ -110,7 +110,7 @@ def test_an_array_with_objects_is_not_opened(tmp_path: Path):
     np.save(out, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     texts = {"classnames": "x", "zeroshot_classification_templates": "{c}", "dataset_type": "multilabel"}
     write_task(tmp_path / "t", [("a.jpg", picture(0)), ("a.npy", out.getvalue())], **texts)
-    with pytest.raises(AcedError, match="is not a numpy array of numbers"):
+    with pytest.raises(AcedError, match="numpy"):
         load_task_folder(tmp_path / "t")
 
 
@@ -143,11 +143,11 @@ def test_groups_by_several_columns(tmp_path: Path):
     }
     assert scores["acc_wg"].score() == 0
     for content, words in (
-        ("fields: background, y", "lacks a line"),
-        ("fields: a, a, b\ngroups: a", "names a field twice"),
-        ("fields: background, y, split\ngroups: place", "groups by 'place', which is no field"),
-        ("fields: background, y\ngroups: y", "names 2 fields, but the metadata have 3"),
-        ("background, y", "neither 'fields: NAME, NAME' nor"),
+        ("fields: background, y", "line"),
+        ("fields: a, a, b\ngroups: a", "field.*twice"),
+        ("fields: background, y, split\ngroups: place", "'place'"),
+        ("fields: background, y\ngroups: y", "2.*metadata.*3"),
+        ("background, y", "'fields: NAME, NAME'"),
     ):
         (tmp_path / "waterbirds" / "groups.txt").write_text(content)
         with pytest.raises(AcedError, match=words):
@@ -162,9 +162,9 @@ def test_groups_of_a_task_of_datacomp(tmp_path: Path):
     assert (task.name, task.main_metric, task.chance) == ("fairness-geode", "acc_wg", 1 / 2)
     assert task.groups is not None
     assert list(task.groups.fields) == ["region", "country"]
-    with pytest.raises(AcedError, match="have 2 fields, but those of wilds/fmow have 3"):
+    with pytest.raises(AcedError, match=r"2 fields.*wilds/fmow.* 3"):
         load_task_folder(write_task(tmp_path / "wds_wilds-fmow_test", members, **texts))
-    with pytest.raises(AcedError, match=r"1 in .* has no \.npy"):
+    with pytest.raises(AcedError, match=r"1 in .*\.npy"):
         load_task_folder(write_task(tmp_path / "wds_fairness-geode_test", members[:5], **texts))
 
 
@@ -178,7 +178,7 @@ def test_faces(tmp_path: Path):
     assert task.classes["gender"] == ["man", "woman"]
     assert task.templates["toxic"] == ["a {c}", "the {c}"]
     texts["classnames"] = "race:black\nman"
-    with pytest.raises(AcedError, match="the line 'man' does not begin with one of race, gender, age, toxic"):
+    with pytest.raises(AcedError, match=r"line 'man'.*race, gender, age, toxic"):
         load_task_folder(write_task(tmp_path / "wds_fairness-utkface_test", members, **texts))
 
 
@@ -198,10 +198,10 @@ def test_selection(tmp_path: Path):
     )
     assert (task.images_per_set, task.chance) == (1, 1 / 2)
     write_task(tmp_path / "odd", [*members[:2], ("a.txt", b"1\n2\n3")], dataset_type="selection")
-    with pytest.raises(AcedError, match="odd: sets of 2 images and 3 captions are not known"):
+    with pytest.raises(AcedError, match=r"odd: .*2 images.*3 captions"):
         load_task_folder(tmp_path / "odd")
     write_task(tmp_path / "odd", [*members[:3], ("b.jpg", picture(1)), ("b.txt", b"1\n2")], dataset_type="selection")
-    with pytest.raises(AcedError, match=r"b in .* has 1 images and 2 captions, and a 2 and 2"):
+    with pytest.raises(AcedError, match=r"b in .*1 images.*2 captions.*a 2.*2"):
         load_task_folder(tmp_path / "odd")
 
 
@@ -212,9 +212,9 @@ def test_association(tmp_path: Path):
     assert (task.cues, task.associated, task.main_metric) == (["owl"], [[False, True, True]], "avg_jaccard_score")
     # Two of three guessed: both with probability 1/3, else one, of a union of three.
     assert task.chance == pytest.approx(1 / 3 + 2 / 3 * 1 / 3)
-    with pytest.raises(AcedError, match="no set of 10 candidates"):
+    with pytest.raises(AcedError, match="10 candidates"):
         load_task_folder(write_task(tmp_path / "wds_winogavil", members, dataset_type="association"))
-    with pytest.raises(AcedError, match="has 2 values for 3 candidates"):
+    with pytest.raises(AcedError, match=r"2.*3 candidates"):
         load_task_folder(
             write_task(tmp_path / "cues", [*members[:4], ("a.npy", array(0, 1))], dataset_type="association")
         )
@@ -226,9 +226,9 @@ def test_finding_task_folders(tmp_path: Path, colours: Path, captions: Path):
     assert find_task_folders([tmp_path / "tasks"]) == [captions, colours]
     assert find_task_folders([str(colours), tmp_path / "tasks"]) == [colours, captions]
     assert find_task_folders([]) == []
-    with pytest.raises(AcedError, match=r"There is no folder .*gone"):
+    with pytest.raises(AcedError, match="gone"):
         find_task_folders([tmp_path / "gone"])
-    with pytest.raises(AcedError, match=r"other neither is an evaluation task nor holds any: a task has test/0\.tar"):
+    with pytest.raises(AcedError, match=r"other .*test/0\.tar"):
         find_task_folders([tmp_path / "tasks" / "other"])
 
 
@@ -236,7 +236,7 @@ def test_a_folder_that_looks_like_a_task_is_not_left_out(tmp_path: Path, colours
     broken = write_task(tmp_path / "tasks" / "broken", [("a.jpg", picture(0)), ("a.cls", b"0")])
     (tmp_path / "tasks" / "wds_empty").mkdir()
     assert find_task_folders([tmp_path / "tasks"]) == [broken, colours, tmp_path / "tasks" / "wds_empty"]
-    with pytest.raises(AcedError, match="broken is not an evaluation task"):
+    with pytest.raises(AcedError, match=r"broken.*task"):
         load_task_folder(broken)
 
 
@@ -251,23 +251,23 @@ def rewrite(name: str, content: str):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda task: (task / "classnames.txt").unlink(), "is not an evaluation task"),
-        (lambda task: (task / "zeroshot_classification_templates.txt").unlink(), "has no zeroshot_classification"),
-        (rewrite("zeroshot_classification_templates.txt", "a photo\n"), r"template without \{c\}.*'a photo'"),
+        (lambda task: (task / "classnames.txt").unlink(), "task"),
+        (lambda task: (task / "zeroshot_classification_templates.txt").unlink(), "zeroshot_classification"),
+        (rewrite("zeroshot_classification_templates.txt", "a photo\n"), r"template.*\{c\}.*'a photo'"),
         (rewrite("classnames.txt", "\n\n"), "empty line"),
         (rewrite("classnames.txt", "red\n\nblue"), "empty line"),
-        (rewrite("classnames.txt", "red\ngreen"), r"label of a in .*1\.tar is 2, but there are 2 classes"),
-        (rewrite("dataset_type.txt", "ranking"), "says ranking; known are"),
-        (rewrite("test/nshards.txt", "many"), "not a number of tars"),
-        (rewrite("test/nshards.txt", "3"), r"lacks 2\.tar of its 3 tars"),
-        (rewrite("test/nshards.txt", "1"), r"nshards\.txt says 1, but there is also 1\.tar"),
-        (rewrite("test/nshards.txt", "2\n2"), "not a number of tars"),
-        (retar([("a.jpg", picture(0)), ("a.cls", b"-1")]), "'-1', not a number"),
-        (retar([("a.jpg", picture(0)), ("a.cls", b"cat")]), "'cat', not a number"),
-        (retar([("a.jpg", picture(0))]), r"a in .*1\.tar has no \.cls"),
-        (retar([("a.cls", b"1")]), r"a in .*1\.tar has no image"),
-        (retar([]), "is an empty file|has no members|holds no samples"),
-        (rewrite("test/1.tar", "<html>"), "is a web page"),
+        (rewrite("classnames.txt", "red\ngreen"), r" a in .*1\.tar.* 2.* 2 classes"),
+        (rewrite("dataset_type.txt", "ranking"), "ranking"),
+        (rewrite("test/nshards.txt", "many"), "number"),
+        (rewrite("test/nshards.txt", "3"), r"2\.tar.*3 tars"),
+        (rewrite("test/nshards.txt", "1"), r"nshards\.txt.*1\.tar"),
+        (rewrite("test/nshards.txt", "2\n2"), "number"),
+        (retar([("a.jpg", picture(0)), ("a.cls", b"-1")]), "'-1'"),
+        (retar([("a.jpg", picture(0)), ("a.cls", b"cat")]), "'cat'"),
+        (retar([("a.jpg", picture(0))]), r"a in .*1\.tar.*\.cls"),
+        (retar([("a.cls", b"1")]), r"a in .*1\.tar.*image"),
+        (retar([]), "empty|members|samples"),
+        (rewrite("test/1.tar", "<html>"), "web page"),
         (rewrite("classnames.txt", POINTER), r"classnames\.txt: .*git-lfs"),
         (rewrite("classnames.txt", "<!DOCTYPE html>\n<html>\n404\n"), r"classnames\.txt: .*web page"),
     ],
@@ -281,11 +281,11 @@ def test_faults_of_a_task(colours: Path, damage, words: str):
 
 def test_faults_of_images_and_captions(colours: Path, captions: Path):
     write_tar(captions / "test" / "0.tar", [("a.jpg", picture(0)), ("a.txt", b" \n")])
-    with pytest.raises(AcedError, match=r"a in .*0\.tar has no caption"):
+    with pytest.raises(AcedError, match=r"a in .*0\.tar.*caption"):
         load_task_folder(captions)
     (task,) = load_task_folder(colours)
     (colours / "test" / "0.tar").write_bytes(b"")
-    with pytest.raises(AcedError, match=r"0\.tar has changed"):
+    with pytest.raises(AcedError, match=r"0\.tar.*changed"):
         task.images(VIEW)
 
 
@@ -293,10 +293,10 @@ def test_a_tar_that_is_replaced_by_one_of_the_same_size_is_noticed(colours: Path
     (task,) = load_task_folder(colours)
     tar = colours / "test" / "1.tar"
     os.utime(tar, ns=(1, 1))
-    with pytest.raises(AcedError, match=r"1\.tar has changed"):
+    with pytest.raises(AcedError, match=r"1\.tar.*changed"):
         task.images(VIEW)
     tar.unlink()
-    with pytest.raises(AcedError, match=r"1\.tar cannot be read"):
+    with pytest.raises(AcedError, match=r"1\.tar"):
         task.images(VIEW)
 
 

@@ -33,9 +33,9 @@ def test_the_binomial_tail_is_scipys(n: int, chance: float) -> None:
 def test_the_ends_of_chance() -> None:
     assert binomial_tail(3, 0.0).tolist() == [1, 0, 0, 0, 0]
     assert binomial_tail(3, 1.0).tolist() == [1, 1, 1, 1, 0]
-    with pytest.raises(ValueError, match="n must be positive"):
+    with pytest.raises(ValueError, match="positive"):
         binomial_tail(0, 0.5)
-    with pytest.raises(ValueError, match="chance in"):
+    with pytest.raises(ValueError, match="chance"):
         binomial_tail(3, 1.5)
 
 
@@ -58,7 +58,7 @@ def test_chi_square_quantiles_are_scipys(df: int, probability: float) -> None:
 
 def test_quantiles_outside_the_domain() -> None:
     for probability, df in ((0.0, 3), (1.0, 3), (0.5, 0)):
-        with pytest.raises(ValueError, match="outside its domain"):
+        with pytest.raises(ValueError, match="domain"):
             chi_square_quantile(probability, df)
 
 

@@ -309,11 +309,11 @@ def test_identical_repeats_have_no_spread_at_all() -> None:
 
 def test_what_cannot_be_chosen_from() -> None:
     values = simulated([0.01, 0.02, 0.03], 4)
-    with pytest.raises(AcedError, match=r"None of the 4 recipes in the table occurs twice.*--repeat-pattern"):
+    with pytest.raises(AcedError, match=r" 4 recipes.*--repeat-pattern"):
         select_stable(table(values, ["a", "b", "c", "d"]), QUICK)
-    with pytest.raises(AcedError, match="No task is significantly above chance"):
+    with pytest.raises(AcedError, match="chance"):
         select_stable(table(values, chance=0.6), QUICK)
-    with pytest.raises(AcedError, match="At least 4 tasks are to be kept, but 3"):
+    with pytest.raises(AcedError, match=r"4 tasks.* 3"):
         select_stable(table(values), replace(QUICK, least=4))
 
 

@@ -169,17 +169,14 @@ HOLE = WIDE.replace("0.32,", ",").replace("0.61", "nan")
 
 def test_missing_cells_are_told_with_what_to_do(tmp_path: Path) -> None:
     file = written(tmp_path, "t.csv", HOLE)
-    sentence = (
-        r"t\.csv has no score for task 'shape' of 'B-32 e32' \(and 1 more scores are missing\): add it, or .*"
-        "--missing tasks or --missing rows"
-    )
+    sentence = r"t\.csv .*task 'shape'.*'B-32 e32'.*1 more .*--missing tasks.*--missing rows"
     refused(file, match=sentence, layout=NO_PARAMS)
     rows = read_scores([file], layout=Layout(ignore=["params*"], missing="rows"))
     assert rows.values.tolist() == [[0.3, 0.5], [0.45, 0.66]]
     assert len(rows.recipes) == len(rows.ranked_only) == 2
     one = written(tmp_path, "one.csv", WIDE.replace("0.61", ""))
     assert read_scores([one], layout=Layout(ignore=["params*"], missing="tasks")).tasks == ["shape"]
-    refused(file, match="--missing tasks leaves nothing", layout=Layout(ignore=["params*"], missing="tasks"))
+    refused(file, match="--missing tasks", layout=Layout(ignore=["params*"], missing="tasks"))
 
 
 def test_runs_that_were_scored_on_other_tasks_have_missing_cells(tmp_path: Path) -> None:
@@ -189,26 +186,26 @@ def test_runs_that_were_scored_on_other_tasks_have_missing_cells(tmp_path: Path)
         row("IID", 2, shape={"value": None}, size=0.1),
     ]
     file = written(tmp_path, "r.json", {"rows": rows})
-    refused(file, match=r"no score for task 'size' of 'IID seed 1' \(and 1 more")
+    refused(file, match=r"task 'size'.*'IID seed 1'.*1 more")
 
 
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (WIDE.replace("0.32", "0.3x"), r"line 3, column 'shape': '0.3x' is not a number"),
-        (WIDE.replace("0.32", "32"), r"32 as the score of 'B-32 e32' on task 'shape'.*--percent.*--ignore 'shape'"),
-        (WIDE.replace("0.32", "-0.1"), "not between 0 and 1"),
-        (WIDE.replace("0.32", "inf"), "not a number"),
-        (WIDE.replace("0.32,0.48", "0.32"), "line 3 does not have 5 cells"),
-        (WIDE.replace("0.32,0.48", "0.32,0.48,1"), "line 3 does not have 5 cells"),
-        (WIDE.replace("colour", "shape"), "two columns 'shape'"),
-        (WIDE.replace("colour", "Average perf. on 38"), "looks like an average.*--ignore 'Average perf. on 38'"),
-        ("", "no header"),
-        ("a,b\n", "holds no rows"),
-        ("name,kind\nx,y\n", "no task scores"),
-        ("recipe,task,value\nx,shape,0.5\nx,shape,0.6\n", "line 3: 'x' has a second score for task 'shape'"),
-        ("recipe,task,value,n\nx,shape,0.5,0\n", "n of .* is 0, not a positive whole number"),
-        ("recipe,task,value,chance\nx,shape,0.5,5\n", "chance of .* is 5, not between 0 and 1"),
+        (WIDE.replace("0.32", "0.3x"), "line 3, column 'shape'.*'0.3x'"),
+        (WIDE.replace("0.32", "32"), r"32 .*'B-32 e32'.*task 'shape'.*--percent.*--ignore 'shape'"),
+        (WIDE.replace("0.32", "-0.1"), "0 and 1"),
+        (WIDE.replace("0.32", "inf"), "number"),
+        (WIDE.replace("0.32,0.48", "0.32"), "line 3.*5"),
+        (WIDE.replace("0.32,0.48", "0.32,0.48,1"), "line 3.*5"),
+        (WIDE.replace("colour", "shape"), "columns 'shape'"),
+        (WIDE.replace("colour", "Average perf. on 38"), "--ignore 'Average perf. on 38'"),
+        ("", "header"),
+        ("a,b\n", "rows"),
+        ("name,kind\nx,y\n", "scores"),
+        ("recipe,task,value\nx,shape,0.5\nx,shape,0.6\n", "line 3.*'x'.*task 'shape'"),
+        ("recipe,task,value,n\nx,shape,0.5,0\n", "n of .* 0"),
+        ("recipe,task,value,chance\nx,shape,0.5,5\n", "chance .* 5"),
     ],
 )
 def test_faulty_csv(content: str, match: str, tmp_path: Path) -> None:
@@ -218,16 +215,16 @@ def test_faulty_csv(content: str, match: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("{", "not valid JSON"),
-        ("[1]", "no list 'rows'"),
-        ({"tasks": []}, "no list 'rows'"),
-        ({"rows": []}, "holds no rows"),
-        ({"rows": [{"method": "iid"}]}, "without a method or without an object 'tasks'"),
-        ({"rows": [row("IID", 0, shape={"value": "x"})]}, r"task 'shape': 'x' is not a number"),
-        ({"rows": [row("IID", 0, shape={"value": True})]}, "True is not a number"),
+        ("{", "JSON"),
+        ("[1]", "'rows'"),
+        ({"tasks": []}, "'rows'"),
+        ({"rows": []}, "rows"),
+        ({"rows": [{"method": "iid"}]}, "'tasks'"),
+        ({"rows": [row("IID", 0, shape={"value": "x"})]}, "task 'shape'.*'x'"),
+        ({"rows": [row("IID", 0, shape={"value": True})]}, "True"),
         (
             {"rows": [row("IID", 0, shape=0.1), row("IID", 0, shape=0.2)]},
-            r"Seed 0 of 'IID' occurs twice.*each run once",
+            "Seed 0.*'IID'",
         ),
     ],
 )
@@ -237,35 +234,35 @@ def test_faulty_json(content: Any, match: str, tmp_path: Path) -> None:
 
 def test_other_faults(tmp_path: Path) -> None:
     file = written(tmp_path, "t.csv", WIDE)
-    refused(tmp_path / "none.csv", match="There is no file .*none.csv")
-    refused(tmp_path, match="holds no results.json")
-    refused(written(tmp_path, "t.txt", WIDE), match="no table that is known")
-    refused(file, match="no column 'recipe' for --recipe-column", layout=Layout(recipe_columns=["recipe"]))
-    refused(file, match="is not a regular expression", layout=Layout(repeat_pattern="("))
+    refused(tmp_path / "none.csv", match="none.csv")
+    refused(tmp_path, match="results.json")
+    refused(written(tmp_path, "t.txt", WIDE), match="table")
+    refused(file, match="column 'recipe'.*--recipe-column", layout=Layout(recipe_columns=["recipe"]))
+    refused(file, match="regular expression", layout=Layout(repeat_pattern="("))
     refused(
         file,
-        match="matches no row; the first is named 'B-32 e31'",
+        match="row.*'B-32 e31'",
         layout=Layout(repeat_pattern="seed", ignore=["p*)"]),
     )
-    refused(file, match="leaves out all", layout=Layout(ignore=["*"]))
+    refused(file, match="all", layout=Layout(ignore=["*"]))
     refused(
         file,
-        match="names none of the tasks.*'shape'",
+        match="tasks.*'shape'",
         facts=written(tmp_path, "g.json", {"forms": {}}),
         layout=NO_PARAMS,
     )
-    refused(file, match="columns task, n and chance", facts=written(tmp_path, "g.csv", "a,b\n1,2\n"), layout=NO_PARAMS)
-    refused(file, match="object of tasks", facts=written(tmp_path, "h.json", [1]), layout=NO_PARAMS)
-    refused(written(tmp_path, "x/eval_results.jsonl", '{"key": 1}\n'), match="line 1 has no 'dataset'")
+    refused(file, match="task.*n.*chance", facts=written(tmp_path, "g.csv", "a,b\n1,2\n"), layout=NO_PARAMS)
+    refused(file, match="tasks", facts=written(tmp_path, "h.json", [1]), layout=NO_PARAMS)
+    refused(written(tmp_path, "x/eval_results.jsonl", '{"key": 1}\n'), match="line 1.*'dataset'")
     (tmp_path / "latin.csv").write_bytes(b"n\xe4me,shape\nx,0.5\n")
-    refused(tmp_path / "latin.csv", match="not UTF-8")
+    refused(tmp_path / "latin.csv", match="UTF-8")
     different = [row("IID", 0, shape=0.3), row("IID", 1, shape={"value": 0.3, "chance": 0.1, "n": 300})]
-    refused(written(tmp_path, "d.json", {"rows": different}), match=r"'shape' has n = 300 .* but 600 elsewhere")
+    refused(written(tmp_path, "d.json", {"rows": different}), match="'shape'.*n = 300 .*600")
 
 
 def test_the_layout_of_a_command_line() -> None:
     assert layout_of(["a"], "", ["b"], percent=True, missing="rows") == Layout(["a"], "", ["b"], True, "rows")
-    with pytest.raises(AcedError, match="--missing is 'zero'"):
+    with pytest.raises(AcedError, match=r"--missing.*'zero'"):
         layout_of([], "", [], percent=False, missing="zero")
-    with pytest.raises(AcedError, match="not both"):
+    with pytest.raises(AcedError, match="both"):
         layout_of(["a"], "b", [], percent=False, missing="stop")

@@ -58,7 +58,7 @@ def test_faults_come_back_with_cached_embeddings(tmp_path: Path, monkeypatch: py
     content = [BROKEN if i in LOST else noise(draw) for i in range(COUNT)]
     content[5] = strip()
     write_task(tmp_path / "t", members("retrieval", content, set(range(COUNT))), **texts("retrieval"))
-    cache = EmbeddingCache(tmp_path / "cache", "model", "fp32")
+    cache = EmbeddingCache(tmp_path / "cache", {"tower": "model"}, "fp32")
     first = result_of(tmp_path / "t", cache)
     monkeypatch.delattr(tar_images.TarImages, "parts")  # now only the cache can know
     again = result_of(tmp_path / "t", cache)
@@ -92,7 +92,7 @@ def test_a_long_image_is_scored_and_an_absurd_one_left_out(tmp_path: Path) -> No
 
 def test_a_task_without_a_usable_image_cannot_be_scored(tmp_path: Path) -> None:
     write_task(tmp_path / "t", [("a.jpg", BROKEN), ("a.cls", b"0"), ("b.jpg", b""), ("b.cls", b"1")], **prompts(2))
-    with pytest.raises(AcedError, match=r"Task 't': none of its images can be read \(a\.jpg in "):
+    with pytest.raises(AcedError, match=r"'t': .*a\.jpg in "):
         result_of(tmp_path / "t")
 
 
@@ -103,5 +103,5 @@ def test_no_set_of_ten_candidates_is_left(tmp_path: Path) -> None:
     content += [(f"{i}.txt", b"a cue") for i in range(2)]
     content += [("0.npy", array(*[1] * 3, *[0] * 7)), ("1.npy", array(1, 0, 0, 0, 0))]
     write_task(tmp_path / "wds_winogavil", content, dataset_type="association")
-    with pytest.raises(AcedError, match="no set of 10 candidates or more is left"):
+    with pytest.raises(AcedError, match="10 candidates"):
         result_of(tmp_path / "wds_winogavil")

@@ -248,11 +248,11 @@ def test_the_worked_examples_hold() -> None:
 
 
 def test_metrics_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="one"):
         accuracy(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(ValueError, match="as many"):
+    with pytest.raises(ValueError, match="many"):
         recall_at_1(torch.tensor([0]), torch.tensor([0, 1]), torch.tensor([0]))
-    with pytest.raises(ValueError, match="no candidates"):
+    with pytest.raises(ValueError, match="candidates"):
         best_match(torch.zeros(1, 2), torch.zeros(0, 2))
     with pytest.raises(ValueError, match="must be"):
         best_match(torch.zeros(1, 2), torch.zeros(2, 3))
@@ -312,22 +312,22 @@ def test_averages_are_in_percent() -> None:
     results = {"a": TaskResult(0.5, 0.25, 10, "acc1"), "b": TaskResult(0.25, 0.05, 1000, "recall1")}
     assert average(results) == pytest.approx(37.5)
     assert chance_average(results) == pytest.approx(15.0)
-    with pytest.raises(AcedError, match="no task results"):
+    with pytest.raises(AcedError, match="results"):
         average({})
 
 
 @pytest.mark.parametrize(
     ("tasks", "match"),
     [
-        ([classification(), classification()], "'shape' is used twice"),
+        ([classification(), classification()], "'shape'.*twice"),
         ([classification(labels=[0, 1, 2])], "2 classes"),
-        ([classification(labels=[0, -1])], "number them from 0"),
-        ([classification(images=reader(2))], "2 images but 3 labels"),
-        ([classification(labels=[])], "no images"),
-        ([classification(templates=[])], "no prompt templates"),
-        ([retrieval("image_to_text", captions=[["a"], []])], "no caption"),
-        ([retrieval("image_to_text", images=reader(3))], "3 images but 2 sets"),
-        ([retrieval("sideways")], "'sideways' is not known"),
+        ([classification(labels=[0, -1])], "from 0"),
+        ([classification(images=reader(2))], "2 images.*3 labels"),
+        ([classification(labels=[])], "images"),
+        ([classification(templates=[])], "templates"),
+        ([retrieval("image_to_text", captions=[["a"], []])], "caption"),
+        ([retrieval("image_to_text", images=reader(3))], "3 images.*2 sets"),
+        ([retrieval("sideways")], "'sideways'"),
     ],
 )
 def test_faulty_tasks_are_told(tasks: list, match: str) -> None:
@@ -339,8 +339,8 @@ def test_faulty_tasks_are_told(tasks: list, match: str) -> None:
 def test_a_diverged_model_is_told() -> None:
     images = torch.ones(3, 2)
     images[1] = torch.nan
-    with pytest.raises(AcedError, match=r"'shape'.* image embeddings that are not finite"):
+    with pytest.raises(AcedError, match=r"'shape'.* image.*finite"):
         evaluate(TableTower(images, table()), [classification()])
     texts = table() | {"a dog": torch.full((2,), torch.inf)}
-    with pytest.raises(AcedError, match="text embeddings"):
+    with pytest.raises(AcedError, match="text"):
         evaluate(TableTower(torch.ones(3, 2), texts), [classification()])

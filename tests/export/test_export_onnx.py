@@ -14,6 +14,7 @@ from rich.console import Console
 
 from aced.models import load_tower
 from aced.programs.export import export_program
+from aced.programs.options import ExportOptions
 from cli_fakes import Cli
 
 
@@ -23,7 +24,7 @@ def exported(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     folder = tmp_path_factory.mktemp("onnx") / "out"
-    export_program(str(trained["peer"]), folder, "onnx", "", Console(quiet=True))
+    export_program(ExportOptions(str(trained["peer"]), folder, "onnx"), Console(quiet=True))
     return folder
 
 

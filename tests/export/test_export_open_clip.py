@@ -53,9 +53,10 @@ def test_aced_reads_the_very_model_again(name: str, small: Path, trained: dict[s
     from rich.console import Console
 
     from aced.programs.export import export_program
+    from aced.programs.options import ExportOptions
 
     source = small if name == "small" else trained["peer"]
-    export_program(str(source), tmp_path / "out", "open_clip", "", Console(quiet=True))
+    export_program(ExportOptions(str(source), tmp_path / "out"), Console(quiet=True))
     assert load_tower(tmp_path / "out").identity() == load_tower(source).identity()
 
 

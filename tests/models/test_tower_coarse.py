@@ -136,10 +136,10 @@ def test_gradients_reach_the_position_embedding_through_the_resize(plain: Tower)
 
 def test_towers_that_cannot_are_told(stem: Tower, plain: Tower, tmp_path: Path) -> None:
     for tower, side in ((stem, 12), (stem, 40), (plain, 24)):
-        with pytest.raises(AcedError, match=rf"scoring\.resolution is {side}; .* takes multiples of its patch"):
+        with pytest.raises(AcedError, match=rf"scoring\.resolution .*{side}.*patch"):
             check_side(tower, side)
     check_side(stem, 16)
     config = CONFIG | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}}
     resnet = load_tower(write_config(tmp_path / "resnet.json", config), seed=1)
-    with pytest.raises(AcedError, match="because its image tower is a ModifiedResNet; leave it out"):
+    with pytest.raises(AcedError, match="ModifiedResNet"):
         check_side(resnet, 16)

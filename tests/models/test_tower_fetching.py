@@ -302,7 +302,7 @@ def test_without_a_network_the_cache_is_all_there_is(
     monkeypatch.setattr(time, "sleep", lambda _: None)
     listed.failing = 503
     assert load_tower("Tiny", "quick_b4k").identity() == local(tmp_path / "local")
-    refused(f"{listed.address} cannot be reached.*HF_ENDPOINT.*plain_b4k", "Tiny", "plain_b4k")
+    refused(f"{listed.address} .*HF_ENDPOINT.*plain_b4k", "Tiny", "plain_b4k")
 
 
 def test_a_cache_that_cannot_be_written_is_named(listed: Hub, tmp_path: Path) -> None:
@@ -313,14 +313,14 @@ def test_a_cache_that_cannot_be_written_is_named(listed: Hub, tmp_path: Path) ->
 def test_code_of_its_own_is_never_run(hub: Hub, tmp_path: Path) -> None:
     own = {"model_type": "clip", "auto_map": {"AutoModel": "modeling.Model"}}
     hub.repos["org/code"] = {"config.json": json.dumps(own).encode(), "modeling.py": b"raise SystemExit"}
-    refused("code of its own", f"{HUB}org/code")
+    refused("org/code.*code", f"{HUB}org/code")
     hub.repos["org/hf"] = {"config.json": json.dumps({"model_type": "clip"}).encode()}
     refused("transformers", f"{HUB}org/hf")
     text = tmp_path / "text"
     text.mkdir()
     (text / "config.json").write_text(json.dumps({"model_type": "ours", "auto_map": {"AutoModel": "m.M"}}))
     config = {**SMALL, "text_cfg": {"hf_model_name": str(text), "vocab_size": 450}}
-    refused("code of its own", str(write_config(tmp_path / "c.json", config)))
+    refused("code", str(write_config(tmp_path / "c.json", config)))
 
 
 @pytest.mark.parametrize(
@@ -370,4 +370,4 @@ def test_a_text_tower_is_fetched_only_where_a_tag_or_address_was_named(
     (options,) = found
     assert options["files"] == ["tokenizer.json"]
     assert (options["local_files_only"], options["trust_remote_code"]) == (True, False)
-    refused("would have to be downloaded", str(write_config(tmp_path / "c.json", config)))
+    refused("downloaded", str(write_config(tmp_path / "c.json", config)))

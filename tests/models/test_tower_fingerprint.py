@@ -172,10 +172,10 @@ def test_folders_of_the_first_format_load_and_are_checked(demo: Tower, tmp_path:
     (tmp_path / "tower.json").write_text(json.dumps(old))
     assert load_tower(tmp_path).fingerprint() == demo.fingerprint()
     (tmp_path / "tower.json").write_text(json.dumps({**old, "fingerprint": "0" * 16}))
-    with pytest.raises(AcedError, match="do not belong together"):
+    with pytest.raises(AcedError, match="together"):
         load_tower(tmp_path)
     (tmp_path / "tower.json").write_text(json.dumps({**description, "fingerprint": old_fingerprint(demo)}))
-    with pytest.raises(AcedError, match="do not belong together"):
+    with pytest.raises(AcedError, match="together"):
         load_tower(tmp_path)
 
 
@@ -184,5 +184,5 @@ def test_a_folder_whose_config_was_changed_by_hand_is_refused(weights: Path, tmp
     description = json.loads((tmp_path / "saved" / "tower.json").read_text())
     description["model_cfg"]["vision_cfg"]["pool_type"] = "avg"
     (tmp_path / "saved" / "tower.json").write_text(json.dumps(description))
-    with pytest.raises(AcedError, match="do not belong together"):
+    with pytest.raises(AcedError, match="together"):
         load_tower(tmp_path / "saved")

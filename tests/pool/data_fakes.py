@@ -11,7 +11,7 @@ from PIL import Image
 
 from aced.core.embeddings import Embeddings
 from aced.models.flops import Flops
-from aced.pool.source import Candidates, Fault
+from aced.pool.source import Candidates, Fault, Source
 from aced.pool.views import View
 
 Members = Iterable[tuple[str, bytes]]
@@ -48,10 +48,8 @@ def tar_bytes(members: Members, form: int = tarfile.USTAR_FORMAT) -> bytes:
     return out.getvalue()
 
 
-class ListSource:
+class ListSource(Source):
     """A source of words without images; keys that end in `bad` are faulty."""
-
-    kinds = None
 
     def __init__(self, keys: Sequence[str], fingerprint: str = "words") -> None:
         self.name = "words"

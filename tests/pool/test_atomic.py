@@ -17,7 +17,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from aced.files.atomic import append_line, save_tensors_atomic, write_atomic, writing
-from aced.cache.making import Settings
+from aced.cache.making import EmbedSettings
 from aced.cache.store import build_store
 from aced.errors import AcedError
 sys.path.insert(0, sys.argv[2])
@@ -37,7 +37,7 @@ for name, act in {
     "torch.save": plain_torch_save,
     "lines": lambda: append_line(folder / "lines", "x" * 30_000),
     "store": lambda: build_store(
-        folder / "store", ListSource([str(i) for i in range(3000)]), WordTower(), Settings()
+        folder / "store", ListSource([str(i) for i in range(3000)]), WordTower(), EmbedSettings()
     ),
 }.items():
     try:

@@ -32,6 +32,7 @@ from aced.pool.shards import open_shards
 from aced.pool.source import Fault
 from aced.pool.tars.losttars import LOST
 from aced.pool.views import View
+from wording import tells
 
 VIEW = View(16)
 WHOLE = tar_bytes(pairs(6))
@@ -369,10 +370,10 @@ def test_each_fault_is_named_and_counted(name: str, lay: Lay, tmp_path: Path) ->
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.stops])
 def test_a_damaged_tar_stops_a_run_that_does_not_skip(name: str, lay: Lay, tmp_path: Path) -> None:
     folder = lay(CASES[name])
-    with pytest.raises(AcedError, match=f"^{folder}/0.tar.* cannot be used: .*{CASES[name].stops}") as caught:
+    with pytest.raises(AcedError, match=f"^{folder}/0.tar.*{CASES[name].stops}") as caught:
         open_shards([str(folder)], spool=Spool(tmp_path / "spool", 10**9))
     given = CASES[name].given
-    assert (f"to go on with the {given} whole samples in it" if given else "to leave it out") in str(caught.value)
+    assert tells(str(caught.value), f'data.bad_tars = "skip" … {given}' if given else 'data.bad_tars = "skip"')
 
 
 ON_PURPOSE = {"image_truncated", "image_aspect", "caption_empty", "caption_no_text", "tar_zero_tail"}
@@ -407,7 +408,7 @@ def test_never_fewer_samples_than_webdataset(name: str, lay: Lay, tmp_path: Path
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(AcedError, match="There is no file or folder"):
+    with pytest.raises(AcedError, match="folder"):
         open_shards([str(tmp_path / "0.tar")])
 
 
@@ -427,7 +428,7 @@ def test_a_tar_that_changes_after_indexing(tmp_path: Path) -> None:
     assert source.read([0], [VIEW]).indices.tolist() == [0]
     path.write_bytes(flipped(AT[6] + 3))  # of the same length, with another name in a header
     os.utime(path, ns=(5, 5))
-    with pytest.raises(AcedError, match="has changed since it was indexed"):
+    with pytest.raises(AcedError, match="changed"):
         source.read([0], [VIEW])
 
 
@@ -455,4 +456,4 @@ def test_the_order_of_image_suffixes_is_fixed(tmp_path: Path) -> None:
     members = [(f"a.{end}", picture(0, form)) for end, form in (("webp", "WEBP"), ("png", "PNG"), ("jpeg", "JPEG"))]
     (tmp_path / "0.tar").write_bytes(tar_bytes([*members, ("a.txt", b"x")]))
     source = open_shards([str(tmp_path)])
-    assert source.faults[0].detail == "0.tar/a: it has jpeg and png and webp; jpeg is used."
+    assert tells(source.faults[0].detail, "0.tar/a: … jpeg … png … webp … jpeg")

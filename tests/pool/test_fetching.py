@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import fsspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aced.errors import AcedError
@@ -313,6 +313,7 @@ def test_the_most_at_once_is_what_counting_step_by_step_gives(drawn: list[tuple[
     assert most_at_once(visits, sizes.__getitem__) == plain
 
 
+@settings(deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_walk_is_served_within_its_bound(tmp_path_factory: pytest.TempPathFactory, dice: random.Random) -> None:
     """With files that come at once: the book-keeping alone."""

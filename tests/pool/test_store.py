@@ -16,7 +16,8 @@ from data_fakes import ListSource, WordTower
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from aced.cache.making import EmbedSettings, check_space, size_text
+from aced.cache.costs import check_space, size_text
+from aced.cache.making import EmbedSettings
 from aced.cache.sidecar import Part, open_sidecar, overhead_bytes, parts_of, sample_bytes, sidecar_path
 from aced.cache.sidecarlist import LIST
 from aced.cache.store import Store, build_store, open_store
@@ -132,12 +133,12 @@ def test_rows_are_found_by_key_where_a_reader_gives_another_choice_of_samples(tm
     keys = [KEYS[i] for i in (20, 4, 11)]
     part = open_store(tmp_path, WordTower().identity(), tars(keys), EXACT)
     assert torch.equal(part.lookup(torch.arange(3)).text, expected(keys).text)
-    with pytest.raises(AcedError, match=r"is of other data: 1 of 2 samples are not in it, for example newcomer;"):
+    with pytest.raises(AcedError, match=r"1 of 2 samples.*newcomer"):
         open_store(tmp_path, WordTower().identity(), tars(["a.tar/w1", "a.tar/newcomer"]), EXACT)
 
 
 def test_a_sample_without_embedding_is_never_looked_up_as_zeros(store: Store) -> None:
-    with pytest.raises(AcedError, match="1 of 2 samples have no embedding"):
+    with pytest.raises(AcedError, match="1 of 2 samples"):
         store.lookup(torch.tensor([0, 3]))
 
 
@@ -180,13 +181,13 @@ def test_an_interrupted_build_keeps_whole_tars_and_goes_on(tmp_path: Path) -> No
 def test_it_refuses_what_another_tower_made_and_says_in_what_it_differs(
     tmp_path: Path, store: Store, tower: WordTower, words: str
 ) -> None:
-    with pytest.raises(AcedError, match=f"a.tar has no side-car .* is {words.removesuffix(' than')} .*made by words-8"):
+    with pytest.raises(AcedError, match=f"a.tar .* {words.removesuffix(' than')} .*words-8"):
         open_store(tmp_path, tower.identity(), tars(), EXACT)
     Path(store.name).rename(Path(store.name).parent / tower.identity()["tower"])
     for build in (open_store, build_store):
         by: Any = tower if build is build_store else tower.identity()
         args = (tmp_path, tars(), by, EXACT) if build is build_store else (tmp_path, by, tars(), EXACT)
-        with pytest.raises(AcedError, match=f"{words} this model's .it was made by words-8.: name that model, or"):
+        with pytest.raises(AcedError, match=f"{words} .*words-8"):
             build(*args)  # type: ignore[arg-type]
 
 
@@ -200,34 +201,32 @@ class OldTower(WordTower):
 def test_side_cars_without_an_architecture_are_used_once_they_are_renamed(tmp_path: Path) -> None:
     old = build_store(tmp_path, tars(), OldTower(), EXACT)
     new = WordTower().identity()
-    with pytest.raises(AcedError, match=rf"{old.name} was made before .*rename that folder to {new['tower']}"):
+    with pytest.raises(AcedError, match=rf"{old.name} .*{new['tower']}"):
         open_store(tmp_path, new, tars(), EXACT)
     Path(old.name).rename(Path(old.name).parent / new["tower"])
     store = open_store(tmp_path, new, tars(), EXACT)
     assert torch.equal(store.lookup(torch.tensor([0])).text, expected([KEYS[0]]).text)
-    with pytest.raises(AcedError, match="of other weights"):
+    with pytest.raises(AcedError, match="weights"):
         open_store(tmp_path, WordTower(weights="new").identity() | {"tower": new["tower"]}, tars(), EXACT)
 
 
 def test_it_refuses_a_tar_that_changed_under_the_same_keys(tmp_path: Path, store: Store) -> None:
     changed = tars(marks=" new")
-    with pytest.raises(
-        AcedError, match=r"a\.tar has no side-car .*is of another tar of that name, or of this one befor"
-    ):
+    with pytest.raises(AcedError, match=r"a\.tar .*side-car .*another tar"):
         open_store(tmp_path, WordTower().identity(), changed, EXACT)
     tower = WordTower()
     old, new = (sidecar_path(tmp_path, tower.identity()["tower"], parts_of(one)[0]) for one in (tars(), changed))
     old.rename(new)
-    with pytest.raises(AcedError, match=r"is of another tar than a\.tar, or the tar has changed since it was embedded"):
+    with pytest.raises(AcedError, match=r"a\.tar.*changed"):
         build_store(tmp_path, changed, tower, EXACT)
 
 
 def test_it_refuses_another_type_and_fewer_views(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(AcedError, match="holds embeddings as float32, and int8 is asked for: ask for float32, or"):
+    with pytest.raises(AcedError, match=r"float32.*int8"):
         build_store(tmp_path, tars(), WordTower(), EXACT._replace(dtype="int8"))
-    with pytest.raises(AcedError, match="holds views: 1, and 3 is asked for"):
+    with pytest.raises(AcedError, match=r"views: 1.* 3"):
         open_store(tmp_path, WordTower().identity(), tars(), EXACT._replace(views=3))
-    with pytest.raises(AcedError, match="stored as float32, float16 or int8, not bfloat16"):
+    with pytest.raises(AcedError, match=r"float32, float16.*int8.*bfloat16"):
         build_store(tmp_path, tars(), WordTower(), EXACT._replace(dtype="bfloat16"))
 
 
@@ -257,7 +256,7 @@ def zeros(path: Path) -> None:
 def test_it_refuses_damage(tmp_path: Path, store: Store, damage: Callable[[Path], None]) -> None:
     path = files(Path(store.name))[2]
     damage(path)
-    sentence = rf"^The side-car of embeddings {path} is damaged \(.*\): delete the file and run 'aced embed' again"
+    sentence = rf"{path} .*damaged .*'aced embed'"
     with pytest.raises(AcedError, match=sentence):
         open_store(tmp_path, WordTower().identity(), tars(), EXACT)
     with pytest.raises(AcedError, match=sentence):
@@ -268,14 +267,14 @@ def test_it_refuses_damage(tmp_path: Path, store: Store, damage: Callable[[Path]
 def test_a_cut_file_is_seen_by_its_header_alone(store: Store, damage: Callable[[Path], None]) -> None:
     """Large stores are not hashed when they are opened."""
     damage(files(Path(store.name))[2])
-    with pytest.raises(AcedError, match="is damaged"):
+    with pytest.raises(AcedError, match="damaged"):
         open_sidecar(files(Path(store.name))[2])
 
 
 def test_it_refuses_another_version(store: Store) -> None:
     path = files(Path(store.name))[0]
     path.write_bytes(path.read_bytes().replace(b'\\"version\\": 2', b'\\"version\\": 9'))
-    with pytest.raises(AcedError, match="was written by another version of aced"):
+    with pytest.raises(AcedError, match="version"):
         open_sidecar(path)
 
 
@@ -286,11 +285,11 @@ def test_nothing_usable_and_numbers_that_are_not_finite(tmp_path: Path) -> None:
             found.text[1, 2] = float("nan")
             return found
 
-    with pytest.raises(AcedError, match="not finite"):
+    with pytest.raises(AcedError, match="finite"):
         build_store(tmp_path, ListSource(["a", "b"]), Broken(), EXACT)
     assert not files(tmp_path)
     for _ in range(2):  # also when the side-car, which says so, is there already
-        with pytest.raises(AcedError, match=r"No sample of words has an embedding: none was usable \(bad_word 2\)"):
+        with pytest.raises(AcedError, match=r"words .*bad_word 2"):
             build_store(tmp_path, ListSource(["bad", "xbad"]), WordTower(), EXACT)
 
 
@@ -331,7 +330,7 @@ def test_the_room_that_is_planned_is_what_the_files_take(tmp_path: Path, n: int,
 
 
 def test_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> None:
-    with pytest.raises(AcedError, match=r"The embeddings of 1,000,000,000,000,000 samples need .* TB and .* are free"):
+    with pytest.raises(AcedError, match=r"1,000,000,000,000,000 samples.* TB "):
         check_space(tmp_path / "not/there", 10**15, 512, EmbedSettings())
     assert check_space(tmp_path, 10, 512, EmbedSettings()) > 0
     assert [size_text(size) for size in (12, 1234, 98_765, 5.1e8, 1.54e11, 3e12)] == [
@@ -360,9 +359,9 @@ def test_a_file_that_was_not_finished_is_no_file(tmp_path: Path) -> None:
     path = tmp_path / "half"
     writer = RowFileWriter(path, {"image": ("float32", (10, 4))}, 100)
     writer.put("image", np.arange(10), np.zeros((10, 4), dtype=np.float32))
-    with pytest.raises(ValueError, match="no safetensors header"):
+    with pytest.raises(ValueError, match="header"):
         RowFile(path)
-    with pytest.raises(ValueError, match="were kept for it"):
+    with pytest.raises(ValueError, match="kept"):
         writer.finish({"long": "x" * 200})
     writer.finish({"short": "x"})
     assert RowFile(path).metadata == {"short": "x"}
@@ -399,7 +398,7 @@ def test_a_full_disk_leaves_the_tars_that_were_whole(tmp_path: Path) -> None:
     keys = [f"{tar}.tar/w{i}" for tar, n in (("a", 5), ("b", 5), ("c", 2000)) for i in range(n)]
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(AcedError, match=r"^Disk full while writing .*/c-.*\.safetensors: free some space"):
+        with pytest.raises(AcedError, match=r"^Disk full.*/c-.*\.safetensors"):
             build_store(tmp_path, tars(keys), WordTower(), EXACT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

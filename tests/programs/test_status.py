@@ -279,8 +279,8 @@ def test_a_lock_is_seen_and_left_alone(run: Run, other: subprocess.Popen[str]) -
     ("raised", "state", "why"),
     [
         ("KeyboardInterrupt()", "interrupted", ""),
-        ("__import__('aced.runtime.stopping').stopping.Stopped(10, 'step 7 is saved')", "stopped", "SIGUSR1"),
-        ("__import__('aced.runtime.stopping').stopping.Stopped(2)", "interrupted", ""),
+        ("__import__('aced.runtime.stopping').runtime.stopping.Stopped(10, 'step 7 is saved')", "stopped", "SIGUSR1"),
+        ("__import__('aced.runtime.stopping').runtime.stopping.Stopped(2)", "interrupted", ""),
         ("ValueError('two\\nlines')", "failed", "ValueError: two lines"),
         ("__import__('aced').AcedError('Disk full.')", "failed", "Disk full."),
         ("MemoryError()", "failed", "MemoryError"),

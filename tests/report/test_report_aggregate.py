@@ -9,7 +9,8 @@ import pytest
 
 from aced.report import aggregate, numbers
 from aced.report.aggregate import Stat, group_rows, stat
-from aced.runs.records import Results, RunRecord, StepLine, parse_results
+from aced.runs.records import Results, RunRecord, StepLine
+from aced.runs.run_results import parse_results
 
 
 def row(method: str, seed: int, average: float | None, **more: Any) -> dict[str, Any]:

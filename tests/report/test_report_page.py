@@ -13,7 +13,7 @@ from aced.report import RunRecord, load_results, load_run, results_of, write_rep
 from aced.report.aggregate import group_rows
 from aced.report.charts import series_styles
 from aced.report.panels import accuracy_panels
-from aced.runs.records import parse_results
+from aced.runs.run_results import parse_results
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 

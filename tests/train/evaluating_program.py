@@ -19,7 +19,7 @@ import torch
 from aced.errors import AcedError
 from aced.evaluate import tar_images
 from aced.train import evaluating
-from aced.train.run import loop
+from aced.train.run import run_scores
 
 
 def main(mode: str, rank: int, words: list[str]) -> None:
@@ -31,7 +31,7 @@ def main(mode: str, rank: int, words: list[str]) -> None:
             os._exit(7)
         return read(tar, *rest)
 
-    embed, make = loop.embed_together, evaluating._Shared._own
+    embed, make = run_scores.embed_together, evaluating._Shared._own
 
     def at_step(*arguments: Any, **named: Any) -> Any:
         step[0] = named["step"]
@@ -45,7 +45,7 @@ def main(mode: str, rank: int, words: list[str]) -> None:
         yield from make(*arguments)
 
     tar_images.read_member = reading  # type: ignore[assignment]
-    loop.embed_together = at_step  # type: ignore[assignment]
+    run_scores.embed_together = at_step  # type: ignore[assignment]
     evaluating._Shared._own = making  # type: ignore[method-assign]
     sys.argv = ["aced", *words]
     from aced.cli import main as cli

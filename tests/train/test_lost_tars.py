@@ -23,7 +23,8 @@ from aced.pool.tars.losttars import KnownTar, KnownTars
 from aced.pool.views import View
 from aced.programs.train import train_program
 from aced.runtime.stopping import Stopped
-from aced.train.run.fit import Fitted, fit
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted
 from aced.train.run.inputs import make_inputs
 from aced.train.run.student import make_student
 from run_fakes import lines_of, quiet, run_config, write_pairs

@@ -17,8 +17,7 @@ from aced.lab.scenes import Scenes, make_pool
 from aced.models import load_tower
 from aced.runtime.progress import Bars
 from aced.train.best import best_model, keep_best
-from aced.train.run import fit as fit_module
-from aced.train.run import loop
+from aced.train.run import run_scores
 from aced.train.run.fit import fit
 from aced.train.run.student import make_student
 from run_fakes import inputs_of, quiet, run_config, stopping_at
@@ -46,8 +45,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, averages: dict[int, float]) -> None:
     def evaluate(*_: Any, **__: Any) -> Scores:
         return result(next(asked))
 
-    monkeypatch.setattr(loop, "score_all", evaluate)
-    monkeypatch.setattr(fit_module, "score_all", evaluate)
+    monkeypatch.setattr(run_scores, "score_all", evaluate)
 
 
 KEEPING: dict[str, Any] = {"run__keep_best": True, "run__checkpoint_every": 4, "eval__every": 2, "train__steps": STEPS}

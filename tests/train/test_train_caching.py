@@ -13,10 +13,10 @@ from aced.models import load_tower
 from aced.pool.manyviews import ManyViews
 from aced.programs.train import train_program
 from aced.report import load_run, results_table, write_report
-from aced.runs.records import results_of
+from aced.runs.run_results import results_of
 from aced.runtime.progress import Bars
 from aced.train.providers import Cached
-from aced.train.run.caching import embedding_cost, live_cost
+from aced.train.run.caching import embedding_cost_of, live_cost_of
 from aced.train.run.inputs import make_inputs
 from aced.train.run.student import make_student
 from run_fakes import even_pool, inputs_of, run_config, take, trainer_of, with_holes, write_pairs
@@ -33,7 +33,7 @@ def test_the_cost_that_is_told_is_what_the_steps_count(
     trainer = trainer_of(config, source)
     take(trainer, config, source, 3)
     flops = trainer.ledger.flops
-    sentence = live_cost(phase, load_tower(trained["large"]), trainer.student, config, source)
+    sentence = live_cost_of(phase, load_tower(trained["large"]), trainer.student, config, source)
     pairs = 80 if phase == "reference" else 16
     step, times, own, run = re.search(
         rf"embeds {pairs} pairs at every step, (\S+) FLOPs, (\S+) times the student's own (\S+); all 3 steps (\S+)\. ",
@@ -53,7 +53,7 @@ def test_a_teacher_of_its_own_embeds_the_batch_and_not_the_super_batch(
     config = run_config(tmp_path, "aced", trained, teacher__model=str(trained["large"]))
     tower, student = load_tower(trained["large"]), make_student(config)
     for name, pairs in (("teacher", 16), ("reference", 80)):
-        assert f"({name}) embeds {pairs} pairs at every step" in live_cost(name, tower, student, config, even_pool())
+        assert f"({name}) embeds {pairs} pairs at every step" in live_cost_of(name, tower, student, config, even_pool())
 
 
 def test_a_run_without_a_cache_says_the_command_that_makes_one(tmp_path: Path, trained: dict[str, Path]) -> None:
@@ -100,11 +100,11 @@ def test_the_cost_of_a_cache_is_in_results_and_report(tmp_path: Path, trained: d
 def test_no_cache_no_cost(tmp_path: Path, trained: dict[str, Path]) -> None:
     config = run_config(tmp_path, "aced", trained)
     inputs = inputs_of(config, even_pool())
-    assert embedding_cost([inputs.reference, *inputs.teachers]) is None
+    assert embedding_cost_of([inputs.reference, *inputs.teachers]) is None
     cached = inputs_of(config, even_pool(), tmp_path / "cache")
     assert isinstance(cached.reference, Cached)
-    once = embedding_cost([cached.reference])
-    assert once == embedding_cost([cached.reference, *cached.teachers, None])
+    once = embedding_cost_of([cached.reference])
+    assert once == embedding_cost_of([cached.reference, *cached.teachers, None])
 
 
 @pytest.mark.parametrize("holes", [0, 9])

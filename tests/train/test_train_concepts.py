@@ -95,17 +95,6 @@ def test_tars_name_them_in_a_field_of_their_json(tmp_path: Path) -> None:
         Concepts(shards, "tags")
 
 
-def test_a_source_without_fields_says_so() -> None:
-    class Bare:
-        name = "bare"
-
-        def __len__(self) -> int:
-            return 3
-
-    with pytest.raises(AcedError, match=r"bare has no fields: give the source a method fields_at"):
-        Concepts(Bare(), "concepts")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("name", ["cabs-dm", "cabs-fm"])
 def test_a_step_chooses_by_them_and_no_model_scores(name: str, pool: Scenes, tmp_path: Path) -> None:
     config = run_config(tmp_path, name)

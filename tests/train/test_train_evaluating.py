@@ -114,7 +114,7 @@ def evaluated(
     cutting: Callable[[int], Cutting] = lambda rank: to_the_end,
     tower: Callable[[int], Counting] = lambda rank: Counting(),
 ) -> list[Outcome]:
-    """As `aced.train.run.loop` evaluates, by threads."""
+    """As `aced.train.run.run_scores` evaluates, by threads."""
     words: set[str] = set()
 
     def work(threads: ThreadRanks) -> Outcome:

@@ -18,6 +18,8 @@ import torch
 from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool
 from aced.models import load_tower
+from aced.pool.loader.filling import Fill
+from aced.pool.loader.loading import Loading
 from aced.pool.orders.order import Order
 from aced.pool.source import Candidates, Column, Fault
 from aced.pool.views import View
@@ -40,7 +42,7 @@ def test_workers_load_what_the_order_says(pool: Scenes) -> None:
     order = Order(POOL, 80, seed=3)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    alone, helped = (list(feed(pool, order, VIEWS, start=3, stop=7, workers=n)) for n in (0, 2))
+    alone, helped = (list(feed(Fill(pool, VIEWS), order, range(3, 7), Loading(n))) for n in (0, 2))
     assert torch.equal(torch.get_rng_state(), state)  # the global generator belongs to the user
     assert len(alone) == len(helped) == 4
     for step, (one, other) in enumerate(zip(alone, helped, strict=True), start=3):
@@ -69,13 +71,13 @@ def broken(pool: Scenes, **how: Any) -> Broken:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_sources_error_is_the_feeds(workers: int, pool: Scenes) -> None:
-    batches = feed(broken(pool), Order(POOL, 80, 0), VIEWS, start=0, stop=4, workers=workers)
+    batches = feed(Fill(broken(pool), VIEWS), Order(POOL, 80, 0), range(4), Loading(workers))
     with pytest.raises(AcedError, match=r"^The tar has changed\.$"):
         next(batches)
 
 
 def test_a_worker_that_dies_is_told(pool: Scenes) -> None:
-    batches = feed(broken(pool, die=True), Order(POOL, 80, 0), VIEWS, start=0, stop=4, workers=1)
+    batches = feed(Fill(broken(pool, die=True), VIEWS), Order(POOL, 80, 0), range(4), Loading(1))
     with pytest.raises(AcedError, match=r"^A process that loads data died .*status 7.*lower data\.workers"):
         next(batches)
 
@@ -213,8 +215,8 @@ def test_tables_are_the_same_with_any_number_of_processes_and_chunks(
     order, source = Order(POOL, 80, seed=3), with_holes(pool, 7)
 
     def batches(count: int) -> list[Candidates]:
-        how: Any = {"workers": count, "columns": columns, "start_method": start_method}
-        return list(feed(source, order, VIEWS, start=3, stop=8, **how))
+        loading = Loading(count, start=start_method)
+        return list(feed(Fill(source, VIEWS, columns), order, range(3, 8), loading))
 
     alone, helped = batches(0), batches(workers)
     assert len(alone) == len(helped) == 5
@@ -257,7 +259,7 @@ def test_a_source_that_loses_samples_is_told_with_the_numbers(workers: int, pool
     order = Order(POOL, 80, 0)
     there = sum(i % 3 > 0 for i in order.indices(0).tolist())
     with pytest.raises(AcedError, match=rf"^[^\n]*\b80\b[^\n]*\b{there}\b[^\n]*$"):
-        next(feed(short, order, VIEWS, start=0, stop=4, workers=workers))
+        next(feed(Fill(short, VIEWS), order, range(4), Loading(workers)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -265,17 +267,17 @@ def test_a_column_that_is_not_what_it_says_is_told_by_name(workers: int, pool: S
     wrong = Letters()
     wrong.dtype = torch.int32
     with pytest.raises(AcedError, match=r"letters.*int64.*int32"):
-        next(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=2, workers=workers, columns=[wrong]))
+        next(feed(Fill(pool, VIEWS, [wrong]), Order(POOL, 80, 0), range(2), Loading(workers)))
 
 
 def test_a_cached_row_that_is_gone_is_one_sentence(pool: Scenes, cached: Cached) -> None:
     (path,) = Path(cached.store.name).glob("*.safetensors")
-    batches = feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[cached.rows])
+    batches = feed(Fill(pool, VIEWS, [cached.rows]), Order(POOL, 80, 0), range(5), Loading(1))
     rows = pickle.loads(pickle.dumps(cached.rows))  # has nothing open
     away = path.rename(path.with_suffix(".away"))
     try:
         with pytest.raises(AcedError, match=rf"^[^\n]*{path.name}[^\n]*$"):
-            list(feed(pool, Order(POOL, 80, 0), VIEWS, start=0, stop=5, workers=1, columns=[rows]))
+            list(feed(Fill(pool, VIEWS, [rows]), Order(POOL, 80, 0), range(5), Loading(1)))
     finally:
         away.rename(path)
     assert len(list(batches)) == 5  # those that have it open read on

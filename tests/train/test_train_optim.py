@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from aced.lab.lit.decoder import DecoderShape, make_decoder
 from aced.lab.scenes import make_pool
-from aced.train.optim import learning_rate, make_optimizer, set_learning_rate
+from aced.models import load_tower
+from aced.models.compat import import_open_clip
+from aced.train.optim import decay_groups, learning_rate, make_optimizer, set_learning_rate
 from run_fakes import run_config, take, trainer_of
 
 
@@ -57,6 +60,76 @@ def test_matrices_decay_and_scalars_learn_faster() -> None:
     assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
     set_learning_rate(optimizer, 2e-3)
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 2e-3, 2e-3, 2e-2]
+
+
+OPEN_CLIP = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 6, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
+}
+_BLOCK = ["attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"]
+OPEN_CLIP_DECAYED = [
+    *("text_projection", "visual.proj", "visual.conv1.weight"),
+    *(f"visual.transformer.resblocks.0.{name}" for name in _BLOCK),
+    *(f"transformer.resblocks.0.{name}" for name in _BLOCK),
+]
+OPEN_CLIP_EMBEDDINGS = [
+    *("positional_embedding", "token_embedding.weight", "visual.class_embedding", "visual.positional_embedding")
+]
+
+
+def sorted_names(model: nn.Module, *, decay_embeddings: bool) -> list[set[str]]:
+    """Names of what decays, of what does not, and of the scalars."""
+    optimizer = make_optimizer(
+        [model], lr=1.0, betas=(0.9, 0.9), weight_decay=0.5, scale_lr=3.0, decay_embeddings=decay_embeddings
+    )
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    kinds = [(0.5, 1.0), (0.0, 1.0), (0.0, 3.0)]
+    groups = {(g["weight_decay"], g["factor"]): {names[p] for p in g["params"]} for g in optimizer.param_groups}
+    assert sorted(groups, key=kinds.index) == kinds
+    return [groups[kind] for kind in kinds]
+
+
+def test_what_decays_of_an_open_clip_vit() -> None:
+    open_clip = import_open_clip()
+    model = open_clip.CLIP(**OPEN_CLIP, init_logit_bias=-10)
+    matrices = {*OPEN_CLIP_DECAYED, *OPEN_CLIP_EMBEDDINGS} - {"visual.class_embedding"}  # a vector
+    decayed, others, scalars = sorted_names(model, decay_embeddings=True)
+    assert decayed == matrices
+    assert others == {name for name, p in model.named_parameters() if p.ndim == 1}
+    assert scalars == {"logit_scale", "logit_bias"}
+    decayed, others, _ = sorted_names(model, decay_embeddings=False)
+    assert decayed == set(OPEN_CLIP_DECAYED)
+    assert set(OPEN_CLIP_EMBEDDINGS) <= others
+
+
+def test_what_decays_of_the_stem_vit() -> None:
+    model = load_tower("aced-demo-s").model
+    by_name = dict(model.named_parameters())
+    (positions,) = (name for name in by_name if name.endswith("pos_embed"))
+    embedded = {positions, "text.positional_embedding", "text.token_embedding.weight"}
+    matrices = {name for name, p in by_name.items() if p.ndim > 1}
+    assert embedded < matrices
+    assert sorted_names(model, decay_embeddings=True)[0] == matrices
+    assert sorted_names(model, decay_embeddings=False)[0] == matrices - embedded
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_order_of_parameters_does_not_depend_on_the_decay(decay: float) -> None:
+    model = Model()
+    first, second = decay_groups(model, decay)
+    assert [id(p) for p in first["params"]] == [id(model.tokens), id(model.linear.weight)]
+    assert [id(p) for p in second["params"]] == [id(model.logit_scale), id(model.logit_bias), id(model.linear.bias)]
+    assert (first["weight_decay"], second["weight_decay"]) == (decay, 0.0)
+
+
+def test_what_decays_of_a_decoder() -> None:
+    decoder = make_decoder(DecoderShape(), 20, 0, seed=1)
+    decayed, others = decay_groups(decoder, 1.0, decoder.no_weight_decay())
+    named = list(decoder.named_parameters())
+    expected = [id(p) for name, p in named if p.ndim > 1 and name not in ("positions", "nothing")]
+    assert [id(p) for p in decayed["params"]] == expected
+    assert [id(p) for p in others["params"]] == [id(p) for _, p in named if id(p) not in expected]
 
 
 def test_every_trainable_parameter_of_a_run_is_in_one_group(tmp_path: Path, trained: dict[str, Path]) -> None:

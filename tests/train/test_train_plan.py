@@ -18,10 +18,11 @@ from rich.console import Console
 
 from aced.config import Config, dump_config
 from aced.errors import AcedError
+from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.plan import Plan
 from aced.pool.shards import open_shards
-from aced.pool.source import Candidates, Column
+from aced.pool.source import Candidates, Column, Source
 from aced.pool.views import View
 from aced.programs.train import train_program
 from aced.runtime.stopping import Stopped
@@ -51,32 +52,29 @@ def config_of(out: Path, pool: Path, method: str, trained: dict[str, Path] | Non
     return run_config(out, method, trained, **keys)
 
 
-class Watched:
+class Watched(Source):
     """A source that notes the positions it is asked for."""
 
-    def __init__(self, source: Any) -> None:
-        self._source, self.asked = source, list[int]()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+    def __init__(self, source: Source) -> None:
+        self.within: Source = source
+        self.asked: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.within)
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         self.asked += indices
-        read: Candidates = self._source.read(indices, views)
-        return read
+        return self.within.read(indices, views)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_load_the_super_batches_of_one_process_from_tars_of_their_own(pool: Path, ranks: int) -> None:
     source = open_shards([str(pool)])
-    order, how = Plan(source.part_sizes, 32, 0, 2, 4), {"start": 2, "stop": 6, "workers": 0}
-    alone = [batch.indices for batch in feed(source, order, [View(8)], **how)]  # type: ignore[arg-type]
+    order, steps = Plan(source.part_sizes, 32, 0, 2, 4), range(2, 6)
+    alone = [batch.indices for batch in feed(Fill(source, [View(8)]), order, steps)]
     sources = [Watched(source) for _ in range(ranks)]
     parts = [
-        [batch.indices for batch in feed(one, order, [View(8)], part=(rank, ranks), **how)]  # type: ignore[arg-type]
+        [batch.indices for batch in feed(Fill(one, [View(8)]), order, steps, part=(rank, ranks))]
         for rank, one in enumerate(sources)
     ]
     for step, whole in enumerate(alone):

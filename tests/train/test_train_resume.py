@@ -23,7 +23,8 @@ from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool
 from aced.models import load_tower, save_tower
 from aced.runtime.progress import Bars
-from aced.train.run.fit import Fitted, fit
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted
 from aced.train.run.student import make_student
 from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at, with_holes
 

@@ -16,6 +16,8 @@ from PIL import Image
 from aced.config import Config, make_config
 from aced.errors import AcedError
 from aced.pool.faults import HARMLESS
+from aced.pool.loader.filling import Fill
+from aced.pool.loader.loading import Loading
 from aced.pool.orders.mixture import Mixture
 from aced.pool.orders.order import Order
 from aced.pool.shards import Shards
@@ -70,7 +72,7 @@ def test_a_mixture_is_fed_as_its_order_says(place: Path, workers: int) -> None:
     order = order_of(config, source)
     assert isinstance(order, Mixture)
     from_a = 0
-    for step, candidates in enumerate(feed(source, order, VIEWS, start=2, stop=18, workers=workers), start=2):
+    for step, candidates in enumerate(feed(Fill(source, VIEWS), order, range(2, 18), Loading(workers)), start=2):
         assert torch.equal(candidates.indices, order.indices(step))
         assert [int(text.split()[1]) < 100 for text in candidates.texts] == (candidates.indices < 60).tolist()
         from_a += int((candidates.indices < 60).sum())
@@ -89,7 +91,7 @@ def test_captions_follow_from_seed_and_epoch(place: Path, workers: int) -> None:
     def texts(seed: int, start: int, count: int = 0) -> list[dict[int, str]]:
         config = config_of(place, "many", seed=seed, caption_choice="random")
         source = make_source(config, quiet())
-        batches = feed(source, order_of(config, source), VIEWS, start=start, stop=8, workers=count)
+        batches = feed(Fill(source, VIEWS), order_of(config, source), range(start, 8), Loading(count))
         return [dict(zip(c.indices.tolist(), c.texts, strict=True)) for c in batches]
 
     run = texts(0, 0, workers)  # four epochs of two steps

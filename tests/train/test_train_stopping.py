@@ -27,8 +27,9 @@ from aced.runtime import stopping
 from aced.runtime.stopping import SIGNALS, Stopped, deferred, leave_to_parent, watching
 from aced.train.guard import Guard
 from aced.train.run import fit as fit_module
-from aced.train.run import loop
-from aced.train.run.fit import Fitted, fit
+from aced.train.run import loop, run_scores
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted
 from aced.train.run.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config, with_holes
@@ -186,20 +187,20 @@ def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(
 ) -> None:
     keys: dict[str, Any] = {"eval__every": 2, "run__keep_best": True}
     run(config_of(tmp_path / "whole", **keys), pool, tasks)
-    score, calls = loop._score, []
+    score, calls = run_scores._write_scores, []
 
-    def signalled(student: Any, trainer: Any, *rest: Any) -> None:
+    def signalled(trainer: Any, *rest: Any) -> None:
         calls.append(trainer.step)
         if trainer.step == 4 and when == "before":
             signal.raise_signal(signal.SIGTERM)
-        score(student, trainer, *rest)
+        score(trainer, *rest)
         if trainer.step == 4:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "_score", signalled)
+    monkeypatch.setattr(run_scores, "_write_scores", signalled)
     with pytest.raises(Stopped):
         run(config_of(tmp_path / "halves", **keys), pool, tasks)
-    monkeypatch.setattr(loop, "_score", score)
+    monkeypatch.setattr(run_scores, "_write_scores", score)
     assert steps_in(tmp_path / "halves") == [4]
     assert calls == [2, 4]
     run(config_of(tmp_path / "halves", **keys), pool, tasks, resume=True)

@@ -21,12 +21,13 @@ from aced.config import Config, make_config
 from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool, make_tasks
 from aced.runs.trackers import group
-from aced.runs.trackers.boards import SentSteps, TensorBoard
+from aced.runs.trackers.boards import Service, TensorBoard
 from aced.runs.trackers.group import Trackers, check_trackers, tracking
 from aced.runs.trackers.tracker import eval_values, train_values
 from aced.runtime.progress import Bars
 from aced.train.run import fit as fit_module
-from aced.train.run.fit import Fitted, fit
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted
 from aced.train.run.student import make_student
 from run_fakes import inputs_of, lines_of, quiet, run_config, stopping_at
 
@@ -148,7 +149,7 @@ def test_tensorboard_draws_nothing(pool: Scenes, tmp_path: Path) -> None:
 # -- W&B and trackio: modules that record what is asked of them --------------------------------------------------------
 
 
-class Service(ModuleType):
+class FakeModule(ModuleType):
     """Stands for `wandb` and `trackio`: runs by id or name, and the rows that each got."""
 
     def __init__(self, name: str) -> None:
@@ -173,13 +174,13 @@ class Service(ModuleType):
 
 
 @pytest.fixture(params=["wandb", "trackio"])
-def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Service:
-    fake = Service(request.param)
+def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeModule:
+    fake = FakeModule(request.param)
     monkeypatch.setitem(sys.modules, request.param, fake)
     return fake
 
 
-def test_a_service_gets_each_line_of_a_resumed_run_once(service: Service, pool: Scenes, tmp_path: Path) -> None:
+def test_a_service_gets_each_line_of_a_resumed_run_once(service: FakeModule, pool: Scenes, tmp_path: Path) -> None:
     config = config_of(tmp_path / "run", service.__name__, eval__every=2)
     interrupted(config, pool, 1, tasks=True)
     interrupted(config, pool, 5, tasks=True, resume=True)
@@ -195,24 +196,33 @@ def test_a_service_gets_each_line_of_a_resumed_run_once(service: Service, pool: 
     assert [asked.get("project") for asked in service.asked] == ["aced"] * 4
 
 
-def test_two_runs_are_two_of_a_service(service: Service, pool: Scenes, tmp_path: Path) -> None:
+def test_two_runs_are_two_of_a_service(service: FakeModule, pool: Scenes, tmp_path: Path) -> None:
     for out in ("one/run", "two/run"):
         run(config_of(tmp_path / out, service.__name__, train__steps=1), pool)
     assert len(service.rows) == 2
 
 
-def test_a_note_of_what_was_told_that_is_damaged_is_said(tmp_path: Path) -> None:
-    told = SentSteps(tmp_path, "wandb")
-    assert told.take("train", 5)
-    assert not told.take("train", 5)
-    assert told.take("eval", 5)
-    again = SentSteps(tmp_path, "wandb")
-    assert again.id == told.id
-    assert not again.take("train", 4)
-    assert SentSteps(tmp_path, "trackio").take("train", 4)
+def test_a_service_is_told_no_step_twice_and_a_damaged_note_is_said(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def service(name: str) -> Service:
+        found = Service(tmp_path, name)
+        found._run = SimpleNamespace(log=lambda values, step: told.append(step))
+        return found
+
+    first = service("wandb")
+    for kind, step in (("train", 5), ("train", 5), ("eval", 5)):
+        first.log(kind, step, {})
+    assert told == [5, 5]
+    again = service("wandb")
+    assert again.id == first.id
+    again.log("train", 4, {})
+    assert told == [5, 5]
+    service("trackio").log("train", 4, {})
+    assert told == [5, 5, 4]
     (tmp_path / "trackers.json").write_text('{"wan')
-    with pytest.raises(AcedError, match=r"trackers\.json is damaged; delete it"):
-        SentSteps(tmp_path, "wandb")
+    with pytest.raises(AcedError, match=r"trackers\.json.*damaged"):
+        Service(tmp_path, "wandb")
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -289,7 +299,9 @@ def test_a_tracker_that_fails_is_left_out_and_told_once(
     assert len(lines_of(tmp_path / "run/metrics.jsonl")) == STEPS
 
 
-def test_a_tracker_that_cannot_start_ends_the_run_in_a_sentence(service: Service, pool: Scenes, tmp_path: Path) -> None:
+def test_a_tracker_that_cannot_start_ends_the_run_in_a_sentence(
+    service: FakeModule, pool: Scenes, tmp_path: Path
+) -> None:
     def init(**_: Any) -> Any:
         raise PermissionError("no key")
 

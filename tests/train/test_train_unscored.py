@@ -22,11 +22,12 @@ from aced.models import load_tower
 from aced.pool.views import View
 from aced.report import load_run, results_table, write_report
 from aced.report.shared_tasks import on_shared_tasks
-from aced.runs.records import parse_results, results_of
+from aced.runs.run_results import parse_results, results_of
 from aced.runs.standing import read_status
 from aced.runtime.progress import Bars
 from aced.train.best import best_model, keep_best
-from aced.train.run.fit import Fitted, fit
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted
 from aced.train.run.inputs import make_eval_tasks
 from aced.train.run.student import make_student
 from cli_fakes import Cli

@@ -6,14 +6,12 @@ whole, and fetched into the spool to be read.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from aced.cache.farhome import FarHome
-from aced.cache.home import Folder, Home
+from aced.cache.home import Files, Home
 from aced.cache.sidecar import Part, sidecar_name, tower_folder
 from aced.cache.travelling import Travelling
 from aced.errors import AcedError
@@ -27,48 +25,31 @@ from aced.pool.source import Source
 from aced.runtime.counting import Progress
 
 
-class Files(Protocol):
-    """The local files of a store's side-cars; pickled, and asked from several processes."""
+class Cache:
+    """A cache of one model, in a folder of a local disk.
 
-    @property
-    def stay(self) -> bool:
-        """Whether they stay where they are, or come and go with their tars."""
-        ...
-
-    def lent(self) -> contextlib.AbstractContextManager[Files]:
-        """Those of any side-cars, whatever tars are there; each is read before the next one is asked for."""
-        ...
-
-    def path(self, number: int, name: str) -> Path:
-        """That of a part, by its number and the name of its side-car; raises an AcedError where it cannot be had."""
-        ...
-
-
-class Cache(Protocol):
-    """A cache of one model.
+    Args:
+        folder: the cache folder.
+        tower: the hash of the model's identity.
 
     Attributes:
         place: the cache folder or its address, for messages.
-        work: local folder in which they are made.
+        work: local folder in which side-cars are made.
         far: whether they then leave it.
+        home: where they lie.
     """
 
-    place: str
-    work: Path
-    far: bool
+    far = False
 
-    @property
-    def home(self) -> Home:
-        """Where side-cars lie."""
-        ...
+    def __init__(self, folder: Path, tower: str) -> None:
+        self.place, self.work = str(folder), tower_folder(folder, tower)
+        self.home = Home(self.work)
 
     def keep(self, path: Path) -> None:
         """A side-car was made in `work`: take it to where it belongs; raises an AcedError."""
-        ...
 
     def again(self) -> None:
         """Others may have made side-cars: look again at what is there."""
-        ...
 
     def files(self, parts: Sequence[Part], source: Source, progress: Progress | None = None) -> Files:
         """The local files of the side-cars of parts of a source, which are there.
@@ -76,67 +57,17 @@ class Cache(Protocol):
         Raises:
             AcedError: they cannot be had.
         """
-        ...
+        return Files(self.work)
 
 
-def cache_at(place: str | Path, tower: str, spool: Spool | None = None) -> Cache:
-    """The cache of a model in a cache folder or at the address of one.
-
-    Raises:
-        AcedError: it is an address, and there is no spool.
-    """
-    if not is_address(str(place)):
-        return NearCache(Path(place), tower)
-    if spool is None:
-        raise AcedError(f"{place} is an address: set data.spool_dir (aced embed: --spool-dir) to a folder on a disk.")
-    return FarCache(str(place), tower, spool)
-
-
-class NearCache:
-    """A cache in a folder."""
-
-    far = False
-
-    def __init__(self, folder: Path, tower: str) -> None:
-        self.place, self.work = str(folder), tower_folder(folder, tower)
-        self.home = Folder(self.work)
-
-    def keep(self, path: Path) -> None:
-        """As in `Cache`."""
-
-    def again(self) -> None:
-        """As in `Cache`."""
-
-    def files(self, parts: Sequence[Part], source: Source, progress: Progress | None = None) -> Files:
-        """As in `Cache`."""
-        return InFolder(self.work)
-
-
-class InFolder:
-    """Side-cars where they lie."""
-
-    stay = True
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self, number: int, name: str) -> Path:
-        """As in `Files`."""
-        return self._folder / name
-
-    def lent(self) -> contextlib.AbstractContextManager[InFolder]:
-        """As in `Files`."""
-        return contextlib.nullcontext(self)
-
-
-class FarCache:
+class FarCache(Cache):
     """A cache at an address."""
 
     far = True
 
     def __init__(self, address: str, tower: str, spool: Spool) -> None:
         self.place, self._spool = address, spool
-        self.home = FarHome(f"{address.rstrip('/')}/embeddings/{tower}")
+        self.home: FarHome = FarHome(f"{address.rstrip('/')}/embeddings/{tower}")
         own = hashlib.sha256(self.home.address.encode()).hexdigest()[:16]
         self.work = spool.folder / f"side-cars-{own}"
         sweep_leftovers(self.work)
@@ -166,19 +97,26 @@ class FarCache:
         return Spooled(self._spool.folder, remotes)
 
 
-class Spooled:
+class Spooled(Files):
     """Side-cars that were fetched into a spool."""
 
-    stay = True
-
     def __init__(self, folder: Path, remotes: Sequence[Remote]) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._names = PackedStrings.of(spooled_name(remote.address, remote.state) for remote in remotes)
 
     def path(self, number: int, name: str) -> Path:
         """As in `Files`."""
-        return self._folder / self._names[number]
+        return self.folder / self._names[number]
 
-    def lent(self) -> contextlib.AbstractContextManager[Spooled]:
-        """As in `Files`."""
-        return contextlib.nullcontext(self)
+
+def cache_at(place: str | Path, tower: str, spool: Spool | None = None) -> Cache:
+    """The cache of a model in a cache folder or at the address of one.
+
+    Raises:
+        AcedError: it is an address, and there is no spool.
+    """
+    if not is_address(str(place)):
+        return Cache(Path(place), tower)
+    if spool is None:
+        raise AcedError(f"{place} is an address: set data.spool_dir (aced embed: --spool-dir) to a folder on a disk.")
+    return FarCache(str(place), tower, spool)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from aced.cache.home import FileState
+from aced.cache.home import FileState, Home
 from aced.cache.sidecar import Part, SideCarInfo, check_made_for, damaged, read_info
 from aced.errors import AcedError
 from aced.files.remote import Remote
@@ -19,8 +19,8 @@ _HEAD = 1 << 14
 """Bytes that hold the header of nearly every side-car."""
 
 
-class FarHome:
-    """A folder of a store, which need not be there; a `Home`.
+class FarHome(Home):
+    """A folder of a store, which need not be there.
 
     What is there is as it was when it was first asked for, and what was put since.
 
@@ -90,4 +90,4 @@ class FarHome:
 
     def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
         """As in `Home`."""
-        return f"there is none in {self.address}"
+        return ""

@@ -4,71 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from aced.cache.caches import cache_at
-from aced.cache.making import EmbedSettings, embed_parts
+from aced.cache.embed_options import EmbedOptions
+from aced.cache.making import EmbedSettings, PartEmbedder
 from aced.cache.sidecar import Part, SideCarInfo, open_sidecar, overhead_bytes, parts_of, sidecar_name
 from aced.cache.sidecarlist import SideCarList
 from aced.cache.survey import Survey
 from aced.errors import AcedError
 from aced.files.atomic import sweep_leftovers
 from aced.files.remote import is_address
-from aced.models import Tower, load_tower
+from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress as Fetching
-from aced.pool.decoding import FAST
 from aced.pool.faults import HARMLESS
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import spool_at
 from aced.pool.shards import Shards, open_shards
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import TarLost
 from aced.runtime.counting import Progress
-from aced.runtime.precision import AskedPrecision, find_precision
-
-
-@dataclass(frozen=True)
-class EmbedJob:
-    """What is embedded, by what, and how; plain data, so that it can be sent to another machine.
-
-    Attributes:
-        model, checkpoint: as in `load_tower`.
-        cache: the cache folder, on a file system that all processes see, or its address.
-        settings: type, views, micro-batch and workers.
-        caption, caption_choice, decoding: what is embedded of each sample, see `open_shards`.
-        bad_tars: what a damaged tar does, see `open_shards`.
-        spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
-            that this folder may take.
-        passing: whether tars at addresses leave it again when they have been embedded.
-        index_dir: where indexes of the tars are kept, see `index_folder`.
-        device: of torch; `auto` is CUDA where the process has it.
-        precision: of the model, in the place of that in `settings`: `auto` is decided where the model is.
-        threads: CPU threads; 0 leaves them as they are.
-    """
-
-    model: str
-    checkpoint: str
-    cache: str
-    settings: EmbedSettings
-    caption: str = "txt"
-    caption_choice: str = "whole"
-    decoding: str = FAST.name
-    bad_tars: Literal["stop", "skip"] = "stop"
-    spool_dir: str = ""
-    spool_gb: float = 100.0
-    passing: bool = False
-    index_dir: str = ""
-    device: str = "cpu"
-    precision: AskedPrecision = "fp32"
-    threads: int = 0
-
-    @property
-    def spool(self) -> Spool | None:
-        """Where addresses are fetched to."""
-        return Spool(Path(self.spool_dir), int(self.spool_gb * GIGABYTE)) if self.spool_dir else None
+from aced.runtime.precision import check_precision, find_precision
 
 
 @dataclass
@@ -128,23 +86,24 @@ class TarEmbedder:
         fetching: opens a bar for what is downloaded of the model.
 
     Raises:
-        AcedError: the model cannot be loaded.
+        AcedError: the model cannot be loaded, or has no trained weights.
     """
 
     def __init__(
-        self, job: EmbedJob, tell: Callable[[str], None] | None = None, fetching: Fetching | None = None
+        self, job: EmbedOptions, tell: Callable[[str], None] | None = None, fetching: Fetching | None = None
     ) -> None:
         if job.threads:
             torch.set_num_threads(job.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = auto if job.device == "auto" else job.device
-        self.tower: Tower = load_tower(job.model, job.checkpoint, device=device, progress=fetching)
-        precision = find_precision(job.precision, self.tower.device)
-        self.job, self._tell = replace(job, settings=job.settings._replace(precision=precision)), tell
+        self.tower: Tower = load_recipe(trained_recipe(job.model, job.checkpoint), device, progress=fetching)
+        precision = find_precision(check_precision(job.precision), self.tower.device)
+        self.settings = EmbedSettings(job.dtype, job.views, job.micro_batch, job.workers, precision)
+        self.job, self._tell = job, tell
         self.tower.requires_grad_(False).eval()
         self.identity = self.tower.identity()
-        self._spool = job.spool
-        self.cache = cache_at(job.cache, self.identity["tower"], self._spool)
+        self._spool = spool_at(job.spool_dir, job.spool_gb)
+        self.cache = cache_at(job.out, self.identity["tower"], self._spool)
         sweep_leftovers(self.cache.work)
         self._listed = SideCarList(self.cache.home)
 
@@ -219,14 +178,8 @@ class TarEmbedder:
             tally.skip(gone.name, str(gone))
 
         if source is not None:
-            settings = self.job.settings
-            todo = embed_parts(
-                *(self.cache.work, source, self.tower, missing, settings, progress),
-                damaged=damaged,
-                patient=patient,
-                lost=leave_out,
-            )
-            for part in todo:
+            embedder = PartEmbedder(self.cache.work, source, self.tower, self.settings, progress, leave_out)
+            for part in embedder.make(missing, damaged, patient=patient):
                 info = self._made(part)
                 tally.seconds += info.seconds
                 tally.flops += info.flops
@@ -250,7 +203,7 @@ class TarEmbedder:
         self._listed.save()
 
     def _survey(self, parts: Sequence[Part]) -> Survey:
-        return Survey(self.cache.home, self.identity, parts, self.job.settings, repair=True, listed=self._listed)
+        return Survey(self.cache.home, self.identity, parts, self.settings, repair=True, listed=self._listed)
 
     def _made(self, part: Part) -> SideCarInfo:
         """What was written of a part, which is now where it belongs."""

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from aced.cache.sidecar import Part, SideCarWriter, finite, sample_bytes, sidecar_name
+from aced.cache.sidecar import Part, SideCarWriter, sidecar_name
 from aced.core.embeddings import Embeddings, Scalar
 from aced.errors import AcedError
 from aced.files.atomic import file_atomic
 from aced.files.claims import ClaimState, await_others, claim, release, state
-from aced.pool.fetch.fetching import calls_of
+from aced.pool.fetch.fetching import Calls, calls_of
 from aced.pool.loader.reading import chunk_size, read_spans
 from aced.pool.source import Candidates, Source
 from aced.pool.tars.losttars import LOST, TarLost
@@ -36,12 +36,18 @@ class ForwardFlops(Protocol):
         """Those of the image tower."""
         ...
 
+    @property
+    def text(self) -> int:
+        """Those of the text tower."""
+        ...
+
 
 class EmbeddingTower(Protocol):
     """What side-cars need of a tower; `aced.models.Tower` documents each."""
 
     name: str
     width: int
+    context_length: int
 
     @property
     def device(self) -> torch.device:
@@ -96,173 +102,199 @@ class EmbedSettings(NamedTuple):
     precision: Precision = "fp32"
 
 
-def embed_parts(
-    folder: Path,
-    source: Source,
-    tower: EmbeddingTower,
-    parts: Sequence[Part],
-    settings: EmbedSettings,
-    progress: Progress | None = None,
-    *,
-    damaged: Collection[Part] = (),
-    patient: bool = True,
-    lost: Callable[[Part, TarLost], None] | None = None,
-) -> Iterator[Part]:
-    """Make the side-car of each part, in order, and yield the part once its file is whole.
-
-    Parts that another process has begun are left to it. A run that is killed leaves the side-cars that were whole by
-    then, and temporary files of the parts that it had begun.
+class PartEmbedder:
+    """Makes side-cars of a source's parts by a frozen model.
 
     Args:
         folder: of the model's side-cars.
         source: what the parts are of.
         tower: the frozen model.
-        parts: those to embed.
         settings: how.
         progress: called with (samples done, all samples of the parts).
-        damaged: those of `parts` whose side-car is there, but must be made again.
-        patient: whether to wait for the other processes at the end, and to make what they do not.
         lost: called with a part whose tar is lost meanwhile, and with what became of it; the part is then left out.
             Without it that is an error.
-
-    Raises:
-        AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
     """
-    identity = tower.identity()  # once: it hashes every weight
-    todo = {folder / sidecar_name(part): part for part in parts}
-    before = {path: state(path) if part in damaged else None for path, part in todo.items()}
-    done, total = 0, sum(map(len, parts))
-
-    def tick(samples: int) -> None:
-        nonlocal done
-        done += samples
-        if progress is not None:
-            progress(done, total)
-
-    done_with: set[Part] = set()
-
-    def leave_out(part: Part, what: TarLost) -> None:
-        if lost is None:
-            raise AcedError(f"{what} Its side-car cannot be made; put the tar back and start again.") from what
-        done_with.add(part)
-        lost(part, what)
-
-    alone = False
-    while todo:
-        for part in _embed_unclaimed(source, tower, identity, settings, todo, before, tick, leave_out, alone=alone):
-            done_with.add(part)  # whoever gets it may take the file elsewhere
-            yield part
-        if not patient:
-            return
-        todo = {path: part for path, part in todo.items() if part not in done_with}
-        await_others(list(todo))
-        todo, alone = {path: part for path, part in todo.items() if state(path) == before[path]}, True
-
-
-def _embed_unclaimed(
-    source: Source,
-    tower: EmbeddingTower,
-    identity: Mapping[str, str],
-    settings: EmbedSettings,
-    todo: Mapping[Path, Part],
-    before: Mapping[Path, ClaimState],
-    tick: Callable[[int], None],
-    lost: Callable[[Part, TarLost], None],
-    *,
-    alone: bool,
-) -> Iterator[Part]:
-    """Make the side-cars that no other process has made or is making; with `alone` those too that one is making."""
-    views = [tower.view.cropped(crop) for crop in range(settings.views)]
-    step = chunk_size(views, settings.micro_batch)
-    claimed: deque[tuple[Path, Part, list[range], int]] = deque()
-    calls = calls_of(source)
-
-    def spans() -> Iterator[range]:
-        for path, part in todo.items():
-            if state(path) != before[path] or not claim(path, force=alone):
-                continue
-            if state(path) != before[path]:  # another one has made it between the two looks
-                release(path)
-                continue
-            own = [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
-            claimed.append((path, part, own, calls.call(part.start) if calls else 0))
-            yield from own
-
-    stack = contextlib.ExitStack()
-    # One reader for all parts, so that its workers need not start again for each.
-    sizes = [len(part) for part in todo.values()]
-    count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
-    helped = calls.moved if calls else None
-    chunks = read_spans(source, views, spans(), longest=longest, count=count, workers=settings.workers, helped=helped)
-    if calls is not None:
-        calls.serves(chunks)
-        stack.enter_context(calls)
-    start = time.perf_counter()
-    try:
-        for first in chunks:
-            path, part, own, call = claimed[0]
-            making = _Making(tower, identity, settings, views, start)
-            left = zip(own, itertools.chain([first], chunks), strict=False)
-            try:
-                making.write(path, part, part.keys(source), left, tick)
-                made = True
-            except TarLost as gone:
-                lost(part, gone)
-                made = False
-                for span, _ in left:  # what was read of it already
-                    tick(len(span))
-            release(path)
-            claimed.popleft()
-            if calls is not None:
-                calls.done(call)
-            if made:
-                yield part
-            start = time.perf_counter()
-    finally:
-        stack.close()
-        for path, _, _, _ in claimed:
-            release(path)
-
-
-class _Making:
-    """What happens to the samples of one part, since `start`."""
 
     def __init__(
         self,
+        folder: Path,
+        source: Source,
         tower: EmbeddingTower,
-        identity: Mapping[str, str],
         settings: EmbedSettings,
-        views: Sequence[View],
-        start: float,
+        progress: Progress | None = None,
+        lost: Callable[[Part, TarLost], None] | None = None,
     ) -> None:
-        self._tower, self._identity, self._settings, self._views = tower, identity, settings, views
-        self.start = start
-        self.flops = 0.0
-        self.faults: Counter[str] = Counter()
+        self._folder, self._source, self._tower, self._settings = folder, source, tower, settings
+        self._identity = tower.identity()  # once: it hashes every weight
+        self._views = [tower.view.cropped(crop) for crop in range(settings.views)]
+        self._progress, self._lost = progress, lost
+        self._done = self._total = 0
 
-    def write(
-        self,
-        path: Path,
-        part: Part,
-        keys: Sequence[str],
-        chunks: Iterable[tuple[range, Candidates]],
-        tick: Callable[[int], None],
-    ) -> None:
+    def make(self, parts: Sequence[Part], damaged: Collection[Part] = (), *, patient: bool = True) -> Iterator[Part]:
+        """Make the side-car of each part, in order, and yield the part once its file is whole.
+
+        Parts that another process has begun are left to it. A run that is killed leaves the side-cars that were whole
+        by then, and temporary files of the parts that it had begun.
+
+        Args:
+            parts: those to embed.
+            damaged: those of them whose side-car is there, but must be made again.
+            patient: whether to wait for the other processes at the end, and to make what they do not.
+
+        Raises:
+            AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
+        """
+        self._done, self._total = 0, sum(map(len, parts))
+        todo = [_Wanted.of(part, self._folder, there=part in damaged) for part in parts]
+        alone = False
+        while todo:
+            done_with: set[Part] = set()
+            for wanted, made in self._make_unclaimed(todo, alone=alone):
+                done_with.add(wanted.part)  # whoever gets it may take the file elsewhere
+                if made:
+                    yield wanted.part
+            if not patient:
+                return
+            todo = [wanted for wanted in todo if wanted.part not in done_with]
+            await_others([wanted.path for wanted in todo])
+            todo, alone = [wanted for wanted in todo if not wanted.is_made()], True
+
+    def _make_unclaimed(self, todo: Sequence[_Wanted], *, alone: bool) -> Iterator[tuple[_Wanted, bool]]:
+        """Make what no other process has made or is making; with `alone` also what another one is making.
+
+        Yields:
+            What was claimed, and whether it was made; if not, its tar is lost.
+        """
+        step = chunk_size(self._views, self._settings.micro_batch)
+        claimed: deque[tuple[_Wanted, list[range], int]] = deque()
+        calls = calls_of(self._source)
+
+        def spans() -> Iterator[range]:
+            for wanted in todo:
+                if wanted.claimed(force=alone):
+                    own = wanted.spans(step)
+                    claimed.append((wanted, own, calls.call(wanted.part.start) if calls else 0))
+                    yield from own
+
+        def release_all() -> None:
+            for wanted, _, _ in claimed:
+                release(wanted.path)
+
+        chunks = self._read(spans(), [len(wanted.part) for wanted in todo], step, calls)
+        with contextlib.ExitStack() as stack:
+            stack.callback(release_all)
+            if calls is not None:
+                calls.serves(chunks)
+                stack.enter_context(calls)
+            start = time.perf_counter()
+            for first in chunks:
+                wanted, own, call = claimed[0]
+                made = self._made(wanted, zip(own, itertools.chain([first], chunks), strict=False), start)
+                release(wanted.path)
+                claimed.popleft()
+                if calls is not None:
+                    calls.done(call)
+                yield wanted, made
+                start = time.perf_counter()
+
+    def _read(
+        self, spans: Iterator[range], sizes: Sequence[int], step: int, calls: Calls | None
+    ) -> Iterator[Candidates]:
+        """The samples of some spans; one reader for all parts, so that its workers need not start again for each."""
+        count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
+        workers, helped = self._settings.workers, calls.moved if calls else None
+        return read_spans(
+            self._source, self._views, spans, longest=longest, count=count, workers=workers, helped=helped
+        )
+
+    def _made(self, wanted: _Wanted, chunks: Iterator[tuple[range, Candidates]], start: float) -> bool:
+        """Make a side-car of its part's samples, begun at `start`; False where its tar is lost."""
+        part = wanted.part
+        making = _Making(self._tower, self._identity, self._settings, self._views, start)
+        try:
+            making.write(wanted.path, part, part.keys(self._source), self._ticked(chunks))
+        except TarLost as gone:
+            if self._lost is None:
+                raise AcedError(f"{gone} Its side-car cannot be made; put the tar back and start again.") from gone
+            self._lost(part, gone)
+            for _ in self._ticked(chunks):  # what was read of it already
+                pass
+            return False
+        return True
+
+    def _ticked(self, chunks: Iterator[tuple[range, Candidates]]) -> Iterator[Candidates]:
+        """The samples, counted when the next ones are asked for."""
+        for span, candidates in chunks:
+            yield candidates
+            self._done += len(span)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+class _Wanted(NamedTuple):
+    """A side-car that is to be made.
+
+    Attributes:
+        part: of which.
+        path: where it belongs.
+        before: the state of the file there that is not wanted.
+    """
+
+    part: Part
+    path: Path
+    before: ClaimState
+
+    @classmethod
+    def of(cls, part: Part, folder: Path, *, there: bool) -> _Wanted:
+        """That of a part; with `there` the file that is there now is damaged."""
+        path = folder / sidecar_name(part)
+        return cls(part, path, state(path) if there else None)
+
+    def is_made(self) -> bool:
+        """Whether some process has made it meanwhile."""
+        return state(self.path) != self.before
+
+    def claimed(self, *, force: bool) -> bool:
+        """Claim it for this process, unless it is made or (without `force`) being made."""
+        if self.is_made() or not claim(self.path, force=force):
+            return False
+        if self.is_made():  # by another one, between the two looks
+            release(self.path)
+            return False
+        return True
+
+    def spans(self, step: int) -> list[range]:
+        """The positions of its samples in the source, at most `step` at a time."""
+        part = self.part
+        return [range(at, min(part.stop, at + step)) for at in range(part.start, part.stop, step)]
+
+
+@dataclass
+class _Making:
+    """What happens to the samples of one part, since `start`."""
+
+    tower: EmbeddingTower
+    identity: dict[str, str]
+    settings: EmbedSettings
+    views: Sequence[View]
+    start: float
+    flops: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def write(self, path: Path, part: Part, keys: Sequence[str], chunks: Iterable[Candidates]) -> None:
         """Make the side-car of a part from its samples, a range of positions after the other.
 
         Raises:
             TarLost: as `add`; nothing is then written.
         """
-        tower, settings = self._tower, self._settings
-        with file_atomic(path) as temporary:
-            file = SideCarWriter(temporary, path, keys, tower.width, settings.views, settings.dtype)
-            try:
-                for span, candidates in chunks:
-                    self.add(candidates, file, part)
-                    tick(len(span))
-                self.finish(file, part)
-            finally:
-                file.close()
+        width, settings = self.tower.width, self.settings
+        with (
+            file_atomic(path) as temporary,
+            contextlib.closing(SideCarWriter(temporary, path, keys, width, settings.views, settings.dtype)) as file,
+        ):
+            for candidates in chunks:
+                self.add(candidates, file, part)
+            self.finish(file, part)
 
     def add(self, candidates: Candidates, file: SideCarWriter, part: Part) -> None:
         """Embed some samples and write them.
@@ -272,70 +304,39 @@ class _Making:
         """
         if gone := next((fault for fault in candidates.faults if fault.name in LOST), None):
             raise TarLost(gone.name, gone.detail)
-        tower, micro_batch = self._tower, self._settings.micro_batch
+        tower, micro_batch = self.tower, self.settings.micro_batch
         self.faults.update(fault.name for fault in candidates.faults)
         if not len(candidates):
             return
-        with autocast(tower.device, self._settings.precision):
+        with autocast(tower.device, self.settings.precision):
             found = tower.score(candidates, micro_batch)
-            others = [tower.score_images(candidates.images[view], micro_batch) for view in self._views[1:]]
+            others = [tower.score_images(candidates.images[view], micro_batch) for view in self.views[1:]]
         image = [found.image, *others]
         rows = torch.stack([each.float().cpu() for each in image], dim=1)
         text = found.text.float().cpu()
-        if not finite(rows, text):
+        if not (torch.isfinite(rows).all() and torch.isfinite(text).all()):
             raise AcedError(f"The tower {tower.name} gives embeddings that are not finite numbers.")
         file.add(candidates.indices - part.start, rows, text)
         self.flops += len(candidates) * tower.forward_flops(candidates.texts)
-        if len(self._views) > 1:
-            self.flops += len(candidates) * (len(self._views) - 1) * tower.flops(1).image
+        if len(self.views) > 1:
+            self.flops += len(candidates) * (len(self.views) - 1) * tower.flops(1).image
 
     def finish(self, file: SideCarWriter, part: Part) -> None:
         """Write the header, which makes the side-car whole."""
-        tower = self._tower
+        tower = self.tower
         with torch.no_grad():
             scale, bias = map(float, tower.scale_and_bias())
         file.finish(
             tower=tower.name,
-            identity=dict(self._identity),
+            identity=self.identity,
             part=part.name,
             mark=part.mark,
             d=tower.width,
-            views=self._settings.views,
+            views=self.settings.views,
             scale=scale,
             bias=bias,
-            precision=self._settings.precision,
+            precision=self.settings.precision,
             faults=dict(self.faults),
             seconds=time.perf_counter() - self.start,
             flops=self.flops,
         )
-
-
-def check_space(cache: Path, samples: int, d: int, settings: EmbedSettings, overhead: int = 0) -> int:
-    """Bytes that are free where a cache is or will be; refuses one that does not fit.
-
-    Args:
-        cache: the cache folder.
-        samples, d, settings: how many are embedded, and how.
-        overhead: bytes of the headers and keys of all side-cars, see `overhead_bytes`.
-
-    Raises:
-        AcedError: the side-cars of so many samples are larger than what is free.
-    """
-    there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    need = samples * sample_bytes(d, settings.dtype, settings.views) + overhead
-    if need > free:
-        raise AcedError(
-            f"The embeddings of {samples:,} samples need {size_text(need)} and {size_text(free)} are free in {there}: "
-            "make room, choose another folder, store fewer views, or store them as int8."
-        )
-    return free
-
-
-def size_text(size: float) -> str:
-    """A number of bytes as people read it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB" if size < 1000 else f"{size:,.0f} TB"

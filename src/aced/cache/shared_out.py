@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aced.cache.job import EmbedJob, EmbedTally, TarEmbedder
+from aced.cache.embed_options import EmbedOptions
+from aced.cache.job import EmbedTally, TarEmbedder
 from aced.errors import AcedError
 
 
@@ -42,7 +43,7 @@ def own_share(text: str = "") -> TarShare:
     return TarShare(outer * world + rank, shares * world, int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def with_ray(job: EmbedJob, tars: Sequence[str], actors: int) -> Iterator[EmbedTally]:
+def with_ray(job: EmbedOptions, tars: Sequence[str], actors: int) -> Iterator[EmbedTally]:
     """The tallies of single tars, as Ray's actors finish them; each actor loads the model once.
 
     A cluster is joined where `RAY_ADDRESS` names one (`ray job submit` sets it); otherwise one is started on this
@@ -79,7 +80,7 @@ def with_ray(job: EmbedJob, tars: Sequence[str], actors: int) -> Iterator[EmbedT
             ray.shutdown()
 
 
-def _cpus(job: EmbedJob, actors: int) -> int:
+def _cpus(job: EmbedOptions, actors: int) -> int:
     return max(os.cpu_count() or 1, actors * max(1, job.threads))
 
 

@@ -11,7 +11,6 @@ side-car that was made in fp32 on a CPU serves a run in bf16, and a cache may be
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from aced.cache.rowcodec import encode, layout, row_bytes
+from aced.cache.sealed import SealedWriter, differences, sealed_info, sealed_name
 from aced.errors import AcedError
-from aced.files.atomic import writing
-from aced.files.tensorfile import Header, RowFile, RowFileWriter
+from aced.files.tensorfile import Header, RowFile
 from aced.pool.source import Source
 from aced.pool.tars.manifest import TOLD
 from aced.runtime.descriptors import is_out_of_files, out_of_files
@@ -35,14 +33,7 @@ VERSION = 2
 _METADATA_BYTES = 8192
 _HEADER_BYTES = 400
 _BLOCK = 4096
-_FORMAT = "aced side-car"
-IDENTITY = {
-    "weights": "other weights",
-    "preprocessing": "another preprocessing",
-    "tokenizer": "another tokenizer",
-    "architecture": "another architecture",
-}
-"""What a model is made of, each with the words for a model that differs in it."""
+_KIND = "side-car"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +83,11 @@ class _PartKeys(Sequence[str]):
 
 def parts_of(source: Source) -> list[Part]:
     """The parts of a source that hold samples, in the order of its samples; a source without tars is one part."""
-    marks: Mapping[str, str] = getattr(source, "parts", {})
-    if not marks:
+    if not source.parts:
         return [Part(source.name, source.fingerprint, 0, len(source))]
-    ends = np.cumsum(getattr(source, "part_sizes", []), dtype=np.int64).tolist()
-    found = zip(marks.items(), [0, *ends[:-1]], ends, strict=True)
-    lost = getattr(source, "lost", {})
+    ends = np.cumsum(source.part_sizes, dtype=np.int64).tolist()
+    found = zip(source.parts.items(), [0, *ends[:-1]], ends, strict=True)
+    lost = source.lost
     return [Part(name, mark, start, stop, name in lost) for (name, mark), start, stop in found if stop > start]
 
 
@@ -169,8 +159,7 @@ def sidecar_path(cache: Path | str, fingerprint: str, part: Part) -> Path:
 
 def sidecar_name(part: Part) -> str:
     """What the side-car of a part is called."""
-    mark = hashlib.sha256(part.mark.encode()).hexdigest()[:12]
-    return f"{stem(part)}-{mark}.safetensors"
+    return sealed_name(stem(part), part.mark)
 
 
 def stem(part: Part) -> str:
@@ -178,7 +167,7 @@ def stem(part: Part) -> str:
     return re.sub(r"[^\w.-]+", "_", part.name.rstrip("/").rpartition("/")[2].removesuffix(".tar"))[:80]
 
 
-class SideCarWriter:
+class SideCarWriter(SealedWriter):
     """Writes a side-car in place, in any order of its rows; use it under `file_atomic`.
 
     Args:
@@ -191,24 +180,20 @@ class SideCarWriter:
     """
 
     def __init__(self, path: Path, target: Path, keys: Sequence[str], d: int, views: int, dtype: str) -> None:
-        self._target, self._dtype, self._n = target, dtype, len(keys)
+        self._dtype, self._n = dtype, len(keys)
         self._valid = np.zeros(self._n, dtype=np.uint8)
         self._ends = _ends(keys)
         self._keys = np.frombuffer(json.dumps(list(keys)).encode(), np.uint8)
         tensors = layout("image", (self._n, views), d, dtype) | layout("text", (self._n,), d, dtype)
         tensors |= {"valid": ("uint8", (self._n,)), "keys": ("uint8", self._keys.shape)}
-        # The widest first, so that each begins where its type must.
-        tensors = dict(sorted(tensors.items(), key=lambda entry: -np.dtype(entry[1][0]).itemsize))
-        with writing(target):
-            self._file = RowFileWriter(path, tensors, _METADATA_BYTES)
+        super().__init__(path, target, tensors, _METADATA_BYTES)
 
     def add(self, rows: Tensor, image: Tensor, text: Tensor) -> None:
         """Write the embeddings of B samples: `[B]` increasing rows, image `[B, views, d]`, text `[B, d]`."""
         places = rows.numpy()
-        with writing(self._target):
-            for name, values in (("image", image), ("text", text)):
-                for tensor, block in encode(name, values, self._dtype).items():
-                    self._file.put(tensor, places, block)
+        for name, values in (("image", image), ("text", text)):
+            for tensor, block in encode(name, values, self._dtype).items():
+                self.put(tensor, block, places)
         self._valid[places] = 1
 
     @property
@@ -218,25 +203,20 @@ class SideCarWriter:
 
     def finish(self, **info: Any) -> None:
         """Write the rest; `info` are the fields of `SideCarInfo` that do not follow from the rows."""
-        with writing(self._target):
-            self._file.put("valid", np.arange(self._n), self._valid)
-            self._file.put("keys", np.arange(len(self._keys)), self._keys)
-            whole = SideCarInfo(
-                version=VERSION,
-                n=self._n,
-                dtype=self._dtype,
-                ends=self._ends,
-                usable=self.usable,
-                sha256=self._file.sha256(),
-                **info,
-            )
-            content = asdict(whole)
-            precision = content.pop("precision")
-            self._file.finish({"format": _FORMAT, "info": json.dumps(content), "precision": precision})
-
-    def close(self) -> None:
-        """Close the file; harmless when it is closed already."""
-        self._file.close()
+        self.put("valid", self._valid)
+        self.put("keys", self._keys)
+        whole = SideCarInfo(
+            version=VERSION,
+            n=self._n,
+            dtype=self._dtype,
+            ends=self._ends,
+            usable=self.usable,
+            sha256="",  # of what is written, so that it is known last
+            **info,
+        )
+        content = asdict(whole)
+        precision = content.pop("precision")
+        self.seal(_KIND, content, precision=precision)
 
 
 def _ends(keys: Sequence[str]) -> list[str]:
@@ -329,9 +309,7 @@ def read_info(path: Path | str, header: Header) -> SideCarInfo:
         ValueError, KeyError, TypeError: it is not what was written.
         AcedError: it is of another version.
     """
-    if header.metadata.get("format") != _FORMAT:
-        raise ValueError("it is no side-car")
-    content = json.loads(header.metadata.pop("info"))  # which is as large as all else that is held
+    content = sealed_info(header, _KIND)
     if content["version"] != VERSION:
         raise AcedError(f"The side-car {path} was written by another version of aced: {_AGAIN}.")
     if set(content) != {entry.name for entry in fields(SideCarInfo)} - {"precision"}:
@@ -366,18 +344,3 @@ def check_made_for(path: Path | str, info: SideCarInfo, identity: Mapping[str, s
 
 
 _AGAIN = "delete the file and run 'aced embed' again, which makes only what is missing"
-
-
-def differences(made_by: Mapping[str, str], wanted: Mapping[str, str | None]) -> str:
-    """In what two models' identities differ, in words; empty where they are one, as far as `made_by` says."""
-    if "architecture" not in made_by and "contents" in wanted:
-        wanted = {**wanted, "architecture": None, "tower": wanted["contents"]}
-    found = [words for name, words in IDENTITY.items() if made_by.get(name) != wanted.get(name)]
-    if not found and made_by.get("tower") != wanted.get("tower"):
-        return "another model"
-    return " and ".join(found)
-
-
-def finite(image: Tensor, text: Tensor) -> bool:
-    """Whether embeddings are numbers."""
-    return bool(torch.isfinite(image).all() and torch.isfinite(text).all())

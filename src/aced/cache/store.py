@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aced.cache.caches import Cache, Files, cache_at
-from aced.cache.making import EmbeddingTower, EmbedSettings, check_space, embed_parts
+from aced.cache.caches import Cache, cache_at
+from aced.cache.costs import check_space
+from aced.cache.home import Files
+from aced.cache.making import EmbeddingTower, EmbedSettings, PartEmbedder
 from aced.cache.rowcodec import decode, layout
 from aced.cache.sidecar import (
     Damaged,
@@ -240,6 +242,18 @@ def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], setti
     return survey
 
 
+def others_there(cache: Cache, survey: Survey, tower: str) -> str:
+    """A sentence about side-cars that look like those a tower lacks but are of something else; empty without any."""
+    if not survey.missing:
+        return ""
+    first = survey.parts[survey.missing[0]]
+    why = cache.home.why_missing(survey.identity, first)
+    return why and (
+        f"{len(survey.missing)} of {len(survey.parts)} parts of the data have no side-car by {tower} in {cache.place} "
+        f"and are embedded now; of {first.name}, {why}."
+    )
+
+
 def embed_missing(
     cache: Cache,
     survey: Survey,
@@ -274,7 +288,7 @@ def embed_missing(
     overhead = sum(overhead_bytes(part, source) for part in looked) * len(largest) // max(1, len(looked))
     check_space(cache.work, sum(map(len, largest)), tower.width, settings, overhead)
     sweep_leftovers(cache.work)
-    for part in embed_parts(cache.work, source, tower, missing[share[0] :: share[1]], settings, progress):
+    for part in PartEmbedder(cache.work, source, tower, settings, progress).make(missing[share[0] :: share[1]]):
         cache.keep(cache.work / sidecar_name(part))
 
 
@@ -295,7 +309,7 @@ def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | 
     """
     if survey.missing:
         part = survey.parts[survey.missing[0]]
-        why = cache.home.why_missing(survey.identity, part)
+        why = cache.home.why_missing(survey.identity, part) or f"there is none in {cache.home.named('')}"
         raise AcedError(f"{part.name} has no side-car of this model: {why}; run 'aced embed'.")
     files = cache.files(survey.parts, source, progress)
     store = Store(survey, files, dict(_other_rows(survey, files, source)))
@@ -313,7 +327,7 @@ def _other_rows(survey: Survey, files: Files, source: Source) -> Iterator[tuple[
 
     A tar's mark covers its keys, and of a lost one it says that their order is kept.
     """
-    alone = not getattr(source, "parts", {})
+    alone = not source.parts
     for number, part in enumerate(survey.parts):
         if not part.lost and (alone or len(part) != survey.rows[number]):
             rows = open_sidecar(files.path(number, sidecar_name(part))).rows_of(part.keys(source))

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from aced.cache.home import Files
 from aced.cache.sidecar import Part
 from aced.errors import AcedError
 from aced.files.download import fetch
 from aced.files.remote import Remote
 from aced.files.spoolroom import date, exclusive, spooled_name
-from aced.pool.fetch.places import Moved, Places
-from aced.pool.fetch.streamed import Further, Streamed
+from aced.pool.fetch.places import Places
+from aced.pool.fetch.streamed import Further, brought_of
 from aced.pool.packed import PackedStrings
 from aced.pool.source import Source
 from aced.pool.tars.losttars import TarLost
@@ -24,7 +25,7 @@ from aced.pool.tars.losttars import TarLost
 _FOLDER = "side-cars"
 
 
-class Travelling:
+class Travelling(Files):
     """The local files of side-cars that come and go with their tars; pickled, and asked from several processes.
 
     Args:
@@ -36,9 +37,12 @@ class Travelling:
     stay = False
 
     def __init__(self, source: Source, parts: Sequence[Part], remotes: Sequence[Remote]) -> None:
-        self._places: Places = source.places  # type: ignore[attr-defined]
-        self._streamed, numbers = _streamed(self._places)
-        sizes = np.asarray(source.part_sizes, dtype=np.int64)  # type: ignore[attr-defined]
+        assert source.places is not None
+        self._places: Places = source.places
+        streamed, numbers = brought_of(self._places)
+        assert streamed is not None
+        super().__init__(streamed.folder / _FOLDER)
+        sizes = np.asarray(source.part_sizes, dtype=np.int64)
         self._tars = np.flatnonzero(sizes)[: len(parts)]  # those that have a part
         there = self._tars if numbers is None else np.asarray(numbers)[self._tars]
         self._part_of = {int(tar): part for part, tar in enumerate(there)}
@@ -57,7 +61,7 @@ class Travelling:
     def path(self, number: int, name: str) -> Path:
         """As in `Files`; waits for the tar."""
         remote = self._remote(number)
-        target = self._streamed.folder / _FOLDER / spooled_name(remote.address, remote.state)
+        target = self.folder / spooled_name(remote.address, remote.state)
         if target.exists():
             return target
         try:
@@ -72,7 +76,7 @@ class Travelling:
     @contextlib.contextmanager
     def lent(self) -> Iterator[Lent]:
         """The files of any side-cars, one at a time, whatever tars are there."""
-        folder = self._streamed.folder.with_name(f"lent-{os.getpid()}")
+        folder = self.folder.parent.with_name(f"lent-{os.getpid()}")
         try:
             yield Lent(self, folder)
         finally:
@@ -87,24 +91,21 @@ class Travelling:
         _bring(self._remote(number), temporary, target)
 
 
-class Lent:
+class Lent(Files):
     """Side-cars that are fetched when they are asked for; the one before is removed then."""
 
     stay = False
 
     def __init__(self, files: Travelling, folder: Path) -> None:
-        self._files, self._folder = files, folder
+        super().__init__(folder)
+        self._files = files
 
     def path(self, number: int, name: str) -> Path:
         """As in `Files`."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        self._files.bring(number, self._folder / name)
-        return self._folder / name
-
-    def lent(self) -> contextlib.AbstractContextManager[Lent]:
-        """As in `Files`."""
-        return contextlib.nullcontext(self)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self._files.bring(number, self.folder / name)
+        return self.folder / name
 
 
 class TravellingSideCars:
@@ -121,17 +122,9 @@ class TravellingSideCars:
 def let_travel(source: Source, files: Sequence[object]) -> None:
     """Have side-cars brought with the tars of a source, of those `files` that do so."""
     if travelling := [one for one in files if isinstance(one, Travelling)]:
-        streamed, _ = _streamed(source.places)  # type: ignore[attr-defined]
+        streamed, _ = brought_of(source.places)
+        assert streamed is not None
         streamed.travels_with(TravellingSideCars(travelling))
-
-
-def _streamed(places: Places) -> tuple[Streamed, Sequence[int] | None]:
-    """What brings the tars, and the numbers that they have there, where these are others."""
-    numbers = None
-    if isinstance(places, Moved):
-        numbers, places = places.numbers, places.places
-    assert isinstance(places, Streamed)
-    return places, numbers
 
 
 def _bring(remote: Remote, temporary: Path, target: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from aced.cli.app import app, say
+from aced.cli.option_fields import takes_options
 from aced.cli.path_words import as_path
-from aced.errors import AcedError
+from aced.programs.options import StableOptions
 
 
 @app.command()
@@ -40,7 +41,7 @@ def report(
 
     from aced.report import load_results, load_run, results_table, write_report
     from aced.report.stability_page import read_stability
-    from aced.runs.records import results_of
+    from aced.runs.run_results import results_of
 
     console = Console()
     folder = runs[0]
@@ -59,42 +60,8 @@ def report(
 
 
 @app.command()
-def stable(
-    results: Annotated[
-        list[Path],
-        typer.Argument(
-            parser=as_path, help="Run folders, a demo's folder, results.json, eval_results.jsonl or CSV tables."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(parser=as_path, help="The JSON; the page with the figure is written beside it, as .html.")
-    ] = Path("runs/stable.json"),
-    recipe_column: Annotated[
-        list[str] | None, typer.Option(help="CSV column that names the recipe; may be given several times.")
-    ] = None,
-    repeat_pattern: Annotated[
-        str, typer.Option(help="Regular expression for what differs in the names of rows that repeat one recipe.")
-    ] = "",
-    ignore: Annotated[
-        list[str] | None, typer.Option(help="Task or CSV column to leave out; * and ? are wildcards; repeatable.")
-    ] = None,
-    facts: Annotated[
-        Path | None, typer.Option(parser=as_path, help="CSV (task,n,chance) or JSON with what the tables do not say.")
-    ] = None,
-    rank: Annotated[
-        list[Path] | None,
-        typer.Option(parser=as_path, help="Rank these models, in the place of those of RESULTS; repeatable."),
-    ] = None,
-    missing: Annotated[
-        str, typer.Option(help="What missing scores do: 'stop', or leave out such 'tasks' or 'rows'.")
-    ] = "stop",
-    percent: Annotated[bool, typer.Option("--percent", help="The tables are in percent.")] = False,
-    alpha: Annotated[float, typer.Option(help="Probability of keeping any task that is at chance.")] = 0.05,
-    least: Annotated[
-        int, typer.Option(min=0, help="Fewest tasks to keep; 0: half of those above chance, rounded up.")
-    ] = 0,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples of the seeds.")] = 2000,
-) -> None:
+@takes_options
+def stable(options: StableOptions) -> None:
     """Choose the tasks whose average is stable over seeds, and say how sure that is.
 
     Examples:
@@ -105,19 +72,6 @@ def stable(
     """
     from rich.console import Console
 
-    from aced.evaluate.stability.resampling import Rules
-    from aced.evaluate.stability.tables import layout_of
     from aced.programs.stable import stable_program
 
-    if not 0 < alpha < 1:
-        raise AcedError(f"--alpha is {alpha}; give a probability between 0 and 1, such as 0.05.")
-    stable_program(
-        results,
-        ranked=rank or [],
-        facts=facts,
-        layout=layout_of(recipe_column or [], repeat_pattern, ignore or [], percent=percent, missing=missing),
-        rules=Rules(alpha=alpha, least=least or None, resamples=resamples),
-        out=out,
-        command=["aced", *sys.argv[1:]],
-        console=Console(),
-    )
+    stable_program(options, ["aced", *sys.argv[1:]], Console())

@@ -1,4 +1,4 @@
-"""Commands that train, and how a run stands: train, status."""
+"""Commands that train, and how a run stands: train, cost, status."""
 
 from __future__ import annotations
 
@@ -40,6 +40,56 @@ def train(
     from aced.programs.train import train_program
 
     train_program(load_config(config, overrides or []), Console(), resume=resume)
+
+
+@app.command()
+def cost(
+    config: Annotated[
+        str, typer.Argument(parser=as_place, help="A TOML file, or the name of a recipe; see 'aced recipes'.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
+    ] = None,
+    pairs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pairs of the pool. [as many as are drawn, each once]", show_default=False),
+    ] = None,
+    text_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Length of texts in tokens. [each model's longest]", show_default=False),
+    ] = None,
+    pair_kb: Annotated[
+        float | None,
+        typer.Option(min=0, help="10^3 bytes of a pair in its tar, to tell what is read.", show_default=False),
+    ] = None,
+    gpu_tflops: Annotated[
+        float, typer.Option(min=1e-3, help="10^12 FLOPs a second of a GPU; 989 is an H100's in bf16.")
+    ] = 989.0,
+    utilisation: Annotated[
+        float, typer.Option(min=1e-4, max=1.0, help="Share of them that a run gets; measure yours.")
+    ] = 0.4,
+    in_json: Annotated[bool, typer.Option("--json", help="One JSON object with all numbers.")] = False,
+) -> None:
+    """Say what a run would cost before it starts: FLOPs, GPU hours, pairs, bytes of images and of side-cars.
+
+    Nothing is read and nothing downloaded: the architectures that the config names are enough.
+
+    Examples:
+
+      aced cost aced-f0
+
+      aced cost siglip2-b16 reference.cache= --gpu-tflops 312 --utilisation 0.35
+
+      aced cost my.toml train.steps=10000 --pairs 12800000 --text-tokens 20 --json
+    """
+    from rich.console import Console
+
+    from aced.config import load_config
+    from aced.programs.cost import Assumed, cost_program
+
+    assumed = Assumed(text_tokens, pairs, pair_kb, gpu_tflops, utilisation)
+    cost_program(load_config(config, overrides or []), assumed, Console(), in_json=in_json)
 
 
 @app.command()

@@ -38,142 +38,150 @@ class RunSection(Section):
     """The run itself."""
 
     out: Annotated[PathText, FREE] = "runs/train"
-    """Folder of the run: config, metrics, checkpoints, results."""
+    """Folder for everything the run writes: its config, metrics, checkpoints, model and results."""
     imports: Annotated[Words, FREE] = []
-    """Modules of yours that register methods, losses and the like, as in `import my_module`; they are looked for in the
-    current folder too."""
+    """Your modules to import first, as in `import my_module`. They may register methods, losses, sources and more;
+    the current folder is searched too."""
     seed: Seed = 0
-    """Seed of the initial weights, the order of the data and the draws."""
+    """Seed for the initial weights, the order of the data and the random draws."""
     device: Annotated[str, ROUNDING] = "auto"
-    """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    """Device to train on: `cpu`, `cuda`, `cuda:1`, ... `auto` takes CUDA if the machine has it."""
     threads: Annotated[int, Field(ge=0, le=1024), ROUNDING] = 0
-    """CPU threads; 0 chooses. Bit-equal repetition needs the same number, so it is recorded."""
+    """Number of CPU threads; 0 measures which number is fastest. Runs repeat bit for bit only with the same number,
+    so the run records it."""
     log_every: Annotated[Positive, FREE] = 10
     """Steps between two lines of metrics.jsonl."""
     trackers: Annotated[TrackerNames, FREE] = []
-    """Who gets these lines too: `tensorboard` (into the run's folder), `wandb`, `trackio`, or one
-    that run.imports registers; one, or a list."""
+    """Services that also receive each line: `tensorboard` (writes into the run's folder), `wandb`, `trackio`, or
+    one that run.imports registers. One name or a list."""
     checkpoint_every: Annotated[int, Field(ge=0), FREE] = 500
-    """Steps between two checkpoints; 0 writes none by the number of steps, and one at the end in any case."""
+    """Steps between two checkpoints. 0 saves none by step count; the run always saves one at the end."""
     checkpoint_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False), FREE] = 15.0
-    """Minutes between two checkpoints, beside those of `checkpoint_every`; 0 writes none by the clock."""
+    """Minutes between two checkpoints, in addition to checkpoint_every. 0 saves none by time."""
     keep: Annotated[Positive, FREE] = 2
-    """Newest checkpoints that are kept; an older one goes once a newer one is complete."""
+    """Number of newest checkpoints to keep. An older one is deleted once a newer one is complete."""
     keep_best: Annotated[bool, FREE] = False
-    """Keep the model with the best average of those that `eval.every` evaluates, in `best/`."""
+    """Also keep the model with the best average among the evaluations of `eval.every`, in `best/`."""
     parallel: Annotated[Literal["ddp", "fsdp"], ROUNDING] = "ddp"
-    """How several processes share the student: each holds it (DDP), or a part of its weights and moments (FSDP2)."""
+    """How several processes hold the student: `ddp` gives each a full copy, `fsdp` (FSDP2) gives each a share of
+    the weights and optimiser state."""
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False), FREE] = 300.0
-    """Seconds that processes of a job wait for each other within a step (in the first one at least 30 minutes), and for
-    loading processes that do nothing, before it ends; one that dies ends it at once."""
+    """Seconds that processes wait for each other within a step, and for a loading process that makes no progress,
+    before the job ends. The first step may take at least 30 minutes. A process that dies ends the job at once."""
 
 
 class DataSection(Section):
     """The pool that the student learns from."""
 
     shards: Annotated[Paths, PLACE] = []
-    """Tars in webdataset/img2dataset/DataComp layout: files, folders, globs, `{00000..00009}` ranges. Empty: scenes."""
+    """Tars in webdataset, img2dataset or DataComp layout: files, folders, globs, `{00000..00009}` ranges, or
+    manifests that `aced index` wrote. Empty: the built-in scenes."""
     source: str = ""
-    """A source that run.imports registers, in the place of tars and scenes."""
+    """Name of a source that run.imports registers; it replaces tars and scenes."""
     caption: str = "txt"
-    """Where captions are: `txt`, or `json:FIELD` for a field of the sample's .json."""
+    """Where a sample's caption is: `txt`, or `json:FIELD` for a field of its .json file."""
     caption_choice: Literal["whole", "first", "random"] = "whole"
-    """Of several captions (lines of the .txt, entries of a .json's list): the `first`, or a `random` one each epoch."""
+    """`whole`: the .txt is one caption, and of a .json's list the first entry is. Otherwise each line or entry is a
+    caption: the `first` is used, or a `random` one in each epoch."""
     weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
-    """Share of each entry of `shards` in every super-batch, in any unit; empty: every pair counts alike."""
+    """Share of each entry of `shards` in every super-batch, in any unit. Empty: every pair counts the same."""
     locality: CountOrAuto = "auto"
-    """K: how many tars a stream reads at a time, whose pairs are mixed; 0 mixes all pairs of the pool. `auto`: 0 up to
-    20 million pairs and 10,000 tars, else 16."""
+    """K: the number of tars that a stream reads at once and whose pairs it mixes. 0 shuffles all pairs of the pool.
+    `auto`: 0 up to 20 million pairs and 10,000 tars, otherwise 16."""
     streams: OneOrAuto = "auto"
-    """C: with `locality`, how many streams of tars make a super-batch; the numbers of processes that divide C can share
-    the run. `auto`: as many as there are processes, times a power of 2, up to 8."""
+    """C: the number of streams of tars that fill a super-batch if `locality` is not 0. The run can use any number
+    of processes that divides C. `auto`: the number of processes times a power of 2, up to 8."""
     bad_tars: Annotated[Literal["stop", "skip"], FREE] = "stop"
-    """What a damaged tar does, or one that is lost under the run: stop it, or leave out what cannot be read and count
-    it."""
+    """What to do about a damaged tar, or one that disappears during the run: `stop`, or `skip` what cannot be read
+    and count it."""
     lost_tars: Annotated[Literal["refuse", "allow"], FREE] = "refuse"
-    """What --resume does where tars of the run are gone or have changed: refuse, or go on without their samples."""
+    """What --resume does if tars of the run are gone or have changed: `refuse`, or `allow` the run to continue
+    without their samples."""
     max_bad_share: Annotated[Fraction, FREE] = 0.01
-    """Largest share of unreadable samples in the pool; a run stops once those it read show more, beyond chance. Lost
-    tars do not count."""
+    """Largest share of unreadable samples. The run stops once the samples it has read show, beyond chance, that the
+    pool has more. Lost tars do not count."""
     spool_dir: Annotated[PathOrNone, FREE] = ""
-    """Folder that addresses (`s3://`, `https://`, ...) are fetched to and gzip tars unpacked in; empty: refused."""
+    """Local folder for tars fetched from addresses (`s3://`, `https://`, ...) and for unpacked gzip tars. Empty:
+    such tars are refused."""
     spool_gb: Annotated[float, Field(gt=0), FREE] = 100.0
-    """Largest size of that folder, in 10^9 bytes."""
+    """Maximum size of that folder in GB (10^9 bytes)."""
     decoding: Literal["exact", "fast", "scaled"] = "fast"
-    """Pixels to the bit as in evaluation, the same but for a level in 0.3 % of the values, or large JPEGs at n/8."""
+    """`exact`: pixels bit-identical to evaluation. `fast`: torch's resize; 0.3 % of the values differ by one level.
+    `scaled`: as fast, and large JPEGs are decoded at a reduced size."""
     in_memory: Annotated[SwitchOrAuto, FREE] = False
-    """Decode everything once and keep it in memory (3 x size x size bytes for each pair and view); `auto`: where that
-    takes at most a quarter of the free memory."""
+    """Decode all images once and keep them in memory (3 x size x size bytes per pair and view). `auto`: only if
+    that takes at most a quarter of the free memory."""
     workers: Annotated[CountOrAuto, FREE] = "auto"
-    """Processes that load ahead; 0 loads in the main process. `auto`: 0 on a CPU, whose cores train, and for data in
-    memory; with a GPU one less than its share of the cores, 1 to 8, as far as /dev/shm has room."""
+    """Processes that load data ahead of the step; 0 loads in the main process. `auto`: 0 on a CPU, whose cores
+    train, and for data in memory; on a GPU 1 to 8, one fewer than its share of the cores, if /dev/shm has room."""
     start_method: Annotated[Literal["fork", "forkserver"], FREE] = "fork"
-    """How they are started on Linux: forked, or from a process that does nothing else, for a source that has threads or
-    connections of its own."""
+    """How loading processes start on Linux: `fork`, or `forkserver` for a source that has threads or connections of
+    its own."""
     index_dir: Annotated[PathOrNone, FREE] = "auto"
-    """Folder for the pool's manifest and indexes of its tars, which later starts read instead of the tars; `auto`:
-    `$XDG_CACHE_HOME/aced/index`, or `~/.cache/aced/index`; empty: none are kept."""
+    """Folder for the pool's manifest and the indexes of its tars, which later runs read instead of the tars.
+    `auto`: `$XDG_CACHE_HOME/aced/index`, or `~/.cache/aced/index`. Empty: nothing is kept."""
     kind_field: Annotated[str, FREE] = ""
-    """Field of the samples' .json that says how each was spoilt, for reports of what was chosen; empty: it is not
-    read."""
+    """Field of the samples' .json that names each sample's kind; the report then shows which kinds were chosen.
+    Empty: not read."""
     concept_field: str = "concepts"
-    """Field of the samples' .json that names what is in the picture, a word or a list of words, for rows that choose by
-    concepts (`cabs-dm`, `cabs-fm`); read for these alone."""
+    """Field of the samples' .json that names what the image shows, a word or a list of words. Only methods that choose
+    by concepts (`cabs-dm`, `cabs-fm`) read it."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
-    """K: each pair is seen as the whole image or one of K - 1 fixed crops, another one in each epoch."""
+    """K: number of views of each image: the whole image and K - 1 fixed crops, a different one in each epoch."""
     scenes: Literal["pool", "redundant", "curated"] = "pool"
-    """Built-in data, used where `shards` is empty: the noisy pool, a very redundant one, or the clean split."""
+    """Which built-in scenes to use if `shards` is empty: the noisy `pool`, a very `redundant` one, or the clean
+    `curated` split."""
     scenes_size: Positive = 24_000
-    """Number of pairs of the built-in data."""
+    """Number of built-in scenes."""
     scenes_seed: int = 1
-    """Seed of the built-in data."""
+    """Seed of the built-in scenes."""
 
 
 class TowerSection(Section):
     """A model."""
 
     model: Annotated[PathOrNone, MODEL] = ""
-    """An open_clip architecture name, a JSON config, a folder that a run wrote (its `model/`), or a repository of the
-    hub, `hf-hub:ORGANISATION/MODEL`."""
+    """An open_clip architecture, a JSON config, a folder that a run wrote (its `model/`), or
+    `hf-hub:ORGANISATION/MODEL`."""
     checkpoint: Annotated[PathOrNone, MODEL] = ""
-    """Weights for it: a local file (`FILE#KEY`: one of several sets in it), or a tag of open_clip's list, which is
-    fetched; empty: the model's own, or random ones."""
+    """Its weights: a local file (`FILE#KEY` picks one of several sets in it), or a tag from open_clip's list, which
+    is downloaded. Empty: the model's own weights, or random ones."""
 
 
 class StudentSection(TowerSection):
     """The model that is trained."""
 
     model: Annotated[PathText, MODEL] = "aced-demo-s"
-    """An open_clip architecture name, a JSON config, a folder that a run wrote (its `model/`), or a repository of the
-    hub, `hf-hub:ORGANISATION/MODEL`."""
+    """An open_clip architecture, a JSON config, a folder that a run wrote (its `model/`), or
+    `hf-hub:ORGANISATION/MODEL`."""
 
 
 class FrozenSection(TowerSection):
     """A model that is not trained."""
 
     cache: Annotated[PathOrNone, PLACE] = ""
-    """Folder for its cached embeddings; empty: they are computed at every step."""
+    """Folder of its cached embeddings. Empty: they are computed at every step."""
     cache_missing: Annotated[Literal["make", "refuse"], FREE] = "make"
-    """What is done where the cache lacks a tar: embed it now, or refuse and say what there is instead."""
+    """What to do if the cache lacks a tar: `make` its embeddings now, or `refuse` and list what the cache has."""
 
 
 class ReferenceSection(FrozenSection):
-    """The frozen model that scores the data; it is the teacher too, where none is given."""
+    """The frozen model that scores the data. It is also the teacher unless another one is named."""
 
     cache_dtype: Literal["float32", "float16", "int8"] = "float16"
-    """Type in which cached embeddings are stored, the teacher's too."""
+    """Number format of cached embeddings, the teacher's included."""
 
 
 class TeacherSection(FrozenSection):
-    """The frozen model that is distilled, where it is not the reference; or several, whose probabilities are averaged.
+    """The frozen model to distil if it is not the reference, or several, whose probabilities are averaged.
 
     Each has its own logit scale. Their cached embeddings lie in one folder.
     """
 
     model: Annotated[PlaceText, MODEL] = ""  # type: ignore[assignment]
-    """As reference.model; a list of several teachers is allowed."""
+    """As reference.model, or a list of several teachers."""
     checkpoint: Annotated[PlaceText, MODEL] = ""  # type: ignore[assignment]
-    """As reference.checkpoint; of several teachers a list too, with "" for one that brings its own weights."""
+    """As reference.checkpoint; with several teachers a list, with "" for one that brings its own weights."""
 
     @property
     def each(self) -> list[FrozenSection]:
@@ -194,107 +202,120 @@ class MethodSection(Section):
     """How batches are chosen and what is distilled."""
 
     name: str = "aced"
-    """A row of the methods table: `aced methods` lists them."""
+    """A row of the methods table; `aced methods` lists them."""
     weight: Annotated[float, Field(ge=0)] | None = None
-    """lambda, the weight of the distillation loss; left out: the table's."""
+    """lambda: weight of the distillation loss. Unset: the method's own."""
     second_weight: Annotated[float, Field(ge=0)] | None = None
-    """lambda of the second distillation loss, of a row that has two; left out: the table's."""
+    """lambda of the second distillation loss, for methods that have two. Unset: the method's own."""
     columns: Annotated[int, Field(ge=0, le=2**20)] | None = None
-    """m: further pairs, of the teacher's cache, that softmax distillation compares with; left out: the table's."""
+    """m: number of additional pairs from the teacher's cache that softmax distillation compares each batch with.
+    Unset: the method's own."""
     column_bank: Annotated[int, Field(ge=1, le=2**24)] = 2**16
-    """Pairs that columns are drawn from, read once an epoch and kept on the device (8 bytes a pair and dimension).
-
-    A pool that has no more pairs is taken whole, a larger one by a sample from 64 tars or more, another each epoch."""
+    """Number of pairs that columns are drawn from. They are read once an epoch and kept on the device (8 bytes per
+    pair and dimension). A smaller pool is taken whole; a larger one is sampled from at least 64 tars, anew in each
+    epoch."""
     loss: str = "sigmoid"
-    """The contrastive loss, in training and in the scores: `sigmoid`, `softmax`, `drrho`, or one that run.imports
-    registers. Rows that bring their own, such as `drrho`, leave it aside."""
+    """Contrastive loss, for training and for the scores: `sigmoid`, `softmax`, `drrho`, or one that run.imports
+    registers. Methods that bring their own loss, such as `drrho`, ignore it."""
     drrho_scale: Annotated[float, Field(gt=0, le=1000)] = 100.0
-    """t of the `drrho` loss, which is held constant."""
+    """t: constant logit scale of the `drrho` loss."""
     scope: Literal["global", "quota", "local"] = "global"
-    """Who competes where several processes share a super-batch: all, each for its own share, or each alone."""
+    """How several processes select from a super-batch. `global`: all candidates compete. `quota`: each process chooses
+    b/W of its own candidates, knowing what all have chosen. `local`: the same, knowing only its own choices."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    """f = 1 - b/B: the share of the super-batch that is thrown away; for `clip-filter` the share of the pool."""
+    """f = 1 - b/B: share of the super-batch that is discarded; with `clip-filter`, share of the pool."""
     since: Fraction = 0.0
-    """Share of the run before which batches are random ones, of the same size, and only those are loaded."""
+    """Share of the run after which selection begins. Before it, batches of the same size are random, and only they
+    are loaded."""
     until: Fraction = 1.0
-    """Share of the run from which they are again."""
+    """Share of the run at which selection ends and random batches begin."""
     chunks: Positive = 16
-    """n: in how many chunks a joint draw is made."""
+    """n: number of chunks in which a joint selection draws the batch."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """tau of the draw: probability proportional to exp(score / tau); 0 takes the best."""
+    """tau of the selection: a pair's probability is proportional to exp(score / tau); 0 takes the best."""
     teacher_temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Divides the teacher's logits in softmax distillation."""
+    """Divisor of the teacher's logits in softmax distillation."""
 
 
 class ScoringSection(Section):
-    """How the student's scoring of the super-batch is made cheap, and what is decided before loading."""
+    """Cheaper scoring of the super-batch, and what is decided before loading."""
 
     cascade: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the super-batch that the reference keeps, jointly, for the student to score; 1: all of it."""
+    """Share of the super-batch that the reference preselects for the student to score; 1 scores all of it. Lower is
+    cheaper; 0.4 costs 0.7 points in docs/cost.md."""
     early: bool = False
-    """A cached reference decides before loading: of a super-batch only what it keeps is read."""
+    """Let a cached reference preselect before loading: only the pairs that it keeps are read and decoded."""
     reuse: Annotated[int, Field(ge=0)] = 0
-    """Largest age in steps of the student's embeddings that are used again for scoring; 0: none are."""
+    """Maximum age, in steps, at which the student's embeddings of a pair may be reused for scoring; 0 never reuses
+    them."""
     unseen: Literal["embed", "predict"] = "embed"
-    """A pair that `reuse` does not remember: embed it, or predict the student's embedding from the reference's, which
-    needs no scoring pass."""
+    """How to score pairs that `reuse` does not remember: `embed` runs the student; `predict` estimates its
+    embedding from the reference's and needs no forward pass."""
     refresh: Annotated[float, Field(ge=0)] = 0.0
-    """With unseen=predict: candidates that are embedded at a step after all, as a share of train.batch; those that were
-    embedded longest ago."""
+    """With unseen=predict: number of candidates to embed at each step all the same, as a share of train.batch,
+    oldest first."""
     resolution: Annotated[int, Field(ge=0)] = 0
-    """Side in pixels to which images are reduced for scoring; 0: the student's own."""
+    """Image side in pixels for scoring; 0 scores at the student's own resolution."""
     coarse_share: Fraction = 0.0
-    """Share of each training batch that is seen at `resolution` too."""
+    """Share of each training batch that is also trained at `resolution`, so that the student learns to score
+    there."""
 
 
 class TrainSection(Section):
     """Steps and the optimiser (AdamW, cosine with warm-up)."""
 
     batch: Positive = 64
-    """b: pairs that are trained on at each step."""
+    """b: number of pairs per training step, over all processes."""
     steps: Positive = 400
-    """Number of steps."""
+    """Number of training steps."""
     lr: Rate = 1e-3
     """Peak learning rate."""
     warmup: Fraction = 0.08
-    """Share of the steps in which the rate rises linearly from 0."""
+    """Share of the steps during which the learning rate rises linearly from 0."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """AdamW's betas."""
+    """AdamW's two betas."""
     weight_decay: Rate = 0.05
-    """Weight decay, on matrices only."""
+    """Weight decay, applied to matrices only."""
+    decay_embeddings: bool = True
+    """Apply weight decay to position and token embeddings too, as open_clip does. `false`: neither they nor the
+    parameters that the model lists in `no_weight_decay()` (such as class tokens) decay, as in timm."""
     lock: Words = []
-    """Parts of the student that stay as they are: `image`, `text`, or names in its state dict (`visual.conv1`,
-    `visual.transformer.resblocks.[0-5]`); after a `!`, one that is trained after all. A locked part runs as in
-    evaluation, and costs no backward pass."""
+    """Parts of the student to freeze: `image`, `text`, or names in its state dict (`visual.conv1`,
+    `visual.transformer.resblocks.[0-5]`); a name after `!` is trained all the same. Frozen parts run in evaluation
+    mode and cost no backward pass."""
     scale_lr: Rate = 10.0
-    """Factor of the learning rate for logit scales and biases."""
+    """Factor on the learning rate of logit scales and biases."""
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient; larger ones are scaled down."""
     micro_batch: Annotated[Positive, ROUNDING] = 1024
-    """Pairs embedded at once without gradient (scoring, reference, teacher, evaluation)."""
+    """Pairs per forward pass without gradient (scoring, reference, teacher, evaluation). Lower it if memory runs
+    out."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`bf16` and `fp16` run all towers under autocast, frozen ones and evaluation too; weights, losses and scores stay
-    in float32. `auto`: bf16 on a GPU that has it, fp32 elsewhere."""
+    """Precision of all models, frozen ones and evaluation included; weights, losses and scores stay in float32.
+    `bf16` and `fp16` use autocast. `auto`: bf16 on a GPU that supports it, otherwise fp32."""
     tf32: Annotated[SwitchOrAuto, ROUNDING] = "auto"
-    """Round float32 matrix products on a GPU to TensorFloat-32, which is faster; `auto`: unless the precision is
-    fp32."""
+    """Use TensorFloat-32 for float32 matrix products on a GPU, which is faster and rounds more. `auto`: unless the
+    precision is fp32."""
     grad_cache: Annotated[int, Field(ge=0), ROUNDING] = 0
-    """Pairs that a process embeds at once in training: bounded memory for one more forward pass; 0: its whole share."""
+    """Pairs per forward pass in training, at the cost of one more forward pass (gradient caching); 0 runs a
+    process's whole share at once. Lower it if memory runs out."""
     activation_checkpointing: Annotated[bool, ROUNDING] = False
-    """Compute the towers' activations anew in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass instead of storing them: less memory, about a third more
+    computation."""
     compile: Annotated[bool, ROUNDING] = False
-    """Compile the towers with torch.compile; the first steps then take minutes."""
+    """Compile the models with torch.compile; the first steps then take minutes."""
 
 
 class EvalSection(Section):
     """Zero-shot evaluation of the student."""
 
     tasks: Annotated[Paths, FREE] = []
-    """Task folders in CLIP_benchmark's layout, or folders of them; empty: the scenes tasks, if scenes are the data."""
+    """Task folders in CLIP_benchmark's layout, folders of such, or names of registered tasks. Empty: the scenes'
+    tasks if the run trains on scenes."""
     split: Annotated[Literal["test", "validation"], FREE] = "test"
-    """Which split of the scenes tasks."""
+    """Split of the scenes' tasks: choose settings on `validation`, report `test`."""
     every: Annotated[int, Field(ge=0), FREE] = 0
-    """Steps between two evaluations; 0 evaluates at the end only."""
+    """Steps between two evaluations; 0 evaluates only at the end."""
 
 
 class Sections(Section):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
@@ -118,20 +118,41 @@ def _scalar(value: Scalar, device: torch.device) -> Tensor:
     return torch.full((), value, dtype=torch.float32, device=device)
 
 
-def check_how(*, size: int, score: str, loss: str, strategy: str, chunks: int, temperature: float) -> None:
-    """Raise a ValueError for arguments that `select` cannot work with."""
-    if loss not in get_args(Loss):
-        raise ValueError(f"select: unknown loss {loss!r}; known: {', '.join(get_args(Loss))}.")
-    if strategy not in get_args(Strategy):
-        raise ValueError(f"select: unknown strategy {strategy!r}; known: {', '.join(get_args(Strategy))}.")
-    if SCORES[score].within and strategy != "joint":
-        raise ValueError(
-            f"select: score {score!r} compares with what is chosen and needs strategy 'joint', not {strategy!r}."
-        )
-    if size < 1 or chunks < 1:
-        raise ValueError(f"select: size and chunks must be at least 1, got size={size}, chunks={chunks}.")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"select: temperature must be finite and not negative, got {temperature}.")
+class DrawWords(TypedDict, total=False):
+    """The keywords of a draw, see `DrawHow`."""
+
+    score: Score
+    loss: Loss
+    strategy: Strategy
+    chunks: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class DrawHow:
+    """How candidates are scored and drawn; `aced.select` documents each."""
+
+    score: Score = "learnability"
+    loss: Loss = "sigmoid"
+    strategy: Strategy = "joint"
+    chunks: int = 16
+    temperature: float = 1.0
+
+    def check(self, size: int) -> None:
+        """Raise a ValueError for what `select` cannot work with."""
+        if self.loss not in get_args(Loss):
+            raise ValueError(f"select: unknown loss {self.loss!r}; known: {', '.join(get_args(Loss))}.")
+        if self.strategy not in get_args(Strategy):
+            raise ValueError(f"select: unknown strategy {self.strategy!r}; known: {', '.join(get_args(Strategy))}.")
+        if SCORES[self.score].within and self.strategy != "joint":
+            raise ValueError(
+                f"select: score {self.score!r} compares with what is chosen and needs strategy 'joint', not "
+                f"{self.strategy!r}."
+            )
+        if size < 1 or self.chunks < 1:
+            raise ValueError(f"select: size and chunks must be at least 1, got size={size}, chunks={self.chunks}.")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"select: temperature must be finite and not negative, got {self.temperature}.")
 
 
 def check_models(models: Sequence[ScoreModel]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
+from typing import Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -24,9 +24,9 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 from aced.core.gains import Gains, independent_gains, joint_gains, tile_of
 from aced.core.ranks import Alone, Ranks
+from aced.core.score_models import DrawHow, DrawWords, ScoreModel, check_models, models_of
 from aced.core.score_models import Loss as Loss
 from aced.core.score_models import Score as Score
-from aced.core.score_models import ScoreModel, check_how, check_models, models_of
 from aced.core.score_models import Strategy as Strategy
 from aced.core.selection_ranks import Apart, Chunk, DrawTogether, Party, Scope, Sharing
 
@@ -65,12 +65,8 @@ def select(
     reference: Embeddings | None,
     size: int,
     *,
-    score: Score = "learnability",
-    loss: Loss = "sigmoid",
-    strategy: Strategy = "joint",
-    chunks: int = 16,
-    temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    **how: Unpack[DrawWords],
 ) -> Selection:
     """Choose `size` of B candidates to train on.
 
@@ -80,17 +76,17 @@ def select(
         reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
             `hard-student`.
         size: how many to choose, 1 <= size <= B. Exactly so many distinct indices come back.
-        score: `learnability` (student's loss minus reference's: H-ACID), `easy-reference` (minus the
+        generator: source of the noise; the same generator state gives the same indices.
+        score: `learnability` (student's loss minus reference's: H-ACID), the default; `easy-reference` (minus the
             reference's loss: I-ACID), `hard-student` (the student's loss), or `diverse` (unlike what was chosen
             before, by the reference's similarities of images and of texts; whether a pair fits does not count).
-        loss: the contrastive loss that the scores are made of.
-        strategy: `joint` draws in chunks, each conditional on all chosen before; `independent` ignores the
-            others; `top-k` is `independent` without noise.
-        chunks: number of chunks n of a joint draw; sizes differ by at most one, never more chunks than
-            `size`.
-        temperature: tau of the draw, probability proportional to exp(g / tau) without replacement
+        loss: the contrastive loss that the scores are made of: `sigmoid`, the default, or `softmax`.
+        strategy: `joint`, the default, draws in chunks, each conditional on all chosen before; `independent` ignores
+            the others; `top-k` is `independent` without noise.
+        chunks: number of chunks n of a joint draw, 16 by default; sizes differ by at most one, never more chunks
+            than `size`.
+        temperature: tau of the draw, 1 by default: probability proportional to exp(g / tau) without replacement
             (Gumbel-top-k); 0 takes the largest.
-        generator: source of the noise; the same generator state gives the same indices.
 
     Returns:
         A `Selection` on the embeddings' device. Scores are computed in float32 whatever the inputs' type.
@@ -99,11 +95,11 @@ def select(
         ValueError: too few candidates, a model missing that the score needs, shapes or devices that do not
             match, rows that are not of unit length or not finite, or an unknown name.
     """
-    models = models_of(student, reference, score)
-    counts = [len(models[0].e)]
-    party = _party(models, size, Alone(), counts, "global", score, loss, strategy, chunks, temperature)
+    asked = DrawHow(**how)
+    models = models_of(student, reference, asked.score)
+    party = _party(models, size, Alone(), [len(models[0].e)], "global", asked)
     check_models(models)
-    return _draw(party, loss, strategy, temperature, generator)
+    return _draw(party, asked, generator)
 
 
 def draw(
@@ -114,12 +110,8 @@ def draw(
     counts: Sequence[int],
     *,
     scope: Scope = "global",
-    score: Score = "learnability",
-    loss: Loss = "sigmoid",
-    strategy: Strategy = "joint",
-    chunks: int = 16,
-    temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    **how: Unpack[DrawWords],
 ) -> Selection:
     """Choose `size` of the candidates of all ranks, without a look at the embeddings: nothing waits for a GPU.
 
@@ -131,8 +123,8 @@ def draw(
         counts: every rank's number of candidates.
         scope: `global`: all candidates compete, as in one process. `quota`: each rank chooses `size / W` of its own,
             scored against everything that all ranks have chosen. `local`: likewise, against its own choice only.
-        score, loss, strategy, chunks, temperature: as in `select`.
         generator: in the same state on every rank; one of a CPU gives the same noise for every device.
+        score, loss, strategy, chunks, temperature: as in `select`.
 
     Returns:
         The same `Selection` on every rank, of rows of the whole super-batch. With `quota` and `local` a rank that has
@@ -141,9 +133,9 @@ def draw(
     Raises:
         ValueError: too few candidates, a model missing that the score needs, or an unknown name.
     """
-    models = models_of(student, reference, score)
-    party = _party(models, size, ranks, counts, scope, score, loss, strategy, chunks, temperature)
-    return _draw(party, loss, strategy, temperature, generator)
+    asked = DrawHow(**how)
+    models = models_of(student, reference, asked.score)
+    return _draw(_party(models, size, ranks, counts, scope, asked), asked, generator)
 
 
 # --- how many ---------------------------------------------------------------------------------------------------
@@ -175,23 +167,19 @@ def _party(
     ranks: Ranks,
     counts: Sequence[int],
     scope: Scope,
-    score: Score,
-    loss: Loss,
-    strategy: Strategy,
-    chunks: int,
-    temperature: float,
+    how: DrawHow,
 ) -> Party:
     """Who draws, and how many in each chunk."""
     if scope not in get_args(Scope):
         raise ValueError(f"select: unknown scope {scope!r}; known: {', '.join(get_args(Scope))}.")
-    check_how(size=size, score=score, loss=loss, strategy=strategy, chunks=chunks, temperature=temperature)
+    how.check(size)
     if size > sum(counts):
         on = f" on {ranks.size} ranks" if ranks.size > 1 else ""
         raise ValueError(
             f"select: cannot choose {size} of {sum(counts)} candidates{on}; "
             "give a larger super-batch or a smaller size."
         )
-    n = chunks if strategy == "joint" else 1
+    n = how.chunks if how.strategy == "joint" else 1
     if ranks.size == 1 or scope == "global":
         sizes = [[c] for c in shares_of(size, min(n, size))]
         return (Party if ranks.size == 1 else DrawTogether)(models, ranks, counts, sizes)
@@ -204,16 +192,13 @@ def _party(
 # --- drawing ----------------------------------------------------------------------------------------------------
 
 
-def _draw(
-    party: Party, loss: Loss, strategy: Strategy, temperature: float, generator: torch.Generator | None
-) -> Selection:
-    if strategy == "top-k":
-        temperature = 0.0
+def _draw(party: Party, how: DrawHow, generator: torch.Generator | None) -> Selection:
+    temperature = 0.0 if how.strategy == "top-k" else how.temperature
     with torch.no_grad(), torch.autocast(party.device.type, enabled=False):
-        if strategy == "joint":
-            gains = joint_gains(party.models, loss)
+        if how.strategy == "joint":
+            gains = joint_gains(party.models, how.loss)
         else:
-            gains = independent_gains(party.models, loss, party.blocks())
+            gains = independent_gains(party.models, how.loss, party.blocks())
         scores = party.ranks.gather(gains.current(), party.counts).clone()
         chunks = _chunks(party, gains, temperature, generator)
         rows, drawn = party.everyones(chunks)

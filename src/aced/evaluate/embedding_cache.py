@@ -1,51 +1,54 @@
-"""Embeddings of one model on disk, by the fingerprint of what was embedded."""
+"""Embeddings of tasks' images and texts on disk, by the mark of what was embedded."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+import torch
 from torch import Tensor
 
+from aced.cache.keyed import KeyedArrays
 from aced.evaluate.image_faults import ImageFaults
-from aced.files.atomic import save_tensors_atomic
 
 
 class EmbeddingCache:
-    """A folder of safetensors files; everything in it belongs to one model at one precision.
-
-    What was embedded decides the name of a file, and the model the folder, so that nothing in it can be out of date.
-    A damaged file is made again.
+    """The embeddings that one model makes of tasks at one precision; what is damaged is made again.
 
     Args:
-        folder: where all models' caches lie.
-        model: fingerprint of the model.
+        folder: the cache folder, which other models may share.
+        identity: what the model's `identity()` says.
         precision: at which it runs.
     """
 
-    def __init__(self, folder: Path, model: str, precision: str) -> None:
-        self._folder = folder / f"{model}-{precision}"
+    def __init__(self, folder: Path, identity: Mapping[str, str], precision: str) -> None:
+        self._arrays, self._precision = KeyedArrays(folder, "tasks", identity), precision
 
-    def load(self, name: str) -> tuple[Tensor, ImageFaults] | None:
-        """The embeddings under a name, `[n, d]` float32, with the faults of their images; None where there are none."""
-        path = self._folder / f"{name}.safetensors"
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, "pt") as file:
-                noted = json.loads((file.metadata() or {}).get("faults", "{}"))
-                lost = {int(position): str(fault) for position, fault in noted.pop("lost", {}).items()}
-                faults = ImageFaults.from_json(lost, noted)
-                return file.get_tensor("embeddings"), faults
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, SafetensorError):
-            return None
+    def load(self, kind: str, mark: str) -> tuple[Tensor, ImageFaults] | None:
+        """The embeddings of a content, `[n, d]` float32, with the faults of its images; None where there are none.
 
-    def save(self, name: str, embeddings: Tensor, faults: ImageFaults) -> None:
-        """Keep embeddings under a name.
+        Args:
+            kind: of the content: images, captions or a classifier.
+            mark: of the content, and of how the model saw it.
+        """
+        file = self._arrays.get(kind, self._mark(mark))
+        if file is None:
+            return None
+        noted = json.loads(file.rows("faults").tobytes())
+        lost = {int(position): str(fault) for position, fault in noted.pop("lost").items()}
+        return torch.from_numpy(np.array(file.rows("embeddings"))), ImageFaults.from_json(lost, noted)
+
+    def save(self, kind: str, mark: str, embeddings: Tensor, faults: ImageFaults) -> None:
+        """Keep the embeddings of a content, see `load`.
 
         Raises:
             AcedError: the disk is full or the folder cannot be written.
         """
-        noted = {"faults": json.dumps({"lost": dict(faults.lost), **faults.as_json()})} if faults else None
-        save_tensors_atomic(self._folder / f"{name}.safetensors", {"embeddings": embeddings.cpu()}, noted)
+        noted = json.dumps({"lost": dict(faults.lost), **faults.as_json()}).encode()
+        arrays = {"embeddings": embeddings.cpu().numpy(), "faults": np.frombuffer(noted, np.uint8)}
+        self._arrays.put(kind, self._mark(mark), arrays)
+
+    def _mark(self, mark: str) -> str:
+        return f"{mark} {self._precision}"

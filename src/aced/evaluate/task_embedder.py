@@ -203,13 +203,14 @@ class TaskEmbedder:
     ) -> tuple[Tensor, ImageFaults]:
         if self._cache is None or not isinstance(mark, str):
             return compute()
-        view = self._tower.view
-        name = f"{kind}-{mark}-{view.size}-{view.mode}-{view.interpolation}" if kind == "images" else f"{kind}-{mark}"
-        known = self._cache.load(name)
+        if kind == "images":
+            view = self._tower.view
+            mark = f"{mark} {view.size} {view.mode} {view.interpolation}"
+        known = self._cache.load(kind, mark)
         if known is not None:
             return known[0].to(self.device), known[1]
         embedded = compute()
-        self._cache.save(name, *embedded)
+        self._cache.save(kind, mark, *embedded)
         return embedded
 
     def _texts(self, texts: Sequence[str]) -> Tensor:

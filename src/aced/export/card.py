@@ -11,7 +11,8 @@ from typing import Any
 from aced.evaluate.eval_records import FILE, read_evaluation
 from aced.models import Tower
 from aced.models.tokenizers import WordTokenizer
-from aced.runs.records import RunRecord, load_run
+from aced.runs.records import RunRecord
+from aced.runs.run_results import load_run
 
 FILL = "FILL IN"
 """Stands where only whoever publishes a model knows what to write."""

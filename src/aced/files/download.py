@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,10 @@ class Watched:
     @contextlib.contextmanager
     def coming(self, target: Path) -> Iterator[Callable[[], int]]:
         """A file while it is fetched; tells how many bytes have come, those of failed attempts too."""
-
-        def come() -> int:
-            with contextlib.suppress(OSError):
-                self._coming[target] = max(self._coming[target], target.stat().st_size)
-            return self._coming[target]
-
         with self._lock:
             self._coming[target] = 0
         try:
-            yield come
+            yield partial(self._grown, target)
         finally:
             with self._lock:
                 self._done += 1 + self._coming.pop(target)
@@ -73,11 +68,12 @@ class Watched:
     def moved(self) -> int:
         """Grows as long as anything comes."""
         with self._lock:
-            targets = list(self._coming)
-            for target in targets:
-                with contextlib.suppress(OSError):
-                    self._coming[target] = max(self._coming[target], target.stat().st_size)
-            return self._done + self._told + sum(self._coming.values())
+            return self._done + self._told + sum(map(self._grown, list(self._coming)))
+
+    def _grown(self, target: Path) -> int:
+        with contextlib.suppress(OSError):
+            self._coming[target] = max(self._coming[target], target.stat().st_size)
+        return self._coming[target]
 
 
 def fetch(

@@ -2,7 +2,7 @@
 
 from aced.models.compat import ensure_torchvision, import_open_clip
 from aced.models.flops import Flops
-from aced.models.model_loading import load_recipe, load_tower, save_tower
+from aced.models.model_loading import load_recipe, load_tower, outline, save_tower
 from aced.models.own_tower import OwnTower, own_tower
 from aced.models.recipes import trained_recipe
 from aced.models.tokenizers import WordTokenizer
@@ -17,6 +17,7 @@ __all__ = [
     "import_open_clip",
     "load_recipe",
     "load_tower",
+    "outline",
     "own_tower",
     "save_tower",
     "trained_recipe",

@@ -21,6 +21,9 @@ import torch
 from aced.registry.makers import ARCHITECTURES, made
 from aced.registry.plugins import load_laboratory
 
+CONFIGS = Path(__file__).parent / "configs"
+"""The folder of the paper's students as open_clip configs."""
+
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _MAX_OPERATORS = 64
@@ -74,6 +77,9 @@ def import_open_clip() -> ModuleType:
         if _open_clip is None:
             ensure_torchvision()
             module = importlib.import_module("open_clip")
+            from aced.models.joined_trunk import register_joined_trunks
+
+            register_joined_trunks()
             for folder in config_folders():
                 module.add_model_config(folder)
             _open_clip = module
@@ -85,4 +91,4 @@ def config_folders() -> tuple[Path, ...]:
     """The folders of architectures that open_clip does not have; their vision towers are in timm's registry then."""
     ensure_torchvision()
     load_laboratory()
-    return tuple(made(ARCHITECTURES, name) for name in ARCHITECTURES)
+    return (CONFIGS, *(made(ARCHITECTURES, name) for name in ARCHITECTURES))

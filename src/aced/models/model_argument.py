@@ -29,7 +29,7 @@ def open_model(model: str, checkpoint: str, device: str, progress: FileProgress 
     with uncollected():
         import_open_clip()
     place = device_of(device)
-    return load_recipe(trained_recipe(model, checkpoint, model, "with --checkpoint"), place, 0, progress).eval()
+    return load_recipe(trained_recipe(model, checkpoint), place, 0, progress).eval()
 
 
 def device_of(name: str) -> torch.device:

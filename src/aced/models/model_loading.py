@@ -20,9 +20,9 @@ from aced.models.compat import import_open_clip
 from aced.models.doubts import doubts
 from aced.models.hub_files import FileProgress
 from aced.models.own_tower import OwnTower, described
-from aced.models.pretrained import fetched_text, fetched_weights
+from aced.models.pretrained import HUB, fetched_text, fetched_weights
 from aced.models.recipes import FORMAT, TOWER_FILE, WEIGHTS_FILE, WORDS_FILE, Recipe, find_recipe
-from aced.models.tokenizers import WordTokenizer, choose_tokenizer
+from aced.models.tokenizers import Tokenizer, WordTokenizer, choose_tokenizer
 from aced.models.tower import Tower
 from aced.models.weights import load_weights, start_bias
 
@@ -174,16 +174,47 @@ def _build(recipe: Recipe, seed: int | None) -> Tower:
     with _seeded(seed):
         model = _instantiate(open_clip, recipe)
         _start_decoder(open_clip, model)
+    tower = _around(model, recipe, tokenizer, context_length)
+    tower.text_model = text_model
+    return tower
+
+
+def outline(model: str | Path) -> Tower:
+    """The architecture of a model on torch's meta device: it has shapes and FLOPs, and neither weights nor a tokenizer.
+
+    It takes as long for a large model as for a small one, and next to no memory. Nothing is fetched.
+
+    Args:
+        model: as in `load_tower`, but for addresses.
+
+    Raises:
+        AcedError: unknown name, unreadable or invalid config, or an architecture that would have to be fetched.
+    """
+    if str(model).startswith(HUB):
+        raise AcedError(f"{model}: its config would have to be fetched; name its architecture in open_clip instead.")
+    recipe = find_recipe(model)
+    _refuse_downloads(recipe)
+    with torch.device("meta"):
+        built = _instantiate(import_open_clip(), recipe)
+
+    def tokenize(texts: list[str]) -> torch.Tensor:
+        raise AcedError(f"{recipe.name}: an outline has no tokenizer; load the model to embed texts.")
+
+    context_length = int(recipe.config["text_cfg"].get("context_length", 77))
+    return _around(built, recipe, tokenize, context_length).to("meta")
+
+
+def _around(model: nn.Module, recipe: Recipe, tokenizer: Tokenizer, context_length: int) -> Tower:
+    """The tower of an open_clip model that was built from a recipe."""
     quicken_attention(model)
-    preprocess = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), recipe.preprocess)
+    transform = import_open_clip().transform
+    preprocess = transform.merge_preprocess_dict(transform.PreprocessCfg(), recipe.preprocess)
     size = getattr(model.visual, "image_size", preprocess["size"])
     preprocess["size"] = list(size) if isinstance(size, tuple) else size
     for key in ("mean", "std"):
         value = preprocess[key]
         preprocess[key] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
-    tower = Tower(recipe.name, model, recipe.config, preprocess, tokenizer, context_length)
-    tower.text_model = text_model
-    return tower
+    return Tower(recipe.name, model, recipe.config, preprocess, tokenizer, context_length)
 
 
 def _instantiate(open_clip: Any, recipe: Recipe) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -25,6 +26,25 @@ class OwnTower(Tower):
         return mark_of({"class": code_of(self), "structure": repr(self.model)})
 
 
+class PixelWords(TypedDict, total=False):
+    """The keywords of `own_tower` about pixels, see `Pixels`."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    resize_mode: str
+    interpolation: str
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a model of your own wants its pixels; `own_tower` documents each."""
+
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+    resize_mode: str = "shortest"
+    interpolation: str = "bicubic"
+
+
 def own_tower(
     model: nn.Module,
     tokenizer: Tokenizer,
@@ -33,10 +53,7 @@ def own_tower(
     width: int,
     image_size: int,
     context_length: int,
-    mean: Sequence[float] = (0.5, 0.5, 0.5),
-    std: Sequence[float] = (0.5, 0.5, 0.5),
-    resize_mode: str = "shortest",
-    interpolation: str = "bicubic",
+    **pixels: Unpack[PixelWords],
 ) -> OwnTower:
     """A `Tower` around a module.
 
@@ -49,9 +66,9 @@ def own_tower(
         width: d, the dimension of the embeddings.
         image_size: S.
         context_length: of the texts, in tokens.
-        mean, std: of each channel, for pixels from 0 to 1.
-        resize_mode: `shortest`, which crops the centre, or `squash`.
-        interpolation: `bicubic` or `bilinear`.
+        mean, std: of each channel, for pixels from 0 to 1; 0.5 by default.
+        resize_mode: `shortest`, the default, which crops the centre, or `squash`.
+        interpolation: `bicubic`, the default, or `bilinear`.
 
     Raises:
         AcedError: a member is missing, or what the model gives for two pairs has another shape.
@@ -62,12 +79,13 @@ def own_tower(
             f"The model '{name}' has no {missing[0]}: own_tower needs {', '.join(_MEMBERS)} (and logit_bias for the "
             "sigmoid loss); a small module around it can have them."
         )
+    asked = Pixels(**pixels)
     preprocess: dict[str, Any] = {
         "size": image_size,
-        "mean": list(mean),
-        "std": list(std),
-        "interpolation": interpolation,
-        "resize_mode": resize_mode,
+        "mean": list(asked.mean),
+        "std": list(asked.std),
+        "interpolation": asked.interpolation,
+        "resize_mode": asked.resize_mode,
     }
     tower = OwnTower(name, model, {"embed_dim": width}, preprocess, tokenizer, context_length)
     _check(tower)

@@ -130,13 +130,12 @@ def split_key(checkpoint: str) -> tuple[Path, str]:
     return Path(head), key
 
 
-def trained_recipe(model: str | Path, checkpoint: str | Path | None, what: str, how: str) -> Recipe:
+def trained_recipe(model: str | Path, checkpoint: str | Path | None = None, key: str = "") -> Recipe:
     """As `find_recipe`, of a model that must know something: at random it would choose, teach and score at random.
 
     Args:
         model, checkpoint: see `find_recipe`.
-        what: the model, as the beginning of a sentence.
-        how: how a checkpoint is given.
+        key: the section of a config that names it; empty where the command line does.
 
     Raises:
         AcedError: as `find_recipe`, or it has no trained weights.
@@ -144,6 +143,7 @@ def trained_recipe(model: str | Path, checkpoint: str | Path | None, what: str, 
     recipe = find_recipe(model, checkpoint)
     if not recipe.trained:
         tags = tags_of(recipe.name) if recipe.kind == "name" else []
+        what, how = (f"{key}.model = '{model}'", f"as {key}.checkpoint") if key else (model, "with --checkpoint")
         some = f" a tag of open_clip's list ({', '.join(tags[:2])}{', ...' * (len(tags) > 2)}) or" if tags else ""
         raise AcedError(
             f"{what} has no trained weights: give{some} a local file {how}, or name the `model` folder of a run."

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 _POOLS = ("argmax", "eos")
+_MASKED_POOLS = ("MeanPooler", "ClsPooler", "ClsLastHiddenStatePooler")
+"""Poolers of open_clip's Hugging Face towers to which padding is nothing."""
+_PAD = 0
+"""What `aced.models.ids.padded` pads with."""
 
 
 def trims(model: nn.Module) -> bool:
@@ -27,24 +31,37 @@ def trims(model: nn.Module) -> bool:
 
 
 class Ending(NamedTuple):
-    """How a text tower that trims finds the end of a text, where it pools.
+    """Where the text ends that a tower embeds, so that what stands behind can be cut.
 
     Attributes:
         eos: the id that ends a text; None where it is the highest one.
+        masked: whether the tower masks its padding, and so wants every id before it.
     """
 
     eos: int | None
+    masked: bool = False
 
     def positions(self, ids: Tensor) -> Tensor:
-        """`[B, T]` ids to `[B]`, the position at which each row is pooled."""
+        """`[B, T]` ids to `[B]`, the position of each row's last id that counts."""
+        if self.masked:
+            return (ids.ne(_PAD).sum(dim=-1) - 1).clamp_min(0)
         return ids.argmax(dim=-1) if self.eos is None else ids.eq(self.eos).int().argmax(dim=-1)
 
 
 def ending(model: nn.Module) -> Ending | None:
-    """The `Ending` of a model's text tower; None where it does not trim."""
+    """The `Ending` of a model's text tower; None where padding must stay."""
+    if _masks(model):
+        return Ending(None, masked=True)
     if not trims(model):
         return None
     return Ending(_eos(model) if pool_type(model) == "eos" else None)
+
+
+def _masks(model: nn.Module) -> bool:
+    """Whether the text tower is one of Hugging Face's that masks the id 0 in attention and pooling, as BERT does."""
+    tower: Any = _tower(model)
+    pooler = type(getattr(tower, "pooler", None)).__name__
+    return pooler in _MASKED_POOLS and getattr(getattr(tower, "config", None), "pad_token_id", None) == _PAD
 
 
 def by_length(lengths: Tensor) -> list[Tensor]:
@@ -71,7 +88,7 @@ def by_length(lengths: Tensor) -> list[Tensor]:
 
 def encode(model: nn.Module, ids: Tensor, end: Ending | None) -> Tensor:
     """`[B, T]` ids to `[B, d]` features, not normalised; with the model's `ending`, T may be below the full length."""
-    if end is None:
+    if end is None or end.masked:
         return model.encode_text(ids)  # type: ignore[operator]
     tower: Any = _tower(model)
     length = ids.shape[1]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,16 +34,17 @@ class Concepts(Column):
         super().__init__(f"concepts {field}", torch.int64, (MOST,))
         self._source, self._field = source, field
         step = max(1, len(source) // _LOOKED_AT)
-        if not any(map(concepts_of, self._values(range(0, len(source), step)))):
+        if not any(map(concepts_of, source.fields_at(field, range(0, len(source), step)))):
             raise AcedError(
                 f"{source.name}: no pair has concepts in '{field}', a word or a list of words: name the field of the "
-                "samples' .json that holds them (data.concept_field), or take another method."
+                "samples' .json that holds them (data.concept_field), define fields_at for a source of your own, or "
+                "take another method."
             )
 
     def load(self, candidates: Candidates) -> Tensor:
         """As in `Column`."""
         ids = torch.full((len(candidates), MOST), CUT, dtype=torch.int64)
-        for row, value in enumerate(self._values(candidates.indices.tolist())):
+        for row, value in enumerate(self._source.fields_at(self._field, candidates.indices.tolist())):
             own = sorted({_id_of(concept) for concept in concepts_of(value)})[:MOST]
             ids[row, : len(own)] = torch.tensor(own, dtype=torch.int64)
         return ids
@@ -53,15 +52,6 @@ class Concepts(Column):
     def sent(self, values: Tensor) -> Tensor:
         """As in `Column`: no wider than the pair with the most."""
         return values[:, : max(1, int((values >= 0).sum(1).max()) if len(values) else 1)]
-
-    def _values(self, positions: Sequence[int]) -> Sequence[object]:
-        ask: Any = getattr(self._source, "fields_at", None)
-        if ask is None:
-            raise AcedError(
-                f"{self._source.name} has no fields: give the source a method fields_at(name, positions), which says "
-                "what concepts its pairs have, or take another method."
-            )
-        return ask(self._field, positions)
 
 
 def concepts_of(value: object) -> list[str]:

@@ -17,7 +17,7 @@ from aced.pool.views import View, image_bytes
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-class InMemory:
+class InMemory(Source):
     """A `Source` with the samples of another one, decoded in given views (21,750 images of 64 px: 267 MB).
 
     Args:
@@ -27,14 +27,15 @@ class InMemory:
         workers: processes that decode; 0 decodes in this one.
 
     Attributes:
-        name, keys, fingerprint, kinds, parts, part_sizes, lost, mixture, faults: those of `source`.
         in_memory: True: other processes would load it no sooner.
+        captions_vary: False: it keeps one caption of each sample.
 
     Raises:
         AcedError: it does not fit into the memory of this machine, or what `source` raises.
     """
 
     in_memory = True
+    captions_vary = False
 
     def __init__(
         self,
@@ -44,15 +45,7 @@ class InMemory:
         *,
         workers: int = 0,
     ) -> None:
-        self.name = source.name
-        self.keys = source.keys
-        self.fingerprint = source.fingerprint
-        self.parts: dict[str, str] = dict(getattr(source, "parts", {}))
-        self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
-        self.lost: dict[str, str] = dict(getattr(source, "lost", {}))
-        self.mixture: tuple[int, ...] = tuple(getattr(source, "mixture", ()))
-        self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
-        self._source = source
+        self.within: Source = source
         n = len(source)
         views = list(dict.fromkeys(views))
         _check_memory(source.name, n, views)
@@ -80,11 +73,6 @@ class InMemory:
             if progress is not None:
                 progress(done, n)
 
-    @property
-    def kinds(self) -> Sequence[str] | None:
-        """How each sample was spoilt, for measuring only; read from the source at the first use."""
-        return self._source.kinds
-
     def __len__(self) -> int:
         return len(self._texts)
 
@@ -97,7 +85,7 @@ class InMemory:
             IndexError: an index is not in `range(len(self))`.
         """
         if any(view not in self._images for view in views):
-            return self._source.read(indices, views)
+            return self.within.read(indices, views)
         wanted = [int(index) for index in indices]
         if wanted and not (min(wanted) >= 0 and max(wanted) < len(self)):
             raise IndexError(f"samples {min(wanted)} to {max(wanted)} of {len(self)}")
@@ -112,11 +100,6 @@ class InMemory:
             if self._notes
             else (),
         )
-
-    def fields_at(self, name: str, positions: Sequence[int]) -> Sequence[object]:
-        """The value of a field of some samples, from the source; None where it has none."""
-        ask = getattr(self._source, "fields_at", None)
-        return [None] * len(positions) if ask is None else ask(name, positions)
 
 
 def decoded_bytes(n: int, views: Sequence[View]) -> int:

@@ -8,16 +8,15 @@ trained on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aced.pool.fetch.places import Places
 from aced.pool.orders.order import Orders
-from aced.pool.source import Candidates, Fault, Source
+from aced.pool.source import Candidates, Source
 from aced.pool.views import View
 
 
@@ -62,7 +61,7 @@ class ViewedOrder(Orders):
         return positions + self.n * crops_of(positions, self.seed, self.order.epochs(step), self.views)
 
 
-class ManyViews:
+class ManyViews(Source):
     """A `Source` that reads sample i in view k where it is asked for `i + n * k`.
 
     The candidates' `indices` are positions again, their `crops` the views, and their images lie under the view that
@@ -70,37 +69,41 @@ class ManyViews:
 
     Args:
         source: n samples.
-
-    Attributes:
-        name, keys, fingerprint, kinds, parts, part_sizes, faults, in_memory, places: those of `source`.
     """
 
     def __init__(self, source: Source) -> None:
-        self._source = source
-        self.name, self.keys, self.fingerprint = source.name, source.keys, source.fingerprint
-        self.parts: dict[str, str] = dict(getattr(source, "parts", {}))
-        self.part_sizes: list[int] = list(getattr(source, "part_sizes", ()))
-        self.faults: tuple[Fault, ...] = tuple(getattr(source, "faults", ()))
-        self.in_memory: bool = getattr(source, "in_memory", False)
-        self.places: Places | None = getattr(source, "places", None)
-
-    @property
-    def kinds(self) -> Sequence[str] | None:
-        """How each sample was spoilt, for measuring only."""
-        return self._source.kinds
+        self.within: Source = source
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.within)
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         """Load the samples at `indices` modulo n, each in its view, in that order; faulty ones are left out."""
-        n = len(self._source)
+        return self._read(indices, views, lambda rows, _, cropped: self.within.read(rows, cropped))
+
+    def read_in_epochs(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int]) -> Candidates:
+        """As `read`, each with the caption of its epoch."""
+
+        def read(rows: list[int], places: list[int], cropped: list[View]) -> Candidates:
+            return self.within.read_in_epochs(rows, cropped, [epochs[place] for place in places])
+
+        return self._read(indices, views, read)
+
+    def _read(
+        self,
+        indices: Sequence[int],
+        views: Sequence[View],
+        read: Callable[[list[int], list[int], list[View]], Candidates],
+    ) -> Candidates:
+        """What `read` makes of each view's positions and their places in `indices`, in the order of `indices`."""
+        n = len(self)
         asked = np.asarray(indices, dtype=np.int64)
         groups = []
         for crop in np.unique(asked // n).tolist():
             cropped = {view: view.cropped(crop) for view in views}
-            rows = asked[asked // n == crop] % n
-            groups.append((crop, cropped, self._source.read(rows.tolist(), list(cropped.values()))))
+            places = np.flatnonzero(asked // n == crop)
+            rows = (asked[places] % n).tolist()
+            groups.append((crop, cropped, read(rows, places.tolist(), list(cropped.values()))))
         found = Candidates(
             indices=torch.cat([torch.empty(0, dtype=torch.int64), *(part.indices for _, _, part in groups)]),
             texts=[text for _, _, part in groups for text in part.texts],
@@ -115,11 +118,6 @@ class ManyViews:
         back = torch.tensor([place[index] for index in (found.indices + n * found.crops).tolist()], dtype=torch.int64)
         ordered = found[back.argsort()]
         return replace(ordered, faults=found.faults, notes=found.notes)
-
-    def fields_at(self, name: str, positions: Sequence[int]) -> Sequence[object]:
-        """The value of a field of some samples, whatever their view; None where the source has none."""
-        ask = getattr(self._source, "fields_at", None)
-        return [None] * len(positions) if ask is None else ask(name, positions)
 
 
 def _cat(parts: Sequence[Tensor], view: View) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,35 +14,29 @@ from PIL import Image
 from aced.pool.faults import HARMLESS
 from aced.pool.images import ImageFault, decode_noted
 from aced.pool.resizing import by_torch
-from aced.pool.source import Candidates, Fault
+from aced.pool.source import Candidates, Fault, Keys, Source
 from aced.pool.views import View
 
 Picture = Path | str | bytes | Image.Image | np.ndarray
 """A file, its bytes, an image of Pillow, or `[H, W, 3]` uint8."""
 
 
-class PairSource:
-    """A finite, indexable collection of image-text pairs: a `Source` for `aced.train(config, source=...)`.
+class PairSource(Source):
+    """A `Source` for `aced.train(config, source=...)` whose data give one pair at a time.
 
     A subclass defines `__len__` and `pair`, and `fingerprint` where the number of pairs does not tell one state of the
     data from another. It must be picklable where `data.start_method` is `forkserver`, and `pair` is called in several
-    processes where there are workers.
+    processes where there are workers. The other members are those of `Source`.
 
     Attributes:
         name: what messages call it.
-        kinds: how each sample was spoilt, where that is known; for reports alone.
     """
 
     name = "own data"
-    kinds: Sequence[str] | None = None
 
-    def __len__(self) -> int:
-        """How many pairs there are."""
-        raise NotImplementedError
-
+    @abstractmethod
     def pair(self, index: int) -> tuple[Picture, str]:
         """The image and the caption of a pair; the same ones whenever it is asked for."""
-        raise NotImplementedError
 
     def key(self, index: int) -> str:
         """A lasting identity of a pair."""
@@ -50,7 +45,7 @@ class PairSource:
     @property
     def keys(self) -> Sequence[str]:
         """The keys of all pairs."""
-        return [self.key(index) for index in range(len(self))]
+        return Keys(self.key, len(self))
 
     @property
     def fingerprint(self) -> str:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import overload
 
 import numpy as np
 
 
-class PackedStrings(Sequence[str]):
+class NumberedStrings(Sequence[str]):
+    """An immutable sequence of strings that are made when they are asked for."""
+
+    @abstractmethod
+    def string(self, position: int) -> str:
+        """One string; `position` is in `range(len(self))`."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.string(position) for position in range(len(self))[index]]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"string {index} of {len(self)}")
+        return self.string(place)
+
+
+class PackedStrings(NumberedStrings):
     """An immutable sequence of strings at 8 bytes each beside their UTF-8 (a Python string needs about 60 more).
 
     Args:
@@ -48,15 +69,6 @@ class PackedStrings(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(f"string {index} of {len(self)}")
-        return self.content[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogateescape")
+    def string(self, position: int) -> str:
+        """One string."""
+        return self.content[self.ends[position] : self.ends[position + 1]].decode("utf-8", "surrogateescape")

@@ -6,11 +6,11 @@ The layout is that of img2dataset and DataComp: `key.jpg` (or jpeg, png, webp), 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -19,19 +19,21 @@ from aced.errors import AcedError
 from aced.files.patterns import distinct_names
 from aced.pool.captions import CaptionFault, CaptionNote, Captions
 from aced.pool.decoding import FAST, Decoding, find_decoding
-from aced.pool.fetch.spool import Spool
+from aced.pool.fetch.places import Places
 from aced.pool.images import ImageFault, decode_noted
-from aced.pool.source import Candidates, Fault
+from aced.pool.shard_options import ShardOptions, ShardWords
+from aced.pool.source import Candidates, Fault, Source
 from aced.pool.summary import Found
 from aced.pool.tars.located import Tell, group_tars, may_be_there, remember, source_of
-from aced.pool.tars.losttars import KnownTars, TarLost, lost_key, still_there
+from aced.pool.tars.losttars import TarLost, lost_key, still_there
 from aced.pool.tars.manifest import TarFacts
 from aced.pool.tars.manifestfile import kept_path
-from aced.pool.tars.stock import StockTaking, Streaming, streamed_of
+from aced.pool.tars.stock import StockTaking, streamed_of
 from aced.pool.tars.tarfiles import TarFiles, TarSession
 from aced.pool.tars.tarindexes import TarIndexes, TarKeys
 from aced.pool.tars.tarset import Tars, as_known, faults_found, fingerprint_of, folder_of
 from aced.pool.views import View
+from aced.runtime.counting import Progress
 
 
 class _Found(NamedTuple):
@@ -42,7 +44,7 @@ class _Found(NamedTuple):
     fault: Fault | None = None
 
 
-class Shards:
+class Shards(Source):
     """A `Source` of the whole samples of some tars; make one with `open_shards`.
 
     It holds a few facts about each tar, and nothing for each sample: a tar's index is opened when a read needs it.
@@ -70,6 +72,17 @@ class Shards:
         captions_vary: whether the caption of a sample changes from epoch to epoch.
         places: where the tars lie.
     """
+
+    name: str
+    keys: Sequence[str]
+    fingerprint: str
+    parts: Mapping[str, str]
+    part_sizes: Sequence[int]
+    mixture: Sequence[int]
+    faults: Sequence[Fault]
+    lost: Mapping[str, str]
+    captions_vary: bool
+    places: Places
 
     def __init__(
         self, tars: Tars, captions: Captions, decoding: Decoding = FAST, *, skip: bool = False, kind_field: str = ""
@@ -100,7 +113,7 @@ class Shards:
             {number: self.part_sizes[number] for number in lost},
             tars.held,
         )
-        self.keys: Sequence[str] = TarKeys(self._names, self._starts, self._indexes)
+        self.keys = TarKeys(self._names, self._starts, self._indexes)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -144,6 +157,10 @@ class Shards:
             faults=tuple(sample.fault for sample in samples if sample.fault is not None),
             notes=tuple(note for sample in samples for note in sample.notes),
         )
+
+    def read_in_epochs(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int]) -> Candidates:
+        """As `read`, with the caption of each sample's epoch."""
+        return self.read(indices, views, epochs)
 
     def _sample(
         self,
@@ -268,28 +285,18 @@ class Shards:
 def open_shards(
     patterns: Sequence[str],
     *,
-    caption: str = "txt",
-    caption_choice: str = "whole",
-    seed: int = 0,
-    bad_tars: Literal["stop", "skip"] = "stop",
-    index_dir: Path | None = None,
-    spool: Spool | None = None,
-    apart: bool = False,
-    decoding: str = FAST.name,
-    kind_field: str = "",
-    whole: bool = True,
-    workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    fetching: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    fetching: Progress | None = None,
     tell: Tell | None = None,
-    known: KnownTars | None = None,
-    streaming: Streaming | None = None,
-    hearsay: bool = True,
+    **options: Unpack[ShardWords],
 ) -> Shards:
     """The samples of the tars that patterns name; of tars that no manifest knows the headers are read.
 
     Args:
         patterns: files, folders (all tars in them), globs, brace ranges `{00000..00010}`, and with a spool addresses.
+        progress: called with (tars indexed, all tars that must be).
+        fetching: called with (addresses fetched, all addresses that must be).
+        tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
         caption: `txt`, or `json:<field>` for a field of the sample's json.
         caption_choice: of several captions (lines of the txt, entries of the json's list) the `first` or a `random`
             one; `whole` takes the txt as it is, and of a list the first.
@@ -303,9 +310,6 @@ def open_shards(
         kind_field: field of the samples' json that says how they were spoilt, see `Shards.kinds`.
         whole: whether the patterns name a whole pool; of some tars of one no manifest is made.
         workers: processes that read headers, where there are many tars; 0 does so in this one.
-        progress: called with (tars indexed, all tars that must be).
-        fetching: called with (addresses fetched, all addresses that must be).
-        tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
         known: the tars of a run that is gone on with: those that are lost keep their places, those that are new are
             left out, and `apart` is as it was.
         streaming: when tars at addresses are brought as a plan needs them, and not kept; None: never.
@@ -315,43 +319,63 @@ def open_shards(
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
     """
-    if bad_tars not in ("stop", "skip"):
-        raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{bad_tars}".')
-    captions, way, skip = Captions.parse(caption, caption_choice, seed), find_decoding(decoding), bad_tars == "skip"
+    asked = ShardOptions(**options)
+    skip, known = asked.bad_tars == "skip", asked.known
+    if asked.bad_tars not in ("stop", "skip"):
+        raise AcedError(f'data.bad_tars must be "stop" or "skip", not "{asked.bad_tars}".')
+    captions = Captions.parse(asked.caption, asked.caption_choice, asked.seed)
+    decoding = find_decoding(asked.decoding)
+    tars = _tars_of(patterns, captions, asked, Told(progress, fetching, tell))
+    shards = Shards(
+        tars if known is None else as_known(known, tars), captions, decoding, skip=skip, kind_field=asked.kind_field
+    )
+    if not len(shards):
+        why = _why_none(shards)
+        raise AcedError(f"None of the {len(tars.facts)} tars holds a whole pair of image and caption{why}")
+    return shards
+
+
+class Told(NamedTuple):
+    """Who hears of what is under way: bars for tars indexed and fetched, and sentences."""
+
+    progress: Progress | None
+    fetching: Progress | None
+    tell: Tell | None
+
+
+def _tars_of(patterns: Sequence[str], captions: Captions, asked: ShardOptions, told: Told) -> Tars:
+    """The tars that patterns name, with what is known of each; raises AcedError as `open_shards`."""
+    known, spool, apart = asked.known, asked.spool, asked.apart
     if known is not None:
         patterns, apart = list(still_there(patterns)), False
-    groups, listed, found = group_tars(patterns, spool, apart=apart, tell=tell)
+    groups, listed, found = group_tars(patterns, spool, apart=apart, tell=told.tell)
     if known is not None:  # a manifest vouches for tars that it has not looked at
         groups = [list(filter(may_be_there, group)) for group in groups]
     named = [tar for group in groups for tar in group]
     listed_all = all(isinstance(tar, TarFacts) for tar in named)
-    streamed = streamed_of(named, spool, streaming) if streaming is not None and spool is not None else None
+    streamed = streamed_of(named, spool, asked.streaming) if asked.streaming is not None and spool is not None else None
     taking = StockTaking(
         captions=captions,
-        strict=not skip and known is None,
-        index_dir=index_dir,
-        kept=kept_path(index_dir, patterns) if index_dir and whole and not listed_all else None,
-        whole=whole,
+        strict=asked.bad_tars == "stop" and known is None,
+        index_dir=asked.index_dir,
+        kept=kept_path(asked.index_dir, patterns) if asked.index_dir and asked.whole and not listed_all else None,
+        whole=asked.whole,
         spool=spool,
-        workers=workers,
-        progress=progress,
-        fetching=fetching,
-        tell=tell or (lambda _: None),
+        workers=asked.workers,
+        progress=told.progress,
+        fetching=told.fetching,
+        tell=told.tell or (lambda _: None),
         streamed=streamed,
-        hearsay=hearsay,
+        hearsay=asked.hearsay,
     )
     stock = taking.take(named, listed)
     if spool is not None:
-        remember(found, spool, tell)
-    facts, again = stock.manifest.tars, stock.manifest.repeated
+        remember(found, spool, told.tell)
     names = distinct_names([source_of(tar) for tar in named])
     counts = [(pattern, len(group)) for pattern, group in zip(patterns, groups, strict=True)]
-    kept = index_dir if streamed is None else streamed.index_dir
-    tars = Tars(names, facts, stock.places, counts, apart, again, kept, stock.held)
-    shards = Shards(tars if known is None else as_known(known, tars), captions, way, skip=skip, kind_field=kind_field)
-    if not len(shards):
-        raise AcedError(f"None of the {len(named)} tars holds a whole pair of image and caption{_why_none(shards)}")
-    return shards
+    kept = asked.index_dir if streamed is None else streamed.index_dir
+    facts, again = stock.manifest.tars, stock.manifest.repeated
+    return Tars(names, facts, stock.places, counts, apart, again, kept, stock.held)
 
 
 def _why_none(shards: Shards) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from operator import attrgetter
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from aced.errors import AcedError
+from aced.pool.fetch.places import Places
 from aced.pool.views import View
 
 SOUND_KINDS = frozenset({"clean", "duplicate"})
@@ -187,36 +192,190 @@ class Column:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Source(Protocol):
-    """A finite, indexable collection of image-text pairs.
+class Keys(Sequence[str]):
+    """The keys of n samples, each made when it is asked for.
 
-    `keys[i]` identifies sample i for good (for tars: `tar name/key`); `fingerprint` changes when the data do.
-    `kinds`, where it is known, says how each sample was spoilt. It is for measuring only: nothing that trains
-    or selects may read it.
+    Args:
+        key: of a sample, by its position.
+        n: number of samples.
     """
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        ...
+    def __init__(self, key: Callable[[int], str], n: int) -> None:
+        self._key, self._n = key, n
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """A lasting identity of each sample."""
-        ...
+    def __len__(self) -> int:
+        return self._n
 
-    @property
+    def __getitem__(self, index: Any) -> Any:
+        found = range(self._n)[index]
+        return [self._key(row) for row in found] if isinstance(found, range) else self._key(found)
+
+
+if TYPE_CHECKING:
+    from builtins import property as member
+else:
+
+    class member:
+        """A member of `Source` with a default: read like a property, and set like a plain attribute.
+
+        Of a source that is made from another one (`within`), what is not set is asked of that one.
+        """
+
+        def __init__(self, default: Callable[[Source], Any]) -> None:
+            self.default, self.__doc__ = default, default.__doc__
+            self._ask = attrgetter(default.__name__)
+
+        def __get__(self, source: Source | None, owner: type[Source]) -> Any:
+            if source is None:  # a dataclass that has a field of this name asks here for its default
+                raise AttributeError(f"{owner.__name__}.{self.default.__name__} belongs to an instance")
+            return self.default(source) if source.within is None else self._ask(source.within)
+
+
+class Source(ABC):
+    """A finite, indexable collection of image-text pairs.
+
+    A subclass defines `fingerprint`, `__len__` and `read`, and those other members whose default is wrong for its data:
+    each as an attribute of the instance or of the class, or as a property. `aced.PairSource` does the reading where the
+    data give one pair at a time. A source must be picklable where `data.start_method` is `forkserver`, and `read` is
+    called in several processes where there are workers.
+
+    Attributes:
+        within: the source that this one is made from, if any. What is not set here is then as it is there.
+    """
+
+    within: Source | None = None
+
+    @member
     def fingerprint(self) -> str:
-        """Changes when the data do."""
-        ...
+        """A text that changes when the data do: only with the same one do runs go on and cached embeddings serve."""
+        raise AcedError(
+            f"{type(self).__name__} has no fingerprint: set one that changes when its data do, as an attribute or a "
+            "property."
+        )
 
-    @property
-    def kinds(self) -> Sequence[str] | None:
-        """How each sample was spoilt, where that is known."""
-        ...
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
 
-    def __len__(self) -> int: ...
-
+    @abstractmethod
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
-        """Load the samples at `indices` (in that order) in every view; faulty ones are left out and reported."""
-        ...
+        """The samples at `indices`, in that order, with `[m, 3, size, size]` uint8 images for every view.
+
+        A sample that cannot be used is left out and has a `Fault` among the candidates' `faults` instead.
+
+        Raises:
+            AcedError: the data as a whole cannot be read.
+        """
+
+    def read_in_epochs(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int]) -> Candidates:
+        """As `read`, with the epoch of each sample; it is called instead where `captions_vary`."""
+        raise AcedError(
+            f"{type(self).__name__} says that its captions vary and does not say how: define read_in_epochs, or leave "
+            "captions_vary out."
+        )
+
+    def fields_at(self, name: str, positions: Sequence[int]) -> Sequence[object]:
+        """The value of a field of some samples, in the order given; None for a sample that has none.
+
+        The methods that choose by concepts ask for `data.concept_field`: a word, or a list of words.
+        """
+        return [None] * len(positions) if self.within is None else self.within.fields_at(name, positions)
+
+    @member
+    def name(self) -> str:
+        """What messages call the data; else the name of the class."""
+        return type(self).__name__
+
+    @member
+    def keys(self) -> Sequence[str]:
+        """A lasting identity of each sample; else its position."""
+        return Keys(str, len(self))
+
+    @member
+    def kinds(self) -> Sequence[str] | None:
+        """How each sample was spoilt, where that is known; for reports, and never for what selects or trains."""
+        return None
+
+    @member
+    def faults(self) -> Sequence[Fault]:
+        """What was left out or looked odd already when the data were opened."""
+        return ()
+
+    @member
+    def parts(self) -> Mapping[str, str]:
+        """For each part (a tar, say) by its name a mark that copies share and changed parts do not; else one part.
+
+        Each part has a file of cached embeddings of its own, which serves as long as its mark is the same.
+        """
+        return {}
+
+    @member
+    def part_sizes(self) -> Sequence[int]:
+        """The number of samples in each of `parts`; part by part they are the samples in order."""
+        return ()
+
+    @member
+    def lost(self) -> Mapping[str, str]:
+        """Those parts whose samples keep their positions but can no longer be read, with the name of the fault."""
+        return {}
+
+    @member
+    def mixture(self) -> Sequence[int]:
+        """The number of samples of each entry of `data.shards`, where `data.weights` weighs them."""
+        return ()
+
+    @member
+    def captions_vary(self) -> bool:
+        """Whether captions change from epoch to epoch; their embeddings cannot be cached then."""
+        return False
+
+    @member
+    def in_memory(self) -> bool:
+        """Whether samples lie decoded in memory, so that worker processes would load them no sooner."""
+        return False
+
+    @member
+    def places(self) -> Places | None:
+        """Where its tars lie, if it reads tars."""
+        return None
+
+
+REQUIRED = ("fingerprint", "__len__", "read")
+"""The members that every source defines itself."""
+
+
+def members_of_sources() -> dict[str, str]:
+    """The members of `Source` by name, each with what is said of it: first those that are required."""
+    kinds = (member, FunctionType)
+    found = {name: value.__doc__ or "" for name, value in vars(Source).items() if isinstance(value, kinds)}
+    return {name: found[name] for name in (*REQUIRED, *(name for name in found if name not in REQUIRED))}
+
+
+def check_source(source: object, what: str) -> Source:
+    """The source, if it keeps to the contract in what is quick to see.
+
+    Args:
+        source: anything.
+        what: what messages call it.
+
+    Raises:
+        AcedError: it does not derive from `Source`, has no fingerprint, or its parts do not add up to its samples.
+    """
+    if not isinstance(source, Source):
+        raise AcedError(
+            f"{what} is {_described(source)}, which does not derive from aced.Source: derive its class from "
+            "aced.PairSource, or from aced.Source if it reads batches in its own way."
+        )
+    if not isinstance(source.fingerprint, str):
+        raise AcedError(f"{what} has the fingerprint {source.fingerprint!r}: make it a text.")
+    sizes = source.part_sizes
+    if len(sizes) != len(source.parts) or (source.parts and sum(sizes) != len(source)):
+        raise AcedError(
+            f"{what} has {len(source):,} samples, {len(source.parts):,} parts, and part_sizes for {len(sizes):,} parts "
+            f"with {sum(sizes):,} samples: give each part its size, and every sample a part."
+        )
+    return source
+
+
+def _described(found: object) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aced.cache.job import EmbedJob, EmbedTally, TarEmbedder
-from aced.cache.making import check_space, size_text
+from aced.cache.costs import check_space, size_text
+from aced.cache.embed_options import EmbedOptions
+from aced.cache.job import EmbedTally, TarEmbedder
 from aced.cache.rowcodec import DTYPES
 from aced.cache.shared_out import TarShare, own_share, with_ray
 from aced.cache.sidecar import sample_bytes
@@ -24,6 +25,7 @@ from aced.files.remote import is_address
 from aced.files.several import several
 from aced.models import trained_recipe
 from aced.pool.decoding import find_decoding
+from aced.pool.fetch.spool import spool_at, unspooled
 from aced.pool.summary import tars_text
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.located import name_tars
@@ -31,6 +33,7 @@ from aced.pool.tars.manifestfile import kept_path
 from aced.pool.tars.stock import StockTaking
 from aced.runtime.counting import Progress
 from aced.runtime.descriptors import raise_file_limit
+from aced.runtime.precision import check_precision
 from aced.runtime.progress import Bars, Tick
 from aced.runtime.threads import set_threads
 from aced.train.run.automatic import device_of
@@ -39,17 +42,12 @@ _GROUP = 16
 """Tars that are open at a time: their indexes are in memory, and one reader serves them all."""
 
 
-def embed_program(
-    job: EmbedJob, shards: Sequence[str], console: Console, *, share: str = "", actors: int = 0
-) -> EmbedTally:
+def embed_program(options: EmbedOptions, console: Console) -> EmbedTally:
     """Make the side-cars of a pool that are not there yet.
 
     Args:
-        job: the model, the cache and how.
-        shards: tars as `data.shards` names them.
+        options: the model, the tars, the cache and how.
         console: where everything is printed; a process that is not the first prints one line, at the end.
-        share: see `own_share`.
-        actors: Ray's actors; 0 embeds in this process.
 
     Returns:
         What came of this process's tars.
@@ -57,17 +55,19 @@ def embed_program(
     Raises:
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
-    _check_options(job)
+    _check_options(options)
     raise_file_limit()
-    mine = own_share(share)
-    shards = [source for text in shards for source in several(text)]
+    mine = own_share(options.share)
+    shards = [source for text in options.shards for source in several(text)]
+    job = replace(options, shards=())  # a list of many thousands that Ray's actors do not need
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
-        raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
-    if not job.spool_dir and is_address(job.cache):
-        raise AcedError(f"{job.cache} is an address: give a folder to make side-cars in with --spool-dir.")
+        raise unspooled(remote, "--spool-dir")
+    if not job.spool_dir and is_address(job.out):
+        raise AcedError(f"{job.out} is an address: give a folder to make side-cars in with --spool-dir.")
     told: list[str] = []
-    named, far = name_tars(shards, job.spool, told.append)
-    job = replace(job, passing=job.spool is not None and far > job.spool.limit)
+    spool = spool_at(job.spool_dir, job.spool_gb)
+    named, far = name_tars(shards, spool, told.append)
+    job = replace(job, passing=spool is not None and far > spool.limit)
     if len(shards) > 1:
         told.append(tars_text(shards, list(map(len, named))))
     tars = mine.of([tar for group in named for tar in group])
@@ -82,9 +82,9 @@ def embed_program(
         for sentence in (*told, *embedder.tower.notes):
             bars.say(sentence)
         if job.passing:
-            tally, seconds = _in_passing(embedder, tars, actors, far, bars)
+            tally, seconds = _in_passing(embedder, tars, far, bars)
         else:
-            tally, seconds = _looked(embedder, tars, actors, mine, bars)
+            tally, seconds = _looked(embedder, tars, mine, bars)
         embedder.keep()
     if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
         raise AcedError(_nothing_usable(tally))
@@ -96,13 +96,11 @@ def embed_program(
         if tally.skipped:
             console.print(_skipped(tally))
         where = f"Side-cars: {embedder.cache.home.named('')}"
-        console.print(f"{where}   Use: reference.cache={job.cache}", markup=False, highlight=False)
+        console.print(f"{where}   Use: reference.cache={job.out}", markup=False, highlight=False)
     return tally
 
 
-def _looked(
-    embedder: TarEmbedder, tars: Sequence[str], actors: int, share: TarShare, bars: Bars
-) -> tuple[EmbedTally, float]:
+def _looked(embedder: TarEmbedder, tars: Sequence[str], share: TarShare, bars: Bars) -> tuple[EmbedTally, float]:
     """Embed tars that all lie on a disk, or do so from now on: what is to do is found, and said, before it begins.
 
     Returns:
@@ -115,7 +113,7 @@ def _looked(
     start = time.perf_counter()
     with bars.bar(f"Embedding with {embedder.tower.name}", missing or 1) as tick:
         done = _Done(tick, start)
-        for part in with_ray(job, todo, actors) if actors else _groups(embedder, todo, done, _GROUP):
+        for part in with_ray(job, todo, job.ray) if job.ray else _groups(embedder, todo, done, _GROUP):
             tally.add(part)
             done.whole = tally.embedded
             done(0, 0)
@@ -123,26 +121,24 @@ def _looked(
     return tally, time.perf_counter() - start
 
 
-def _in_passing(
-    embedder: TarEmbedder, tars: Sequence[str], actors: int, far: int, bars: Bars
-) -> tuple[EmbedTally, float]:
+def _in_passing(embedder: TarEmbedder, tars: Sequence[str], far: int, bars: Bars) -> tuple[EmbedTally, float]:
     """As `_looked`, where the spool holds a few: each is fetched, looked at, embedded where it must be, and removed."""
     job, tally = embedder.job, EmbedTally()
-    each = sample_bytes(embedder.tower.width, job.settings.dtype, job.settings.views)
+    each = sample_bytes(embedder.tower.width, job.dtype, job.views)
     bars.say(
         f"The tars take {size_text(far)}, more than --spool-gb = {job.spool_gb:g} allows: each is fetched, embedded "
         f"and removed. A sample takes {each:,} bytes and its key."
     )
     start = time.perf_counter()
     with bars.bar(f"Embedding with {embedder.tower.name}", len(tars)) as tick:
-        parts = with_ray(job, tars, actors) if actors else _groups(embedder, tars, lambda done, total: None, 1)
+        parts = with_ray(job, tars, job.ray) if job.ray else _groups(embedder, tars, lambda done, total: None, 1)
         for part in parts:
             tally.add(part)
             tick(tally.tars, f"{tally.embedded / max(time.perf_counter() - start, 1e-9):,.0f} samples/s")
     return tally, time.perf_counter() - start
 
 
-def _take_stock(job: EmbedJob, tars: Sequence[str], shards: Sequence[str], share: TarShare, bars: Bars) -> None:
+def _take_stock(job: EmbedOptions, tars: Sequence[str], shards: Sequence[str], share: TarShare, bars: Bars) -> None:
     """Index the tars that are new, with all the workers; of a whole pool this makes the manifest too."""
     folder = index_folder(job.index_dir, bars.say)
     if folder is None or any(map(is_address, tars)):
@@ -152,8 +148,8 @@ def _take_stock(job: EmbedJob, tars: Sequence[str], shards: Sequence[str], share
             index_dir=folder,
             kept=kept_path(folder, shards) if share.count == 1 else None,
             whole=share.count == 1,
-            spool=job.spool,
-            workers=job.settings.workers,
+            spool=spool_at(job.spool_dir, job.spool_gb),
+            workers=job.workers,
             progress=progress,
             tell=bars.say,
         )
@@ -161,12 +157,11 @@ def _take_stock(job: EmbedJob, tars: Sequence[str], shards: Sequence[str], share
         progress(len(tars), len(tars))
 
 
-def _check_options(job: EmbedJob) -> None:
+def _check_options(job: EmbedOptions) -> None:
     """Refuse values that nothing else would; raises AcedError."""
-    settings = job.settings
-    if settings.dtype not in DTYPES:
-        raise AcedError(f"--dtype is '{settings.dtype}'; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
-    if not 1 <= settings.views <= 64 or settings.micro_batch < 1 or settings.workers < 0:
+    if job.dtype not in DTYPES:
+        raise AcedError(f"--dtype is '{job.dtype}'; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
+    if not 1 <= job.views <= 64 or job.micro_batch < 1 or job.workers < 0:
         raise AcedError("--views is from 1 to 64, --micro-batch at least 1 and --workers at least 0.")
     if job.bad_tars not in ("stop", "skip"):
         raise AcedError(f"--bad-tars is '{job.bad_tars}'; use stop or skip.")
@@ -176,14 +171,15 @@ def _check_options(job: EmbedJob) -> None:
         )
     if not 0 < job.spool_gb < math.inf:
         raise AcedError(f"--spool-gb is {job.spool_gb:g}; it is a size above 0.")
+    check_precision(job.precision)
     find_decoding(job.decoding)
 
 
-def _checked(job: EmbedJob, share: TarShare) -> EmbedJob:
+def _checked(job: EmbedOptions, share: TarShare) -> EmbedOptions:
     """The job with this process's device, where the model has weights and the device is there."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
-    trained_recipe(job.model, job.checkpoint, job.model, "with --checkpoint")
+    trained_recipe(job.model, job.checkpoint)
     set_threads(job.threads)
     if job.device == "auto" and torch.cuda.device_count() > 1:
         return replace(job, device=f"cuda:{share.local % torch.cuda.device_count()}")
@@ -198,7 +194,7 @@ def _plan(embedder: TarEmbedder, there: EmbedTally, tars: int, to_do: tuple[int,
     Raises:
         AcedError: there is less room than the side-cars need.
     """
-    settings, d = embedder.job.settings, embedder.tower.width
+    settings, d = embedder.settings, embedder.tower.width
     missing, overhead = to_do
     each = sample_bytes(d, settings.dtype, settings.views)
     size = missing * each + overhead

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -17,7 +16,7 @@ from aced.evaluate.datacomp import task_name
 from aced.evaluate.embedding_cache import EmbeddingCache
 from aced.evaluate.eval_records import FILE, Evaluation, Setting, read_evaluation, write_evaluation
 from aced.evaluate.named_tasks import named_tasks
-from aced.evaluate.prompts import Policy, check_policy
+from aced.evaluate.prompts import check_policy
 from aced.evaluate.task_embedder import TaskEmbedder
 from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
@@ -27,62 +26,26 @@ from aced.models import Tower
 from aced.models.model_argument import default_folder, open_model
 from aced.pool.loader.loading import Loading
 from aced.programs.eval_tables import print_comparison, print_results
-from aced.runtime.precision import AskedPrecision, check_precision, find_precision
+from aced.programs.options import EvalOptions
+from aced.runs.environment import environment
+from aced.runtime.precision import check_precision, find_precision
 from aced.runtime.progress import Bars, counting
 from aced.train.run.automatic import workers_beside
-from aced.train.run.fit import environment
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """What `aced eval` was asked for.
-
-    Attributes:
-        model: see `open_model`.
-        data: task folders, folders of them, `scenes` or `scenes:validation`.
-        out: folder of the results.
-        checkpoint: weights, see `open_model`.
-        prompts: prompt policy.
-        precision: of the model; `auto` as `train.precision`.
-        device: see `open_model`.
-        micro_batch: images or texts embedded at a time.
-        cache: folder of cached embeddings.
-        workers: processes that decode images; None for as many as a run would have.
-    """
-
-    model: str
-    data: Sequence[str]
-    out: Path
-    checkpoint: str = ""
-    prompts: Policy = "clip"
-    precision: AskedPrecision = "auto"
-    device: str = "auto"
-    micro_batch: int = 256
-    cache: Path | None = None
-    workers: int | None = None
-
-
-def eval_command(
-    model: str | None, pair: tuple[Path, Path] | None, words: dict[str, Any], console: Console
-) -> dict[str, str]:
+def eval_command(options: EvalOptions, console: Console) -> dict[str, str]:
     """What the command line asked for: an evaluation, or a comparison of two. Returns the tasks that failed.
 
     Raises:
         AcedError: as `eval_program`, or the words do not fit together.
     """
-    if pair is not None:
-        if model or words["data"]:
-            raise AcedError("--compare takes two evaluations and nothing else; leave out the model and --data.")
-        sides = [read_evaluation(path) for path in pair]
-        print_comparison(compare(*sides), (str(pair[0]), str(pair[1])), console)
-        return {}
-    if not model:
-        raise AcedError("No model is given; name a run folder, a model folder or an open_clip name.")
-    if not words["data"]:
-        raise AcedError("No data are given; name task folders with --data, or --data scenes for the built-in tasks.")
-    words = words | {"precision": check_precision(words["precision"])}
-    words |= {"prompts": check_policy(words["prompts"]), "out": words["out"] or default_folder(model)}
-    return eval_program(EvalOptions(model=model, **words), console).failed
+    if options.compare is None:
+        return eval_program(options, console).failed
+    if options.model or options.data or options.more:
+        raise AcedError("--compare takes two evaluations and nothing else; leave out the model and --data.")
+    first, second = options.compare
+    print_comparison(compare(read_evaluation(first), read_evaluation(second)), (str(first), str(second)), console)
+    return {}
 
 
 @dataclass
@@ -103,36 +66,43 @@ def eval_program(options: EvalOptions, console: Console) -> Evaluation:
     Raises:
         AcedError: no such model or folder of tasks, or results of another model in the way.
     """
-    jobs, refused = _jobs(options.data)
-    if options.out.exists() and not options.out.is_dir():
-        raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
-    tower = _open(options, console)
+    if not options.model:
+        raise AcedError("No model is given; name a run folder, a model folder or an open_clip name.")
+    if not (data := [*options.data, *options.more]):
+        raise AcedError("No data are given; name task folders with --data, or --data scenes for the built-in tasks.")
+    asked, policy = check_precision(options.precision), check_policy(options.prompts)
+    jobs, refused = _jobs(data)
+    out = options.out or default_folder(options.model)
+    if out.exists() and not out.is_dir():
+        raise AcedError(f"--out {out} is a file; give a folder for the results.")
+    tower = _open(options.model, options, console)
     for note in tower.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     identity = tower.identity()
-    precision = find_precision(options.precision, tower.device)
-    setting = Setting(tower.name, options.checkpoint, identity["tower"], options.prompts, precision)
-    evaluation = _continued(options.out, setting, identity["contents"])
+    precision = find_precision(asked, tower.device)
+    setting = Setting(tower.name, options.checkpoint, identity["tower"], policy, precision)
+    evaluation = _continued(out, setting, identity["contents"])
     evaluation.failed |= refused
-    kept = _run(jobs, tower, evaluation, options, console)
+    cache = EmbeddingCache(options.cache or out / "embeddings", identity, precision)
+    kept = _run(jobs, tower, evaluation, out, options, cache, console)
     if kept:
-        console.print(f"Kept {kept} result{'s' * (kept > 1)} that {options.out} held already.", highlight=False)
+        console.print(f"Kept {kept} result{'s' * (kept > 1)} that {out} held already.", highlight=False)
     print_results(evaluation, console)
-    console.print(f"Results: {options.out / FILE}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Results: {out / FILE}", markup=False, highlight=False, soft_wrap=True)
     return evaluation
 
 
-def _open(options: EvalOptions, console: Console) -> Tower | OnnxTower:
+def _open(model: str, options: EvalOptions, console: Console) -> Tower | OnnxTower:
     """The model, or an exported ONNX folder, of which `--checkpoint` chooses the weights.
 
     Raises:
         AcedError: as `open_model`, or ONNX is asked for a device or a precision.
     """
-    if not is_onnx(options.model):
-        return open_model(options.model, options.checkpoint, options.device, partial(counting, console))
+    if not is_onnx(model):
+        return open_model(model, options.checkpoint, options.device, partial(counting, console))
     if options.device not in ("auto", "cpu") or options.precision not in ("auto", "fp32"):
-        raise AcedError(f"{options.model} is an ONNX folder: leave out --device and --precision.")
-    return OnnxTower(Path(options.model), options.checkpoint or "fp32")
+        raise AcedError(f"{model} is an ONNX folder: leave out --device and --precision.")
+    return OnnxTower(Path(model), options.checkpoint or "fp32")
 
 
 def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
@@ -179,13 +149,17 @@ def _continued(out: Path, setting: Setting, contents: str) -> Evaluation:
 
 
 def _run(
-    jobs: Sequence[_Job], tower: Tower | OnnxTower, evaluation: Evaluation, options: EvalOptions, console: Console
+    jobs: Sequence[_Job],
+    tower: Tower | OnnxTower,
+    evaluation: Evaluation,
+    out: Path,
+    options: EvalOptions,
+    cache: EmbeddingCache,
+    console: Console,
 ) -> int:
     """Score all jobs; returns how many results were there already."""
     kept, seen = 0, set[str]()
-    folder = options.cache or options.out / "embeddings"
-    precision = find_precision(options.precision, tower.device)
-    cache = EmbeddingCache(folder, evaluation.setting.fingerprint, precision)
+    precision = find_precision(check_precision(options.precision), tower.device)
     facts = environment(tower.device)
     with Bars(console) as bars, bars.bar("Evaluating", len(jobs)) as tick:
         current = (0, "")
@@ -201,7 +175,7 @@ def _run(
         embedder = TaskEmbedder(
             tower,
             options.micro_batch,
-            prompts=options.prompts,
+            prompts=check_policy(options.prompts),
             precision=precision,
             cache=cache,
             loading=Loading(workers),
@@ -219,13 +193,13 @@ def _run(
                     start = time.perf_counter()
                     result = evaluate_task(tower, task, embedder)
                     evaluation.add(task, result, time.perf_counter() - start)
-                    write_evaluation(options.out, evaluation, facts)
+                    write_evaluation(out, evaluation, facts)
             except Exception as error:
                 evaluation.failed[job.name] = reason_of(error)
             if job.is_folder:
                 embedder.forget()
         tick(len(jobs), "")
-    write_evaluation(options.out, evaluation, facts)
+    write_evaluation(out, evaluation, facts)
     return kept
 
 

@@ -16,24 +16,24 @@ from aced.export.openclip import write_open_clip
 from aced.files.atomic import folder_atomic, sync, write_atomic, writing
 from aced.models import Tower
 from aced.models.model_argument import open_model
+from aced.programs.options import ExportOptions
 from aced.runtime.progress import counting
 
 CARD = "README.md"
 _GAPS = f"Fill in the licence and the other gaps of {CARD} before you publish it."
 
 
-def export_program(model: str, folder: Path, form: str, checkpoint: str, console: Console) -> None:
-    """Write a model into `folder`, which must not be there or be empty, and say what was written.
+def export_program(options: ExportOptions, console: Console) -> None:
+    """Write a model into a folder, which must not be there or be empty, and say what was written.
 
     Args:
-        model, checkpoint: see `open_model`.
-        folder: where to.
-        form: one of `FORMATS`.
+        options: the model, the folder and one of `FORMATS`.
         console: where to say it.
 
     Raises:
         AcedError: there is no such model or format, the folder is in use, or the format has no place for the model.
     """
+    model, folder, form, checkpoint = options.run, options.dest, options.format, options.checkpoint
     if form not in FORMATS:
         raise AcedError(f"--format is '{form}'.{nearest(form, FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

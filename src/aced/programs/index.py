@@ -6,21 +6,19 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aced.cache.making import size_text
+from aced.cache.costs import size_text
 from aced.errors import AcedError
 from aced.files.download import PATIENCE
 from aced.files.patterns import distinct_names
 from aced.files.remote import is_address
 from aced.files.several import several
 from aced.pool.captions import Captions
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import spool_at, unspooled
 from aced.pool.summary import tars_text
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.located import group_tars, remember, source_of
@@ -28,33 +26,13 @@ from aced.pool.tars.manifest import Manifest
 from aced.pool.tars.manifestfile import kept_path, names_manifest, write_named
 from aced.pool.tars.stock import StockTaking, Streaming, streamed_of
 from aced.pool.tars.tarrows import faults_of
+from aced.programs.options import IndexOptions
 from aced.runtime.descriptors import raise_file_limit
 from aced.runtime.progress import Bars
 from aced.runtime.threads import available_cores
 
 
-@dataclass(frozen=True)
-class IndexTask:
-    """What is indexed, and where to.
-
-    Attributes:
-        shards: tars as `data.shards` names them.
-        out: a file for the manifest, to be named in `data.shards`; None for none.
-        index_dir: see `index_folder`.
-        spool_dir, spool_gb: where addresses are fetched to and gzip tars unpacked (empty: refused), and 10^9 bytes
-            that this folder may take.
-        workers: processes that read headers; 0 takes one for each core.
-    """
-
-    shards: Sequence[str]
-    out: Path | None = None
-    index_dir: str = "auto"
-    spool_dir: str = ""
-    spool_gb: float = 100.0
-    workers: int = 0
-
-
-def index_program(task: IndexTask, console: Console) -> Manifest:
+def index_program(options: IndexOptions, console: Console) -> Manifest:
     """Make the manifest of a pool and the indexes of its tars, as far as they are not there.
 
     Damaged tars are told and stop nothing: what becomes of them is decided by whoever reads the pool.
@@ -63,18 +41,18 @@ def index_program(task: IndexTask, console: Console) -> Manifest:
         AcedError: nothing is there, nothing in it is usable, or the manifest cannot be kept.
     """
     raise_file_limit()
-    shards = [source for text in task.shards for source in several(text)]
+    shards = [source for text in options.shards for source in several(text)]
     if named := next(filter(names_manifest, shards), None):
         raise AcedError(f"{named} is a manifest already: name the tars that it is about.")
-    if not 0 < task.spool_gb < math.inf:
-        raise AcedError(f"--spool-gb is {task.spool_gb:g}; it is a size above 0.")
-    if not task.index_dir and task.out is None:
+    if not 0 < options.spool_gb < math.inf:
+        raise AcedError(f"--spool-gb is {options.spool_gb:g}; it is a size above 0.")
+    if not options.index_dir and options.out is None:
         raise AcedError("With an empty --index-dir nothing is kept: name a file for the manifest with --out.")
-    spool = Spool(Path(task.spool_dir), int(task.spool_gb * GIGABYTE)) if task.spool_dir else None
+    spool = spool_at(options.spool_dir, options.spool_gb)
     if spool is None and (remote := next(filter(is_address, shards), None)):
-        raise AcedError(f"{remote} is an address: give a folder to fetch its tars to with --spool-dir, or name a path.")
+        raise unspooled(remote, "--spool-dir")
     with Bars(console) as bars:
-        folder = index_folder(task.index_dir, bars.say)
+        folder = index_folder(options.index_dir, bars.say)
         groups, _, found = group_tars(shards, spool, tell=bars.say)
         tars = [tar for group in groups for tar in group]
         bars.say(tars_text(shards, list(map(len, groups))))
@@ -88,7 +66,7 @@ def index_program(task: IndexTask, console: Console) -> Manifest:
                 index_dir=folder,
                 kept=kept_path(folder, shards) if folder else None,
                 spool=spool,
-                workers=task.workers or available_cores(),
+                workers=options.workers or available_cores(),
                 progress=progress,
                 fetching=fetching,
                 tell=bars.say,
@@ -98,17 +76,17 @@ def index_program(task: IndexTask, console: Console) -> Manifest:
             progress(len(tars), len(tars))  # also where all of them were known
         if spool is not None:
             remember(found, spool, bars.say)
-    if task.out is not None:
-        write_named(task.out, manifest)
+    if options.out is not None:
+        write_named(options.out, manifest)
     names = distinct_names([source_of(tar) for tar in tars])
     console.print(_table(manifest))
     if faults := _faults(manifest, names):
         console.print(faults)
     if not any(max(tar.txt, tar.json) for tar in manifest.tars):
         raise AcedError(f"None of the {len(tars)} tars holds a pair of an image and a txt or a json.")
-    if task.out is None and taking.kept is not None and not taking.kept.exists():
+    if options.out is None and taking.kept is not None and not taking.kept.exists():
         raise AcedError(f"The manifest cannot be kept in {folder}: name another --index-dir, or a file with --out.")
-    where = f"Manifest: {task.out}   Use: data.shards={task.out}" if task.out else f"Manifest: {taking.kept}"
+    where = f"Manifest: {options.out}   Use: data.shards={options.out}" if options.out else f"Manifest: {taking.kept}"
     console.print(where, markup=False, highlight=False, soft_wrap=True)
     return manifest
 

@@ -28,34 +28,9 @@ from aced.latency.runtimes import RUNTIMES, Ready, halves
 from aced.models import Tower, load_recipe
 from aced.models.model_argument import device_of
 from aced.models.recipes import find_recipe
+from aced.programs.options import LatencyOptions
+from aced.runs.environment import environment
 from aced.runtime.progress import Bars, counting
-from aced.train.run.fit import environment
-
-
-@dataclass(frozen=True)
-class LatencyOptions:
-    """What `aced latency` was asked for.
-
-    Attributes:
-        models: see `load_tower`; a model without weights gets random ones, which take as long.
-        out: folder of the results.
-        batches: samples of a call.
-        threads: CPU threads.
-        runtimes: names of `RUNTIMES`.
-        rounds, seconds: see `measure`.
-        device: what torch calls it, or `auto`.
-        data: tasks that each model with trained weights is scored on by each runtime.
-    """
-
-    models: Sequence[str]
-    out: Path
-    batches: Sequence[int] = (1, 8)
-    threads: Sequence[int] = (1,)
-    runtimes: Sequence[str] = ("eager",)
-    rounds: int = 5
-    seconds: float = 0.5
-    device: str = "auto"
-    data: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from aced.errors import AcedError
 from aced.evaluate.stability.files import file_of
 from aced.evaluate.stability.resampling import Rules
 from aced.evaluate.stability.stable_tasks import Stability, TaskStability, select_stable
-from aced.evaluate.stability.tables import Layout, read_scores
+from aced.evaluate.stability.tables import layout_of, read_scores
 from aced.files.atomic import write_atomic
+from aced.programs.options import StableOptions
 from aced.report.findings import findings
 from aced.report.numbers import DASH
 from aced.report.stability_page import write_stability_page
@@ -27,42 +29,33 @@ from aced.version import __version__
 VERDICTS = {"kept": "kept", "noisy": "noisy", "chance": "at chance"}
 
 
-def stable_program(
-    paths: Sequence[Path],
-    *,
-    ranked: Sequence[Path],
-    facts: Path | None,
-    layout: Layout,
-    rules: Rules,
-    out: Path,
-    command: Sequence[str],
-    console: Console,
-) -> Stability:
-    """Choose the stable tasks of the tables in `paths`; write `out` and the page beside it, and print the table.
+def stable_program(options: StableOptions, command: Sequence[str], console: Console) -> Stability:
+    """Choose the stable tasks of the tables; write the JSON and the page beside it, and print the table.
 
     Args:
-        paths: see `read_scores`, as for `ranked`, `facts` and `layout`.
-        ranked: rows to rank in the place of those of `paths`.
-        facts: n and chance of the tasks, where the tables lack them.
-        layout: how the tables are to be understood.
-        rules: how tasks are chosen.
-        out: the JSON; the page has the same name with `.html`.
+        options: the tables, how they are to be understood, and how tasks are chosen.
         command: the words of the command line, kept in the JSON.
         console: where the table goes.
 
     Raises:
-        AcedError: whatever is wrong with the tables, or a file that cannot be written.
+        AcedError: whatever is wrong with the options or the tables, or a file that cannot be written.
     """
-    scores = read_scores(paths, ranked=ranked, facts=facts, layout=layout)
+    if not 0 < options.alpha < 1:
+        raise AcedError(f"--alpha is {options.alpha}; give a probability between 0 and 1, such as 0.05.")
+    layout = layout_of(
+        options.recipe_column, options.repeat_pattern, options.ignore, percent=options.percent, missing=options.missing
+    )
+    rules = Rules(alpha=options.alpha, least=options.least or None, resamples=options.resamples)
+    scores = read_scores(options.results, ranked=options.rank, facts=options.facts, layout=layout)
     found = select_stable(scores, rules)
-    inputs = [*paths, *ranked, *([facts] if facts else [])]
+    inputs = [*options.results, *options.rank, *([options.facts] if options.facts else [])]
     record = stability_record(found, rules, inputs, command)
-    write_atomic(out, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    page = write_stability_page(out.with_suffix(".html"), found, findings(found), record)
+    write_atomic(options.out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    page = write_stability_page(options.out.with_suffix(".html"), found, findings(found), record)
     console.print(stability_table(found))
     for sentence in findings(found):
         console.print(sentence, markup=False, highlight=False)
-    console.print(f"Report: {page}   Figures: {out}", markup=False, highlight=False)
+    console.print(f"Report: {page}   Figures: {options.out}", markup=False, highlight=False)
     return found
 
 

@@ -20,8 +20,9 @@ from aced.files.atomic import write_atomic
 from aced.methods import METHODS
 from aced.pool.faults import HARMLESS
 from aced.report import load_run, results_table, write_report
-from aced.runs.records import embedding_score
+from aced.runs.environment import environment
 from aced.runs.run_folder import BEST, check_folder
+from aced.runs.run_results import embedding_score
 from aced.runs.trackers.group import check_trackers
 from aced.runtime.descriptors import raise_file_limit
 from aced.runtime.progress import Bars
@@ -32,9 +33,10 @@ from aced.train.ending import ending_together
 from aced.train.feed import Faults
 from aced.train.hook import Hook
 from aced.train.run.automatic import device_of, precision_of, tf32_of
-from aced.train.run.caching import embedding_cost
+from aced.train.run.caching import embedding_cost_of
 from aced.train.run.checkpoint import earlier_run
-from aced.train.run.fit import Fitted, environment, fit, row_of
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted, row_of
 from aced.train.run.given import Given
 from aced.train.run.inputs import make_inputs
 from aced.train.run.ordering import check_divisible, recorded
@@ -114,7 +116,7 @@ def _train(config: Config, console: Console, world: World, given: Given, hook: H
     if not world.first:
         return Ended(fitted, {})
     row = row_of(fitted, config.method.name, METHODS[config.method.name].title, config.run.seed)
-    cost = embedding_cost([inputs.reference, *inputs.teachers])
+    cost = embedding_cost_of([inputs.reference, *inputs.teachers])
     facts = environment(device) | {"precision": precision_of(config), "tf32": tf32_of(config)}
     results: dict[str, Any] = {"rows": [row | {"run": ".", "embedding": cost}], "environment": facts}
     results |= {"reference": embedding_score(cost)} if cost else {}

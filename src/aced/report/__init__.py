@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from aced.report.page import write_report as write_report
     from aced.report.table import results_table as results_table
     from aced.runs.records import RunRecord as RunRecord
-    from aced.runs.records import load_results as load_results
-    from aced.runs.records import load_run as load_run
-    from aced.runs.records import results_of as results_of
+    from aced.runs.run_results import load_results as load_results
+    from aced.runs.run_results import load_run as load_run
+    from aced.runs.run_results import results_of as results_of
 
 _HOME = {
     "write_report": "aced.report.page",
     "RunRecord": "aced.runs.records",
-    "load_results": "aced.runs.records",
-    "load_run": "aced.runs.records",
-    "results_of": "aced.runs.records",
+    "load_results": "aced.runs.run_results",
+    "load_run": "aced.runs.run_results",
+    "results_of": "aced.runs.run_results",
     "results_table": "aced.report.table",
 }
 

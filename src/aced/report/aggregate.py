@@ -18,6 +18,7 @@ BASELINE = "iid"
 Points = list[tuple[float, float]]
 
 Item = TypeVar("Item")
+Line = TypeVar("Line", StepLine, EvalLine)
 
 
 @dataclass(frozen=True)
@@ -152,26 +153,14 @@ def curve(group: Group, value: Callable[[StepLine], float | None], most: int = 8
     Where the runs share no step the first run's curve stands for the group. At most `most` points: beyond
     that neighbours are averaged.
     """
-    found = []
-    for run in group.runs:
-        pairs = ((line.step, value(line)) for line in run.steps)
-        points = {step: v for step, v in pairs if v is not None and math.isfinite(v)}
-        if points:
-            found.append(points)
-    return _thin(_mean_over(found), most)
+    return _thin(_mean_over([_points(run.steps, value) for run in group.runs]), most)
 
 
 def accuracy_over(group: Group, budget: str) -> Points:
     """The average during training against a budget: means over the runs at the steps that all evaluated."""
 
     def along(read: Callable[[EvalLine], float | None]) -> Points:
-        found = []
-        for run in group.runs:
-            pairs = ((line.step, read(line)) for line in run.evals)
-            points = {step: v for step, v in pairs if v is not None and math.isfinite(v)}
-            if points:
-                found.append(points)
-        return _mean_over(found)
+        return _mean_over([_points(run.evals, read) for run in group.runs])
 
     spent = dict(along(lambda line: line.budgets.get(budget)))
     return [(spent[step], average) for step, average in along(lambda line: line.average) if step in spent]
@@ -263,7 +252,15 @@ def _tasks(rows: Sequence[ResultRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.tasks))
 
 
-def _mean_over(runs: Sequence[dict[int, float]]) -> Points:
+def _points(lines: Iterable[Line], value: Callable[[Line], float | None]) -> dict[int, float]:
+    """The finite values of some lines by their step."""
+    pairs = ((line.step, value(line)) for line in lines)
+    return {step: v for step, v in pairs if v is not None and math.isfinite(v)}
+
+
+def _mean_over(found: Iterable[dict[int, float]]) -> Points:
+    """The mean at the steps that all runs have which have any; the first one's values where these share none."""
+    runs = [run for run in found if run]
     if not runs:
         return []
     shared = set(runs[0]).intersection(*runs[1:])

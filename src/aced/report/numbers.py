@@ -7,14 +7,14 @@ import math
 DASH = "–"
 """Stands for a value that is not there."""
 
-_SUFFIXES = ("", "k", "M", "G", "T", "P", "E")
+_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 def compact(value: float) -> str:
     """Three significant digits and a decimal suffix.
 
-    >>> [compact(v) for v in (0, 0.5, 950, 25_600, 999_700, 1.234e12)]
-    ['0', '0.5', '950', '25.6k', '1M', '1.23T']
+    >>> [compact(v) for v in (0, 0.5, 950, 25_600, 999_700, 1.234e12, 5e21)]
+    ['0', '0.5', '950', '25.6k', '1M', '1.23T', '5Z']
     """
     if not math.isfinite(value):
         return DASH

@@ -18,7 +18,8 @@ from aced.report.aggregate import Group
 from aced.report.findings import findings
 from aced.report.stability_page import stability_parts
 from aced.report.templates import environment, stylesheet
-from aced.runs.records import BUDGETS, ReferenceScore, Results, RunRecord, parse_results
+from aced.runs.records import BUDGETS, ReferenceScore, Results, RunRecord
+from aced.runs.run_results import parse_results
 
 
 def write_report(

@@ -10,7 +10,8 @@ from rich.table import Table
 from aced.report.aggregate import Group, group_rows
 from aced.report.numbers import DASH, budget_text, signed
 from aced.report.shared_tasks import on_shared_tasks
-from aced.runs.records import BUDGETS, parse_results
+from aced.runs.records import BUDGETS
+from aced.runs.run_results import parse_results
 
 _HEADS = {"samples_trained": "Trained", "samples_loaded": "Loaded", "flops": "FLOPs", "seconds": "Time"}
 

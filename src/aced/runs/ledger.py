@@ -8,7 +8,6 @@ Definitions: METHOD section 4 (docs/cost.md).
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from aced.files.atomic import write_atomic, writing
 from aced.errors import AcedError
+from aced.files.atomic import write_atomic, writing
 from aced.runtime.stopping import Stopped, words
 
 try:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aced.errors import AcedError
-from aced.runs.records import EvalLine, StepLine, load_results, read_tail
-from aced.runs.run_folder import CHECKPOINTS, Holder, holder, is_run, is_scored, read_config
 from aced.runs.pace import Invalid, Pace, Totals, invalid, pace
+from aced.runs.record_files import read_tail
+from aced.runs.records import EvalLine, StepLine
+from aced.runs.run_folder import CHECKPOINTS, Holder, holder, is_run, is_scored, read_config
+from aced.runs.run_results import load_results
 
 RunState = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
 UNDER_WAY = {"starting", "running", "scoring"}
@@ -142,7 +144,9 @@ def _no_run(folder: Path) -> str:
     return f"{folder} is no run, since it has no config.toml; give the folder that `aced train` writes (run.out)."
 
 
-def _state(folder: Path, by: Holder | None, lines: list[StepLine], steps: int, line_age: float | None) -> tuple[RunState, str]:
+def _state(
+    folder: Path, by: Holder | None, lines: list[StepLine], steps: int, line_age: float | None
+) -> tuple[RunState, str]:
     """The state and why; the lock decides where it can, and the age of what was written elsewhere."""
     done = bool(lines) and lines[-1].step >= steps
     going: RunState = "scoring" if done else "running" if lines else "starting"

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -17,10 +17,10 @@ from aced.pool.faults import HARMLESS
 from aced.pool.fetch.fetching import Fetcher
 from aced.pool.loader.assembly import Place, Size, assembled
 from aced.pool.loader.filling import Fill, FillJob
-from aced.pool.loader.loading import PATIENCE, Start, load
+from aced.pool.loader.loading import Loading, load
 from aced.pool.loader.sending import CudaLine, Sent
 from aced.pool.orders.order import Orders
-from aced.pool.source import Candidates, Column, Fault, Source
+from aced.pool.source import Candidates, Column, Fault
 from aced.pool.tars.losttars import LOST
 from aced.pool.views import View, image_bytes
 from aced.runs.pace import Invalid, invalid
@@ -203,49 +203,51 @@ class _Plan(Iterable[FillJob]):
 
 
 def feed(
-    source: Source,
+    fill: Fill,
     order: Orders,
-    views: Sequence[View],
+    steps: range,
+    loading: Loading = Loading(),
     *,
-    start: int,
-    stop: int,
-    workers: int,
-    columns: Sequence[Column] = (),
     part: tuple[int, int] = (0, 1),
     device: torch.device | None = None,
-    patience: float = PATIENCE,
-    start_method: Start = "fork",
     fetcher: Fetcher | None = None,
 ) -> Iterator[Candidates]:
-    """The candidates of steps `start` to `stop - 1`, loaded ahead by `workers` processes (0: in this one).
+    """The candidates of some steps, loaded ahead by other processes where `loading` has any.
 
     Of each super-batch it is part `part[0]` of `part[1]` equal ones: the super-batches are the same however many
     processes share them. The iterator raises an AcedError where the source or a column does.
 
     Args:
-        source, order, views: where pairs are read, which, and in which views.
-        start, stop, workers: as above.
-        columns: what else is loaded of each pair; pairs without a value of one of them are left out.
+        fill: where pairs are read, in which views, and what else is loaded of each (a column that is named twice is
+            loaded once).
+        order: which pairs.
+        steps: their numbers, one after the other.
+        loading: by whom.
         part: of each super-batch.
         device: where the candidates are wanted; a GPU is sent each batch one step ahead.
-        patience, start_method: see `aced.pool.loader.loading.load`.
         fetcher: brings the tars, and is told of each step when its pairs have been read.
 
     Raises:
         AcedError: as `aced.pool.loader.loading.load`.
     """
-    columns = distinct(columns)
-    fill = Fill(source, views, columns)
-    plan = _Plan(order, range(start, stop), part, fewest=fewest_rows(views, columns) if workers else 0)
+    fill = replace(fill, columns=distinct(fill.columns))
+    views, columns, workers = fill.views, fill.columns, loading.workers
+    plan = _Plan(order, steps, part, fewest=fewest_rows(views, columns) if workers else 0)
     item = chunk_bytes(plan.rows, views, columns)
     helped = fetcher.moved if fetcher is not None else None
     chunks = load(
-        fill, plan, count=plan.count, workers=workers, item=item, patience=patience, start=start_method, helped=helped
+        *(fill, plan),
+        count=plan.count,
+        workers=workers,
+        item=item,
+        patience=loading.patience,
+        start=loading.start,
+        helped=helped,
     )
     take: _Take = partial(assembled, chunks, plan.sizes)
     if fetcher is not None:
         fetcher.serves(chunks)
-        take = _followed(take, fetcher, start)
+        take = _followed(take, fetcher, steps.start)
     if device is None or device.type != "cuda":
         return _batches(take)
     return Sent(take, columns, CudaLine(device))

@@ -3,34 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from aced.models.compat import ensure_torchvision
+
 
 def make_optimizer(
-    modules: Iterable[nn.Module], *, lr: float, betas: tuple[float, float], weight_decay: float, scale_lr: float
+    modules: Iterable[nn.Module],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    scale_lr: float,
+    decay_embeddings: bool = True,
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `modules`.
 
     Three kinds of groups: matrices and larger decay; vectors do not; scalars (logit scales and biases) do not and learn
     at `scale_lr` times the rate. Each group carries `factor`, its multiple of the scheduled rate. The first two are
     each module's own, because one fused call cannot take the parts of a sharded module and the whole ones of another.
+
+    Without `decay_embeddings`, what `embeddings` names does not decay either.
     """
     groups: list[dict[str, Any]] = []
     scalars: list[nn.Parameter] = []
     for module in modules:
-        matrices: list[nn.Parameter] = []
-        vectors: list[nn.Parameter] = []
-        for p in module.parameters():
-            if p.requires_grad:
-                (scalars if p.numel() == 1 and p.ndim <= 1 else vectors if p.ndim < 2 else matrices).append(p)
-        groups.append({"params": matrices, "weight_decay": weight_decay, "factor": 1.0})
-        groups.append({"params": vectors, "weight_decay": 0.0, "factor": 1.0})
+        for group in decay_groups(module, weight_decay, () if decay_embeddings else embeddings(module)):
+            scalars += [p for p in group["params"] if _is_scalar(p)]
+            groups.append(group | {"params": [p for p in group["params"] if not _is_scalar(p)], "factor": 1.0})
     groups.append({"params": scalars, "weight_decay": 0.0, "factor": scale_lr})
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=0.0, fused=True)
+
+
+def decay_groups(module: nn.Module, weight_decay: float, undecayed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The trainable parameters of a module in two groups, as timm sorts them: those that decay, and then the others.
+
+    Vectors, biases and what `undecayed` names do not decay. A group may be empty.
+    """
+    ensure_torchvision()
+    from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+
+    # Sorted by a decay of 1, since timm makes one group of all where the decay is 0; a checkpoint numbers the
+    # parameters by their groups.
+    sorted_by_timm = param_groups_weight_decay(module, 1.0, no_weight_decay_list=undecayed)
+    found = {float(group["weight_decay"]): group["params"] for group in sorted_by_timm}
+    return [{"params": found.get(share, []), "weight_decay": share * weight_decay} for share in (1.0, 0.0)]
+
+
+def embeddings(module: nn.Module) -> set[str]:
+    """Names of token embeddings, and of position embeddings and whatever else `no_weight_decay()` of a part names."""
+    found: set[str] = set()
+    for place, part in module.named_modules():
+        named = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
+        named |= {"weight"} if isinstance(part, nn.Embedding) else set()
+        found |= {f"{place}.{name}" if place else name for name in named}
+    return found
+
+
+def _is_scalar(parameter: nn.Parameter) -> bool:
+    return parameter.numel() == 1 and parameter.ndim <= 1
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:

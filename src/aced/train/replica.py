@@ -26,7 +26,7 @@ from aced.runtime.precision import TYPES, Precision, autocast
 from aced.train.distributed import World
 from aced.train.gradcache import GradCache, Once
 from aced.train.lossscale import LossScale
-from aced.train.sharding import clip_gradients, load_state, shard, whole
+from aced.train.sharding import clip_gradients, load_state, shard, whole_state
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -174,8 +174,7 @@ class Replica:
         """The student with whole weights, to be scored and saved; every rank must ask for it."""
         if self._sharded is not None:
             self._sharded.reshard()
-            state = self.student.model.state_dict()
-            self._plain.model.load_state_dict({name: whole(tensor) for name, tensor in state.items()})
+            self._plain.model.load_state_dict(whole_state(self.student.model))
         return self._plain
 
     def load(self, state: dict[str, Tensor]) -> None:

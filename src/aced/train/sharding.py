@@ -46,6 +46,39 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def whole_state(module: nn.Module) -> dict[str, Any]:
+    """The state dict of a sharded module with whole tensors; every rank must ask for it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return dict(get_model_state_dict(module, options=StateDictOptions(full_state_dict=True)))
+
+
+def whole_optimizer(modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Whole states of an optimiser on the CPU, of the first rank; every rank must ask, and the others get nothing.
+
+    Gathered one tensor at a time, so that no device holds more than one whole.
+
+    Args:
+        modules: what it trains.
+        optimizer: may be new, and then has no state yet.
+
+    Returns:
+        By `NUMBER.FIELD`, where parameters are numbered as in the optimiser's groups.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    if not optimizer.state:  # torch would take a step to have one, and count it
+        return {}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    found: dict[str, Any] = get_optimizer_state_dict(nn.ModuleList(modules), optimizer, options=options)
+    names = [name for group in found.get("param_groups", []) for name in group["params"]]
+    return {
+        f"{number}.{field}": value
+        for number, name in enumerate(names)
+        for field, value in found["state"].get(name, {}).items()
+    }
+
+
 def part_like(tensor: Tensor, model: Tensor) -> Tensor:
     """A whole tensor, cut as `model` is; the tensor itself where that is whole."""
     if not is_sharded(model) or tensor.shape != model.shape:

@@ -1,36 +1,30 @@
-"""Watching a run: one JSON line for each logged step and each evaluation, for the files and for trackers."""
+"""Watching a run: the line of a logged step, made of what the step and the trainer know."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aced.errors import AcedError
-from aced.files.atomic import append_line, write_atomic
-from aced.runs.trackers.group import Trackers
+from aced.runs.lines import RunLines, trim_lines
 from aced.train.step import Outcome, Trainer
 
 
-class Metrics:
-    """Writes `metrics.jsonl`, `evals.jsonl` beside it, and what trackers get of both.
+class Metrics(RunLines):
+    """The lines of a run, each made of a step.
 
     `kinds`, where the source knows them, says how each sample was spoilt; it is read here, to report what the
     selection kept, and nowhere else.
     """
 
     def __init__(self, path: Path, kinds: Sequence[str] | None, every: int) -> None:
-        self.path, self.kinds, self.every = path, kinds, every
-        self.evals = path.with_name("evals.jsonl")
-        self.trackers = Trackers([])
-        self.say: Callable[[str], None] = lambda _: None
-        self._told: set[tuple[str, str]] = set()
+        super().__init__(path)
+        self.kinds, self.every = kinds, every
         self._started = time.time()
         self.chosen_total: Counter[str] = Counter()
         self._chosen: Counter[str] = Counter()
@@ -71,25 +65,11 @@ class Metrics:
         """Write and return the line of a step that was noted."""
         self._count()
         line = self._line(trainer, outcome)
-        append_line(self.path, json.dumps(line))
-        self.trackers.line(line)
+        self.append(line)
         self.chosen_total.update(self._chosen)
         self._chosen.clear()
         self._pool.clear()
         return line
-
-    def scored(self, line: dict[str, Any]) -> None:
-        """Write an evaluation during the run: `step`, `average`, `tasks`, `budgets` and what `failed`."""
-        append_line(self.evals, json.dumps(line))
-        self.trackers.scores(line)
-        self.tell(line["step"], line.get("failed", {}))
-
-    def tell(self, step: int, failed: Mapping[str, str]) -> None:
-        """Say which tasks could not be scored, and why; each reason once in a run."""
-        for task, why in failed.items():
-            if (task, why) not in self._told:
-                self._told.add((task, why))
-                self.say(f"At step {step} the task '{task}' could not be scored: {why}")
 
     def _count(self) -> None:
         """Count the kinds of what was seen and chosen since the last time."""
@@ -127,27 +107,6 @@ class Metrics:
         if self.kinds is not None:
             line["kinds"] = {"chosen": dict(self._chosen), "pool": dict(self._pool)}
         return line
-
-
-def trim_lines(path: Path, step: int) -> None:
-    """Drop the lines of a `.jsonl` file that were written after `step`; a resumed run writes them again.
-
-    Raises:
-        AcedError: a line is not what was written, or the file cannot be written.
-    """
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break  # cut by a kill, so it lies after the last checkpoint
-        try:
-            late = json.loads(line)["step"] > step
-        except (ValueError, KeyError, TypeError):
-            raise AcedError(f"{path} is damaged: a line of it is not what was written; remove that line.") from None
-        if not late:
-            kept.append(line)
-    write_atomic(path, "".join(kept))
 
 
 def _means(scores: Tensor | None, rows: Tensor) -> dict[str, float] | None:

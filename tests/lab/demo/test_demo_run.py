@@ -13,6 +13,7 @@ from aced.errors import AcedError
 from aced.evaluate.stability.suite import counted
 from aced.lab.demo.demo_run import run_demo
 from aced.lab.demo.rows import Scale
+from aced.lab.lab_options import DemoOptions
 from aced.report import load_results
 
 TINY = Scale(pool=400, curated=400, steps=4, reference_steps=4, log_every=2)
@@ -20,7 +21,7 @@ METHODS = "iid,aced,jest,iid-wall"
 
 
 def demo(out: Path, methods: str = METHODS, seeds: int = 1) -> dict[str, Any]:
-    return run_demo(out, methods=methods, seeds=seeds, scale=TINY, console=Console(quiet=True), split="validation")
+    return run_demo(DemoOptions(out, methods, seeds, split="validation"), TINY, Console(quiet=True))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from aced.errors import AcedError
-from aced.lab.lit.decoder import DecoderShape
-from aced.lab.lit.decoder_training import DecoderSettings, sight_of, write_texts
-from aced.lab.lit.lit_program import LitOptions, find_model, lit_program
+from aced.lab.lab_options import LitOptions
+from aced.lab.lit.decoder_training import sight_of, write_texts
+from aced.lab.lit.lit_program import lit_program
 from aced.lab.lit.saved import load_decoder
 from aced.lab.lit.scenes_vqa import make_scenes_examples
 from aced.lab.lit.score import constant_answer, constant_caption, references, score, shuffled
@@ -26,7 +27,7 @@ from aced.models import load_tower, save_tower
 from cli_fakes import Cli
 
 QUIET = Console(quiet=True)
-OPTIONS = LitOptions(DecoderShape(width=32, heads=2), DecoderSettings(steps=4, batch=16), beams=2, scenes=(150, 60))
+OPTIONS = LitOptions("", ["scenes"], width=32, steps=4, batch=16, beams=2, scenes=(150, 60))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(run: Path) -> dict[str, Any]:
     """What the program said about scenes."""
-    return lit_program(str(run), ["scenes"], None, OPTIONS, QUIET)
+    return lit_program(replace(OPTIONS, run=str(run)), QUIET)
 
 
 def test_it_leaves_scores_a_decoder_and_what_was_written(run: Path, done: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ def test_a_second_seed_reuses_tokens_and_the_same_seed_repeats(
     run: Path, done: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aced.lab.lit.tokens.encode_tokens", lambda *_: pytest.fail("encoded again"))
-    again = lit_program(str(run), ["scenes"], tmp_path / "again", OPTIONS, QUIET)
+    again = lit_program(replace(OPTIONS, run=str(run), out=tmp_path / "again"), QUIET)
     assert again["tasks"] == done["tasks"]
     for name in ("decoder.safetensors", "gallery.json", "scenes-captions.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (run / "lit" / name).read_bytes()
@@ -89,7 +90,7 @@ def test_a_test_picture_that_cannot_be_read_is_left_out(run: Path, tmp_path: Pat
         members = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
     write_tar(task / "test/0.tar", [(name, b"?" if name == "0002.jpg" else content) for name, content in members])
     data = [str(caption_tars(tmp_path / "pool")), str(tmp_path / "wds_whole"), str(task)]
-    results = lit_program(str(run), data, tmp_path / "out", OPTIONS, QUIET)
+    results = lit_program(replace(OPTIONS, run=str(run), data=data, out=tmp_path / "out"), QUIET)
     assert [entry["n"] for entry in results["tasks"]] == [8, 7]
     lines = (tmp_path / "out/torn-captions.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["key"] for line in lines] == [f"torn/{i:06d}" for i in range(8) if i != 2]
@@ -104,8 +105,8 @@ def test_the_blind_decoder_is_trained_once_for_all_encoders(
     real = lit_program.__globals__["train_decoder"]
     monkeypatch.setattr("aced.lab.lit.blind.train_decoder", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr("aced.lab.lit.lit_program.train_decoder", lambda *a: (calls.append(a), real(*a))[1])
-    options = LitOptions(OPTIONS.shape, OPTIONS.settings, beams=2, scenes=(150, 60), cache=run / "lit-cache")
-    found = lit_program(str(other / "model"), ["scenes"], tmp_path / "out", options, QUIET)
+    options = replace(OPTIONS, run=str(other / "model"), out=tmp_path / "out", cache=run / "lit-cache")
+    found = lit_program(options, QUIET)
     assert len(calls) == 1
     for one, before in zip(found["tasks"], done["tasks"], strict=True):
         assert one["baselines"] == before["baselines"]
@@ -152,9 +153,9 @@ def test_a_saved_decoder_is_refused_where_it_does_not_belong(run: Path, done: di
 def test_what_is_wrong_is_one_sentence(run: Path, done: dict[str, Any], tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "empty").mkdir()
     for words, sentence in (
-        ((tmp_path / "empty", "--data", "scenes"), "holds no model: give a run that has ended"),
-        ((tmp_path / "nowhere", "--data", "scenes"), "There is no run"),
-        (("ViT-B-32", "--data", "scenes"), "with --checkpoint and its weights"),
+        ((tmp_path / "empty", "--data", "scenes"), "holds neither tower.json nor"),
+        ((tmp_path / "nowhere", "--data", "scenes"), "nowhere: no such file or folder"),
+        (("ViT-B-32", "--data", "scenes"), "ViT-B-32 has no trained weights"),
         ((run,), "already holds a decoder"),
         ((run, "--out", tmp_path / "o"), "There is no data"),
         ((run, "--data", tmp_path / "none", "--out", tmp_path / "o"), "There is no data"),
@@ -169,13 +170,6 @@ def test_what_is_wrong_is_one_sentence(run: Path, done: dict[str, Any], tmp_path
         assert sentence in ended.err
         assert ended.err.count("\n") == 1
     assert not (tmp_path / "o").exists()
-
-
-def test_a_run_is_found_by_its_folder_or_its_models(run: Path) -> None:
-    assert find_model(str(run), None) == find_model(str(run / "model"), None) == str(run / "model")
-    assert find_model("ViT-B-32", Path("x.pt")) == "ViT-B-32"
-    with pytest.raises(AcedError, match="holds no model"):
-        find_model(str(run.parent), None)
 
 
 # -- baselines -------------------------------------------------------------------------------------------------------

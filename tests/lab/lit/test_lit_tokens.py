@@ -1,4 +1,4 @@
-"""Patch tokens before the pooling: equal to what the tower pools; cached once, refused when damaged."""
+"""Patch tokens before the pooling: equal to what the tower pools; cached once, made again when damaged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from aced.errors import AcedError
-from aced.lab.lit.tokens import cached_tokens, tokens_folder
+from aced.lab.lit.tokens import cached_tokens
 from aced.lab.scenes import make_curated
 from aced.models import Tower, load_tower
 from aced.models.patch_tokens import encode_tokens
@@ -86,22 +86,39 @@ def test_cached_tokens_are_the_fresh_ones_and_made_once(tmp_path: Path, monkeypa
     assert torch.equal(again.rows(range(50)), found.rows(range(50)))
 
 
-def test_another_tower_and_other_data_have_folders_of_their_own(tmp_path: Path) -> None:
-    tower, source = load_tower("aced-demo-s", seed=3).eval(), make_curated(50, 1)
-    here = tokens_folder(tmp_path, tower, source)
-    assert here != tokens_folder(tmp_path, load_tower("aced-demo-s", seed=4), source)
-    assert here != tokens_folder(tmp_path, tower, make_curated(50, 2))
+def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pictures of each call of the encoder from now on."""
+    calls: list[int] = []
+
+    def encode(tower: Tower, images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        return encode_tokens(tower, images)
+
+    monkeypatch.setattr("aced.lab.lit.tokens.encode_tokens", encode)
+    return calls
 
 
-@pytest.mark.parametrize("file", ["tokens.safetensors", "tokens.json"])
-def test_a_damaged_cache_is_refused(tmp_path: Path, file: str) -> None:
+def test_another_tower_and_other_data_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tower, source = load_tower("aced-demo-s", seed=3).eval(), make_curated(20, 1)
-    path = cached_tokens(tmp_path, tower, source).folder / file
+    calls = count_encoded(monkeypatch)
+    cached_tokens(tmp_path, tower, source)
+    cached_tokens(tmp_path, load_tower("aced-demo-s", seed=4), source)
+    cached_tokens(tmp_path, tower, make_curated(21, 2))
+    assert calls == [20, 20, 21]
+    cached_tokens(tmp_path, tower, source)
+    assert sum(calls) == 61
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower, source = load_tower("aced-demo-s", seed=3).eval(), make_curated(20, 1)
+    fresh = cached_tokens(tmp_path, tower, source).rows(range(20))
+    (path,) = (tmp_path / "tokens").rglob("*.safetensors")
     content = bytearray(path.read_bytes())
-    content[-3] ^= 1
+    content[-100] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(AcedError, match=r"cached tokens in .*: delete the folder and run again\.$"):
-        cached_tokens(tmp_path, tower, source)
+    calls = count_encoded(monkeypatch)
+    assert torch.equal(cached_tokens(tmp_path, tower, source).rows(range(20)), fresh)
+    assert calls == [20]
 
 
 def test_tokens_that_are_not_finite_leave_nothing_behind(tmp_path: Path) -> None:
@@ -109,4 +126,4 @@ def test_tokens_that_are_not_finite_leave_nothing_behind(tmp_path: Path) -> None
     nn.init.constant_(tower.model.visual.trunk.norm.weight, float("nan"))  # type: ignore[union-attr]
     with pytest.raises(AcedError, match="not finite numbers"):
         cached_tokens(tmp_path, tower, make_curated(20, 1))
-    assert not list((tmp_path / "tokens").iterdir())
+    assert not [path for path in (tmp_path / "tokens").rglob("*") if path.is_file()]

@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from aced.cli.app import say
 from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import scores_json
 from aced.files.atomic import write_atomic
 from aced.lab.demo.demo_summary import summarise
 from aced.lab.demo.rows import (
+    FULL,
+    QUICK,
     REFERENCE,
     REFERENCE_COST,
     STUDENT,
@@ -28,13 +31,18 @@ from aced.lab.demo.rows import (
     reference_config,
     student_config,
 )
+from aced.lab.lab_options import DemoOptions
 from aced.lab.scenes.scene_pool import make_scenes
 from aced.methods import get_method
 from aced.pool.source import Source
+from aced.report import results_table
+from aced.runs.environment import environment
 from aced.runtime.progress import Bars
+from aced.runtime.threads import set_threads
 from aced.train.providers import Cached
 from aced.train.run.automatic import device_of
-from aced.train.run.fit import Fitted, environment, fit, row_of
+from aced.train.run.fit import fit
+from aced.train.run.fitted import Fitted, row_of
 from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks
 from aced.train.run.student import make_student
 
@@ -68,23 +76,42 @@ class Demo:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run_demo(
-    out: Path, *, methods: str | None, seeds: int, scale: Scale, console: Console, split: str = "test"
-) -> dict[str, Any]:
-    """Run the demo and return what it wrote to `out/results.json`.
+def demo_program(options: DemoOptions, console: Console) -> dict[str, Any]:
+    """Run the demo, and print its table and what follows from it; returns the results.
+
+    Raises:
+        AcedError: as `run_demo`, or an unknown split.
+    """
+    choose_rows(options.methods)  # what is wrong is said before anything is computed
+    check_demo(options.out, options.seeds)
+    if options.split not in ("test", "validation"):
+        raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
+    count = set_threads(options.threads)
+    say(console, f"aced demo on {count} thread{'s' * (count > 1)}; results go to {options.out}")
+    results = run_demo(options, QUICK if options.quick else FULL, console)
+    console.print()
+    console.print(results_table(results))
+    for sentence in results["summary"]:
+        say(console, sentence)
+    if options.quick:
+        say(console, "This was a quick look: far too short for the differences to mean anything.")
+    say(console, f"Report: {options.out / 'report.html'}   Figures: {options.out / 'results.json'}")
+    return results
+
+
+def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, Any]:
+    """Run the demo and return what it wrote to `results.json` in its folder.
 
     Args:
-        out: folder of the demo; one that an earlier demo made is cleared, another one that is not empty refused.
-        methods: comma-separated row names, `all`, or None for the default rows.
-        seeds: number of seeds, from 0; each trains every row.
+        options: the rows, the seeds, the folder and the split.
         scale: sizes and lengths.
         console: where progress goes.
-        split: `test`, or `validation` while settings are being chosen.
 
     Raises:
         AcedError: an unknown row, a folder in the way, or a run that failed.
     """
-    rows = choose_rows(methods)
+    out, seeds, split = options.out, options.seeds, options.split
+    rows = choose_rows(options.methods)
     check_demo(out, seeds)
     _clear(out)
     with Bars(console) as bars:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aced.evaluate.stability.suite import counted
 from aced.report.shared_tasks import on_shared_tasks
-from aced.runs.records import parse_results
+from aced.runs.run_results import parse_results
 
 _TIE = 0.05
 """Averages that differ by less are equal in the table, which has one decimal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,14 +20,28 @@ from aced.lab.lit.words import Vocabulary
 _VERSION = 1
 
 
+@dataclass(frozen=True)
+class DecoderPlan:
+    """A decoder that is to be trained and to write.
+
+    Attributes:
+        shape: its sizes.
+        settings: its training.
+        seed: of its initial weights, the order of the examples and the dropout.
+        beams: width of the beam search for captions; 1 is greedy.
+    """
+
+    shape: DecoderShape
+    settings: DecoderSettings
+    seed: int = 0
+    beams: int = 4
+
+
 def blind_texts(
     cache: Path,
     data: Data,
     vocabulary: Vocabulary,
-    shape: DecoderShape,
-    settings: DecoderSettings,
-    seed: int,
-    beams: int,
+    plan: DecoderPlan,
     device: torch.device,
     tick: Callable[[int, int], None] | None = None,
 ) -> list[list[str]]:
@@ -39,28 +53,25 @@ def blind_texts(
     Raises:
         AcedError: the cached file is damaged, or the disk is full.
     """
-    path = cache / "blind" / f"{_identity(data, vocabulary, shape, settings, seed, beams)}.json"
+    path = cache / "blind" / f"{_identity(data, vocabulary, plan)}.json"
     if path.is_file():
         return _read(path, data)
-    decoder = make_decoder(shape, len(vocabulary), 0, seed).to(device)
-    train_decoder(decoder, vocabulary, data.train, None, settings, seed, tick)
+    decoder = make_decoder(plan.shape, len(vocabulary), 0, plan.seed).to(device)
+    train_decoder(decoder, vocabulary, data.train, None, plan.settings, plan.seed, tick)
     found = []
     for examples in data.test:
         caption = examples.kind == "caption"
         # Without sight every picture gets the same caption: one is enough.
         few = examples.only([0]) if caption else examples
-        texts = write_texts(decoder, vocabulary, few, None, beams=beams if caption else 1)
+        texts = write_texts(decoder, vocabulary, few, None, beams=plan.beams if caption else 1)
         found.append(texts * len(examples) if caption else texts)
     write_atomic(path, json.dumps(found))
     return found
 
 
-def _identity(
-    data: Data, vocabulary: Vocabulary, shape: DecoderShape, settings: DecoderSettings, seed: int, beams: int
-) -> str:
-    digest = hashlib.sha256(
-        json.dumps([_VERSION, asdict(shape), asdict(settings), seed, beams, vocabulary.words]).encode()
-    )
+def _identity(data: Data, vocabulary: Vocabulary, plan: DecoderPlan) -> str:
+    how = [asdict(plan.shape), asdict(plan.settings), plan.seed, plan.beams]
+    digest = hashlib.sha256(json.dumps([_VERSION, *how, vocabulary.words]).encode())
     for examples in (*data.train, *data.test):
         facts = [examples.kind, list(examples.texts), list(examples.questions)]
         digest.update(json.dumps(facts).encode())

@@ -78,6 +78,10 @@ class TextDecoder(nn.Module):
         with torch.no_grad():
             self.words.weight[PAD] = 0
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that do not decay, as models of timm tell them."""
+        return {"positions", "nothing"}
+
     def memory(self, tokens: Tensor | None, n: int) -> Tensor:
         """Patch tokens `[n, T, W]` (None for a decoder without sight) to what is attended to, `[n, T', width]`."""
         if self.memory_width == 0:

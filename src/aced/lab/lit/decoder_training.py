@@ -16,6 +16,7 @@ from aced.lab.lit.texts import TextExamples
 from aced.lab.lit.tokens import PatchTokens
 from aced.lab.lit.words import END, PAD, SPECIALS, Vocabulary
 from aced.pool.source import Source
+from aced.train.optim import decay_groups
 
 StepTick = Callable[[int, int], None]
 Sight = Mapping[int, PatchTokens] | None
@@ -173,10 +174,7 @@ def _loss(decoder: TextDecoder, batch: tuple[list[int], Tensor, Tensor], sight: 
 
 
 def _optimiser(decoder: TextDecoder, settings: DecoderSettings) -> torch.optim.AdamW:
-    matrices = [p for n, p in decoder.named_parameters() if p.ndim > 1 and n not in ("positions", "nothing")]
-    known = {id(p) for p in matrices}
-    others = [p for p in decoder.parameters() if id(p) not in known]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = decay_groups(decoder, settings.weight_decay, decoder.no_weight_decay())
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95))
 
 

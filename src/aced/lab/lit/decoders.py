@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, field_validator
 
 from aced.lab.lit.lit_page import lit_html, lit_parts
 from aced.registry.makers import Panel
-from aced.runs.records import checked, inline_image, read_json
+from aced.runs.record_files import checked, read_json
+from aced.runs.records import inline_image
 
 FOLDER = "lit"
 """Where `aced lit RUN` puts its results, in the run's folder."""

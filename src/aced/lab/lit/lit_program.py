@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from rich.table import Table
 
 from aced.errors import AcedError
 from aced.files.atomic import write_atomic
-from aced.lab.lit.blind import blind_texts
+from aced.lab.lab_options import LitOptions
+from aced.lab.lit.blind import DecoderPlan, blind_texts
 from aced.lab.lit.decoder import DecoderShape, TextDecoder, describe, make_decoder
 from aced.lab.lit.decoder_training import DecoderSettings, Sight, sight_of, train_decoder, write_texts
 from aced.lab.lit.lit_page import write_lit_report
@@ -27,7 +28,6 @@ from aced.lab.lit.texts import Data, TextExamples
 from aced.lab.lit.tokens import cached_tokens
 from aced.lab.lit.words import Vocabulary
 from aced.models import Tower, load_recipe, trained_recipe
-from aced.models.pretrained import HUB
 from aced.models.recipes import Recipe
 from aced.runs.gallery import picture_url
 from aced.runtime.progress import Bars
@@ -36,41 +36,11 @@ GALLERY = 12
 """Pictures of each test set in the gallery."""
 
 
-@dataclass(frozen=True)
-class LitOptions:
-    """What `aced lit` can be asked for beside the run and the data.
-
-    Attributes:
-        shape: sizes of the decoder.
-        settings: its training.
-        seed: of its initial weights, the order of the examples and the dropout.
-        beams: width of the beam search for captions; 1 leaves it out.
-        where: `FIELD=VALUE`: only those samples of the tars are trained on.
-        scenes: numbers of training and of test scenes.
-        split: `test`, or `validation` to choose settings by.
-        cache: folder of tokens, indexes and the blind decoder's texts; None for `tokens` beside the model.
-        checkpoint: weights, or their tag, for an architecture that is named instead of a run.
-    """
-
-    shape: DecoderShape = field(default_factory=DecoderShape)
-    settings: DecoderSettings = field(default_factory=DecoderSettings)
-    seed: int = 0
-    beams: int = 4
-    where: str | None = None
-    scenes: tuple[int, int] = (6000, 600)
-    split: str = "test"
-    cache: Path | None = None
-    checkpoint: Path | None = None
-
-
-def lit_program(run: str, data: list[str], out: Path | None, options: LitOptions, console: Console) -> dict[str, Any]:
-    """Train a decoder on a run's frozen encoder, score it, and write everything into `out`.
+def lit_program(options: LitOptions, console: Console) -> dict[str, Any]:
+    """Train a small decoder on a run's frozen encoder, score it, and write everything into a new folder.
 
     Args:
-        run: a run folder, a model folder, or an architecture's name with `options.checkpoint`.
-        data: what `aced.lab.lit.sources.load_data` knows.
-        out: a new folder; None for `lit` in the run's.
-        options: the rest.
+        options: the run, the data and how.
         console: where bars and tables go.
 
     Returns:
@@ -80,9 +50,10 @@ def lit_program(run: str, data: list[str], out: Path | None, options: LitOptions
         AcedError: whatever a user or the data did wrong, in one sentence.
     """
     began = time.perf_counter()
-    recipe = _checked(run, options)
+    run, plan = options.run, plan_of(options)
+    recipe = _checked(options)
     home = Path(run) if Path(run).is_dir() else Path(".")
-    out = out or home / "lit"
+    out = options.out or home / "lit"
     _check_out(out)
     cache = options.cache or home / "lit-cache"
     seconds: dict[str, float] = {}
@@ -91,17 +62,22 @@ def lit_program(run: str, data: list[str], out: Path | None, options: LitOptions
         for note in tower.notes:
             bars.say(note)
         found = load_data(
-            data, where=options.where, index_dir=cache / "index", scenes=options.scenes, split=options.split, bars=bars
+            list(options.data),
+            where=options.where,
+            index_dir=cache / "index",
+            scenes=options.scenes,
+            split=options.split,
+            bars=bars,
         )
         sight = _sight(cache, tower, found, bars)
         found = Data(found.train, [_readable(examples, sight, bars) for examples in found.test])
         vocabulary = build_vocabulary(found)
         start = time.perf_counter()
         seconds["data and tokens"] = start - began
-        decoder = _trained(tower, found, vocabulary, sight, options, bars)
+        decoder = _trained(tower, found, vocabulary, sight, plan, bars)
         seconds["training"] = time.perf_counter() - start
         start = time.perf_counter()
-        written = _written(decoder, found, vocabulary, sight, options, cache, bars)
+        written = _written(decoder, found, vocabulary, sight, plan, cache, bars)
         seconds["writing"] = time.perf_counter() - start
     results = {
         "format": FORMAT,
@@ -111,7 +87,7 @@ def lit_program(run: str, data: list[str], out: Path | None, options: LitOptions
         "tower": tower.name,
         "tower_fingerprint": tower.fingerprint(),
         "decoder": describe(decoder) | {"vocabulary": len(vocabulary)},
-        **_asked(options, data),
+        **_asked(options, plan),
         "tasks": [score(one, texts) for one, texts in zip(found.test, written, strict=True)],
         "seconds": seconds,
     }
@@ -122,40 +98,26 @@ def lit_program(run: str, data: list[str], out: Path | None, options: LitOptions
     return results
 
 
-def _checked(run: str, options: LitOptions) -> Recipe:
+def _checked(options: LitOptions) -> Recipe:
     """The model of a run, once it is known that it has weights and that the options make sense."""
     if options.beams < 1:
         raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
     if options.split not in ("test", "validation"):
         raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
-    model = find_model(run, options.checkpoint)
-    return trained_recipe(model, options.checkpoint, model, "with --checkpoint")
+    return trained_recipe(options.run, options.checkpoint)
 
 
-def _asked(options: LitOptions, data: list[str]) -> dict[str, Any]:
+def plan_of(options: LitOptions) -> DecoderPlan:
+    """The decoder that is asked for; raises AcedError for sizes that make none."""
+    shape = DecoderShape(layers=options.layers, width=options.width)
+    settings = DecoderSettings(steps=options.steps, batch=options.batch, lr=options.lr)
+    return DecoderPlan(shape, settings, options.seed, options.beams)
+
+
+def _asked(options: LitOptions, plan: DecoderPlan) -> dict[str, Any]:
     """What was asked for, as it stands in `results.json`."""
-    training = {**asdict(options.settings), "beams": options.beams, "where": options.where}
-    return {"seed": options.seed, "training": training, "data": data, "split": options.split}
-
-
-def find_model(run: str, checkpoint: Path | None) -> str:
-    """The folder of the model that belongs to a run; a name stays as it is where a checkpoint comes with it.
-
-    Raises:
-        AcedError: there is no such run, or it has no model.
-    """
-    path = Path(run)
-    for folder in (path / "model", path):
-        if (folder / "tower.json").is_file() or (folder / "open_clip_config.json").is_file():
-            return str(folder)
-    if checkpoint is not None or run.startswith(HUB):
-        return run
-    if path.is_dir():
-        raise AcedError(f"{run} holds no model: give a run that has ended (it has {run}/model), or a model folder.")
-    raise AcedError(
-        f"There is no run '{run}': give the folder of a finished run or of a model, or an architecture's name with "
-        "--checkpoint and its weights."
-    )
+    training = {**asdict(plan.settings), "beams": options.beams, "where": options.where}
+    return {"seed": options.seed, "training": training, "data": list(options.data), "split": options.split}
 
 
 def build_vocabulary(data: Data) -> Vocabulary:
@@ -226,33 +188,31 @@ def _readable(examples: TextExamples, sight: Sight, bars: Bars) -> TextExamples:
 
 
 def _trained(
-    tower: Tower, data: Data, vocabulary: Vocabulary, sight: Sight, options: LitOptions, bars: Bars
+    tower: Tower, data: Data, vocabulary: Vocabulary, sight: Sight, plan: DecoderPlan, bars: Bars
 ) -> TextDecoder:
     assert sight is not None
     width = next(iter(sight.values())).width
-    decoder = make_decoder(options.shape, len(vocabulary), width, options.seed).to(tower.device)
+    decoder = make_decoder(plan.shape, len(vocabulary), width, plan.seed).to(tower.device)
     with bars.counting("Training the decoder") as progress:
-        train_decoder(decoder, vocabulary, data.train, sight, options.settings, options.seed, progress)
+        train_decoder(decoder, vocabulary, data.train, sight, plan.settings, plan.seed, progress)
     return decoder
 
 
 def _written(
-    decoder: TextDecoder, data: Data, vocabulary: Vocabulary, sight: Sight, options: LitOptions, cache: Path, bars: Bars
+    decoder: TextDecoder, data: Data, vocabulary: Vocabulary, sight: Sight, plan: DecoderPlan, cache: Path, bars: Bars
 ) -> list[Written]:
     """What is written for each test set, by the decoder and by the baselines."""
     device = decoder.positions.device
     with bars.counting("Training a decoder without sight") as progress:
-        blind = blind_texts(
-            cache, data, vocabulary, options.shape, options.settings, options.seed, options.beams, device, progress
-        )
+        blind = blind_texts(cache, data, vocabulary, plan, device, progress)
         progress(1, 1)
     found = []
     for examples, without in zip(data.test, blind, strict=True):
         with bars.counting(f"Writing: {examples.name}") as progress:
             greedy = write_texts(decoder, vocabulary, examples, sight, tick=progress)
             beam = None
-            if examples.kind == "caption" and options.beams > 1:
-                beam = write_texts(decoder, vocabulary, examples, sight, beams=options.beams, tick=progress)
+            if examples.kind == "caption" and plan.beams > 1:
+                beam = write_texts(decoder, vocabulary, examples, sight, beams=plan.beams, tick=progress)
         found.append(Written(greedy, beam, without, constant_text(data.train, examples.kind)))
     return found
 

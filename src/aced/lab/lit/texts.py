@@ -76,15 +76,16 @@ class Data:
         return list(found.values())
 
 
-class TextPictures:
+class TextPictures(Source):
     """A `Source` over pictures that are read as a whole, such as those of an evaluation task.
 
     Attributes:
         name, fingerprint, keys: as in `Source`.
-        kinds: None, nobody spoilt them.
     """
 
-    kinds: Sequence[str] | None = None
+    name: str
+    fingerprint: str
+    keys: Sequence[str]
 
     def __init__(self, name: str, fingerprint: str, keys: Sequence[str], images: ReadImages) -> None:
         self.name, self.fingerprint, self.keys = name, fingerprint, keys

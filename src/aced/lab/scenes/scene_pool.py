@@ -14,7 +14,7 @@ from torch import Tensor
 from aced.errors import AcedError
 from aced.lab.scenes import render, shifts, world
 from aced.lab.scenes import scene_captions as captions
-from aced.pool.source import Candidates
+from aced.pool.source import Candidates, Source
 from aced.pool.views import View
 from aced.runtime.counting import Progress
 
@@ -78,7 +78,7 @@ REDUNDANT_MIX = Mix(clean=0.12, duplicate=0.60, shuffled=0.11, junk=0.05, vague=
 
 
 @dataclass(frozen=True, eq=False)
-class Scenes:
+class Scenes(Source):
     """Image-caption pairs in memory; a `Source`.
 
     Attributes:

@@ -24,9 +24,10 @@ from aced.errors import AcedError
 from aced.files.download import AT_ONCE, Watched
 from aced.files.remote import Changed, FetchStopped, NotThere
 from aced.files.spoolroom import GIGABYTE
-from aced.pool.fetch.places import Moved, Places
-from aced.pool.fetch.streamed import Streamed
+from aced.pool.fetch.places import Places
+from aced.pool.fetch.streamed import Streamed, brought_of
 from aced.pool.orders.plan import Visit
+from aced.pool.source import Source
 from aced.pool.tars.losttars import CHANGED, GONE
 
 
@@ -272,14 +273,10 @@ class Calls:
         return call
 
 
-def calls_of(source: object) -> Calls | None:
+def calls_of(source: Source) -> Calls | None:
     """What fetches the tars of a source that are called for; None where they are there."""
-    places: Places | None = getattr(source, "places", None)
-    numbers = None
-    if isinstance(places, Moved):
-        numbers, places = places.numbers, places.places
-    sizes: Sequence[int] = getattr(source, "part_sizes", ())
-    return Calls(places, numbers, sizes) if isinstance(places, Streamed) else None
+    streamed, numbers = brought_of(source.places)
+    return Calls(streamed, numbers, source.part_sizes) if streamed is not None else None
 
 
 class _Ready:
@@ -383,8 +380,8 @@ def _check(streamed: Streamed, needed: int) -> None:
 
 def _as_brought(places: Places | None, visits: Iterable[Visit]) -> tuple[Streamed | None, Iterable[Visit]]:
     """What brings tars, and visits to them under the numbers that they have there."""
-    if isinstance(places, Moved):
-        numbers, places = places.numbers, places.places
+    streamed, numbers = brought_of(places)
+    if numbers is not None:
         moved = (visit._replace(tar=numbers[visit.tar]) for visit in visits)
         visits = (visit for visit in moved if visit.tar >= 0)
-    return (places if isinstance(places, Streamed) else None), visits
+    return streamed, visits

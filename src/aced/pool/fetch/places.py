@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from aced.errors import AcedError
 from aced.files.remote import Remote
-from aced.pool.fetch.spool import Located, Spool, is_gzip
+from aced.pool.fetch.spool import Located, Spool, is_gzip, unspooled
 from aced.runtime.counting import Progress
 
 
@@ -111,9 +110,7 @@ def locate(tar: Path | str | Remote, spool: Spool | None) -> Located:
     """
     if isinstance(tar, Remote):
         if spool is None:
-            raise AcedError(
-                f"{tar.address} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path."
-            )
+            raise unspooled(tar.address)
         return located_at(tar.address, spool.fetch([tar])[0], spool)
     return located_at(str(tar), Path(tar), spool)
 

@@ -210,6 +210,16 @@ class Spool:
                 self._room.remove(name)
 
 
+def spool_at(folder: str, gigabytes: float) -> Spool | None:
+    """The spool in a folder that may take so many 10^9 bytes; None where no folder is given."""
+    return Spool(Path(folder), int(gigabytes * GIGABYTE)) if folder else None
+
+
+def unspooled(address: str, key: str = "data.spool_dir") -> AcedError:
+    """The error for an address without a spool; `key` is the key or option that names one."""
+    return AcedError(f"{address} is an address: set {key} to a folder to fetch its tars to, or name a path.")
+
+
 def is_gzip(path: Path) -> bool:
     """Whether a file begins as gzip does, whatever its name.
 

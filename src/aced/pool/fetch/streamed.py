@@ -21,7 +21,8 @@ from aced.files.atomic import sync, write_atomic, writing
 from aced.files.download import PATIENCE, Watched, fetch
 from aced.files.remote import Changed, NotThere, Remote
 from aced.files.spoolroom import date, dated, exclusive, spooled_name
-from aced.pool.fetch.places import Places
+from aced.pool.fetch.places import Moved, Places
+from aced.pool.source import Source
 from aced.pool.tars.losttars import CHANGED, GONE, TarLost
 from aced.pool.tars.tarindex import kept_index
 from aced.runtime.counting import Progress
@@ -322,7 +323,14 @@ def own_share(spool: Path, limit: int) -> int:
     return max(0, limit - kept) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def streams(source: object) -> bool:
+def streams(source: Source) -> bool:
     """Whether tars of a source are brought as they are needed, and do not stay."""
-    places: Places | None = getattr(source, "places", None)
-    return places is not None and not places.stay
+    return source.places is not None and not source.places.stay
+
+
+def brought_of(places: Places | None) -> tuple[Streamed | None, Sequence[int] | None]:
+    """What brings the tars that lie in some places, None where they stay; and their numbers there, where others."""
+    numbers = None
+    if isinstance(places, Moved):
+        numbers, places = places.numbers, places.places
+    return (places if isinstance(places, Streamed) else None), numbers

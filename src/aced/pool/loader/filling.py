@@ -55,8 +55,8 @@ class Fill:
 
     def _read(self, job: FillJob) -> Candidates:
         indices, views = job.positions.tolist(), list(self.views)
-        if getattr(self.source, "captions_vary", False):
-            found: Candidates = self.source.read(indices, views, job.epochs.tolist())  # type: ignore[call-arg]
+        if self.source.captions_vary:
+            found = self.source.read_in_epochs(indices, views, job.epochs.tolist())
         else:
             found = self.source.read(indices, views)
         rows = {len(found), len(found.texts), *map(len, found.images.values())}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from aced.errors import AcedError
 from aced.files.patterns import expand_tars, tars_below
 from aced.files.remote import Remote, find, is_address
-from aced.pool.fetch.spool import Spool
+from aced.pool.fetch.spool import Spool, unspooled
 from aced.pool.tars.manifest import Repeated, TarFacts
 from aced.pool.tars.manifestfile import names_manifest, read_named
 
@@ -149,9 +149,7 @@ def _expand(
     if not is_address(pattern):
         return expand_tars([pattern])
     if spool is None:
-        raise AcedError(
-            f"{pattern} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path."
-        )
+        raise unspooled(pattern)
     try:
         found[pattern] = find(pattern)
         return found[pattern]

@@ -12,6 +12,7 @@ import numpy as np
 
 from aced.errors import AcedError
 from aced.files.patterns import braces, expand_tars
+from aced.pool.source import Source
 from aced.pool.tars.manifest import NO_STATE, TarFacts
 
 GONE, CHANGED = "tar_gone", "tar_changed"
@@ -61,11 +62,10 @@ class KnownTars:
     mixture: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, source: object) -> KnownTars:
+    def of(cls, source: Source) -> KnownTars:
         """Those of a source; none of one without tars."""
-        parts, sizes = getattr(source, "parts", {}), getattr(source, "part_sizes", ())
-        tars = [KnownTar(name, mark, size) for (name, mark), size in zip(parts.items(), sizes, strict=True)]
-        return cls(tuple(tars), tuple(getattr(source, "mixture", ())))
+        marks = zip(source.parts.items(), source.part_sizes, strict=True)
+        return cls(tuple(KnownTar(name, mark, size) for (name, mark), size in marks), tuple(source.mixture))
 
     @classmethod
     def load(cls, values: dict[str, Any]) -> KnownTars:

@@ -21,7 +21,7 @@ from aced.files.remote import Remote, is_address
 from aced.pool.captions import Captions
 from aced.pool.fetch.fetching import Fetcher, one_by_one
 from aced.pool.fetch.places import Places, TarPlaces, locate, located_at
-from aced.pool.fetch.spool import Located, Spool
+from aced.pool.fetch.spool import Located, Spool, unspooled
 from aced.pool.fetch.streamed import Streamed, own_folder, own_share
 from aced.pool.packed import PackedStrings
 from aced.pool.tars.hearsay import counts_beside
@@ -220,7 +220,7 @@ class StockTaking:
         """What must be read, on a local disk."""
         remotes = [tar for tar in tars if isinstance(tar, Remote)]
         if self.spool is None and remotes:
-            raise _unspooled(remotes[0].address)
+            raise unspooled(remotes[0].address)
         fetched = dict(zip(remotes, self.spool.fetch(remotes, self.fetching), strict=True)) if self.spool else {}
         return [self._unread_one(tar, fetched.get(tar) if isinstance(tar, Remote) else None) for tar in tars]
 
@@ -232,7 +232,7 @@ class StockTaking:
     def _places(self, tars: Sequence[TarFacts], found: Mapping[int, Path]) -> Places:
         """Where tars lie; `found` are those that were read now."""
         if self.spool is None and (remote := next(filter(_is_far, tars), None)):
-            raise _unspooled(remote.source)
+            raise unspooled(remote.source)
         files = [file if _is_far(tar) and isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
         elsewhere = {number: path for number, path in found.items() if str(path) != files[number]}
         packed = frozenset(number for number, tar in enumerate(tars) if tar.packed)
@@ -312,10 +312,6 @@ def _file(tar: Named) -> Path | Remote:
     if not _is_far(tar):
         return Path(tar.source)
     return Remote(tar.source, None if tar.size < 0 else tar.size, tar.state)
-
-
-def _unspooled(address: str) -> AcedError:
-    return AcedError(f"{address} is an address: set data.spool_dir to a folder to fetch its tars to, or name a path.")
 
 
 def streamed_of(named: Sequence[Named], spool: Spool, streaming: Streaming) -> Streamed | None:

@@ -9,12 +9,12 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from aced.pool.captions import Captions
-from aced.pool.packed import PackedStrings
+from aced.pool.packed import NumberedStrings, PackedStrings
 from aced.pool.tars.losttars import TarLost, lost_key
 from aced.pool.tars.manifest import TarFacts
 from aced.pool.tars.tarfiles import TarFiles
@@ -134,7 +134,7 @@ def _places_of(samples: int) -> TarRows:
     return TarRows(PackedStrings.of(f"#{row}" for row in range(samples)), places, places, places, (-1, -1))
 
 
-class TarKeys(Sequence[str]):
+class TarKeys(NumberedStrings):
     """The keys `<tar>/<key>` of all samples, read from the indexes when they are asked for.
 
     A sample whose tar cannot be read has its place for a key, as in `lost_key`.
@@ -151,14 +151,8 @@ class TarKeys(Sequence[str]):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        position = range(len(self))[index]
+    def string(self, position: int) -> str:
+        """The key of a sample."""
         tar = int(np.searchsorted(self._starts, position, side="right")) - 1
         return self.of(tar, position - int(self._starts[tar]))
 

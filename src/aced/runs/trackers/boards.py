@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aced.files.atomic import write_atomic
 from aced.errors import AcedError
+from aced.files.atomic import write_atomic
 
 EVENTS, TOLD = "tensorboard", "trackers.json"
 
@@ -47,28 +47,30 @@ class TensorBoard:
         self._writer.close()
 
 
-class SentSteps:
-    """What a service was told that keeps every line it gets, in `RUN/trackers.json`.
+class Service:
+    """A run of a service that keeps every line that it gets, and is told none twice, by a resumed run either.
 
-    A resumed run does not tell it a step twice. The note is written first: a kill between the two costs the service a
+    `RUN/trackers.json` has what it was told. The note is written first: a kill between the two costs the service a
     line, which `metrics.jsonl` has, and doubles none.
 
     Attributes:
         id: of the run, for the service; the same in every process of the run.
     """
 
+    where = ""
+    _run: Any = None
+
     def __init__(self, folder: Path, name: str) -> None:
-        self._file, self._name = folder / TOLD, name
+        self.name, self._file = name, folder / TOLD
         self._last: dict[str, Any] = self._read().get(name) or {"id": uuid.uuid4().hex[:12]}
         self.id = str(self._last["id"])
 
-    def take(self, kind: str, step: int) -> bool:
-        """Whether this is news; if so it counts as told from now on."""
-        if step <= self._last.get(kind, -1):
-            return False
-        self._last[kind] = step
-        write_atomic(self._file, json.dumps(self._read() | {self._name: self._last}))
-        return True
+    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Hand the values over, if they are news."""
+        if step > self._last.get(kind, -1):
+            self._last[kind] = step
+            write_atomic(self._file, json.dumps(self._read() | {self.name: self._last}))
+            self._run.log(dict(values), step=step)
 
     def _read(self) -> dict[str, Any]:
         if not self._file.is_file():
@@ -81,57 +83,43 @@ class SentSteps:
             ) from None
 
 
-class WandB:
+class WandB(Service):
     """A run of W&B, by its own id, so that it goes on when the run does; its files lie in `RUN/wandb`.
 
     Project and mode are the environment's: WANDB_PROJECT (`aced` where it is not set), WANDB_MODE=offline, ...
     """
 
-    name = "wandb"
-
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         import wandb
 
-        self._told = SentSteps(folder, self.name)
+        super().__init__(folder, "wandb")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "aced"),
             name=folder.name,
-            id=self._told.id,
+            id=self.id,
             resume="allow",
             dir=str(folder),
-            config=config,
+            config=settings,
             settings=wandb.Settings(console="off", silent=True),
         )
         self.where = f"wandb sync {Path(self._run.dir).parent}" if self._run.offline else self._run.url
-
-    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Hand the values over, if they are news."""
-        if self._told.take(kind, step):
-            self._run.log(dict(values), step=step)
 
     def close(self, *, failed: bool) -> None:
         """Let W&B send the rest."""
         self._run.finish(exit_code=int(failed))
 
 
-class Trackio:
+class Trackio(Service):
     """A run of trackio, found again by its name; where it lies is the environment's (TRACKIO_DIR, TRACKIO_SPACE_ID)."""
 
-    name = "trackio"
-
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         import trackio
 
-        self._told = SentSteps(folder, self.name)
-        project, name = os.environ.get("TRACKIO_PROJECT", "aced"), f"{folder.name}-{self._told.id}"
+        super().__init__(folder, "trackio")
+        project, name = os.environ.get("TRACKIO_PROJECT", "aced"), f"{folder.name}-{self.id}"
         with contextlib.redirect_stdout(io.StringIO()):  # half a page of advice
-            self._run = trackio.init(project=project, name=name, resume="allow", config=config, embed=False)
+            self._run = trackio.init(project=project, name=name, resume="allow", config=settings, embed=False)
         self.where = f"trackio show --project {project}"
-
-    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Hand the values over, if they are news."""
-        if self._told.take(kind, step):
-            self._run.log(dict(values), step=step)
 
     def close(self, *, failed: bool) -> None:
         """Let trackio write the rest."""

@@ -17,6 +17,7 @@ from aced.runs.trackers.boards import TensorBoard, Trackio, WandB
 from aced.runs.trackers.tracker import Tracker, eval_values, train_values
 
 Say = Callable[[str], None]
+_SERVICES: dict[str, Callable[..., Tracker]] = {"wandb": WandB, "trackio": Trackio}
 
 
 class Trackers:
@@ -25,11 +26,6 @@ class Trackers:
     def __init__(self, trackers: Sequence[Tracker], say: Say = lambda _: None) -> None:
         self._trackers, self._say = list(trackers), say
         self._before = Totals(0, 0.0, {})
-
-    def add(self, tracker: Tracker) -> None:
-        """Take in another one, and say where it is seen."""
-        self._trackers.append(tracker)
-        self._say(f"{tracker.name}: {tracker.where}")
 
     def line(self, line: Mapping[str, Any]) -> None:
         """Send a line of `metrics.jsonl`, with the pace since the one before."""
@@ -53,6 +49,11 @@ class Trackers:
         for line in _last(evals, 1):
             if line["step"] == step:
                 self.scores(line)
+
+    def add(self, tracker: Tracker) -> None:
+        """Take in another one, and say where it is seen."""
+        self._trackers.append(tracker)
+        self._say(f"{tracker.name}: {tracker.where}")
 
     def close(self, *, failed: bool) -> None:
         """End them all."""
@@ -119,12 +120,10 @@ def tracking(
 
 def _opened(name: str, folder: Path, settings: dict[str, Any], step: int) -> Tracker:
     try:
-        if name in TRACKERS:
-            tracker: Tracker = TRACKERS[name].function(folder, settings)
-            return tracker
         if name == "tensorboard":
             return TensorBoard(folder, step)
-        return (WandB if name == "wandb" else Trackio)(folder, settings)
+        opened: Callable[..., Tracker] = TRACKERS[name].function if name in TRACKERS else _SERVICES[name]
+        return opened(folder, settings)
     except AcedError:
         raise
     except Exception as error:

@@ -1,16 +1,17 @@
-"""What cached embeddings cost, and what it costs to have none: sentences for the terminal, figures for the results."""
+"""The cached embeddings of a run: made by all its processes together, and what they or their lack cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from aced.cache.caches import Cache
-from aced.cache.making import EmbeddingTower, EmbedSettings, size_text
-from aced.cache.sidecar import parts_of, sample_bytes
-from aced.cache.store import Store, embed_missing, look, surveyed
-from aced.cache.survey import Survey
+from aced.cache.costs import LiveUse, embedding_cost, live_cost
+from aced.cache.embed_options import EmbedOptions, embed_command
+from aced.cache.making import EmbeddingTower, EmbedSettings
+from aced.cache.sidecar import parts_of
+from aced.cache.store import Store, embed_missing, look, others_there, surveyed
 from aced.config import Config
+from aced.models import Tower
 from aced.pool.source import Source
 from aced.runs.ledger import BACKWARD
 from aced.runtime.counting import Progress
@@ -18,6 +19,9 @@ from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
 from aced.train.run.automatic import precision_of
 from aced.train.run.frozen import frozen_section
+
+_CACHE = "runs/cache"
+"""The folder in what a user is told to type."""
 
 
 def cache_settings(config: Config) -> EmbedSettings:
@@ -60,7 +64,7 @@ def make_store(
     identity, parts = tower.identity(), parts_of(source)
     survey = world.in_turn(lambda: look(cache, identity, parts, settings))
     if any(world.counts(len(survey.missing))) and not refuse:
-        if why := _others_there(cache, survey, tower):
+        if why := others_there(cache, survey, tower.name):
             tell(why)
 
         def on_progress(done: int, total: int) -> None:
@@ -74,88 +78,45 @@ def make_store(
     return world.in_turn(lambda: surveyed(cache, survey, source)) if cache.far else surveyed(cache, survey, source)
 
 
-def _others_there(cache: Cache, survey: Survey, tower: EmbeddingTower) -> str:
-    """A sentence about side-cars that look like the missing ones but are of something else; empty where none are."""
-    if not survey.missing:
-        return ""
-    first = survey.parts[survey.missing[0]]
-    why = cache.home.why_missing(survey.identity, first)
-    if why.startswith("there is none"):
-        return ""
-    return (
-        f"{len(survey.missing)} of {len(survey.parts)} parts of the data have no side-car by {tower.name} in "
-        f"{cache.place} and are embedded now; of {first.name}, {why}."
-    )
-
-
-def live_cost(name: str, tower: Any, student: Any, config: Config, source: Source) -> str:
-    """What a frozen model costs that embeds at every step, next to the student, and how to have it cached.
+def live_cost_of(name: str, tower: Tower, student: Tower, config: Config, source: Source) -> str:
+    """What a frozen model costs a run that embeds at every step, and how to have it cached.
 
     Args:
         name: of the model, as in `frozen_models`.
-        tower: the frozen `Tower`.
-        student: the `Tower` that is trained.
+        tower: the frozen model.
+        student: the model that is trained.
         config: the run's.
         source: the pool; some of its captions tell how long texts are.
     """
     method, train = config.row, config.train
     texts = source.read(range(min(64, len(source))), []).texts
-    forward, own = tower.forward_flops(texts), student.forward_flops(texts)
-    scores = name == "reference" and method.scores_reference
-    embedded = config.super_batch if scores else train.batch
-    spent = embedded * forward
-    step = own * ((1 + BACKWARD) * train.batch + (config.super_batch if method.scores_student else 0))
-    settings = cache_settings(config)
-    size = len(source) * sample_bytes(tower.width, settings.dtype, settings.views)
-    return (
-        f"No side-car: {tower.name} ({name}) embeds {embedded} pairs at every step, {spent:.2g} FLOPs, "
-        f"{spent / step:.2g} times the student's own {step:.2g}; all {train.steps} steps {spent * train.steps:.2g}. "
-        f"Embedding the {len(source):,} pairs once takes {len(source) * forward * _share(tower, settings):.2g} FLOPs "
-        f"and {size_text(size)}: {_command(name, config, settings)}"
-    )
+    scored = config.super_batch if method.scores_student else 0
+    own = student.forward_flops(texts) * ((1 + BACKWARD) * train.batch + scored)
+    pairs = config.super_batch if name == "reference" and method.scores_reference else train.batch
+    use = LiveUse(name, pairs, train.steps, own)
+    return f"{live_cost(use, tower, texts, len(source), cache_settings(config))}: {_how_to_cache(name, config)}"
 
 
-def _share(tower: Any, settings: EmbedSettings) -> float:
-    """A sample's FLOPs with all its views relative to those of a forward pass."""
-    flops = tower.flops(tower.context_length)
-    return float((settings.views * flops.image + flops.text) / (flops.image + flops.text))
-
-
-def _command(name: str, config: Config, settings: EmbedSettings) -> str:
-    """What makes the side-cars and has them used."""
+def _how_to_cache(name: str, config: Config) -> str:
+    """What makes the side-cars of a frozen model and has them used."""
     section, data, key = frozen_section(name, config), config.data, name.partition(" ")[0]
     if data.caption_choice == "random":
         return "not possible while data.caption_choice = 'random'."
     if not data.shards:
-        return f"{key}.cache=runs/cache"
-    words = ["aced embed", section.model, *config.data.shards, "--out runs/cache"]
-    words += [f"--checkpoint {section.checkpoint}"] * bool(section.checkpoint)
-    words += [f"--dtype {settings.dtype}"] * (settings.dtype != "float16")
-    words += [f"--views {settings.views}"] * (settings.views > 1)
-    words += [f"--caption {data.caption}"] * (data.caption != "txt")
-    words += [f"--caption-choice {data.caption_choice}"] * (data.caption_choice != "whole")
-    words += [f"--decoding {data.decoding}"] * (data.decoding != "fast")
-    words += [f"--spool-dir {data.spool_dir}"] * bool(data.spool_dir)
-    words += [f"--spool-gb {data.spool_gb:g}"] * bool(data.spool_dir and data.spool_gb != 100)
-    words += ["--bad-tars skip"] * (data.bad_tars == "skip")
-    return f"`{' '.join(words)}`, then {key}.cache=runs/cache"
+        return f"{key}.cache={_CACHE}"
+    same = ("caption", "caption_choice", "decoding", "bad_tars", "spool_dir", "spool_gb", "views")
+    options = {name: getattr(data, name) for name in same}
+    asked = EmbedOptions(
+        section.model,
+        data.shards,
+        _CACHE,
+        checkpoint=section.checkpoint,
+        dtype=config.reference.cache_dtype,
+        **options,
+    )
+    return f"`{embed_command(asked)}`, then {key}.cache={_CACHE}"
 
 
-def embedding_cost(providers: Sequence[Provider | None]) -> dict[str, float] | None:
-    """What making the cached embeddings of a run cost, whenever that was: samples, seconds, FLOPs and bytes in all.
-
-    Args:
-        providers: of the run; one that occurs twice counts once, a live one not at all.
-
-    Returns:
-        None where nothing is cached.
-    """
-    infos = [one.store.info for one in dict.fromkeys(providers) if isinstance(one, Cached)]
-    if not infos:
-        return None
-    return {
-        "samples": sum(info.usable for info in infos),
-        "seconds": sum(info.seconds for info in infos),
-        "flops": sum(info.flops for info in infos),
-        "bytes": sum(info.bytes for info in infos),
-    }
+def embedding_cost_of(providers: Sequence[Provider | None]) -> dict[str, float] | None:
+    """The `embedding_cost` of a run's providers; one that occurs twice counts once, a live one not at all."""
+    return embedding_cost([one.store.info for one in dict.fromkeys(providers) if isinstance(one, Cached)])

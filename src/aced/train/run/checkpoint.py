@@ -32,7 +32,7 @@ from aced.train.providers import Cached, Provider
 from aced.train.run.automatic import tf32_of
 from aced.train.run.resuming import Earlier
 from aced.train.run.student import check_student
-from aced.train.sharding import part_like, whole
+from aced.train.sharding import part_like, whole_optimizer
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
@@ -193,9 +193,8 @@ def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors |= {f"objective.{k}": v for k, v in trainer.objective.state_dict().items()}
     if trainer.memory is not None:
         tensors |= {f"chooser.{k}": v for k, v in trainer.memory.tensors().items()}
-    for number, state in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": whole(value) for name, value in state.items()}
-    return tensors
+    states = whole_optimizer([trainer.student, trainer.objective], trainer.optimizer)
+    return tensors | {f"optimizer.{k}": v for k, v in states.items()}
 
 
 def _facts(trainer: Trainer, metrics: Metrics, config: Config) -> dict[str, Any]:

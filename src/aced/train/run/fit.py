@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import torch
 
 from aced.config import Config, dump_config
 from aced.errors import AcedError
-from aced.evaluate.zeroshot import Scores, score_all, scores_json
 from aced.files.atomic import write_atomic
 from aced.models import Tower, save_tower
-from aced.models.compat import import_open_clip
 from aced.models.locking import lock
 from aced.models.options import checkpoint_activations, compile_towers
 from aced.pool.concepts import Concepts
-from aced.pool.fetch.streamed import streams
-from aced.pool.loader.filling import with_values
 from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
-from aced.registry.objectives import LOSSES, check_processes
-from aced.runs.gallery import write_gallery
+from aced.registry.objectives import check_processes
 from aced.runs.ledger import Ledger
+from aced.runs.lines import trim_lines
 from aced.runs.pace import Recent, Totals, pace_text
-from aced.runs.run_folder import BEST, CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
+from aced.runs.run_folder import CHECKPOINTS, check_folder, locked, remove_leftovers, scoring
 from aced.runs.trackers.group import tracking
 from aced.runtime.devices import clock_of
-from aced.runtime.precision import Precision, autocast, tensor_float
+from aced.runtime.precision import tensor_float
 from aced.runtime.progress import Bars, Tick
-from aced.train.best import keep_best
 from aced.train.distributed import World
-from aced.train.evaluating import embed_together
 from aced.train.feed import Faults
 from aced.train.further import FurtherPairs
 from aced.train.guard import Guard
@@ -47,30 +37,19 @@ from aced.train.objective import Objective
 from aced.train.optim import make_optimizer
 from aced.train.providers import Cached, Provider
 from aced.train.replica import Replica
-from aced.train.run.automatic import loading_of_tasks, precision_of, tf32_of
+from aced.train.run.automatic import precision_of, tf32_of
 from aced.train.run.checkpoint import drop_older, earlier_run, latest_checkpoint, load_checkpoint
+from aced.train.run.fitted import Fitted
+from aced.train.run.gallery_pairs import write_pairs
 from aced.train.run.inputs import Inputs
 from aced.train.run.loop import OnStep, run_steps
-from aced.train.run.ordering import order_of, recorded, settled
+from aced.train.run.ordering import make_run_order, recorded
 from aced.train.run.resuming import data_marks, marks_of, model_marks
-from aced.train.run.scoring_plan import make_memory, make_partly, make_plan
+from aced.train.run.run_scores import final_scores
+from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
 from aced.train.scoring.filtering import filtered
-from aced.train.settings import StepSettings
 from aced.train.step import Trainer
-from aced.train.watch import Metrics, trim_lines
-
-
-@dataclass
-class Fitted:
-    """A finished run: its model, its scores and what it spent."""
-
-    student: Tower
-    scores: Scores
-    ledger: Ledger
-    faults: Faults
-    clean_share: float | None
-    folder: Path
-    step: int
+from aced.train.watch import Metrics
 
 
 def fit(
@@ -97,68 +76,34 @@ def fit(
     world = world or World()
     if resume and (earlier := earlier_run(Path(config.run.out))) is not None:
         config = recorded(config, earlier.config)
-    # What the order makes of the data is settled, and a super-batch that is too large told, before anything is written.
-    config = settled(config, inputs.source, world.size)
-    order_of(config, inputs.source)
-    if world.first:
-        check_folder(Path(config.run.out), resume=resume)
-    with locked(Path(config.run.out)), tensor_float(tf32_of(config), student.device):
-        return _fit(config, inputs, student, bars, title, world, hook, resume=resume)
-
-
-def _fit(
-    config: Config,
-    inputs: Inputs,
-    student: Tower,
-    bars: Bars,
-    title: str,
-    world: World,
-    hook: Hook | None,
-    *,
-    resume: bool,
-) -> Fitted:
+    order = inputs.order
+    if order is None or not order.fits(config, inputs.source, world.size):
+        order = make_run_order(config, inputs.source, world.size)
+    config = order.settled(config)
     folder, steps = Path(config.run.out), config.train.steps
-    metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
-    metrics.say = bars.say
-    trainer = make_trainer(config, inputs, student, world)
-    _open_folder(folder, trainer, metrics, config, resume=resume)
-    with _tracked(config, trainer, metrics, bars), bars.bar(title or f"Training {config.method.name}", steps) as tick:
-        tick(trainer.step)
-        run_steps(trainer, inputs.source, metrics, config, folder, inputs.tasks, _shown(trainer, tick, bars), hook)
-        tick(steps, "scoring")
-        student = trainer.replica.whole_student()
-        with scoring(folder) if world.first else contextlib.nullcontext():
-            if world.first:  # the model is there before anything can go wrong with its figures
-                save_tower(student, folder / "model")
-            scores = _final_scores(config, inputs, student, metrics, world, trainer.step)
-        tick(steps, f"{scores.average:.1f} %" if scores.average is not None else "")
     if world.first:
-        _write_gallery(folder / "gallery.json", config, inputs, trainer, student)
+        check_folder(folder, resume=resume)
+    with locked(folder), tensor_float(tf32_of(config), student.device):
+        metrics = Metrics(folder / "metrics.jsonl", inputs.source.kinds, config.run.log_every)
+        metrics.say = bars.say
+        trainer = make_trainer(config, inputs, student, world)
+        _open_folder(folder, trainer, metrics, config, resume=resume)
+        bar = bars.bar(title or f"Training {config.method.name}", steps)
+        with _tracked(config, trainer, metrics, bars), bar as tick:
+            tick(trainer.step)
+            run_steps(trainer, inputs, metrics, config, order, _shown(trainer, tick, bars), hook)
+            tick(steps, "scoring")
+            student = trainer.replica.whole_student()
+            with scoring(folder) if world.first else contextlib.nullcontext():
+                if world.first:  # the model is there before anything can go wrong with its figures
+                    save_tower(student, folder / "model")
+                scores = final_scores(trainer, student, inputs.tasks, metrics, config)
+            tick(steps, f"{scores.average:.1f} %" if scores.average is not None else "")
+        if world.first:
+            write_pairs(folder / "gallery.json", config, inputs.source, order, trainer, student)
     chosen = metrics.chosen_total
     share = sum(chosen[k] for k in SOUND_KINDS) / chosen.total() if chosen else None
     return Fitted(student, scores, trainer.ledger, trainer.faults, share, folder, trainer.step)
-
-
-def _final_scores(config: Config, inputs: Inputs, student: Tower, metrics: Metrics, world: World, step: int) -> Scores:
-    """The finished student's scores, told to whoever watches; of several processes the first one has them."""
-    embedder = embed_together(
-        world,
-        student,
-        inputs.tasks,
-        micro_batch=config.train.micro_batch,
-        precision=precision_of(config),
-        loading=loading_of_tasks(config),
-        step=step,
-    )
-    if not world.first:
-        return Scores()
-    scores = score_all(student, inputs.tasks, embedder)
-    metrics.tell(step, scores.failed)
-    if config.run.keep_best:
-        keep_best(metrics.path.with_name(BEST), student, scores, step)
-    if scores.results:
-        metrics.trackers.scores({"step": step, **scores_json(scores)})
-    return scores
 
 
 @contextlib.contextmanager
@@ -216,7 +161,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     )
     if train.compile:
         compile_towers(student)
-    settings = _settings(config, precision)
+    settings = settings_of(config, precision)
     reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
     ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
@@ -250,7 +195,14 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
 def optimizer_of(modules: Sequence[torch.nn.Module], config: Config) -> torch.optim.AdamW:
     """The optimiser of a run, over what is trained of some modules."""
     t = config.train
-    return make_optimizer(modules, lr=t.lr, betas=t.betas, weight_decay=t.weight_decay, scale_lr=t.scale_lr)
+    return make_optimizer(
+        modules,
+        lr=t.lr,
+        betas=t.betas,
+        weight_decay=t.weight_decay,
+        scale_lr=t.scale_lr,
+        decay_embeddings=t.decay_embeddings,
+    )
 
 
 def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:
@@ -261,34 +213,13 @@ def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | Non
     return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
 
 
-def _settings(config: Config, precision: Precision) -> StepSettings:
-    """The numbers of a run that a step needs."""
-    train, method = config.train, config.method
-    return StepSettings(
-        batch=train.batch,
-        super_batch=config.super_batch,
-        steps=train.steps,
-        loss=LOSSES.find(config.loss).scores,
-        chunks=method.chunks,
-        temperature=method.temperature,
-        lr=train.lr,
-        warmup=train.warmup,
-        clip=train.clip,
-        micro_batch=train.micro_batch,
-        precision=precision,
-        scope=method.scope,
-        embedded_again=train.grad_cache > 0,
-        activations_again=train.activation_checkpointing,
-    )
-
-
 def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults:
     """A count that starts with what was left out when the data were indexed.
 
     With `scoring.early` also with what has no embedding in the reference's cache, since that is never read.
     """
     faults = Faults(config.data.max_bad_share, len(source))
-    faults.note(getattr(source, "faults", ()))
+    faults.note(source.faults)
     if isinstance(early, Cached):
         info = early.store.info
         lost = sum(info.faults.values())
@@ -306,65 +237,6 @@ def _marks(inputs: Inputs) -> dict[str, str]:
     """Hashes of what a run is made of and its config only names."""
     reference = marks_of(inputs.reference) if inputs.reference is not None else None
     return data_marks(inputs.source) | model_marks(reference, [marks_of(teacher) for teacher in inputs.teachers])
-
-
-def _write_gallery(
-    path: Path, config: Config, inputs: Inputs, trainer: Trainer, student: Tower, pairs: int = 1024
-) -> None:
-    """Pictures of the most and the least learnable of some pairs, as the trained student sees them."""
-    method = trainer.method
-    if method.score is None:
-        return
-    count = len(inputs.source)
-    rows = Random(config.run.seed).sample(range(count), min(pairs, count))  # no permutation of the pool
-    if streams(inputs.source):  # pairs of the last step, whose tars are there
-        last = order_of(config, inputs.source).indices(max(0, trainer.step - 1))
-        rows = (last.tensor_split(trainer.world.size)[0][:pairs] % count).tolist()
-    views = [student.view, *(trainer.reference.views if trainer.reference else ())]
-    candidates = inputs.source.read(rows, list(dict.fromkeys(views)))
-    if trainer.reference is not None:
-        candidates = with_values(candidates, trainer.reference.columns)
-    if len(candidates) == 0:
-        return
-    with autocast(student.device, trainer.settings.precision):
-        embedded = student.score(candidates, config.train.micro_batch) if method.scores_student else None
-    # A ledger of its own: drawing pictures is no part of the run's cost.
-    reference = trainer.reference.embed(candidates, Ledger(), "reference") if trainer.reference else None
-    write_gallery(path, inputs.source, candidates, embedded, reference, score=method.score)
-
-
-def row_of(fitted: Fitted, name: str, title: str, seed: int) -> dict[str, Any]:
-    """One row of results.json."""
-    return {
-        "method": name,
-        "title": title,
-        "seed": seed,
-        **scores_json(fitted.scores),
-        "budgets": fitted.ledger.budgets(),
-        "clean_share": fitted.clean_share,
-        "run": str(fitted.folder),
-    }
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on besides the code: versions, machine, threads, date."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "open_clip": import_open_clip().__version__,
-        "platform": platform.platform(terse=True),
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.processor() or "unknown"
 
 
 def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Config, *, resume: bool) -> None:

@@ -11,7 +11,7 @@ from aced.errors import AcedError
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.models import Tower
-from aced.pool.source import Source
+from aced.pool.source import Source, check_source
 from aced.train.run.automatic import device_of
 from aced.train.run.student import check_student
 
@@ -37,6 +37,8 @@ class Given:
 
     def check(self, config: Config) -> None:
         """Raise an AcedError for a config that names another one of what is handed over."""
+        if self.source is not None:
+            check_source(self.source, "The source that is handed over")
         if self.source is not None and config.data.shards:
             raise AcedError("A source is handed over, and data.shards names tars: leave one of them out.")
         if self.reference is not None and config.reference.model not in ("", GIVEN):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -21,12 +22,12 @@ from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress
 from aced.pool.concepts import MOST
 from aced.pool.fetch.fetching import check_room as check_spool
-from aced.pool.fetch.spool import GIGABYTE, Spool
+from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
 from aced.pool.loader.reading import bytes_at_once
 from aced.pool.loader.shared_memory import check_room
 from aced.pool.manyviews import ManyViews
-from aced.pool.source import Column, Source
+from aced.pool.source import Column, Source, check_source
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import GONE, KnownTars, shortened
 from aced.pool.views import View
@@ -37,10 +38,10 @@ from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.providers import Cached, Live, Provider
 from aced.train.run.automatic import device_of, keeps_decoded, precision_of, workers_of
-from aced.train.run.caching import cache_settings, live_cost, make_store
+from aced.train.run.caching import cache_settings, live_cost_of, make_store
 from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
 from aced.train.run.given import GIVEN, Given
-from aced.train.run.ordering import order_of, order_text, plan_of, settled
+from aced.train.run.ordering import RunOrder, make_run_order, order_text
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
 
 DEFAULT_SOURCE = "scenes"
@@ -56,12 +57,23 @@ class Inputs:
         tasks: what the student is evaluated on.
         reference: scores the pool; None for methods that need none.
         teachers: are distilled.
+        order: of the pool, as the config has it; None: not made yet.
     """
 
     source: Source
     tasks: list[Task]
     reference: Provider | None = None
     teachers: list[Provider] = field(default_factory=list)
+    order: RunOrder | None = None
+
+
+class _Opened(NamedTuple):
+    """Tasks, frozen models by name, the pool, and the order of it."""
+
+    tasks: list[Task]
+    towers: dict[str, Tower]
+    source: Source
+    order: RunOrder
 
 
 def make_inputs(
@@ -85,14 +97,16 @@ def make_inputs(
         given: what is handed over.
     """
     world, method = world or World(), config.row
-    tasks, towers, source = world.in_turn(lambda: _opened(config, student, bars, earlier, given or Given()))
+    tasks, towers, source, order = world.in_turn(
+        lambda: _opened(config, student, bars, earlier, world, given or Given())
+    )
     providers: dict[str, Provider] = {}
     for name, tower in towers.items():
         if frozen_section(name, config).cache:
             providers[name] = _cached(name, tower, source, config, bars, world)
         else:
             providers[name] = Live(tower, config.train.micro_batch, precision_of(config))
-            bars.say(live_cost(name, tower, student, config, source))
+            bars.say(live_cost_of(name, tower, student, config, source))
     let_travel(source, [one.store.files for one in providers.values() if isinstance(one, Cached)])
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
@@ -105,13 +119,12 @@ def make_inputs(
         tasks=tasks,
         reference=providers.get("reference") if method.uses_reference else None,
         teachers=[providers[name] for name in teachers_of(config)],
+        order=order,
     )
 
 
-def _opened(
-    config: Config, student: Tower, bars: Bars, earlier: Earlier | None, given: Given
-) -> tuple[list[Task], dict[str, Tower], Source]:
-    """Tasks, frozen models by name, and the pool."""
+def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None, world: World, given: Given) -> _Opened:
+    """What one process opens while the others wait, or have opened it."""
     given.check(config)
     if given.tasks is not None:
         tasks = list(given.tasks)
@@ -132,17 +145,15 @@ def _opened(
         bars.say(f"Data: {len(pool):,} pairs of {pool.name}.")
     if earlier is not None:
         earlier.check(data_marks(pool), KnownTars.of(pool))
-    ordered = settled(config, pool, _ranks())
-    order_of(ordered, pool)
-    if (plan := plan_of(ordered, pool)) is not None:
-        rank = int(os.environ.get("RANK", "0"))
-        check_spool(getattr(pool, "places", None), plan.visits(rank, _ranks(), 0))
-    if text := order_text(config, ordered, pool, _ranks()):
+    order = make_run_order(config, pool, world.size)
+    if order.plan is not None:
+        check_spool(pool.places, order.plan.visits(world.rank, world.size, 0))
+    if text := order_text(order, config, pool, world.size):
         bars.say(text)
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
-    _check_room(config, student, towers, views)
+    _check_room(config, student, towers, views, world.size)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
-    return tasks, towers, source
+    return _Opened(tasks, towers, source, order)
 
 
 def _pool(config: Config, bars: Bars, earlier: Earlier | None) -> Source:
@@ -164,13 +175,13 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     return model_marks(reference, [marks[name] for name in teachers_of(config)])
 
 
-def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View]) -> None:
+def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View], ranks: int) -> None:
     """Refuse chunks for which `/dev/shm` is too small; with `scoring.early` there may be fewer, and smaller ones."""
     # In the form of `StoredRows`, whose stores are not there yet.
     forms = {name: Column(name, torch.float32, (2, tower.width)) for name, tower in towers.items()}
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
-    rows = config.super_batch // _ranks()
+    rows = config.super_batch // ranks
     concepts = [Column("concepts", torch.int64, (MOST,))] if config.row.concepts else []
     columns = [student.ids, *live, *cached, *concepts]
     item = chunk_bytes(rows, views, columns)
@@ -179,14 +190,9 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
         check_room(item, workers, config.train.steps * chunks_of(rows, fewest_rows(views, columns)).number)
 
 
-def _ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def spool_of(config: Config) -> Spool | None:
     """Where addresses are fetched to."""
-    data = config.data
-    return Spool(Path(data.spool_dir), int(data.spool_gb * GIGABYTE)) if data.spool_dir else None
+    return spool_at(config.data.spool_dir, config.data.spool_gb)
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
@@ -196,7 +202,8 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
     """
     data = config.data
     if data.source or not data.shards:
-        source: Source = made(SOURCES, data.source or DEFAULT_SOURCE, config, counting=bars.counting)
+        name = data.source or DEFAULT_SOURCE
+        source = check_source(made(SOURCES, name, config, counting=bars.counting), f"data.source = '{name}'")
         bars.say(f"Data: {len(source):,} pairs of {source.name}.")
         return source
     from aced.files.remote import is_address
@@ -334,8 +341,7 @@ def load_frozen(name: str, config: Config, progress: FileProgress | None = None)
     if section.model in TOWERS:
         tower: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
         return tower.to(device_of(config)).requires_grad_(False).eval()
-    what = f"{key}.model = '{section.model}'"
-    recipe = trained_recipe(section.model, section.checkpoint, what, f"as {key}.checkpoint")
+    recipe = trained_recipe(section.model, section.checkpoint, key)
     return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
@@ -361,14 +367,14 @@ def make_cached(
 
     Of several processes, all of `world`, each makes some.
     """
-    if getattr(source, "captions_vary", False):
+    if source.captions_vary:
         raise AcedError(
             "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
             "reference.cache and teacher.cache empty."
         )
     views = [tower.view.cropped(crop) for crop in range(config.data.views)]
     item = bytes_at_once(source, views, config.train.micro_batch)
-    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    workers = workers_of(config, in_memory=source.in_memory, item=item)
     settings = cache_settings(config)._replace(workers=workers)
     with bars.counting(f"Embedding the pool with {tower.name}") as progress:
         own = cache_at(cache, tower.identity()["tower"], spool_of(config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,29 +13,28 @@ import torch
 
 from aced.config import Config
 from aced.errors import AcedError
-from aced.evaluate.task_embedder import TaskEmbedder
-from aced.evaluate.tasks import Task
-from aced.evaluate.zeroshot import score_all, scores_json
 from aced.files.remote import is_address
-from aced.models import Tower
 from aced.pool.fetch.fetching import Fetcher, fetcher_of
 from aced.pool.fetch.streamed import streams
+from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.source import Candidates, Source
 from aced.runs.ledger import Ledger
-from aced.runs.run_folder import BEST, CHECKPOINTS
-from aced.runtime.stopping import Asked, Stopped, deferred
-from aced.train.best import keep_best
+from aced.runs.lines import trim_lines
+from aced.runs.run_folder import CHECKPOINTS
+from aced.runtime.stopping import Stopped, deferred
+from aced.train.distributed import World
 from aced.train.draws import global_draws
-from aced.train.evaluating import embed_together
 from aced.train.feed import chunk_bytes, feed
 from aced.train.hook import Hook, Step, StopTraining
-from aced.train.run.automatic import loading_of_tasks, workers_of
+from aced.train.run.automatic import workers_of
 from aced.train.run.checkpoint import save_checkpoint
+from aced.train.run.inputs import Inputs
 from aced.train.run.leaving import GO_ON, LastStep, leaving_a_checkpoint
-from aced.train.run.ordering import order_of, plan_of
+from aced.train.run.ordering import RunOrder, make_run_order
+from aced.train.run.run_scores import evaluate
 from aced.train.step import Outcome, Trainer, train_step
-from aced.train.watch import Metrics, trim_lines
+from aced.train.watch import Metrics
 from aced.train.wishes import Wishes
 
 OnStep = Callable[[int, str], None]
@@ -43,60 +42,60 @@ OnStep = Callable[[int, str], None]
 
 def run_steps(
     trainer: Trainer,
-    source: Source,
+    inputs: Inputs,
     metrics: Metrics,
     config: Config,
-    folder: Path,
-    tasks: Sequence[Task],
+    order: RunOrder,
     on_step: OnStep,
     hook: Hook | None = None,
 ) -> None:
-    """Train from `trainer.step` to the last step, and leave a checkpoint of the end in `folder/checkpoints`.
+    """Train from `trainer.step` to the last step, and leave a checkpoint of the end in `run.out`.
 
-    `hook` sees every step, and may make one the last.
+    Args:
+        trainer: at the step that the run goes on from.
+        inputs: source and tasks.
+        metrics: gets the lines.
+        config: the run's.
+        order: of the source.
+        on_step: called behind each step with its number and a note.
+        hook: sees every step, and may make one the last.
 
     Raises:
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
     """
-    steps, every = config.train.steps, config.run.checkpoint_every
+    steps = config.train.steps
     last, begun = LastStep(trainer, metrics), trainer.step
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(deferred())
         stack.enter_context(leaving_a_checkpoint(last, trainer, metrics, config))
         wishes = Wishes(asked, config.run.checkpoint_minutes, trainer.world)
-        evaluate = partial(_evaluate, trainer, tasks, metrics, config, folder, asked)
-        evaluate_now = partial(_evaluate_or_owe, evaluate, trainer, wishes)
+        evaluation = partial(evaluate, trainer, inputs.tasks, metrics, config, asked)
+        evaluate_now = partial(_evaluate_or_owe, evaluation, trainer, wishes)
         if trainer.unscored:
             if trainer.world.first:
                 trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
             evaluate_now()
-        left = range(trainer.step, steps)
-        fetcher = fetcher_for(trainer, source, config, left)
-        batches = batches_of(trainer, source, config, left, fetcher)
-        stack.enter_context(fetcher or contextlib.nullcontext())
+        batches = stack.enter_context(_loading(trainer, inputs.source, config, order))
         while trainer.step < steps and wishes.stop is None and not wishes.finished:
             draws = _own_draws(config.run.seed, trainer.step, trainer.world.rank, trainer.student.device)
             with draws, _summed(trainer, wishes):
                 outcome = train_step(trainer, batches)
             if trainer.step == begun + 1:
                 trainer.world.warm()
-            scored = bool(config.eval.every) and trainer.step % config.eval.every == 0 and trainer.step < steps
-            due = trainer.step == steps or bool(every and trainer.step % every == 0)
+            scored, due = _due(trainer.step, config)
             if scored or due or wishes.any or metrics.logs(trainer.step, steps):
                 trainer.guard.settle()  # nothing is written of a step that may turn out to have been refused
             if trainer.world.first:
                 metrics.note(trainer, outcome)
             last.keep()
-            if hook is not None:
-                _ask(hook, trainer, outcome, wishes)
-                if wishes.finished and not due:
-                    due = True
-                    _write_last(trainer, outcome, metrics, steps)
+            if hook is not None and _ends(hook, trainer, outcome, wishes) and not due:
+                due = True
+                _write_last(trainer, outcome, metrics, steps)
             # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
             if scored:
                 evaluate_now()
             if due or wishes.any:
-                save_checkpoint(folder / CHECKPOINTS, trainer, metrics, config)
+                save_checkpoint(Path(config.run.out) / CHECKPOINTS, trainer, metrics, config)
                 wishes.saved()
             if wishes.stop is None:  # a terminal that is gone must not hide why
                 on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
@@ -104,16 +103,33 @@ def run_steps(
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
 
 
-def _evaluate_or_owe(evaluate: Callable[[], bool], trainer: Trainer, wishes: Wishes) -> None:
+def _due(step: int, config: Config) -> tuple[bool, bool]:
+    """Whether an evaluation is due behind a step (that of the last one comes later), and whether a checkpoint is."""
+    steps, evaluations, checkpoints = config.train.steps, config.eval.every, config.run.checkpoint_every
+    scored = bool(evaluations) and step % evaluations == 0 and step < steps
+    return scored, step == steps or bool(checkpoints and step % checkpoints == 0)
+
+
+@contextlib.contextmanager
+def _loading(trainer: Trainer, source: Source, config: Config, order: RunOrder) -> Iterator[Iterator[Candidates]]:
+    """The batches of the steps that are left, while what brings their tars is at work."""
+    left = range(trainer.step, config.train.steps)
+    fetcher = fetcher_for(trainer.world, source, order, left)
+    batches = batches_of(trainer, source, config, left, order, fetcher)
+    with fetcher or contextlib.nullcontext():
+        yield batches
+
+
+def _evaluate_or_owe(evaluation: Callable[[], bool], trainer: Trainer, wishes: Wishes) -> None:
     """Evaluate, unless the end was asked for; what is left out now is made up for when the run goes on."""
     trainer.unscored = True
     if wishes.stop is None:
-        trainer.unscored = not evaluate()
+        trainer.unscored = not evaluation()
         wishes.ask()
 
 
-def _ask(hook: Hook, trainer: Trainer, outcome: Outcome, wishes: Wishes) -> None:
-    """Let a hook see the step, and settle whether it was the last."""
+def _ends(hook: Hook, trainer: Trainer, outcome: Outcome, wishes: Wishes) -> bool:
+    """Let a hook see the step; whether it, or one of another process, makes that step the last."""
     try:
         wishes.finish = hook(Step(trainer, outcome)) is False
     except StopTraining:
@@ -121,6 +137,7 @@ def _ask(hook: Hook, trainer: Trainer, outcome: Outcome, wishes: Wishes) -> None
     saving = wishes.save
     wishes.ask()
     wishes.save |= saving
+    return wishes.finished
 
 
 def _write_last(trainer: Trainer, outcome: Outcome, metrics: Metrics, steps: int) -> None:
@@ -163,43 +180,52 @@ def _counts(ledger: Ledger) -> torch.Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def fetcher_for(trainer: Trainer, source: Source, config: Config, steps: range) -> Fetcher | None:
+def fetcher_for(world: World, source: Source, order: RunOrder, steps: range) -> Fetcher | None:
     """What brings this process's tars for some steps, where they do not lie on a disk.
 
     Raises:
         AcedError: the spool is too small for what is needed at once.
     """
-    plan = plan_of(config, source)
-    if plan is None:
+    if order.plan is None:
         return None
-    visits = plan.visits(trainer.world.rank, trainer.world.size, steps.start)
-    return fetcher_of(getattr(source, "places", None), visits, first=steps.start, stop=steps.stop)
+    visits = order.plan.visits(world.rank, world.size, steps.start)
+    return fetcher_of(source.places, visits, first=steps.start, stop=steps.stop)
 
 
 def batches_of(
-    trainer: Trainer, source: Source, config: Config, steps: range, fetcher: Fetcher | None = None
+    trainer: Trainer,
+    source: Source,
+    config: Config,
+    steps: range,
+    order: RunOrder | None = None,
+    fetcher: Fetcher | None = None,
 ) -> Iterator[Candidates]:
-    """This process's candidates of some steps, with everything that the trainer's models need of them."""
+    """This process's candidates of some steps, with everything that the trainer's models need of them.
+
+    Args:
+        trainer: whose models they are for.
+        source: the pool.
+        config: the run's.
+        steps: numbers of the steps.
+        order: of the pool; None: the one that follows from the config.
+        fetcher: brings the tars, where they do not lie on a disk.
+    """
+    order = order or make_run_order(config, source, trainer.world.size)
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns), *trainer.plan.columns]
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
-    workers = workers_of(config, in_memory=getattr(source, "in_memory", False), item=item)
+    workers = workers_of(config, in_memory=source.in_memory, item=item)
     # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
     _check_early(config, source, trainer, loading.workers)
     batches = feed(
-        source,
-        trainer.plan.order(order_of(config, source), steps.stop, loading),
-        list(dict.fromkeys(views)),
-        start=steps.start,
-        stop=steps.stop,
-        workers=loading.workers,
-        columns=columns,
+        Fill(source, list(dict.fromkeys(views)), columns),
+        trainer.plan.order(order.samples, steps.stop, loading),
+        steps,
+        loading,
         part=(trainer.world.rank, trainer.world.size),
         device=trainer.student.device,
-        patience=loading.patience,
-        start_method=loading.start,
         fetcher=fetcher,
     )
     return batches if fetcher is None else _waited(batches, fetcher, trainer)
@@ -223,40 +249,3 @@ def _waited(batches: Iterator[Candidates], fetcher: Fetcher, trainer: Trainer) -
         before = fetcher.spent
         yield batch
         del batch  # the next one is made when nobody needs this one any more
-
-
-def _evaluate(
-    trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, folder: Path, asked: Asked
-) -> bool:
-    """Score the student, unless a signal asks for the end; whether all of it was done, as far as this process knows."""
-    student, world = trainer.replica.whole_student(), trainer.world
-    embedder = embed_together(
-        world,
-        student,
-        tasks,
-        micro_batch=config.train.micro_batch,
-        precision=trainer.settings.precision,
-        loading=loading_of_tasks(config),
-        step=trainer.step,
-        cutting=asked.unless_asked,
-    )
-    done = embedder is not None
-    if embedder is not None and world.first:
-        done = asked.unless_asked(lambda: _score(student, trainer, tasks, embedder, metrics, config, folder))
-    world.meet()
-    return done
-
-
-def _score(
-    student: Tower,
-    trainer: Trainer,
-    tasks: Sequence[Task],
-    embedder: TaskEmbedder,
-    metrics: Metrics,
-    config: Config,
-    folder: Path,
-) -> None:
-    scores = score_all(student, tasks, embedder)
-    metrics.scored({"step": trainer.step, **scores_json(scores), "budgets": trainer.ledger.budgets()})
-    if config.run.keep_best:
-        keep_best(folder / BEST, student, scores, trainer.step)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +31,52 @@ _SMALL = 0.02
 """Share of the samples that may sit an epoch out for the sake of more streams."""
 
 
+@dataclass(frozen=True)
+class RunOrder:
+    """The order in which a run goes through its pool; made once, by `make_run_order`.
+
+    Attributes:
+        samples: which samples each step has.
+        plan: which tars are needed when; None where the order takes any of them at any time.
+        locality, streams: what `data.locality` and `data.streams` have come to; streams are a number where needed.
+        made_for: what it was made from.
+    """
+
+    samples: Orders
+    plan: Plans | None
+    locality: int | Literal["auto"]
+    streams: int | Literal["auto"]
+    made_for: tuple[object, ...]
+
+    def settled(self, config: Config) -> Config:
+        """The config with what `data.locality` and `data.streams` have come to."""
+        return _with(config, locality=self.locality, streams=self.streams)
+
+    def fits(self, config: Config, source: Source, ranks: int) -> bool:
+        """Whether `make_run_order` would make the same one."""
+        return self.made_for == _made_for(config, source, ranks)
+
+
+def make_run_order(config: Config, source: Source, ranks: int) -> RunOrder:
+    """The order of a run; `auto` is settled.
+
+    Args:
+        config: the run's.
+        source: its pool.
+        ranks: processes of the job.
+
+    Raises:
+        AcedError: the streams cannot be shared by the processes, or do not fit the data; the super-batch is larger than
+            the data.
+    """
+    found = _settled(config, source, ranks)
+    plan = _plan(found, *_sizes(source))
+    samples = _samples(found, len(source), source.mixture, plan)
+    return RunOrder(samples, plan, found.data.locality, found.data.streams, _made_for(config, source, ranks))
+
+
 def make_order(config: Config, n: int, mixture: Sequence[int] = (), tars: Sequence[int] = ()) -> Orders:
-    """The order of training over `n` samples.
+    """Which samples each step has, of n samples.
 
     Args:
         config: seed, sizes, and weights where there are several sources; `auto` counts as 0.
@@ -42,9 +87,12 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = (), tars: Sequen
     Raises:
         AcedError: the super-batch is larger than the data, or `data.streams` does not fit them.
     """
+    return _samples(config, n, mixture, _plan(config, mixture, tars))
+
+
+def _samples(config: Config, n: int, mixture: Sequence[int], plan: Plans | None) -> Orders:
     size, train, seed = config.super_batch, config.train, config.run.seed
     if config.data.weights and config.data.shards:
-        plan = _plan(config, mixture, tars)
         return Mixture(mixture, config.data.weights, size, seed) if plan is None else plan
     if size > n:
         what = f"The batch of {size} (train.batch)"
@@ -53,35 +101,16 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = (), tars: Sequen
             what = f"The super-batch of {size} (train.batch {train.batch} / (1 - method.filtering_ratio))"
             remedy = "train.batch or method.filtering_ratio"
         raise AcedError(f"{what} is larger than the data ({n} samples): lower {remedy}, or add data.")
-    order = _plan(config, mixture, tars) or Order(n, size, seed)
+    order = plan or Order(n, size, seed)
     return ViewedOrder(order, config.data.views) if config.data.views > 1 else order
 
 
-def order_of(config: Config, source: Source) -> Orders:
-    """`make_order` for a source."""
-    return make_order(config, len(source), *_sizes(source))
+def _made_for(config: Config, source: Source, ranks: int) -> tuple[object, ...]:
+    return config.data, config.run.seed, config.train.batch, config.super_batch, len(source), ranks
 
 
-def plan_of(config: Config, source: Source) -> Plans | None:
-    """What tells which tars are needed when; None where the order takes any of them at any time.
-
-    Raises:
-        AcedError: as `make_order`.
-    """
-    return _plan(config, *_sizes(source))
-
-
-def settled(config: Config, source: Source, ranks: int) -> Config:
-    """The config with numbers for `data.locality` and `data.streams`, where they are needed.
-
-    Args:
-        config: the run's.
-        source: its pool.
-        ranks: processes of the job.
-
-    Raises:
-        AcedError: the streams cannot be shared by the processes, or do not fit the data.
-    """
+def _settled(config: Config, source: Source, ranks: int) -> Config:
+    """The config with numbers for `data.locality` and `data.streams`, where they are needed."""
     (mixture, tars), data = _sizes(source), config.data
     if data.locality == "auto":
         large = len(source) > LARGE or len(tars) > MANY
@@ -96,7 +125,6 @@ def settled(config: Config, source: Source, ranks: int) -> Config:
     if data.streams == "auto":
         config = _with(config, streams=_fitting(config, mixture, tars, ranks) or ranks)
     check_ranks(int(config.data.streams), ranks)
-    _plan(config, mixture, tars)
     return config
 
 
@@ -108,8 +136,8 @@ def _brought(config: Config, source: Source, ranks: int) -> int:
         tried = _with(config, locality=locality)
         if config.data.streams == "auto":
             tried = _with(tried, streams=_fitting(tried, mixture, tars, ranks) or ranks)
-        plan = plan_of(tried, source)
-        sizes = [most_of(source.places, plan.visits(rank, ranks, 0)) for rank in range(ranks)] if plan else []  # type: ignore[attr-defined]
+        plan = _plan(tried, mixture, tars)
+        sizes = [most_of(source.places, plan.visits(rank, ranks, 0)) for rank in range(ranks)] if plan else []
         if sizes and all(most <= room for most, room in sizes):
             break
         locality //= 2
@@ -127,28 +155,29 @@ def recorded(config: Config, before: Mapping[str, Any]) -> Config:
     return _with(config, **{k: saved[k] for k in ("locality", "streams") if getattr(config.data, k) == "auto"})
 
 
-def order_text(before: Config, config: Config, source: Source, ranks: int) -> str:
+def order_text(order: RunOrder, config: Config, source: Source, ranks: int) -> str:
     """What is to be said about the order: what `auto` came to, and who sits an epoch out; empty for nothing.
 
     Args:
-        before: the config as it was given.
-        config: as it was settled.
+        order: of the run.
+        config: as it was given.
         source: the pool.
         ranks: processes of the job.
     """
-    plan = plan_of(config, source)
+    plan = order.plan
     if plan is None:
         return ""
-    words = []
-    if before.data.locality == "auto":
+    words, (mixture, tars) = [], _sizes(source)
+    if config.data.locality == "auto":
         words.append(
-            f"With {len(source):,} samples in {len(_sizes(source)[1]):,} tars the order is data.locality="
-            f"{config.data.locality}, data.streams={plan.streams}: each of {plan.streams} streams mixes "
-            f"{config.data.locality} tars at a time."
+            f"With {len(source):,} samples in {len(tars):,} tars the order is data.locality="
+            f"{order.locality}, data.streams={plan.streams}: each of {plan.streams} streams mixes "
+            f"{order.locality} tars at a time."
         )
     if plan.left_out > _most_left_out(plan):
+        settled = order.settled(config)
         fewer = [n for n in range(ranks, plan.streams, ranks) if plan.batch % n == 0]
-        plans = ((n, plan_of(_with(config, streams=n), source)) for n in fewer)
+        plans = ((n, _plan(_with(settled, streams=n), mixture, tars)) for n in fewer)
         better = [n for n, other in plans if other is not None and other.left_out < plan.left_out]
         hint = f"; with fewer streams fewer do, for example with data.streams={better[-1]}" if better else ""
         words.append(f"{100 * plan.left_out:.1f} % of the samples sit each epoch out, others in every one{hint}.")
@@ -162,7 +191,7 @@ def _most_left_out(plan: Plans) -> float:
 
 def _sizes(source: Source) -> tuple[Sequence[int], Sequence[int]]:
     """Samples of each weighted source, and of each tar; nothing where there are none."""
-    return getattr(source, "mixture", ()), getattr(source, "part_sizes", ())
+    return source.mixture, source.part_sizes
 
 
 def _with(config: Config, **values: object) -> Config:

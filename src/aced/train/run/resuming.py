@@ -172,10 +172,8 @@ class Earlier:
 def data_marks(source: Source) -> dict[str, str]:
     """Marks of the samples and their order; where the entries of `data.shards` are weighted, of these too."""
     # Marks of tars, where there are some: unlike the fingerprint they are the same for a copy.
-    parts = getattr(source, "parts", {}) or source.fingerprint
-    marks = {DATA: _hash(parts)}
-    entries = getattr(source, "mixture", ())
-    return marks | ({ENTRIES: _hash(entries)} if entries else {})
+    marks = {DATA: _hash(source.parts or source.fingerprint)}
+    return marks | ({ENTRIES: _hash(source.mixture)} if source.mixture else {})
 
 
 def marks_of(provider: Provider) -> ModelMarks:

@@ -8,6 +8,8 @@ from aced.config import Config
 from aced.errors import AcedError
 from aced.models import Tower
 from aced.models.coarse import PartlyCoarse, check_side
+from aced.registry.objectives import LOSSES
+from aced.runtime.precision import Precision
 from aced.train.distributed import World
 from aced.train.providers import Cached, Provider
 from aced.train.scoring.cascade import Sieve
@@ -37,19 +39,35 @@ def make_plan(
         window = Window.of(own.since, own.until, train.steps, train.batch, world.size)
     if method.score is None:
         return ChoicePlan(window=window)
-    side = None
-    if method.scores_student and section.resolution and section.unseen == "embed":
-        check_side(student, section.resolution)
-        side = section.resolution
-    # With both models the reference keeps a part for the student; alone it has the choice.
+    side = side_of(config, student)
     cascade = method.scores_student and section.cascade < 1
-    kept = max(config.train.batch, round(section.cascade * config.super_batch)) if cascade else config.train.batch
-    sieve = Sieve(kept, settings, method, config.run.seed, world)
+    sieve = Sieve(kept_by_reference(config), settings, method, config.run.seed, world)
     if not section.early:
         return ChoicePlan(method.score, sieve=sieve if cascade else None, side=side, window=window)
     again = cascade or method.distill is not None
     early = Early(sieve, _cached(reference), config.super_batch, again)
     return ChoicePlan(method.score if cascade else None, early, side=side, window=window)
+
+
+def side_of(config: Config, student: Tower) -> int | None:
+    """The side in pixels to which images are reduced for the student to score; None for its own.
+
+    Raises:
+        AcedError: the student cannot see images of that size.
+    """
+    section = config.scoring
+    if not (config.row.scores_student and section.resolution and section.unseen == "embed"):
+        return None
+    check_side(student, section.resolution)
+    return section.resolution
+
+
+def kept_by_reference(config: Config) -> int:
+    """How many of a super-batch the reference keeps: a part for the student to score; alone it has the choice."""
+    batch, section = config.train.batch, config.scoring
+    if not (config.row.scores_student and section.cascade < 1):
+        return batch
+    return max(batch, round(section.cascade * config.super_batch))
 
 
 def make_memory(config: Config, student: Tower, reference: Provider | None, world: World) -> Memory | None:
@@ -92,3 +110,24 @@ def _cached(reference: Provider | None) -> Cached:
             "reference.cache, or leave scoring.early out."
         )
     return reference
+
+
+def settings_of(config: Config, precision: Precision) -> StepSettings:
+    """The numbers of a run that a step needs."""
+    train, method = config.train, config.method
+    return StepSettings(
+        batch=train.batch,
+        super_batch=config.super_batch,
+        steps=train.steps,
+        loss=LOSSES.find(config.loss).scores,
+        chunks=method.chunks,
+        temperature=method.temperature,
+        lr=train.lr,
+        warmup=train.warmup,
+        clip=train.clip,
+        micro_batch=train.micro_batch,
+        precision=precision,
+        scope=method.scope,
+        embedded_again=train.grad_cache > 0,
+        activations_again=train.activation_checkpointing,
+    )

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aced.core import selection
 from aced.core.embeddings import Embeddings
 from aced.methods import Method
 from aced.runs.ledger import Ledger
 from aced.train.distributed import World
 from aced.train.draws import generator_of
-from aced.train.scoring.draw import count_draw, draw_with
+from aced.train.scoring.draw import count_draw, draw_words
 from aced.train.settings import StepSettings
 
 
@@ -44,7 +45,12 @@ class Sieve:
         if size == 0:
             return torch.empty(0, dtype=torch.int64, device=reference.device)
         generator = generator_of("sieve", self.seed, step)
-        chosen = draw_with(self.settings, self.method, self.score, size, None, reference, generator, self.world, counts)
+        chosen = selection.draw(
+            *(None, reference, size, self.world, counts),
+            scope=self.settings.scope,
+            generator=generator,
+            **draw_words(self.settings, self.method, self.score),
+        )
         return chosen.indices.sort().values
 
     def count(self, ledger: Ledger, own: int, whole: int, width: int) -> None:

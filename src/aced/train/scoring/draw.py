@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-
 from aced.core import selection
 from aced.core.embeddings import Embeddings
-from aced.core.score_models import check_models, models_of
+from aced.core.score_models import DrawWords, check_models, models_of
 from aced.core.selection import Score, Selection, shares_of
 from aced.errors import AcedError
 from aced.methods import Method
@@ -19,7 +15,7 @@ from aced.train.settings import StepSettings
 
 
 def draw(at: Moment, score: Score, size: int, student: Embeddings | None, reference: Embeddings | None) -> Selection:
-    """`draw_with` for a step, at most `size` rows, counted in the ledger.
+    """The draw of a step, at most `size` rows, counted in the ledger.
 
     Raises:
         AcedError: what the draw refuses, with the number of the step; on a CPU also embeddings that it cannot work
@@ -29,7 +25,12 @@ def draw(at: Moment, score: Score, size: int, student: Embeddings | None, refere
     own, whole = len(needed[0]), sum(at.counts)
     size = min(size, whole)
     try:
-        chosen = draw_with(at.settings, at.method, score, size, student, reference, at.generator, at.world, at.counts)
+        chosen = selection.draw(
+            *(student, reference, size, at.world, at.counts),
+            scope=at.settings.scope,
+            generator=at.generator,
+            **draw_words(at.settings, at.method, score),
+        )
         if chosen.scores.device.type == "cpu" and not chosen.finite():
             check_models(models_of(student, reference, score))
     except ValueError as error:
@@ -39,32 +40,15 @@ def draw(at: Moment, score: Score, size: int, student: Embeddings | None, refere
     return chosen
 
 
-def draw_with(
-    settings: StepSettings,
-    method: Method,
-    score: Score,
-    size: int,
-    student: Embeddings | None,
-    reference: Embeddings | None,
-    generator: torch.Generator,
-    world: World,
-    counts: Sequence[int],
-) -> Selection:
-    """The draw with a run's settings, over the candidates of all processes, of which each has so many."""
-    return selection.draw(
-        student,
-        reference,
-        size,
-        world,
-        counts,
-        scope=settings.scope,
-        score=score,
-        loss=settings.loss,
-        strategy=method.strategy,
-        chunks=settings.chunks,
-        temperature=settings.temperature,
-        generator=generator,
-    )
+def draw_words(settings: StepSettings, method: Method, score: Score) -> DrawWords:
+    """The keywords of a draw with a run's settings."""
+    return {
+        "score": score,
+        "loss": settings.loss,
+        "strategy": method.strategy,
+        "chunks": settings.chunks,
+        "temperature": settings.temperature,
+    }
 
 
 def count_draw(

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aced.pool.loader.filling import Fill
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.order import Orders
 from aced.pool.orders.plan import Plans
-from aced.pool.source import Candidates
+from aced.pool.source import Candidates, Source
 from aced.pool.views import View
 from aced.runs.ledger import Ledger
 from aced.runtime.devices import Readout
@@ -22,16 +23,16 @@ from aced.train.providers import Cached
 from aced.train.scoring.cascade import Sieve
 
 
-class _Unread:
+class _Unread(Source):
     """A source of which nothing is read: of its samples the cache alone is asked."""
 
-    name, fingerprint, kinds = "the super-batches", "", None
+    name, fingerprint = "the super-batches", ""
 
     def __init__(self, n: int) -> None:
-        self.keys: Sequence[str] = range(n)  # type: ignore[assignment]
+        self._n = n
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._n
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         """Positions alone."""
@@ -114,16 +115,11 @@ class SievedOrder(Orders):
         """What the cache has of this process's part of the super-batches from a step on."""
         world, loading = self._sieve.world, self._loading
         return feed(
-            _Unread(self.n),
+            Fill(_Unread(self.n), [], self._reference.columns),
             self._order,
-            [],
-            start=step,
-            stop=self._stop,
-            workers=-(-loading.workers // 4),
-            columns=self._reference.columns,
+            range(step, self._stop),
+            loading._replace(workers=-(-loading.workers // 4)),
             part=(world.rank, world.size),
-            patience=loading.patience,
-            start_method=loading.start,
         )
 
 

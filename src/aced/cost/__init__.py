@@ -1,0 +1,1 @@
+"""What a run would cost: `aced cost`, which reads no data and downloads nothing."""

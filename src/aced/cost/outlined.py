@@ -1,0 +1,102 @@
+"""The models of a run as outlines: their shapes and what a forward pass costs, without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aced.config import Config
+from aced.config.sections import TowerSection
+from aced.errors import AcedError
+from aced.models import Tower, outline
+from aced.models.flops import Flops
+from aced.models.locking import lock
+from aced.registry.makers import TOWERS
+from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
+from aced.train.run.given import GIVEN
+from aced.train.run.scoring_plan import make_partly
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """One model of a run.
+
+    Attributes:
+        key: the config's section, such as `student` or `teacher 1`.
+        section: that section.
+        tower: on the meta device.
+        tokens: length of every text, in tokens.
+        flops: of one forward pass of a pair.
+        cached: whether its embeddings are looked up and not computed.
+    """
+
+    key: str
+    section: TowerSection
+    tower: Tower
+    tokens: int
+    flops: Flops
+    cached: bool = False
+
+    @property
+    def forward(self) -> float:
+        """FLOPs of one forward pass of a pair."""
+        return float(self.flops.total)
+
+
+@dataclass(frozen=True)
+class Models:
+    """All of a run's.
+
+    Attributes:
+        student: what is trained.
+        reference: scores the super-batch; None where none does.
+        teachers: are distilled; the reference may be among them, and is then the same object.
+    """
+
+    student: Outlined
+    reference: Outlined | None
+    teachers: list[Outlined]
+
+    @property
+    def frozen(self) -> list[Outlined]:
+        """Reference and teachers, each once."""
+        both = [self.reference] if self.reference is not None else []
+        return [*both, *(one for one in self.teachers if one is not self.reference)]
+
+
+def outlined(config: Config, text_tokens: int | None) -> Models:
+    """The models that a run has.
+
+    Args:
+        config: the run's.
+        text_tokens: length of texts; None counts each model's longest.
+
+    Raises:
+        AcedError: an architecture is not known, would have to be fetched, or is made by code of yours; or it cannot be
+            locked or made to see smaller images as the config says.
+    """
+    student = _outline("student", config.student, text_tokens)
+    lock(student.tower, config.train.lock)
+    student.tower.partly = make_partly(config, student.tower)
+    frozen = {}
+    for name in frozen_models(config):
+        section = frozen_section(name, config)
+        frozen[name] = _outline(name, section, text_tokens, cached=bool(section.cache))
+    reference = frozen["reference"] if config.row.scores_reference else None
+    return Models(student, reference, [frozen[name] for name in teachers_of(config)])
+
+
+def _outline(key: str, section: TowerSection, text_tokens: int | None, *, cached: bool = False) -> Outlined:
+    where = f"{key.partition(' ')[0]}.model"
+    if section.model == GIVEN or section.model in TOWERS:
+        raise AcedError(
+            f"{where} = '{section.model}' is made by code, which 'aced cost' does not run: give the name of an "
+            f"architecture of that size, as in {where}=ViT-B-32."
+        )
+    try:
+        tower = outline(section.model)
+    except AcedError as error:
+        error.add_note(f"'aced cost' wants the architecture alone: for a model that is not there yet, {where}=NAME.")
+        raise
+    longest = tower.context_length
+    tokens = min(text_tokens or longest, longest)
+    return Outlined(key, section, tower, tokens, tower.flops(tokens), cached)
