@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from aced.core.concepts import ByConcepts
 from aced.core.named import Table, caller
 from aced.core.score_models import SCORES, Score, Scoring, Strategy
 from aced.errors import AcedError
@@ -27,6 +28,7 @@ class Method:
         about: one line for `aced methods`.
         score: by what candidates are chosen for the contrastive batch, a name in `SCORES`; None draws it i.i.d.
         strategy: how the batch is drawn from the scores.
+        concepts: how candidates are chosen by their concepts, where no model scores them; or None.
         distill: the distillation loss beside the contrastive one, a name in `DISTILLATIONS`, or None.
         weight: lambda, the weight of the distillation loss.
         second: another distillation loss on the same batch, or None.
@@ -44,6 +46,7 @@ class Method:
     about: str
     score: Score | None = None
     strategy: Strategy = "joint"
+    concepts: ByConcepts | None = None
     distill: str | None = None
     weight: float = 0.0
     second: str | None = None
@@ -58,7 +61,7 @@ class Method:
     @property
     def chooses(self) -> bool:
         """Whether batches are chosen from larger super-batches."""
-        return self.score is not None
+        return self.score is not None or self.concepts is not None
 
     @property
     def scores_student(self) -> bool:
@@ -182,6 +185,18 @@ _TABLE = (
         filters=True,
         distill="softmax",
         weight=2.0,
+    ),
+    Method(
+        name="cabs-dm",
+        title="CABS-DM",
+        about="pairs that together show as many concepts as possible, each alike often",
+        concepts="diversity",
+    ),
+    Method(
+        name="cabs-fm",
+        title="CABS-FM",
+        about="pairs that show the most concepts",
+        concepts="frequency",
     ),
     Method(
         name="i-acid",
@@ -352,6 +367,10 @@ def register_method(method: Method) -> Method:
         SCORES.find(method.score)
         if SCORES[method.score].within and method.strategy != "joint":
             raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
+    if method.concepts not in (None, *get_args(ByConcepts)):
+        raise AcedError(f"{what} has concepts='{method.concepts}': take one of {', '.join(get_args(ByConcepts))}.")
+    if method.concepts is not None and method.score is not None:
+        raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave one of them out.")
     if method.strategy not in get_args(Strategy):
         raise AcedError(f"{what} has strategy '{method.strategy}': take one of {', '.join(get_args(Strategy))}.")
     if method.loss is not None:

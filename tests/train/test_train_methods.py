@@ -51,7 +51,7 @@ def test_a_method_trains_and_its_ledger_is_exact(
     outcomes = take(trainer, config, pool, STEPS)
 
     assert any(not torch.equal(before[key], value) for key, value in trainer.student.state_dict().items())
-    candidates = SUPER if method.score else BATCH
+    candidates = SUPER if method.chooses else BATCH
     for outcome in outcomes:
         assert math.isfinite(outcome.parts.loss.item())
         assert (outcome.parts.distillation is not None) == (method.distill is not None)
