@@ -518,7 +518,7 @@ def test_a_fault_in_an_evaluation_leaves_the_step_and_the_evaluation_is_made_up_
     keys: dict[str, Any] = {"eval__every": 4}
     run(config_of(tmp_path / "whole", **keys), pool, tasks)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_score", _fails(MemoryError()))
+        patch.setattr(run_scores, "_write_scores", _fails(MemoryError()))
         with pytest.raises(MemoryError):
             run(config_of(tmp_path / "halves", **keys), pool, tasks)
     assert steps_in(tmp_path / "halves") == [4]
