@@ -47,9 +47,9 @@ def rows() -> dict[str, list[str]]:
         live = [f"method.name={name}"]
         live += [f"reference.model={model}"] if method.needs_peer or method.needs_large else []
         cached = [*live, f"reference.cache=cache-{model}"] if len(live) > 1 else live
-        for scope in ("global", "quota", "local") if method.score is not None else ("global",):
+        for scope in ("global", "quota", "local") if method.chooses else ("global",):
             found[f"{name} {scope}"] = [*cached, f"method.scope={scope}"]
-            if cached != live and not method.columns:
+            if cached != live and not (method.columns or method.filters):
                 found[f"{name} {scope} live"] = [*live, f"method.scope={scope}"]
     for key, words in MEMORY.items():
         found[f"aced global {key}"] = [*found["aced global"], *words]

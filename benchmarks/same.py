@@ -76,6 +76,8 @@ def runs() -> dict[str, list[str]]:
         reference = method.needs_large or method.needs_peer
         model = [f"reference.model={'peer' if method.needs_peer else 'large'}"] if reference else []
         named[name] = [f"method.name={name}", *model, *(CACHED if reference else [])]
+        if method.concepts:
+            named[name].append("data.concept_field=words")
     named |= {f"aced, {name}": ["method.name=aced", "reference.model=large", *words] for name, words in CHEAP.items()}
     return named | {name: [*words, "reference.model=large"] for name, words in OTHERS.items()}
 
@@ -118,7 +120,8 @@ def write_inputs(place: Path) -> None:
                 Image.fromarray(pixels).resize((side, side + 9), Image.Resampling.BICUBIC).save(picture, "JPEG")
                 content = b"no picture" if (number, sample) == (1, 7) else picture.getvalue()
                 caption = " ".join(draw.choice(words, int(draw.integers(3, 12))))
-                for suffix, data in (("jpg", content), ("txt", caption.encode())):
+                facts = json.dumps({"words": caption.split()[:5]}).encode()
+                for suffix, data in (("jpg", content), ("json", facts), ("txt", caption.encode())):
                     member = tarfile.TarInfo(f"{sample:05d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))

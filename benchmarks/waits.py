@@ -42,7 +42,7 @@ def rows(*, live: bool) -> dict[str, list[str]]:
         found[name] = [f"method.name={name}"]
         if method.needs_large or method.needs_peer:
             found[name].append(f"reference.model={'peer' if method.needs_peer else 'large'}")
-            if not live or method.columns:
+            if not live or method.columns or method.filters:
                 found[name].append("reference.cache=cache")
     return found
 

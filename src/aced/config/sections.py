@@ -123,6 +123,9 @@ class DataSection(Section):
     kind_field: Annotated[str, FREE] = ""
     """Field of the samples' .json that names each sample's kind; the report then shows which kinds were chosen.
     Empty: not read."""
+    concept_field: str = "concepts"
+    """Field of the samples' .json that names what the image shows, a word or a list of words. Only methods that choose
+    by concepts (`cabs-dm`, `cabs-fm`) read it."""
     views: Annotated[int, Field(ge=1, le=64)] = 1
     """K: number of views of each image: the whole image and K - 1 fixed crops, a different one in each epoch."""
     scenes: Literal["pool", "redundant", "curated"] = "pool"

@@ -255,6 +255,19 @@ class Shards(Source):
         session = self._files.session()
         return (self._field(session, tar, row, name) for tar, row in self._all())
 
+    def fields_at(self, name: str, positions: Sequence[int]) -> list[object]:
+        """The value of one field of the json of some samples, in the order given; None where there is none.
+
+        Raises:
+            IndexError: a position is not in `range(len(self))`.
+        """
+        asked = np.asarray(positions, dtype=np.int64)
+        order, session = np.argsort(asked, kind="stable"), self._files.session()
+        values: list[object] = [None] * len(asked)
+        for place, (_, tar, row) in zip(order.tolist(), self._found(asked[order]), strict=True):
+            values[place] = self._field(session, tar, row, name)
+        return values
+
     def _all(self) -> Iterator[tuple[int, int]]:
         return ((tar, row) for tar, size in enumerate(self.part_sizes) for row in range(size))
 

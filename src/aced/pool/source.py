@@ -274,6 +274,13 @@ class Source(ABC):
             "captions_vary out."
         )
 
+    def fields_at(self, name: str, positions: Sequence[int]) -> Sequence[object]:
+        """The value of a field of some samples, in the order given; None for a sample that has none.
+
+        The methods that choose by concepts ask for `data.concept_field`: a word, or a list of words.
+        """
+        return [None] * len(positions) if self.within is None else self.within.fields_at(name, positions)
+
     @member
     def name(self) -> str:
         """What messages call the data; else the name of the class."""

@@ -228,6 +228,16 @@ def describe(row: Sequence[int], draw: random.Random, must: Collection[str] = ()
     return _describe_two(row, draw, must) if row[COUNT] == 2 else _describe_one(row, draw, must)
 
 
+def concepts(row: Sequence[int]) -> list[str]:
+    """What a scene shows, from its row of `Plan.attributes`: background, and of each object all that can be told."""
+    found = [tuple(world.BACKGROUNDS)[row[world.GROUND]]]
+    names = (world.SHAPES, tuple(world.COLOURS), tuple(world.SIZES), world.TEXTURES, world.POSITIONS)
+    for number in range(row[world.COUNT]):
+        block = row[world.FIRST + number * world.BLOCK :][: world.BLOCK]
+        found += [of[value] for of, value in zip(names, block, strict=True)]
+    return found
+
+
 def junk(draw: random.Random) -> str:
     """A caption that has nothing to do with any picture: a file's name or scraps of a web site."""
     if draw.random() < 0.4:

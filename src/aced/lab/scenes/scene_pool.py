@@ -112,6 +112,13 @@ class Scenes(Source):
             images={view: in_view(pixels, view) for view in views},
         )
 
+    def fields_at(self, name: str, positions: Sequence[int]) -> list[object]:
+        """The value of a field of some pairs: `concepts` is what the picture truly shows; any other is None."""
+        if name != "concepts":
+            return [None] * len(positions)
+        rows = self.params[torch.as_tensor(positions, dtype=torch.int64)]
+        return [captions.concepts(row) for row in rows.tolist()]
+
 
 def in_view(pixels: Tensor, view: View) -> Tensor:
     """`[n, 3, 32, 32]` uint8 to `[n, 3, size, size]` uint8; at the pictures' own size nothing is copied."""

@@ -14,7 +14,8 @@ from aced.errors import AcedError
 from aced.files.atomic import write_atomic
 from aced.models import Tower, save_tower
 from aced.models.locking import lock
-from aced.models.options import checkpoint_activations, compile_towers
+from aced.models.switches import checkpoint_activations, compile_towers
+from aced.pool.concepts import Concepts
 from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
 from aced.registry.objectives import check_processes
@@ -167,6 +168,8 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     if method.filters:  # it has looked at the reference's embeddings, and no step does
         plan = replace(plan, kept=filtered(reference, config.method.filtering_ratio, ledger))
         reference = None
+    if method.concepts:
+        plan = replace(plan, concepts=Concepts(inputs.source, config.data.concept_field))
     return Trainer(
         world=world,
         student=student,

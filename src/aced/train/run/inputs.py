@@ -20,6 +20,7 @@ from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress
+from aced.pool.concepts import MOST
 from aced.pool.fetch.fetching import check_room as check_spool
 from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
@@ -181,7 +182,8 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // ranks
-    columns = [student.ids, *live, *cached]
+    concepts = [Column("concepts", torch.int64, (MOST,))] if config.row.concepts else []
+    columns = [student.ids, *live, *cached, *concepts]
     item = chunk_bytes(rows, views, columns)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:

@@ -57,8 +57,7 @@ def run_steps(
         metrics: gets the lines.
         config: the run's.
         order: of the source.
-        on_step: called behind each step with its number and a note.
-        hook: sees every step, and may make one the last.
+        on_step: called after each step with its number and a note; `hook` sees each step and may make it the last.
 
     Raises:
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
@@ -213,7 +212,7 @@ def batches_of(
     order = order or make_run_order(config, source, trainer.world.size)
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
-    columns = [trainer.student.ids, *(column for p in frozen for column in p.columns)]
+    columns = [trainer.student.ids, *(column for p in frozen for column in p.columns), *trainer.plan.columns]
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=source.in_memory, item=item)
     # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.

@@ -31,13 +31,15 @@ def make_plan(
             a cached reference and has none.
     """
     section, method = config.scoring, config.row
-    if method.score is None:
+    if not method.chooses:
         return ChoicePlan()
-    side = side_of(config, student)
     own, train = config.method, config.train
     window = None
     if (own.since, own.until) != (0.0, 1.0):
         window = Window.of(own.since, own.until, train.steps, train.batch, world.size)
+    if method.score is None:
+        return ChoicePlan(window=window)
+    side = side_of(config, student)
     cascade = method.scores_student and section.cascade < 1
     sieve = Sieve(kept_by_reference(config), settings, method, config.run.seed, world)
     if not section.early:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, settled
+from aced.pool.concepts import Concepts
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.order import Orders
-from aced.pool.source import Candidates
+from aced.pool.source import Candidates, Column
 from aced.train.scoring.cascade import Sieve
+from aced.train.scoring.concept_choice import drawn_by_concepts
 from aced.train.scoring.draw import draw
 from aced.train.scoring.early import Early
 from aced.train.scoring.filtering import FilteredOrder
@@ -34,6 +36,7 @@ class ChoicePlan:
         side: side in pixels to which images are reduced for the student to score; None for its own.
         kept: `[m]` positions that a filter has left of the pool, before training; None without one.
         window: the steps that choose; None: all of them.
+        concepts: of candidates that are chosen by these; None where a score says which.
     """
 
     score: Score | None = None
@@ -42,6 +45,12 @@ class ChoicePlan:
     side: int | None = None
     kept: Tensor | None = None
     window: Window | None = None
+    concepts: Concepts | None = None
+
+    @property
+    def columns(self) -> list[Column]:
+        """What candidates must have been loaded with, or it is loaded when it is asked for."""
+        return [] if self.concepts is None else [self.concepts]
 
     def order(self, order: Orders, stop: int, loading: Loading) -> Orders:
         """The order in which candidates are loaded before step `stop`, of the one in which super-batches are drawn.
@@ -91,6 +100,9 @@ def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: 
     chooses = plan.chooses(at.step)
     if chooses and plan.early is not None:
         plan.early.count(at.ledger, len(candidates))
+    if chooses and plan.concepts is not None:
+        rows, each = drawn_by_concepts(plan.concepts, candidates, at)
+        return StepChoice(rows, each=each)
     if not chooses or plan.score is None:
         # Several processes share out what is here, for which they must know it.
         device = candidates.indices.device if at.world.size == 1 else None
