@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aced.core import losses
 from aced.models import Tower, load_tower
-from aced.models.options import checkpoint_activations
+from aced.models.switches import checkpoint_activations
 from aced.pool.source import Candidates
 from aced.train.distributed import World
 from aced.train.replica import Replica

@@ -93,7 +93,7 @@ def features(tower: Tower, source: Source, tell: Callable[[int, int], None]) -> 
             some = source.read(range(start, min(start + _READ, len(source))), [tower.view])
             if len(some):
                 tower.embed_whole(some.images[tower.view])  # not embed_image, which tries some pictures first
-                tower.embed_captions(some)
+                _encode(tower, some.texts)
                 rows += some.indices.tolist()
             tell(start + _READ, len(source))
     return Pairs(torch.cat(images), torch.cat(texts)), rows
@@ -103,8 +103,14 @@ def text_features(tower: Tower, texts: Sequence[str]) -> Tensor:
     """`[n, G]` features of n texts, by a tower as for `features`."""
     with _noted(heads(tower)[1]) as seen:
         for start in range(0, len(texts), _READ):
-            tower.embed_text(texts[start : start + _READ])
+            _encode(tower, texts[start : start + _READ])
     return torch.cat(seen)
+
+
+def _encode(tower: Tower, texts: Sequence[str]) -> None:
+    """Let the model encode texts in their order; `embed_text` would take short and long ones apart."""
+    model: Any = tower.model
+    model.encode_text(tower.tokens(texts))
 
 
 def class_pairs(tower: Tower, image: Tensor, weights: Tensor, names: Sequence[str], strength: float) -> Pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import torch
 from aced.models import load_tower, save_tower
 from cli_fakes import Cli, Ended
 from run_fakes import write_pairs
+from wording import tells
 
 SMALL = ("data.scenes_size=400", "train.steps=4", "train.batch=16", "train.lr=1.5e-3", "run.threads=1")
 """A run of seconds on scenes; B is 80."""
@@ -59,55 +61,55 @@ def check(ended: Ended, *fragments: str, status: int = 2) -> None:
     assert not lines[0].endswith(("..", "?."))
     assert "Traceback" not in ended.out + ended.err
     for fragment in fragments:
-        assert fragment in lines[0]
+        assert tells(lines[0], fragment), lines[0]
 
 
 TRAIN: list[tuple[str, list[str]]] = [
     # the config
-    ("no config file and no recipe 'photoz'. Did you mean 'photos'?", ["photoz"]),
-    ("no config file and no recipe 'no/such.toml'", ["no/such.toml"]),
-    ("no config file and no recipe 'empty'", ["empty"]),
-    ("broken.toml is not valid TOML", ["broken.toml"]),
-    ("binary.toml cannot be read: it is not a text file", ["binary.toml"]),
-    ("no key 'train.stepz'. Did you mean 'steps'?", ["scenes", "train.stepz=3"]),
-    ("no key 'trian'. Did you mean 'train'?", ["scenes", "trian.steps=3"]),
-    ("Cannot read the override 'steps=3': write section.key=value", ["scenes", "steps=3"]),
-    ("train.steps = 'many' is not allowed", ["scenes", "train.steps=many"]),
-    ("train.betas.1 = 1.5 is not allowed", ["scenes", "train.betas=[0.9,1.5]"]),
-    ("no method 'i-ace'. Did you mean 'i-aced'?", ["scenes", "method.name=i-ace"]),
-    ("method.filtering_ratio = 1 is not allowed: input should be less than 1", ["scenes", "method.filtering_ratio=1"]),
-    ("method.filtering_ratio = -0.5 is not allowed", ["scenes", "method.filtering_ratio=-0.5"]),
+    ("'photoz' … 'photos'", ["photoz"]),
+    ("'no/such.toml'", ["no/such.toml"]),
+    ("'empty'", ["empty"]),
+    ("broken.toml … TOML", ["broken.toml"]),
+    ("binary.toml … text", ["binary.toml"]),
+    ("'train.stepz' … 'steps'", ["scenes", "train.stepz=3"]),
+    ("'trian' … 'train'", ["scenes", "trian.steps=3"]),
+    ("'steps=3' … section.key=value", ["scenes", "steps=3"]),
+    ("train.steps = 'many'", ["scenes", "train.steps=many"]),
+    ("train.betas.1 = 1.5", ["scenes", "train.betas=[0.9,1.5]"]),
+    ("'i-ace' … 'i-aced'", ["scenes", "method.name=i-ace"]),
+    ("method.filtering_ratio = 1", ["scenes", "method.filtering_ratio=1"]),
+    ("method.filtering_ratio = -0.5", ["scenes", "method.filtering_ratio=-0.5"]),
     # models
-    ("Method 'aced' needs a reference", ["scenes", "method.name=aced"]),
-    ("no/model: no such file or folder", ["scenes", "method.name=aced", "reference.model=no/model"]),
-    ("reference.model = 'aced-demo-m' has no trained weights",
+    ("'aced' … reference", ["scenes", "method.name=aced"]),
+    ("no/model", ["scenes", "method.name=aced", "reference.model=no/model"]),
+    ("reference.model = 'aced-demo-m' … weights",
      ["scenes", "method.name=aced", "reference.model=aced-demo-m"]),
-    ("full: the folder holds neither", ["scenes", "method.name=aced", "reference.model=./full/../full"]),
-    ("No model is called 'ViT-B-33'. Did you mean", ["scenes", "student.model=ViT-B-33"]),
-    ("There is no checkpoint no.safetensors", ["scenes", "student.checkpoint=no.safetensors"]),
-    ("run.device = 'gpu7' cannot be used here", ["scenes", "run.device=gpu7"]),
+    ("full: … folder", ["scenes", "method.name=aced", "reference.model=./full/../full"]),
+    ("'ViT-B-33'", ["scenes", "student.model=ViT-B-33"]),
+    ("no.safetensors", ["scenes", "student.checkpoint=no.safetensors"]),
+    ("run.device = 'gpu7'", ["scenes", "run.device=gpu7"]),
     # the super-batch
-    ("The super-batch of 640 (train.batch 64 / (1 - method.filtering_ratio)) is larger than the data (400 samples)",
+    ("640 … train.batch 64 / (1 - method.filtering_ratio) … 400 samples",
      ["scenes", "data.scenes_size=400", "method.name=hard-student", "method.filtering_ratio=0.9"]),
-    ("The batch of 64 (train.batch) is larger than the data (40 samples)", ["scenes", "data.shards=whole.tar"]),
-    ("is larger than the data (400 samples)",
+    ("64 (train.batch) … 40 samples", ["scenes", "data.shards=whole.tar"]),
+    ("400 samples",
      ["scenes", "data.scenes_size=400", "method.name=hard-student", "method.filtering_ratio=0.9999999999"]),
     # data
-    ("There is no folder no, so no tars in it", ["scenes", "data.shards=no/tars"]),
-    ("The folder empty holds no .tar files", ["scenes", "data.shards=empty"]),
-    ("No file matches empty/*.tar", ["scenes", "data.shards=empty/*.tar"]),
-    ("There is no file or folder part-01.tar (from part-{01..03}.tar)", ["scenes", "data.shards=part-{01..03}.tar"]),
-    ("page.tar cannot be used: it is a web page, not the file", ["scenes", "data.shards=page.tar"]),
-    ("nothing.tar cannot be used: ", ["scenes", "data.shards=nothing.tar"]),
-    ('cut.tar cannot be used: ', ["scenes", "data.shards=cut.tar"]),
-    ("pairless.tar holds no pair of an image", ["scenes", "data.shards=pairless.tar"]),
-    ("None of the 1 tars holds a whole pair", ["scenes", "data.shards=pairless.tar", "data.bad_tars=skip"]),
-    ('The caption is "txt" or "json:<field>"', ["scenes", "data.shards=whole.tar", "data.caption=alt"]),
-    ("There is no folder no/eval with evaluation tasks", ["scenes", "eval.tasks=no/eval"]),
-    ("empty neither is an evaluation task nor holds any", ["scenes", "eval.tasks=empty"]),
+    ("folder no", ["scenes", "data.shards=no/tars"]),
+    ("empty … .tar files", ["scenes", "data.shards=empty"]),
+    ("empty/*.tar", ["scenes", "data.shards=empty/*.tar"]),
+    ("part-01.tar … part-{01..03}.tar", ["scenes", "data.shards=part-{01..03}.tar"]),
+    ("page.tar … web page", ["scenes", "data.shards=page.tar"]),
+    ("nothing.tar", ["scenes", "data.shards=nothing.tar"]),
+    ("cut.tar", ["scenes", "data.shards=cut.tar"]),
+    ("pairless.tar … pair", ["scenes", "data.shards=pairless.tar"]),
+    ("1 tars … pair", ["scenes", "data.shards=pairless.tar", "data.bad_tars=skip"]),
+    ('"txt" … "json:<field>"', ["scenes", "data.shards=whole.tar", "data.caption=alt"]),
+    ("no/eval", ["scenes", "eval.tasks=no/eval"]),
+    ("empty … task", ["scenes", "eval.tasks=empty"]),
     # folders
-    ("run.out = 'file' cannot be a folder: file is a file", ["scenes", "run.out=file"]),
-    ("run.out = 'file/run' cannot be a folder", ["scenes", "run.out=file/run"]),
+    ("run.out = 'file'", ["scenes", "run.out=file"]),
+    ("run.out = 'file/run'", ["scenes", "run.out=file/run"]),
 ]  # fmt: skip
 
 
@@ -121,22 +123,22 @@ def test_a_run_that_cannot_begin(sentence: str, words: list[str], cli: Cli, plac
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_a_device_that_is_not_there(cli: Cli) -> None:
-    check(cli("train", "scenes", "run.device=cuda"), "run.device = 'cuda' cannot be used here", "'auto' chooses one")
+    check(cli("train", "scenes", "run.device=cuda"), "run.device = 'cuda' … 'auto'")
 
 
 OTHERS: list[tuple[str, list[str]]] = [
-    ("--seeds is 0; give at least 1", ["demo", "--seeds", "0"]),
-    ("There is no method 'icad'. Did you mean 'i-acid'?", ["demo", "--methods", "iid,icad"]),
-    ("No method was named", ["demo", "--methods", ","]),
-    ("--split is 'tset'; use 'test' or 'validation'", ["demo", "--split", "tset"]),
-    ("file is a file; choose a folder with --out", ["demo", "--out", "file"]),
-    ("full is not empty and was not made by the demo; choose another folder", ["demo", "--out", "full"]),
+    ("--seeds … 0", ["demo", "--seeds", "0"]),
+    ("'icad' … 'i-acid'", ["demo", "--methods", "iid,icad"]),
+    ("method", ["demo", "--methods", ","]),
+    ("--split … 'tset' … 'test' … 'validation'", ["demo", "--split", "tset"]),
+    ("file … --out", ["demo", "--out", "file"]),
+    ("full … demo … folder", ["demo", "--out", "full"]),
     ("Invalid value for '--threads'", ["demo", "--threads", "-1"]),
     ("No such option: --seed", ["demo", "--seed", "3"]),
     ("see 'aced demo --help'", ["demo", "--seeds", "x"]),
-    ("There is no run folder nowhere", ["report", "nowhere"]),
-    ("metrics.jsonl is missing", ["report", "full"]),
-    ("There is no run folder file", ["report", "file"]),
+    ("nowhere", ["report", "nowhere"]),
+    ("metrics.jsonl", ["report", "full"]),
+    ("folder file", ["report", "file"]),
     ("Missing argument", ["report"]),
     ("Missing argument", ["train"]),
     ("No such command 'trian'", ["trian"]),
@@ -167,9 +169,9 @@ def test_a_fault_of_the_machine_is_a_sentence(cli: Cli, monkeypatch: pytest.Monk
 
     check(fail(PermissionError(13, "Permission denied", "/x/y")), "/x/y: Permission denied", status=1)
     check(fail(OSError(5, "Input/output error")), "Input/output error", status=1)
-    check(fail(MemoryError()), "out of memory: lower train.batch", status=1)
+    check(fail(MemoryError()), "memory … train.batch", status=1)
     check(fail(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")), "out of memory", status=1)
-    check(fail(KeyboardInterrupt()), "interrupted; 'aced train ... --resume' goes on", status=130)
+    check(fail(KeyboardInterrupt()), "interrupted … 'aced train ... --resume'", status=130)
     with pytest.raises(RuntimeError, match="bug"):  # a mistake of ours keeps its traceback
         fail(RuntimeError("a bug"))
 
@@ -181,19 +183,19 @@ def test_a_folder_with_a_run_is_kept(cli: Cli, tmp_path: Path) -> None:
     words = ("train", "scenes", *SMALL, "run.out=out")
     assert cli(*words).status == 0
     before = (tmp_path / "out/metrics.jsonl").read_bytes()
-    check(cli(*words), "out already holds a run: add --resume to go on with it, or choose another folder with run.out")
-    check(cli(*words, "train.lr=1", "--resume"), "train.lr was 0.0015 and is now 1.0; set it back")
+    check(cli(*words), "out … --resume … run.out")
+    check(cli(*words, "train.lr=1", "--resume"), "train.lr … 0.0015 … 1.0")
     assert (tmp_path / "out/metrics.jsonl").read_bytes() == before
     assert cli(*words, "--resume").status == 0
     assert (tmp_path / "out/metrics.jsonl").read_bytes() == before
     newest = tmp_path / "out/checkpoints/step-00000004/train.json"
     newest.write_text("{")
-    check(cli(*words, "--resume"), "step-00000004 is damaged", "delete that folder")
+    check(cli(*words, "--resume"), "step-00000004 … damaged")
 
 
 def test_a_run_that_diverges_names_the_step(cli: Cli, tmp_path: Path) -> None:
     ended = cli("train", "scenes", *SMALL, "train.lr=1e38", "train.scale_lr=0", "run.out=out")
-    check(ended, "aced: Step 2: ", "run stopped before this step changed the weights")
+    check(ended, "aced: Step 2:")
     assert not (tmp_path / "out/checkpoints").exists()
     assert not (tmp_path / "out/model").exists()
 
@@ -211,12 +213,12 @@ def test_a_cache_of_another_model_is_refused(cli: Cli, tmp_path: Path, trained: 
     ended = [cli(*words, f"reference.model=ref{number}", f"run.out=again{number}") for number in (1, 2)]
     refused = [one for one in ended if one.status != 0]
     assert len(refused) == 1
-    check(refused[0], "is of other weights than this model's", "delete the file")
+    check(refused[0], "weights")
     # The other one has made its own again; cut, that is damaged.
     tensors = next(second.iterdir())
     tensors.write_bytes(tensors.read_bytes()[:-10])
     number = 1 + [one.status for one in ended].index(0)
-    check(cli(*words, f"reference.model=ref{number}", "run.out=third"), "side-car of embeddings", "is damaged")
+    check(cli(*words, f"reference.model=ref{number}", "run.out=third"), "side-car of embeddings", "damaged")
 
 
 # -- images and tars ---------------------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def test_corrupt_images_are_counted_and_told_at_the_end(cli: Cli, tmp_path: Path
     table = ended.out.partition("What could not be used")[2]
     assert [row for row in table.splitlines() if "image_unreadable" in row and " 3 " in row]
     assert [row for row in table.splitlines() if "no_caption" in row and " 1 " in row]
-    assert "not an image in a known format" in table
+    assert "known format" in table
     last = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[-1])
     assert last["faults"] == {"no_caption": 1, "image_unreadable": 3}
 
@@ -242,10 +244,8 @@ def test_corrupt_images_are_counted_and_told_at_the_end(cli: Cli, tmp_path: Path
 def test_too_many_corrupt_images_stop_the_run(words: tuple[str, ...], cli: Cli, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pool/0.tar", range(200), bad=range(0, 200, 4))
     ended = cli("train", "scenes", "data.shards=pool", *TARS, *words)
-    check(
-        ended,
-        "samples could not be read, more than data.max_bad_share = 0.01 allows; for example image_unreadable: 0.tar/00",
-    )
+    assert re.search(r"aced: .*data\.max_bad_share = 0\.01 .*image_unreadable: 0\.tar/00", ended.err)
+    check(ended)
     assert not (tmp_path / "out/model").exists()
     # The limit is not part of what is computed: the run goes on with another one.
     limit = "data.max_bad_share=0.5"
@@ -258,7 +258,7 @@ def test_a_corrupt_tar_stops_or_is_skipped(cli: Cli, tmp_path: Path) -> None:
         write_pairs(tmp_path / "1.tar", range(100, 200)).read_bytes()[: len(whole) // 2]
     )
     words = ("train", "scenes", "data.shards=pool", *TARS)
-    check(cli(*words), "1.tar cannot be used: ", 'set data.bad_tars = "skip" to go on with the ')
+    check(cli(*words), '1.tar … data.bad_tars = "skip"')
     assert not (tmp_path / "out").exists()
     ended = cli(*words, "data.bad_tars=skip")
     assert ended.status == 0, ended.err
@@ -288,16 +288,16 @@ def test_a_full_disk(cli: Cli, tmp_path: Path, trained: dict[str, Path]) -> None
     """Every file is limited to 100 kB: more than the logs, less than a model or the embeddings."""
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); {CHILD}"
     words = ("train", "scenes", *SMALL, "run.checkpoint_every=2", "run.out=out")
-    check(child(limited, *words), "Disk full while writing", "checkpoints", "nothing half-written was kept")
+    check(child(limited, *words), "Disk full", "checkpoints")
     assert not list((tmp_path / "out/checkpoints").iterdir())
     assert not leftovers(tmp_path)
-    check(cli(*words), "out already holds a run: add --resume")
+    check(cli(*words), "out … --resume")
     assert cli(*words, "--resume").status == 0
     assert (tmp_path / "out/results.json").is_file()
 
     reference = ("method.name=i-acid", f"reference.model={trained['large']}", "reference.cache=cache")
     words = ("train", "scenes", *SMALL, *reference, "run.out=cached", "reference.cache_dtype=float32")
-    check(child(limited, *words), "Disk full while writing", "cache")
+    check(child(limited, *words), "Disk full", "cache")
     assert not list((tmp_path / "cache").rglob("*.*"))
     assert not leftovers(tmp_path)
     assert cli(*words).status == 0
@@ -342,7 +342,7 @@ def test_ctrl_c(workers: int, running: Any, cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "out/model").exists()
 
     step = newest(tmp_path)
-    check(cli(*words, "train.steps=5", "--resume"), "train.steps was 3000 and is now 5")
+    check(cli(*words, "train.steps=5", "--resume"), "train.steps … 3000 … 5")
     process = running(*words, "--resume")
     wait_for_checkpoint(process, tmp_path, behind=step)
     os.killpg(process.pid, signal.SIGINT)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from aced.cache.embed_options import EmbedOptions, embed_command
 from aced.cli.option_fields import takes_options
 from aced.lab.lab_options import DemoOptions, LitOptions
-from aced.programs.options import EvalOptions, ExportOptions, IndexOptions, LatencyOptions, StableOptions
-from aced.runtime.options import Option, command_line, option_fields
+from aced.programs.command_options import EvalOptions, ExportOptions, IndexOptions, LatencyOptions, StableOptions
+from aced.runtime.declared_options import Option, command_line, option_fields
 from aced.runtime.paths import expand_path
 
 

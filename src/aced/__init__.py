@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aced.errors import AcedError as AcedError
     from aced.methods import METHODS as METHODS
     from aced.methods import Method as Method
+    from aced.methods import register_method as register_method
     from aced.models import OwnTower as OwnTower
     from aced.models import Tower as Tower
     from aced.models import load_tower as load_tower
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from aced.pool.source import Source as Source
     from aced.registry.doors import register_distillation as register_distillation
     from aced.registry.doors import register_loss as register_loss
-    from aced.registry.doors import register_method as register_method
     from aced.registry.doors import register_score as register_score
     from aced.registry.makers import Panel as Panel
     from aced.registry.makers import register_architectures as register_architectures
@@ -75,7 +75,7 @@ _HOME = {
     "Method": "aced.methods",
     "register_distillation": "aced.registry.doors",
     "register_loss": "aced.registry.doors",
-    "register_method": "aced.registry.doors",
+    "register_method": "aced.methods",
     "register_score": "aced.registry.doors",
     "Panel": "aced.registry.makers",
     "register_architectures": "aced.registry.makers",

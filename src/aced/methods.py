@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from aced.core.concepts import ByConcepts
-from aced.core.named import Table
+from aced.core.named import Table, caller
 from aced.core.score_models import SCORES, Score, Scoring, Strategy
 from aced.errors import AcedError
-from aced.registry.objectives import LOSSES
+from aced.registry.objectives import DISTILLATIONS, LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,3 +354,34 @@ def _check_weight(name: str, weight: float, distillation: str | None, lacks: str
         raise AcedError(f"Method '{name}' {lacks}, so a distillation weight has no meaning for it.")
     if not 0 < weight < math.inf:
         raise AcedError(f"The distillation weight must be positive and finite, not {weight}.")
+
+
+def register_method(method: Method) -> Method:
+    """Add a row to the table of methods; `method.name` and `aced methods` then know it.
+
+    Raises:
+        AcedError: the name is taken, or the row names a score, a strategy or a distillation that there is not.
+    """
+    origin, what = caller(), f"The method '{method.name}'"
+    if method.score is not None:
+        SCORES.find(method.score)
+        if SCORES[method.score].within and method.strategy != "joint":
+            raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
+    if method.concepts not in (None, *get_args(ByConcepts)):
+        raise AcedError(f"{what} has concepts='{method.concepts}': take one of {', '.join(get_args(ByConcepts))}.")
+    if method.concepts is not None and method.score is not None:
+        raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave one of them out.")
+    if method.strategy not in get_args(Strategy):
+        raise AcedError(f"{what} has strategy '{method.strategy}': take one of {', '.join(get_args(Strategy))}.")
+    if method.loss is not None:
+        LOSSES.find(method.loss)
+    if method.distill is None and (method.second is not None or not method.contrastive):
+        raise AcedError(f"{what} has second='{method.second}' or contrastive=False, and distils nothing: set distill.")
+    for name, weight in method.distillations:
+        DISTILLATIONS.find(name)
+        if not 0 < weight < math.inf:
+            raise AcedError(f"{what} distils with weight {weight}: give a positive one.")
+    if method.columns and method.distill != "softmax":
+        raise AcedError(f"{what} has columns, which only distillation by softmax compares with: leave them out.")
+    METHODS.add(method.name, method, origin)
+    return method

@@ -66,7 +66,7 @@ def test_its_hash_is_of_every_byte_behind_the_header(tmp_path: Path) -> None:
     [
         ({"identity": IDENTITY | {"weights": "x"}}, AcedError, "of other weights .*by tiny"),
         ({"identity": IDENTITY | {"tower": "x"}}, AcedError, "of another model"),
-        ({"mark": "whole fast 4567"}, AcedError, r"of another tar than a\.tar"),
+        ({"mark": "whole fast 4567"}, AcedError, r"another tar .*a\.tar"),
         ({"version": 1}, AcedError, "another version"),
         ({"n": 4}, Damaged, "shapes"),
         ({"colour": "red"}, Damaged, "header"),

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from aced.models import load_tower
+from aced.programs.command_options import ExportOptions
 from aced.programs.export import export_program
-from aced.programs.options import ExportOptions
 from cli_fakes import Cli
 
 

@@ -52,8 +52,8 @@ def test_open_clip_embeds_as_the_model_does(small: Path, tmp_path: Path, cli: Cl
 def test_aced_reads_the_very_model_again(name: str, small: Path, trained: dict[str, Path], tmp_path: Path) -> None:
     from rich.console import Console
 
+    from aced.programs.command_options import ExportOptions
     from aced.programs.export import export_program
-    from aced.programs.options import ExportOptions
 
     source = small if name == "small" else trained["peer"]
     export_program(ExportOptions(str(source), tmp_path / "out"), Console(quiet=True))

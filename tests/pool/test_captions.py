@@ -33,11 +33,11 @@ def test_whole_takes_the_text_as_it_is():
 
 def test_without_captions_there_is_a_fault_with_a_reason():
     for choice in ("whole", "first", "random"):
-        with pytest.raises(CaptionFault, match="the caption is empty"):
+        with pytest.raises(CaptionFault, match="empty"):
             Captions.parse("txt", choice).read(b" \n \r\n", "k", 0, [])
-    with pytest.raises(CaptionFault, match=r"its json has no field x \(it has alt\)"):
+    with pytest.raises(CaptionFault, match=r"json.*field x.*alt"):
         Captions.parse("json:x").read(LIST, "k", 0, [])
-    with pytest.raises(AcedError, match='"whole", "first" or "random", not "all"'):
+    with pytest.raises(AcedError, match=r'"whole", "first".*"random".*"all"'):
         Captions.parse("txt", "all")
 
 
@@ -74,9 +74,7 @@ def read(value: object, choice: str = "whole") -> tuple[str, list[str]]:
     ],
 )
 def test_what_is_no_text_is_no_caption(value: object, shown: str, choice: str):
-    with pytest.raises(
-        CaptionFault, match=rf"the field alt of its json is .*{shown}|field alt of its json {shown}"
-    ) as e:
+    with pytest.raises(CaptionFault, match=rf"field alt .*{shown}") as e:
         read(value, choice)
     assert e.value.name == "caption_no_text"
     assert "{'" not in str(e.value)

@@ -112,7 +112,7 @@ def test_what_is_kept_of_one_way_is_not_that_of_another(write_tar: Any) -> None:
 
 
 def test_an_unknown_way_is_refused(write_tar: Any, tmp_path: Path) -> None:
-    with pytest.raises(AcedError, match=r"^The decoding is 'quick'; use exact, fast or scaled\.$"):
+    with pytest.raises(AcedError, match=r"'quick'.*exact, fast"):
         open_shards([str(write_tar("0.tar", pairs(1)))], decoding="quick")
 
 

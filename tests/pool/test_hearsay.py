@@ -110,7 +110,7 @@ def test_a_tar_of_which_nothing_is_told_is_counted(store: Any, tmp_path: Path) -
 def test_damage_comes_out_when_the_tar_is_read(store: Any, tmp_path: Path) -> None:
     tell_sizes(store, WHOLE)
     store.pipe("/far/1.tar", TARS["1.tar"][: len(TARS["1.tar"]) // 2])
-    with pytest.raises(AcedError, match=r"1\.tar cannot be used: it is cut off"):
+    with pytest.raises(AcedError, match=r"1\.tar.*cut"):
         opened(tmp_path).read([3], [])
     found = opened(tmp_path, bad_tars="skip").read(range(12), [])
     there = len(found)

@@ -88,9 +88,7 @@ def dies(job: int, how: int) -> Tensor:
 )
 def test_the_death_of_a_process_is_told_with_its_cause(how: int, said: str, start: str) -> None:
     found = run(partial(dies, how=int(how)), start=start)
-    with pytest.raises(
-        AcedError, match=rf"{said}.*data\.workers.*data\.workers=0 \(aced embed, aced eval: --workers 0\)"
-    ):
+    with pytest.raises(AcedError, match=rf"{said}.*data\.workers.*data\.workers=0.*--workers 0"):
         list(found)
 
 
@@ -308,7 +306,7 @@ def test_too_little_room_is_refused_with_what_would_fit(monkeypatch: pytest.Monk
     with pytest.raises(AcedError, match=words):
         check_room(10 * M, 8, 100)
     assert check_room(10 * M, 5, 100) == 1
-    with pytest.raises(AcedError, match=r"2 chunks of 40 MB .*free: set data\.workers=0"):
+    with pytest.raises(AcedError, match=r"2 chunks of 40 MB.*data\.workers=0"):
         check_room(40 * M, 1, 100)
 
 
@@ -319,7 +317,7 @@ def test_processes_of_a_job_share_the_room_and_have_as_much_ahead_as_each_other(
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert check_room(10 * M, 2, 100) == 2
-    with pytest.raises(AcedError, match=r"7 chunks of 10 MB in each of 2 processes .*data\.workers=2 fits"):
+    with pytest.raises(AcedError, match=r"7 chunks of 10 MB.* 2 processes.*data\.workers=2"):
         check_room(10 * M, 3, 100)
 
 
@@ -329,7 +327,7 @@ def full(*_: object) -> None:
 
 def test_a_batch_without_room_is_told_by_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
-    with pytest.raises(AcedError, match=r"/dev/shm.*MB.*lower data\.workers;.*data\.workers=0.*--shm-size"):
+    with pytest.raises(AcedError, match=r"/dev/shm.*MB.*data\.workers.*data\.workers=0.*--shm-size"):
         list(run(squares))
 
 

@@ -30,7 +30,7 @@ def test_shares_are_the_weights_and_no_sample_comes_twice_in_a_super_batch(parts
     try:
         mixture = Mixture(sizes, weights, batch, seed)
     except AcedError as error:
-        assert "less than one sample in 64" in str(error)  # noqa: PT017
+        assert "64" in str(error)  # noqa: PT017
         return
     counts = np.zeros(len(sizes))
     each = []
@@ -112,13 +112,11 @@ def test_weights_by_size_give_all_samples_alike():
 
 
 def test_what_cannot_be_met_is_refused():
-    with pytest.raises(AcedError, match=r"gives entry 1 of data\.shards up to 20 of the 40 samples .* and it has 19"):
+    with pytest.raises(AcedError, match=r"entry 1 of data\.shards.* 20 .* 40 samples.* 19"):
         Mixture((19, 100), (1, 1), 40, 0)
-    with pytest.raises(
-        AcedError, match=r"The weight of entry 2 of data\.shards is 1e-06 of all weights, less than one"
-    ):
+    with pytest.raises(AcedError, match=r"entry 2 of data\.shards.*1e-06"):
         Mixture((100, 100), (1, 1e-6), 40, 0)
-    with pytest.raises(AcedError, match="2 sources and 1 weights"):
+    with pytest.raises(AcedError, match=r"2 sources.*1 weights"):
         Mixture((100, 100), (1,), 40, 0)
     with pytest.raises(ValueError, match="step"):
         Mixture((100, 100), (1, 1), 40, 0).indices(-1)

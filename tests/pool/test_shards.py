@@ -72,7 +72,7 @@ def test_captions_from_json(write_tar):
         "caption_bad_json",
     ]
     assert fault_names(source) == {"0.tar/y": "no_caption"}
-    with pytest.raises(AcedError, match=r"is \"txt\" or \"json:<field>\", not \"alt\""):
+    with pytest.raises(AcedError, match=r'"txt".*"json:<field>".*"alt"'):
         open_shards([str(write_tar("0.tar", members))], caption="alt")
 
 
@@ -120,7 +120,7 @@ def test_incomplete_samples_are_left_out_and_told(write_tar):
         "0.tar/.hidden.jpg": "no_key",
         "0.tar/README": "no_key",
     }
-    assert "only a.jpg, txt" in next(fault.detail for fault in source.faults if fault.key == "0.tar/dot")
+    assert "a.jpg, txt" in next(fault.detail for fault in source.faults if fault.key == "0.tar/dot")
 
 
 def test_doubles_are_counted_and_the_first_or_the_preferred_is_used(write_tar):
@@ -200,13 +200,13 @@ def list_tar_of(tmp_path: Path, content: bytes):
 
 def test_tars_without_pairs_are_refused(tmp_path: Path, write_tar):
     path = write_tar("d/0.tar", [("a.jpg", picture(0)), ("a.cls", b"3")])
-    with pytest.raises(AcedError, match=r"0\.tar holds no pair of an image .* and a caption \(txt\); .*cls, jpg"):
+    with pytest.raises(AcedError, match=r"0\.tar.*\(txt\).*cls, jpg"):
         open_shards([str(path)])
-    with pytest.raises(AcedError, match="None of the 1 tars holds a whole pair"):
+    with pytest.raises(AcedError, match=r"1 tars.*pair"):
         open_shards([str(path)], bad_tars="skip")
-    with pytest.raises(AcedError, match="There is no folder"):
+    with pytest.raises(AcedError, match="folder"):
         open_shards([str(tmp_path / "x" / "*" / "a.tar").replace("*", "y")])
-    with pytest.raises(AcedError, match="bad_tars must be"):
+    with pytest.raises(AcedError, match="bad_tars"):
         open_shards([str(path)], bad_tars="ignore")
 
 
@@ -216,10 +216,10 @@ def test_a_tar_that_changes_while_it_is_used_ends_the_run(write_tar):
     content = path.read_bytes()
     path.write_bytes(content[:2000])
     os.utime(path, ns=(1, 1))
-    with pytest.raises(AcedError, match=r"0\.tar has changed since it was indexed"):
+    with pytest.raises(AcedError, match=r"0\.tar.*changed"):
         source.read([2], [VIEW])
     path.unlink()
-    with pytest.raises(AcedError, match=r"0\.tar cannot be read any more \(No such file"):
+    with pytest.raises(AcedError, match=r"0\.tar.*No such file"):
         pickle.loads(pickle.dumps(source)).read([0], [VIEW])
 
 
@@ -229,7 +229,7 @@ def test_a_short_read_ends_the_run(write_tar, monkeypatch):
     monkeypatch.setattr(tarfiles.os, "pread", lambda fd, size, at: real(fd, min(size, 100), at))
     assert len(source.read([0, 1, 2], [VIEW])) == 3  # the system may give less at a time
     monkeypatch.setattr(tarfiles.os, "pread", lambda *_: b"")
-    with pytest.raises(AcedError, match="has changed"):
+    with pytest.raises(AcedError, match="changed"):
         source.read([0], [VIEW])
 
 
@@ -315,7 +315,7 @@ def test_an_index_folder_that_is_of_no_use_is_told_once_and_done_without(
         assert source.read(range(9), [VIEW]).texts == whole.read(range(9), [VIEW]).texts
         assert (source.fingerprint, source.faults) == (whole.fingerprint, whole.faults)
     assert len(told) == (2 if how == "cannot be kept" else 1)  # the others are whole again
-    assert how[:5] in told[0] or "another state" in told[0]
+    assert how[:5] in told[0] or "state" in told[0]
     assert f": {count} (" in told[0]
     assert str(cache) in told[0]
 
@@ -330,7 +330,7 @@ def test_a_full_index_folder_is_told_and_keeps_nothing_half_written(pool: Path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(source) == 9
     assert len(told) == 1
-    assert ": 3 (Disk full while writing " in told[0]
+    assert ": 3 (Disk full" in told[0]
     assert list((tmp_path / "index").iterdir()) == []
 
 
@@ -360,7 +360,7 @@ def test_many_tars_are_indexed_by_several_processes(tmp_path: Path, write_tar):
     write_tar("d/03.tar", [("a.jpg", b"")])
     (tmp_path / "d" / "05.tar").write_bytes(b"")
     for count in (0, 2):
-        with pytest.raises(AcedError, match=r"03\.tar holds no pair"):
+        with pytest.raises(AcedError, match=r"03\.tar.*pair"):
             open_shards([str(tmp_path / "d")], workers=count)
         assert fault_names(open_shards([str(tmp_path / "d")], workers=count, bad_tars="skip")) == {
             "03.tar/a": "no_caption",

@@ -212,7 +212,7 @@ def test_small_caches_are_hashed_whatever_the_list_says(tmp_path: Path, folder: 
     content[-30] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    with pytest.raises(AcedError, match=rf"{path} is damaged"):
+    with pytest.raises(AcedError, match=rf"{path} .*damaged"):
         opened_store(tmp_path)
 
 

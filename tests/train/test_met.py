@@ -68,7 +68,7 @@ def test_the_limit_holds_beyond_what_is_remembered() -> None:
     for start in range(0, 950, 50):
         faults.add([broken(at) for at in range(start, start + 50) if at % 10 == 0], 50)
     faults.add([broken(at) for at in range(951, 956)], 25)  # as many as are allowed
-    with pytest.raises(AcedError, match="101 of 1000 samples could not be read"):
+    with pytest.raises(AcedError, match="101 of 1000 "):
         faults.add([broken(999)], 25)
 
 

@@ -143,7 +143,7 @@ def test_early_leaves_out_what_the_cache_has_not(make: Make, tmp_path: Path) -> 
     assert trainer.ledger.samples_loaded == 3 * KEPT
     # They are never read, so the cache's own count is what tells of them, and what is limited.
     assert trainer.faults.counts.total() == len(make.pool) / 4
-    with pytest.raises(AcedError, match=r"have no embedding in the reference's cache, more than data\.max_bad_share"):
+    with pytest.raises(AcedError, match=r"reference.*data\.max_bad_share"):
         make.steps(1, cascade=0.4, early=True)
 
 
@@ -273,23 +273,23 @@ def test_all_pieces_together_learn(make: Make) -> None:
 @pytest.mark.parametrize(
     ("method", "keys", "sentence"),
     [
-        ("i-aced", {"reuse": 5}, r"scoring\.reuse has no meaning for method 'i-aced', which needs no scores of"),
-        ("iid", {"reuse": 5}, r"scoring\.reuse has no meaning for method 'iid'"),
-        ("i-aced", {"resolution": 16}, r"scoring\.resolution has no meaning"),
-        ("hard-student", {"cascade": 0.5}, r"scoring\.cascade has no meaning .*, which does not score by both models"),
-        ("aced", {"early": True}, r"scoring\.early has nothing to decide for method 'aced': it goes with scoring\."),
-        ("iid", {"early": True}, r"scoring\.early has nothing to decide"),
-        ("aced", {"coarse_share": 0.5}, r"scoring\.coarse_share needs scoring\.resolution"),
-        ("aced", {"unseen": "predict"}, r"'predict' scores by what is remembered: set scoring\.reuse too"),
+        ("i-aced", {"reuse": 5}, r"scoring\.reuse .*'i-aced'"),
+        ("iid", {"reuse": 5}, r"scoring\.reuse.*'iid'"),
+        ("i-aced", {"resolution": 16}, r"scoring\.resolution"),
+        ("hard-student", {"cascade": 0.5}, r"scoring\.cascade"),
+        ("aced", {"early": True}, r"scoring\.early.*'aced'"),
+        ("iid", {"early": True}, r"scoring\.early"),
+        ("aced", {"coarse_share": 0.5}, r"scoring\.coarse_share.*scoring\.resolution"),
+        ("aced", {"unseen": "predict"}, r"'predict'.*scoring\.reuse"),
         (
             "aced",
             {"unseen": "predict", "reuse": 5, "resolution": 16},
-            r"no scoring pass: leave out scoring\.resolution",
+            r"scoring\.resolution",
         ),
-        ("hard-student", {"unseen": "predict", "reuse": 5}, r"asks the reference, and method 'hard-student' has none"),
-        ("aced", {"reuse": 5, "refresh": 0.5}, r"scoring\.refresh has no meaning with scoring\.unseen = 'embed'"),
-        ("i-aced", {"unseen": "predict"}, r"scoring\.reuse has no meaning|scoring\.unseen has no meaning"),
-        ("aced", {"cascade": 0.0}, r"scoring\.cascade = 0\.0 is not allowed"),
+        ("hard-student", {"unseen": "predict", "reuse": 5}, "'hard-student'"),
+        ("aced", {"reuse": 5, "refresh": 0.5}, r"scoring\.refresh.*scoring\.unseen = 'embed'"),
+        ("i-aced", {"unseen": "predict"}, r"scoring\.(reuse|unseen)"),
+        ("aced", {"cascade": 0.0}, r"scoring\.cascade = 0\.0"),
     ],
 )
 def test_what_does_not_go_together_is_told(method: str, keys: dict[str, Any], sentence: str) -> None:
@@ -302,12 +302,12 @@ def test_what_does_not_go_together_is_told(method: str, keys: dict[str, Any], se
     [{"early": True, "cascade": 0.5}, {"unseen": "predict", "reuse": 5}],
 )
 def test_a_cache_is_asked_for_where_one_is_needed(make: Make, keys: dict[str, Any]) -> None:
-    with pytest.raises(AcedError, match=r"needs its cached embeddings: set reference\.cache"):
+    with pytest.raises(AcedError, match=r"reference\.cache"):
         trainer_of(make.config(**keys), make.pool)
 
 
 def test_a_resolution_that_the_student_cannot_see(make: Make) -> None:
-    with pytest.raises(AcedError, match=r"scoring\.resolution is 20; 'aced-demo-s' takes multiples of its patch of 8"):
+    with pytest.raises(AcedError, match=r"scoring\.resolution.*20.*'aced-demo-s'.*8"):
         make.trainer(make.config(resolution=20))
 
 

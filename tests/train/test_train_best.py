@@ -104,15 +104,15 @@ def test_averages_over_other_tasks_are_not_compared(tmp_path: Path) -> None:
     assert len(list(folder.iterdir())) == 1
     damaged = next(folder.iterdir())
     (damaged / "scores.json").write_text("{}")
-    with pytest.raises(AcedError, match=r"scores\.json is damaged \(KeyError\); delete "):
+    with pytest.raises(AcedError, match=r"scores\.json .*damaged \(KeyError\)"):
         note("b", 0.3, 4)
 
 
 @pytest.mark.parametrize(
     ("keys", "what"),
     [
-        ({}, "compares evaluations during the run: set eval.every"),
-        ({"eval__every": 5, "data__shards": ["pool"]}, "eval.every needs tasks to evaluate on: set eval.tasks"),
+        ({}, "eval.every"),
+        ({"eval__every": 5, "data__shards": ["pool"]}, "eval.every.*eval.tasks"),
     ],
 )
 def test_a_best_model_of_nothing_is_refused(keys: dict[str, Any], what: str, tmp_path: Path) -> None:

@@ -107,13 +107,13 @@ def test_an_environment_that_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -
     assert type(open_world(1)) is World
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(AcedError, match="has RANK but not WORLD_SIZE: start several processes with torchrun"):
+    with pytest.raises(AcedError, match=r"RANK.*WORLD_SIZE.*torchrun"):
         open_world(1)
 
 
 @pytest.mark.parametrize(
     ("batch", "ratio", "words"),
-    [(30, 0.0, "The batch of 30 cannot be divided by 4"), (32, 0.62, "The super-batch of 84 cannot be divided by 8")],
+    [(30, 0.0, "batch of 30.* 4"), (32, 0.62, "super-batch of 84.* 8")],
 )
 def test_shares_that_are_not_whole(
     batch: int, ratio: float, words: str, tmp_path: Path, trained: dict[str, Path]
@@ -131,12 +131,12 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert local_device("auto") == local_device("cuda") == "cuda:3"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(AcedError, match="Process 3 of this machine has no GPU: there are 2"):
+    with pytest.raises(AcedError, match=r"Process 3 .*GPU.* 2"):
         local_device("auto")
 
 
 def test_fsdp_takes_no_fp16() -> None:
-    with pytest.raises(AcedError, match="'fsdp' goes with bf16 or fp32"):
+    with pytest.raises(AcedError, match=r"'fsdp'.*bf16.*fp32"):
         make_config({"run": {"parallel": "fsdp"}, "method": {"name": "iid"}, "train": {"precision": "fp16"}})
 
 

@@ -59,7 +59,7 @@ def test_embeddings_that_are_no_numbers_are_refused_with_the_step(count: int) ->
     student, reference = embeddings(count, 8, 0), embeddings(count, 12, 1)
     text = reference.text.clone()
     text[33, 2] = torch.nan
-    with pytest.raises(AcedError, match=r"Step 5: .*reference's text embedding 33"):
+    with pytest.raises(AcedError, match=r"Step 5: .*reference.*text.* 33"):
         draw(moment(count), "learnability", 20, student, replace(reference, text=text))
 
 

@@ -78,7 +78,7 @@ def test_the_sources_error_is_the_feeds(workers: int, pool: Scenes) -> None:
 
 def test_a_worker_that_dies_is_told(pool: Scenes) -> None:
     batches = feed(Fill(broken(pool, die=True), VIEWS), Order(POOL, 80, 0), range(4), Loading(1))
-    with pytest.raises(AcedError, match=r"^A process that loads data died .*status 7.*lower data\.workers"):
+    with pytest.raises(AcedError, match=r"status 7.*data\.workers"):
         next(batches)
 
 
@@ -86,9 +86,9 @@ def test_the_order_of_a_config(tmp_path: Path, trained: dict[str, Path]) -> None
     assert make_order(run_config(tmp_path), 400).batch == 16
     assert make_order(run_config(tmp_path, "aced", trained), 400).batch == 80
     assert make_order(run_config(tmp_path, "aced", trained, method__filtering_ratio=0.0), 16).batch == 16
-    with pytest.raises(AcedError, match=r"^The batch of 16 \(train\.batch\) is larger than the data \(15 samples\)"):
+    with pytest.raises(AcedError, match=r"16 \(train\.batch\).*15 samples"):
         make_order(run_config(tmp_path), 15)
-    with pytest.raises(AcedError, match=r"^The super-batch of 80 \(train\.batch 16 / .* lower train\.batch or method"):
+    with pytest.raises(AcedError, match=r" 80 \(train\.batch 16 / .*train\.batch.*method"):
         make_order(run_config(tmp_path, "aced", trained), 79)
 
 
@@ -110,8 +110,7 @@ def test_too_large_a_share_stops_the_run() -> None:
     count.add(faults(*"abc"), 100)  # as many as three times the share may come by chance
     with pytest.raises(
         AcedError,
-        match=r"^11 of 160 samples could not be read, more than data\.max_bad_share = 0\.01 allows; for example "
-        r"image_empty: a: broken\.$",
+        match=r"^11 of 160 samples.*data\.max_bad_share = 0\.01.*image_empty: a: broken",
     ):
         count.add(faults(*"defghijk"), 60)
 

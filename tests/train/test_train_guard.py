@@ -28,14 +28,14 @@ def test_a_refused_step_ends_the_run_at_once_where_nothing_is_late() -> None:
     assert math.isnan(guard.loss)
     note(guard, 1, 3.0)
     assert guard.loss == 3.0
-    with pytest.raises(AcedError, match=r"^Step 2: .* 7 .* 14;"):
+    with pytest.raises(AcedError, match=r"^Step 2: .* 7 .* 14"):
         note(guard, 2, 7.0, refused=True)
     assert guard.first_refused() == 2
 
 
 def test_scores_that_are_not_finite_have_a_reason_of_their_own() -> None:
     guard = Guard()
-    with pytest.raises(AcedError, match=r"^Step 3: .*scores .*cache"):
+    with pytest.raises(AcedError, match=r"^Step 3: .*cache"):
         guard.note(3, torch.ones(()), torch.ones(()), UpdateVerdict(YES, YES, NO, torch.ones(())))
 
 

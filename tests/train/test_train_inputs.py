@@ -134,7 +134,7 @@ def test_one_seed_gives_one_student(place: Path, tmp_path: Path) -> None:
 def test_too_large_a_super_batch_is_told_before_anything_is_embedded(place: Path, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"reference": {"cache": str(tmp_path / "cache")}, "method": {"filtering_ratio": 0.95}}
     config = config_of(place, tmp_path / "run", **keys)
-    with pytest.raises(AcedError, match=r"The super-batch of 160 .* is larger than the data"):
+    with pytest.raises(AcedError, match="super-batch of 160"):
         make_inputs(config, make_student(config), quiet())
     assert not (tmp_path / "cache").exists()
 
@@ -144,5 +144,5 @@ def test_devices(tmp_path: Path) -> None:
     assert device_of(run_config(tmp_path)).type == auto
     assert device_of(run_config(tmp_path, run__device="cpu")) == torch.device("cpu")
     for name in ("gpu", "cuda:99", "", "meta:x"):
-        with pytest.raises(AcedError, match=f"^run.device = '{name}' cannot be used here: .*; 'auto' chooses one.$"):
+        with pytest.raises(AcedError, match=f"^run.device = '{name}'.*'auto'"):
             device_of(run_config(tmp_path, run__device=name))

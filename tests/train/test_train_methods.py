@@ -169,12 +169,12 @@ def test_columns_are_the_teachers_and_follow_from_seed_and_step(
 def test_columns_need_a_cache_and_the_config_can_leave_them_out(
     pool: Scenes, tmp_path: Path, trained: dict[str, Path]
 ) -> None:
-    with pytest.raises(AcedError, match=r"against 512 columns .* set reference.cache .* or method.columns=0"):
+    with pytest.raises(AcedError, match=r"512 columns.*reference.cache.*method.columns=0"):
         trainer_of(run_config(tmp_path, "d-aced", trained), pool)
     trainer = trainer_of(run_config(tmp_path, "d-aced", trained, method__columns=0), pool)
     assert trainer.further is None
     take(trainer, run_config(tmp_path, "d-aced", trained, method__columns=0), pool, 1)
-    with pytest.raises(AcedError, match="'h-acid' does not distil by softmax, so columns have no meaning for it"):
+    with pytest.raises(AcedError, match=r"'h-acid'.*columns"):
         run_config(tmp_path, "h-acid", trained, method__columns=5)
 
 

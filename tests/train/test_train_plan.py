@@ -129,9 +129,9 @@ def test_auto_is_what_it_was_when_the_run_was_begun(
         patch.setattr(ordering, "STREAMS", 4)
         with pytest.raises(Stopped):
             run(config)
-    with pytest.raises(AcedError, match=r"data\.locality was 16 and is now 0"):
+    with pytest.raises(AcedError, match=r"data\.locality.*16.*0"):
         resume(config_of(tmp_path / "halves", pool, "iid", data__locality=0))
-    with pytest.raises(AcedError, match=r"data\.streams was 4 and is now 2"):
+    with pytest.raises(AcedError, match=r"data\.streams.*4.*2"):
         resume(config_of(tmp_path / "halves", pool, "iid", data__locality=16, data__streams=2))
     resume(config)
     same_run(tmp_path / "whole", tmp_path / "halves")

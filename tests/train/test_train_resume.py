@@ -126,7 +126,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(pool: Scenes, tmp_
     run(run_config(tmp_path / "whole", **keys), pool)
     interrupted(run_config(tmp_path / "parts", **keys), pool, None, 3)
     assert len(lines_of(tmp_path / "parts/metrics.jsonl")) == 3
-    with pytest.raises(AcedError, match=r"train\.lr was 0\.0015 and is now 0\.1"):
+    with pytest.raises(AcedError, match=r"train\.lr.*0\.0015.*0\.1"):
         run(run_config(tmp_path / "parts", **keys, train__lr=0.1), pool, resume=True)
     run(run_config(tmp_path / "parts", **keys), pool, resume=True)
     assert lines_of(tmp_path / "whole/metrics.jsonl") == lines_of(tmp_path / "parts/metrics.jsonl")
@@ -218,7 +218,7 @@ def test_a_resumed_run_may_begin(pool: Scenes, tmp_path: Path) -> None:
     run(run_config(tmp_path / "other", **keys), pool, resume=True)
     assert lines_of(tmp_path / "whole/metrics.jsonl") == lines_of(tmp_path / "other/metrics.jsonl")
     (tmp_path / "other/config.toml").unlink()
-    with pytest.raises(AcedError, match=r"other holds 'metrics\.jsonl' but no config\.toml, so it is no run"):
+    with pytest.raises(AcedError, match=r"other .*'metrics\.jsonl'.*config\.toml"):
         run(run_config(tmp_path / "other", **keys), pool, resume=True)
 
 
@@ -246,7 +246,7 @@ def test_a_lost_newest_checkpoint_leaves_the_one_before(pool: Scenes, tmp_path: 
     interrupted(run_config(tmp_path / "parts", **keys), pool, None, 7)
     newest = tmp_path / "parts/checkpoints/step-00000006"
     (newest / "train.safetensors").write_bytes((newest / "train.safetensors").read_bytes()[:-100])
-    with pytest.raises(AcedError, match=r"step-00000006 is damaged \(.*\); delete that folder to go on from the one"):
+    with pytest.raises(AcedError, match=r"step-00000006 .*damaged"):
         run(run_config(tmp_path / "parts", **keys), pool, resume=True)
     shutil.rmtree(newest)
     run(run_config(tmp_path / "parts", **keys), pool, resume=True)
@@ -285,7 +285,7 @@ def begun_config(folder: Path, **keys: Any) -> Config:
 )
 def test_another_configuration_is_refused(key: str, value: Any, begun: Path, pool: Scenes) -> None:
     before = (begun / "run/metrics.jsonl").read_bytes()
-    with pytest.raises(AcedError, match=f"step-00000002 is of another configuration: {key.replace('__', '.')} was "):
+    with pytest.raises(AcedError, match=f"step-00000002.*{key.replace('__', '.')} "):
         run(begun_config(begun, **{key: value}), pool, resume=True)
     assert (begun / "run/metrics.jsonl").read_bytes() == before
 
@@ -301,7 +301,7 @@ def test_a_run_from_before_decoding_was_a_choice_goes_on_with_exact_pixels(begun
     del facts["config"]["data"]["decoding"]
     facts["config"]["data"]["scaled_decoding"] = False
     path.write_text(json.dumps(facts))
-    with pytest.raises(AcedError, match=r"data\.decoding was 'exact' and is now 'fast'; set it back"):
+    with pytest.raises(AcedError, match=r"data\.decoding.*'exact'.*'fast'"):
         run(begun_config(begun), pool, resume=True)
     assert run(begun_config(begun, data__decoding="exact"), pool, resume=True).ledger.samples_trained == 4 * 16
 
@@ -311,7 +311,7 @@ def test_a_key_that_there_was_not_yet_counts_as_its_default(begun: Path, pool: S
     facts = json.loads(path.read_text())
     del facts["config"]["scoring"], facts["config"]["train"]["betas"], facts["config"]["method"]["columns"]
     path.write_text(json.dumps(facts))
-    with pytest.raises(AcedError, match=r"train\.betas was \[0\.9, 0\.95\] and is now \[0\.9, 0\.99\]"):
+    with pytest.raises(AcedError, match=r"train\.betas.*\[0\.9, 0\.95\].*\[0\.9, 0\.99\]"):
         run(begun_config(begun, train__betas=(0.9, 0.99)), pool, resume=True)
     assert run(begun_config(begun), pool, resume=True).ledger.samples_trained == 4 * 16
 
@@ -333,18 +333,18 @@ def test_a_run_that_needs_a_removed_key_is_refused(key: str, value: object, begu
     facts = json.loads(path.read_text())
     facts["config"]["scoring"][key] = value
     path.write_text(json.dumps(facts))
-    with pytest.raises(AcedError, match=rf"step-00000002 .*scoring\.{key} = {value!r}.*another run\.out"):
+    with pytest.raises(AcedError, match=rf"step-00000002 .*scoring\.{key} = {value!r}.*run\.out"):
         run(begun_config(begun), pool, resume=True)
 
 
 def test_other_data_are_refused(begun: Path) -> None:
-    with pytest.raises(AcedError, match="cannot be resumed: the data changed since it was written"):
+    with pytest.raises(AcedError, match=r"data.*changed"):
         run(begun_config(begun), make_pool(400, 2), resume=True)
 
 
 def test_another_reference_is_refused(begun: Path, pool: Scenes) -> None:
     save_tower(load_tower("aced-demo-m", seed=8), begun / "large")
-    with pytest.raises(AcedError, match="cannot be resumed: the reference changed since it was written"):
+    with pytest.raises(AcedError, match=r"reference.*changed"):
         run(begun_config(begun), pool, resume=True)
 
 
@@ -361,21 +361,21 @@ def test_another_reference_is_refused(begun: Path, pool: Scenes) -> None:
 )
 def test_a_damaged_checkpoint_is_told(name: str, content: bytes, begun: Path, pool: Scenes) -> None:
     (begun / "run/checkpoints/step-00000002" / name).write_bytes(content)
-    with pytest.raises(AcedError, match=r"step-00000002.* (damaged|another configuration)"):
+    with pytest.raises(AcedError, match=r"step-00000002"):
         run(begun_config(begun), pool, resume=True)
 
 
 def test_weights_of_another_shape_are_damage(begun: Path, pool: Scenes, trained: dict[str, Path]) -> None:
     weights = begun / "run/checkpoints/step-00000002/model/model.safetensors"
     weights.write_bytes((trained["large"] / "model.safetensors").read_bytes())
-    with pytest.raises(AcedError, match="is damaged"):
+    with pytest.raises(AcedError, match="damaged"):
         run(begun_config(begun), pool, resume=True)
 
 
 def test_a_damaged_line_is_told(begun: Path, pool: Scenes) -> None:
     path = begun / "run/metrics.jsonl"
     path.write_text("what is this\n" + path.read_text())
-    with pytest.raises(AcedError, match=r"metrics\.jsonl is damaged"):
+    with pytest.raises(AcedError, match=r"metrics\.jsonl.*damaged"):
         run(begun_config(begun), pool, resume=True)
 
 

@@ -32,6 +32,7 @@ from aced.train.run.inputs import make_eval_tasks
 from aced.train.run.student import make_student
 from cli_fakes import Cli
 from run_fakes import inputs_of, lines_of, quiet, run_config
+from wording import tells
 
 Images = Callable[[View], torch.Tensor]
 
@@ -200,7 +201,7 @@ def test_a_run_whose_tasks_all_fail_ends_well(cli: Cli, tmp_path: Path, monkeypa
     ]
     ended = cli("train", "scenes", "method.name=iid", "student.model=aced-demo-s", *words)
     assert ended.status == 0, ended.err
-    assert "a could not be scored: Gone." in ended.out
+    assert tells(ended.out, "a … Gone.")
     (row,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
     assert (row["average"], row["tasks"], row["failed"]) == (None, {}, {"a": "Gone.", "b": "Gone."})
     (line,) = lines_of(folder / "evals.jsonl")
@@ -279,7 +280,7 @@ def test_a_broken_task_is_refused_before_a_run_and_left_out_of_one_that_goes_on(
     config = run_config(tmp_path / "run", eval__tasks=[str(folders), str(folders / "two")], train__steps=2)
     assert [task.name for task in make_eval_tasks(config)] == ["one", "two"]
     (folders / "one/classnames.txt").write_text("a\n", encoding="utf-8")
-    with pytest.raises(AcedError, match="but there are 1 classes"):
+    with pytest.raises(AcedError, match="1 classes"):
         make_eval_tasks(config)
     first = run(config, pool, [])
     assert first.scores == Scores()
@@ -294,14 +295,14 @@ def test_a_broken_task_is_refused_before_a_run_and_left_out_of_one_that_goes_on(
     assert [task.name for task in make_eval_tasks(config)] == ["one", "two"]
     # A place that the run did not have before is a mistake on the command line.
     other = config.model_copy(update={"eval": config.eval.model_copy(update={"tasks": [str(tmp_path / "tsks")]})})
-    with pytest.raises(AcedError, match="There is no folder"):
+    with pytest.raises(AcedError, match="folder"):
         make_eval_tasks(other)
 
 
 def test_two_tasks_of_one_name_are_refused_before_the_run(folders: Path, tmp_path: Path) -> None:
     shutil.copytree(folders / "one", tmp_path / "more/wds_one")
     config = run_config(tmp_path / "run", eval__tasks=[str(folders), str(tmp_path / "more")])
-    with pytest.raises(AcedError, match="'one' is used twice"):
+    with pytest.raises(AcedError, match=r"'one'.*twice"):
         make_eval_tasks(config)
 
 

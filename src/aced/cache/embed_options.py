@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from aced.runtime.options import Checkpoint, IndexDir, Option, SpoolGigabytes, Threads, command_line
+from aced.runtime.declared_options import Checkpoint, IndexDir, Option, SpoolGigabytes, Threads, command_line
 from aced.runtime.paths import expand_optional, expand_path
 
 

@@ -9,7 +9,7 @@ import typer
 from aced.cache.embed_options import EmbedOptions
 from aced.cli.app import app
 from aced.cli.option_fields import takes_options
-from aced.programs.options import EvalOptions, ExportOptions, LatencyOptions
+from aced.programs.command_options import EvalOptions, ExportOptions, LatencyOptions
 
 
 @app.command("eval")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import typer
 
 from aced.cli.path_words import as_path, as_place, as_place_or_none
-from aced.runtime.options import OptionField, dashed, option_fields
+from aced.runtime.declared_options import OptionField, dashed, option_fields
 from aced.runtime.paths import expand_optional, expand_path
 
 Options = TypeVar("Options")

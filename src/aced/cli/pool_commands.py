@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aced.cli.app import app
 from aced.cli.option_fields import takes_options
-from aced.programs.options import IndexOptions
+from aced.programs.command_options import IndexOptions
 
 
 @app.command()

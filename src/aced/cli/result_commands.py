@@ -11,7 +11,7 @@ import typer
 from aced.cli.app import app, say
 from aced.cli.option_fields import takes_options
 from aced.cli.path_words import as_path
-from aced.programs.options import StableOptions
+from aced.programs.command_options import StableOptions
 
 
 @app.command()

@@ -10,16 +10,18 @@ import typer
 from aced.cli.app import app
 from aced.cli.path_words import as_path, as_place
 
+ConfigWord = Annotated[
+    str, typer.Argument(parser=as_place, help="A TOML file, or the name of a recipe; see 'aced recipes'.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's.")
+]
+
 
 @app.command()
 def train(
-    config: Annotated[
-        str, typer.Argument(parser=as_place, help="A TOML file, or the name of a recipe; see 'aced recipes'.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
-    ] = None,
+    config: ConfigWord,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, or begin.")] = False,
 ) -> None:
     """Train a student on tars of image-text pairs (or on scenes) by any method.
@@ -44,13 +46,8 @@ def train(
 
 @app.command()
 def cost(
-    config: Annotated[
-        str, typer.Argument(parser=as_place, help="A TOML file, or the name of a recipe; see 'aced recipes'.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's."),
-    ] = None,
+    config: ConfigWord,
+    overrides: Overrides = None,
     pairs: Annotated[
         int | None,
         typer.Option(min=1, help="Pairs of the pool. [as many as are drawn, each once]", show_default=False),

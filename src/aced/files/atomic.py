@@ -89,6 +89,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A temporary name for a file that is flushed and gets its name at the end; what fails is said of `path`."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path, flush=sync) as temporary:
+            yield temporary
+
+
 def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Write a whole file, or leave what was there before; text as UTF-8. Missing folders are made.
 
@@ -96,10 +105,8 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
         AcedError: the disk is full or the path cannot be written.
     """
     path = Path(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path, flush=sync) as temporary:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    with _new_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_cache(path: Path, content: bytes) -> None:
@@ -149,15 +156,13 @@ def save_tensors_atomic(
     from safetensors.torch import save_file  # brings torch, which programs that only read a run's folder do without
 
     path = Path(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path, flush=sync) as temporary:
-            # The file gets the usual rights, whatever safetensors would have chosen.
-            temporary.touch()
-            mode = temporary.stat().st_mode & 0o777
-            flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-            save_file(flat, temporary, metadata=dict(metadata) if metadata is not None else None)
-            temporary.chmod(mode)
+    with _new_file(path) as temporary:
+        # The file gets the usual rights, whatever safetensors would have chosen.
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777
+        flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(flat, temporary, metadata=dict(metadata) if metadata is not None else None)
+        temporary.chmod(mode)
 
 
 def remove_whole(folder: Path) -> None:

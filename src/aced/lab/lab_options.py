@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from aced.runtime.options import Option, Threads
+from aced.runtime.declared_options import Option, Threads
 from aced.runtime.paths import expand_path
 
 

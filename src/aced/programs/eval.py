@@ -25,8 +25,8 @@ from aced.export.onnxtower import OnnxTower, is_onnx
 from aced.models import Tower
 from aced.models.model_argument import default_folder, open_model
 from aced.pool.loader.loading import Loading
+from aced.programs.command_options import EvalOptions
 from aced.programs.eval_tables import print_comparison, print_results
-from aced.programs.options import EvalOptions
 from aced.runs.environment import environment
 from aced.runtime.precision import check_precision, find_precision
 from aced.runtime.progress import Bars, counting

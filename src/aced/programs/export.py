@@ -16,7 +16,7 @@ from aced.export.openclip import write_open_clip
 from aced.files.atomic import folder_atomic, sync, write_atomic, writing
 from aced.models import Tower
 from aced.models.model_argument import open_model
-from aced.programs.options import ExportOptions
+from aced.programs.command_options import ExportOptions
 from aced.runtime.progress import counting
 
 CARD = "README.md"

@@ -26,7 +26,7 @@ from aced.pool.tars.manifest import Manifest
 from aced.pool.tars.manifestfile import kept_path, names_manifest, write_named
 from aced.pool.tars.stock import StockTaking, Streaming, streamed_of
 from aced.pool.tars.tarrows import faults_of
-from aced.programs.options import IndexOptions
+from aced.programs.command_options import IndexOptions
 from aced.runtime.descriptors import raise_file_limit
 from aced.runtime.progress import Bars
 from aced.runtime.threads import available_cores

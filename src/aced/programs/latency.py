@@ -28,7 +28,7 @@ from aced.latency.runtimes import RUNTIMES, Ready, halves
 from aced.models import Tower, load_recipe
 from aced.models.model_argument import device_of
 from aced.models.recipes import find_recipe
-from aced.programs.options import LatencyOptions
+from aced.programs.command_options import LatencyOptions
 from aced.runs.environment import environment
 from aced.runtime.progress import Bars, counting
 

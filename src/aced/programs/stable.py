@@ -20,7 +20,7 @@ from aced.evaluate.stability.resampling import Rules
 from aced.evaluate.stability.stable_tasks import Stability, TaskStability, select_stable
 from aced.evaluate.stability.tables import layout_of, read_scores
 from aced.files.atomic import write_atomic
-from aced.programs.options import StableOptions
+from aced.programs.command_options import StableOptions
 from aced.report.findings import findings
 from aced.report.numbers import DASH
 from aced.report.stability_page import write_stability_page

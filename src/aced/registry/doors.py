@@ -1,4 +1,4 @@
-"""The doors for methods, scores, losses and distillations of others; `aced.registry.makers` has those for the rest.
+"""The doors for scores, losses and distillations of others; `aced.methods` and `aced.registry.makers` have the rest.
 
 What is registered in a module that `run.imports` names, or that is installed as a plugin, can be named in a config.
 """
@@ -11,11 +11,9 @@ from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
-from aced.core.concepts import ByConcepts
 from aced.core.named import Table, caller
-from aced.core.score_models import SCORES, Loss, Scoring, Strategy
+from aced.core.score_models import SCORES, Loss, Scoring
 from aced.errors import AcedError
-from aced.methods import METHODS, Method
 from aced.registry.makers import ARCHITECTURES, PANELS, SOURCES, TASKS, TOWERS, TRACKERS
 from aced.registry.objectives import DISTILLATIONS, LOSSES, Contrastive, Distillation
 
@@ -25,37 +23,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 def parts() -> list[Table[Any]]:
     """The tables of what methods are made of; each row has an `about`."""
     return [SCORES, LOSSES, DISTILLATIONS, SOURCES, TOWERS, TASKS, TRACKERS, ARCHITECTURES, PANELS]
-
-
-def register_method(method: Method) -> Method:
-    """Add a row to the table of methods; `method.name` and `aced methods` then know it.
-
-    Raises:
-        AcedError: the name is taken, or the row names a score, a strategy or a distillation that there is not.
-    """
-    origin, what = caller(), f"The method '{method.name}'"
-    if method.score is not None:
-        SCORES.find(method.score)
-        if SCORES[method.score].within and method.strategy != "joint":
-            raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
-    if method.concepts not in (None, *get_args(ByConcepts)):
-        raise AcedError(f"{what} has concepts='{method.concepts}': take one of {', '.join(get_args(ByConcepts))}.")
-    if method.concepts is not None and method.score is not None:
-        raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave one of them out.")
-    if method.strategy not in get_args(Strategy):
-        raise AcedError(f"{what} has strategy '{method.strategy}': take one of {', '.join(get_args(Strategy))}.")
-    if method.loss is not None:
-        LOSSES.find(method.loss)
-    if method.distill is None and (method.second is not None or not method.contrastive):
-        raise AcedError(f"{what} has second='{method.second}' or contrastive=False, and distils nothing: set distill.")
-    for name, weight in method.distillations:
-        DISTILLATIONS.find(name)
-        if not 0 < weight < math.inf:
-            raise AcedError(f"{what} distils with weight {weight}: give a positive one.")
-    if method.columns and method.distill != "softmax":
-        raise AcedError(f"{what} has columns, which only distillation by softmax compares with: leave them out.")
-    METHODS.add(method.name, method, origin)
-    return method
 
 
 def register_score(

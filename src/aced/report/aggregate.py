@@ -18,7 +18,7 @@ BASELINE = "iid"
 Points = list[tuple[float, float]]
 
 Item = TypeVar("Item")
-Line = TypeVar("Line", StepLine, EvalLine)
+_Line = TypeVar("_Line", StepLine, EvalLine)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _tasks(rows: Sequence[ResultRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.tasks))
 
 
-def _points(lines: Iterable[Line], value: Callable[[Line], float | None]) -> dict[int, float]:
+def _points(lines: Iterable[_Line], value: Callable[[_Line], float | None]) -> dict[int, float]:
     """The finite values of some lines by their step."""
     pairs = ((line.step, value(line)) for line in lines)
     return {step: v for step, v in pairs if v is not None and math.isfinite(v)}

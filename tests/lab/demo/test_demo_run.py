@@ -116,7 +116,7 @@ def test_what_is_not_a_demos_is_left_alone(what: str, tmp_path: Path) -> None:
     else:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine/thesis.txt").write_text("precious")
-    with pytest.raises(AcedError, match=r"choose a.* folder with --out"):
+    with pytest.raises(AcedError, match="--out"):
         demo(tmp_path / "mine", "iid")
     kept = tmp_path / "mine" if what == "file" else tmp_path / "mine/thesis.txt"
     assert kept.read_text() == "precious"

@@ -63,9 +63,9 @@ def test_empty_texts_score_nothing() -> None:
 
 def test_what_does_not_fit_together_is_refused() -> None:
     for call in (cider_d, bleu_4, rouge_l):
-        with pytest.raises(ValueError, match="captions for"):
+        with pytest.raises(ValueError, match="captions"):
             call(WRITTEN[:2], REFERENCES)
-        with pytest.raises(ValueError, match="at least one reference"):
+        with pytest.raises(ValueError, match="reference"):
             call([], [])
 
 

@@ -25,6 +25,7 @@ from aced.lab.lit.texts import TextExamples, TextPictures
 from aced.lab.lit.tokens import cached_tokens
 from aced.models import load_tower, save_tower
 from cli_fakes import Cli
+from wording import tells
 
 QUIET = Console(quiet=True)
 OPTIONS = LitOptions("", ["scenes"], width=32, steps=4, batch=16, beams=2, scenes=(150, 60))
@@ -135,7 +136,7 @@ def test_a_saved_decoder_writes_what_it_wrote(run: Path, done: dict[str, Any]) -
 
 
 def test_a_saved_decoder_is_refused_where_it_does_not_belong(run: Path, done: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(AcedError, match=r"was trained on another encoder than 'aced-demo-s'"):
+    with pytest.raises(AcedError, match="'aced-demo-s'"):
         load_decoder(run / "lit", load_tower("aced-demo-s", seed=1))
     tower = load_tower(run / "model")
     for name, content in (("decoder.json", b"{}"), ("decoder.safetensors", b"x"), ("decoder.json", None)):
@@ -143,7 +144,7 @@ def test_a_saved_decoder_is_refused_where_it_does_not_belong(run: Path, done: di
         shutil.rmtree(broken, ignore_errors=True)
         shutil.copytree(run / "lit", broken)
         (broken / name).write_bytes(content) if content is not None else (broken / name).unlink()
-        with pytest.raises(AcedError, match=r"cannot be read \(.*\): train it again with aced lit\.$"):
+        with pytest.raises(AcedError, match="aced lit"):
             load_decoder(broken, tower)
 
 
@@ -153,21 +154,21 @@ def test_a_saved_decoder_is_refused_where_it_does_not_belong(run: Path, done: di
 def test_what_is_wrong_is_one_sentence(run: Path, done: dict[str, Any], tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "empty").mkdir()
     for words, sentence in (
-        ((tmp_path / "empty", "--data", "scenes"), "holds neither tower.json nor"),
-        ((tmp_path / "nowhere", "--data", "scenes"), "nowhere: no such file or folder"),
-        (("ViT-B-32", "--data", "scenes"), "ViT-B-32 has no trained weights"),
-        ((run,), "already holds a decoder"),
-        ((run, "--out", tmp_path / "o"), "There is no data"),
-        ((run, "--data", tmp_path / "none", "--out", tmp_path / "o"), "There is no data"),
-        ((run, "--data", "scenes", "--layers", 1), "2 to 6 layers"),
-        ((run, "--data", "scenes", "--width", 30), "cannot be shared"),
-        ((run, "--data", "scenes", "--steps", 0), "steps and a batch of 1 or more"),
-        ((run, "--data", "scenes", "--beams", 0), "--beams is 0"),
-        ((run, "--data", "scenes", "--split", "dev"), "--split is 'dev'"),
+        ((tmp_path / "empty", "--data", "scenes"), "tower.json"),
+        ((tmp_path / "nowhere", "--data", "scenes"), "nowhere"),
+        (("ViT-B-32", "--data", "scenes"), "ViT-B-32"),
+        ((run,), "decoder"),
+        ((run, "--out", tmp_path / "o"), "data"),
+        ((run, "--data", tmp_path / "none", "--out", tmp_path / "o"), "data"),
+        ((run, "--data", "scenes", "--layers", 1), "2 to 6"),
+        ((run, "--data", "scenes", "--width", 30), "shared"),
+        ((run, "--data", "scenes", "--steps", 0), "steps"),
+        ((run, "--data", "scenes", "--beams", 0), "--beams … 0"),
+        ((run, "--data", "scenes", "--split", "dev"), "--split … 'dev'"),
     ):
         ended = cli("lit", *words, "--threads", 1)
         assert ended.status == 2
-        assert sentence in ended.err
+        assert tells(ended.err, sentence)
         assert ended.err.count("\n") == 1
     assert not (tmp_path / "o").exists()
 

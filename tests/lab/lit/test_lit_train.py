@@ -124,7 +124,7 @@ def test_prompts_name_the_task() -> None:
 
 @pytest.mark.parametrize(("layers", "width"), [(1, 32), (7, 32), (2, 30)])
 def test_sizes_out_of_range_are_refused(layers: int, width: int) -> None:
-    with pytest.raises(AcedError, match=r"2 to 6 layers|cannot be shared by 4 heads"):
+    with pytest.raises(AcedError, match=r"2 to 6|4 heads"):
         DecoderShape(layers=layers, width=width)
 
 
@@ -135,5 +135,5 @@ def test_a_loss_that_is_not_finite_stops_the_training(
     decoder = make_decoder(SHAPE, len(vocabulary), 0, 0)
     with torch.no_grad():
         decoder.head.bias.fill_(float("inf"))
-    with pytest.raises(AcedError, match="not finite at step 0"):
+    with pytest.raises(AcedError, match=r"finite.*step 0"):
         train_decoder(decoder, vocabulary, few, None, DecoderSettings(steps=2, batch=4), 0)

@@ -57,8 +57,7 @@ def run_steps(
         metrics: gets the lines.
         config: the run's.
         order: of the source.
-        on_step: called behind each step with its number and a note.
-        hook: sees every step, and may make one the last.
+        on_step: called after each step with its number and a note; `hook` sees each step and may make it the last.
 
     Raises:
         Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.

@@ -18,7 +18,7 @@ from aced.config.removed import used
 from aced.config.resume import PLACE, ROUNDING, Resume
 from aced.errors import AcedError
 from aced.models import Tower
-from aced.models.options import uneven_layer
+from aced.models.switches import uneven_layer
 from aced.pool.source import Source
 from aced.pool.tars.losttars import KnownTars
 from aced.train.providers import Cached, Provider

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from aced.runtime.options import Checkpoint, IndexDir, Option, SpoolGigabytes
+from aced.runtime.declared_options import Checkpoint, IndexDir, Option, SpoolGigabytes
 from aced.runtime.paths import expand_optional, expand_path
 
 
