@@ -20,7 +20,7 @@ from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress
-from aced.pool.concepts import MOST
+from aced.pool.concept_column import MOST
 from aced.pool.fetch.fetching import check_room as check_spool
 from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
