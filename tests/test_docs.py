@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from aced.methods import METHODS
 from wording import tells
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GROUP: Any = typer.main.get_command(app)
 
 
@@ -46,8 +47,10 @@ def script(path: str) -> ModuleType:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    """The code blocks of a page, those of its lists too."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
