@@ -15,7 +15,7 @@ from aced.cache.costs import size_text
 from aced.cache.sidecar import sample_bytes
 from aced.config import Config
 from aced.cost.outlined import Models, Outlined, outlined
-from aced.cost.step_cost import step_ledger
+from aced.cost.step_cost import run_totals
 from aced.pool.inmemory import decoded_bytes
 from aced.report.numbers import compact, duration, ratio
 from aced.runs.ledger import BACKWARD
@@ -69,9 +69,9 @@ def cost_of(config: Config, assumed: Assumed) -> dict[str, Any]:
         AcedError: see `outlined`.
     """
     models = outlined(config, assumed.text_tokens)
-    step, steps = step_ledger(config, models), config.train.steps
-    flops = {phase: spent * steps for phase, spent in step.flops.items()}
-    trained, loaded, whole = step.samples_trained * steps, step.samples_loaded * steps, sum(flops.values())
+    total, steps = run_totals(config, models), config.train.steps
+    flops, trained, loaded = total.flops, total.samples_trained, total.samples_loaded
+    whole = sum(flops.values())
     pool = assumed.pairs or _pool(config)
     views = [models.student.tower.view, *(one.tower.view for one in models.frozen if not one.cached)]
     forward = models.student.forward
@@ -87,7 +87,7 @@ def cost_of(config: Config, assumed: Assumed) -> dict[str, Any]:
         "bytes": {"decoded": decoded_bytes(loaded, views), **read},
         "flops": flops,
         "flops_total": whole,
-        "cached_flops": step.cached_flops * steps,
+        "cached_flops": total.cached_flops,
         "forwards": whole / trained / forward,
         "to_iid": whole / trained / forward / (1 + BACKWARD),
         "gpu_hours": assumed.gpu_hours(whole),
