@@ -59,7 +59,11 @@ def _reference_cost(results: dict[str, Any]) -> list[str]:
         return []
     trained, embedded = duration(reference["train_seconds"]), duration(reference["embed_seconds"])
     where = reference.get("trained_on")
-    training = f"training the packaged one took {trained} on {where}" if where else f"training it took {trained}"
+    training = (
+        f"training the packaged one took {trained} of processor time ({where})"
+        if where
+        else f"training it took {trained}"
+    )
     return [f"No row includes what the reference cost: {training}, and embedding the pool once {embedded}."]
 
 
