@@ -121,7 +121,8 @@ def _cost(reference: ReferenceScore) -> str:
             if v is not None
         ]
         if parts:
-            found.append(f"{name} {' and '.join(parts)}")
+            where = f" (on {reference.trained_on})" if name == "training it" and reference.trained_on else ""
+            found.append(f"{name} {' and '.join(parts)}{where}")
     return f"The reference's cost: {', '.join(found)}" if found else ""
 
 

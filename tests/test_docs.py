@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
 import shlex
+import sys
+import textwrap
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +23,12 @@ import typer
 import aced
 from aced.cli import app
 from aced.config import Config, describe_keys, load_config, recipes
+from aced.core.score_models import SCORES
 from aced.methods import METHODS
 from wording import tells
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GROUP: Any = typer.main.get_command(app)
 
 
@@ -42,8 +47,10 @@ def script(path: str) -> ModuleType:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    """The code blocks of a page, those of its lists too."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -104,7 +111,7 @@ def test_the_reference_page_is_what_the_code_says() -> None:
 
 def test_the_pages_name_every_method_and_section() -> None:
     method, guide = text_of("docs/method.md"), text_of("docs/guide.md")
-    for name in METHODS:
+    for name in (*METHODS, *SCORES):
         assert f"`{name}`" in method, name
     for section in Config.model_fields:
         assert f"`[{section}]`" in guide, section
@@ -184,6 +191,65 @@ def test_the_costs_in_the_decision_table_are_those_that_were_measured() -> None:
         ("aced` with cheap", flops[cheap]),
     ):
         assert re.search(rf"^\| [^|]* \| `{re.escape(method)}[^|]*\| {re.escape(shown)} \|", page, re.MULTILINE), method
+
+
+# --- paths and names --------------------------------------------------------------------------------------------------
+
+HISTORY = {"CHANGELOG.md", "LOG.md"}
+"""Pages that tell of files that are gone."""
+
+
+def missing_paths(text: str) -> list[str]:
+    """Paths of the repository that a page names and that are not there; `file::name` names what a file defines."""
+    found = re.findall(r"\b((?:src|tests|docs|examples|benchmarks)/[\w./-]*\w)(?:::(\w+))?", text)
+    return [
+        f"{path}::{name}" if name else path
+        for path, name in found
+        if not (ROOT / path).exists() or (name and not defines(ROOT / path, name))
+    ]
+
+
+def defines(file: Path, name: str) -> bool:
+    """Whether a file defines a function, a class or a constant of this name."""
+    return bool(re.search(rf"^(?:(?:def|class) {name}\b|{name}\b.*=)", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def missing_names(text: str) -> list[str]:
+    """Modules of the package that a page names, and what is in them, as far as there are none."""
+    return [name for name in sorted(set(re.findall(r"\baced(?:\.\w+)+", text))) if not is_there(name)]
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one; names of earlier versions are not."""
+    found: Any = aced
+    for end, part in enumerate(name.split(".")[1:], 2):
+        if not hasattr(found, part):
+            module = ".".join(name.split(".")[:end])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)
+                try:
+                    importlib.import_module(module)
+                except (ImportError, FutureWarning):
+                    return False
+            found = sys.modules[module]
+        else:
+            found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.name)
+def test_paths_and_names_of_a_page_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not missing_paths(text)
+    assert not missing_names(text)
+
+
+def test_what_is_not_there_is_found() -> None:
+    text = (
+        "`tests/test_docs.py::is_there`, `tests/test_docs.py::nowhere`, `src/aced/gone.py`, `aced.select`, `aced.x.y`"
+    )
+    assert missing_paths(text) == ["tests/test_docs.py::nowhere", "src/aced/gone.py"]
+    assert missing_names(text + " aced.core.losses.sigmoid aced.plugins") == ["aced.plugins", "aced.x.y"]
 
 
 # --- links and words ------------------------------------------------------------------------------------------------
