@@ -218,7 +218,7 @@ def _print_left_out(scores: Mapping[str, Any], console: Console) -> None:
 
 
 def _fault_table(faults: Faults, title: str, names: list[str]) -> Table:
-    table = Table("Fault", "How many", "For example", title=title)
+    table = Table("Fault", "Count", "Example", title=title)
     for name in names:
         table.add_row(name, f"{faults.counts[name]:,}", escape(faults.examples[name].detail))
     return table
