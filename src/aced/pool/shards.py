@@ -208,9 +208,7 @@ class Shards(Source):
     def _missing(self, tar: int, row: int, there: int) -> Fault:
         """A sample that a file beside the tar lists and the tar lacks."""
         key, told = lost_key(self._names[tar], row), self.part_sizes[tar]
-        return Fault(
-            key, "count_wrong", f"{key}: the tar holds {there} whole pairs, but a file beside it states {told}."
-        )
+        return Fault(key, "count_wrong", f"{key}: the tar holds {there} whole pairs, a file beside it says {told}.")
 
     def _decoded(
         self, content: bytes, views: Iterable[View], notes: list[CaptionNote]
