@@ -174,7 +174,7 @@ class Spool:
                     try:
                         content = unpacked.read1(_CHUNK)
                     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                        return f"its gzip data is damaged after {done:,} unpacked bytes ({error})"
+                        return f"its gzip data are damaged after {done:,} unpacked bytes ({error})"
                     if not content:
                         return ""
                     done += out.write(content)

@@ -305,7 +305,7 @@ class _Watch:
                 idle, before, mark, help_before = 0, number, now, helped
             if idle == _LOOKS:
                 self.hung = (
-                    f"The processes that load data hang: they have done nothing for {idle * self._pause:.0f} s, while "
+                    f"The processes that load data hang: for {idle * self._pause:.0f} s they have done nothing, while "
                     "the next batch is awaited. Check the file system of the data; run.timeout sets how "
                     f"long they may stand still; {_ALONE}."
                 )
