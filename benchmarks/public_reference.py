@@ -119,7 +119,12 @@ def choose(
         found = cross_validated(tower, pairs, known, train, FOLDS)
         scores = ", ".join(f"{name} {score:.1f}" for name, score in found.items())
         what = " ".join(f"{name}={value:g}" for name, value in changes.items()) or "as given"
-        console.print(f"{sum(found.values()) / len(found):5.2f}  {what}  ({scores})", markup=False, highlight=False)
+        console.print(
+            f"{sum(found.values()) / len(found):5.2f}  {what}  ({scores})",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def make(options: argparse.Namespace, console: Console) -> dict[str, Any]:

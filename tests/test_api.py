@@ -18,6 +18,7 @@ import aced
 from aced.errors import AcedError
 from aced.lab.scenes import make_tasks
 from aced.methods import METHODS
+from aced.models import import_open_clip
 from aced.pool.views import View
 from aced.runtime.threads import set_threads
 from doors_fakes import doors as doors
@@ -293,7 +294,9 @@ def test_the_module_of_the_examples_registers_its_method(monkeypatch: pytest.Mon
     assert done.step == 4
 
 
-def test_a_model_of_transformers_as_reference(tmp_path: Path) -> None:
+def clip_of_transformers() -> Any:
+    """A tiny CLIP with random weights; without transformers the test is skipped."""
+    import_open_clip()  # transformers imports torchvision, which may have to be mended first
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     vision = {
         "hidden_size": 16,
@@ -314,7 +317,11 @@ def test_a_model_of_transformers_as_reference(tmp_path: Path) -> None:
     }
     config = transformers.CLIPConfig(text_config=words, vision_config=vision, projection_dim=16)
     torch.manual_seed(0)
-    clip, example = transformers.CLIPModel(config).eval(), script("own_reference")
+    return transformers.CLIPModel(config).eval()
+
+
+def test_a_model_of_transformers_as_reference(tmp_path: Path) -> None:
+    clip, example = clip_of_transformers(), script("own_reference")
     tower = aced.own_tower(
         example.OfTransformers(clip), example.letters, name="clip", width=16, image_size=32, context_length=32
     )
@@ -323,3 +330,23 @@ def test_a_model_of_transformers_as_reference(tmp_path: Path) -> None:
         want = clip(input_ids=ids, pixel_values=torch.full((2, 3, 32, 32), -1.0))
         torch.testing.assert_close(tower.eval().embed_image(pixels), want.image_embeds)
         torch.testing.assert_close(tower.embed_text(["a cat", "two dogs"]), want.text_embeds)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_example_takes_a_folder_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip_of_transformers().save_pretrained(tmp_path / "clip")
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "circle": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    fast.save_pretrained(tmp_path / "clip")
+    pixels = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    pixels.save_pretrained(tmp_path / "clip")
+    example = script("own_reference")
+    for key, value in {"STEPS": 2, "SIZE": 200, "OUT": str(tmp_path / "run")}.items():
+        setattr(example, key, value)
+    example.main(str(tmp_path / "clip"))
+    assert "2 steps" in capsys.readouterr().out
+    assert (tmp_path / "run/model/tower.json").is_file()

@@ -118,9 +118,9 @@ def test_a_weight_for_a_method_that_distils_nothing() -> None:
 
 def test_a_second_weight_for_a_method_without_a_second_distillation() -> None:
     assert get_method("softmax-fm-kd", second_weight=5.0).distillations == [("softmax", 2.0), ("features", 5.0)]
-    with pytest.raises(AcedError, match="'softmax-kd' has no second distillation"):
+    with pytest.raises(AcedError, match="'softmax-kd'"):
         get_method("softmax-kd", second_weight=1.0)
-    with pytest.raises(AcedError, match="must be positive and finite, not 0"):
+    with pytest.raises(AcedError, match=r"positive.* 0\.0"):
         get_method("softmax-fm-kd", second_weight=0.0)
 
 

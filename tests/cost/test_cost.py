@@ -15,7 +15,7 @@ from aced.models import load_tower, outline
 from aced.programs.cost import Assumed, cost_of
 from aced.runs.ledger import flops_per_trained_sample
 from aced.train.providers import Live
-from aced.train.run.caching import embedding_cost
+from aced.train.run.caching import embedding_cost_of
 from aced.train.run.fit import make_trainer
 from aced.train.run.inputs import Inputs
 from aced.train.run.student import make_student
@@ -76,8 +76,15 @@ RUNS = [
     ("columns-kd", True, {}),
     ("d-aced", True, {"scoring__early": True}),
     ("jest", False, {}),
-    ("rho", True, {"method__loss": "softmax"}),
+    ("h-acid-independent", True, {"method__loss": "softmax"}),
     ("hard-student", False, {}),
+    ("kd-only", True, {}),
+    ("drrho", False, {}),
+    ("drrho", True, {}),
+    ("drrho-kd", False, {}),
+    ("aced", True, {"method__since": 0.5}),
+    ("aced", False, {"method__until": 0.25}),
+    ("d-aced", True, {"method__since": 0.5, "scoring__early": True}),
 ]
 
 
@@ -116,7 +123,7 @@ def test_making_side_cars_costs_what_it_is_said_to(
     trained: dict[str, Path], pool: Scenes, tokens: int, tmp_path: Path
 ) -> None:
     config = run_config(tmp_path, "i-aced", trained, reference__cache=str(tmp_path / "cache"), data__views=2)
-    spent = embedding_cost([provider_of(config, pool, tmp_path / "cache")])
+    spent = embedding_cost_of([provider_of(config, pool, tmp_path / "cache")])
     assert spent is not None
     (sidecar,) = cost_of(named(config), Assumed(text_tokens=tokens))["sidecars"]
     assert sidecar["flops"] == pytest.approx(spent["flops"], rel=1e-12)

@@ -146,7 +146,7 @@ def test_groups_by_several_columns(tmp_path: Path):
         ("fields: background, y", "line"),
         ("fields: a, a, b\ngroups: a", "field.*twice"),
         ("fields: background, y, split\ngroups: place", "'place'"),
-        ("fields: background, y\ngroups: y", "2.*metadata.*3"),
+        ("fields: background, y\ngroups: y", r"groups\.txt .* 2 .* 3"),
         ("background, y", "'fields: NAME, NAME'"),
     ):
         (tmp_path / "waterbirds" / "groups.txt").write_text(content)
@@ -162,7 +162,7 @@ def test_groups_of_a_task_of_datacomp(tmp_path: Path):
     assert (task.name, task.main_metric, task.chance) == ("fairness-geode", "acc_wg", 1 / 2)
     assert task.groups is not None
     assert list(task.groups.fields) == ["region", "country"]
-    with pytest.raises(AcedError, match=r"2 fields.*wilds/fmow.* 3"):
+    with pytest.raises(AcedError, match=r" 2 .*wilds/fmow.* 3"):
         load_task_folder(write_task(tmp_path / "wds_wilds-fmow_test", members, **texts))
     with pytest.raises(AcedError, match=r"1 in .*\.npy"):
         load_task_folder(write_task(tmp_path / "wds_fairness-geode_test", members[:5], **texts))
@@ -251,7 +251,7 @@ def rewrite(name: str, content: str):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda task: (task / "classnames.txt").unlink(), "task"),
+        (lambda task: (task / "classnames.txt").unlink(), r"wds_colours .*task"),
         (lambda task: (task / "zeroshot_classification_templates.txt").unlink(), "zeroshot_classification"),
         (rewrite("zeroshot_classification_templates.txt", "a photo\n"), r"template.*\{c\}.*'a photo'"),
         (rewrite("classnames.txt", "\n\n"), "empty line"),

@@ -254,7 +254,7 @@ def test_metrics_refuse_what_does_not_fit() -> None:
         recall_at_1(torch.tensor([0]), torch.tensor([0, 1]), torch.tensor([0]))
     with pytest.raises(ValueError, match="candidates"):
         best_match(torch.zeros(1, 2), torch.zeros(0, 2))
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=r"\[1, 2\].*\[2, 3\]"):
         best_match(torch.zeros(1, 2), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="finite"):
         best_match(torch.full((1, 2), torch.nan), torch.zeros(2, 2))
@@ -312,7 +312,7 @@ def test_averages_are_in_percent() -> None:
     results = {"a": TaskResult(0.5, 0.25, 10, "acc1"), "b": TaskResult(0.25, 0.05, 1000, "recall1")}
     assert average(results) == pytest.approx(37.5)
     assert chance_average(results) == pytest.approx(15.0)
-    with pytest.raises(AcedError, match="results"):
+    with pytest.raises(AcedError, match="task"):
         average({})
 
 
@@ -321,10 +321,10 @@ def test_averages_are_in_percent() -> None:
     [
         ([classification(), classification()], "'shape'.*twice"),
         ([classification(labels=[0, 1, 2])], "2 classes"),
-        ([classification(labels=[0, -1])], "from 0"),
+        ([classification(labels=[0, -1])], r"-1.* 0"),
         ([classification(images=reader(2))], "2 images.*3 labels"),
         ([classification(labels=[])], "images"),
-        ([classification(templates=[])], "templates"),
+        ([classification(templates=[])], "classes"),
         ([retrieval("image_to_text", captions=[["a"], []])], "caption"),
         ([retrieval("image_to_text", images=reader(3))], "3 images.*2 sets"),
         ([retrieval("sideways")], "'sideways'"),

@@ -217,7 +217,7 @@ def test_the_ledger_agrees_with_torchs_counter(
     # Scoring embeds too, without gradient; the training forward is the one with it.
     forward = count("forward", embed)
     monkeypatch.setattr(trainer.student, "embed", lambda c: (forward if torch.is_grad_enabled() else embed)(c))
-    monkeypatch.setattr(draw, "draw_with", count("selection", draw.draw_with))
+    monkeypatch.setattr(draw.selection, "draw", count("selection", draw.selection.draw))
     providers = [("reference", trainer.reference), *(("teacher", teacher) for teacher in trainer.teachers)]
     for phase, provider in providers:
         if isinstance(provider, Live):

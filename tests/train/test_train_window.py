@@ -144,10 +144,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 @pytest.mark.parametrize(
     ("name", "keys", "said"),
     [
-        ("aced", {"method__since": 0.5, "method__until": 0.5}, r"method\.since = 0\.5 is not before method\.until"),
-        ("iid", {"method__until": 0.5}, r"method\.since and method\.until have no meaning for method 'iid'"),
-        ("aced-iidistill", {"method__since": 0.5}, r"'aced-iidistill' distils on another one"),
-        ("clip-filter", {"data__views": 2}, r"data\.views and method 'clip-filter'"),
+        ("aced", {"method__since": 0.5, "method__until": 0.5}, r"method\.since = 0\.5 .*method\.until = 0\.5"),
+        ("iid", {"method__until": 0.5}, r"method\.since .*method\.until .*'iid'"),
+        ("aced-iidistill", {"method__since": 0.5}, r"method\.since .*'aced-iidistill'"),
+        ("clip-filter", {"data__views": 2}, r"data\.views .*'clip-filter'"),
     ],
 )
 def test_a_part_that_has_no_meaning(

@@ -48,7 +48,7 @@ class Models:
 
     Attributes:
         student: what is trained.
-        reference: scores the super-batch; None where none does.
+        reference: scores the super-batch, guides the loss or filters the pool; None where none does.
         teachers: are distilled; the reference may be among them, and is then the same object.
     """
 
@@ -81,7 +81,7 @@ def outlined(config: Config, text_tokens: int | None) -> Models:
     for name in frozen_models(config):
         section = frozen_section(name, config)
         frozen[name] = _outline(name, section, text_tokens, cached=bool(section.cache))
-    reference = frozen["reference"] if config.row.scores_reference else None
+    reference = frozen["reference"] if config.row.uses_reference else None
     return Models(student, reference, [frozen[name] for name in teachers_of(config)])
 
 

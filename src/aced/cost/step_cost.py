@@ -1,4 +1,4 @@
-"""The ledger of one training step, from the config alone: what `train_step` would count, by its own formulas."""
+"""The ledger of a run, from the config alone: what its steps would count, by their own formulas."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from aced.config import Config
 from aced.core.columns import column_flops
 from aced.core.linear_fit import LinearFit
 from aced.cost.outlined import Models, Outlined
-from aced.runs.ledger import Ledger
+from aced.runs.ledger import FlopPhase, Ledger
 from aced.train.distributed import World
 from aced.train.run.scoring_plan import kept_by_reference, settings_of, side_of
 from aced.train.scoring.cascade import Sieve
 from aced.train.scoring.draw import count_draw
+from aced.train.scoring.window import Window
 from aced.train.settings import StepSettings
 
 
-def step_ledger(config: Config, models: Models) -> Ledger:
-    """What one step of a run costs, all its processes together; the mean, where steps differ.
+def run_totals(config: Config, models: Models) -> Ledger:
+    """What all steps of a run cost, all its processes together.
 
     All pairs count as readable and as new: `scoring.reuse` remembers none of them, so that with it the run costs this
     at most.
@@ -28,15 +29,37 @@ def step_ledger(config: Config, models: Models) -> Ledger:
         config: the run's.
         models: its models, with the length of texts that is assumed.
     """
+    total, steps = Ledger(), config.train.steps
+    window = Window.of(config.method.since, config.method.until, steps, config.train.batch, 1)
+    inside = max(0, window.end - window.first) if config.row.score is not None else 0
+    for times, chooses in ((inside, True), (steps - inside, False)):
+        step = _step(config, models, chooses=chooses)
+        total.samples_trained += times * step.samples_trained
+        total.samples_loaded += times * step.samples_loaded
+        total.cached_flops += times * step.cached_flops
+        for phase, spent in step.flops.items():
+            total.flops[phase] += times * spent
+    return total
+
+
+def _step(config: Config, models: Models, *, chooses: bool) -> Ledger:
+    """One step's ledger, the mean where steps differ; a step that chooses nothing trains on a random batch."""
     ledger, method, batch = Ledger(), config.row, config.train.batch
     settings = settings_of(config, "fp32")  # the precision changes no count
-    ledger.samples_loaded = kept_by_reference(config) if config.scoring.early else config.super_batch
-    if models.reference is not None:
-        _embed(ledger, models.reference, "reference", config.super_batch)
-    if method.score is not None:
+    ledger.samples_loaded = batch
+    known = chooses and method.scores_reference and not (config.scoring.early and not _sieved(config))
+    if chooses:
+        ledger.samples_loaded = kept_by_reference(config) if config.scoring.early else config.super_batch
+        if method.scores_reference:
+            assert models.reference is not None
+            # Early, what is kept and distilled is looked up once more and counted once.
+            _embed(ledger, models.reference, "reference", config.super_batch - (0 if known else _again(models, batch)))
         _choose(ledger, config, models, settings)
+    guides = method.guided and models.reference not in models.teachers and not known
+    if guides and models.reference is not None:
+        _embed(ledger, models.reference, "reference", batch)
     for teacher in models.teachers:
-        if teacher is not models.reference:  # what the reference has embedded is not embedded again
+        if teacher is not models.reference or not known:  # what the reference has embedded is not embedded again
             _embed(ledger, teacher, "teacher", batch)
         if method.columns:
             ledger.cached_flops += method.columns * teacher.forward
@@ -46,19 +69,29 @@ def step_ledger(config: Config, models: Models) -> Ledger:
     return ledger
 
 
-def _embed(ledger: Ledger, model: Outlined, phase: str, pairs: int) -> None:
+def _again(models: Models, batch: int) -> int:
+    """Pairs that the reference is asked for again to teach."""
+    return batch if models.reference in models.teachers else 0
+
+
+def _sieved(config: Config) -> bool:
+    """Whether the reference keeps a part for the student to score."""
+    return config.row.scores_student and config.scoring.cascade < 1
+
+
+def _embed(ledger: Ledger, model: Outlined, phase: FlopPhase, pairs: int) -> None:
     """Embeddings of a frozen model: looked up, or computed."""
     if model.cached:
         ledger.cached_flops += pairs * model.forward
     else:
-        ledger.forward("reference" if phase == "reference" else "teacher", pairs, model.forward)
+        ledger.forward(phase, pairs, model.forward)
 
 
 def _choose(ledger: Ledger, config: Config, models: Models, settings: StepSettings) -> None:
     """The reference's choice, the student's scores, and the draw."""
     method, world, left = config.row, World(), config.super_batch
-    reference = [models.reference.tower.width] if models.reference is not None else []
-    sieved, kept = method.scores_student and config.scoring.cascade < 1, kept_by_reference(config)
+    reference = [models.reference.tower.width] if models.reference is not None and method.scores_reference else []
+    sieved, kept = _sieved(config), kept_by_reference(config)
     if sieved or config.scoring.early:
         Sieve(kept, settings, method, config.run.seed, world).count(ledger, left, left, reference[0])
         left = kept

@@ -22,6 +22,8 @@ class DemoOptions:
         quick: whether everything is scaled down.
         threads: CPU threads.
         split: `test`, or `validation` while settings are being chosen.
+        train_reference: whether the reference is trained anew; by default its weights come with the package.
+        keep_reference: folder that the reference is then kept in, in half precision; None for none.
         show: whether the rows are listed, and nothing else is done.
     """
 
@@ -33,6 +35,13 @@ class DemoOptions:
     quick: Annotated[bool, Option("Under a minute: everything for real, but too short to tell methods apart.")] = False
     threads: Threads = 0
     split: Annotated[str, Option("Score on 'test', or on 'validation' to choose settings by.")] = "test"
+    train_reference: Annotated[bool, Option("Train the reference anew, instead of taking the package's weights.")] = (
+        False
+    )
+    keep_reference: Annotated[
+        Path | None,
+        Option("With --train-reference: folder for its weights and the record of its cost.", show_default=False),
+    ] = None
     show: Annotated[bool, Option("List the rows that --methods can name, and do nothing.", name="list")] = False
 
 
