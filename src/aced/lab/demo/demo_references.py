@@ -26,7 +26,7 @@ from aced.train.run.student import make_student
 
 
 @dataclass
-class Trained:
+class TrainedReference:
     """A reference's model and scores, and what training it cost.
 
     Attributes:
@@ -48,7 +48,7 @@ class Trained:
 class Reference:
     """A trained reference with its embeddings of the pool, and what these cost."""
 
-    trained: Trained
+    trained: TrainedReference
     provider: Cached
     embed_seconds: float
     embed_flops: float
@@ -119,15 +119,15 @@ class References:
         large = self.made.get(REFERENCE) or next(iter(self.made.values()), None)
         return large.as_json() if large is not None else None
 
-    def _packaged(self, model: str) -> Trained:
+    def _packaged(self, model: str) -> TrainedReference:
         tower, training = load_kept(device=self.device)
         save_tower(tower, self.out / "reference" / model / "model")  # as a trained one leaves it, for further runs
         with self.bars.bar(f"Scoring the reference {model}", 1) as tick:
             scores = score_all(tower, self.tasks)
             tick(1, f"{scores.average:.1f} %" if scores.average is not None else "")
-        return Trained(tower, scores, training.seconds, training.flops, training.machine)
+        return TrainedReference(tower, scores, training.seconds, training.flops, training.machine)
 
-    def _train(self, model: str, config: Config) -> Trained:
+    def _train(self, model: str, config: Config) -> TrainedReference:
         """Train it on clean pairs."""
         curated = make_scenes("curated", self.scale.curated, config.data.scenes_seed, self.bars.counting)
         start, processor = time.perf_counter(), time.process_time()
@@ -148,4 +148,4 @@ class References:
                 environment=environment(self.device),
             )
             keep_reference(fitted.student, training, self.keep)
-        return Trained(fitted.student, fitted.scores, seconds, flops)
+        return TrainedReference(fitted.student, fitted.scores, seconds, flops)
