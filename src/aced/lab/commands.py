@@ -43,7 +43,7 @@ def demo(options: DemoOptions) -> None:
 
 @takes_options
 def lit(options: LitOptions) -> None:
-    """Train a small text decoder on a frozen encoder's patch tokens: captions and answers, scored and shown.
+    """Train a small text decoder on a frozen encoder's patch tokens: captions and answers, with scores and a gallery.
 
     Examples:
 

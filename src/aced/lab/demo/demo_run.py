@@ -1,4 +1,4 @@
-"""Runs the demo: reference, cached embeddings, every row for every seed, table, results and report."""
+"""The demo's program: reference, cached embeddings, every row for every seed, table, results and report."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ from aced.train.run.inputs import Inputs, make_cached, make_eval_tasks
 from aced.train.run.student import make_student
 
 MARK = "demo.json"
-"""Says that a folder was made by the demo, so that the next demo may clear it."""
+"""Marks a folder as made by the demo, so that the next demo may clear it."""
 
 
 @dataclass
 class Reference:
-    """A trained reference with its embeddings of the pool, and what both cost."""
+    """A trained reference with its embeddings of the pool, and the cost of both."""
 
     fitted: Fitted
     provider: Cached
@@ -77,12 +77,12 @@ class Demo:
 
 
 def demo_program(options: DemoOptions, console: Console) -> dict[str, Any]:
-    """Run the demo, and print its table and what follows from it; returns the results.
+    """Run the demo, and print its table and conclusions; returns the results.
 
     Raises:
         AcedError: as `run_demo`, or an unknown split.
     """
-    choose_rows(options.methods)  # what is wrong is said before anything is computed
+    choose_rows(options.methods)  # report mistakes before anything is computed
     check_demo(options.out, options.seeds)
     if options.split not in ("test", "validation"):
         raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
@@ -100,12 +100,12 @@ def demo_program(options: DemoOptions, console: Console) -> dict[str, Any]:
 
 
 def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, Any]:
-    """Run the demo and return what it wrote to `results.json` in its folder.
+    """Run the demo and return the content of `results.json`, written to its folder.
 
     Args:
         options: the rows, the seeds, the folder and the split.
         scale: sizes and lengths.
-        console: where progress goes.
+        console: where progress is printed.
 
     Raises:
         AcedError: an unknown row, a folder in the way, or a run that failed.
@@ -146,9 +146,9 @@ def _work(rows: list[DemoRow], seeds: int, scale: Scale) -> float:
 
 
 def check_demo(out: Path, seeds: int) -> None:
-    """Raise an AcedError for a number of seeds below 1, and for a folder that is not a demo's to clear."""
+    """Raise an AcedError for a number of seeds below 1, and for a folder that the demo may not clear."""
     if seeds < 1:
-        raise AcedError(f"--seeds is {seeds}; give at least 1.")
+        raise AcedError(f"--seeds is {seeds}; use at least 1.")
     if out.exists() and not out.is_dir():
         raise AcedError(f"{out} is a file; choose a folder with --out.")
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
@@ -156,7 +156,7 @@ def check_demo(out: Path, seeds: int) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Empty the folder of an earlier demo; its mark stays, so that a kill here leaves a folder to clear again."""
+    """Empty the folder of an earlier demo; its mark stays, so that a killed demo's folder can be cleared."""
     for entry in out.iterdir() if out.is_dir() else ():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -185,7 +185,7 @@ def _run_row(demo: Demo, row: DemoRow, seed: int, title: str) -> dict[str, Any]:
 
 
 def _wall_steps(demo: Demo, row: DemoRow, seed: int) -> int | None:
-    """How many steps fit into the wall time that ACED took with this seed, by this row's own measured step time."""
+    """Number of steps that fit into ACED's wall time with this seed, at this row's own measured step time."""
     if not row.wall:
         return None
     seconds = {r["method"]: (r["budgets"]["seconds"], r["steps"]) for r in demo.rows if r["seed"] == seed}
@@ -194,7 +194,7 @@ def _wall_steps(demo: Demo, row: DemoRow, seed: int) -> int | None:
 
 
 def _reference(demo: Demo, model: str) -> Reference:
-    """The reference of an architecture: trained on clean pairs at its first use, then the pool embedded once."""
+    """The reference of an architecture: trained on clean pairs on first use, then the pool is embedded once."""
     if model not in demo.references:
         folder = demo.out / "reference" / model
         config = reference_config(model, demo.scale, folder, split=demo.split)
