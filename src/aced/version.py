@@ -1,3 +1,3 @@
 """The package's version, for modules that must import without the rest."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

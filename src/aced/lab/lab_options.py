@@ -22,6 +22,8 @@ class DemoOptions:
         quick: whether everything is scaled down.
         threads: CPU threads.
         split: `test`, or `validation` while settings are being chosen.
+        train_reference: whether to train the reference anew; by default its weights come with the package.
+        keep_reference: folder to keep that reference in, in half precision; None for none.
         show: whether to list the rows and do nothing else.
     """
 
@@ -33,6 +35,11 @@ class DemoOptions:
     quick: Annotated[bool, Option("Under a minute: every step is real, but too short to compare methods.")] = False
     threads: Threads = 0
     split: Annotated[str, Option("Score on 'test', or 'validation' to choose settings.")] = "test"
+    train_reference: Annotated[bool, Option("Train the reference anew instead of using the package's weights.")] = False
+    keep_reference: Annotated[
+        Path | None,
+        Option("With --train-reference: folder for its weights and its cost.", show_default=False),
+    ] = None
     show: Annotated[bool, Option("Only list the rows that --methods can name.", name="list")] = False
 
 

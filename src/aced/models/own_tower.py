@@ -66,7 +66,8 @@ def own_tower(
         width: d, the dimension of the embeddings.
         image_size: S.
         context_length: length of the texts, in tokens.
-        mean, std: of each channel, for pixels from 0 to 1; 0.5 by default.
+        mean: of each channel, for pixels from 0 to 1; 0.5 by default.
+        std: likewise.
         resize_mode: `shortest`, the default, which crops the centre, or `squash`.
         interpolation: `bicubic`, the default, or `bilinear`.
 

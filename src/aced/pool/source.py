@@ -315,6 +315,11 @@ class Source(ABC):
         return ()
 
     @member
+    def columns(self) -> Sequence[Column]:
+        """What a run loads of each pair beside picture and caption; `aced.Step.columns` has the values of a step."""
+        return ()
+
+    @member
     def lost(self) -> Mapping[str, str]:
         """The parts whose samples keep their positions but can no longer be read, with the name of the fault."""
         return {}
@@ -368,6 +373,12 @@ def check_source(source: object, what: str) -> Source:
         )
     if not isinstance(source.fingerprint, str):
         raise AcedError(f"{what} has the fingerprint {source.fingerprint!r}: make it a text.")
+    names = [column.name if isinstance(column, Column) else "" for column in source.columns]
+    if "" in names or len(set(names)) < len(names):
+        raise AcedError(
+            f"{what} has the columns {list(map(_described, source.columns))} named {names}: make each an instance of a "
+            "class that derives from aced.Column, with a name of its own."
+        )
     sizes = source.part_sizes
     if len(sizes) != len(source.parts) or (source.parts and sum(sizes) != len(source)):
         raise AcedError(

@@ -47,7 +47,7 @@ class ResultRow(BaseModel):
 
 
 class ReferenceScore(BaseModel):
-    """The frozen reference: its scores and its cost."""
+    """The frozen reference: its scores and its cost; `trained_on` names the machine if another run trained it."""
 
     average: float | None = None
     tasks: dict[str, TaskScore] = {}
@@ -55,6 +55,7 @@ class ReferenceScore(BaseModel):
     embed_seconds: float | None = None
     train_flops: float | None = None
     embed_flops: float | None = None
+    trained_on: str | None = None
 
 
 class Results(BaseModel):

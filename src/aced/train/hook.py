@@ -45,6 +45,14 @@ class Step:
         return self._outcome.candidates[self._outcome.rows]
 
     @property
+    def columns(self) -> dict[str, Tensor]:
+        """The columns of the pairs that this process trained on, `[b, ...]` each, by name; see `Source.columns`.
+
+        One process has them in the order of `indices`, several each of its own share.
+        """
+        return dict(self._outcome.columns)
+
+    @property
     def budgets(self) -> dict[str, Any]:
         """The cost of the run so far: samples loaded and trained on, FLOPs, seconds."""
         return dict(self._trainer.ledger.budgets())

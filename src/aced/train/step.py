@@ -111,6 +111,8 @@ class Outcome:
         lr: learning rate.
         grad_norm: norm of the gradient before clipping, a scalar; 0 if it overflowed fp16 and the step was
             skipped.
+        columns: every column of the rows that this process trained on, by name; of a job of one process these are
+            `rows`.
     """
 
     step: int
@@ -120,6 +122,7 @@ class Outcome:
     parts: LossParts
     lr: float
     grad_norm: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
@@ -160,7 +163,8 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.objective.clamp(t.student.model)
         _remember(t, pool.positions[dealt.rows], shares[0], taken[0].known, at)
     t.step += 1
-    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm)
+    columns = taken[0].batch.columns
+    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm, columns)
 
 
 def _usable(t: Trainer, candidates: Candidates) -> Pool:

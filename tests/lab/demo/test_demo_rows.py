@@ -5,12 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 
 from aced.errors import AcedError
 from aced.lab.demo import rows as recipe
+from aced.lab.demo.demo_references import References
 from aced.lab.demo.demo_run import _work
-from aced.lab.demo.rows import DEFAULT, FULL, QUICK, ROWS, choose_rows, reference_config, student_config
+from aced.lab.demo.rows import (
+    DEFAULT,
+    FULL,
+    QUICK,
+    ROWS,
+    choose_rows,
+    reference_config,
+    reference_model,
+    student_config,
+)
+from aced.lab.scenes import make_pool
 from aced.methods import METHODS
+from aced.runtime.progress import Bars
 
 
 def names(methods: str | None) -> list[str]:
@@ -77,9 +91,34 @@ def test_the_reference_learns_from_clean_pairs_of_another_seed() -> None:
 
 
 def test_the_whole_work_is_that_of_its_parts() -> None:
-    one = _work(choose_rows("iid"), 1, QUICK)
-    assert _work(choose_rows("iid"), 3, QUICK) == 3 * one
-    assert _work(choose_rows("iid,aced"), 1, QUICK) > 2 * one  # the reference comes with it
+    packaged, anew = references(), references(anew=True)
+    one = _work(choose_rows("iid"), 1, packaged)
+    assert _work(choose_rows("iid"), 3, packaged) == 3 * one
+    assert _work(choose_rows("iid,aced"), 1, anew) == _work(choose_rows("iid,aced"), 1, packaged) + anew.work(
+        "aced-demo-l"
+    )
+    assert _work(choose_rows("iid"), 1, references(anew=True, keep=Path("kept"))) == one + anew.work("aced-demo-l")
+
+
+def references(*, anew: bool = False, keep: Path | None = None) -> References:
+    """References of which none was made."""
+    pool, bars = make_pool(4, 0), Bars(Console(quiet=True))
+    return References(Path("out"), QUICK, "test", torch.device("cpu"), bars, [], pool, anew=anew, keep=keep)
+
+
+def test_the_package_brings_the_large_reference_and_the_peer_is_trained() -> None:
+    packaged, anew = references(), references(anew=True)
+    assert not packaged.trains(recipe.REFERENCE)
+    assert packaged.work(recipe.REFERENCE) == 0
+    assert packaged.trains(recipe.STUDENT)
+    assert 0 < packaged.work(recipe.STUDENT) < anew.work(recipe.REFERENCE)
+
+
+@pytest.mark.parametrize(("name", "model"), [("iid", None), ("aced", recipe.REFERENCE), ("jest", recipe.STUDENT)])
+def test_a_row_names_the_reference_that_it_asks_for(name: str, model: str | None) -> None:
+    assert reference_model(ROWS[name]) == model
+    config = student_config(ROWS[name], 0, FULL, Path("out"), split="test")
+    assert config.reference.model == (model or recipe.REFERENCE)
 
 
 @pytest.mark.parametrize("name", METHODS)

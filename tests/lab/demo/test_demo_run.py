@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
+from aced.config import load_config
 from aced.errors import AcedError
 from aced.evaluate.stability.suite import counted
-from aced.lab.demo.demo_run import run_demo
+from aced.evaluate.zeroshot import score_all
+from aced.lab.demo.demo_run import demo_program, run_demo
+from aced.lab.demo.packaged_reference import load_kept
 from aced.lab.demo.rows import Scale
 from aced.lab.lab_options import DemoOptions
+from aced.lab.scenes import make_tasks
+from aced.models import load_tower
 from aced.report import load_results
+from wording import tells
 
 TINY = Scale(pool=400, curated=400, steps=4, reference_steps=4, log_every=2)
 METHODS = "iid,aced,jest,iid-wall"
 
 
-def demo(out: Path, methods: str = METHODS, seeds: int = 1) -> dict[str, Any]:
-    return run_demo(DemoOptions(out, methods, seeds, split="validation"), TINY, Console(quiet=True))
+def demo(out: Path, methods: str = METHODS, seeds: int = 1, **more: Any) -> dict[str, Any]:
+    return run_demo(DemoOptions(out, methods, seeds, split="validation", **more), TINY, Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +57,10 @@ def test_results_have_the_form_that_is_promised(made: tuple[Path, dict[str, Any]
         assert row["average"] == pytest.approx(100 * sum(values) / len(values))
         assert 0 <= row["clean_share"] <= 1
         assert row["seed"] == 0
-    assert {"average", "tasks", "train_seconds", "embed_seconds", "train_flops", "embed_flops"} == set(
-        results["reference"]
-    )
+    parts = {"average", "tasks", "train_seconds", "embed_seconds", "train_flops", "embed_flops", "trained_on"}
+    assert set(results["reference"]) == parts
     assert {"torch", "python", "threads", "device", "date"} <= set(results["environment"])
-    assert len(results["summary"]) == 3
+    assert len(results["summary"]) == 4
 
 
 def test_rows_have_the_budgets_of_their_methods(made: tuple[Path, dict[str, Any]]) -> None:
@@ -75,8 +83,62 @@ def test_the_folder_holds_what_it_says(made: tuple[Path, dict[str, Any]]) -> Non
         assert (run / "metrics.jsonl").is_file()
         assert (run / "model/tower.json").is_file()
         assert (run / "gallery.json").is_file() == (row["method"] in ("aced", "jest"))
-    # The large reference and JEST's peer, each trained once and its embeddings kept.
+    # The package's reference and JEST's peer, which is trained, each once and its embeddings kept.
     assert len(list((out / "reference").iterdir())) == len(list((out / "cache/embeddings").iterdir())) == 2
+
+
+def test_the_packaged_reference_brings_its_cost_and_is_scored_here(made: tuple[Path, dict[str, Any]]) -> None:
+    tower, training = load_kept()
+    reference = made[1]["reference"]
+    assert reference["average"] == pytest.approx(score_all(tower, make_tasks("validation")).average)
+    assert reference["train_seconds"] == training.seconds
+    assert reference["train_flops"] == training.flops
+    assert reference["trained_on"] == training.machine
+    assert load_tower(made[0] / "reference/aced-demo-l").fingerprint() == tower.fingerprint()
+
+
+def test_a_reference_that_is_trained_anew_is_used_and_kept(tmp_path: Path) -> None:
+    results = demo(tmp_path / "out", "iid", train_reference=True, keep_reference=tmp_path / "kept")
+    tower, training = load_kept(tmp_path / "kept")
+    trained = load_tower(tmp_path / "out/reference/aced-demo-l")
+    scale = trained.model.state_dict()["logit_scale"]
+    assert torch.equal(tower.model.state_dict()["logit_scale"], scale.half().float())
+    assert (training.steps, training.split) == (TINY.reference_steps, "validation")
+    assert training.average == results["reference"]["average"]
+    assert training.flops == results["reference"]["train_flops"]
+    assert training.seconds > 0
+    assert "trained_on" not in results["reference"]
+    assert trained.fingerprint() != load_kept()[0].fingerprint()
+
+
+@pytest.mark.parametrize("options", [{}, {"quick": True, "train_reference": True}])
+def test_a_reference_that_is_not_trained_in_earnest_is_not_kept(options: dict[str, bool], tmp_path: Path) -> None:
+    with pytest.raises(AcedError, match="--keep-reference"):
+        demo(tmp_path / "out", "iid", keep_reference=tmp_path / "kept", **options)
+    assert not (tmp_path / "kept").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_at_80_columns_it_says_what_it_does_and_ends_with_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aced.lab.demo.demo_run.QUICK", TINY)
+    monkeypatch.chdir(tmp_path)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    options = DemoOptions(Path("runs/demo"), "iid,aced", quick=True, threads=torch.get_num_threads())
+    results = demo_program(options, console)
+    text = console.export_text()
+    lines = text.rstrip().splitlines()
+    assert max(map(len, lines)) <= 80
+    flat = " ".join(text.split())
+    assert all(" ".join(sentence.split()) in flat for sentence in results["summary"])
+    assert tells(flat, "Average … Sound … Trained … Loaded … Time")  # the table's heads, then what they mean
+    last = next(place for place, line in enumerate(lines) if line.startswith("  aced train scenes"))
+    words = shlex.split(" ".join(line.strip().removesuffix("\\") for line in lines[last:]))
+    assert words[:2] == ["aced", "train"]
+    config = load_config(words[2], words[3:])
+    assert Path(config.reference.model).is_dir()
+    assert Path(config.reference.cache).is_dir()
 
 
 def without_time(results: dict[str, Any]) -> dict[str, Any]:

@@ -21,16 +21,18 @@ def row(method: str, average: float, trained: int = 1000, seconds: float = 10.0,
 
 def told(*rows: dict[str, Any], **more: Any) -> list[str]:
     sentences = summarise({"rows": list(rows), **more})
-    assert len(sentences) == 3
+    assert len(sentences) == 3 + ("reference" in more)
     assert all(sentence.endswith(".") and sentence.count(". ") == 0 for sentence in sentences)
     return sentences
 
 
 def test_what_was_compared() -> None:
     reference = {"average": 84.25, "train_seconds": 70.0, "embed_seconds": 4.6}
-    first = told(row("iid", 30), row("aced", 50), reference=reference)[0]
+    first, *_, last = told(row("iid", 30), row("aced", 50), reference=reference)
     assert tells(first, "2 … 11.2 % … 84.2 %")
-    assert tells(first, "75 s")
+    assert tells(last, "70 s … 4.6 s")
+    packaged = told(row("iid", 30), row("aced", 50), reference=reference | {"trained_on": "some processor"})[-1]
+    assert tells(packaged, "packaged … 70 s … some processor … 4.6 s")
     assert "seeds" not in first
     several = told(row("iid", 30), row("iid", 31, seed=1))[0]
     assert "(2 seeds)" in several

@@ -1,4 +1,4 @@
-"""Three sentences that say what the demo's table shows, and no more."""
+"""Sentences that say what the demo's table shows, and no more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from aced.evaluate.stability.suite import counted
+from aced.report.numbers import duration
 from aced.report.shared_tasks import on_shared_tasks
 from aced.runs.run_results import parse_results
 
@@ -14,7 +15,7 @@ _TIE = 0.05
 
 
 def summarise(results: dict[str, Any]) -> list[str]:
-    """Three sentences: the comparison, the best row at equal samples, and the comparison at equal time.
+    """The comparison, the best row at equal samples, the comparison at equal time, and the costs outside the rows.
 
     Args:
         results: in the form of results.json.
@@ -23,7 +24,12 @@ def summarise(results: dict[str, Any]) -> list[str]:
     means, titles = _means(results["rows"], "average"), {row["method"]: row["title"] for row in results["rows"]}
     if not means:
         return ["No task could be scored, so the rows cannot be compared; results.json gives reasons under `failed`."]
-    return [_setting(results), _equal_samples(results, means, titles), _by_the_clock(results, means, titles)]
+    return [
+        _setting(results),
+        _equal_samples(results, means, titles),
+        _by_the_clock(results, means, titles),
+        *_reference_cost(results),
+    ]
 
 
 def _setting(results: dict[str, Any]) -> str:
@@ -35,19 +41,30 @@ def _setting(results: dict[str, Any]) -> str:
     count = counted([*first["tasks"], *first["failed"]])
     tasks = [first["tasks"][name] for name in count if name not in lost]
     reference = results.get("reference")
-    start = (
-        f"Every row trained the same small student from the same initial weights"
-        f"{f' ({seeds} seeds)' if seeds > 1 else ''} and was scored on {len(tasks)} zero-shot tasks, "
-        f"where guessing scores {100 * statistics.fmean(task['chance'] for task in tasks):.1f} %"
-    )
-    if not reference:
-        return start + "."
-    score = f" and the reference {reference['average']:.1f} %" if reference["average"] is not None else ""
-    cost = reference["train_seconds"] + reference["embed_seconds"]
+    seeded = f" ({seeds} seeds)" if seeds > 1 else ""
+    score = ""
+    if reference and reference["average"] is not None:
+        score = f" and the reference {reference['average']:.1f} %"
     return (
-        f"{start}{score}; training the reference and embedding the pool "
-        f"once took {cost:.0f} s, which the rows do not include."
+        f"Every row trained the same small student from the same initial weights{seeded} and was scored on "
+        f"{len(tasks)} zero-shot tasks, where guessing scores "
+        f"{100 * statistics.fmean(task['chance'] for task in tasks):.1f} %{score}."
     )
+
+
+def _reference_cost(results: dict[str, Any]) -> list[str]:
+    """What the rows share and none of them includes; empty where no row asked for a reference."""
+    reference = results.get("reference")
+    if not reference:
+        return []
+    trained, embedded = duration(reference["train_seconds"]), duration(reference["embed_seconds"])
+    where = reference.get("trained_on")
+    training = (
+        f"training the packaged one took {trained} of processor time ({where})"
+        if where
+        else f"training it took {trained}"
+    )
+    return [f"No row includes what the reference cost: {training}, and embedding the pool once {embedded}."]
 
 
 def _equal_samples(results: dict[str, Any], means: dict[str, float], titles: dict[str, str]) -> str:

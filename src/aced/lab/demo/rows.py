@@ -102,16 +102,20 @@ def choose_rows(methods: str | None) -> list[DemoRow]:
     return [ROWS[name] for name in ROWS if name in wanted]
 
 
+def reference_model(row: DemoRow) -> str | None:
+    """The architecture of the reference that a row asks for; None for none."""
+    method = get_method(row.method)
+    return STUDENT if method.needs_peer else REFERENCE if method.needs_large else None
+
+
 def student_config(row: DemoRow, seed: int, scale: Scale, out: Path, *, split: str, steps: int | None = None) -> Config:
     """The config of one row: the same for all but method, length and seed."""
-    method = get_method(row.method)
-    reference = STUDENT if method.needs_peer else REFERENCE
     return make_config(
         {
             "run": {"out": str(out), "seed": seed, "log_every": scale.log_every, "checkpoint_every": 0},
             "data": {"scenes": "pool", "scenes_size": scale.pool},
             "student": {"model": STUDENT},
-            "reference": {"model": reference},
+            "reference": {"model": reference_model(row) or REFERENCE},
             "method": {"name": row.method, "weight": row.weight, "temperature": TEMPERATURE},
             "train": {"steps": steps or round(scale.steps * row.factor), "batch": 64, "lr": LR},
             "eval": {"split": split},

@@ -15,7 +15,7 @@ from aced.files.atomic import write_atomic
 from aced.models import Tower, save_tower
 from aced.models.locking import lock
 from aced.models.switches import checkpoint_activations, compile_towers
-from aced.pool.concepts import Concepts
+from aced.pool.concept_column import Concepts
 from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
 from aced.registry.objectives import check_processes

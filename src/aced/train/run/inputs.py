@@ -20,7 +20,7 @@ from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.models import Tower, load_recipe, trained_recipe
 from aced.models.hub_files import FileProgress
-from aced.pool.concepts import MOST
+from aced.pool.concept_column import MOST
 from aced.pool.fetch.fetching import check_room as check_spool
 from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
@@ -151,7 +151,7 @@ def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None,
     if text := order_text(order, config, pool, world.size):
         bars.say(text)
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
-    _check_room(config, student, towers, views, world.size)
+    _check_room(config, student, towers, views, world.size, pool.columns)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
     return _Opened(tasks, towers, source, order)
 
@@ -175,7 +175,14 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     return model_marks(reference, [marks[name] for name in teachers_of(config)])
 
 
-def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View], ranks: int) -> None:
+def _check_room(
+    config: Config,
+    student: Tower,
+    towers: Mapping[str, Tower],
+    views: Sequence[View],
+    ranks: int,
+    own: Sequence[Column],
+) -> None:
     """Refuse chunks that do not fit into `/dev/shm`; with `scoring.early` there may be fewer, smaller ones."""
     # In the form of `StoredRows`, whose stores do not exist yet.
     forms = {name: Column(name, torch.float32, (2, tower.width)) for name, tower in towers.items()}
@@ -183,7 +190,7 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // ranks
     concepts = [Column("concepts", torch.int64, (MOST,))] if config.row.concepts else []
-    columns = [student.ids, *live, *cached, *concepts]
+    columns = [student.ids, *live, *cached, *concepts, *own]
     item = chunk_bytes(rows, views, columns)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:

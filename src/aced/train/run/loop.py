@@ -213,6 +213,7 @@ def batches_of(
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns), *trainer.plan.columns]
+    columns += source.columns
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=source.in_memory, item=item)
     # Machines may have different room, but an order with exchanges must be queried equally far ahead on all.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, settled
-from aced.pool.concepts import Concepts
+from aced.pool.concept_column import Concepts
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.order import Orders
 from aced.pool.source import Candidates, Column

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aced.core.concepts import by_concepts
 from aced.core.selection import shares_of
-from aced.pool.concepts import Concepts
+from aced.pool.concept_column import Concepts
 from aced.pool.source import Candidates
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.own_share import each_has

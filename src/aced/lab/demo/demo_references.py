@@ -1,0 +1,151 @@
+"""The references of a demo: the package's or one trained now, each with its embeddings of the pool."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aced.config import Config
+from aced.evaluate.tasks import Task
+from aced.evaluate.zeroshot import Scores, score_all, scores_json
+from aced.lab.demo.packaged_reference import Training, keep_reference, load_kept
+from aced.lab.demo.rows import REFERENCE, REFERENCE_COST, STUDENT, Scale, reference_config
+from aced.lab.scenes.scene_pool import make_scenes
+from aced.models import Tower, save_tower
+from aced.pool.source import Source
+from aced.runs.environment import environment
+from aced.runtime.progress import Bars
+from aced.train.providers import Cached
+from aced.train.run.fit import fit
+from aced.train.run.inputs import Inputs, make_cached
+from aced.train.run.student import make_student
+
+
+@dataclass
+class TrainedReference:
+    """A reference's model and scores, and what training it cost.
+
+    Attributes:
+        tower: the model.
+        scores: on the demo's tasks.
+        seconds: of training: by the clock where it was trained now, else processor time.
+        flops: of training.
+        machine: that it was trained on, where that was not here and now.
+    """
+
+    tower: Tower
+    scores: Scores
+    seconds: float
+    flops: float
+    machine: str | None = None
+
+
+@dataclass
+class Reference:
+    """A trained reference with its embeddings of the pool, and what these cost."""
+
+    trained: TrainedReference
+    provider: Cached
+    embed_seconds: float
+    embed_flops: float
+
+    def as_json(self) -> dict[str, Any]:
+        """`reference` of results.json."""
+        machine = {"trained_on": self.trained.machine} if self.trained.machine else {}
+        return {
+            **scores_json(self.trained.scores),
+            "train_seconds": self.trained.seconds,
+            "embed_seconds": self.embed_seconds,
+            "train_flops": self.trained.flops,
+            "embed_flops": self.embed_flops,
+            **machine,
+        }
+
+
+@dataclass
+class References:
+    """Makes each reference of a demo at its first use, and keeps it.
+
+    Attributes:
+        out: folder of the demo.
+        scale: sizes and lengths.
+        split: of the tasks.
+        device: where models run.
+        bars: where progress goes.
+        tasks: that a reference is scored on.
+        pool: that it embeds.
+        anew: whether the large reference is trained although the package brings it.
+        keep: folder that the large reference is kept in after its training; None for none.
+        made: the references so far, by architecture.
+    """
+
+    out: Path
+    scale: Scale
+    split: str
+    device: torch.device
+    bars: Bars
+    tasks: list[Task]
+    pool: Source
+    anew: bool = False
+    keep: Path | None = None
+    made: dict[str, Reference] = field(default_factory=dict)
+
+    def trains(self, model: str) -> bool:
+        """Whether the reference of an architecture is trained by this demo."""
+        return self.anew or model != REFERENCE
+
+    def work(self, model: str) -> float:
+        """Roughly what training it costs, in the student's forward passes over a batch."""
+        cost = 1.0 if model == STUDENT else REFERENCE_COST
+        return self.scale.reference_steps * 3.0 * cost if self.trains(model) else 0.0
+
+    def of(self, model: str) -> Reference:
+        """The reference of an architecture, with the pool embedded once."""
+        if model not in self.made:
+            config = reference_config(model, self.scale, self.out / "reference" / model, split=self.split)
+            trained = self._train(model, config) if self.trains(model) else self._packaged(model)
+            start = time.perf_counter()
+            provider = make_cached(trained.tower, self.pool, self.out / "cache", config, self.device, self.bars)
+            seconds = time.perf_counter() - start
+            self.made[model] = Reference(trained, provider, seconds, len(self.pool) * provider.forward_flops)
+        return self.made[model]
+
+    def as_json(self) -> dict[str, Any] | None:
+        """`reference` of results.json: the large one, or else any; None where there is none."""
+        large = self.made.get(REFERENCE) or next(iter(self.made.values()), None)
+        return large.as_json() if large is not None else None
+
+    def _packaged(self, model: str) -> TrainedReference:
+        tower, training = load_kept(device=self.device)
+        save_tower(tower, self.out / "reference" / model / "model")  # as a trained one leaves it, for further runs
+        with self.bars.bar(f"Scoring the reference {model}", 1) as tick:
+            scores = score_all(tower, self.tasks)
+            tick(1, f"{scores.average:.1f} %" if scores.average is not None else "")
+        return TrainedReference(tower, scores, training.seconds, training.flops, training.machine)
+
+    def _train(self, model: str, config: Config) -> TrainedReference:
+        """Train it on clean pairs."""
+        curated = make_scenes("curated", self.scale.curated, config.data.scenes_seed, self.bars.counting)
+        start, processor = time.perf_counter(), time.process_time()
+        with self.bars.part(self.work(model)):
+            fitted = fit(
+                config, Inputs(curated, self.tasks), make_student(config), self.bars, title=f"Reference {model}"
+            )
+        seconds, processor = time.perf_counter() - start, time.process_time() - processor
+        flops = fitted.ledger.budgets()["flops"]
+        if self.keep is not None and model == REFERENCE and fitted.scores.average is not None:
+            training = Training(
+                model=model,
+                steps=config.train.steps,
+                split=self.split,
+                average=fitted.scores.average,
+                seconds=processor,
+                flops=flops,
+                environment=environment(self.device),
+            )
+            keep_reference(fitted.student, training, self.keep)
+        return TrainedReference(fitted.student, fitted.scores, seconds, flops)
