@@ -89,7 +89,7 @@ def register_distillation(
 
     Args:
         name: of the distillation.
-        own_scale: whether the student gets a logit scale for distillation alone, trained and thrown away.
+        own_scale: whether the student gets a separate logit scale for distillation, trained and then discarded.
         own_bias: likewise a logit bias.
         tempered: whether the function takes `teacher_temperature`.
         projects: whether it takes `project`, a list of trained linear maps from the student's width to each teacher's.

@@ -13,7 +13,7 @@ _FOLDER = Path(__file__).parent
 
 
 def environment(*further: Path) -> jinja2.Environment:
-    """Escapes inserted text, and refuses names that a template uses but nobody supplies; `further` template folders."""
+    """Escapes inserted text, and refuses template names without a value; `further` template folders."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader([_FOLDER, *further]),
         autoescape=True,

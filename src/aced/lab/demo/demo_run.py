@@ -115,7 +115,7 @@ def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, 
         demo = Demo(out, scale, split, device, bars, tasks, pool, references)
         bars.overall("Demo", _work(rows, seeds, references))
         if options.keep_reference is not None:
-            references.of(REFERENCE)  # whether a row asks for it or not
+            references.of(REFERENCE)  # even if no row needs it
         for seed in range(seeds):
             for row in rows:
                 title = f"{row.title}, seed {seed}" if seeds > 1 else row.title
@@ -124,7 +124,7 @@ def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, 
 
 
 def _row_work(row: DemoRow, scale: Scale) -> float:
-    """Roughly what a row costs, in student forward passes over a batch."""
+    """Approximate cost of a row, in student forward passes over a batch."""
     per_step = {True: 8.0, False: 3.0}[get_method(row.method).scores_student]
     return scale.steps * (8.0 if row.wall else per_step * row.factor)
 

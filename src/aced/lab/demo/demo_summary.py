@@ -53,7 +53,7 @@ def _setting(results: dict[str, Any]) -> str:
 
 
 def _reference_cost(results: dict[str, Any]) -> list[str]:
-    """What the rows share and none of them includes; empty where no row asked for a reference."""
+    """The costs that the rows share and exclude; empty if no row needed a reference."""
     reference = results.get("reference")
     if not reference:
         return []
@@ -64,7 +64,7 @@ def _reference_cost(results: dict[str, Any]) -> list[str]:
         if where
         else f"training it took {trained}"
     )
-    return [f"No row includes what the reference cost: {training}, and embedding the pool once {embedded}."]
+    return [f"The rows exclude the cost of the reference: {training}, and embedding the pool once {embedded}."]
 
 
 def _equal_samples(results: dict[str, Any], means: dict[str, float], titles: dict[str, str]) -> str:

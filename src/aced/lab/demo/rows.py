@@ -103,7 +103,7 @@ def choose_rows(methods: str | None) -> list[DemoRow]:
 
 
 def reference_model(row: DemoRow) -> str | None:
-    """The architecture of the reference that a row asks for; None for none."""
+    """The architecture of the reference that a row needs; None for none."""
     method = get_method(row.method)
     return STUDENT if method.needs_peer else REFERENCE if method.needs_large else None
 
