@@ -15,7 +15,7 @@ from typing import Any
 
 from aced.errors import AcedError, reason_of
 
-GROUP = "aced.registry.plugins"
+GROUP = "aced.plugins"
 """The group of entry points: each names a module, or a function of one that is called without arguments."""
 COMMANDS = "aced.commands"
 """The group of entry points that add commands: each names a function of the `typer.Typer` application."""

@@ -18,8 +18,7 @@ from aced.errors import AcedError
 from aced.evaluate.named_tasks import named_tasks
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
-from aced.models import Tower, load_recipe, trained_recipe
-from aced.models.hub_files import FileProgress
+from aced.models import Tower
 from aced.pool.concept_column import MOST
 from aced.pool.fetch.fetching import check_room as check_spool
 from aced.pool.fetch.spool import Spool, spool_at
@@ -31,16 +30,16 @@ from aced.pool.source import Column, Source, check_source
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import GONE, KnownTars, shortened
 from aced.pool.views import View
-from aced.registry.makers import SOURCES, TOWERS, made
+from aced.registry.makers import SOURCES, made
 from aced.runs.run_folder import is_run, read_config
 from aced.runtime.progress import Bars
 from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.providers import Cached, Live, Provider
-from aced.train.run.automatic import device_of, keeps_decoded, precision_of, workers_of
+from aced.train.run.automatic import keeps_decoded, precision_of, workers_of
 from aced.train.run.caching import cache_settings, live_cost_of, make_store
-from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
-from aced.train.run.given import GIVEN, Given
+from aced.train.run.frozen import frozen_models, frozen_section, load_frozen, teachers_of, without_bias
+from aced.train.run.given import Given
 from aced.train.run.ordering import RunOrder, make_run_order, order_text
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
 
@@ -138,6 +137,8 @@ def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None,
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
+    if (text := without_bias(towers, config)) is not None:
+        bars.say(text)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))
     pool = given.source if given.source is not None else _pool(config, bars, earlier)
@@ -333,23 +334,6 @@ def _places_before(config: Config) -> Collection[str]:
     """The `eval.tasks` with which the run in the folder began; none if there is no run to resume."""
     folder = Path(config.run.out)
     return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
-
-
-def load_frozen(name: str, config: Config, progress: FileProgress | None = None) -> Tower:
-    """The `reference` or a teacher of the config, in evaluation mode and without gradients.
-
-    Raises:
-        AcedError: it cannot be loaded, or has no trained weights: an untrained model would select at random.
-    """
-    section = frozen_section(name, config)
-    key = name.partition(" ")[0]
-    if section.model == GIVEN:
-        raise AcedError(f"{key}.model = '{GIVEN}' stands for a model that is handed over: aced.train(.., {key}=..).")
-    if section.model in TOWERS:
-        tower: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
-        return tower.to(device_of(config)).requires_grad_(False).eval()
-    recipe = trained_recipe(section.model, section.checkpoint, key)
-    return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
 def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars, world: World) -> Cached:
