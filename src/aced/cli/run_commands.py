@@ -48,11 +48,11 @@ def cost(
     overrides: Overrides = None,
     pairs: Annotated[
         int | None,
-        typer.Option(min=1, help="Pairs in the pool. [the number drawn]", show_default=False),
+        typer.Option(min=1, help="Pairs in the pool; default: as many as the run draws.", show_default=False),
     ] = None,
     text_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Length of texts in tokens. [each model's maximum]", show_default=False),
+        typer.Option(min=1, help="Length of texts in tokens; default: each model's maximum.", show_default=False),
     ] = None,
     pair_kb: Annotated[
         float | None,

@@ -23,7 +23,7 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
     if config.eval.every and (config.data.shards or config.data.source) and not config.eval.tasks:
         raise ValueError("eval.every needs tasks to evaluate on: set eval.tasks, or leave out eval.every.")
     if config.run.keep_best and not config.eval.every:
-        raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave it out.")
+        raise ValueError("run.keep_best compares evaluations during the run: set eval.every, or leave out keep_best.")
     _check_data(config.data, config.reference.cache or config.teacher.cache)
     _check_streams(config.data, super_batch)
     if config.reference.model or (config.teacher.model and not method.uses_reference):

@@ -3,7 +3,7 @@
 Source: arXiv 2511.20643 (Ghosh et al., concept-aware batch sampling) and the code of its authors; formulas, and in what
 this differs, in docs/method.md. Everything is on the CPU.
 
-Shapes: B candidates, b of them chosen, m the most concepts of a pair, C the concepts of the super-batch.
+Shapes: B candidates, b of them chosen, m the maximum number of concepts of a pair, C the super-batch's concepts.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import torch
 from torch import Tensor
 
 ByConcepts = Literal["diversity", "frequency"]
-"""How a batch is made up: of as many concepts as it can hold alike, or of pairs with many concepts."""
+"""The batch to aim for: as many concepts as possible in equal shares, or pairs with many concepts."""
 
 FILLED = -0.5
-"""What a concept adds to a gain that the batch has its share of already."""
+"""A concept's contribution to a gain once the batch has its share of it."""
 
 
 def by_concepts(concepts: Tensor, size: int, how: ByConcepts) -> Tensor:
     """Choose `size` of B candidates by their concepts.
 
     Args:
-        concepts: `[B, m]` int64 ids, none twice in a row, 0 or more; -1 behind the last one of a pair.
-        size: how many, 1 <= size <= B.
+        concepts: `[B, m]` int64 ids, without repeats in a row, 0 or more; -1 after a pair's last one.
+        size: number of candidates to choose, 1 <= size <= B.
         how: `frequency` takes the pairs with the most concepts. `diversity` takes one pair after the other, each the
             one with the largest mean, over its concepts, of (t - n) / t + 1 / F, with n how often the batch has the
             concept so far, t = max(1, b / C) how often it should, and F how many of the candidates have it; a concept
             of which n >= t counts -0.5. Pairs without concepts come last.
 
     Returns:
-        `[size]` int64 rows, in the order of the choice; of equal ones the first comes first.
+        `[size]` int64 rows, in the order of the choice; ties go to the first.
 
     Raises:
         ValueError: too few candidates.
@@ -45,13 +45,13 @@ def by_concepts(concepts: Tensor, size: int, how: ByConcepts) -> Tensor:
 
 
 class _Diverse:
-    """The greedy choice. Only pairs that share a concept with the one just chosen change their gain."""
+    """The greedy choice. Only pairs that share a concept with the latest choice change their gain."""
 
     def __init__(self, concepts: Tensor, size: int) -> None:
         self.size = size
         there = concepts >= 0
         known, ids = concepts[there].unique(return_inverse=True)
-        self.of_pair = torch.full(concepts.shape, len(known))  # a last concept that adds nothing stands for none
+        self.of_pair = torch.full(concepts.shape, len(known))  # an extra concept that adds nothing means none
         self.of_pair[there] = ids
         self.count = there.sum(1)
         self.frequency = ids.bincount(minlength=len(known))
@@ -68,9 +68,9 @@ class _Diverse:
         rows = torch.empty(self.size, dtype=torch.int64)
         left = torch.ones(len(self.gain), dtype=torch.bool)
         for place in range(self.size):
-            # Of equal gains the first, which `argmax` does not promise.
+            # On ties the first, which `argmax` does not guarantee.
             best = int((self.gain == self.gain.max()).nonzero()[0])
-            if self.gain[best] == -torch.inf:  # what is left has no concepts
+            if self.gain[best] == -torch.inf:  # the rest has no concepts
                 rows[place:] = left.nonzero().flatten()[: self.size - place]
                 break
             rows[place], left[best] = best, False

@@ -316,7 +316,7 @@ class Source(ABC):
 
     @member
     def columns(self) -> Sequence[Column]:
-        """What a run loads of each pair beside picture and caption; `aced.Step.columns` has the values of a step."""
+        """Further data of each pair for a run to load; `aced.Step.columns` has the values of a step."""
         return ()
 
     @member

@@ -110,14 +110,18 @@ class LatencyOptions:
         ),
     ]
     out: Annotated[Path, Option("Folder for the results.")] = Path("runs/latency")
-    batches: Annotated[Sequence[int], Option("Samples per call; repeatable. [1 and 8]", name="batch", least=1)] = (
+    batches: Annotated[Sequence[int], Option("Samples per call; repeatable; default 1, 8.", name="batch", least=1)] = (
         1,
         8,
     )
-    threads: Annotated[Sequence[int], Option("CPU threads; repeatable. [1]", least=1, most=1024)] = (1,)
+    threads: Annotated[Sequence[int], Option("CPU threads; repeatable; default 1.", least=1, most=1024)] = (1,)
     runtimes: Annotated[
         Sequence[str],
-        Option("eager, compiled, onnx or int8 (onnxruntime); repeatable. [eager]", name="runtime", show_default=False),
+        Option(
+            "eager, compiled, onnx or int8 (onnxruntime); repeatable; default eager.",
+            name="runtime",
+            show_default=False,
+        ),
     ] = ("eager",)
     rounds: Annotated[int, Option("Rounds; each times all cases in turn.", least=1)] = 5
     seconds: Annotated[float, Option("Seconds that each case runs per round.", least=0.0)] = 0.5

@@ -183,7 +183,7 @@ def _models(found: dict[str, Any]) -> Table:
 
 
 def _flops(found: dict[str, Any], assumed: Assumed) -> Table:
-    table = _table("FLOPs", "A step", "All steps", "Share", "GPU hours")
+    table = _table("FLOPs", "Per step", "All steps", "Share", "GPU hours")
     for phase, words in PHASES.items():
         if found["flops"][phase]:
             table.add_row(words, *_spent(found["flops"][phase], found, assumed))

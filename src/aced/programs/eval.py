@@ -86,7 +86,7 @@ def eval_program(options: EvalOptions, console: Console) -> Evaluation:
     cache = EmbeddingCache(options.cache or out / "embeddings", identity, precision)
     kept = _run(jobs, tower, evaluation, out, options, cache, console)
     if kept:
-        console.print(f"Kept {kept} earlier result{'s' * (kept > 1)} from {out}.", highlight=False)
+        console.print(f"Kept {kept} result{'s' * (kept > 1)} that {out} already held.", highlight=False)
     print_results(evaluation, console)
     console.print(f"Results: {out / FILE}", markup=False, highlight=False, soft_wrap=True)
     return evaluation

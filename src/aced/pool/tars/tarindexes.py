@@ -31,7 +31,7 @@ class TarIndexes:
     Safe to use from threads, and after pickling or a fork in worker processes, each of which keeps its own.
 
     Args:
-        files: the tars' files, which are told the state in which a tar was indexed.
+        files: the tars' files, which check the state in which a tar was indexed.
         facts: about each tar.
         captions: which are read.
         index_dir: folder of stored indexes; without it headers are read anew.
