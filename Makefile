@@ -25,7 +25,7 @@ unit: $(STAMP)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest
 
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Built with the setuptools of .venv, whose version is pinned.
 dist: $(VENV)/.dist

@@ -26,7 +26,7 @@ ROOT_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 GROUPS = {
     "Runs": ("train", "evaluate", "embed", "Trained", "Step", "StopTraining"),
     "Configs": ("load_config", "make_config", "Config"),
-    "Data": ("open_shards", "PairSource", "Source", "Candidates", "Fault"),
+    "Data": ("open_shards", "PairSource", "Source", "Candidates", "Column", "Fault"),
     "Selection": ("select", "select_losses", "Selection", "Embeddings"),
     "Losses": ("losses",),
     "Models": ("load_tower", "save_tower", "own_tower", "Tower", "OwnTower"),

@@ -89,7 +89,12 @@ def register_distillation(
 
     Args:
         name: of the distillation.
-        own_scale, own_bias, tempered, projects, compares, spread: see `aced.registry.objectives.Distillation`.
+        own_scale: whether the student gets a logit scale for distillation alone, trained and thrown away.
+        own_bias: likewise a logit bias.
+        tempered: whether the function takes `teacher_temperature`.
+        projects: whether it takes `project`, a list of trained linear maps from the student's width to each teacher's.
+        compares: whether pairs are compared with one another, not only pair by pair.
+        spread: whether it takes each process's `aced.core.shares.Share` instead of embeddings.
         about: one line for `aced methods`.
 
     Raises:
