@@ -138,7 +138,7 @@ class Earlier:
             how = " (tars may move, but their number, names, order and content must stay)"
             if tars is not None and self.tars.tars and (differences := self.tars.differences(tars)):
                 how = f" ({', '.join(differences)})"
-                instead = "set data.lost_tars=allow to continue with the remaining tars,  "
+                instead = "set data.lost_tars=allow to continue with the remaining tars, "
         return AcedError(
             f"{self.where} cannot be resumed: {what} changed since it was written{how}; {instead}restore "
             "the original, or choose another run.out for a new run."
