@@ -52,7 +52,7 @@ CALLED = ("train", "evaluate", "embed")
 LOSSES = ("aced.core.losses", "aced.core.columns")
 """Where the functions of `aced.losses` are defined; it imports helpers from other modules."""
 LANGUAGES = {".py": "python", ".sh": "sh"}
-_LINK = re.compile(r"(\]\()(?!https?://|#|mailto:)([^)\s#]+)(#[^)\s]*)?(\))")
+_LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(\))")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

@@ -105,6 +105,10 @@ def test_the_site_builds_and_asks_nobody_for_anything(tmp_path: Path) -> None:
             page.name
         )
     assert not re.search(r"@import|url\(.?https?:", (tmp_path / "site/assets/site.css").read_text(encoding="utf-8"))
+    drawn = re.findall(
+        r'<img [^>]*src="([^"]{22})', (tmp_path / "site/examples/tutorial.html").read_text(encoding="utf-8")
+    )
+    assert drawn.count("data:image/png;base64,") >= 5
     assert 'id="aced.api.train"' in (tmp_path / "site/api.html").read_text(encoding="utf-8")
 
 
