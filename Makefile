@@ -1,4 +1,5 @@
 # make demo: set up and run the demo.   make test: set up and run every check.
+# make docs: build the site into site/.   make dist: build the packages into dist/ and check them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 THREADS ?= 1
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit docs dist clean
 
 demo: $(STAMP)
 	$(BIN)/aced demo
@@ -23,6 +24,19 @@ types: $(STAMP)
 unit: $(STAMP)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Built with the setuptools of .venv, whose version is pinned.
+dist: $(VENV)/.dist
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+$(VENV)/.docs $(VENV)/.dist: $(VENV)/.%: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@
+
 # torch first and alone: a later requirement must not bring another build of it in.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("aced needs Python 3.11 or newer; name one with PYTHON=python3.12")'
@@ -32,4 +46,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) runs build dist src/*.egg-info
+	rm -rf $(VENV) runs build dist site src/*.egg-info

@@ -1,4 +1,4 @@
-"""The README's picture of a comparison, drawn from its results.json.
+"""The picture of a comparison, drawn from its results.json.
 
     python docs/figures.py runs/demo/results.json docs/img/demo.svg
 

@@ -1,7 +1,7 @@
-"""Fills the README's tables from results, so that no figure in it is typed by hand.
+"""Fills the tables of docs/results.md from results, so that no figure in it is typed by hand.
 
-    python docs/tables.py runs/demo/results.json README.md
-    python docs/tables.py runs/photos-iid-s* runs/photos-aced-s* README.md --block photos-table \\
+    python docs/tables.py runs/demo/results.json docs/results.md
+    python docs/tables.py runs/photos-iid-s* runs/photos-aced-s* docs/results.md --block photos-table \\
         --reference runs/photos-reference
 
 The text between `<!-- NAME -->` and `<!-- /NAME -->` of the page is replaced. Results are a demo's results.json, or

@@ -125,7 +125,7 @@ def test_two_of_a_kind_are_refused(sections: dict[str, Any], said: str, tmp_path
 
 
 def test_a_word_that_stands_for_a_model_is_none() -> None:
-    from aced.train.run.inputs import load_frozen
+    from aced.train.run.frozen import load_frozen
 
     with pytest.raises(AcedError, match="given"):
         load_frozen("reference", aced.make_config({"method": {"name": "aced"}, "reference": {"model": "given"}}))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
 import shlex
+import sys
+import textwrap
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +23,13 @@ import typer
 import aced
 from aced.cli import app
 from aced.config import Config, describe_keys, load_config, recipes
+from aced.core.score_models import SCORES
 from aced.methods import METHODS
+from aced.registry import plugins
 from wording import tells
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GROUP: Any = typer.main.get_command(app)
 
 
@@ -42,8 +48,10 @@ def script(path: str) -> ModuleType:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    """The code blocks of a page, those of its lists too."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -104,7 +112,7 @@ def test_the_reference_page_is_what_the_code_says() -> None:
 
 def test_the_pages_name_every_method_and_section() -> None:
     method, guide = text_of("docs/method.md"), text_of("docs/guide.md")
-    for name in METHODS:
+    for name in (*METHODS, *SCORES):
         assert f"`{name}`" in method, name
     for section in Config.model_fields:
         assert f"`[{section}]`" in guide, section
@@ -116,12 +124,12 @@ def test_the_map_of_modules_is_what_the_modules_say() -> None:
     assert "selection_ranks.py" in page
 
 
-def test_what_the_readme_says_of_the_demo_is_so() -> None:
+def test_what_the_results_say_of_the_demo_is_so() -> None:
     from aced.lab.demo.rows import FULL
     from aced.lab.scenes import DEFAULT_MIX, IMAGE_SIZE
     from aced.pool.source import SOUND_KINDS
 
-    text = " ".join(text_of("README.md").split())
+    text = " ".join(text_of("docs/results.md").split())
     shares = DEFAULT_MIX.shares()
     assert f"a pool of {FULL.pool:,} noisy" in text
     assert f"{IMAGE_SIZE}-pixel scenes" in text
@@ -142,7 +150,108 @@ def test_the_table_of_costs_is_so() -> None:
     for ratio, shown in ((0.5, "1.67"), (0.8, "2.67"), (0.9, "4.33")):
         assert f"{cost(ratio, scores=True) / 3:.2f}" == shown
         assert shown in text_of("docs/guide.md")
-    assert all("| 3 + 1/(1-f) | 2.67 |" in text_of(page) for page in ("README.md", "docs/cost.md"))
+    assert "| 3 + 1/(1-f) | 2.67 |" in text_of("docs/cost.md")
+    assert "2.67 times an IID step" in " ".join(text_of("README.md").split())
+
+
+def test_the_readme_is_short_and_its_table_is_that_of_the_results() -> None:
+    excerpt = script("docs/excerpt.py")
+    assert text_of("README.md") == excerpt.page(), "run: python docs/excerpt.py"
+    assert len(text_of("README.md").splitlines()) <= 150
+    rows = excerpt.rows_of(text_of("README.md"), "results-table")
+    assert {"IID", "Softmax-KD", "ACED"} <= rows.keys()
+    assert len(rows) <= 8
+    source = text_of("docs/results.md")
+    for cells in rows.values():
+        assert all(f"| {cell} |" in source for cell in list(cells.values())[1:])
+
+
+def test_the_rows_at_equal_time_are_the_best_of_their_lambdas() -> None:
+    heads = "| Method | Average, % | Loaded | FLOPs | Wall time |\n| --- | --: | --: | --: | --: |"
+    rows = {"IID": 1, "ACED": 5, "IID at ACED's wall time": 2, "IID (lambda 4) at ACED's wall time": 3}
+    lines = "\n".join(f"| {name} | {value}.0 ± 0.1 | 1k | 1G | 1 s |" for name, value in rows.items())
+    blocks = "".join(
+        f"<!-- {name} -->\n{heads}\n{lines}\n<!-- /{name} -->\n" for name in ("demo-table", "photos-table")
+    )
+    table = script("docs/excerpt.py").table(blocks)
+    assert "| IID | 1.0 ± 0.1 | 3.0 ± 0.1 | 1.0 ± 0.1 | 1k | 1G | 1 s |" in table
+    assert "| ACED | 5.0 ± 0.1 | 5.0 ± 0.1 |" in table
+
+
+def test_the_costs_in_the_decision_table_are_those_that_were_measured() -> None:
+    rows = script("docs/excerpt.py").rows_of(text_of("docs/cost.md"), "bench-cheap")
+    cheap = "ACED, `cascade=0.4 early reuse=400 unseen=predict refresh=0.3`"
+    flops = {
+        name: rows[name]["FLOPs"] for name in ("IID", "Columns-KD", "D-ACED, `early`", "I-ACED, `early`", "ACED", cheap)
+    }
+    page = text_of("README.md")
+    for method, shown in (
+        ("columns-kd", f"{flops['Columns-KD']} to {flops['D-ACED, `early`']}"),
+        ("i-aced", flops["I-ACED, `early`"]),
+        ("aced", flops["ACED"]),
+        ("aced` with cheap", flops[cheap]),
+    ):
+        assert re.search(rf"^\| [^|]* \| `{re.escape(method)}[^|]*\| {re.escape(shown)} \|", page, re.MULTILINE), method
+
+
+# --- paths and names --------------------------------------------------------------------------------------------------
+
+HISTORY = {"CHANGELOG.md", "LOG.md"}
+"""Pages that tell of files that are gone."""
+
+
+def missing_paths(text: str) -> list[str]:
+    """Paths of the repository that a page names and that are not there; `file::name` names what a file defines."""
+    found = re.findall(r"\b((?:src|tests|docs|examples|benchmarks)/[\w./-]*\w)(?:::(\w+))?", text)
+    return [
+        f"{path}::{name}" if name else path
+        for path, name in found
+        if not (ROOT / path).exists() or (name and not defines(ROOT / path, name))
+    ]
+
+
+def defines(file: Path, name: str) -> bool:
+    """Whether a file defines a function, a class or a constant of this name."""
+    return bool(re.search(rf"^(?:(?:def|class) {name}\b|{name}\b.*=)", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def missing_names(text: str) -> list[str]:
+    """Modules of the package that a page names, and what is in them, as far as there are none."""
+    groups = {plugins.GROUP, plugins.COMMANDS}  # entry points, which no module needs to be called after
+    return [name for name in sorted(set(re.findall(r"\baced(?:\.\w+)+", text)) - groups) if not is_there(name)]
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one; names of earlier versions are not."""
+    found: Any = aced
+    for end, part in enumerate(name.split(".")[1:], 2):
+        if not hasattr(found, part):
+            module = ".".join(name.split(".")[:end])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)
+                try:
+                    importlib.import_module(module)
+                except (ImportError, FutureWarning):
+                    return False
+            found = sys.modules[module]
+        else:
+            found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.name)
+def test_paths_and_names_of_a_page_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not missing_paths(text)
+    assert not missing_names(text)
+
+
+def test_what_is_not_there_is_found() -> None:
+    text = (
+        "`tests/test_docs.py::is_there`, `tests/test_docs.py::nowhere`, `src/aced/gone.py`, `aced.select`, `aced.x.y`"
+    )
+    assert missing_paths(text) == ["tests/test_docs.py::nowhere", "src/aced/gone.py"]
+    assert missing_names(text + " aced.core.losses.sigmoid aced.towers") == ["aced.towers", "aced.x.y"]
 
 
 # --- links and words ------------------------------------------------------------------------------------------------
@@ -182,26 +291,26 @@ def test_no_page_speaks_of_a_machine_or_a_workplace(page: Path) -> None:
 # --- snippets -------------------------------------------------------------------------------------------------------
 
 
-def embed(features: torch.Tensor) -> aced.Embeddings:
-    """Stands for a model: `[B, 2, d]` to embeddings of B pairs."""
-    sides = torch.nn.functional.normalize(features, dim=2)
+def embed(model: torch.nn.Module, pairs: torch.Tensor) -> aced.Embeddings:
+    """Embeddings of B pairs, `[B, 2, d]`."""
+    sides = torch.nn.functional.normalize(model(pairs), dim=2)
     return aced.Embeddings(sides[:, 0], sides[:, 1], 10.0, -10.0)
 
 
-def test_the_three_lines_of_the_readme_run() -> None:
+def test_the_six_lines_of_the_readme_run() -> None:
     lines = next(block for block in blocks(ROOT / "README.md", "python") if "aced.select" in block)
-    assert len(lines.splitlines()) == 3
+    assert len(lines.splitlines()) == 6
     g = torch.Generator().manual_seed(0)
-    superbatch = torch.randn(320, 2, 8, generator=g, requires_grad=True)
-    student, reference = embed(superbatch), embed(torch.randn(320, 2, 12, generator=g))
+    student, teacher = torch.nn.Linear(8, 8), torch.nn.Linear(8, 12)
     scope: dict[str, Any] = {
-        "aced": aced, "student": student, "reference": reference, "g": g, "superbatch": superbatch, "embed": embed,
+        "aced": aced, "torch": torch, "student": student, "teacher": teacher, "g": g, "embed": embed,
+        "superbatch": torch.randn(320, 2, 8, generator=g),
     }  # fmt: skip
     exec(lines, scope)
     assert len(set(scope["sel"].indices.tolist())) == 256
-    scope["loss"].backward()
-    assert superbatch.grad is not None
-    assert superbatch.grad.abs().sum() > 0
+    assert student.weight.grad is not None
+    assert student.weight.grad.abs().sum() > 0
+    assert teacher.weight.grad is None
 
 
 def test_the_example_is_short_and_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,8 +344,8 @@ def results(methods: dict[str, str], seeds: int = 3) -> dict[str, Any]:
     return {"rows": rows, "reference": reference, "environment": {"cpu": "some processor", "threads": 2, "torch": "2"}}
 
 
-def test_the_table_of_the_readme_is_filled_from_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, page = tmp_path / "results.json", tmp_path / "README.md"
+def test_a_table_is_filled_from_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, page = tmp_path / "results.json", tmp_path / "page.md"
     file.write_text(json.dumps(results({"iid": "IID", "aced": "ACED"})), encoding="utf-8")
     page.write_text("before\n<!-- demo-table -->\nold\n<!-- /demo-table -->\nafter\n", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["tables.py", str(file), str(page)])
@@ -251,7 +360,7 @@ def test_the_table_of_the_readme_is_filled_from_results(tmp_path: Path, monkeypa
 
 
 def test_tables_without_their_block_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, page = tmp_path / "results.json", tmp_path / "README.md"
+    file, page = tmp_path / "results.json", tmp_path / "page.md"
     file.write_text(json.dumps(results({"iid": "IID"})), encoding="utf-8")
     page.write_text("nothing", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["tables.py", str(file), str(page)])
@@ -259,10 +368,20 @@ def test_tables_without_their_block_are_refused(tmp_path: Path, monkeypatch: pyt
         script("docs/tables.py").main()
 
 
-def test_the_readme_has_both_blocks() -> None:
+def test_the_results_have_both_blocks() -> None:
     fill = script("docs/tables.py").fill
     for name in ("demo-table", "photos-table"):
-        assert "| the table |" in fill(text_of("README.md"), name, "| the table |")
+        assert "| the table |" in fill(text_of("docs/results.md"), name, "| the table |")
+
+
+def test_a_picture_of_a_terminal_shows_what_was_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, out = tmp_path / "printed.txt", tmp_path / "terminal.svg"
+    printed.write_text("\x1b[1mbold\x1b[0m <a & b>\n\n┃ 12.3 ┃\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["terminal.py", "aced config", str(printed), str(out)])
+    script("docs/terminal.py").main()
+    tree = ElementTree.fromstring(out.read_text(encoding="utf-8"))
+    texts = [node.text for node in tree.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["$ aced config", "bold <a & b>", "┃ 12.3 ┃"]
 
 
 def test_the_picture_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

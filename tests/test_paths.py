@@ -21,7 +21,8 @@ from cli_fakes import Cli
 
 NOBODY = "~a-user-that-there-is-not/x"
 WORDS = {
-    "run.device", "run.trackers", "data.caption", "data.kind_field", "data.source", "method.name", "method.loss",
+    "run.device", "run.trackers", "data.caption", "data.kind_field", "data.concept_field", "data.source", "method.name",
+    "method.loss",
 }  # fmt: skip
 """Keys of free text that are no path; a new one must be added here, or be one."""
 NO_PATHS = {

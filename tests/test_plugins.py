@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 
 import aced
 from aced.config import make_config
@@ -217,3 +218,30 @@ def test_methods_are_listed_with_their_origin(cli: Cli, tmp_path: Path, monkeypa
     monkeypatch.setenv("ACED_IMPORTS", "mine_d")
     assert cli("methods").out.count("mine_d") == 4
     assert DISTILLATIONS
+
+
+def test_the_groups_of_entry_points_are_those_that_installed_packages_name() -> None:
+    assert (plugins.GROUP, plugins.COMMANDS) == ("aced.plugins", "aced.commands")
+
+
+class _Point:
+    """An entry point as `importlib.metadata` gives it."""
+
+    name, dist = "extra", None
+
+    def __init__(self, function: Any) -> None:
+        self.load = lambda: function
+
+
+def test_an_installed_package_adds_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(app: typer.Typer) -> None:
+        app.command("hello")(lambda: None)
+
+    points = {plugins.COMMANDS: [_Point(add)]}
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points.get(group, []))
+    app = typer.Typer()
+    plugins.load_commands(app)
+    assert [command.name for command in app.registered_commands] == ["hello"]
+    points[plugins.COMMANDS] = [_Point(lambda app: 1 / 0)]
+    with pytest.raises(AcedError, match=r"'extra'.*division"):
+        plugins.load_commands(app)

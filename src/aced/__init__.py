@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from aced.pool.own import PairSource as PairSource
     from aced.pool.shards import open_shards as open_shards
     from aced.pool.source import Candidates as Candidates
+    from aced.pool.source import Column as Column
     from aced.pool.source import Fault as Fault
     from aced.pool.source import Source as Source
     from aced.registry.doors import register_distillation as register_distillation
@@ -66,6 +67,7 @@ _HOME = {
     "open_shards": "aced.pool.shards",
     "PairSource": "aced.pool.own",
     "Candidates": "aced.pool.source",
+    "Column": "aced.pool.source",
     "Fault": "aced.pool.source",
     "Source": "aced.pool.source",
     "Step": "aced.train.hook",

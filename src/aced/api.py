@@ -1,4 +1,4 @@
-"""What `aced.train`, `aced.evaluate` and `aced.embed` do when they are called from Python, in a notebook too."""
+"""`aced.train`, `aced.evaluate` and `aced.embed`: the calls from Python, in a notebook too."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Trained:
 
     Attributes:
         student: the trained model.
-        scores: its zero-shot scores; of several processes the first one has them.
-        step: the last step; below `train.steps` where `on_step` ended the run.
-        folder: with the model, checkpoints, figures and report.
-        results: what results.json holds: scores, budgets, what they depend on.
+        scores: its zero-shot scores; with several processes only the first one has them.
+        step: the last step; less than `train.steps` if `on_step` ended the run.
+        folder: the run's folder with the model, checkpoints, figures and report.
+        results: the content of results.json: scores, budgets and settings.
     """
 
     student: Tower
@@ -62,22 +62,22 @@ def train(
     resume: bool = False,
     show: bool = True,
 ) -> Trained:
-    """Train as `aced train` does, with data and models of your own where you hand them over.
+    """Train as `aced train` does, optionally with your own data and models.
 
     Args:
         config: a `Config`, a file or recipe, or a mapping of sections (`{"train": {"steps": 100}}`).
-        source: pairs to learn from, in the place of `data.shards`.
-        student: the model to train, which is changed, in the place of `student.model`.
-        reference: the frozen model that scores pairs, and teaches where the config names no teacher. In a `Config` that
-            is already made, `reference.model` is "given" for it.
-        tasks: what the student is evaluated on, in the place of `eval.tasks`.
-        on_step: called behind each step; False, or `aced.StopTraining` raised, makes that step the last, and the run
-            is scored and saved as one that is complete.
-        resume: go on from the newest checkpoint in `run.out`, or begin.
+        source: pairs to learn from, instead of `data.shards`.
+        student: the model to train, instead of `student.model`; it is modified.
+        reference: the frozen model that scores pairs, and the teacher unless the config names one. A `Config` object
+            then says `reference.model = "given"`.
+        tasks: evaluation tasks for the student, instead of `eval.tasks`.
+        on_step: called after each step. If it returns False or raises `aced.StopTraining`, that step is the last, and
+            the run is scored and saved as complete.
+        resume: continue from the newest checkpoint in `run.out`, if any.
         show: print lines and bars.
 
     Raises:
-        AcedError: whatever the config, the data or a model has wrong, in one sentence.
+        AcedError: any fault of the config, the data or a model, in one sentence.
     """
     given = Given(source, student, reference, tasks)
     made = _config_of(config, given)
@@ -100,16 +100,16 @@ def evaluate(
     """Score a model on zero-shot tasks; a task that fails does not stop the others.
 
     Args:
-        model: a `Tower`, which stays where it is, or what `aced eval` takes: a run's folder, a name, ...
+        model: a `Tower`, which stays on its device, or a MODEL of `aced eval`: a run's folder, a name, ...
         tasks: tasks, or folders of them; `scenes` for the built-in ones.
-        checkpoint: weights of a model that is named.
-        device: of a model that is named.
-        micro_batch: images or texts embedded at a time.
-        precision: of the model; `auto` is bf16 on a GPU that has it, else fp32.
-        workers: processes that decode images; 0: this one.
+        checkpoint: weights, if the model is named.
+        device: device, if the model is named.
+        micro_batch: number of images or texts per forward pass.
+        precision: of the model; `auto` is bf16 on a GPU that supports it, otherwise fp32.
+        workers: processes that decode images; 0 decodes in this one.
 
     Raises:
-        AcedError: there is no such model or folder, or two tasks have one name.
+        AcedError: there is no such model or folder, or two tasks share a name.
     """
     wanted = [tasks] if not isinstance(tasks, Sequence) or isinstance(tasks, str) else tasks
     found = [task for one in wanted for task in _tasks_of(one)]
@@ -128,10 +128,10 @@ def embed(
     show: bool = True,
     **options: Any,
 ) -> EmbedTally:
-    """Embed a pool of tars with a frozen model, as `aced embed` does: a side-car for each tar.
+    """Embed a pool of tars with a frozen model, as `aced embed` does: one side-car per tar.
 
     Args:
-        model: a model's folder, an address of the hub, or a name.
+        model: a model's folder, an address on the hub, or a name.
         shards: tars, as `data.shards` names them.
         out: the cache folder, for `reference.cache`.
         show: print lines and bars.
@@ -139,7 +139,7 @@ def embed(
             checkpoint, dtype, views, micro_batch, workers, device, precision, caption, ...
 
     Raises:
-        AcedError: there is no such option, or whatever the model or the data have wrong, in one sentence.
+        AcedError: there is no such option, or any fault of the model or the data, in one sentence.
     """
     named = [shards] if isinstance(shards, (str, Path)) else shards
     try:
@@ -152,7 +152,7 @@ def embed(
 
 
 def _config_of(config: Configured, given: Given) -> Config:
-    """The config, with a word in the place of a reference that is handed over."""
+    """The config, with a placeholder for a reference that is handed over."""
     if isinstance(config, Config):
         return config
     if not isinstance(config, Mapping):

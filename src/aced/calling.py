@@ -1,4 +1,4 @@
-"""Packages that can be called: `aced.train(config)`, though `aced.train` is the package of the trainer."""
+"""Callable packages: `aced.train(config)`, although `aced.train` is the package of the trainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Called(ModuleType):
-    """A package whose calls go to the function of its name in `aced.api`, which is imported then."""
+    """A package that, when called, calls the function of its name in `aced.api`, imported on the first call."""
 
     def _function(self) -> Any:
         return getattr(importlib.import_module("aced.api"), self.__name__.rpartition(".")[2])
@@ -25,5 +25,5 @@ class _Called(ModuleType):
 
 
 def callable_package(name: str) -> None:
-    """Let a package of aced, which is being imported, be called."""
+    """Make a package of aced callable while it is being imported."""
     sys.modules[name].__class__ = _Called

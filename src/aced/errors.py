@@ -1,4 +1,4 @@
-"""The one exception that users see: a sentence that says what is wrong, where, and what to do."""
+"""The one exception that users see: one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 
 
 class AcedError(Exception):
-    """A mistake of the user or a fault of the data or the machine, told in one sentence.
+    """A fault of the user, the data or the machine, as one sentence.
 
     The command line prints it without a traceback and exits with status 2.
     """
 
 
 class DataLost(AcedError):
-    """Data that a run had are gone or others now: it is resumed as the sentence says, and not as it was begun."""
+    """The data of a run is gone or has changed: it can be resumed only as the sentence says."""
 
 
 def told(error: BaseException, sentence: str = "") -> str:
-    """What an exception says, and behind it the sentences that were noted on it since: what became of the work.
+    """The text of an exception and of the notes added to it, which say what became of the work.
 
-    `sentence` takes the place of its own words.
+    `sentence` replaces its own text.
     """
     return " ".join([sentence or str(error), *getattr(error, "__notes__", ())])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the known name closest to `word`, or the list of all where none is close."""
+    """`" Did you mean 'x'?"` for the known name closest to `word`, or the list of all if none is close."""
     names = {name.lower(): name for name in sorted(known)}
     close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
     if close:
@@ -39,14 +39,14 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of Python or torch means that the memory, of the machine or of a device, is used up."""
+    """Whether an exception of Python or torch means that the machine's or a device's memory is exhausted."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     )
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed, in one sentence: of a bug also where in the code."""
+    """The reason for a failure in one sentence; for a bug also the place in the code."""
     if isinstance(error, AcedError):
         return str(error)
     if is_out_of_memory(error):

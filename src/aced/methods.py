@@ -1,7 +1,7 @@
 """The methods of curation and distillation, as data.
 
-A method says how the contrastive batch is chosen and what is distilled on which batch; the training loop
-reads the row and knows no method by name. A new method that combines these parts is a new row, nothing else.
+A method says how the contrastive batch is chosen and what is distilled on which batch. The training loop reads the row
+and knows no method by name, so a new combination of these parts is only a new row.
 Source: arXiv 2411.18674 sections 3 and 4, METHOD section 5.
 """
 
@@ -26,19 +26,19 @@ class Method:
         name: what users type.
         title: what tables show.
         about: one line for `aced methods`.
-        score: by what candidates are chosen for the contrastive batch, a name in `SCORES`; None draws it i.i.d.
-        strategy: how the batch is drawn from the scores.
-        concepts: how candidates are chosen by their concepts, where no model scores them; or None.
-        distill: the distillation loss beside the contrastive one, a name in `DISTILLATIONS`, or None.
+        score: by which candidates are chosen for the contrastive batch, a name in `SCORES`; None: i.i.d.
+        strategy: how the scores decide the batch.
+        concepts: how concepts decide the batch, for methods without a scoring model; or None.
+        distill: the distillation loss added to the contrastive one, a name in `DISTILLATIONS`, or None.
         weight: lambda, the weight of the distillation loss.
         second: another distillation loss on the same batch, or None.
         second_weight: its own lambda.
-        distill_on: the batch that is distilled on: the `same` as the contrastive one, or another `iid` one.
-        contrastive: whether there is a contrastive loss; without one distillation alone trains the student.
-        filters: whether the pool is cut down once, before training, to what the reference takes for right pairs.
-        loss: the contrastive loss, a name in `LOSSES`, where the method brings its own; None takes the run's.
-        reference: whose scores: the `large` reference, or a `peer` of the student's own architecture (JEST).
-        columns: m, how many further pairs the batch is compared with, by the teacher's cached embeddings; 0 for none.
+        distill_on: the batch for distillation: the `same` as the contrastive one, or another, `iid` one.
+        contrastive: whether there is a contrastive loss; without it the student only distils.
+        filters: whether the pool is filtered once, before training, to the pairs that the reference finds matching.
+        loss: the contrastive loss, a name in `LOSSES`, if the method brings its own; None uses the run's.
+        reference: which reference scores: the `large` one, or a `peer` of the student's own architecture (JEST).
+        columns: m, number of further pairs that the batch is compared with, by the teacher's cached embeddings.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Method:
 
     @property
     def scores_student(self) -> bool:
-        """Whether the student must embed the super-batch before the choice."""
+        """Whether the student must embed the super-batch before the selection."""
         return self._scoring is not None and self._scoring.student != 0
 
     @property
@@ -75,7 +75,7 @@ class Method:
 
     @property
     def score_of_reference(self) -> Score:
-        """The score by which the reference chooses alone: the method's own, or easy-reference."""
+        """The score that uses the reference only: the method's own, or easy-reference."""
         return self.score if self.score is not None and not self.scores_student else "easy-reference"
 
     @property
@@ -84,17 +84,17 @@ class Method:
 
     @property
     def guided(self) -> bool:
-        """Whether the contrastive loss looks at what the reference makes of the same pairs."""
+        """Whether the contrastive loss uses the reference's embeddings of the same pairs."""
         return self.loss is not None and LOSSES.find(self.loss).guided
 
     @property
     def uses_reference(self) -> bool:
-        """Whether a reference is needed for anything but teaching."""
+        """Whether a reference is needed for anything other than teaching."""
         return self.scores_reference or self.guided or self.filters
 
     @property
     def needs_large(self) -> bool:
-        """Whether the large reference (which is the teacher too) is needed at all."""
+        """Whether the large reference (which is also the teacher) is needed at all."""
         return self.distill is not None or (self.uses_reference and self.reference == "large")
 
     @property
@@ -135,7 +135,7 @@ _TABLE = (
     Method(
         name="softmax-fm-kd",
         title="Softmax-KD with FM",
-        about="Softmax-KD with feature matching beside it",
+        about="Softmax-KD plus feature matching",
         distill="softmax",
         weight=2.0,
         second="features",
@@ -144,7 +144,7 @@ _TABLE = (
     Method(
         name="softmax-sigmoid-kd",
         title="Softmax- and Sigmoid-KD",
-        about="Softmax-KD with Sigmoid-KD beside it",
+        about="Softmax-KD plus Sigmoid-KD",
         distill="softmax",
         weight=2.0,
         second="sigmoid",
@@ -161,13 +161,13 @@ _TABLE = (
     Method(
         name="drrho",
         title="DRRho",
-        about="random batches, contrastive loss with a margin for every negative by the reference",
+        about="random batches, contrastive loss with a margin for each negative, set by the reference",
         loss="drrho",
     ),
     Method(
         name="drrho-kd",
         title="DRRho with KD",
-        about="DRRho with Softmax-KD beside it",
+        about="DRRho plus Softmax-KD",
         loss="drrho",
         distill="softmax",
         weight=2.0,
@@ -175,13 +175,13 @@ _TABLE = (
     Method(
         name="clip-filter",
         title="CLIP filter",
-        about="random batches of the pairs that are most alike for the reference, cut out of the pool once",
+        about="random batches of the best-matching pairs by the reference, filtered from the pool once",
         filters=True,
     ),
     Method(
         name="clip-filter-kd",
         title="CLIP filter with KD",
-        about="the CLIP filter with Softmax-KD on the same batch",
+        about="the CLIP filter plus Softmax-KD on the same batch",
         filters=True,
         distill="softmax",
         weight=2.0,
@@ -189,7 +189,7 @@ _TABLE = (
     Method(
         name="cabs-dm",
         title="CABS-DM",
-        about="pairs that together show as many concepts as possible, each alike often",
+        about="pairs that together show as many concepts as possible, each equally often",
         concepts="diversity",
     ),
     Method(
@@ -238,7 +238,7 @@ _TABLE = (
     Method(
         name="columns-kd",
         title="Columns-KD",
-        about="Softmax-KD against the teacher's cached embeddings of further pairs as well",
+        about="Softmax-KD that also compares with the teacher's cached embeddings of further pairs",
         distill="softmax",
         weight=16.0,
         columns=512,
@@ -246,7 +246,7 @@ _TABLE = (
     Method(
         name="d-aced",
         title="D-ACED",
-        about="pairs unlike each other for the reference, with distillation as in columns-kd; no scoring pass",
+        about="pairs that differ from each other for the reference, with distillation as in columns-kd; no scoring",
         score="diverse",
         distill="softmax",
         weight=16.0,
@@ -262,7 +262,7 @@ _TABLE = (
     Method(
         name="rho-loss",
         title="RHO-LOSS",
-        about="the most learnable pairs, without noise, by a small model that was trained on data held out",
+        about="the most learnable pairs, without noise, by a small model that was trained on held-out data",
         score="learnability",
         strategy="top-k",
         reference="peer",
@@ -302,7 +302,7 @@ _TABLE = (
     Method(
         name="hard-student",
         title="Hard-student",
-        about="pairs that are hard for the student, whatever the reference says",
+        about="pairs that are hard for the student, regardless of the reference",
         score="hard-student",
     ),
 )
@@ -318,18 +318,18 @@ def get_method(
     columns: int | None = None,
     loss: str | None = None,
 ) -> Method:
-    """The method of that name, with other lambdas, number of columns or contrastive loss where they are given.
+    """The method of that name, with the lambdas, number of columns or contrastive loss that are given.
 
     Args:
         name: in `METHODS`.
         weight: lambda.
         second_weight: lambda of the second distillation.
         columns: m.
-        loss: for a method that brings none of its own; a loss that looks at the reference makes the method need one.
+        loss: for a method without its own; a loss that uses the reference makes the method need one.
 
     Raises:
-        AcedError: no such method or loss (names the nearest), a weight for a method that has no such distillation, a
-            weight that is not positive, or columns for a method that does not distil by softmax.
+        AcedError: there is no such method or loss (names the nearest), a weight for a distillation that the method does
+            not have, a weight that is not positive, or columns for a method that does not distil by softmax.
     """
     method = METHODS.find(name)
     if weight is not None:
@@ -357,10 +357,10 @@ def _check_weight(name: str, weight: float, distillation: str | None, lacks: str
 
 
 def register_method(method: Method) -> Method:
-    """Add a row to the table of methods; `method.name` and `aced methods` then know it.
+    """Add a row to the table of methods, so that `method.name` and `aced methods` know it.
 
     Raises:
-        AcedError: the name is taken, or the row names a score, a strategy or a distillation that there is not.
+        AcedError: the name is taken, or the row names an unknown score, strategy or distillation.
     """
     origin, what = caller(), f"The method '{method.name}'"
     if method.score is not None:
@@ -368,15 +368,15 @@ def register_method(method: Method) -> Method:
         if SCORES[method.score].within and method.strategy != "joint":
             raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
     if method.concepts not in (None, *get_args(ByConcepts)):
-        raise AcedError(f"{what} has concepts='{method.concepts}': take one of {', '.join(get_args(ByConcepts))}.")
+        raise AcedError(f"{what} has concepts='{method.concepts}': use one of {', '.join(get_args(ByConcepts))}.")
     if method.concepts is not None and method.score is not None:
-        raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave one of them out.")
+        raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave out one of them.")
     if method.strategy not in get_args(Strategy):
-        raise AcedError(f"{what} has strategy '{method.strategy}': take one of {', '.join(get_args(Strategy))}.")
+        raise AcedError(f"{what} has strategy '{method.strategy}': use one of {', '.join(get_args(Strategy))}.")
     if method.loss is not None:
         LOSSES.find(method.loss)
     if method.distill is None and (method.second is not None or not method.contrastive):
-        raise AcedError(f"{what} has second='{method.second}' or contrastive=False, and distils nothing: set distill.")
+        raise AcedError(f"{what} has second='{method.second}' or contrastive=False, but distils nothing: set distill.")
     for name, weight in method.distillations:
         DISTILLATIONS.find(name)
         if not 0 < weight < math.inf:

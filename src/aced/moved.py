@@ -1,6 +1,6 @@
-"""Modules under the names that they had in version 0.1: each still imports, with a warning that names its new place.
+"""Module names of version 0.1: each still imports, with a warning that names its new place.
 
-They go in version 0.3.
+They will be removed in version 0.3.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ MOVED = {
     "aced.train.trackers": "aced.runs.trackers",
     "aced.train.trackers.tracker": "aced.runs.trackers.tracker",
 }
-"""Old names of modules that the pages of version 0.1 named or that a user may have needed, and the new ones."""
+"""Old module names that the documents of version 0.1 mention or that users may have needed, and the new ones."""
 
 
 class _Stand(ModuleType):
-    """A module under its old name, whose names are those of the new one."""
+    """A module under its old name, with the contents of the new one."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -77,11 +77,11 @@ class _OldNames(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
-        # Seen by default, unlike a DeprecationWarning, which a user's own modules would keep to themselves.
-        warnings.warn(f"{old} is {MOVED[old]} now; the old name goes in version 0.3.", FutureWarning, stacklevel=2)
+        # A FutureWarning is visible by default; a DeprecationWarning would be hidden in a user's own modules.
+        warnings.warn(f"{old} is now {MOVED[old]}; the old name ends with version 0.3.", FutureWarning, stacklevel=2)
 
 
 def keep_old_names() -> None:
-    """Let the old names be imported; once is enough."""
+    """Make the old names importable; one call is enough."""
     if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
         sys.meta_path.append(_OldNames())

@@ -20,9 +20,12 @@ from torch import Tensor
 from aced.core import gains
 from aced.core.embeddings import Embeddings
 from aced.core.ranks import Alone
+from aced.core.score_models import SCORES as BUILT_IN_SCORES
 from aced.core.selection import Selection, draw, select
 
-PAIRED = ("learnability", "easy-reference", "hard-student")
+WEIGHTS = {"learnability": (1.0, -1.0), "easy-reference": (0.0, -1.0), "hard-student": (1.0, 0.0)}
+"""Of the student's and of the reference's loss, for every score that compares images with texts."""
+PAIRED = tuple(WEIGHTS)
 SCORES = (*PAIRED, "diverse")
 LOSSES = ("sigmoid", "softmax")
 
@@ -99,13 +102,8 @@ def oracle(student: Embeddings, reference: Embeddings, score: str, loss: str) ->
     """g_i(K) by loops."""
     if score == "diverse":
         return lambda i, chosen: -diverse_gain(reference, loss, i, chosen)
-    signed = {
-        "learnability": [(1, student), (-1, reference)],
-        "easy-reference": [(-1, reference)],
-        "hard-student": [(1, student)],
-    }[score]
-    matrices = [(sign, logits(e)) for sign, e in signed]
-    return lambda i, chosen: math.fsum(sign * model_gain(z, loss, i, chosen) for sign, z in matrices)
+    matrices = [(weight, logits(e)) for weight, e in zip(WEIGHTS[score], (student, reference), strict=True)]
+    return lambda i, chosen: math.fsum(weight * model_gain(z, loss, i, chosen) for weight, z in matrices)
 
 
 def assert_gains(result: Selection, gain: Oracle, tolerance: float = 1e-5) -> None:
@@ -119,6 +117,10 @@ def assert_gains(result: Selection, gain: Oracle, tolerance: float = 1e-5) -> No
 
 
 # --- scores -------------------------------------------------------------------------------------------------
+
+
+def test_every_score_is_held_against_its_weights() -> None:
+    assert set(SCORES) == set(BUILT_IN_SCORES)
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -172,11 +174,7 @@ def test_independent_softmax_scores_are_the_whole_batch_losses(
         own = torch.arange(len(e))
         return (F.cross_entropy(z, own, reduction="none") + F.cross_entropy(z.T, own, reduction="none")) / 2
 
-    want = {
-        "learnability": dense(student) - dense(reference),
-        "easy-reference": -dense(reference),
-        "hard-student": dense(student),
-    }[score]
+    want = WEIGHTS[score][0] * dense(student) + WEIGHTS[score][1] * dense(reference)
     torch.testing.assert_close(result.scores, want, atol=1e-5, rtol=1e-5)
     assert result.indices.tolist() == want.topk(6).indices.tolist()
 

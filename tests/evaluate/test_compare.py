@@ -148,7 +148,7 @@ def test_the_average_has_a_standard_error() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "evaluation"),
+        (None, "'aced eval"),
         ("{", "read"),
         ("[]", "evaluation"),
         ('{"rows": []}', "evaluation"),
@@ -159,7 +159,7 @@ def test_the_average_has_a_standard_error() -> None:
 def test_damaged_evaluations_are_told(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:
         (tmp_path / "eval.json").write_text(content)
-    with pytest.raises(AcedError, match=words):
+    with pytest.raises(AcedError, match=rf"eval\.json.*{words}"):
         read_evaluation(tmp_path)
 
 

@@ -251,7 +251,7 @@ def rewrite(name: str, content: str):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda task: (task / "classnames.txt").unlink(), "task"),
+        (lambda task: (task / "classnames.txt").unlink(), r"wds_colours .*task"),
         (lambda task: (task / "zeroshot_classification_templates.txt").unlink(), "zeroshot_classification"),
         (rewrite("zeroshot_classification_templates.txt", "a photo\n"), r"template.*\{c\}.*'a photo'"),
         (rewrite("classnames.txt", "\n\n"), "empty line"),

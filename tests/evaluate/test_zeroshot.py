@@ -64,7 +64,7 @@ def classification(name: str = "shape", labels: Sequence[int] = (0, 1, 1), **mor
         images=more.get("images", reader(len(labels))),
         labels=torch.tensor(labels),
         classes=more.get("classes", ["cat", "dog"]),
-        templates=more.get("classes", ["{c}", "a {c}"]),
+        templates=more.get("templates", ["{c}", "a {c}"]),
         chance=0.5,
     )
 

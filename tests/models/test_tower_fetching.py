@@ -191,7 +191,7 @@ def test_only_what_is_missing_is_fetched_and_shown(listed: Hub) -> None:
 
 def test_tags_and_addresses_go_wherever_a_model_is_named(listed: Hub, tiny: Tower, tmp_path: Path, cli: Any) -> None:
     from aced.config import make_config
-    from aced.train.run.inputs import load_frozen
+    from aced.train.run.frozen import load_frozen
     from aced.train.run.student import make_student
     from run_fakes import write_pairs
 

@@ -159,7 +159,7 @@ def test_a_second_level_gives_the_preprocessing(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("{", "model config"),
-        ("[]", "JSON"),
+        ("[]", r"broken\.json.*JSON"),
         ('{"embed_dim": 4}', "'vision_cfg'.*missing"),
         ('{"embed_dim": 4, "vision_cfg": 3, "text_cfg": {}}', "'vision_cfg'"),
         ('{"embed_dim": 4, "vision_cfg": {"no_such": 1}, "text_cfg": {}}', "no_such"),
@@ -221,7 +221,7 @@ class _Evil:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("missing.pt", None, "checkpoint"),
+        ("missing.pt", None, r"checkpoint .*missing\.pt"),
         ("evil.pt", {"state_dict": _Evil()}, "tensors"),
         ("empty.pt", {}, "state dict"),
         ("list.pt", [1, 2], "state dict"),

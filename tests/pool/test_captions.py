@@ -35,7 +35,7 @@ def test_without_captions_there_is_a_fault_with_a_reason():
     for choice in ("whole", "first", "random"):
         with pytest.raises(CaptionFault, match="empty"):
             Captions.parse("txt", choice).read(b" \n \r\n", "k", 0, [])
-    with pytest.raises(CaptionFault, match=r"json.*field x.*alt"):
+    with pytest.raises(CaptionFault, match=r"\bx \(.*alt\)"):
         Captions.parse("json:x").read(LIST, "k", 0, [])
     with pytest.raises(AcedError, match=r'"whole", "first".*"random".*"all"'):
         Captions.parse("txt", "all")
@@ -52,29 +52,29 @@ def read(value: object, choice: str = "whole") -> tuple[str, list[str]]:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "is null"),
-        (float("nan"), "is NaN"),
-        (float("inf"), r"is a number \(inf\)"),
-        (7, r"is a number \(7\)"),
-        (0, r"is a number \(0\)"),
-        (1.5, r"is a number \(1.5\)"),
-        (True, "is true"),
-        (False, "is false"),
-        ({}, "is a dict,"),
-        ({"en": "a cat"}, r"is a dict \(with en\)"),
-        ([{"caption": "a cat", "id": 1}], r"list with a dict \(with caption, id\)"),
-        ([["alt", "a red square"], ["title", "x"]], "list with a list"),
-        (["a cat", 3], r"list with a number \(3\)"),
-        (["a cat", float("nan")], "list with NaN"),
-        ([True], "list with true"),
-        (["author", ":", "a", "life"], r"single words \(author, :, a, life\)"),
-        (["red", "square", "."], "single words"),
-        (["the", "red", "square", "on", "white", "ground"], "single words"),
-        (["a", "кот"], "single words"),
+        (None, "null"),
+        (float("nan"), "NaN"),
+        (float("inf"), r"number \(inf\)"),
+        (7, r"number \(7\)"),
+        (0, r"number \(0\)"),
+        (1.5, r"number \(1.5\)"),
+        (True, "true"),
+        (False, "false"),
+        ({}, r"dict\b(?! \()"),
+        ({"en": "a cat"}, r"dict \(.*\ben\)"),
+        ([{"caption": "a cat", "id": 1}], r"list .*dict \(.*caption, id\)"),
+        ([["alt", "a red square"], ["title", "x"]], "list .*list"),
+        (["a cat", 3], r"list .*number \(3\)"),
+        (["a cat", float("nan")], "list .*NaN"),
+        ([True], "list .*true"),
+        (["author", ":", "a", "life"], r"words \(author, :, a, life\)"),
+        (["red", "square", "."], "words"),
+        (["the", "red", "square", "on", "white", "ground"], "words"),
+        (["a", "кот"], "words"),
     ],
 )
 def test_what_is_no_text_is_no_caption(value: object, shown: str, choice: str):
-    with pytest.raises(CaptionFault, match=rf"field alt .*{shown}") as e:
+    with pytest.raises(CaptionFault, match=rf"\balt .*{shown}") as e:
         read(value, choice)
     assert e.value.name == "caption_no_text"
     assert "{'" not in str(e.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +19,13 @@ from aced.errors import AcedError
 from aced.pool.inmemory import InMemory
 from aced.pool.loader.filling import Fill, FillJob
 from aced.pool.manyviews import ManyViews
-from aced.pool.source import Candidates, Fault, Keys, Source, check_source, members_of_sources
+from aced.pool.source import Candidates, Column, Fault, Keys, Source, check_source, members_of_sources
 from aced.pool.views import View
 from doors_fakes import doors as doors
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "python.md"
-FACTS = [name for name in members_of_sources() if name not in ("__len__", "read", "read_in_epochs")]
+FACTS = [name for name in members_of_sources() if not inspect.isfunction(inspect.getattr_static(Source, name))]
 
 
 class Words(Source):
@@ -48,6 +49,7 @@ class Told(Words):
     faults = (Fault("w0", "image_odd", "It is odd."),)
     parts: Mapping[str, str] = {"a": "mark of a", "b": "mark of b"}
     part_sizes, mixture, lost = (4, 6), (10,), {"b": "tar_gone"}
+    columns = (Column("mass", torch.float32, ()),)
     captions_vary, in_memory, places = True, True, object()  # type: ignore[assignment]
 
     def read_in_epochs(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int]) -> Candidates:
@@ -105,7 +107,7 @@ def test_three_members_are_enough_and_the_others_have_defaults() -> None:
     assert check_source(source, "it") is source
     assert (source.name, len(source.keys), source.keys[3], source.keys[7:9]) == ("Words", 10, "3", ["7", "8"])
     assert (source.kinds, source.places, source.within) == (None, None, None)
-    assert not any((source.parts, source.part_sizes, source.lost, source.mixture, source.faults))
+    assert not any((source.parts, source.part_sizes, source.lost, source.mixture, source.faults, source.columns))
     assert not source.captions_vary
     assert not source.in_memory
 
@@ -189,6 +191,14 @@ class Halved(Told):
     part_sizes = (10,)  # type: ignore[assignment]
 
 
+class Twice(Told):
+    columns = (*Told.columns, *Told.columns)  # type: ignore[assignment]
+
+
+class Unloaded(Told):
+    columns = ("mass",)  # type: ignore[assignment]
+
+
 class Forgetful(Source):
     __len__, read = Words.__len__, Words.read
 
@@ -200,6 +210,8 @@ WRONG: list[tuple[Any, list[str]]] = [
     (Forgetful(), ["Forgetful", "fingerprint"]),
     (Short(), ["10", "9", "part_sizes"]),
     (Halved(), ["part_sizes"]),
+    (Twice(), ["aced.Column", "mass", "name"]),
+    (Unloaded(), ["aced.Column", "str"]),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def room_for(files: int) -> Iterator[int]:
 @contextlib.contextmanager
 def all_taken(but: int) -> Iterator[None]:
     """Hold all files that this process may open, but so many."""
+    gc.collect()  # files that other tests have left would else be closed meanwhile, and leave room
     held = []
     try:
         while True:

@@ -124,24 +124,20 @@ TARS = {
         zeroed(AT[17] + 515, len(WHOLE)), {"caption_cleaned": 1}, 6, ""
     ),
     "one header zeroed in the middle": tar_case(
-        zeroed(AT[6], AT[6] + 512), {"tar_data_after_end": 1, "no_image": 1}, 5, "a header became zeros"
+        zeroed(AT[6], AT[6] + 512), {"tar_data_after_end": 1, "no_image": 1}, 5, "zeros"
     ),
-    "a whole sample zeroed in the middle": tar_case(
-        zeroed(AT[6], AT[9]), {"tar_data_after_end": 1}, 5, "data after its end"
-    ),
-    "bit flip in a header": tar_case(flipped(AT[6] + 2), {"tar_bad_header": 1, "no_image": 1}, 5, "is damaged"),
-    "bit flip in the first header": tar_case(flipped(2), {"tar_bad_header": 1, "no_image": 1}, 5, "byte 0 is damaged"),
+    "a whole sample zeroed in the middle": tar_case(zeroed(AT[6], AT[9]), {"tar_data_after_end": 1}, 5, "end"),
+    "bit flip in a header": tar_case(flipped(AT[6] + 2), {"tar_bad_header": 1, "no_image": 1}, 5, "damaged"),
+    "bit flip in the first header": tar_case(flipped(2), {"tar_bad_header": 1, "no_image": 1}, 5, "byte 0 .*damaged"),
     "bytes lost in an image": tar_case(
-        WHOLE[: AT[6] + 600] + WHOLE[AT[7] - 3 :], {"tar_bad_header": 1, "no_image": 1}, 5, "is damaged"
+        WHOLE[: AT[6] + 600] + WHOLE[AT[7] - 3 :], {"tar_bad_header": 1, "no_image": 1}, 5, "damaged"
     ),
-    "two tars concatenated": tar_case(
-        WHOLE + tar_bytes(pairs(4, start=6)), {"tar_data_after_end": 1}, 10, "two tars were joined"
-    ),
+    "two tars concatenated": tar_case(WHOLE + tar_bytes(pairs(4, start=6)), {"tar_data_after_end": 1}, 10, "joined"),
     "two tars with the same keys concatenated": tar_case(
-        WHOLE + WHOLE, {"tar_data_after_end": 1, "duplicate_key": 6}, 12, "two tars were joined"
+        WHOLE + WHOLE, {"tar_data_after_end": 1, "duplicate_key": 6}, 12, "joined"
     ),
-    "empty file": tar_case(b"", {"tar_empty_file": 1}, 0, "an empty file"),
-    "zeros only": tar_case(bytes(10240), {"tar_empty_file": 1}, 0, "has no members"),
+    "empty file": tar_case(b"", {"tar_empty_file": 1}, 0, "empty"),
+    "zeros only": tar_case(bytes(10240), {"tar_empty_file": 1}, 0, "members"),
     "git-lfs pointer as .tar": tar_case(LFS, {"tar_not_a_tar": 1}, 0, "git lfs pull"),
     "git-annex pointer as .tar": tar_case(
         b"/annex/objects/SHA256E-s10--01.tar\n", {"tar_not_a_tar": 1}, 0, "annex get"
@@ -151,18 +147,18 @@ TARS = {
     ),
     "parquet as .tar": tar_case(b"PAR1" + bytes(900), {"tar_not_a_tar": 1}, 0, "parquet"),
     "JPEG as .tar": tar_case(picture(0), {"tar_not_a_tar": 1}, 0, "JPEG"),
-    "HTML page as .tar": tar_case(b"<!DOCTYPE html>" + bytes(900), {"tar_not_a_tar": 1}, 0, "a web page"),
-    "another file as .tar": tar_case(b"PK\3\4" + bytes(range(200)) * 20, {"tar_not_a_tar": 1}, 0, "is not a tar"),
+    "HTML page as .tar": tar_case(b"<!DOCTYPE html>" + bytes(900), {"tar_not_a_tar": 1}, 0, "web page"),
+    "another file as .tar": tar_case(b"PK\3\4" + bytes(range(200)) * 20, {"tar_not_a_tar": 1}, 0, "not a tar"),
     ".tar.gz": Case({"0.tar.gz": gzip.compress(WHOLE)}, {}, 6),
     "gzip under the name .tar": Case({"0.tar": gzip.compress(WHOLE)}, {}, 6),
     "cut gzip": Case(
         {"0.tar.gz": gzip.compress(WHOLE, 0)[: AT[6] + 300]},
         {"tar_gzip_damaged": 1, "tar_truncated": 1},
         2,
-        "gzip data are damaged",
+        "gzip.*damaged",
     ),
     "gzip with a wrong check sum": Case(
-        {"0.tar.gz": gzip.compress(WHOLE)[:-8] + bytes(8)}, {"tar_gzip_damaged": 1}, 6, "gzip data are damaged"
+        {"0.tar.gz": gzip.compress(WHOLE)[:-8] + bytes(8)}, {"tar_gzip_damaged": 1}, 6, "gzip.*damaged"
     ),
     "PAX headers": Case({"0.tar": tar_bytes([(f"{LONG}{k}", v) for k, v in pairs(3)], tarfile.PAX_FORMAT)}, {}, 3),
     "GNU long names": Case({"0.tar": tar_bytes([(f"{LONG}{k}", v) for k, v in pairs(3)], tarfile.GNU_FORMAT)}, {}, 3),

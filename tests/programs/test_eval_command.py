@@ -173,7 +173,7 @@ def test_a_folder_that_is_no_task_does_not_stop_the_others(
     ended = cli(*words, "--out", tmp_path / "out")
     assert ended.status == 1
     assert list(read(tmp_path / "out")["tasks"]) == ["single"]
-    assert "folder" in read(tmp_path / "out")["failed"][str(tmp_path / "gone")]
+    assert str(tmp_path / "gone") in read(tmp_path / "out")["failed"][str(tmp_path / "gone")]
     assert f"{tmp_path / 'empty'}" in ended.err
     assert ended.err.count(" failed: ") == ended.err.count("\n") == 2
 

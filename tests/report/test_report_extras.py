@@ -80,7 +80,7 @@ def test_what_was_read_is_what_was_found(stable: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "file"), ("{", "'aced stable'"), ('{"rows": []}', "tasks: ")],
+    [(None, "s.json"), ("{", "'aced stable'"), ('{"rows": []}', "tasks: ")],
 )
 def test_a_file_that_is_no_choice_of_tasks(
     cli: Cli, tmp_path: Path, runs: list[Path], content: str | None, sentence: str

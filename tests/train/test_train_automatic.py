@@ -52,7 +52,7 @@ def test_processes_have_as_many_workers_as_the_one_with_the_fewest(
     config, pool, given = run_config(tmp_path, data__workers=3), make_pool(POOL, 1), dict[str, Any]()
     trainer = trainer_of(config, pool)
     monkeypatch.setattr(trainer.world, "counts", lambda own: [4, own, 2])
-    monkeypatch.setattr(loop, "feed", lambda *_, **named: given.update(named))
+    monkeypatch.setattr(loop, "feed", lambda fill, order, steps, loading, **_: given.update(workers=loading.workers))
     loop.batches_of(trainer, pool, config, range(2))
     assert given["workers"] == 2
 

@@ -20,7 +20,7 @@ from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool
 from aced.lab.scenes.scene_captions import concepts
 from aced.methods import METHODS
-from aced.pool.concepts import MOST, Concepts, concepts_of
+from aced.pool.concept_column import MOST, Concepts, concepts_of
 from aced.pool.inmemory import InMemory
 from aced.pool.manyviews import ManyViews
 from aced.pool.shards import open_shards

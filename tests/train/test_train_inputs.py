@@ -18,9 +18,11 @@ from aced.pool.views import View
 from aced.train.providers import Cached, Live
 from aced.train.run.automatic import device_of
 from aced.train.run.fit import fit
-from aced.train.run.inputs import Inputs, load_frozen, make_inputs
+from aced.train.run.frozen import load_frozen, without_bias
+from aced.train.run.inputs import Inputs, make_inputs
 from aced.train.run.student import make_student
 from run_fakes import quiet, run_config, write_pairs
+from wording import tells
 
 PLAIN: dict[str, Any] = {
     "embed_dim": 24,
@@ -146,3 +148,24 @@ def test_devices(tmp_path: Path) -> None:
     for name in ("gpu", "cuda:99", "", "meta:x"):
         with pytest.raises(AcedError, match=f"^run.device = '{name}'.*'auto'"):
             device_of(run_config(tmp_path, run__device=name))
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "bias", "told"),
+    [
+        ("h-acid", "sigmoid", False, True),
+        ("h-acid", "softmax", False, False),
+        ("h-acid", "sigmoid", True, False),
+        ("softmax-kd", "sigmoid", False, False),
+    ],
+)
+def test_a_reference_without_bias_that_scores_by_the_sigmoid_loss_is_reported(
+    method: str, loss: str, bias: bool, told: bool, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    config = run_config(tmp_path, method, trained, method__loss=loss)
+    tower = load_tower(trained["large"])
+    if not bias:
+        tower.model.logit_bias = None
+    text = without_bias({"reference": tower}, config)
+    assert (text is not None) == told
+    assert text is None or tells(text, f"{tower.name} … method.loss=softmax")

@@ -17,7 +17,8 @@ from aced.models import load_tower, save_tower
 from aced.models.recipes import find_recipe
 from aced.train.run.checkpoint import latest_checkpoint, load_checkpoint
 from aced.train.run.fit import fit
-from aced.train.run.inputs import Inputs, load_frozen
+from aced.train.run.frozen import load_frozen
+from aced.train.run.inputs import Inputs
 from aced.train.run.student import check_student, make_student
 from run_fakes import quiet
 

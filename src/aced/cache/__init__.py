@@ -1,1 +1,1 @@
-"""Cached embeddings: side-cars, how they are made, where they lie, and how a batch gets them."""
+"""Cached embeddings: making side-cars, storing them, and looking up the rows of a batch."""

@@ -1,7 +1,7 @@
-"""The cached embeddings of one model: where its side-cars lie, where they are made, and where they are read.
+"""The cached embeddings of one model: where its side-cars are stored, made, and read.
 
-In a folder of a local disk all three are one. At an address side-cars are made in a folder of the spool, put there
-whole, and fetched into the spool to be read.
+On a local disk all three are one folder. For an address, side-cars are made in a folder of the spool, uploaded when
+complete, and fetched into the spool to be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aced.runtime.counting import Progress
 
 
 class Cache:
-    """A cache of one model, in a folder of a local disk.
+    """A cache of one model, in a folder on a local disk.
 
     Args:
         folder: the cache folder.
@@ -35,8 +35,8 @@ class Cache:
     Attributes:
         place: the cache folder or its address, for messages.
         work: local folder in which side-cars are made.
-        far: whether they then leave it.
-        home: where they lie.
+        far: whether they are uploaded afterwards.
+        home: where they are stored.
     """
 
     far = False
@@ -46,16 +46,16 @@ class Cache:
         self.home = Home(self.work)
 
     def keep(self, path: Path) -> None:
-        """A side-car was made in `work`: take it to where it belongs; raises an AcedError."""
+        """A side-car was made in `work`: move it to its place; raises an AcedError."""
 
     def again(self) -> None:
-        """Others may have made side-cars: look again at what is there."""
+        """Check again which side-cars exist: others may have made some."""
 
     def files(self, parts: Sequence[Part], source: Source, progress: Progress | None = None) -> Files:
-        """The local files of the side-cars of parts of a source, which are there.
+        """The local files of the existing side-cars of parts of a source.
 
         Raises:
-            AcedError: they cannot be had.
+            AcedError: they are not available.
         """
         return Files(self.work)
 
@@ -71,7 +71,7 @@ class FarCache(Cache):
         own = hashlib.sha256(self.home.address.encode()).hexdigest()[:16]
         self.work = spool.folder / f"side-cars-{own}"
         sweep_leftovers(self.work)
-        for path in sorted(self.work.glob("*.safetensors")):  # of a process that was killed before it put them there
+        for path in sorted(self.work.glob("*.safetensors")):  # of a process that was killed before the upload
             self.keep(path)
 
     def keep(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class FarCache(Cache):
         except AcedError:
             if path.exists():
                 raise
-            # Another process has put it there and away.
+            # Another process has already uploaded and removed it.
         path.unlink(missing_ok=True)
 
     def again(self) -> None:
@@ -113,7 +113,7 @@ def cache_at(place: str | Path, tower: str, spool: Spool | None = None) -> Cache
     """The cache of a model in a cache folder or at the address of one.
 
     Raises:
-        AcedError: it is an address, and there is no spool.
+        AcedError: it is an address, but there is no spool.
     """
     if not is_address(str(place)):
         return Cache(Path(place), tower)

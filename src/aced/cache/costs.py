@@ -1,4 +1,4 @@
-"""What cached embeddings cost, and what it costs to have none: bytes on the disk, FLOPs, seconds."""
+"""The cost of cached embeddings and of having none: bytes on the disk, FLOPs, seconds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from aced.errors import AcedError
 
 
 class LiveUse(NamedTuple):
-    """How a run uses a frozen model that has no cached embeddings.
+    """How a run uses a frozen model without cached embeddings.
 
     Attributes:
-        name: what the run calls the model.
-        pairs: that it embeds at every step.
+        name: the run's name for the model.
+        pairs: number embedded at every step.
         steps: of the run.
         student_flops: FLOPs of the student at every step.
     """
@@ -30,14 +30,14 @@ class LiveUse(NamedTuple):
 
 
 def live_cost(use: LiveUse, tower: EmbeddingTower, texts: Sequence[str], samples: int, settings: EmbedSettings) -> str:
-    """What a frozen model costs that embeds at every step, and what it would cost to embed the pool once: sentences.
+    """Sentences: the cost of a frozen model that embeds at every step, and of embedding the pool once.
 
     Args:
-        use: what the run wants of it.
+        use: the run's use of it.
         tower: the model.
-        texts: some captions, which tell how long texts are.
-        samples: of the pool.
-        settings: how embeddings would be kept.
+        texts: some captions, to estimate the length of texts.
+        samples: number in the pool.
+        settings: how embeddings would be stored.
     """
     forward = tower.forward_flops(texts)
     spent = use.pairs * forward
@@ -51,16 +51,16 @@ def live_cost(use: LiveUse, tower: EmbeddingTower, texts: Sequence[str], samples
 
 
 def _share(tower: EmbeddingTower, settings: EmbedSettings) -> float:
-    """A sample's FLOPs with all its views relative to those of a forward pass."""
+    """A sample's FLOPs with all its views, relative to those of one forward pass."""
     flops = tower.flops(tower.context_length)
     return (settings.views * flops.image + flops.text) / (flops.image + flops.text)
 
 
 def embedding_cost(stores: Collection[StoreInfo]) -> dict[str, float] | None:
-    """What making some stores of cached embeddings cost, whenever that was: samples, seconds, FLOPs and bytes in all.
+    """The total cost of making some stores of cached embeddings, whenever that was: samples, seconds, FLOPs and bytes.
 
     Returns:
-        None where nothing is cached.
+        None if nothing is cached.
     """
     if not stores:
         return None
@@ -73,7 +73,7 @@ def embedding_cost(stores: Collection[StoreInfo]) -> dict[str, float] | None:
 
 
 def check_space(cache: Path, samples: int, d: int, settings: EmbedSettings, overhead: int = 0) -> int:
-    """Bytes that are free where a cache is or will be; refuses one that does not fit.
+    """Free bytes where a cache is or will be; refuses a cache that does not fit.
 
     Args:
         cache: the cache folder.
@@ -81,21 +81,21 @@ def check_space(cache: Path, samples: int, d: int, settings: EmbedSettings, over
         overhead: bytes of the headers and keys of all side-cars, see `overhead_bytes`.
 
     Raises:
-        AcedError: the side-cars of so many samples are larger than what is free.
+        AcedError: the side-cars are larger than the free space.
     """
     there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     need = samples * sample_bytes(d, settings.dtype, settings.views) + overhead
     if need > free:
         raise AcedError(
-            f"The embeddings of {samples:,} samples need {size_text(need)} and {size_text(free)} are free in {there}: "
+            f"The embeddings of {samples:,} samples need {size_text(need)}, but {size_text(free)} are free in {there}: "
             "make room, choose another folder, store fewer views, or store them as int8."
         )
     return free
 
 
 def size_text(size: float) -> str:
-    """A number of bytes as people read it."""
+    """A number of bytes in readable form."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Side-cars in a store: what is there is listed once, headers are read by ranges, and files are put whole."""
+"""Side-cars in a store: listed once, with headers read by ranges and files uploaded whole."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from aced.files.storing import listing, put_bytes, put_file, read_range
 from aced.files.tensorfile import Header
 
 _HEAD = 1 << 14
-"""Bytes that hold the header of nearly every side-car."""
+"""Bytes that contain the header of nearly every side-car."""
 
 
 class FarHome(Home):
-    """A folder of a store, which need not be there.
+    """A folder of a store, which need not exist.
 
-    What is there is as it was when it was first asked for, and what was put since.
+    Its listing is from the first query, plus the files uploaded since.
 
     Args:
         address: of the folder.
@@ -36,11 +36,11 @@ class FarHome(Home):
         return listing(self.address)
 
     def again(self) -> None:
-        """Look at the store again when something is asked next."""
+        """List the store again on the next query."""
         self.__dict__.pop("_files", None)
 
     def remote(self, name: str) -> Remote:
-        """What the store tells of a file that is there."""
+        """The store's entry for a file that exists."""
         return self._files[name]
 
     def state(self, name: str) -> FileState | None:
@@ -77,10 +77,10 @@ class FarHome(Home):
         put_bytes(content, self.named(name))
 
     def put(self, path: Path) -> None:
-        """Put a side-car there under its own name, whole.
+        """Upload a side-car under its own name, whole.
 
         Raises:
-            AcedError: the store does not take it.
+            AcedError: the store does not accept it.
         """
         self._files[path.name] = put_file(path, self.named(path.name))
 

@@ -1,4 +1,4 @@
-"""Where the side-cars of one model lie: a folder of a local disk, or of a store (`aced.cache.farhome`)."""
+"""Where the side-cars of one model are: a folder on a local disk, or in a store (`aced.cache.farhome`)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from aced.files.atomic import file_atomic, writing
 
 
 class FileState(NamedTuple):
-    """The state of a file: its bytes, and a text that changes when it is written again."""
+    """The state of a file: its size, and a text that changes when it is rewritten."""
 
     size: int
     changed: str
 
 
 class Home:
-    """Where the side-cars of a model lie, each under its name (`sidecar_name`): a folder, which need not be there.
+    """The place of a model's side-cars, each under its name (`sidecar_name`): a folder, which need not exist.
 
     Args:
         folder: its path.
@@ -33,7 +33,7 @@ class Home:
         self.folder = folder
 
     def state(self, name: str) -> FileState | None:
-        """The state of a side-car; None where there is none."""
+        """The state of a side-car; None if it does not exist."""
         return file_state(f"{self.folder}/{name}")
 
     def info(self, name: str, identity: Mapping[str, str] | None = None, part: Part | None = None) -> SideCarInfo:
@@ -45,14 +45,14 @@ class Home:
         return f"{self.folder}/{name}".rstrip("/")
 
     def read_beside(self, name: str) -> bytes:
-        """A file beside them; nothing where it is not there or cannot be read."""
+        """A file beside them; empty if it does not exist or cannot be read."""
         try:
             return (self.folder / name).read_bytes()
         except OSError:
             return b""
 
     def write_beside(self, name: str, content: bytes) -> None:
-        """Write a file beside them whole; raises an AcedError where that is not allowed."""
+        """Write a file beside them whole; raises an AcedError if that is not allowed."""
         path = self.folder / name
         with file_atomic(path) as temporary, writing(path):
             temporary.write_bytes(content)
@@ -62,16 +62,16 @@ class Home:
         return set(os.listdir(self.folder))
 
     def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
-        """Of what else the side-car is that a part seems to have, as the end of a sentence; empty without any."""
+        """What the similar side-car of a part belongs to instead, as the end of a sentence; empty if there is none."""
         own = self.folder / sidecar_name(part)
         for other in sorted(self.folder.parent.glob(f"*/{own.name}")):
             if (found := _info(other)) is None:
                 continue
             if what := differences(found.identity, identity):
-                return f"the one in {other.parent} is of {what} (it was made by {found.tower})"
+                return f"the one in {other.parent} belongs to {what} (it was made by {found.tower})"
             return (
-                f"the one in {other.parent} was made before the architecture was noted; if the config of {found.tower} "
-                f"is still what it was then, rename that folder to {own.parent.name}"
+                f"the one in {other.parent} predates the recording of architectures; if the config of {found.tower} "
+                f"has not changed since, rename that folder to {own.parent.name}"
             )
         named = re.compile(rf"{re.escape(stem(part))}-[0-9a-f]{{12}}\.safetensors")
         others = [other for other in sorted(self.folder.glob("*.safetensors")) if named.fullmatch(other.name)]
@@ -81,20 +81,20 @@ class Home:
             how, _, tar = found.mark.rpartition(" ")
             asked, _, own_tar = part.mark.rpartition(" ")
             if tar == own_tar:
-                return f"{other} is of the same tar with other captions or pixels ('{how}', and '{asked}' is asked for)"
+                return f"{other} is from the same tar with other captions or pixels ('{how}', not '{asked}')"
         if others:
-            return f"{others[0]} is of another tar of that name, or of this one before it was changed"
+            return f"{others[0]} is from another tar of that name, or from this one before it changed"
         return ""
 
 
 class Files:
-    """The local files of a store's side-cars, in a folder; pickled, and asked from several processes.
+    """The local files of a store's side-cars, in a folder; pickled, and queried from several processes.
 
     Args:
         folder: its path.
 
     Attributes:
-        stay: whether they stay where they are, or come and go with their tars.
+        stay: whether they stay, or come and go with their tars.
     """
 
     stay = True
@@ -103,16 +103,16 @@ class Files:
         self.folder = folder
 
     def path(self, number: int, name: str) -> Path:
-        """That of a part, by its number and the name of its side-car; raises an AcedError where it cannot be had."""
+        """The file of a part, by its number and the name of its side-car; raises an AcedError if unavailable."""
         return self.folder / name
 
     def lent(self) -> contextlib.AbstractContextManager[Files]:
-        """Those of any side-cars, whatever tars are there; each is read before the next one is asked for."""
+        """The files of any side-cars, whichever tars are there; each is read before the next one is requested."""
         return contextlib.nullcontext(self)
 
 
 def file_state(path: str | Path) -> FileState | None:
-    """The state of a local file; None where there is none."""
+    """The state of a local file; None if it does not exist."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

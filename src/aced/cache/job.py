@@ -1,4 +1,4 @@
-"""The work of `aced embed` on some tars: one callable for a lone process, for torchrun's ranks and for Ray's actors."""
+"""The work of `aced embed` on some tars: one callable for a single process, torchrun's ranks and Ray's actors."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from aced.runtime.precision import check_precision, find_precision
 
 @dataclass
 class EmbedTally:
-    """What came of some tars.
+    """The outcome for some tars.
 
     Attributes:
-        tars: that were looked at.
-        made: those of them that were embedded now.
-        repaired: those of `made` whose side-car was there, but damaged.
+        tars: number examined.
+        made: number of those embedded now.
+        repaired: number in `made` whose side-car existed but was damaged.
         samples: in all side-cars.
-        embedded: samples that went through the model now.
+        embedded: samples that the model embedded now.
         usable: samples that have an embedding.
         bytes: of all side-cars.
-        seconds, flops: of those made now.
+        seconds, flops: for those made now.
         skipped: samples and tars left out, by name of the fault.
         examples: a sentence for each name.
-        left: tars that another process is embedding; they count nowhere else.
+        left: tars that another process is embedding; they are not counted elsewhere.
     """
 
     tars: int = 0
@@ -61,7 +61,7 @@ class EmbedTally:
     left: list[str] = field(default_factory=list)
 
     def skip(self, name: str, detail: str, count: int = 1) -> None:
-        """Count what was left out."""
+        """Count samples or tars that were left out."""
         self.skipped[name] += count
         self.examples.setdefault(name, detail)
 
@@ -75,15 +75,15 @@ class EmbedTally:
 
 
 class TarEmbedder:
-    """Embeds tars: called with some, it makes the side-cars that they lack and says what came of it.
+    """Embeds tars: a call makes their missing side-cars and returns the outcome.
 
-    It can be called with the same tars again, by several processes at a time, and after a kill: whole side-cars stay,
-    and no other ones ever appear.
+    It can be called with the same tars again, by several processes at a time, and after a kill: complete side-cars
+    stay, and incomplete ones never appear.
 
     Args:
-        job: what to do. The model is loaded here, once.
-        tell: gets the first sentence about an index folder that is of no use.
-        fetching: opens a bar for what is downloaded of the model.
+        job: the settings. The model is loaded here, once.
+        tell: receives the first sentence about an unusable index folder.
+        fetching: opens a bar for downloads of the model.
 
     Raises:
         AcedError: the model cannot be loaded, or has no trained weights.
@@ -110,21 +110,21 @@ class TarEmbedder:
     def look(
         self, tars: Sequence[str | Path], progress: Progress | None = None
     ) -> tuple[EmbedTally, list[str], int, int]:
-        """What is there and what is to do, found from the headers of the tars and of the side-cars.
+        """What exists and what is missing, according to the headers of the tars and side-cars.
 
         Tars at addresses are fetched for it, one after the other.
 
         Args:
             tars: paths and addresses.
-            progress: called with (tars looked at, all tars).
+            progress: called with (tars examined, all tars).
 
         Returns:
-            The tally of the tars that need nothing, the other tars, the number of samples in those, and the bytes of
-            headers and keys that their side-cars will have.
+            The tally of the complete tars, the other tars, the number of samples in those, and the bytes of headers
+            and keys that their side-cars will have.
 
         Raises:
-            AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car is of something else or holds another type
-                or fewer views. One that is damaged will be made again.
+            AcedError: a tar is damaged (`bad_tars="stop"`), or a side-car belongs to something else or has another type
+                or fewer views. A damaged side-car will be made again.
         """
         there, missing, overhead = EmbedTally(), 0, 0
         todo: list[str] = []
@@ -147,12 +147,12 @@ class TarEmbedder:
     def __call__(
         self, tars: Sequence[str | Path], progress: Progress | None = None, *, patient: bool = True
     ) -> EmbedTally:
-        """Make the side-cars that some tars lack; those that another process has begun are left to it.
+        """Make the missing side-cars of some tars, except those that another process has begun.
 
         Args:
             tars: paths and addresses.
             progress: called with (samples embedded, samples that were missing).
-            patient: whether to wait for the other processes at the end, and to make what they do not.
+            patient: whether to wait for the other processes at the end, and to make what they leave unfinished.
 
         Raises:
             AcedError: as in `look`; or an embedding is not finite, or the disk is full.
@@ -187,7 +187,7 @@ class TarEmbedder:
                 made.append(part)
             gone = {part.name for part in lost}
             left = {part.name for part in missing if part not in made and not self._is_whole(part)} - gone
-            names = dict(zip(source.parts, tars, strict=False))  # a tar that is named twice is one
+            names = dict(zip(source.parts, tars, strict=False))  # a tar that is named twice counts once
             tally.left = [str(tar) for name, tar in names.items() if name in left]
             there = [tar for name, tar in names.items() if name not in left | gone]
         tally.tars = len(tars) - len(tally.left)
@@ -199,14 +199,14 @@ class TarEmbedder:
         return tally
 
     def keep(self) -> None:
-        """Write the list of the side-cars, for whoever looks at them next."""
+        """Write the list of the side-cars for their next reader."""
         self._listed.save()
 
     def _survey(self, parts: Sequence[Part]) -> Survey:
         return Survey(self.cache.home, self.identity, parts, self.settings, repair=True, listed=self._listed)
 
     def _made(self, part: Part) -> SideCarInfo:
-        """What was written of a part, which is now where it belongs."""
+        """The finished file of a part, now at its place."""
         path = self.cache.work / sidecar_name(part)
         info = open_sidecar(path).info
         self.cache.keep(path)
@@ -218,7 +218,7 @@ class TarEmbedder:
         return not self._survey([part]).missing
 
     def _count(self, source: Shards | None, survey: Survey, tally: EmbedTally) -> None:
-        """Add what the side-cars of some parts hold, and what their tars lost already at indexing."""
+        """Add the content of the side-cars of some parts, and the faults found when their tars were indexed."""
         for fault in source.faults if source else ():
             if fault.name not in HARMLESS:
                 tally.skip(fault.name, fault.detail, fault.count)
@@ -230,13 +230,13 @@ class TarEmbedder:
                 tally.skip(name, f"{count} of the {survey.rows[number]} samples of {part.name}.", count)
 
     def _tell_once(self, sentence: str) -> None:
-        """Every tar of a pool may have the same to say."""
+        """Report once: every tar of a pool may have the same problem."""
         tell, self._tell = self._tell, None
         if tell is not None:
             tell(sentence)
 
     def _open(self, tars: Sequence[str | Path], tally: EmbedTally) -> Shards | None:
-        """The tars as a source; None where they hold no pair and that is no reason to stop."""
+        """The tars as a source; None if they hold no pair and that is no reason to stop."""
         try:
             return open_shards(
                 [str(tar) for tar in tars],

@@ -1,4 +1,4 @@
-"""What a model makes of whole contents, such as the images of a task: each kept once, under the content's mark."""
+"""Arrays that a model computes from whole contents, such as the images of a task, each stored under a mark."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from aced.runtime.descriptors import is_out_of_files, out_of_files
 
 _VERSION = 1
 _HEADER_BYTES = 256
-"""Room for what `SealedWriter.seal` adds to what a header says."""
+"""Room for the fields that `SealedWriter.seal` adds to a header."""
 
 
 class KeyedArrays:
-    """Arrays that one model has made of any number of contents, in a sealed file for each: CACHE/KIND/MODEL/FILE.
+    """Arrays that one model has computed from any number of contents, each in a sealed file: CACHE/KIND/MODEL/FILE.
 
-    A file counts only if it is whole and of this model and this mark; any other one is absent, and is made again.
+    A file counts only if it is complete and matches model and mark; any other one counts as absent and is made again.
 
     Args:
         cache: the cache folder, which other kinds and models, and side-cars, may share.
-        kind: what is kept, in one word.
-        identity: what the model's `identity()` says; `tower` is the hash of all of it.
+        kind: what is stored, in one word.
+        identity: the model's `identity()`; `tower` is the hash of all of it.
     """
 
     def __init__(self, cache: Path, kind: str, identity: Mapping[str, str]) -> None:
         self._folder, self._kind, self._identity = cache / kind / identity["tower"], kind, dict(identity)
 
     def path(self, stem: str, mark: str) -> Path:
-        """Where the arrays of a content belong.
+        """The file for the arrays of a content.
 
         Args:
-            stem: how the file's name begins.
+            stem: beginning of the file name.
             mark: of the content, and of how the model saw it.
         """
         return self._folder / sealed_name(stem, mark)
 
     def get(self, stem: str, mark: str) -> RowFile | None:
-        """The arrays of a content as memory maps, every byte checked; None where there are none that are valid.
+        """The arrays of a content as memory maps, every byte checked; None if there are no valid ones.
 
         Raises:
             AcedError: the process may open no more files.
@@ -62,7 +62,7 @@ class KeyedArrays:
 
     @contextlib.contextmanager
     def making(self, stem: str, mark: str, tensors: Mapping[str, tuple[str, Shape]]) -> Iterator[SealedWriter]:
-        """A file to put the arrays of a content in; it is sealed, and there, when the block ends well.
+        """A file for the arrays of a content; it is sealed and appears when the block ends without an error.
 
         Args:
             stem, mark: as of `path`.
@@ -83,7 +83,7 @@ class KeyedArrays:
             file.seal(self._kind, info)
 
     def put(self, stem: str, mark: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep the arrays of a content, by name; raises as `making`."""
+        """Store the arrays of a content, by name; raises as `making`."""
         tensors = {name: (values.dtype.name, values.shape) for name, values in arrays.items()}
         with self.making(stem, mark, tensors) as file:
             for name, values in arrays.items():

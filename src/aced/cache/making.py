@@ -1,4 +1,4 @@
-"""Makes side-cars: every sample of some parts of a source through a frozen tower, one file for each part."""
+"""Making side-cars: a frozen tower embeds every sample of some parts of a source, one file per part."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class ForwardFlops(Protocol):
 
     @property
     def image(self) -> int:
-        """Those of the image tower."""
+        """FLOPs of the image tower."""
         ...
 
     @property
     def text(self) -> int:
-        """Those of the text tower."""
+        """FLOPs of the text tower."""
         ...
 
 
 class EmbeddingTower(Protocol):
-    """What side-cars need of a tower; `aced.models.Tower` documents each."""
+    """The members of a tower that side-cars need; `aced.models.Tower` documents each."""
 
     name: str
     width: int
@@ -51,12 +51,12 @@ class EmbeddingTower(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Its device."""
         ...
 
     @property
     def view(self) -> View:
-        """How the tower wants to see an image."""
+        """How the tower sees an image."""
         ...
 
     def identity(self) -> dict[str, str]:
@@ -72,7 +72,7 @@ class EmbeddingTower(Protocol):
         ...
 
     def score_images(self, images: Tensor, micro_batch: int) -> Tensor:
-        """Those of images alone, `[B, d]`."""
+        """The embeddings of images alone, `[B, d]`."""
         ...
 
     def forward_flops(self, texts: Sequence[str]) -> float:
@@ -85,14 +85,14 @@ class EmbeddingTower(Protocol):
 
 
 class EmbedSettings(NamedTuple):
-    """How embeddings are made and kept.
+    """How embeddings are made and stored.
 
     Attributes:
         dtype: `float32`, `float16` or `int8`.
         views: K; the whole image and K - 1 crops of it.
-        micro_batch: samples that the tower embeds at a time.
-        precision: in which the tower runs; side-cars note it, and serve a run of any.
-        workers: processes that read and decode; 0 does so in this one.
+        micro_batch: samples per forward pass.
+        precision: in which the tower runs; side-cars record it, and serve runs in any.
+        workers: processes that read and decode; 0 decodes in this one.
     """
 
     dtype: str = "float16"
@@ -103,16 +103,16 @@ class EmbedSettings(NamedTuple):
 
 
 class PartEmbedder:
-    """Makes side-cars of a source's parts by a frozen model.
+    """Makes side-cars of a source's parts with a frozen model.
 
     Args:
         folder: of the model's side-cars.
-        source: what the parts are of.
+        source: the source of the parts.
         tower: the frozen model.
-        settings: how.
+        settings: how embeddings are made.
         progress: called with (samples done, all samples of the parts).
-        lost: called with a part whose tar is lost meanwhile, and with what became of it; the part is then left out.
-            Without it that is an error.
+        lost: called with a part whose tar was lost meanwhile, and the fault; the part is then left out. Without it that
+            is an error.
     """
 
     def __init__(
@@ -133,16 +133,16 @@ class PartEmbedder:
     def make(self, parts: Sequence[Part], damaged: Collection[Part] = (), *, patient: bool = True) -> Iterator[Part]:
         """Make the side-car of each part, in order, and yield the part once its file is whole.
 
-        Parts that another process has begun are left to it. A run that is killed leaves the side-cars that were whole
+        Parts that another process has begun are left out. A run that is killed leaves the side-cars that were complete
         by then, and temporary files of the parts that it had begun.
 
         Args:
             parts: those to embed.
-            damaged: those of them whose side-car is there, but must be made again.
-            patient: whether to wait for the other processes at the end, and to make what they do not.
+            damaged: those of them whose side-car exists but must be made again.
+            patient: whether to wait for the other processes at the end, and to make what they leave unfinished.
 
         Raises:
-            AcedError: an embedding is not finite, the disk is full, a tar is lost, or what the source raises.
+            AcedError: an embedding is not finite, the disk is full, a tar is lost, or as the source raises.
         """
         self._done, self._total = 0, sum(map(len, parts))
         todo = [_Wanted.of(part, self._folder, there=part in damaged) for part in parts]
@@ -150,7 +150,7 @@ class PartEmbedder:
         while todo:
             done_with: set[Part] = set()
             for wanted, made in self._make_unclaimed(todo, alone=alone):
-                done_with.add(wanted.part)  # whoever gets it may take the file elsewhere
+                done_with.add(wanted.part)  # the caller may move the file elsewhere
                 if made:
                     yield wanted.part
             if not patient:
@@ -200,7 +200,7 @@ class PartEmbedder:
     def _read(
         self, spans: Iterator[range], sizes: Sequence[int], step: int, calls: Calls | None
     ) -> Iterator[Candidates]:
-        """The samples of some spans; one reader for all parts, so that its workers need not start again for each."""
+        """The samples of some spans; one reader for all parts, so that its workers start only once."""
         count, longest = sum(-(-size // step) for size in sizes), min(step, max(sizes))
         workers, helped = self._settings.workers, calls.moved if calls else None
         return read_spans(
@@ -208,22 +208,22 @@ class PartEmbedder:
         )
 
     def _made(self, wanted: _Wanted, chunks: Iterator[tuple[range, Candidates]], start: float) -> bool:
-        """Make a side-car of its part's samples, begun at `start`; False where its tar is lost."""
+        """Make the side-car of a part's samples, begun at `start`; False if its tar is lost."""
         part = wanted.part
         making = _Making(self._tower, self._identity, self._settings, self._views, start)
         try:
             making.write(wanted.path, part, part.keys(self._source), self._ticked(chunks))
         except TarLost as gone:
             if self._lost is None:
-                raise AcedError(f"{gone} Its side-car cannot be made; put the tar back and start again.") from gone
+                raise AcedError(f"{gone} Its side-car cannot be made; restore the tar and start again.") from gone
             self._lost(part, gone)
-            for _ in self._ticked(chunks):  # what was read of it already
+            for _ in self._ticked(chunks):  # already read
                 pass
             return False
         return True
 
     def _ticked(self, chunks: Iterator[tuple[range, Candidates]]) -> Iterator[Candidates]:
-        """The samples, counted when the next ones are asked for."""
+        """The samples, counted when the next ones are requested."""
         for span, candidates in chunks:
             yield candidates
             self._done += len(span)
@@ -232,12 +232,12 @@ class PartEmbedder:
 
 
 class _Wanted(NamedTuple):
-    """A side-car that is to be made.
+    """A side-car to make.
 
     Attributes:
-        part: of which.
-        path: where it belongs.
-        before: the state of the file there that is not wanted.
+        part: its part.
+        path: its place.
+        before: the state of an unwanted file that exists there.
     """
 
     part: Part
@@ -246,19 +246,19 @@ class _Wanted(NamedTuple):
 
     @classmethod
     def of(cls, part: Part, folder: Path, *, there: bool) -> _Wanted:
-        """That of a part; with `there` the file that is there now is damaged."""
+        """The entry for a part; with `there` the existing file is damaged."""
         path = folder / sidecar_name(part)
         return cls(part, path, state(path) if there else None)
 
     def is_made(self) -> bool:
-        """Whether some process has made it meanwhile."""
+        """Whether another process has made it meanwhile."""
         return state(self.path) != self.before
 
     def claimed(self, *, force: bool) -> bool:
         """Claim it for this process, unless it is made or (without `force`) being made."""
         if self.is_made() or not claim(self.path, force=force):
             return False
-        if self.is_made():  # by another one, between the two looks
+        if self.is_made():  # by another process, between the two checks
             release(self.path)
             return False
         return True
@@ -282,7 +282,7 @@ class _Making:
     faults: Counter[str] = field(default_factory=Counter)
 
     def write(self, path: Path, part: Part, keys: Sequence[str], chunks: Iterable[Candidates]) -> None:
-        """Make the side-car of a part from its samples, a range of positions after the other.
+        """Make the side-car of a part from its samples, one range of positions after the other.
 
         Raises:
             TarLost: as `add`; nothing is then written.
@@ -300,7 +300,7 @@ class _Making:
         """Embed some samples and write them.
 
         Raises:
-            TarLost: the tar is lost, and with it the side-car: what it lacks would be taken for faults of the data.
+            TarLost: the tar is lost, and with it the side-car: missing samples would look like faults of the data.
         """
         if gone := next((fault for fault in candidates.faults if fault.name in LOST), None):
             raise TarLost(gone.name, gone.detail)
@@ -315,14 +315,14 @@ class _Making:
         rows = torch.stack([each.float().cpu() for each in image], dim=1)
         text = found.text.float().cpu()
         if not (torch.isfinite(rows).all() and torch.isfinite(text).all()):
-            raise AcedError(f"The tower {tower.name} gives embeddings that are not finite numbers.")
+            raise AcedError(f"The tower {tower.name} returns embeddings that are not finite numbers.")
         file.add(candidates.indices - part.start, rows, text)
         self.flops += len(candidates) * tower.forward_flops(candidates.texts)
         if len(self.views) > 1:
             self.flops += len(candidates) * (len(self.views) - 1) * tower.flops(1).image
 
     def finish(self, file: SideCarWriter, part: Part) -> None:
-        """Write the header, which makes the side-car whole."""
+        """Write the header, which completes the side-car."""
         tower = self.tower
         with torch.no_grad():
             scale, bias = map(float, tower.scale_and_bias())

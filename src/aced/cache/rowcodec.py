@@ -1,8 +1,8 @@
 """How embeddings are stored: float32, float16, or int8 with a scale for each block of a row.
 
-int8 is symmetric: in each block of 64 dimensions the largest absolute value becomes 127. A scale for each block and
-not for each row: where a few dimensions are ten times as large as all others, as is known of large CLIP models, one
-scale for the row would leave the rest of it a handful of levels.
+int8 is symmetric: in each block of 64 dimensions the largest absolute value becomes 127. Each block has its own scale,
+not each row: in large CLIP models a few dimensions are ten times as large as all others, and one scale per row would
+leave the rest only a handful of levels.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def encode(name: str, rows: Tensor, dtype: str) -> dict[str, np.ndarray]:
         return {name: values.astype(dtype)}
     blocks = _blocks(values)
     scale = (np.abs(blocks).max(axis=-1) / 127).astype(np.float16)
-    # Divided by the scale as it is stored, so that its rounding is no further error; 0 / 0 is a block of zeros.
+    # Divided by the scale as stored, so that its rounding adds no further error; 0 / 0 is a block of zeros.
     safe = np.where(scale == 0, np.float16(1), scale).astype(np.float32)
     whole = np.clip(np.rint(blocks / safe[..., None]), -127, 127).astype(np.int8)
     return {name: _rows(whole, values.shape[-1]), f"{name}_scale": scale}
 
 
 def decode(name: str, stored: Mapping[str, np.ndarray], dtype: str) -> Tensor:
-    """The arrays of `layout` to `[..., d]` float32 embeddings, of unit length where storing changed it."""
+    """The arrays of `layout` to `[..., d]` float32 embeddings, of unit length if storing changed it."""
     if dtype != "int8":
         rows = torch.from_numpy(np.ascontiguousarray(stored[name])).float()
     else:
@@ -61,7 +61,7 @@ def decode(name: str, stored: Mapping[str, np.ndarray], dtype: str) -> Tensor:
 
 
 def _blocks(values: np.ndarray) -> np.ndarray:
-    """`[..., d]` to `[..., ceil(d / BLOCK), BLOCK]`, filled up with zeros."""
+    """`[..., d]` to `[..., ceil(d / BLOCK), BLOCK]`, padded with zeros."""
     d = values.shape[-1]
     missing = -d % BLOCK
     padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)]) if missing else values
@@ -69,5 +69,5 @@ def _blocks(values: np.ndarray) -> np.ndarray:
 
 
 def _rows(blocks: np.ndarray, d: int) -> np.ndarray:
-    """The way back."""
+    """The inverse."""
     return blocks.reshape(*blocks.shape[:-2], blocks.shape[-2] * BLOCK)[..., :d]

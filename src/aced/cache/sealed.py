@@ -1,6 +1,6 @@
-"""Sealed files: arrays with a header that says which model made them of which content, and the hash of every byte.
+"""Sealed files: arrays with a header that identifies model and content, and holds the hash of every byte.
 
-All that is kept of models is valid by one rule: the file is whole, its model's identity is the one that is asked for,
+All stored results of models are valid under one rule: the file is complete, its model's identity is the requested one,
 and so is its mark, which covers the content and how the model saw it. Side-cars (`aced.cache.sidecar`) hold the
 embeddings of a tar, keyed arrays (`aced.cache.keyed`) anything else.
 """
@@ -24,7 +24,7 @@ IDENTITY = {
     "tokenizer": "another tokenizer",
     "architecture": "another architecture",
 }
-"""What a model is made of, each with the words for a model that differs in it."""
+"""The components of a model's identity, each with the words for a model that differs in it."""
 
 
 class SealedWriter:
@@ -32,9 +32,9 @@ class SealedWriter:
 
     Args:
         path: the temporary file.
-        target: what it will be called, for messages.
+        target: its final name, for messages.
         tensors: (dtype, shape) of each array by name; dtypes as of `RowFileWriter`.
-        room: bytes for what the header says.
+        room: bytes for the header's content.
 
     Raises:
         AcedError: the disk is full or the file cannot be written (from any method).
@@ -42,7 +42,7 @@ class SealedWriter:
 
     def __init__(self, path: Path, target: Path, tensors: Mapping[str, tuple[str, Shape]], room: int) -> None:
         self._target = target
-        # The widest first, so that each begins where its type must.
+        # The widest first, so that each begins at a suitable alignment.
         ordered = dict(sorted(tensors.items(), key=lambda entry: -np.dtype(entry[1][0]).itemsize))
         with writing(target):
             self._file = RowFileWriter(path, ordered, room)
@@ -53,11 +53,11 @@ class SealedWriter:
             self._file.put(name, np.arange(len(values)) if rows is None else rows, values)
 
     def seal(self, kind: str, info: Mapping[str, Any], **beside: str) -> None:
-        """Write the header, which makes the file whole.
+        """Write the header, which completes the file.
 
         Args:
             kind: of the file, for `sealed_info`.
-            info: what it says, as JSON; the hash of all arrays is added as `sha256`.
+            info: its content, as JSON; the hash of all arrays is added as `sha256`.
             beside: further strings of the header.
         """
         with writing(self._target):
@@ -65,28 +65,28 @@ class SealedWriter:
             self._file.finish({"format": f"aced {kind}", "info": sealed, **beside})
 
     def close(self) -> None:
-        """Close the file; harmless when it is closed already."""
+        """Close the file; harmless if it is already closed."""
         self._file.close()
 
 
 def sealed_info(header: Header, kind: str) -> dict[str, Any]:
-    """What the header of a sealed file says; the text of it is then taken out of `header`.
+    """The content of the header of a sealed file; its text is then removed from `header`.
 
     Raises:
-        ValueError, KeyError, TypeError: it is no file of that kind.
+        ValueError, KeyError, TypeError: it is not a file of that kind.
     """
     if header.metadata.get("format") != f"aced {kind}":
-        raise ValueError(f"it is no {kind}")
-    return dict(json.loads(header.metadata.pop("info")))  # which is as large as all else that is held
+        raise ValueError(f"it is not a {kind}")
+    return dict(json.loads(header.metadata.pop("info")))  # as large as all other content in memory
 
 
 def sealed_name(stem: str, mark: str) -> str:
-    """What a sealed file of the content with a mark is called; `stem` is for the eye."""
+    """The name of a sealed file for the content with a mark; `stem` is for readability."""
     return f"{stem}-{hashlib.sha256(mark.encode()).hexdigest()[:12]}.safetensors"
 
 
 def differences(made_by: Mapping[str, str], wanted: Mapping[str, str | None]) -> str:
-    """In what two models' identities differ, in words; empty where they are one, as far as `made_by` says."""
+    """How two models' identities differ, in words; empty if they are the same, as far as `made_by` says."""
     if made_by == wanted:
         return ""
     if "architecture" not in made_by and "contents" in wanted:

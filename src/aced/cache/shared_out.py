@@ -1,4 +1,4 @@
-"""Who embeds which tars: shares of a list for processes that need not talk to each other, and Ray's actors."""
+"""Distribution of tars: shares of a list for processes that need no communication, and Ray's actors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aced.errors import AcedError
 
 @dataclass(frozen=True)
 class TarShare:
-    """Process `index` (from 0) of `count`, and its place `local` on its own machine."""
+    """Process `index` (from 0) of `count`, and its number `local` on its own machine."""
 
     index: int
     count: int
@@ -27,13 +27,13 @@ class TarShare:
 
 
 def own_share(text: str = "") -> TarShare:
-    """This process's share: `I/N` where it is given, of that what torchrun says, or everything.
+    """This process's share: `I/N` if given, torchrun's part of that, or everything.
 
     Args:
-        text: `I/N`, I from 0 to N - 1, as for a job array; processes of torchrun divide that share further.
+        text: `I/N`, I from 0 to N - 1, as for a job array; torchrun's processes divide that share further.
 
     Raises:
-        AcedError: it is not of that form.
+        AcedError: it has another form.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text) if text else None
     if text and (match is None or int(match[1]) >= int(match[2])):
@@ -46,23 +46,23 @@ def own_share(text: str = "") -> TarShare:
 def with_ray(job: EmbedOptions, tars: Sequence[str], actors: int) -> Iterator[EmbedTally]:
     """The tallies of single tars, as Ray's actors finish them; each actor loads the model once.
 
-    A cluster is joined where `RAY_ADDRESS` names one (`ray job submit` sets it); otherwise one is started on this
-    machine. An actor gets one GPU where the cluster has any (and the job's device is not `cpu`), else one CPU for each
-    of the job's threads.
+    If `RAY_ADDRESS` names a cluster (`ray job submit` sets it), it is joined; otherwise one is started on this machine.
+    An actor gets one GPU if the cluster has any (and the job's device is not `cpu`), otherwise one CPU for each of the
+    job's threads.
 
     Raises:
-        AcedError: Ray is not installed, or what an actor raises.
+        AcedError: Ray is not installed, or as an actor raises.
     """
     try:
         import ray
         from ray.util import ActorPool
     except ImportError:
         raise AcedError(
-            "--ray needs Ray: run `pip install 'aced[ray]'`, or use torchrun, which needs nothing."
+            "--ray needs Ray: run `pip install 'aced[ray]'`, or use torchrun, which needs no package."
         ) from None
     started = not ray.is_initialized()
     if started:
-        # Without an address Ray starts as many CPUs as it finds; a lone small machine must still hold the actors.
+        # Without an address Ray starts as many CPUs as it finds; even a small machine must hold the actors.
         local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "num_cpus": _cpus(job, actors)}
         ray.init(log_to_driver=False, **local)
     try:
@@ -85,7 +85,7 @@ def _cpus(job: EmbedOptions, actors: int) -> int:
 
 
 def _plain(error: Exception) -> AcedError:
-    """What an actor raised, without Ray's traceback."""
+    """An actor's error, without Ray's traceback."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, AcedError):
         return AcedError(str(cause))

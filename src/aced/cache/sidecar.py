@@ -1,12 +1,12 @@
 """A side-car: one model's embeddings of one tar (or of a whole source without tars), as one safetensors file.
 
 Tensors: `image` `[n, views, d]`, `text` `[n, d]`, `valid` `[n]` uint8, `keys` (the n sample keys, JSON in UTF-8), and
-for int8 `image_scale` and `text_scale`. The header says which model made them from which data (`SideCarInfo`). A
-side-car is written under a temporary name and renamed when it is whole.
+for int8 `image_scale` and `text_scale`. The header identifies the model and the data (`SideCarInfo`). A side-car is
+written under a temporary name and renamed when complete.
 
-In which precision the model ran is noted and is no part of what identifies it: bfloat16 turns an embedding by 1 - cos =
-1e-5 to 6e-5 (three architectures), as much as keeping it as int8 does, and far less than what tells samples apart. So a
-side-car that was made in fp32 on a CPU serves a run in bf16, and a cache may be mixed.
+The model's precision is recorded but is not part of its identity: bfloat16 turns an embedding by 1 - cos = 1e-5 to 6e-5
+(three architectures), as much as storing it as int8 does, and far less than the differences between samples. So a
+side-car made in fp32 on a CPU serves a run in bf16, and a cache may be mixed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _KIND = "side-car"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What has one side-car: samples `start` to `stop - 1` of a source, in most cases those of one tar.
+    """The unit of a side-car: samples `start` to `stop - 1` of a source, usually those of one tar.
 
     Attributes:
         name: the tar's name in the source.
         mark: a hash that a copy of the tar shares and a changed tar does not.
-        lost: whether the tar is lost and only the places of its samples are kept; their keys are not known then.
+        lost: whether the tar is lost and only the positions of its samples are kept; their keys are then unknown.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Part:
 
     @property
     def told(self) -> bool:
-        """Whether the tar was never read, so that nothing is known of its content but what is said of it."""
+        """Whether the tar was never read, so that its content is known only by hearsay."""
         return self.mark.rpartition(" ")[2].startswith(TOLD)
 
     def keys(self, source: Source) -> Sequence[str]:
-        """The samples' keys without the tar's name, which depends on what other tars are read with it."""
+        """The samples' keys without the tar's name, which depends on the other tars in the source."""
         return _PartKeys(self, source.keys)
 
 
 class _PartKeys(Sequence[str]):
-    """The keys of a part, made when they are asked for: of most parts only three are."""
+    """The keys of a part, made on demand: most parts need only three."""
 
     def __init__(self, part: Part, keys: Sequence[str]) -> None:
         self._part, self._keys = part, keys
@@ -98,18 +98,18 @@ class SideCarInfo:
     Attributes:
         version: of this format.
         tower: name of the model.
-        identity: hashes of its `weights`, `preprocessing`, `tokenizer` and `architecture`, and of all as `tower`;
-            before the architecture was noted, of the first three.
+        identity: hashes of its `weights`, `preprocessing`, `tokenizer` and `architecture`, and of all as `tower`; in
+            older files, of the first three.
         part, mark: name and mark of the tar.
         n, d, views, dtype: shape and type of the embeddings.
         scale, bias: logit scale and bias of the model.
-        ends: first, middle and last key, by which rows are compared with a source.
+        ends: first, middle and last key, used to compare rows with a source.
         usable: samples that have an embedding.
         faults: why the others have none: samples by name of the fault.
-        seconds, flops: what making it cost.
-        precision: in which the model ran. It stands beside the other fields in the header, where versions that do not
-            know of it find what they expect; their side-cars, which lack it, were made in fp32.
-        sha256: of everything behind the header.
+        seconds, flops: cost of making it.
+        precision: of the model. It is beside the other fields in the header, where older versions find what they
+            expect; their side-cars, which lack it, were made in fp32.
+        sha256: of everything after the header.
     """
 
     version: int
@@ -133,14 +133,14 @@ class SideCarInfo:
 
 
 def sample_bytes(d: int, dtype: str, views: int) -> int:
-    """Bytes that a sample takes in a side-car, but for its key: `views` images, a text and a mark."""
+    """Bytes per sample in a side-car, without its key: `views` images, a text and a mark."""
     return (views + 1) * row_bytes(d, dtype) + 1
 
 
 def overhead_bytes(part: Part, source: Source) -> int:
-    """Bytes that the side-car of a part takes besides `sample_bytes`: header, keys, and half a block of the disk.
+    """Bytes of a part's side-car besides `sample_bytes`: header, keys, and half a block of the disk.
 
-    The length of all keys is taken from three of them.
+    The length of all keys is estimated from three of them.
     """
     ends = _ends(part.keys(source))
     each = sum(len(json.dumps(key)) + 2 for key in ends) / max(1, len(ends))
@@ -153,17 +153,17 @@ def tower_folder(cache: Path | str, fingerprint: str) -> Path:
 
 
 def sidecar_path(cache: Path | str, fingerprint: str, part: Part) -> Path:
-    """Where the side-car of a part belongs."""
+    """The path of a part's side-car."""
     return tower_folder(cache, fingerprint) / sidecar_name(part)
 
 
 def sidecar_name(part: Part) -> str:
-    """What the side-car of a part is called."""
+    """The name of a part's side-car."""
     return sealed_name(stem(part), part.mark)
 
 
 def stem(part: Part) -> str:
-    """The beginning of that, which follows from the tar's name."""
+    """The beginning of that name, which depends on the tar's name."""
     return re.sub(r"[^\w.-]+", "_", part.name.rstrip("/").rpartition("/")[2].removesuffix(".tar"))[:80]
 
 
@@ -172,11 +172,11 @@ class SideCarWriter(SealedWriter):
 
     Args:
         path: the temporary file.
-        target: what it will be called, for messages.
+        target: its final name, for messages.
         keys: of the n samples.
         d: width of the embeddings.
-        views: images of each sample.
-        dtype: as which they are stored.
+        views: images per sample.
+        dtype: type in which they are stored.
     """
 
     def __init__(self, path: Path, target: Path, keys: Sequence[str], d: int, views: int, dtype: str) -> None:
@@ -198,11 +198,11 @@ class SideCarWriter(SealedWriter):
 
     @property
     def usable(self) -> int:
-        """Samples that were added."""
+        """Number of samples added."""
         return int(self._valid.sum())
 
     def finish(self, **info: Any) -> None:
-        """Write the rest; `info` are the fields of `SideCarInfo` that do not follow from the rows."""
+        """Write the rest; `info` holds the fields of `SideCarInfo` that do not follow from the rows."""
         self.put("valid", self._valid)
         self.put("keys", self._keys)
         whole = SideCarInfo(
@@ -211,7 +211,7 @@ class SideCarWriter(SealedWriter):
             dtype=self._dtype,
             ends=self._ends,
             usable=self.usable,
-            sha256="",  # of what is written, so that it is known last
+            sha256="",  # of the written bytes, so it is known last
             **info,
         )
         content = asdict(whole)
@@ -224,10 +224,10 @@ def _ends(keys: Sequence[str]) -> list[str]:
 
 
 class SideCar:
-    """A side-car that is there, read through a memory map; make one with `open_sidecar`.
+    """An existing side-car, read through a memory map; make one with `open_sidecar`.
 
     Attributes:
-        path: where it lies.
+        path: its path.
         info: its header.
         bytes: its size.
     """
@@ -242,12 +242,12 @@ class SideCar:
         return list(json.loads(self._file.rows("keys").tobytes()))
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray | None:
-        """The row of each key; None where rows and keys agree as they are.
+        """The row of each key; None if rows and keys correspond directly.
 
-        A tar's mark covers its keys, so only three of them are compared before the rows are taken as they are.
+        A tar's mark covers its keys, so only three of them are compared before the rows are used directly.
 
         Raises:
-            AcedError: a key is not in it.
+            AcedError: a key is missing.
         """
         if len(keys) == self.info.n and _ends(keys) == self.info.ends:
             return None
@@ -265,20 +265,20 @@ class SideCar:
         return self._file.rows("valid")[rows] != 0
 
     def stored(self, name: str) -> np.ndarray:
-        """A tensor of `layout` for all rows, as it is stored: a read-only memory map."""
+        """A tensor of `layout` for all rows, as stored: a read-only memory map."""
         return self._file.rows(name)
 
     def slim(self) -> SideCar:
-        """The same without what only its maker and its first reader need, which takes more memory than the rest."""
+        """The same without the parts for its maker and first reader only, which take more memory than the rest."""
         return SideCar(self.path, replace(self.info, identity={}, ends=[]), self._file)
 
     def intact(self) -> bool:
-        """Whether every byte is as it was written; reads the whole file."""
+        """Whether every byte is as written; reads the whole file."""
         return self._file.sha256() == self.info.sha256
 
 
 class Damaged(AcedError):
-    """A side-car that cannot be read as what was written."""
+    """A side-car whose content is not as written."""
 
 
 def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Part | None = None) -> SideCar:
@@ -286,12 +286,12 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
 
     Args:
         path: the file.
-        identity: what the model's `identity()` says; None for any model.
-        part: what it must be of; None for anything.
+        identity: the model's `identity()`; None for any model.
+        part: the expected part; None for any.
 
     Raises:
-        Damaged: it is cut, or not what was written.
-        AcedError: it is of other weights, another preprocessing, another tokenizer, another tar or another version.
+        Damaged: it is cut off, or not as written.
+        AcedError: it has other weights, preprocessing, tokenizer, tar or version.
     """
     try:
         file = RowFile(path)
@@ -303,21 +303,21 @@ def open_sidecar(path: Path, identity: Mapping[str, str] | None = None, part: Pa
 
 
 def read_info(path: Path | str, header: Header) -> SideCarInfo:
-    """What the header of a side-car says; the text of it is then taken out of `header`.
+    """The content of a side-car's header; its text is then removed from `header`.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not what was written.
-        AcedError: it is of another version.
+        ValueError, KeyError, TypeError: it is not as written.
+        AcedError: it has another version.
     """
     content = sealed_info(header, _KIND)
     if content["version"] != VERSION:
         raise AcedError(f"The side-car {path} was written by another version of aced: {_AGAIN}.")
     if set(content) != {entry.name for entry in fields(SideCarInfo)} - {"precision"}:
-        raise ValueError("its header is not what was written")
+        raise ValueError("its header is not as written")
     info = SideCarInfo(**content, precision=header.metadata.get("precision", "fp32"))
     shapes = layout("image", (info.n, info.views), info.d, info.dtype) | layout("text", (info.n,), info.d, info.dtype)
     if any(header.shape(name) != shape for name, (_, shape) in shapes.items()) or header.shape("valid") != (info.n,):
-        raise ValueError("other shapes than its header says")
+        raise ValueError("its shapes differ from its header")
     return info
 
 
@@ -330,7 +330,7 @@ def damaged(path: Path | str, error: Exception) -> AcedError:
 
 
 def check_made_for(path: Path | str, info: SideCarInfo, identity: Mapping[str, str] | None, part: Part | None) -> None:
-    """Refuse a side-car of another model or another tar; None: of any."""
+    """Refuse a side-car of another model or another tar; None accepts any."""
     if identity is not None and (words := differences(info.identity, identity)):
         raise AcedError(
             f"The side-car {path} is of {words} than this model's (it was made by {info.tower}): name that model, or "
@@ -338,8 +338,7 @@ def check_made_for(path: Path | str, info: SideCarInfo, identity: Mapping[str, s
         )
     if part is not None and info.mark != part.mark:
         raise AcedError(
-            f"The side-car {path} is of another tar than {part.name}, or the tar has changed since it was embedded: "
-            f"{_AGAIN}."
+            f"The side-car {path} belongs to another tar than {part.name}, or the tar has changed since: {_AGAIN}."
         )
 
 

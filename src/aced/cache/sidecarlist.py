@@ -1,10 +1,9 @@
-"""What the side-cars in a folder hold, in one file beside them, so that a start need not open any.
+"""The list of a folder's side-cars: the headers in one file beside them, so that a start need not open any.
 
-`sidecars.jsonl` has a line for each side-car: its name, size and time, and what its header says. A line counts as long
-as size and time are the file's; of a side-car without such a line the header is read, and the list is then written
-anew. It is a cache of headers and no more: it may be deleted, lost or out of date, and processes that write it at the
-same time lose lines at worst, which cost a look at a header each. What is looked up is checked against the header that
-the file itself has.
+`sidecars.jsonl` has a line for each side-car: its name, size and time, and its header. A line counts as long as size
+and time match the file; otherwise the side-car's header is read, and the list is rewritten. It is only a cache of
+headers: it may be deleted, lost or out of date, and processes that write it at the same time lose lines at worst, which
+costs reading a header each. Lookups are checked against the file's own header.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from aced.cache.sidecar import SideCarInfo
 from aced.errors import AcedError
 
 LIST = "sidecars.jsonl"
-"""The list's name."""
+"""Name of the list."""
 _VERSION = 1
 _FIELDS = tuple(entry.name for entry in fields(SideCarInfo) if entry.name not in ("identity", "ends"))
 
 
 class SideCarList:
-    """The list of one folder, as it was when this was made, and what has been learnt since.
+    """The list of one folder as of its creation, and the headers read since.
 
     Args:
-        home: where the side-cars lie.
+        home: place of the side-cars.
     """
 
     def __init__(self, home: Home) -> None:
@@ -39,7 +38,7 @@ class SideCarList:
         self._new: dict[str, tuple[FileState, SideCarInfo]] = {}
 
     def get(self, name: str, state: FileState) -> SideCarInfo | None:
-        """The header of the side-car of that name, without `ends`; None where the list does not know it as it is."""
+        """The header of the side-car of that name, without `ends`; None if the list has no valid line for it."""
         if (new := self._new.get(name)) is not None:
             return new[1] if new[0] == state else None
         line = self._lines.get(_key(name))
@@ -55,13 +54,13 @@ class SideCarList:
             return None
 
     def add(self, name: str, state: FileState, info: SideCarInfo) -> None:
-        """Note what a header says."""
+        """Record a header."""
         self._new[name] = state, replace(info, ends=[])
 
     def save(self) -> None:
-        """Write the list with what has been learnt and what others have written meanwhile, where anything is new.
+        """Write the list with headers read here and entries written by others meanwhile, if any are new.
 
-        A folder that cannot be written keeps the list that it has.
+        A folder that is not writable keeps its old list.
         """
         if not self._new:
             return
@@ -79,14 +78,14 @@ class SideCarList:
 
 
 def _write(home: Home, lines: Mapping[bytes, bytes], identities: list[dict[str, str]]) -> None:
-    """Write the lines of those files that are there."""
+    """Write the lines of existing files."""
     there = {_key(name) for name in home.names()}
     head = _line({"version": _VERSION, "fields": _FIELDS, "identities": identities})
     home.write_beside(LIST, b"".join([head, *(line for key, line in lines.items() if key in there)]))
 
 
 def _read(home: Home) -> tuple[dict[bytes, bytes], list[dict[str, str]]]:
-    """Each side-car's line by `_key`, and the identities that they name; nothing of a list that is not one."""
+    """Each side-car's line by `_key`, and the identities that they name; nothing if it is not a list."""
     file = io.BytesIO(home.read_beside(LIST))
     try:
         head = json.loads(file.readline())
@@ -99,7 +98,7 @@ def _read(home: Home) -> tuple[dict[bytes, bytes], list[dict[str, str]]]:
 
 def _keyed(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     for line in lines:
-        end = line.find(b'"', 2)  # names of side-cars have no quotes in them
+        end = line.find(b'"', 2)  # names of side-cars contain no quotes
         if end > 0:
             yield line[1 : end + 1], line
 

@@ -1,9 +1,8 @@
-"""Cached embeddings: a frozen tower's view of every sample of a source, computed once, kept in side-cars.
+"""Cached embeddings: a frozen tower's embeddings of every sample of a source, computed once, kept in side-cars.
 
-A cache folder holds, for each model, one side-car for each tar (`aced.cache.sidecar`). A `Store` puts those of one
-model and one source together and is asked by positions in the source. Nothing is held per sample: a binary search
-leads from a position to its part, whose side-car is opened when it is first needed, and from there it is a row of a
-memory map.
+A cache folder holds, for each model, one side-car per tar (`aced.cache.sidecar`). A `Store` combines those of one model
+and one source, and is indexed by positions in the source. Nothing is held per sample: a binary search leads from a
+position to its part, whose side-car is opened on first use, and from there to a row of a memory map.
 """
 
 from __future__ import annotations
@@ -49,19 +48,19 @@ _HASHED_BYTES = 1 << 29
 class Store:
     """Embeddings of one tower, addressed by positions in the source it was opened for.
 
-    It holds about 100 bytes a part, and of the side-cars that were looked at last as many as a process may have open.
+    It holds about 100 bytes per part, and keeps the side-cars used last open, as many as a process may open.
 
     Args:
-        survey: the side-cars, none of which is missing.
+        survey: the side-cars, with none missing.
         files: where they are read.
-        rows: of parts whose samples are not those of their side-car: its row of each sample.
+        rows: for parts whose samples differ from those of their side-car: its row for each sample.
 
     Attributes:
-        name: what messages call it: the folder or address of the side-cars.
+        name: its name in messages: the folder or address of the side-cars.
         files: where they are read.
         info: tower, shape and costs.
         mark: of every byte of the side-cars.
-        part_sizes: samples of each part of the source that has any, in the order of its samples.
+        part_sizes: samples of each non-empty part of the source, in order.
     """
 
     def __init__(self, survey: Survey, files: Files, rows: Mapping[int, np.ndarray]) -> None:
@@ -72,12 +71,12 @@ class Store:
         self._starts = np.array([part.start for part in parts], dtype=np.int64)
         self.part_sizes = [len(part) for part in parts]
         self._holes = survey.usable < survey.rows
-        self._hashes = survey.hashes.astype("S16")  # the beginning tells them apart
+        self._hashes = survey.hashes.astype("S16")  # the first characters distinguish them
         self._rows = dict(rows)
         self._held = Opened[SideCar]()
 
     def __len__(self) -> int:
-        """Number of samples of the source."""
+        """Number of samples in the source."""
         return self.info.n
 
     def valid(self, indices: Tensor) -> Tensor:
@@ -99,23 +98,23 @@ class Store:
 
         Args:
             indices: `[B]` positions.
-            crops: `[B]` which view of its image each sample is wanted in; None for the whole image.
+            crops: `[B]` the view of each sample's image; None for the whole image.
 
         Raises:
-            AcedError: a sample was faulty when its side-car was made and so has no embedding; or a side-car cannot be
-                read any more, or is another one than it was.
+            AcedError: a sample was faulty when its side-car was made and so has no embedding; or a side-car can no
+                longer be read, or has changed.
         """
         found, valid = self.found(indices, crops)
         if not bool(valid.all()):
             raise AcedError(
                 f"{int((~valid).sum())} of {len(indices)} samples have no embedding in {self.name}, because they "
-                "were faulty when it was made; if the data were repaired since then, delete the side-cars of those "
+                "were faulty when it was made; if the data has been repaired since, delete the side-cars of those "
                 "tars and run 'aced embed' again."
             )
         return found
 
     def found(self, indices: Tensor, crops: Tensor | None = None) -> tuple[Embeddings, Tensor]:
-        """As `lookup`, with `[B]` bool: which of them are embeddings; the others are anything."""
+        """As `lookup`, with `[B]` bool that marks valid embeddings; the others are arbitrary."""
         valid = torch.ones(len(indices), dtype=torch.bool)
         order, pieces = self._pieces(indices)
         views = None if crops is None else crops.cpu().numpy()[order]
@@ -139,11 +138,11 @@ class Store:
         return {name: np.empty(shape, dtype) for name, (dtype, shape) in tensors.items()}
 
     def _pieces(self, indices: Tensor) -> tuple[np.ndarray, Iterator[tuple[int, slice, np.ndarray]]]:
-        """Positions in their order, cut where another part begins.
+        """Sorted positions, cut where another part begins.
 
         Returns:
-            `[B]` the places in `indices` of the sorted positions; and of each part that is needed its number, the
-            slice of the sorted positions that lies in it, and its side-car's rows for them.
+            `[B]` the places in `indices` of the sorted positions; and for each part needed its number, the slice of the
+            sorted positions in it, and its side-car's rows for them.
         """
         positions = indices.cpu().numpy().astype(np.int64)
         order = np.argsort(positions, kind="stable")
@@ -159,7 +158,7 @@ class Store:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Store]:
-        """The same, to look up pairs whose tars need not be there: side-cars that travel are fetched one by one."""
+        """The same, for pairs whose tars need not be there: travelling side-cars are fetched one by one."""
         with self.files.lent() as files:
             if files is self.files:
                 yield self
@@ -169,17 +168,17 @@ class Store:
                 yield apart
 
     def _open(self, number: int) -> SideCar:
-        """Open a side-car, which must be the one that was there at the start.
+        """Open a side-car, which must be unchanged since the start.
 
         Raises:
-            AcedError: it is not, or cannot be read.
+            AcedError: it has changed, or cannot be read.
         """
         part = Part(self._names[number], self._marks[number], 0, 0)
         path = self.files.path(number, sidecar_name(part))
         sidecar = open_sidecar(path, self.info.identity, part)
         if sidecar.info.sha256[:16].encode() != self._hashes[number]:
             raise AcedError(
-                f"The side-car {path} is another one than when this started, or than {LIST} beside it says: delete "
+                f"The side-car {path} has changed since this run started, or differs from {LIST} beside it: delete "
                 f"{LIST}, which is then made anew, and start again."
             )
         return sidecar.slim()
@@ -192,7 +191,7 @@ def build_store(
     settings: EmbedSettings,
     progress: Progress | None = None,
 ) -> Store:
-    """The embeddings of a source by a tower: side-cars that are there are used, the others are made.
+    """The embeddings of a source by a tower: existing side-cars are used, the others are made.
 
     Args:
         cache: the cache folder.
@@ -203,7 +202,7 @@ def build_store(
 
     Raises:
         AcedError: a side-car is damaged or of something else, no sample is usable, an embedding is not finite, or
-            there is no room for it.
+            there is no room.
     """
     identity, parts = tower.identity(), parts_of(source)
     own = cache_at(cache, identity["tower"])
@@ -225,16 +224,16 @@ def open_store(cache: Path | str, identity: Mapping[str, str], source: Source, s
 
 
 def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], settings: EmbedSettings) -> Survey:
-    """What side-cars of some parts are there; what had to be read for it is kept in the list beside them.
+    """The existing side-cars of some parts; headers read for this are stored in the list beside them.
 
     Raises:
-        AcedError: a tar was never read; or a side-car is damaged, of other weights, another preprocessing, tokenizer or
-            tar, or of another type.
+        AcedError: a tar was never read; or a side-car is damaged, or has other weights, preprocessing, tokenizer, tar
+            or type.
     """
     if told := next((part for part in parts if part.told), None):
         raise AcedError(
-            f"{told.name} was never read, and without that it is not known which side-car is its own: make the "
-            "manifest of the pool by 'aced index', which reads every tar."
+            f"{told.name} was never read, so its side-car cannot be identified: make the "
+            "manifest of the pool with 'aced index', which reads every tar."
         )
     cache.again()
     survey = Survey(cache.home, identity, parts, settings)
@@ -243,14 +242,14 @@ def look(cache: Cache, identity: Mapping[str, str], parts: Sequence[Part], setti
 
 
 def others_there(cache: Cache, survey: Survey, tower: str) -> str:
-    """A sentence about side-cars that look like those a tower lacks but are of something else; empty without any."""
+    """A sentence about side-cars that resemble missing ones but belong to something else; empty without any."""
     if not survey.missing:
         return ""
     first = survey.parts[survey.missing[0]]
     why = cache.home.why_missing(survey.identity, first)
     return why and (
         f"{len(survey.missing)} of {len(survey.parts)} parts of the data have no side-car by {tower} in {cache.place} "
-        f"and are embedded now; of {first.name}, {why}."
+        f"and are embedded now; as for {first.name}, {why}."
     )
 
 
@@ -263,11 +262,11 @@ def embed_missing(
     progress: Progress | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Make the side-cars that are missing, or this process's share of them: every so many.
+    """Make the missing side-cars, or this process's share of them: every n-th.
 
     Args:
         cache: where they are made.
-        survey: says which.
+        survey: of the side-cars.
         source, tower, settings: as of `build_store`.
         progress: called with (samples done, samples of the share).
         share: number of this process, and how many there are.
@@ -278,12 +277,12 @@ def embed_missing(
     missing = [survey.parts[number] for number in survey.missing]
     if lost := next((part for part in missing if part.lost), None):
         raise AcedError(
-            f"{lost.name} is lost and has no side-car in {cache.place}: name the cache that the run has used, which "
+            f"{lost.name} is lost and has no side-car in {cache.place}: name the cache that the run used, which "
             "has one."
         )
-    # What leaves the disk at once needs room for as many as are made at a time.
+    # Side-cars that are uploaded at once need room only for as many as are made at a time.
     largest = sorted(missing, key=len, reverse=True)[: share[1] if cache.far else None]
-    # A tar that does not stay would be fetched for its keys: one of them speaks for all.
+    # A tar that does not stay would be fetched for its keys: one of them represents all.
     looked = largest[:1] if streams(source) else largest
     overhead = sum(overhead_bytes(part, source) for part in looked) * len(largest) // max(1, len(looked))
     check_space(cache.work, sum(map(len, largest)), tower.width, settings, overhead)
@@ -293,19 +292,19 @@ def embed_missing(
 
 
 def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | None = None) -> Store:
-    """The store of side-cars that were looked at.
+    """The store of surveyed side-cars.
 
-    Side-cars of up to 512 MiB together are checked by their hashes, larger ones by their sizes and times where the list
-    beside them knows these, else by their headers; and each by its header when it is looked up.
+    Side-cars of up to 512 MiB in total are checked by their hashes, larger ones by their sizes and times if the list
+    beside them has these, otherwise by their headers; and each by its header on lookup.
 
     Args:
-        cache: where they lie.
+        cache: where they are.
         survey: of them.
-        source: what they are of.
-        progress: called with (side-cars fetched, all that must be), of a cache at an address.
+        source: their source.
+        progress: called with (side-cars fetched, all side-cars to fetch), for a cache at an address.
 
     Raises:
-        AcedError: a side-car is missing (it says what there is instead) or damaged, or no sample has an embedding.
+        AcedError: a side-car is missing (it names similar ones) or damaged, or no sample has an embedding.
     """
     if survey.missing:
         part = survey.parts[survey.missing[0]]
@@ -323,9 +322,9 @@ def surveyed(cache: Cache, survey: Survey, source: Source, progress: Progress | 
 
 
 def _other_rows(survey: Survey, files: Files, source: Source) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of the samples of those parts whose side-car has other samples, by number.
+    """The rows of the samples of parts whose side-car has other samples, by part number.
 
-    A tar's mark covers its keys, and of a lost one it says that their order is kept.
+    A tar's mark covers its keys, and for a lost tar guarantees their order.
     """
     alone = not source.parts
     for number, part in enumerate(survey.parts):
@@ -336,7 +335,7 @@ def _other_rows(survey: Survey, files: Files, source: Source) -> Iterator[tuple[
 
 
 def _check_content(path: Path) -> None:
-    """Refuse a side-car whose bytes are not those that were written; reads the whole file."""
+    """Refuse a side-car whose bytes are not as written; reads the whole file."""
     if not open_sidecar(path).intact():
         raise Damaged(
             f"The side-car of embeddings {path} is damaged (its content has changed): delete the file and "

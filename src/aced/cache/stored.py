@@ -27,7 +27,7 @@ class StoredRows(Column):
         """As in `Column`.
 
         Raises:
-            AcedError: a pair has none; or a side-car that was there cannot be read any more.
+            AcedError: a pair has none; or a side-car can no longer be read.
         """
         found = self._store.lookup(candidates.indices.cpu(), candidates.crops)
         return torch.stack([found.image, found.text], 1)
@@ -37,6 +37,6 @@ class StoredRows(Column):
         return self._store.valid(candidates.indices)
 
     def embeddings(self, rows: Tensor) -> Embeddings:
-        """`[B, 2, d]` values as the embeddings that they are."""
+        """`[B, 2, d]` values as embeddings."""
         image, text = (side.contiguous() for side in rows.unbind(1))
         return Embeddings(image, text, scale=self._store.info.scale, bias=self._store.info.bias)

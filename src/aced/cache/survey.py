@@ -1,4 +1,4 @@
-"""Which side-cars of a source's parts are there and what they hold, from the list beside them or from their headers."""
+"""A survey of a source's side-cars: which exist and what they hold, from their list or their headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aced.errors import AcedError
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What the side-cars of a store have in common, and their sums.
+    """The common properties and sums of a store's side-cars.
 
     Attributes:
         tower: name of the model.
@@ -37,7 +37,7 @@ class StoreInfo:
         bytes: of all files.
         usable: samples that have an embedding.
         faults: why the others have none: samples by name of the fault.
-        seconds, flops: what making the side-cars cost, whenever that was.
+        seconds, flops: total cost of making the side-cars, whenever that was.
     """
 
     tower: str
@@ -56,26 +56,26 @@ class StoreInfo:
 
 
 class Survey:
-    """What there is of the side-cars of some parts, P of them; 130 bytes a part.
+    """The existing side-cars of some parts, P of them; 130 bytes per part.
 
     Args:
-        home: where the side-cars of the model lie.
-        identity: what the model's `identity()` says.
+        home: place of the model's side-cars.
+        identity: the model's `identity()`.
         parts: of the source.
-        settings: the type and the views that are wanted.
+        settings: the requested type and views.
         repair: whether a damaged side-car counts as missing.
-        listed: the list of the folder's side-cars, where somebody has read it already.
+        listed: the list of the folder's side-cars, if already read.
 
     Attributes:
         home, parts, identity: as above.
-        missing: numbers of the parts that have no side-car yet.
+        missing: numbers of the parts without a side-car.
         damaged: those of them whose side-car is damaged.
-        rows, usable, sizes: `[P]` int64, the samples in each side-car, those that have an embedding, and its bytes.
-        hashes: `[P]` S64, what `SideCarInfo.sha256` is.
-        listed: the list, which has learnt of the headers that were read; it is not written.
+        rows, usable, sizes: `[P]` int64, number of samples in each side-car, number with an embedding, and bytes.
+        hashes: `[P]` S64, the `SideCarInfo.sha256` of each.
+        listed: the list, with the headers that were read added; it is not written.
 
     Raises:
-        AcedError: a side-car is damaged (without `repair`), of something else, of another type, or has fewer views.
+        AcedError: a side-car is damaged (without `repair`), belongs to something else, has another type or fewer views.
     """
 
     def __init__(
@@ -137,11 +137,11 @@ class Survey:
             self._first = info
 
     def faults(self, number: int) -> dict[str, int]:
-        """Why samples of a part have no embedding: how many by name of the fault."""
+        """The faults of a part's samples without an embedding, counted by name."""
         return self._faults.get(number, {})
 
     def info(self) -> StoreInfo:
-        """The sums, where nothing is missing."""
+        """The sums, if nothing is missing."""
         first, faults = self._first, Counter[str]()
         assert first is not None
         for number in sorted(self._faults):
@@ -158,7 +158,7 @@ class Survey:
             bytes=int(self.sizes.sum()),
             usable=int(self.usable.sum()),
             faults=dict(faults),
-            # One after the other: the last bits are those of any number of side-cars before.
+            # One after the other, so that the last bits equal those of earlier versions.
             seconds=sum(self._seconds.tolist()),
             flops=sum(self._flops.tolist()),
         )
@@ -169,13 +169,13 @@ class Survey:
 
 
 def check_wanted(path: str, info: SideCarInfo, settings: EmbedSettings) -> None:
-    """Refuse a side-car of another type, or of fewer views."""
+    """Refuse a side-car of another type, or with fewer views."""
     for what, there, asked, wrong in (
         ("embeddings as", info.dtype, settings.dtype, info.dtype != settings.dtype),
         ("views:", info.views, settings.views, info.views < settings.views),
     ):
         if wrong:
             raise AcedError(
-                f"The side-car {path} holds {what} {there}, and {asked} is asked for: ask for {there}, or "
+                f"The side-car {path} holds {what} {there}, but {asked} is requested: request {there}, or "
                 "choose another cache folder."
             )

@@ -1,4 +1,4 @@
-"""Side-cars that travel with their tars: of a pool that is streamed, and whose side-cars lie in a store too."""
+"""Side-cars that travel with their tars, for a streamed pool whose side-cars are in a store too."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FOLDER = "side-cars"
 
 
 class Travelling(Files):
-    """The local files of side-cars that come and go with their tars; pickled, and asked from several processes.
+    """The local files of side-cars that come and go with their tars; pickled, and queried from several processes.
 
     Args:
         source: the pool, which is streamed.
-        parts: of it, one for each side-car.
-        remotes: what the store tells of each side-car.
+        parts: of the pool, one for each side-car.
+        remotes: the store's entry for each side-car.
     """
 
     stay = False
@@ -43,7 +43,7 @@ class Travelling(Files):
         assert streamed is not None
         super().__init__(streamed.folder / _FOLDER)
         sizes = np.asarray(source.part_sizes, dtype=np.int64)
-        self._tars = np.flatnonzero(sizes)[: len(parts)]  # those that have a part
+        self._tars = np.flatnonzero(sizes)[: len(parts)]  # tars that have a part
         there = self._tars if numbers is None else np.asarray(numbers)[self._tars]
         self._part_of = {int(tar): part for part, tar in enumerate(there)}
         self._addresses = PackedStrings.of(remote.address for remote in remotes)
@@ -51,7 +51,7 @@ class Travelling(Files):
         self._sizes = np.array([remote.size or 0 for remote in remotes], dtype=np.int64)
 
     def further(self, tar: int) -> list[Further]:
-        """What travels with a tar, by its number where tars are brought."""
+        """The files that travel with a tar, by its number in the stream."""
         part = self._part_of.get(tar)
         if part is None:
             return []
@@ -68,14 +68,14 @@ class Travelling(Files):
             self._places.path(int(self._tars[number]))
         except TarLost as lost:
             raise AcedError(f"{lost} Its side-car is not fetched.") from None
-        with exclusive(target) as temporary:  # only where the tar came before it was known what travels with it
+        with exclusive(target) as temporary:  # only if the tar arrived before its companions were known
             if temporary is not None:
                 _bring(remote, temporary, target)
         return target
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Lent]:
-        """The files of any side-cars, one at a time, whatever tars are there."""
+        """The files of any side-cars, one at a time, whichever tars are there."""
         folder = self.folder.parent.with_name(f"lent-{os.getpid()}")
         try:
             yield Lent(self, folder)
@@ -92,7 +92,7 @@ class Travelling(Files):
 
 
 class Lent(Files):
-    """Side-cars that are fetched when they are asked for; the one before is removed then."""
+    """Side-cars fetched on demand; each replaces the one before."""
 
     stay = False
 
@@ -109,18 +109,18 @@ class Lent(Files):
 
 
 class TravellingSideCars:
-    """What travels with a tar of several models' side-cars."""
+    """The side-cars of several models that travel with a tar."""
 
     def __init__(self, files: Sequence[Travelling]) -> None:
         self._files = list(files)
 
     def __call__(self, tar: int) -> list[Further]:
-        """Those of a tar, by its number where tars are brought."""
+        """Those of a tar, by its number in the stream."""
         return [further for files in self._files for further in files.further(tar)]
 
 
 def let_travel(source: Source, files: Sequence[object]) -> None:
-    """Have side-cars brought with the tars of a source, of those `files` that do so."""
+    """Have the side-cars among `files` that travel fetched together with the tars of a source."""
     if travelling := [one for one in files if isinstance(one, Travelling)]:
         streamed, _ = brought_of(source.places)
         assert streamed is not None

@@ -1,4 +1,4 @@
-"""The command line: parses, calls one function each, prints. Heavy imports happen inside the commands."""
+"""The command line: each command parses its words, calls one function and prints. Heavy imports happen inside."""
 
 from __future__ import annotations
 

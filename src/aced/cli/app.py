@@ -1,4 +1,4 @@
-"""The application that the modules of this package add their commands to, and how they print a line."""
+"""The application that holds all commands, and how it prints a line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train small CLIP and SigLIP models by choosing what they learn from.\n\n"
-    "A large frozen [bold]reference[/] and the small [bold]student[/] score many candidates; the batch that is easy "
-    "for the one and hard for the other is trained on (ACID), with a distillation loss as well (ACED).\n\n"
+    "A large frozen [bold]reference[/] and the small [bold]student[/] score many candidates. The pairs that are easy "
+    "for the reference and hard for the student form the batch (ACID); ACED adds a distillation loss.\n\n"
     "Start with [bold]aced demo[/]: it compares the methods on built-in data within minutes.",
 )
 
 
 def say(console: Any, text: str) -> None:
-    """Print a line as it is: a path's brackets are no markup."""
+    """Print a line verbatim: brackets in a path are not markup."""
     console.print(text, markup=False, highlight=False)

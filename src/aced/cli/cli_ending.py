@@ -1,4 +1,4 @@
-"""How the command line ends: a status, and one sentence for whatever went wrong."""
+"""The end of a command: its exit status, and one sentence for any failure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from aced.registry.plugins import load_commands
 from aced.runtime.descriptors import is_out_of_files, out_of_files
 from aced.runtime.stopping import INTERRUPTED, STOPPED, Stopped, end_children, leave_in_peace, watching, words
 
-# The base of every usage error, found through typer's public name: typer has used click's own and a copy of it.
+# Base class of all usage errors, found through typer's public name: typer has used click's own and a copy of it.
 _UsageFault: Any = typer.BadParameter.__bases__[0].__bases__[0]
 
 
 def main() -> NoReturn:
-    """Entry point: a mistake of the user or a fault of the machine ends in one sentence and a status that is not 0."""
+    """Entry point: a user's mistake or a machine's fault ends in one sentence and a non-zero status."""
     _forgive_output()
     with watching():
         try:
@@ -39,7 +39,7 @@ def _main() -> NoReturn:
         status = app(prog_name="aced", standalone_mode=False)
     except Stopped as stopped:
         _hurry()
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends what another process of the job has told the reason of
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # another process has already said why
             sys.exit(stopped.status)
         # The demo trains too, but has no --resume.
         saved = stopped.saved and sys.argv[1:2] == ["train"]
@@ -64,7 +64,7 @@ def _main() -> NoReturn:
         if "surrogates" not in error.reason:
             raise
         where = error.object[max(0, error.start - 40) : error.end + 40].split("\n")[-1]
-        _fail(f"'{where}': the name of a file or folder is no UTF-8, so it cannot be written down; rename it.", 2)
+        _fail(f"'{where}': this file or folder name is not valid UTF-8, so it cannot be stored; rename it.", 2)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -76,31 +76,30 @@ def _main() -> NoReturn:
 
 
 _GO_ON = {
-    "train": "'aced train ... --resume' goes on from the last checkpoint, or starts anew where there is none",
-    "eval": "the same command goes on with the tasks that are left",
-    "embed": "the same command goes on with the tars that are left",
-    "index": "the same command goes on with the tars that are left",
+    "train": "'aced train ... --resume' continues from the last checkpoint, or starts from the beginning",
+    "eval": "the same command continues with the remaining tasks",
+    "embed": "the same command continues with the remaining tars",
+    "index": "the same command continues with the remaining tars",
 }
 
 
 def _how_to_go_on() -> str:
-    """The end of a sentence: what the interrupted command has kept, where it has kept anything."""
+    """The end of the sentence after an interruption: how to continue, if the command keeps its progress."""
     hint = _GO_ON.get(sys.argv[1] if len(sys.argv) > 1 else "")
     return f"; {hint}" if hint else ""
 
 
 def _hurry() -> None:
-    """Let the process be gone soon: whoever sends a signal kills what is still there after a while."""
+    """Make the process exit quickly: the sender of a signal kills what is still alive after a while."""
     end_children()
-    gc.freeze()  # or the interpreter looks through all that was imported, which takes seconds
+    gc.freeze()  # otherwise the interpreter scans all imported objects at exit, which takes seconds
 
 
 def _forgive_output() -> None:
-    """Let a character that the encoding of the output does not have become a question mark.
+    """Print a question mark for every character that the encoding of the output lacks.
 
-    A figure that cannot be shown must not cost the work that it is about: `±` under ASCII, a dash under Latin-1. An
-    output that is closed is one that nobody reads: its number is taken, lest a file of ours get it and the words of
-    some library.
+    A character that cannot be shown (`±` in ASCII, a dash in Latin-1) must not cost the user the results. A closed
+    output has no reader: its descriptor is reopened, so that no later file gets its number and a library's messages.
     """
     for number in range(3):
         try:
@@ -116,7 +115,7 @@ def _forgive_output() -> None:
 
 
 def _forgive(error: UnicodeError) -> tuple[bytes, int]:
-    """Question marks; the bytes of a file name that is no text in its encoding go out as they are."""
+    """Question marks; bytes of a file name that are not valid text go out unchanged."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]

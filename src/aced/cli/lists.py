@@ -1,4 +1,4 @@
-"""Commands that list what there is: methods, recipes, config."""
+"""Commands that list methods, recipes and config keys."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aced.cli.app import app
 def methods(
     imports: Annotated[
         list[str] | None,
-        typer.Option("--import", metavar="MODULE", help="A module as in run.imports; may be given several times."),
+        typer.Option("--import", metavar="MODULE", help="A module to import first, as in run.imports; repeatable."),
     ] = None,
 ) -> None:
-    """List the methods of curation and distillation and what they are made of.
+    """List the methods of curation and distillation and their parts.
 
-    Those of other packages and of your own modules are listed too, with where they come from.
+    Methods that other packages or your own modules register are listed too, with their origin.
 
     Examples:
 
@@ -50,7 +50,7 @@ def methods(
 
 @app.command()
 def recipes() -> None:
-    """List the packaged recipes for 'aced train'; each file begins with how it is used.
+    """List the packaged recipes for 'aced train'; each file begins with how to use it.
 
     Example:
 

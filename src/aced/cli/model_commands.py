@@ -15,7 +15,7 @@ from aced.programs.command_options import EvalOptions, ExportOptions, LatencyOpt
 @app.command("eval")
 @takes_options
 def evaluate(options: EvalOptions) -> None:
-    """Score a model on zero-shot tasks, or compare two scored models; the same command goes on after an interruption.
+    """Score a model on zero-shot tasks, or compare two scored models. Run it again to continue after an interruption.
 
     Examples:
 
@@ -44,9 +44,9 @@ def evaluate(options: EvalOptions) -> None:
 @app.command()
 @takes_options
 def embed(options: EmbedOptions) -> None:
-    """Embed a pool once with a frozen model: a side-car for each tar, which 'aced train' looks up.
+    """Embed a pool once with a frozen model: one side-car per tar, which 'aced train' looks up.
 
-    It says what it will store before it starts. Killed, it goes on where it was; run again, it makes what is missing.
+    It first prints what it will store. Run it again to continue after an interruption or to embed new tars.
 
     Examples:
 
@@ -66,7 +66,7 @@ def embed(options: EmbedOptions) -> None:
 @app.command()
 @takes_options
 def export(options: ExportOptions) -> None:
-    """Write a model as another program reads it, with a model card; checked against the model before it is there.
+    """Export a model, with a model card, for another program; the export is checked against the model.
 
     Examples:
 
@@ -84,7 +84,7 @@ def export(options: ExportOptions) -> None:
 @app.command()
 @takes_options
 def latency(options: LatencyOptions) -> None:
-    """Time the image and the text tower of models on this device, beside parameters, multiply-adds and size.
+    """Time the image and text towers of models on this device, and list parameters, multiply-adds and size.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Commands that take one object of options: the words of the command line are the fields of its class."""
+"""Commands whose options are the fields of one dataclass."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PARSERS: dict[Any, Callable[[Any], Any]] = {expand_path: as_place, expand_optio
 
 
 def takes_options(command: Callable[[Options], None]) -> Callable[..., None]:
-    """A command whose only parameter is a dataclass, with a parameter for each field that has an `Option`.
+    """A command whose only parameter is a dataclass; each field that has an `Option` becomes a parameter.
 
-    What is not given keeps the field's default.
+    Fields that are not given keep their defaults.
 
     Raises:
-        TypeError: the command has another number of parameters.
+        TypeError: the command has more or fewer parameters than one.
     """
     (kind,) = (hint for name, hint in get_type_hints(command).items() if name != "return")
     declared = list(option_fields(kind))
@@ -50,7 +50,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _kind(kind: Any) -> Any:
-    """The type that typer is told: lists for sequences, text where the program checks a choice by itself."""
+    """The type that typer gets: lists for sequences, text where the program checks a choice itself."""
     if _is_list(kind):
         return list[get_args(kind)[0]]  # type: ignore[misc]
     return str if get_origin(kind) is Literal else kind
@@ -59,7 +59,7 @@ def _kind(kind: Any) -> Any:
 def _default(field: OptionField) -> Any:
     if field.default is MISSING:
         return inspect.Parameter.empty
-    # typer shows the default of a list in its own way: the help says it.
+    # The help text gives the default of a list: typer's own display of it is unclear.
     return None if _is_list(field.kind) else field.default
 
 
@@ -68,7 +68,7 @@ def _holds_path(kind: Any) -> bool:
 
 
 def _info(field: OptionField) -> Any:
-    """What typer knows of a word."""
+    """The parameter as typer describes it."""
     option = field.option
     parser = as_path if _holds_path(field.kind) else _PARSERS.get(option.path)
     known: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "show_default": option.show_default}

@@ -1,4 +1,4 @@
-"""Paths among the words of a command: what each option and argument for one is parsed by, so that `~` works in all."""
+"""Parsers for paths on the command line, so that `~` works in all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def as_path(text: str | Path) -> Path:
 
 
 def as_place(text: str | Path) -> str:
-    """Words that may be a path: a name or a folder, a pattern of tars, an address."""
+    """An argument that may be a path: a name or folder, a pattern of tars, or an address."""
     try:
         return expand_path(str(text))
     except ValueError as error:
@@ -23,7 +23,7 @@ def as_place(text: str | Path) -> str:
 
 
 def as_place_or_none(text: str | Path) -> str:
-    """As `as_place`; empty words stand for none."""
+    """As `as_place`; an empty argument means none."""
     try:
         return expand_optional(str(text))
     except ValueError as error:

@@ -10,9 +10,9 @@ from aced.programs.command_options import IndexOptions
 @app.command()
 @takes_options
 def index(options: IndexOptions) -> None:
-    """Read the headers of a pool's tars once: a run then starts from a small file, however large the pool is.
+    """Read the headers of a pool's tars once, so that runs start from a small file, however large the pool is.
 
-    A run does so by itself where it must; this does it beforehand, on all cores. Killed, it goes on where it was.
+    A run indexes new tars itself; this command does it in advance, on all cores. Run it again to continue.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Commands about what runs have left: report, stable."""
+"""Commands about finished runs: report, stable."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from aced.programs.command_options import StableOptions
 def report(
     runs: Annotated[list[Path], typer.Argument(parser=as_path, help="Run folders, or the folder of a demo.")],
     out: Annotated[
-        Path | None, typer.Option(parser=as_path, help="The page; default: report.html in the first folder.")
+        Path | None, typer.Option(parser=as_path, help="Page to write; default: report.html in the first folder.")
     ] = None,
     stable: Annotated[
         Path | None,
         typer.Option(
             parser=as_path,
-            help="The JSON of 'aced stable', to be shown; default: stable.json in the first folder, where it is there.",
+            help="The JSON of 'aced stable' to show; default: stable.json in the first folder, if present.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about one or more finished runs, with what 'aced lit RUN' wrote about them.
+    """Write one self-contained HTML page about one or more finished runs, including the results of 'aced lit RUN'.
 
     Examples:
 
@@ -62,7 +62,7 @@ def report(
 @app.command()
 @takes_options
 def stable(options: StableOptions) -> None:
-    """Choose the tasks whose average is stable over seeds, and say how sure that is.
+    """Choose the tasks whose average is stable over seeds, and quantify how certain the choice is.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Commands that train, and how a run stands: train, cost, status."""
+"""Commands that train, estimate costs and show progress: train, cost, status."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import typer
 from aced.cli.app import app
 from aced.cli.path_words import as_path, as_place
 
-ConfigWord = Annotated[
-    str, typer.Argument(parser=as_place, help="A TOML file, or the name of a recipe; see 'aced recipes'.")
-]
+ConfigWord = Annotated[str, typer.Argument(parser=as_place, help="A TOML file, or a recipe that 'aced recipes' lists.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Keys that differ from the file's.")
+    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Keys that override the file.")
 ]
 
 
@@ -22,9 +20,9 @@ Overrides = Annotated[
 def train(
     config: ConfigWord,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, or begin.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint, if any.")] = False,
 ) -> None:
-    """Train a student on tars of image-text pairs (or on scenes) by any method.
+    """Train a student on tars of image-text pairs (or on the built-in scenes) with any method.
 
     Examples:
 
@@ -50,27 +48,27 @@ def cost(
     overrides: Overrides = None,
     pairs: Annotated[
         int | None,
-        typer.Option(min=1, help="Pairs of the pool. [as many as are drawn, each once]", show_default=False),
+        typer.Option(min=1, help="Pairs in the pool; default: as many as the run draws.", show_default=False),
     ] = None,
     text_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Length of texts in tokens. [each model's longest]", show_default=False),
+        typer.Option(min=1, help="Length of texts in tokens; default: each model's maximum.", show_default=False),
     ] = None,
     pair_kb: Annotated[
         float | None,
-        typer.Option(min=0, help="10^3 bytes of a pair in its tar, to tell what is read.", show_default=False),
+        typer.Option(min=0, help="Kilobytes (10^3) per pair in a tar, to estimate what is read.", show_default=False),
     ] = None,
     gpu_tflops: Annotated[
-        float, typer.Option(min=1e-3, help="10^12 FLOPs a second of a GPU; 989 is an H100's in bf16.")
+        float, typer.Option(min=1e-3, help="Peak TFLOP/s of a GPU; an H100 has 989 in bf16.")
     ] = 989.0,
     utilisation: Annotated[
-        float, typer.Option(min=1e-4, max=1.0, help="Share of them that a run gets; measure yours.")
+        float, typer.Option(min=1e-4, max=1.0, help="Share of the peak that a run reaches; measure yours.")
     ] = 0.4,
-    in_json: Annotated[bool, typer.Option("--json", help="One JSON object with all numbers.")] = False,
+    in_json: Annotated[bool, typer.Option("--json", help="Print all numbers as one JSON object.")] = False,
 ) -> None:
-    """Say what a run would cost before it starts: FLOPs, GPU hours, pairs, bytes of images and of side-cars.
+    """Estimate what a run costs before it starts: FLOPs, GPU hours, pairs, bytes of images and of side-cars.
 
-    Nothing is read and nothing downloaded: the architectures that the config names are enough.
+    It reads no data and downloads nothing: the architectures that the config names are enough.
 
     Examples:
 
@@ -91,12 +89,12 @@ def cost(
 
 @app.command()
 def status(
-    runs: Annotated[list[Path], typer.Argument(parser=as_path, help="Folders of runs (run.out), under way or ended.")],
-    in_json: Annotated[bool, typer.Option("--json", help="For scripts: a list with an object for each run.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Again and again, until all runs have ended.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --follow.")] = 2.0,
+    runs: Annotated[list[Path], typer.Argument(parser=as_path, help="Folders of runs (run.out), running or ended.")],
+    in_json: Annotated[bool, typer.Option("--json", help="Print a JSON list with one object per run.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Update until all runs have ended.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates with --follow.")] = 2.0,
 ) -> None:
-    """Say how runs stand, from another terminal: step, time left, images/s, where the time goes, losses, scores.
+    """Show, from another terminal, how runs progress: step, time left, images/s, time by phase, losses, scores.
 
     Examples:
 

@@ -1,6 +1,6 @@
 """A training run's config: from a TOML file and overrides to checked values, and back.
 
-A run is described by a TOML file; what is not in it has the default that `aced.config.sections` gives. `aced train FILE
+A run is described by a TOML file; keys that it omits have the defaults in `aced.config.sections`. `aced train FILE
 section.key=value` overrides single keys, and the resolved file is written into the run folder.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Config(Sections):
-    """A whole run, whose keys go together."""
+    """The config of a whole run; its keys are checked together."""
 
     @model_validator(mode="after")
     def _together(self) -> Config:
@@ -54,12 +54,12 @@ class Config(Sections):
 
     @property
     def loss(self) -> str:
-        """The contrastive loss: that of the method's row, where it brings its own, else `method.loss`."""
+        """The contrastive loss: that of the method's row if it brings its own, otherwise `method.loss`."""
         return self.row.loss or self.method.loss
 
     @property
     def super_batch(self) -> int:
-        """B: candidates loaded at each step; b itself for a method that does not choose."""
+        """B: candidates loaded at each step; b itself for a method that does not select."""
         from aced.methods import METHODS
 
         if not METHODS[self.method.name].chooses:
@@ -71,7 +71,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, or a packaged recipe by name, and apply `section.key=value` overrides.
 
     Raises:
-        AcedError: no such file or recipe, invalid TOML, an unknown key (names the nearest), a value out of bounds.
+        AcedError: no such file or recipe, invalid TOML, an unknown key (names the nearest), or a value out of bounds.
     """
     text, where = _read(path)
     try:
@@ -84,7 +84,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def make_config(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Check a nested mapping and make a `Config` of it, with what its `run.imports` register.
+    """Check a nested mapping and make a `Config` of it, with the entries that its `run.imports` register.
 
     Raises:
         AcedError: every problem, a sentence each; or a module of `run.imports` fails.
@@ -118,7 +118,7 @@ def describe_keys() -> list[tuple[str, str, str]]:
 
 
 def resume_rules() -> dict[str, Resume | None]:
-    """What `--resume` asks of every key; None: it must be the same."""
+    """What each key permits at `--resume`; None: it must stay the same."""
     return {
         f"{section}.{key}": next((mark for mark in inner.metadata if isinstance(mark, Resume)), None)
         for section, field in Config.model_fields.items()
@@ -155,12 +155,12 @@ def _override(values: dict[str, Any], text: str) -> None:
     if not isinstance(value, (str, list)) and _is_text(*parts):
         value = raw  # run.out=2026-01-31 is a name, and neither a date nor a number
     section = values.setdefault(parts[0], {})
-    if isinstance(section, dict):  # what is no table is told when the whole is checked
+    if isinstance(section, dict):  # the check of the whole reports an entry that is not a table
         section[parts[1]] = value
 
 
 def _is_text(section: str, key: str) -> bool:
-    """Whether a key takes words."""
+    """Whether a key takes text."""
     table = Config.model_fields.get(section)
     field = table.annotation.model_fields.get(key) if table else None  # type: ignore[union-attr]
     return field is not None and field.annotation in (str, list[PathText], str | list[str])
@@ -181,5 +181,5 @@ def _sentence(error: Any) -> str:
     if not where:
         return str(message)
     if error["type"] == "model_type":
-        message = f"a table is needed, [{where}]"
+        message = f"[{where}] must be a table"
     return f"{where} = {error['input']!r} is not allowed: {message[0].lower()}{message[1:]}."

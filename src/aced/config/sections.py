@@ -310,8 +310,8 @@ class EvalSection(Section):
     """Zero-shot evaluation of the student."""
 
     tasks: Annotated[Paths, FREE] = []
-    """Task folders in CLIP_benchmark's layout, folders of such, or names of registered tasks. Empty: the scenes'
-    tasks if the run trains on scenes."""
+    """Task folders in CLIP_benchmark's layout, folders that hold some, or names of registered tasks. Empty: the
+    scenes' tasks if the run trains on scenes."""
     split: Annotated[Literal["test", "validation"], FREE] = "test"
     """Split of the scenes' tasks: choose settings on `validation`, report `test`."""
     every: Annotated[int, Field(ge=0), FREE] = 0

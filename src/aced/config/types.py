@@ -1,4 +1,4 @@
-"""The types of a config's keys: bounds, paths, lists that a single word may stand for, and `auto`."""
+"""Types of a config's keys: bounds, paths, lists that a single word may abbreviate, and `auto`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-# Every key that is a path, a pattern of paths or a name that may be one has one of these types, or Paths.
+# Every key that is a path, a pattern of paths or a name that may be a path has one of these types, or Paths.
 PathText = Annotated[str, AfterValidator(expand_path)]
 PathOrNone = Annotated[str, AfterValidator(expand_optional)]
 
 
 def _entries(value: object) -> object:
-    """A single word may stand for a list of one (`data.shards=pool/`), and one with `::` in it for several."""
+    """A single word means a list of one (`data.shards=pool/`); `::` separates several."""
     return several(value) if isinstance(value, str) else several_of(value) if isinstance(value, list) else value
 
 
 def _or_auto(what: str) -> WrapValidator:
-    """One sentence for a value that is neither `auto` nor `what`; pydantic has one for each."""
+    """One sentence for a value that is neither `auto` nor `what`; pydantic would write one for each."""
 
     def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -61,13 +61,13 @@ TrackerNames = Annotated[list[Annotated[str, AfterValidator(_tracker)]], _one_or
 
 
 def as_words(value: Any) -> list[str]:
-    """The words of a key that has not been checked yet; none where they are no words."""
+    """The words of a key that has not been checked yet; none if they are not words."""
     words = _words(value)
     return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
 
 
 def _words(value: Any) -> Any:
-    """A single word may stand for a list of one, and words with commas between them for several."""
+    """A single word means a list of one; commas separate several."""
     if not isinstance(value, str):
         return value
     inside = value[1:-1] if value.startswith("[") and value.endswith("]") and "," in value else value
@@ -78,7 +78,7 @@ Words = Annotated[list[str], BeforeValidator(_words)]
 
 
 def _places(value: Any) -> Any:
-    """A word, or a list of several; a list without quotes, as on a command line, is one too."""
+    """A word, or a list of several; on a command line the list may lack quotes."""
     words = _words(value) if isinstance(value, str) and value.startswith("[") else value
     if isinstance(words, list):
         return [expand_optional(word) if isinstance(word, str) else word for word in words]
@@ -90,8 +90,8 @@ PlaceText = Annotated[str | list[str], BeforeValidator(_places)]
 
 
 def _some_paths(value: Any) -> Any:
-    if value == "":  # most likely a variable that is not set: no reason to train on other data without a word
-        raise ValueError("a path is needed, and this is empty; write [] for none")
+    if value == "":  # probably an unset variable: do not silently train on other data
+        raise ValueError("the path is empty; write [] for none")
     return _entries(value)
 
 

@@ -1,10 +1,10 @@
-"""Softmax distillation against columns that the teacher alone has embedded.
+"""Softmax distillation against columns for which only the teacher has embeddings.
 
-Softmax-KD compares a batch with itself: b columns, each of which costs the student a forward pass. Where the teacher's
-embeddings lie in a cache, any number of further pairs can serve as columns for nothing: the student's image, mapped
-into the teacher's space, is told how the teacher sees it among all of *their* texts, and the other way round. The idea
-of contrasting a student with a teacher's embeddings is that of interactive contrastive learning (CLIP-KD, arXiv
-2307.12732); that the columns are drawn from the whole pool, and not from the batch, is ours.
+Softmax-KD compares a batch with itself: b columns, each of which costs the student a forward pass. If the teacher's
+embeddings are cached, any number of further pairs can serve as columns at no such cost: the student's image, mapped
+into the teacher's space, learns how the teacher sees it among all of *their* texts, and the reverse. Contrasting a
+student with a teacher's embeddings is the idea of interactive contrastive learning (CLIP-KD, arXiv 2307.12732);
+drawing the columns from the whole pool instead of the batch is ours.
 
 Shapes: b pairs, m columns, d the student's width, D the teacher's.
 """
@@ -25,7 +25,7 @@ from aced.core.tiles import wide
 Project = Callable[[Tensor], Tensor]
 """Maps the student's embeddings `[b, d_student]` to the teacher's width `[b, d_teacher]`."""
 
-# Largest tile of logits that is held at once, in elements.
+# Maximum size of a tile of logits, in elements.
 _TILE = 1 << 22
 
 
@@ -46,18 +46,18 @@ def column_kd(
     Args:
         student: b pairs `[b, d]`, or this rank's share of them; its scale and bias are not used.
         teacher: the teacher's embeddings of the same pairs, `[b, D]`, with its logit scale t; a bias cancels.
-        columns: its embeddings of m other pairs, `[m, D]`.
+        columns: its embeddings of m further pairs, `[m, D]`.
         project: maps images and texts of the student to the teacher's width; the result is normalised here.
         scale: s, the student's logit scale here; may be trained.
         teacher_temperature: divides the teacher's logits.
 
     Returns:
-        A scalar, the mean over the pairs (a rank's part of it, if it was given its share), differentiable once in the
-        student's embeddings, the projections and the scale. Products are in float32 (float64 stays). Logits are made
-        in tiles of rows: memory is O(m) times the rows of a tile, whatever b.
+        A scalar, the mean over the pairs (for a rank's share, its part of it), differentiable once in the student's
+        embeddings, the projections and the scale. Products are in float32 (float64 stays). Logits are computed in tiles
+        of rows: memory is O(m) times the rows of a tile, whatever b.
 
     Raises:
-        ValueError: another number of pairs or another width, or a temperature that is not positive.
+        ValueError: the numbers of pairs or the widths differ, or a temperature is not positive.
     """
     share, theirs = as_share(student), as_share(teacher).own.detach()
     mine = share.own
@@ -66,7 +66,7 @@ def column_kd(
     if columns.image.shape[1] != theirs.image.shape[1]:
         raise ValueError(
             f"column_kd: the columns' width is {columns.image.shape[1]} and the teacher's {theirs.image.shape[1]}; "
-            "both must be of one model."
+            "both must come from one model."
         )
     if not teacher_temperature > 0:
         raise ValueError(f"column_kd: teacher_temperature must be positive, got {teacher_temperature}.")
@@ -96,7 +96,7 @@ def column_flops(pairs: float, columns: int, width: int) -> float:
 
 
 class _Direction(torch.autograd.Function):
-    """The sum over rows of one direction's cross-entropy; the gradient is taken while a tile of logits is there."""
+    """The sum over rows of one direction's cross-entropy; the gradient is computed while a tile of logits exists."""
 
     @staticmethod
     def forward(
@@ -122,7 +122,7 @@ class _Direction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph: the saved gradients would pass for constants
+        if torch.is_grad_enabled():  # create_graph: the saved gradients would count as constants
             raise NotImplementedError("aced.columns: column_kd can be differentiated once, not twice.")
         of_unit, of_scale = ctx.saved_tensors
         return of_unit * above.to(of_unit.dtype), of_scale * above.to(of_scale.dtype), None, None, None, None

@@ -3,37 +3,36 @@
 Source: arXiv 2511.20643 (Ghosh et al., concept-aware batch sampling) and the code of its authors; formulas, and in what
 this differs, in docs/method.md. Everything is on the CPU.
 
-Shapes: B candidates, b of them chosen, m the most concepts of a pair, C the concepts of the super-batch.
+Shapes: B candidates, b of them chosen, m the maximum number of concepts of a pair, C the super-batch's concepts.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 ByConcepts = Literal["diversity", "frequency"]
-"""How a batch is made up: of as many concepts as it can hold alike, or of pairs with many concepts."""
+"""The batch to aim for: as many concepts as possible in equal shares, or pairs with many concepts."""
 
 FILLED = -0.5
-"""What a concept adds to a gain that the batch has its share of already."""
+"""A concept's contribution to a gain once the batch has its share of it."""
 
 
 def by_concepts(concepts: Tensor, size: int, how: ByConcepts) -> Tensor:
     """Choose `size` of B candidates by their concepts.
 
     Args:
-        concepts: `[B, m]` int64 ids, none twice in a row, 0 or more; -1 behind the last one of a pair.
-        size: how many, 1 <= size <= B.
+        concepts: `[B, m]` int64 ids, without repeats in a row, 0 or more; -1 after a pair's last one.
+        size: number of candidates to choose, 1 <= size <= B.
         how: `frequency` takes the pairs with the most concepts. `diversity` takes one pair after the other, each the
             one with the largest mean, over its concepts, of (t - n) / t + 1 / F, with n how often the batch has the
             concept so far, t = max(1, b / C) how often it should, and F how many of the candidates have it; a concept
             of which n >= t counts -0.5. Pairs without concepts come last.
 
     Returns:
-        `[size]` int64 rows, in the order of the choice; of equal ones the first comes first.
+        `[size]` int64 rows, in the order of the choice; ties go to the first.
 
     Raises:
         ValueError: too few candidates.
@@ -42,49 +41,50 @@ def by_concepts(concepts: Tensor, size: int, how: ByConcepts) -> Tensor:
         raise ValueError(f"by_concepts: cannot choose {size} of {len(concepts)} candidates.")
     if how == "frequency":
         return (concepts >= 0).sum(1).argsort(descending=True, stable=True)[:size]
-    return torch.from_numpy(_Diverse(concepts.numpy(), size).chosen())
+    return _Diverse(concepts, size).chosen()
 
 
 class _Diverse:
-    """The greedy choice. Only pairs that share a concept with the one just chosen change their gain."""
+    """The greedy choice. Only pairs that share a concept with the latest choice change their gain."""
 
-    def __init__(self, concepts: np.ndarray, size: int) -> None:
+    def __init__(self, concepts: Tensor, size: int) -> None:
         self.size = size
         there = concepts >= 0
-        known, ids = np.unique(concepts[there], return_inverse=True)
-        self.of_pair = np.full(concepts.shape, len(known))  # a last concept that adds nothing stands for none
+        known, ids = concepts[there].unique(return_inverse=True)
+        self.of_pair = torch.full(concepts.shape, len(known))  # an extra concept that adds nothing means none
         self.of_pair[there] = ids
         self.count = there.sum(1)
-        self.frequency = np.bincount(ids, minlength=len(known))
-        pairs = np.nonzero(there)[0][np.argsort(ids, kind="stable")]
-        self.pairs_of = np.split(pairs, np.cumsum(self.frequency)[:-1]) if len(known) else []
+        self.frequency = ids.bincount(minlength=len(known))
+        pairs = there.nonzero()[:, 0][ids.argsort(stable=True)]
+        self.pairs_of = pairs.split(self.frequency.tolist()) if len(known) else ()
         self.target = max(1.0, size / max(1, len(known)))
-        self.chosen_of = np.zeros(len(known), dtype=np.int64)
-        self.value = np.append(1.0 + 1.0 / self.frequency, 0.0)
-        self.gain = np.full(len(concepts), -np.inf)
-        self._update(np.nonzero(self.count)[0])
+        self.chosen_of = torch.zeros(len(known), dtype=torch.int64)
+        self.value = torch.cat([1.0 + 1.0 / self.frequency.double(), torch.zeros(1, dtype=torch.float64)])
+        self.gain = torch.full((len(concepts),), -torch.inf, dtype=torch.float64)
+        self._update(self.count.nonzero().flatten())
 
-    def chosen(self) -> np.ndarray:
+    def chosen(self) -> Tensor:
         """`[size]` int64 rows."""
-        rows = np.empty(self.size, dtype=np.int64)
-        left = np.ones(len(self.gain), dtype=bool)
+        rows = torch.empty(self.size, dtype=torch.int64)
+        left = torch.ones(len(self.gain), dtype=torch.bool)
         for place in range(self.size):
-            best = int(self.gain.argmax())
-            if self.gain[best] == -np.inf:  # what is left has no concepts
-                rows[place:] = np.nonzero(left)[0][: self.size - place]
+            # On ties the first, which `argmax` does not guarantee.
+            best = int((self.gain == self.gain.max()).nonzero()[0])
+            if self.gain[best] == -torch.inf:  # the rest has no concepts
+                rows[place:] = left.nonzero().flatten()[: self.size - place]
                 break
             rows[place], left[best] = best, False
             self._take(best)
-            self.gain[~left] = -np.inf
+            self.gain[~left] = -torch.inf
         return rows
 
     def _take(self, pair: int) -> None:
         changed = self.of_pair[pair, : self.count[pair]]
         self.chosen_of[changed] += 1
-        n = self.chosen_of[changed]
-        open_still = (self.target - n) / self.target + 1.0 / self.frequency[changed]
-        self.value[changed] = np.where(n < self.target, open_still, FILLED)
-        self._update(np.unique(np.concatenate([self.pairs_of[concept] for concept in changed])))
+        n = self.chosen_of[changed].double()
+        open_still = (self.target - n) / self.target + 1.0 / self.frequency[changed].double()
+        self.value[changed] = torch.where(n < self.target, open_still, FILLED)
+        self._update(torch.cat([self.pairs_of[concept] for concept in changed.tolist()]).unique())
 
-    def _update(self, pairs: np.ndarray) -> None:
+    def _update(self, pairs: Tensor) -> None:
         self.gain[pairs] = self.value[self.of_pair[pairs]].sum(1) / self.count[pairs]

@@ -62,7 +62,7 @@ class Embeddings:
         return self.image.device
 
     def detach(self) -> Embeddings:
-        """The same values, cut from the autograd graph."""
+        """The same values, detached from the autograd graph."""
         return Embeddings(
             self.image.detach(),
             self.text.detach(),
@@ -71,7 +71,7 @@ class Embeddings:
         )
 
     def to(self, device: torch.device | str) -> Embeddings:
-        """The same embeddings on another device (scale and bias too, where they are tensors)."""
+        """The same embeddings on another device (including tensor scale and bias)."""
         return Embeddings(
             self.image.to(device),
             self.text.to(device),

@@ -1,8 +1,8 @@
-"""The losses over pairs as functions of the logits, which they are given in row tiles: their value and derivative.
+"""The losses over pairs as functions of the logits in row tiles: value and derivative.
 
-A softmax has to see a whole row and a whole column before it can say anything: such a form surveys all tiles first.
-Of several ranks (`aced.core.shares`) each has whole rows. Its columns' log-sum-exps are over its own rows alone until
-the ranks exchange them, b numbers a model: the only thing here that a rank has to learn from the others.
+A softmax needs a whole row and a whole column first, so such a form surveys all tiles in advance. With several ranks
+(`aced.core.shares`) each has whole rows. Its columns' log-sum-exps cover only its own rows until the ranks exchange
+them, b numbers per model: the only information here that a rank needs from the others.
 
 Shapes: b pairs, r of them this rank's, z `[r, b]` its rows of the logits.
 """
@@ -22,9 +22,9 @@ from aced.core.tiles import LogitTiles
 
 
 class PairLoss:
-    """A loss as a function of this rank's rows of the logits, z `[r, b]`, which it is given tile by tile.
+    """A loss as a function of this rank's rows of the logits, z `[r, b]`, tile by tile.
 
-    Rows are counted from the rank's first; that one's own column is number `start`.
+    Rows are counted from the rank's first, whose own column is number `start`.
 
     Attributes:
         surveys: whether `survey` must have seen every tile, and `join` the other ranks, before the first `tile`.
@@ -42,15 +42,15 @@ class PairLoss:
         self.start, self.ranks = share.start, share.ranks
 
     def survey(self, z: Tensor, rows: slice) -> None:
-        """Take note of `z` `[rows, b]`, which stays as it is."""
+        """Register `z` `[rows, b]`, which stays unchanged."""
         raise NotImplementedError
 
     def join(self) -> None:
-        """Exchange with the other ranks what the survey has found."""
+        """Exchange the results of the survey with the other ranks."""
         raise NotImplementedError
 
     def tile(self, z: Tensor, rows: slice, *, gradient: bool) -> Tensor:
-        """The part of the sum that these rows add; with `gradient`, `z` becomes its derivative (before `share`)."""
+        """The part of the sum from these rows; with `gradient`, `z` becomes its derivative (before `share`)."""
         raise NotImplementedError
 
 
@@ -126,7 +126,7 @@ class SoftmaxKD(PairLoss):
         theirs = [teacher.logits(rows) for teacher, _ in self.teachers]
         for tile, (_, norms) in zip(theirs, self.teachers, strict=True):
             norms.note(tile)
-        self.kept = theirs if len(z) == self.rows else None  # a single tile is there until it is used
+        self.kept = theirs if len(z) == self.rows else None  # a single tile is kept until it is used
 
     def join(self) -> None:
         """Log-sum-exp of the whole columns, of the student and the teachers in one exchange."""
@@ -145,12 +145,12 @@ class SoftmaxKD(PairLoss):
         return total
 
     def _complete(self, z: Tensor) -> bool:
-        """Whether `z` is the only tile of the only rank, which knows its rows and columns itself."""
+        """Whether `z` is the only tile of the only rank, which knows its own rows and columns."""
         return self.ranks.size == 1 and len(z) == z.shape[1]
 
     @staticmethod
     def _whole(z: Tensor, theirs: list[Tensor], *, gradient: bool) -> Tensor:
-        """The same of a small batch, in half as many operations, which is what it costs."""
+        """The same for a small batch, in half as many operations, which determine its cost."""
         total, derivatives = z.new_zeros(()), []
         for across in (1, 0):
             log_q, p = z.log_softmax(across), _mean([t.softmax(across) for t in theirs])
@@ -162,10 +162,10 @@ class SoftmaxKD(PairLoss):
 
 
 class _Norms:
-    """Log-sum-exp of this rank's rows and of every column of a matrix that is seen in row tiles.
+    """Log-sum-exp of this rank's rows and of every column of a matrix in row tiles.
 
     Attributes:
-        columns: `[b]`; over this rank's rows alone until `_join`.
+        columns: `[b]`; over this rank's rows only until `_join`.
     """
 
     def __init__(self, start: int) -> None:
@@ -175,7 +175,7 @@ class _Norms:
         self.columns: Tensor | None = None
 
     def note(self, z: Tensor) -> None:
-        """Take note of the next tile."""
+        """Register the next tile."""
         self.tiles.append(z.logsumexp(1))
         columns = z.logsumexp(0)
         self.columns = columns if self.columns is None else torch.logaddexp(self.columns, columns)
@@ -196,7 +196,7 @@ class _Norms:
 
 
 def _join(all_norms: Sequence[_Norms], ranks: Ranks) -> None:
-    """End the survey: of the columns' log-sum-exps over each rank's rows, that over all rows, in one exchange."""
+    """End the survey: combine the columns' log-sum-exps of all ranks' rows, in one exchange."""
     columns = torch.stack([norms.columns for norms in all_norms if norms.columns is not None])
     whole = ranks.gather(columns[None], [1] * ranks.size).logsumexp(0)  # [W, n, b]; of a single one to the bit itself
     for norms, joined in zip(all_norms, whole, strict=True):
@@ -204,7 +204,7 @@ def _join(all_norms: Sequence[_Norms], ranks: Ranks) -> None:
 
 
 def _mean(values: list[Tensor]) -> Tensor:
-    """The mean; the first is overwritten."""
+    """The mean; the first one is overwritten."""
     total = values[0]
     for value in values[1:]:
         total += value

@@ -1,8 +1,8 @@
-"""The conditional scores of all candidates, given the chosen so far.
+"""The conditional scores of all candidates, given those chosen so far.
 
-Nothing here forms a B x B matrix: after each chunk is drawn its pair scores are added to a running vector, tile by
+Nothing here forms a B x B matrix: after each chunk is drawn, its pair scores are added to a running vector, tile by
 tile. A tile has the chosen as its rows and candidates as its columns, so that sums over the chosen run along whole
-lines of memory, and holds both directions, so that a small draw is few operations.
+cache lines, and holds both directions, so that a small draw needs few operations.
 
 Shapes: B candidates, c of a chunk, r of a tile, d the embedding width.
 """
@@ -20,21 +20,21 @@ from torch import Tensor
 from aced.core.products import write_logits
 from aced.core.score_models import Loss, ScoreModel, Sides
 
-# Largest tile of pair scores that is held at once, in elements: 256 KB, which a processor's cache holds.
+# Maximum size of a tile of pair scores, in elements: 256 KB, which fits a processor's cache.
 _TILE = 1 << 16
-# The same on a GPU (32 MB, and as much for the losses): a smaller one is computed sooner than Python can ask for it.
+# The same on a GPU (32 MB, and as much for the losses): smaller ones finish sooner than Python can launch them.
 _GPU_TILE = 1 << 23
 
 
 class Gains(Protocol):
-    """The conditional scores of all candidates, given the chosen so far."""
+    """The conditional scores of all candidates, given those chosen so far."""
 
     def current(self) -> Tensor:
         """`[B]` float32, g_i(K)."""
         ...
 
     def add(self, chosen: Sequence[Sides]) -> None:
-        """Take c pairs into K: each model's image and text embeddings of them."""
+        """Add c pairs to K: each model's image and text embeddings of them."""
         ...
 
 
@@ -44,16 +44,16 @@ def joint_gains(models: Sequence[ScoreModel], loss: Loss) -> Gains:
 
 
 def independent_gains(models: Sequence[ScoreModel], loss: Loss, blocks: Iterable[Sequence[Sides]]) -> Gains:
-    """Gains that do not depend on what is chosen.
+    """Gains that do not depend on the choice.
 
     `blocks` make up the whole super-batch, each model's embeddings of some pairs: with the softmax loss a candidate's
-    gain is its loss against all of it, taken block by block.
+    gain is its loss against all of it, computed block by block.
     """
     return _Fixed(_SigmoidGains(models).current() if loss == "sigmoid" else _whole_batch_softmax(models, blocks))
 
 
 class _Fixed:
-    """Scores that do not depend on what was chosen."""
+    """Scores that do not depend on the choice."""
 
     def __init__(self, scores: Tensor) -> None:
         self.scores = scores
@@ -87,9 +87,9 @@ class _SigmoidGains:
 class _SoftmaxGains:
     """g_i(K) = the signed sum of the models' losses of i in the batch K + {i}.
 
-    Two running log-sum-exps per model, over the chosen texts and over the chosen images. What i changes in
+    Two running log-sum-exps per model, over the chosen texts and over the chosen images. The change that i causes in
     the losses of K is left out, as in the published softmax variant of JEST. Within a modality z_ii is 0, and the loss
-    that of telling i from K by an image (or text) that is like nothing else.
+    is that of distinguishing i from K by an image (or text) similar to nothing else.
     """
 
     def __init__(self, models: Sequence[ScoreModel]) -> None:
@@ -122,7 +122,7 @@ def _whole_batch_softmax(models: Sequence[ScoreModel], blocks: Iterable[Sequence
 
 
 def block_rows(count: int, device: torch.device) -> int:
-    """How many of `count` candidates make a block of `independent_gains`: a block's logits with all fit a tile."""
+    """How many of `count` candidates form a block of `independent_gains`: a block's logits with all fit a tile."""
     return max(1, min(count, math.isqrt(tile_of(device))))
 
 
@@ -136,7 +136,7 @@ def _signed_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 
 def _alone(m: ScoreModel, value: Callable[[ScoreModel], Tensor]) -> Tensor:
-    """`[B]` what each candidate's own pair gives; zero where pairs are not looked at."""
+    """`[B]` the contribution of each candidate's own pair; zero within a modality."""
     return torch.zeros(len(m.e), device=m.e.device) if m.within else value(m)
 
 

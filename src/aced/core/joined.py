@@ -1,8 +1,8 @@
-"""The shares of one step, whose texts go round in one exchange and come back as gradients in another.
+"""The shares of one step, whose texts travel in one exchange and whose gradients return in another.
 
-`Share` alone exchanges the texts of each model when a loss wants them, and their gradients in the backward pass. Here
-the losses find all texts there, and their gradients stop at them until they are added up, together with numbers of
-which every rank has a part.
+`Share` alone exchanges the texts of each model when a loss needs them, and their gradients in the backward pass. Here
+the losses find all texts ready, and their gradients stop there until they are summed, together with numbers of which
+every rank has a part.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aced.core.shares import Share
 
 
 class Joined:
-    """Makes the texts of all ranks known to shares that are to be compared with each other.
+    """Gives the texts of all ranks to shares that are to be compared with each other.
 
     Args:
         ranks: the ranks.
@@ -31,7 +31,7 @@ class Joined:
         self._ranks, self._students = ranks, students
         if ranks.size == 1:
             return
-        # What the models have of a rank's pairs need not be of one number, type or width, so it goes as bytes.
+        # Models' embeddings of a rank's pairs may differ in number, type and width, so they travel as bytes.
         shares = [*students, *teachers]
         own = [share.own.text.detach() for share in shares]
         widths = [text.shape[1] * text.itemsize for text in own]
@@ -56,7 +56,7 @@ class Joined:
             return list(numbers)
         texts = [share.texts for share in self._students]
         gradients = [torch.zeros_like(text) if text.grad is None else text.grad for text in texts]
-        # The numbers go to every rank, as rows behind its own.
+        # The numbers go to every rank, as rows after its own.
         riding = _rows(numbers, gradients[0])
         pieces = [gradient.split(list(share.counts)) for gradient, share in zip(gradients, self._students, strict=True)]
         each = [[*of, riding] for of in zip(*pieces, strict=True)]
@@ -71,7 +71,7 @@ class Joined:
 
 
 def _rows(numbers: Sequence[Tensor], like: Tensor) -> Tensor:
-    """As few rows as have room for the numbers."""
+    """The minimum number of rows with room for the numbers."""
     width = like.shape[1]
     rows = like.new_zeros(math.ceil(len(numbers) / width) * width)
     for place, number in zip(rows, numbers, strict=False):

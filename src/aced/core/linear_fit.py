@@ -1,6 +1,6 @@
-"""One model's embeddings from another's, by least squares that forget: what the student would make of a pair.
+"""One model's embeddings from another's, by least squares with forgetting: a prediction of the student.
 
-Shapes: n pairs, D the width of what is known (the reference), d of what is predicted (the student).
+Shapes: n pairs, D the width of the known embeddings (reference), d of the predicted ones (student).
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from torch import Tensor
 from aced.core.embeddings import Embeddings
 
 DECAY = 0.95
-"""What a pair counts one update later: the model that is predicted moves on. From 0.9 to 0.98 it does not matter."""
+"""Decay per update, because the student changes. Values from 0.9 to 0.98 make no difference."""
 RIDGE = 1.0
-"""As if one pair more, along each direction, said that there is nothing: directions hardly seen predict little."""
+"""Ridge term: one pseudo-observation of zero per direction, so that rarely seen directions predict little."""
 _EVERY = 4
-"""Updates from one solution of the equations to the next."""
+"""Updates between two solutions of the equations."""
 
 
 class LinearFit:
-    """Two linear maps with an offset, of images and of texts, fitted to pairs as they come.
+    """Two linear maps with an offset, for images and texts, fitted to pairs as they arrive.
 
-    What comes out is at most of length 1, and shorter the less is known: the mean of what such pairs are embedded as,
-    and before the first pair nothing. (So `p.q` of two predictions is the mean of the product, where what the maps miss
-    of one is independent of what they miss of the other.)
+    Predictions have at most length 1, and are shorter the less is known: the mean embedding of such pairs, and zero
+    before the first pair. (So `p.q` of two predictions is the mean of the product, if the errors of the maps are
+    independent.)
 
     Args:
         known: D.
         wanted: d.
-        device: where to keep the sums.
+        device: where the sums are kept.
     """
 
     def __init__(self, known: int, wanted: int, device: torch.device | None = None) -> None:
@@ -38,13 +38,13 @@ class LinearFit:
         self.updates = 0
 
     def update(self, known: Embeddings, wanted: Embeddings) -> None:
-        """Take n more pairs in, both models' embeddings of them; `tensors` given before keep their values."""
+        """Add n pairs, both models' embeddings of them; earlier results of `tensors` keep their values."""
         x, y = _sides(known, offset=True), _sides(wanted)
         self.gram = self.gram.mul(DECAY).add_(x.mT @ x)
         self.cross = self.cross.mul(DECAY).add_(x.mT @ y)
         if self.updates % _EVERY == 0:
             ridge = torch.eye(self.gram.shape[1], device=self.gram.device).mul_(RIDGE)
-            # Whether it could be factored is not asked, which a GPU would have to be waited for; the ridge sees to it.
+            # Checking the factorisation would wait for a GPU; the ridge term makes it succeed.
             self.maps = torch.cholesky_solve(self.cross, torch.linalg.cholesky_ex(self.gram + ridge).L)
         self.updates += 1
 
@@ -55,12 +55,12 @@ class LinearFit:
         return image, text
 
     def update_flops(self, pairs: int) -> float:
-        """Of one update by so many pairs, solving included, as a mean."""
+        """FLOPs of one update with this many pairs, solving included, on average."""
         _, known, wanted = self.cross.shape
         return 2 * (2 * pairs * known * (known + wanted) + (known**3 / 3 + 2 * known**2 * wanted) / _EVERY)
 
     def predict_flops(self, pairs: int) -> float:
-        """Of predicting so many pairs."""
+        """FLOPs of predicting this many pairs."""
         _, known, wanted = self.cross.shape
         return 2 * 2.0 * pairs * known * wanted
 
@@ -69,7 +69,7 @@ class LinearFit:
         return {"gram": self.gram, "cross": self.cross, "maps": self.maps, "updates": torch.tensor(self.updates)}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
+        """Restore the output of `tensors`."""
         device = self.gram.device
         self.gram, self.cross, self.maps = (tensors[name].clone().to(device) for name in ("gram", "cross", "maps"))
         self.updates = int(tensors["updates"])

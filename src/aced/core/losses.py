@@ -6,10 +6,10 @@ Products are taken in float32 (or wider), whatever the embeddings' type; of bflo
 Shapes: b pairs, d the width; widths may differ by model. The b x b logits are made in row tiles and the gradient is
 taken with them (`aced.core.pairs`), so that memory grows with b, not with its square.
 
-Several processes give their shares of the batch (`aced.core.shares.Share`) instead of embeddings: each computes its own
+Several processes pass their shares of the batch (`aced.core.shares.Share`) instead of embeddings: each computes its own
 rows and returns its part of the loss. The parts add up to the loss. When all go backward, with one factor, each one's
-embeddings get their gradient of the sum; of what every process holds, such as a scale or a projection, each gets a
-part, and these are to be added up.
+embeddings get the gradient of the sum; of values that every process holds, such as a scale or a projection, each gets a
+part of the gradient, and the parts must be summed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from aced.core.shares import Share, as_share
 from aced.core.shifted import Shifted
 from aced.core.tiles import wide
 
-# Largest tile of logits that is held at once, in elements.
+# Maximum size of a tile of logits, in elements.
 _TILE = 1 << 22
-# The same on a GPU (64 MB, a few times): at b = 32,768 that is 64 tiles of 512 rows, where products are worth a GPU.
+# The same on a GPU (64 MB, a few times): at b = 32,768 that is 64 tiles of 512 rows, large enough for a GPU.
 _GPU_TILE = 1 << 24
 
 
@@ -58,7 +58,7 @@ def softmax(student: Embeddings | Share) -> Tensor:
 def drrho(
     student: Embeddings | Share, reference: Embeddings | Share, *, scale: float = 100.0, eps: float = 1e-4
 ) -> Tensor:
-    """DRRho-CLIP's loss, arXiv 2505.06699: CLIP's, with a margin for every negative that the reference names.
+    """DRRho-CLIP's loss, arXiv 2505.06699: CLIP's, with a margin for every negative, set by the reference.
 
     l_i = 1/2 [log(eps + mean over j != i of exp d_ij) + log(eps + mean over j != i of exp d'_ij)] with
     d_ij = t [(x_i.y_j - x_i.y_i) - (X_i.Y_j - X_i.Y_i)] and d'_ij = t [(x_j.y_i - x_i.y_i) - (X_j.Y_i - X_i.Y_i)].
@@ -67,7 +67,7 @@ def drrho(
         student: b pairs, x and y; its logit scale and bias are not used.
         reference: the same pairs by the reference, X and Y, whose scale and bias are not used either.
         scale: t, of both.
-        eps: below it a pair's mean hardly counts any more.
+        eps: a pair whose mean is far below it hardly counts.
 
     Returns:
         A float32 scalar, differentiable in the student's embeddings.
@@ -94,7 +94,7 @@ def softmax_kd(
     images of its own logits, q and q' the student's. Of several teachers the probabilities are averaged.
 
     Args:
-        student: b pairs; give it a scale of its own for distillation (a sigmoid loss's scale is another).
+        student: b pairs; use a separate scale for distillation (a sigmoid loss's scale does not fit).
         teacher: one teacher or several, embeddings of the same b pairs.
         teacher_temperature: divides the teacher's logits.
     """
@@ -108,8 +108,8 @@ def softmax_kd(
 def sigmoid_kd(student: Embeddings | Share, teacher: Embeddings | Share | Sequence[Embeddings | Share]) -> Tensor:
     """Mean over i of sum_j of the binary cross-entropy of the student's with the teacher's sigmoid(z_ij).
 
-    Of several teachers the probabilities are averaged. A teacher without a bias gives probabilities that were
-    never trained to be any: use one that was trained with the sigmoid loss.
+    With several teachers the probabilities are averaged. Use a teacher that was trained with the sigmoid loss: without
+    a bias its probabilities were never trained as such.
     """
     share = as_share(student)
     return mean_over_pairs(share, SigmoidKD(share, _teachers(share, teacher)), _tile(share))
@@ -129,7 +129,7 @@ def feature_matching(
         student: b pairs.
         teacher: one teacher or several, embeddings of the same b pairs.
         project: maps the student's embeddings to each teacher's width, one for each teacher; its output is
-            normalised here. May be left out where the widths are equal.
+            normalised here. May be omitted if the widths are equal.
     """
     share = as_share(student)
     mine, teachers = share.own, [t.own for t in _teachers(share, teacher)]
@@ -147,7 +147,7 @@ def feature_matching(
         if p is None and t.image.shape[1] != mine.image.shape[1]:
             raise ValueError(
                 f"feature_matching: the student's width is {mine.image.shape[1]} and the teacher's "
-                f"{t.image.shape[1]}; give a projection."
+                f"{t.image.shape[1]}; pass a projection."
             )
         for own, other in ((mine.image, t.image), (mine.text, t.text)):
             mapped = wide(own) if p is None else F.normalize(wide(p(own)), dim=1)
@@ -173,5 +173,5 @@ def _teachers(student: Share, teacher: Embeddings | Share | Sequence[Embeddings 
 
 
 def _pairs(share: Share) -> str:
-    """How many pairs, and of which ranks."""
+    """The number of pairs, and the ranks they belong to."""
     return " + ".join(map(str, share.counts))

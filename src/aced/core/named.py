@@ -1,4 +1,4 @@
-"""Things that are asked for by name: those that are built in, and those that other code adds."""
+"""Tables of named entries: built-in ones, and those that other code adds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BUILT_IN = "built in"
 
 
 class Table(dict[str, T]):
-    """A dict of one kind of thing that knows where each entry came from.
+    """A dict of one kind of entry that records each entry's origin.
 
     Args:
-        kind: what messages call an entry, such as `method`.
+        kind: name of an entry in messages, such as `method`.
         rows: the built-in entries by name.
     """
 
@@ -26,20 +26,20 @@ class Table(dict[str, T]):
         self._origins: dict[str, str] = {}
 
     def origin(self, name: str) -> str:
-        """The module that has added an entry, or `built in`."""
+        """The module that added an entry, or `built in`."""
         return self._origins.get(name, BUILT_IN)
 
     def add(self, name: str, value: T, origin: str) -> None:
-        """Take in an entry from a module; the same module may replace it, as a cell does that is run again.
+        """Add an entry from a module; the same module may replace it, as a notebook cell does when it runs again.
 
         Raises:
-            AcedError: the name is none, or taken by what is built in or by another module.
+            AcedError: the name is invalid, or taken by a built-in entry or another module.
         """
         if not name or name != name.strip() or any(letter in name for letter in "/\\:~*"):
-            raise AcedError(f"A {self.kind} cannot be called {name!r}: take a word without any of / \\ : ~ *.")
+            raise AcedError(f"A {self.kind} cannot be called {name!r}: use a word without any of / \\ : ~ *.")
         if name in self and self.origin(name) != origin:
             raise AcedError(
-                f"{origin} registers the {self.kind} '{name}', which there is already ({self.origin(name)}): choose "
+                f"{origin} registers the {self.kind} '{name}', which already exists ({self.origin(name)}): choose "
                 "another name."
             )
         self[name] = value
@@ -57,5 +57,5 @@ class Table(dict[str, T]):
 
 
 def caller() -> str:
-    """The name of the module that has called the function that calls this one."""
+    """The module that called the caller of this function."""
     return str(sys._getframe(2).f_globals.get("__name__", "?"))

@@ -1,13 +1,13 @@
-"""Losses over all b x b pairs of a batch: this rank's rows of the logits in tiles, the gradient by formula.
+"""Losses over all b x b pairs of a batch: this rank's rows of the logits in tiles, with the gradient by formula.
 
-Autograd would keep several b x b matrices, and recomputing them in a backward pass would multiply once more. A loss
-is a scalar, though, so its gradient can be taken while a tile of logits is there: with G = dL/dz of the tile,
-dL/dx = t G y, dL/dy = t G' x, dL/dt = sum of x (G y), dL/dc = sum of G. Nothing of the size b x b is ever kept: memory
-grows with b (d + tile rows), and the products are as many as autograd's (one more where a softmax needs all the rows
-before it can begin).
+Autograd would keep several b x b matrices, and recomputing them in a backward pass would multiply once more. But a loss
+is a scalar, so its gradient can be computed while a tile of logits exists: with G = dL/dz of the tile, dL/dx = t G y,
+dL/dy = t G' x, dL/dt = sum of x (G y), dL/dc = sum of G. Nothing of the size b x b is ever kept: memory grows with
+b (d + tile rows), and the products are as many as autograd's (one more if a softmax needs all the rows before it can
+begin).
 
-Of several ranks each has the rows of its own images and the columns of all texts (`aced.core.shares`). Its rows are its
-own business; where a loss looks at columns, their log-sum-exps over each rank's rows are exchanged, n b numbers.
+With several ranks, each has the rows of its own images and the columns of all texts (`aced.core.shares`). Its rows need
+no exchange; if a loss uses columns, their log-sum-exps over each rank's rows are exchanged, n b numbers.
 
 Shapes: b pairs, r of them this rank's, d the width.
 """
@@ -35,12 +35,12 @@ def mean_over_pairs(student: Share, form: PairLoss, tile: int) -> Tensor:
     Args:
         student: b pairs, or this rank's of them.
         form: which loss; used up by the call.
-        tile: largest number of logits that is held at once.
+        tile: maximum number of logits in memory at once.
     """
     own = student.own
     inputs = (wide(own.image), wide(student.texts), own.scale, own.bias)
     wanted = [torch.is_grad_enabled() and isinstance(v, Tensor) and v.requires_grad for v in inputs]
-    # Derivatives by single logits are far too small for float16.
+    # Derivatives with respect to single logits are far too small for float16.
     multiplied_in = torch.bfloat16 if student.multiplied_in == torch.bfloat16 else inputs[0].dtype
     result: Tensor = _OverPairs.apply(*inputs, multiplied_in, form, tile, wanted)  # type: ignore[no-untyped-call]
     return result
@@ -66,16 +66,16 @@ class _OverPairs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph: the saved gradients would pass for constants
+        if torch.is_grad_enabled():  # create_graph: the saved gradients would count as constants
             raise NotImplementedError("aced.losses: a loss over pairs can be differentiated once, not twice.")
         gradients = [None if g is None else g * above.to(g.dtype) for g in ctx.saved_tensors]
         return (*gradients, None, None, None, None)
 
 
 def _walk(table: LogitTiles, form: PairLoss, tile: int, wanted: list[bool]) -> tuple[Tensor, list[Tensor | None]]:
-    """This rank's part of the loss, and the gradients that are wanted of image, text, scale and bias."""
+    """This rank's part of the loss, and the requested gradients of image, text, scale and bias."""
     step = max(1, tile // len(table.text))
-    # A rank without pairs has one piece of no rows, so that it takes part in what the ranks exchange.
+    # A rank without pairs has one piece without rows, so that it takes part in the exchanges.
     pieces = [slice(start, min(start + step, len(table))) for start in range(0, max(1, len(table)), step)]
     z = None
     if form.surveys:
@@ -85,7 +85,7 @@ def _walk(table: LogitTiles, form: PairLoss, tile: int, wanted: list[bool]) -> t
         form.join()
     totals, gradients = [], _Gradients(table, wanted, form)
     for rows in pieces:
-        # A single tile is still there from the survey.
+        # A single tile is kept from the survey.
         z = z if z is not None and len(pieces) == 1 else table.logits(rows)
         totals.append(form.tile(z, rows, gradient=any(wanted)))
         gradients.add(z, rows)
@@ -93,7 +93,7 @@ def _walk(table: LogitTiles, form: PairLoss, tile: int, wanted: list[bool]) -> t
 
 
 class _Gradients:
-    """Adds up the gradients of image, text, scale and bias from tiles of dL/dz."""
+    """Sums the gradients of image, text, scale and bias from tiles of dL/dz."""
 
     def __init__(self, table: LogitTiles, wanted: list[bool], form: PairLoss) -> None:
         self.table, self.wanted, self.factor, self.shift_free = table, wanted, form.factor, form.shift_free
@@ -127,7 +127,7 @@ class _Gradients:
             self.text.addmm_(g, own)
 
     def all(self) -> list[Tensor | None]:
-        """In the order of the inputs; None where none is wanted."""
+        """In the order of the inputs; None for those that were not requested."""
         factor = self.table.scale * self.factor
         image = None
         if self.image:

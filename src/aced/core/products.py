@@ -1,9 +1,9 @@
-"""Logits of a few chosen with many candidates, as the device computes them best.
+"""Logits of a few chosen pairs with many candidates, computed in the best way for the device.
 
-A CPU multiplies in float32, whatever the embeddings' type. A GPU multiplies bfloat16 and float16 many times as fast on
-its tensor cores: the product of two such numbers is exact in float32, and their sum is taken and left in float32, so
-that it is the same sum in another order. float32 embeddings are multiplied in float32 on both; TensorFloat-32, which
-rounds them, stays torch's own switch (`torch.set_float32_matmul_precision`).
+A CPU multiplies in float32, whatever the embeddings' type. A GPU multiplies bfloat16 and float16 many times faster on
+its tensor cores: the product of two such numbers is exact in float32, and their sum is kept in float32, so it is the
+same sum in another order. float32 embeddings are multiplied in float32 on both; TensorFloat-32, which rounds them, is
+left to torch's own switch (`torch.set_float32_matmul_precision`).
 
 Shapes: r rows of the candidates, c chosen, d the embedding width.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 _NARROW = (torch.bfloat16, torch.float16)
 _TENSOR_CORES = (8, 0)
-"""Compute capability from which tensor cores take bfloat16."""
+"""Minimum compute capability for bfloat16 on tensor cores."""
 
 
 def write_logits(out: Tensor, chosen: Tensor, rows: Tensor, scale: Tensor) -> None:
@@ -28,7 +28,7 @@ def write_logits(out: Tensor, chosen: Tensor, rows: Tensor, scale: Tensor) -> No
         scale: logit scale, without dimensions.
     """
     if multiplies_narrow(rows):
-        # The scale comes afterwards: multiplied into either side it would round it once more.
+        # The scale comes afterwards: multiplied into either side it would be rounded once more.
         torch.mul(narrow_product(chosen.to(rows.dtype), rows.T), scale, out=out)
     else:
         torch.mm(chosen.float() * scale, rows.float().T, out=out)

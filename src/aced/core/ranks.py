@@ -1,4 +1,4 @@
-"""What mathematics over several processes (ranks) asks of them; `core` knows no more about a job than this."""
+"""The interface to several processes (ranks) for mathematics; `core` knows no more about a job than this."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Ranks(Protocol):
-    """How the processes of a job talk to each other; every one of them makes the same calls in the same order."""
+    """The communication between the processes of a job; each makes the same calls in the same order."""
 
     @property
     def rank(self) -> int:
@@ -22,7 +22,7 @@ class Ranks(Protocol):
         ...
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """The rows of every rank, `[sum(counts), ...]`; rank r gives `counts[r]`, and its own are `rows`."""
+        """The rows of every rank, `[sum(counts), ...]`; rank r contributes `counts[r]`, and its own are `rows`."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Ranks(Protocol):
 
 
 class Alone:
-    """The world of one process, to which every exchange gives back what it was given."""
+    """The world of one process, where every exchange returns its input."""
 
     rank = 0
     size = 1

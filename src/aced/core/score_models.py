@@ -1,4 +1,4 @@
-"""The models that a score is made of, and whether a selection can work with what it was given."""
+"""The models behind a score, and the checks of a selection's inputs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Loss = Literal["sigmoid", "softmax"]
 Sides = tuple[Tensor, Tensor]
 """One model's embeddings of some pairs: of their images and of their texts, each `[c, d]`."""
 
-# Rows whose norms are taken at once, in elements.
+# Number of elements whose row norms are computed at once.
 _AT_ONCE = 1 << 21
-# How far a row's norm may be from 1: more than unit vectors lose when they are rounded to bfloat16.
+# Maximum deviation of a row's norm from 1: more than unit vectors lose when rounded to bfloat16.
 _NORM_TOLERANCE = 1e-2
-# Largest logit scale or bias: sums over any batch stay finite in float32.
+# Maximum logit scale or bias: sums over any batch stay finite in float32.
 _LARGEST = 1e30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """One score: the losses of the models, each with its weight, added up.
+    """One score: the weighted sum of the models' losses.
 
     Attributes:
         about: one line for `aced methods`.
-        student: weight of the student's loss; 0 where the student is not asked.
-        reference: weight of the reference's loss, likewise; below 0 what is easy for it counts more.
+        student: weight of the student's loss; 0 if the student is not used.
+        reference: weight of the reference's loss, likewise; below 0 pairs that are easy for it score higher.
         within: whether candidates are compared within a modality, image with image and text with text, and not across.
     """
 
@@ -52,7 +52,7 @@ SCORES: Table[Scoring] = Table(
         ("learnability", Scoring(about="hard for the student, easy for the reference", student=1.0, reference=-1.0)),
         ("easy-reference", Scoring(about="easy for the reference", reference=-1.0)),
         ("hard-student", Scoring(about="hard for the student", student=1.0)),
-        ("diverse", Scoring(about="unlike what was chosen before, for the reference", reference=-1.0, within=True)),
+        ("diverse", Scoring(about="unlike earlier choices, for the reference", reference=-1.0, within=True)),
     ],
 )
 
@@ -63,10 +63,10 @@ class ScoreModel:
 
     Attributes:
         name: for messages.
-        sign: and weight with which its losses count.
+        sign: sign and weight of its losses.
         e: its embeddings of the super-batch, without gradient.
-        within: whether candidates are compared within a modality, image with image and text with text, and not
-            across; a candidate alone then has no loss.
+        within: whether candidates are compared within a modality, image with image and text with text, and not across;
+            a single candidate then has no loss.
     """
 
     name: str
@@ -76,7 +76,7 @@ class ScoreModel:
 
     @cached_property
     def scale(self) -> Tensor:
-        """Its logit scale, whose type and shape can then change no result."""
+        """Its logit scale as one float32 number, so that its type and shape change no result."""
         return _scalar(self.e.scale, self.e.device)
 
     @cached_property
@@ -85,17 +85,17 @@ class ScoreModel:
         return _scalar(self.e.bias, self.e.device)
 
     def sides(self, new: Sides) -> tuple[Sides, Sides]:
-        """For each direction what all candidates show, `[B, d]`, and what of `new` it is compared with, `[c, d]`."""
+        """For each direction all candidates' embeddings, `[B, d]`, and those of `new` to compare with, `[c, d]`."""
         image, text = new if self.within else new[::-1]
         return (self.e.image, image), (self.e.text, text)
 
     def of(self, rows: Tensor) -> Sides:
-        """What the candidates in these rows show."""
+        """The embeddings of the candidates in these rows."""
         return self.e.image.index_select(0, rows), self.e.text.index_select(0, rows)
 
 
 def models_of(student: Embeddings | None, reference: Embeddings | None, score: Score) -> list[ScoreModel]:
-    """The models that a score is made of."""
+    """The models behind a score."""
     if score not in SCORES:
         raise ValueError(f"select: unknown score {score!r}; known: {', '.join(SCORES)}.")
     of = SCORES[score]
@@ -112,7 +112,7 @@ def models_of(student: Embeddings | None, reference: Embeddings | None, score: S
 
 
 def _scalar(value: Scalar, device: torch.device) -> Tensor:
-    """One float32 number on the device; of a tensor it is not read, which would wait for a GPU."""
+    """One float32 number on the device; a tensor is not read, which would wait for a GPU."""
     if isinstance(value, Tensor):
         return value.to(device, torch.float32).reshape(())
     return torch.full((), value, dtype=torch.float32, device=device)
@@ -139,14 +139,14 @@ class DrawHow:
     temperature: float = 1.0
 
     def check(self, size: int) -> None:
-        """Raise a ValueError for what `select` cannot work with."""
+        """Raise a ValueError for invalid options of `select`."""
         if self.loss not in get_args(Loss):
             raise ValueError(f"select: unknown loss {self.loss!r}; known: {', '.join(get_args(Loss))}.")
         if self.strategy not in get_args(Strategy):
             raise ValueError(f"select: unknown strategy {self.strategy!r}; known: {', '.join(get_args(Strategy))}.")
         if SCORES[self.score].within and self.strategy != "joint":
             raise ValueError(
-                f"select: score {self.score!r} compares with what is chosen and needs strategy 'joint', not "
+                f"select: score {self.score!r} compares with earlier choices and needs strategy 'joint', not "
                 f"{self.strategy!r}."
             )
         if size < 1 or self.chunks < 1:
@@ -156,7 +156,7 @@ class DrawHow:
 
 
 def check_models(models: Sequence[ScoreModel]) -> None:
-    """Raise a ValueError for embeddings that `select` cannot work with; there may be none."""
+    """Raise a ValueError for invalid embeddings; there may be none."""
     first = models[0]
     for m in models:
         if len(m.e) != len(first.e):

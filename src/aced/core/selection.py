@@ -3,10 +3,10 @@
 Sources: arXiv 2406.17711 (JEST, the joint draw in chunks) and arXiv 2411.18674 (ACID and ACED, the scores); the score
 `diverse` is this project's.
 
-There is one draw, over the candidates of any number of processes; `select` is the draw over a world of one, with its
-input checked. Nothing forms a B x B matrix. A running vector of conditional scores `g_i(K)` is kept for all candidates
-and, after each chunk is drawn, the chunk's pair scores are added to it, tile by tile: `4 B b d` multiply-adds
-and `O(B)` memory beside two tiles, where recomputing dense matrices at every chunk costs `6 n B^2 d`.
+There is one draw, over the candidates of any number of processes; `select` is the draw in a single process, with
+checked input. Nothing forms a B x B matrix. A running vector of conditional scores `g_i(K)` is kept for all candidates,
+and after each chunk is drawn its pair scores are added, tile by tile: `4 B b d` multiply-adds and `O(B)` memory beside
+two tiles, whereas recomputing dense matrices at every chunk costs `6 n B^2 d`.
 
 Shapes: B candidates, b = `size` of them chosen, K those chosen so far, c a chunk, d the embedding width.
 """
@@ -33,14 +33,14 @@ from aced.core.selection_ranks import Apart, Chunk, DrawTogether, Party, Scope, 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, in drawing order.
+    """The result of a selection, in drawing order.
 
     Attributes:
         indices: `[size]` int64, distinct rows of the super-batch.
-        gains: `[size]` float32, g_i(K): the conditional score of each when it was drawn, without the noise.
+        gains: `[size]` float32, g_i(K): the conditional score of each when drawn, without the noise.
         scores: `[B]` float32, g_i of the empty set for every candidate: s_ii for the sigmoid loss, zero for
             the softmax loss with joint selection (a batch of one has no loss).
-        sizes: how many were drawn in each chunk.
+        sizes: number drawn in each chunk.
     """
 
     indices: Tensor
@@ -50,13 +50,13 @@ class Selection:
 
     @cached_property
     def chunk(self) -> Tensor:
-        """`[size]` int64, the chunk each was drawn in."""
+        """`[size]` int64, the chunk in which each was drawn."""
         chunk = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
         return chunk.to(self.indices.device)
 
     def finite(self) -> Tensor:
-        """A bool on the device: whether all scores were numbers. Of embeddings that nobody has checked they may not be:
-        a score that is none counts as the largest."""
+        """A bool on the device: whether all scores were numbers. With unchecked embeddings they may not be: NaN counts
+        as the largest score."""
         return self.scores.isfinite().all() & self.gains.isfinite().all()
 
 
@@ -75,13 +75,13 @@ def select(
             `diverse`.
         reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
             `hard-student`.
-        size: how many to choose, 1 <= size <= B. Exactly so many distinct indices come back.
+        size: number to choose, 1 <= size <= B. Exactly this many distinct indices are returned.
         generator: source of the noise; the same generator state gives the same indices.
         score: `learnability` (student's loss minus reference's: H-ACID), the default; `easy-reference` (minus the
-            reference's loss: I-ACID), `hard-student` (the student's loss), or `diverse` (unlike what was chosen
-            before, by the reference's similarities of images and of texts; whether a pair fits does not count).
-        loss: the contrastive loss that the scores are made of: `sigmoid`, the default, or `softmax`.
-        strategy: `joint`, the default, draws in chunks, each conditional on all chosen before; `independent` ignores
+            reference's loss: I-ACID), `hard-student` (the student's loss), or `diverse` (unlike earlier
+            choices, by the reference's similarities of images and of texts; whether a pair fits does not count).
+        loss: the contrastive loss behind the scores: `sigmoid`, the default, or `softmax`.
+        strategy: `joint`, the default, draws in chunks, each conditional on all earlier choices; `independent` ignores
             the others; `top-k` is `independent` without noise.
         chunks: number of chunks n of a joint draw, 16 by default; sizes differ by at most one, never more chunks
             than `size`.
@@ -92,7 +92,7 @@ def select(
         A `Selection` on the embeddings' device. Scores are computed in float32 whatever the inputs' type.
 
     Raises:
-        ValueError: too few candidates, a model missing that the score needs, shapes or devices that do not
+        ValueError: there are too few candidates, a model that the score needs is missing, shapes or devices do not
             match, rows that are not of unit length or not finite, or an unknown name.
     """
     asked = DrawHow(**how)
@@ -113,25 +113,25 @@ def draw(
     generator: torch.Generator | None = None,
     **how: Unpack[DrawWords],
 ) -> Selection:
-    """Choose `size` of the candidates of all ranks, without a look at the embeddings: nothing waits for a GPU.
+    """Choose `size` of the candidates of all ranks, without checking the embeddings: nothing waits for a GPU.
 
     Args:
         student: the model in training, embeddings of this rank's candidates; see `select` for when it may be None.
         reference: the reference's embeddings of the same pairs.
-        size: how many all ranks together choose.
+        size: number chosen by all ranks together.
         ranks: the processes.
         counts: every rank's number of candidates.
         scope: `global`: all candidates compete, as in one process. `quota`: each rank chooses `size / W` of its own,
-            scored against everything that all ranks have chosen. `local`: likewise, against its own choice only.
-        generator: in the same state on every rank; one of a CPU gives the same noise for every device.
+            compared with the choices of all ranks. `local`: likewise, compared only with its own choices.
+        generator: in the same state on every rank; a CPU generator gives the same noise on every device.
         score, loss, strategy, chunks, temperature: as in `select`.
 
     Returns:
-        The same `Selection` on every rank, of rows of the whole super-batch. With `quota` and `local` a rank that has
-        fewer candidates than its share gives all of them, so that fewer than `size` may be chosen.
+        The same `Selection` on every rank, with rows of the whole super-batch. With `quota` and `local`, a rank with
+        fewer candidates than its share contributes all of them, so fewer than `size` may be chosen.
 
     Raises:
-        ValueError: too few candidates, a model missing that the score needs, or an unknown name.
+        ValueError: there are too few candidates, a model that the score needs is missing, or a name is unknown.
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
@@ -142,12 +142,12 @@ def draw(
 
 
 def shares_of(size: int, parts: int) -> list[int]:
-    """How many of `size` fall to each part: the same number, or one less to the last ones."""
+    """How many of `size` belong to each part: the same number, or one less for the last ones."""
     return [size // parts + (i < size % parts) for i in range(parts)]
 
 
 def settled(size: int, counts: Sequence[int], scope: Scope) -> list[int] | None:
-    """How many of each rank's candidates a draw of `size` chooses; None where only the draw can tell.
+    """How many of each rank's candidates a draw of `size` chooses; None if only the draw can tell.
 
     Args:
         size: how many all ranks together choose, `sum(counts)` at most.
@@ -169,15 +169,14 @@ def _party(
     scope: Scope,
     how: DrawHow,
 ) -> Party:
-    """Who draws, and how many in each chunk."""
+    """The ranks that draw, and the numbers for each chunk."""
     if scope not in get_args(Scope):
         raise ValueError(f"select: unknown scope {scope!r}; known: {', '.join(get_args(Scope))}.")
     how.check(size)
     if size > sum(counts):
         on = f" on {ranks.size} ranks" if ranks.size > 1 else ""
         raise ValueError(
-            f"select: cannot choose {size} of {sum(counts)} candidates{on}; "
-            "give a larger super-batch or a smaller size."
+            f"select: cannot choose {size} of {sum(counts)} candidates{on}; use a larger super-batch or a smaller size."
         )
     n = how.chunks if how.strategy == "joint" else 1
     if ranks.size == 1 or scope == "global":
@@ -207,7 +206,7 @@ def _draw(party: Party, how: DrawHow, generator: torch.Generator | None) -> Sele
 
 def _chunks(party: Party, gains: Gains, temperature: float, generator: torch.Generator | None) -> list[Chunk]:
     """Draw chunk after chunk."""
-    # One place more than there are candidates: whoever is not among them is marked there.
+    # One place more than there are candidates: rows of other ranks are marked there.
     taken = torch.zeros(party.count + 1, dtype=torch.bool, device=party.device)
     chunks: list[Chunk] = []
     for number, noise in enumerate(_noise(party, temperature, generator)):
@@ -229,7 +228,7 @@ def _chunks(party: Party, gains: Gains, temperature: float, generator: torch.Gen
 def _noise(party: Party, temperature: float, generator: torch.Generator | None) -> Iterator[Tensor | None]:
     """For each chunk `[B_r]` Gumbel noise of this rank's candidates, times min(tau, 1); None without noise.
 
-    The noise of many chunks, or of all, is finished together and goes to the device in one copy.
+    The noise of many chunks, or of all, is computed together and copied to the device at once.
     """
     chunks, whole = len(party.sizes), sum(party.counts)
     if temperature == 0:

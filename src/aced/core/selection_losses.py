@@ -1,7 +1,7 @@
-"""The choice by losses that are there already, for objectives that have a loss for each sample.
+"""Selection by given losses, for objectives with one loss per sample.
 
-What `select` does with contrastive losses for a strategy that draws candidates independently, with any losses. There is
-no joint draw: what a sample's loss would be beside others is not known here.
+The same as `select` with an independent strategy, for any losses. There is no joint draw: a sample's loss in the
+company of others is unknown here.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def select_losses(
 
     Args:
         student_losses: `[B]` the loss of each sample under the model in training; may be None for a score that does
-            not ask it. Gradients are cut.
+            not use it. Gradients are detached.
         reference_losses: `[B]` likewise under the frozen reference.
-        size: how many to choose, 1 <= size <= B. Exactly so many distinct indices come back.
-        score: `learnability` (student's loss minus reference's), `easy-reference`, `hard-student`, or one that was
-            registered, but for those that compare candidates with each other.
+        size: number to choose, 1 <= size <= B. Exactly this many distinct indices are returned.
+        score: `learnability` (student's loss minus reference's), `easy-reference`, `hard-student`, or a registered one,
+            except those that compare candidates with each other.
         temperature: tau of the draw, probability proportional to exp(score / tau) without replacement (Gumbel-top-k);
             0 takes the largest.
         generator: source of the noise; the same generator state gives the same indices.
@@ -41,7 +41,7 @@ def select_losses(
         A `Selection` on the losses' device, in drawing order; its `scores` are those of all samples, in float32.
 
     Raises:
-        ValueError: losses missing that the score needs, of different lengths or devices or not finite, too few
+        ValueError: losses that the score needs are missing, differ in length or device or are not finite, too few
             samples, or an unknown score.
     """
     scores = _scores(student_losses, reference_losses, score)
@@ -51,7 +51,7 @@ def select_losses(
         raise ValueError(f"select_losses: temperature must be finite and not negative, got {temperature}.")
     noisy = scores
     if temperature > 0:
-        # g / tau + noise, in a form that overflows at no tau; drawn where the generator is, as in `select`.
+        # g / tau + noise, in a form that never overflows; drawn on the generator's device, as in `select`.
         home = generator.device if generator is not None else scores.device
         noise = torch.empty(len(scores), device=home).exponential_(generator=generator)
         noise = noise.clamp_min_(torch.finfo(torch.float32).tiny).log_().mul_(-min(temperature, 1.0))
@@ -67,7 +67,7 @@ def _scores(student: Tensor | None, reference: Tensor | None, score: Score) -> T
     of = SCORES[score]
     if of.within:
         raise ValueError(
-            f"select_losses: score {score!r} compares candidates with each other, which losses do not say."
+            f"select_losses: score {score!r} compares candidates with each other, which losses do not allow."
         )
     terms: list[Tensor] = []
     for name, weight, losses in (("student", of.student, student), ("reference", of.reference, reference)):
@@ -76,7 +76,7 @@ def _scores(student: Tensor | None, reference: Tensor | None, score: Score) -> T
         if losses is None:
             raise ValueError(f"select_losses: score {score!r} needs the {name}'s losses, got None.")
         if losses.ndim != 1:
-            raise ValueError(f"select_losses: the {name}'s losses are {list(losses.shape)}; give one for each sample.")
+            raise ValueError(f"select_losses: the {name}'s losses are {list(losses.shape)}; pass one for each sample.")
         if not torch.isfinite(losses).all():
             row = int((~torch.isfinite(losses)).nonzero()[0])
             raise ValueError(f"select_losses: the {name}'s loss of sample {row} is not finite.")

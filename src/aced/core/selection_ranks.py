@@ -1,14 +1,14 @@
-"""Who draws together: one process, all of several (ranks), or each of several for itself.
+"""The parties to a draw: one process, all of several (ranks) together, or each rank for itself.
 
-`selection.py` has the draw; what differs with the number of processes is how a chunk is chosen among them, how the
-embeddings of the chosen reach everyone, and what comes out at the end. Each rank holds the embeddings and the running
-vector of its own candidates only. Every rank draws the noise of the whole super-batch from the same generator state
-and uses its part, so that the ranks together choose what one process chooses (but for ties, which only scores without
-noise have). What every rank knows is never exchanged, nothing has a length that only the device knows, and no number
-is read from the device. B candidates of width d never travel, nor do images.
+`selection.py` has the draw. What differs with the number of processes is how they choose a chunk, how the embeddings of
+the chosen reach all of them, and the combination at the end. Each rank holds the embeddings and the running vector of
+its own candidates only. Every rank draws the noise of the whole super-batch from the same generator state and uses its
+part, so the ranks together choose what one process would (except for ties, which only occur without noise). Shared
+knowledge is never exchanged, no length depends on the device, and no number is read from the device. B candidates of
+width d never travel, nor do images.
 
 The candidates of rank r follow those of rank r - 1 in the whole super-batch; "row" means a row of that, "place" one
-among this rank's own. Ranks may have different numbers of candidates, or none. W ranks, c of a chunk.
+among this rank's own. Ranks may have different numbers of candidates, or none. W ranks, c the size of a chunk.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Scope = Literal["global", "quota", "local"]
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one chunk of the draw has chosen, as this rank knows it.
+    """The result of drawing one chunk, as this rank knows it.
 
     Attributes:
-        rows: `[c]` int64, in drawing order: of all ranks, or of this rank alone where each draws for itself.
+        rows: `[c]` int64, in drawing order: of all ranks, or of this rank alone if each draws for itself.
         gains: `[c]` float32, their conditional scores.
-        places: `[c]` int64 places of those of this rank; its number of candidates for those of others.
+        places: `[c]` int64 places of this rank's own; its number of candidates for those of others.
     """
 
     rows: Tensor
@@ -44,13 +44,13 @@ class Chunk:
 
 
 class Party:
-    """One process that draws from its own candidates, and from all there are.
+    """One process that draws from its own candidates, which are all.
 
     Args:
         models: of the score, with this rank's embeddings.
         ranks: the processes.
         counts: every rank's number of candidates.
-        sizes: what is drawn in each chunk: by each of the ranks.
+        sizes: number drawn in each chunk, by each of the ranks.
     """
 
     def __init__(self, models: Sequence[ScoreModel], ranks: Ranks, counts: Sequence[int], sizes: Sequence[list[int]]):
@@ -65,11 +65,11 @@ class Party:
         return Chunk(rows, g.index_select(0, rows), rows)
 
     def embeddings(self, number: int, chunk: Chunk) -> list[Sides]:
-        """Each model's embeddings of the pairs that this rank's candidates are then compared with."""
+        """Each model's embeddings of the pairs with which this rank's candidates are compared next."""
         return [m.of(chunk.rows) for m in self.models]
 
     def blocks(self) -> Iterator[list[Sides]]:
-        """What this rank's candidates are compared with by independent scores, in blocks of each model's embeddings."""
+        """The pairs with which independent scores compare this rank's candidates, in blocks of models' embeddings."""
         step = block_rows(self.count, self.device)
         for start in range(0, self.count, step):
             yield self._own(slice(start, start + step))
@@ -83,14 +83,14 @@ class Party:
 
 
 class Apart(Party):
-    """Ranks that draw each from its own candidates and compare with its own choice; told of all at the end."""
+    """Ranks that each draw from their own candidates and compare with their own choices; combined at the end."""
 
     def everyones(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
         """As in `Party`: one exchange."""
         rows, gains = super().everyones(chunks)
         both = torch.stack([(rows + self.start).double(), gains.double()], 1)  # rows fit a double
         both = self.ranks.gather(both, [sum(of) for of in zip(*self.sizes, strict=True)])
-        # They come rank by rank, and of each rank chunk by chunk.
+        # They arrive rank by rank, and for each rank chunk by chunk.
         parts = both.split([share for of in zip(*self.sizes, strict=True) for share in of])
         n = len(self.sizes)
         both = torch.cat([part for number in range(n) for part in parts[number::n]])
@@ -98,7 +98,7 @@ class Apart(Party):
 
 
 class Sharing(Apart):
-    """Ranks that draw each from its own candidates and compare with all choices: one exchange a chunk."""
+    """Ranks that each draw from their own candidates and compare with all choices: one exchange per chunk."""
 
     def embeddings(self, number: int, chunk: Chunk) -> list[Sides]:
         """As in `Party`."""
@@ -116,13 +116,13 @@ class Sharing(Apart):
 
 
 class DrawTogether(Sharing):
-    """Ranks whose candidates compete for each place: two exchanges a chunk, the offers and the winners' embeddings.
+    """Ranks whose candidates compete for each place: two exchanges per chunk, the offers and the winners' embeddings.
 
-    Of `sizes` what the ranks draw is read as a sum: who draws it, comes out.
+    Only the sum of `sizes` over ranks matters; the draw decides who contributes.
     """
 
     def choose(self, number: int, noisy: Tensor, g: Tensor) -> Chunk:
-        """As in `Party`; every rank offers its best, of which the best of all win."""
+        """As in `Party`; every rank offers its best, and the best of all win."""
         c = sum(self.sizes[number])
         best = noisy.topk(min(c, self.count))
         offer = [best.values, best.indices + self.start, g.index_select(0, best.indices)]
@@ -135,7 +135,7 @@ class DrawTogether(Sharing):
         return Chunk(rows, won[:, 2].float(), places.where(mine, self.count))
 
     def embeddings(self, number: int, chunk: Chunk) -> list[Sides]:
-        """As in `Party`: a sum with zeros from all who are not the owner is exact."""
+        """As in `Party`: a sum with zeros from all other ranks is exact."""
         own = self._own(slice(0, 0))
         spread = chunk.gains.new_zeros(len(chunk.rows), sum(side.shape[1] for sides in own for side in sides))
         if self.count:
@@ -155,6 +155,6 @@ def _beside(parts: Sequence[Sides]) -> Tensor:
 
 
 def _apart(both: Tensor, like: Sequence[Sides]) -> list[Sides]:
-    """The sides again."""
+    """The inverse of joining the sides."""
     split = both.split([side.shape[1] for sides in like for side in sides], dim=1)
     return list(zip(split[::2], split[1::2], strict=True))

@@ -1,8 +1,8 @@
-"""A batch that lies spread over the processes of a job (ranks), as each of them sees it for a loss.
+"""A batch spread over the processes of a job (ranks), as each of them sees it for a loss.
 
-The b x b logits are cut by rows: a rank multiplies the images of its own pairs with the texts of all, which is 1/W of
-the work. What its rows say about the others' texts goes back to those who own them. So a rank has a part of the loss,
-and the parts add up to that of the whole batch; the gradient of its own embeddings is that of the sum.
+The b x b logits are split by rows: a rank multiplies the images of its own pairs with the texts of all, which is 1/W of
+the work. Gradients of the others' texts return to their owners. So a rank has a part of the loss, and the parts add up
+to that of the whole batch; the gradient of its own embeddings is that of the sum.
 
 Shapes: b pairs of the whole batch, r of them this rank's, W ranks, d the width.
 """
@@ -22,15 +22,15 @@ from aced.core.ranks import Alone, Ranks
 
 @dataclass(eq=False)
 class Share:
-    """One rank's pairs of a batch, and the way to the texts of all.
+    """One rank's pairs of a batch, and access to the texts of all.
 
     Attributes:
         own: `[r, d]` embeddings of this rank's pairs, with the model's logit scale and bias; r may be 0.
         counts: every rank's r. The pairs of rank 0 come first in the batch, and so on.
         ranks: the ranks.
-        multiplied_in: the type in which a device with tensor cores for it takes products of the embeddings, summed in
-            float32. Embeddings in a wider type are rounded for that; gradients reach them in their own.
-        gathered: `[b, d]` texts of all, from their first use on or where they were there before (`Joined`).
+        multiplied_in: type for products of the embeddings on a device whose tensor cores support it, summed in float32.
+            Embeddings in a wider type are rounded for that; gradients arrive in their own type.
+        gathered: `[b, d]` texts of all, from their first use on or from the start (`Joined`).
     """
 
     own: Embeddings
@@ -43,7 +43,7 @@ class Share:
         if len(self.counts) != self.ranks.size or self.counts[self.ranks.rank] != len(self.own):
             raise ValueError(
                 f"Share: rank {self.ranks.rank} of {self.ranks.size} has {len(self.own)} pairs, which the counts "
-                f"{list(self.counts)} do not say."
+                f"{list(self.counts)} do not match."
             )
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Share:
 
     @property
     def texts(self) -> Tensor:
-        """`[b, d]` texts of all, with gradient. The first use is an exchange, and its backward pass another one."""
+        """`[b, d]` texts of all, with gradient. The first use is an exchange, and so is its backward pass."""
         if self.gathered is None:
             alone = self.ranks.size == 1
             self.gathered = self.own.text if alone else _Gathered.apply(self.own.text, self.ranks, self.counts)  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ class Share:
         return replace(self, own=replace(self.own, scale=scale, bias=bias), gathered=self.texts)
 
     def detach(self) -> Share:
-        """The same values, cut from the autograd graph."""
+        """The same values, detached from the autograd graph."""
         gathered = None if self.gathered is None else self.gathered.detach()
         return replace(self, own=self.own.detach(), gathered=gathered)
 
@@ -78,7 +78,7 @@ def as_share(pairs: Embeddings | Share) -> Share:
 
 
 class _Gathered(torch.autograd.Function):
-    """The rows of every rank; the gradients that the ranks have of a row are added up where it came from."""
+    """The rows of every rank; the ranks' gradients of a row are summed at its origin."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, ranks: Ranks, counts: Sequence[int]) -> Tensor:

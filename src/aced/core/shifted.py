@@ -1,4 +1,4 @@
-"""The reference-shifted loss of DRRho-CLIP as a function of the logits, which it is given in row tiles.
+"""The reference-shifted loss of DRRho-CLIP as a function of the logits in row tiles.
 
 Source: arXiv 2505.06699 (Wei et al., model steering) and the code of its authors; formulas in docs/method.md.
 Shapes: b pairs, r of them this rank's, z `[r, b]` its rows of the logits.
@@ -23,8 +23,8 @@ class Shifted(PairLoss):
 
     Args:
         share: of the student.
-        reference: the same pairs by the reference, with the scale that its logits are to have.
-        eps: keeps the logarithm from following pairs that the student tells better than the reference.
+        reference: the same pairs by the reference, with the scale to use for its logits.
+        eps: keeps the logarithm from following pairs that the student distinguishes better than the reference.
     """
 
     surveys, shift_free, directions = True, True, 2
@@ -48,7 +48,7 @@ class Shifted(PairLoss):
         told[1, self.own] = torch.cat(own)
         whole = self.ranks.gather(told[None], [1] * self.ranks.size)  # [W, 2, b]
         self.diagonal = whole[:, 1].sum(0)
-        # A pair that is alone has no others: a very small number, of which no difference is NaN.
+        # A pair without others: a very small number, whose differences are not NaN.
         least = torch.finfo(told.dtype).min / 4
         self.rows = torch.cat(over_rows).clamp_min(least)
         self.columns = whole[:, 0].logsumexp(0).clamp_min(least)
@@ -57,7 +57,7 @@ class Shifted(PairLoss):
         self.of_columns = self.columns - self.diagonal - self.log_others
 
     def tile(self, z: Tensor, rows: slice, *, gradient: bool) -> Tensor:
-        """log(eps + e^m) has the derivative sigmoid(m - log eps) by m, which the softmax over the others shares out."""
+        """log(eps + e^m) has the derivative sigmoid(m - log eps) by m, spread over the others by the softmax."""
         own = slice(self.start + rows.start, self.start + rows.stop)
         eps = torch.full_like(self.of_rows[rows], self.log_eps)
         total = (torch.logaddexp(self.of_rows[rows], eps) + torch.logaddexp(self.of_columns[own], eps)).sum()

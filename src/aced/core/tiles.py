@@ -1,4 +1,4 @@
-"""A rank's rows of the logits of its images with all texts, made a tile at a time as the device multiplies best."""
+"""A rank's rows of the logits of its images with all texts, in tiles computed in the best way for the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aced.core.shares import Share
 
 
 class LogitTiles:
-    """This rank's rows of the logits of its images with all texts, to be asked for without autocast.
+    """This rank's rows of the logits of its images with all texts; use it without autocast.
 
     Attributes:
         image: `[r, d]`, and `text` `[b, d]`, in the type in which they are multiplied: float32 (float64 stays), or a
@@ -37,12 +37,12 @@ class LogitTiles:
         """`[rows, b]` logits in float32 (float64 stays)."""
         if self.narrow:
             z = products.narrow_product(self.image[rows], self.text.T)
-            # The scale comes afterwards: multiplied into either side it would round it once more.
+            # The scale comes afterwards: multiplied into either side it would be rounded once more.
             return z.mul_(self.scale).add_(self.bias)
         return ((self.image[rows] * self.scale) @ self.text.T).add_(self.bias)
 
     def factor(self, g: Tensor) -> Tensor:
-        """A derivative by logits as it is multiplied with the embeddings."""
+        """A derivative with respect to logits in the type for multiplication with the embeddings."""
         return g.to(self.image.dtype) if self.narrow else g
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:

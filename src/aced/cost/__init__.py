@@ -1,1 +1,1 @@
-"""What a run would cost: `aced cost`, which reads no data and downloads nothing."""
+"""The cost of a run before it starts: `aced cost`, which reads no data and downloads nothing."""

@@ -1,4 +1,4 @@
-"""The models of a run as outlines: their shapes and what a forward pass costs, without weights."""
+"""The models of a run as outlines: shapes and the cost of a forward pass, without weights."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Outlined:
         section: that section.
         tower: on the meta device.
         tokens: length of every text, in tokens.
-        flops: of one forward pass of a pair.
-        cached: whether its embeddings are looked up and not computed.
+        flops: of one forward pass per pair.
+        cached: whether its embeddings are looked up instead of computed.
     """
 
     key: str
@@ -38,18 +38,18 @@ class Outlined:
 
     @property
     def forward(self) -> float:
-        """FLOPs of one forward pass of a pair."""
+        """FLOPs of one forward pass per pair."""
         return float(self.flops.total)
 
 
 @dataclass(frozen=True)
 class Models:
-    """All of a run's.
+    """All models of a run.
 
     Attributes:
-        student: what is trained.
-        reference: scores the super-batch, guides the loss or filters the pool; None where none does.
-        teachers: are distilled; the reference may be among them, and is then the same object.
+        student: the model to train.
+        reference: scores the super-batch, guides the loss or filters the pool; None if unused.
+        teachers: models to distil; the reference may be among them, as the same object.
     """
 
     student: Outlined
@@ -64,15 +64,15 @@ class Models:
 
 
 def outlined(config: Config, text_tokens: int | None) -> Models:
-    """The models that a run has.
+    """The models of a run.
 
     Args:
         config: the run's.
-        text_tokens: length of texts; None counts each model's longest.
+        text_tokens: length of texts; None uses each model's maximum.
 
     Raises:
-        AcedError: an architecture is not known, would have to be fetched, or is made by code of yours; or it cannot be
-            locked or made to see smaller images as the config says.
+        AcedError: an architecture is unknown, would need a download, or is made by your own code; or it cannot be
+            locked or process smaller images as the config says.
     """
     student = _outline("student", config.student, text_tokens)
     lock(student.tower, config.train.lock)
@@ -89,13 +89,13 @@ def _outline(key: str, section: TowerSection, text_tokens: int | None, *, cached
     where = f"{key.partition(' ')[0]}.model"
     if section.model == GIVEN or section.model in TOWERS:
         raise AcedError(
-            f"{where} = '{section.model}' is made by code, which 'aced cost' does not run: give the name of an "
+            f"{where} = '{section.model}' is made by code, which 'aced cost' does not run: name an "
             f"architecture of that size, as in {where}=ViT-B-32."
         )
     try:
         tower = outline(section.model)
     except AcedError as error:
-        error.add_note(f"'aced cost' wants the architecture alone: for a model that is not there yet, {where}=NAME.")
+        error.add_note(f"'aced cost' needs only the architecture: if the model does not exist yet, use {where}=NAME.")
         raise
     longest = tower.context_length
     tokens = min(text_tokens or longest, longest)

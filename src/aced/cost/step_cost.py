@@ -1,4 +1,4 @@
-"""The ledger of a run, from the config alone: what its steps would count, by their own formulas."""
+"""The ledger of a run from its config alone: the counts of its steps, by their own formulas."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from aced.train.settings import StepSettings
 
 
 def run_totals(config: Config, models: Models) -> Ledger:
-    """What all steps of a run cost, all its processes together.
+    """The cost of all steps of a run, over all its processes.
 
-    All pairs count as readable and as new: `scoring.reuse` remembers none of them, so that with it the run costs this
-    at most.
+    All pairs count as readable and as new: `scoring.reuse` is assumed to remember none of them, so with it the result
+    is an upper bound.
 
     Args:
         config: the run's.
-        models: its models, with the length of texts that is assumed.
+        models: its models, with the assumed length of texts.
     """
     total, steps = Ledger(), config.train.steps
     window = Window.of(config.method.since, config.method.until, steps, config.train.batch, 1)
@@ -43,7 +43,7 @@ def run_totals(config: Config, models: Models) -> Ledger:
 
 
 def _step(config: Config, models: Models, *, chooses: bool) -> Ledger:
-    """One step's ledger, the mean where steps differ; a step that chooses nothing trains on a random batch."""
+    """One step's ledger, the mean if steps differ; a step without selection trains on a random batch."""
     ledger, method, batch = Ledger(), config.row, config.train.batch
     settings = settings_of(config, "fp32")  # the precision changes no count
     ledger.samples_loaded = batch
@@ -52,14 +52,14 @@ def _step(config: Config, models: Models, *, chooses: bool) -> Ledger:
         ledger.samples_loaded = kept_by_reference(config) if config.scoring.early else config.super_batch
         if method.scores_reference:
             assert models.reference is not None
-            # Early, what is kept and distilled is looked up once more and counted once.
+            # With `early`, kept and distilled pairs are looked up once more and counted once.
             _embed(ledger, models.reference, "reference", config.super_batch - (0 if known else _again(models, batch)))
         _choose(ledger, config, models, settings)
     guides = method.guided and models.reference not in models.teachers and not known
     if guides and models.reference is not None:
         _embed(ledger, models.reference, "reference", batch)
     for teacher in models.teachers:
-        if teacher is not models.reference or not known:  # what the reference has embedded is not embedded again
+        if teacher is not models.reference or not known:  # the reference's embeddings are used again
             _embed(ledger, teacher, "teacher", batch)
         if method.columns:
             ledger.cached_flops += method.columns * teacher.forward
@@ -70,7 +70,7 @@ def _step(config: Config, models: Models, *, chooses: bool) -> Ledger:
 
 
 def _again(models: Models, batch: int) -> int:
-    """Pairs that the reference is asked for again to teach."""
+    """Pairs that the reference embeds again as a teacher."""
     return batch if models.reference in models.teachers else 0
 
 
@@ -108,12 +108,12 @@ def _score(ledger: Ledger, config: Config, models: Models, pairs: int) -> int:
         side = side_of(config, student.tower)
         ledger.forward("scoring", pairs, student.tower.flops(student.tokens, side).total)
         return student.tower.width
-    assert models.reference is not None  # `predict` asks it
+    assert models.reference is not None  # `predict` needs it
     fit = LinearFit(models.reference.tower.width, student.tower.width, torch.device("meta"))
     refreshed = min(pairs, math.ceil(scoring.refresh * config.train.batch))
     ledger.forward("scoring", refreshed, student.forward)
     ledger.flops["scoring"] += fit.predict_flops(pairs - refreshed) + fit.update_flops(config.train.batch)
-    return student.tower.width + 2  # what a guess misses lies in two dimensions more
+    return student.tower.width + 2  # a prediction's missing norm takes two more dimensions
 
 
 def _train(ledger: Ledger, student: Outlined, settings: StepSettings) -> None:

@@ -1,4 +1,4 @@
-"""What a task asks a model for, so that others can make it before the task is scored."""
+"""The texts that a task needs embedded, so that they can be computed before it is scored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aced.evaluate.tasks import Association, Attributes, Classification, Multila
 
 
 def texts_of(task: Task) -> list[list[str]]:
-    """The lists of texts whose embeddings `aced.evaluate.scoring` asks for, of a task without lost images."""
+    """The lists of texts that `aced.evaluate.scoring` needs embedded for a task without lost images."""
     if isinstance(task, Classification | Multilabel):
         return [prompts_of(task.classes, task.templates)]
     if isinstance(task, Attributes):

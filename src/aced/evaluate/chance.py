@@ -1,4 +1,4 @@
-"""What guessing scores in small sets of images and texts."""
+"""The scores of guessing in small sets of images and texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aced.errors import AcedError
 
 
 def chance_of_selection(images: int, captions: int) -> float:
-    """The chance that guessing is right throughout a set.
+    """The probability that guessing is right throughout a set.
 
     With one image it is one of the captions, with one caption one of the images. With two of each, both pairs must
     outscore both mismatches: of the 4! orders of four scores 2! * 2! do.
@@ -25,7 +25,7 @@ def chance_of_selection(images: int, captions: int) -> float:
     if images == captions == 2:
         return 1 / 6
     raise AcedError(
-        f"sets of {images} images and {captions} captions are not known; give one image and several captions, "
+        f"sets of {images} images and {captions} captions are not supported; use one image and several captions, "
         "several images and one caption, or two of each."
     )
 
@@ -42,7 +42,7 @@ def chance_of_association(candidates: int, associated: int) -> float:
 
 
 def chance_in_sets(associated: Sequence[Sequence[bool]], metric: str) -> float | None:
-    """The mean of `chance_of_association` over the sets that a metric counts; None where it counts none.
+    """The mean of `chance_of_association` over the sets that a metric counts; None if it counts none.
 
     `jaccard_score_10-12` counts sets of 10 candidates or more, `avg_jaccard_score` all.
     """

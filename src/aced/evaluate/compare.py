@@ -1,4 +1,4 @@
-"""Two evaluations compared, task by task, on the same samples."""
+"""Comparison of two evaluations, task by task, on the same samples."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing gave.
+    """The result of a comparison.
 
     Attributes:
-        differences: one for each task of both that can be compared, then their average.
+        differences: one for each comparable task, then their average.
         left_out: the others, with the reason.
     """
 
@@ -65,14 +65,14 @@ class Comparison:
 def compare(a: Evaluation, b: Evaluation, *, resamples: int = RESAMPLES) -> Comparison:
     """Paired bootstrap of B against A.
 
-    Both models are scored on the same resamples of the images (sets, in image-caption selection), so that what makes
-    an image easy for both cancels. Tasks that share their images share the resamples, which carries over to the
-    average. The interval is about the finite number of samples; another seed of training is another matter.
+    Both models are scored on the same resamples of the images (sets, in image-caption selection), so that effects
+    common to both cancel. Tasks that share their images share the resamples, also within the average. The interval
+    covers the finite number of samples only, not other seeds of training.
 
     Args:
         a: one evaluation.
         b: the other.
-        resamples: how often the images are drawn.
+        resamples: number of resamples of the images.
 
     Raises:
         AcedError: no task can be compared, or the samples' scores are damaged.
@@ -105,7 +105,7 @@ def compare(a: Evaluation, b: Evaluation, *, resamples: int = RESAMPLES) -> Comp
 
 
 def _cannot(a: Evaluation, b: Evaluation, name: str) -> str:
-    """Why a task cannot be compared; empty where it can."""
+    """Why a task cannot be compared; empty if it can."""
     for side, where in ((a, "the first"), (b, "the second")):
         if any(name in (place, task_name(Path(place).name)) for place in side.failed):
             return f"it failed in {where}"
@@ -117,9 +117,9 @@ def _cannot(a: Evaluation, b: Evaluation, name: str) -> str:
     if one.get("data") != other.get("data"):
         return "the images, labels or texts differ"
     if _lost(one) != _lost(other):
-        return "not the same images could be read"
+        return "different images could be read"
     if not (one.get("samples") and other.get("samples")):
-        return "the scores of the samples are not there"
+        return "the scores of the samples are missing"
     return ""
 
 

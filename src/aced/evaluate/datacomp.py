@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 DATACOMP = Path(__file__).with_name("datacomp.json")
-"""The data file; its `provenance` says where every figure comes from."""
+"""The data file; its `provenance` gives the origin of every figure."""
 
 _PREFIXES = ("vtab-", "wilds-", "fairness-", "retrieval-", "misc-")
 
@@ -20,11 +20,11 @@ class KnownTask:
     Attributes:
         key: its key in DataComp's task list.
         title: its name there, which is the `dataset` of eval_results.jsonl.
-        main_metric: by which it is scored; for the two that DataComp does not score, ours.
+        main_metric: its main score; for the two tasks that DataComp does not score, ours.
         scored: whether it is one of the 38 tasks of the average.
         size: number of images.
-        classes: number of classes; None where there are none.
-        chance: its score by guessing; None where DataComp gives none.
+        classes: number of classes; None if it has none.
+        chance: its score by guessing; None if DataComp gives none.
         fields: columns of its metadata.
         group_by: columns of each grouping.
         attributes: whether it asks for several attributes at once.
@@ -87,13 +87,13 @@ def _bare(name: str) -> str:
 
 
 def known_chance(known: KnownTask | None, metric: str, classes: int, size: int) -> float:
-    """The score of guessing: DataComp's figure where the task is its own in full, else k / classes for top-k.
+    """The score of guessing: DataComp's figure if the task is complete, otherwise k / classes for top-k.
 
     Args:
-        known: the task, where it was recognised.
+        known: the task, if recognised.
         metric: its main metric.
-        classes: how many the folder has; a part of a task may have fewer.
-        size: how many images the folder has.
+        classes: number of classes in the folder; a part of a task may have fewer.
+        size: number of images in the folder.
     """
     if known is not None and known.chance is not None and (known.classes, known.size) == (classes, size):
         return known.chance

@@ -1,4 +1,4 @@
-"""Embeddings of tasks' images and texts on disk, by the mark of what was embedded."""
+"""Embeddings of tasks' images and texts on disk, by the mark of the content."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aced.evaluate.image_faults import ImageFaults
 
 
 class EmbeddingCache:
-    """The embeddings that one model makes of tasks at one precision; what is damaged is made again.
+    """One model's embeddings of tasks at one precision; damaged ones are made again.
 
     Args:
         folder: the cache folder, which other models may share.
-        identity: what the model's `identity()` says.
+        identity: the model's `identity()`.
         precision: at which it runs.
     """
 
@@ -27,7 +27,7 @@ class EmbeddingCache:
         self._arrays, self._precision = KeyedArrays(folder, "tasks", identity), precision
 
     def load(self, kind: str, mark: str) -> tuple[Tensor, ImageFaults] | None:
-        """The embeddings of a content, `[n, d]` float32, with the faults of its images; None where there are none.
+        """The embeddings of a content, `[n, d]` float32, with the faults of its images; None if absent.
 
         Args:
             kind: of the content: images, captions or a classifier.
@@ -41,7 +41,7 @@ class EmbeddingCache:
         return torch.from_numpy(np.array(file.rows("embeddings"))), ImageFaults.from_json(lost, noted)
 
     def save(self, kind: str, mark: str, embeddings: Tensor, faults: ImageFaults) -> None:
-        """Keep the embeddings of a content, see `load`.
+        """Store the embeddings of a content, see `load`.
 
         Raises:
             AcedError: the disk is full or the folder cannot be written.

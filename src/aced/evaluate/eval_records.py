@@ -1,9 +1,9 @@
-"""Results of an evaluation on disk: one file that it continues from and is compared by, and two of the field's own.
+"""Results of an evaluation on disk: our own file, for resuming and comparing, and the field's two formats.
 
 - `eval.json`: everything, the samples' scores included. Written after every task.
-- `clip_benchmark/<task>.json`: what CLIP_benchmark writes for a task, in strict JSON, with n, chance, standard error,
-  prompt policy, precision and fingerprint beside it.
-- `eval_results.jsonl`: what DataComp's evaluate.py writes, a line for each task, with the same additions.
+- `clip_benchmark/<task>.json`: as CLIP_benchmark writes it for a task, in strict JSON, with n, chance, standard error,
+  prompt policy, precision and fingerprint added.
+- `eval_results.jsonl`: as DataComp's evaluate.py writes it, one line per task, with the same additions.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Setting:
-    """What all results of an evaluation have in common.
+    """The common settings of all results of an evaluation.
 
     Attributes:
         model: name of the model.
-        checkpoint: file of the weights, where it was given.
-        fingerprint: of the model; equal fingerprints embed alike.
+        checkpoint: file of the weights, if given.
+        fingerprint: of the model; equal fingerprints embed identically.
         prompts: prompt policy.
         precision: in which the model ran.
     """
@@ -61,9 +61,9 @@ class Evaluation:
     """The results of one model so far.
 
     Attributes:
-        setting: what they have in common.
+        setting: their common settings.
         tasks: for each task its record, as in `eval.json`.
-        failed: for each task that failed, why.
+        failed: for each task that failed, the reason.
     """
 
     setting: Setting
@@ -71,7 +71,7 @@ class Evaluation:
     failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, task: Task, result: TaskResult, seconds: float) -> None:
-        """Take a task's result in."""
+        """Add a task's result."""
         known = recognise(task.name)
         self.failed.pop(task.name, None)
         self.tasks[task.name] = result_json(result) | {
@@ -85,7 +85,7 @@ class Evaluation:
         }
 
     def has(self, task: Task) -> bool:
-        """Whether this very task was scored already: the same labels, texts and files."""
+        """Whether exactly this task was already scored: the same labels, texts and files."""
         record = self.tasks.get(task.name)
         return (
             record is not None
@@ -102,12 +102,12 @@ def kind_of(task: Task) -> str:
 
 
 def images_mark(task: Task) -> str | None:
-    """A hash of a task's images that is the same for a copy; None where there is none."""
+    """A hash of a task's images that is the same for a copy; None if there is none."""
     return getattr(task.images, "structure", None) or getattr(task.images, "fingerprint", None)
 
 
 def data_mark(task: Task) -> str:
-    """A hash of what a task asks: images by name and size, labels, classes, templates, captions, main metric."""
+    """A hash of a task's content: images by name and size, labels, classes, templates, captions, main metric."""
     content: list[Any] = [kind_of(task), images_mark(task)]
     if isinstance(task, Classification | Multilabel):
         content += [task.labels.int().tolist(), list(task.classes), list(task.templates), task.main_metric]
@@ -158,7 +158,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, environment: Mapping[
         "failed": evaluation.failed,
         "environment": dict(environment),
     }
-    # Last: what it tells is there, is there.
+    # Last: everything that it lists then exists.
     _write_json(folder / FILE, content)
 
 
@@ -174,13 +174,13 @@ def _datacomp_line(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def averaged(tasks: Iterable[str], failed: Iterable[str] = ()) -> list[str]:
-    """The tasks of an average: those that were scored among those that count, of all that were asked for."""
+    """The tasks of an average: of all requested ones, those that count and were scored."""
     scored = list(tasks)
     return [name for name in counted([*scored, *failed]) if name in scored]
 
 
 def summary(tasks: Mapping[str, Mapping[str, Any]], failed: Iterable[str] = ()) -> dict[str, float | None]:
-    """The mean of the tasks that count (`averaged`), its standard error as if they were independent, and chance."""
+    """The mean of the tasks that count (`averaged`), its standard error if they were independent, and chance."""
     records = [tasks[name] for name in averaged(tasks, failed)]
     if not records:
         return {"average": None, "average_stderr": None, "average_chance": None}
@@ -221,10 +221,10 @@ def read_evaluation(path: Path) -> Evaluation:
     except (OSError, ValueError) as error:
         raise AcedError(f"{path} cannot be read ({error}); evaluate again into another folder.") from None
     if not isinstance(content, dict) or "tasks" not in content or "fingerprint" not in content:
-        raise AcedError(f"{path} is no evaluation; give the {FILE} that 'aced eval' wrote, or its folder.")
+        raise AcedError(f"{path} is not an evaluation; name the {FILE} that 'aced eval' wrote, or its folder.")
     if content.get("format") != _FORMAT:
         raise AcedError(
-            f"{path} has the format {content.get('format')!r}, and this version reads {_FORMAT}: update aced."
+            f"{path} has the format {content.get('format')!r}, but this version reads {_FORMAT}: update aced."
         )
     needed: dict[str, Any] = {
         "value": (int, float),

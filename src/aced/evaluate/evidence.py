@@ -1,4 +1,4 @@
-"""What a score is made of, sample by sample: standard errors, paired comparison, and a compact form for JSON."""
+"""Scores sample by sample: standard errors, paired comparison, and a compact form for JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Reduce = Literal["mean", "mean of groups", "worst group", "f1", "map"]
 
 _DTYPES = ("uint8", "uint16", "uint32", "float32")
 _LARGEST = 1 << 31
-"""Bytes that an array in a JSON file may claim to have: a damaged file must not use up the memory."""
+"""Maximum size in bytes of an array in a JSON file: a damaged file must not exhaust the memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A score as a function of weights on its units (images, or sets of images), all 1 for the score itself.
+    """A score as a function of weights on its units (images, or sets of images); all are 1 for the score itself.
 
     | reduce | values | groups | the score |
     |---|---|---|---|
@@ -35,10 +35,10 @@ class Evidence:
     | `map` | `[m, C]` rank of the image for the class, from 0 | `[m, C]` whether it has the class | mean average precision |
 
     Attributes:
-        reduce: which of them.
+        reduce: the kind of reduction.
         values: as in the table.
         groups: as in the table.
-        units: `[m]` the unit of each value; None where value i is unit i. Captions of one image share a unit.
+        units: `[m]` the unit of each value; None if value i is unit i. Captions of one image share a unit.
     """  # noqa: E501
 
     reduce: Reduce
@@ -52,7 +52,7 @@ class Evidence:
         return int(self.units.max()) + 1 if self.units is not None else len(self.values)
 
     def scorer(self) -> Callable[[np.ndarray], float]:
-        """A function from weights `[count]` to the score; NaN where the weights leave nothing to score."""
+        """A function from weights `[count]` to the score; NaN if the weights leave nothing to score."""
         if self.reduce == "mean":
             score: Callable[[np.ndarray], float] = self._mean
         elif self.reduce == "f1":
@@ -109,7 +109,7 @@ class Evidence:
             hits = np.where(truth, sorted_weights, 0.0)
             seen, found = sorted_weights.cumsum(0), hits.cumsum(0)
             precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
-            # A class without any image has an average precision of 0, as in CLIP_benchmark.
+            # A class without images has an average precision of 0, as in CLIP_benchmark.
             return float(np.mean((precision * hits).sum(0) / np.maximum(found[-1], 1.0)))
 
         return score
@@ -121,9 +121,9 @@ def bootstrap(
     """Scores under the same resamples of the units, drawn with replacement: `[resamples, len(scorers)]`.
 
     Args:
-        scorers: as `Evidence.scorer` gives them, all over the same units.
+        scorers: from `Evidence.scorer`, all over the same units.
         count: number of units.
-        resamples: how often the units are drawn.
+        resamples: number of resamples of the units.
         seed: the same seed draws the same units.
     """
     generator = np.random.default_rng(seed)
@@ -137,7 +137,7 @@ def bootstrap(
 def standard_error(evidence: Evidence, *, resamples: int = 500, seed: int = 0) -> tuple[float, str]:
     """The standard error of a score, and how it was found.
 
-    A mean of hits over independent units has the binomial sqrt(p (1 - p) / n). Everything else is a bootstrap over
+    A mean of hits over independent units has the binomial sqrt(p (1 - p) / n). All other scores use a bootstrap over
     the units.
     """
     hits = evidence.values
@@ -149,7 +149,7 @@ def standard_error(evidence: Evidence, *, resamples: int = 500, seed: int = 0) -
 
 
 def pack(evidence: Evidence) -> dict[str, Any]:
-    """A JSON object; hits take a bit each before they are compressed."""
+    """A JSON object; hits take one bit each before compression."""
     packed: dict[str, Any] = {"reduce": evidence.reduce}
     for name in ("values", "groups", "units"):
         array: np.ndarray | None = getattr(evidence, name)
@@ -172,7 +172,7 @@ def unpack(packed: Mapping[str, Any], where: str) -> Evidence:
     """The evidence in a JSON object.
 
     Args:
-        packed: as `pack` wrote it.
+        packed: as `pack` writes it.
         where: the file and task, for the error.
 
     Raises:

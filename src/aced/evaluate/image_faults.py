@@ -1,4 +1,4 @@
-"""What is wrong or odd about a task's images: which cannot be scored, and what was noticed about the others."""
+"""Faults of a task's images: those that cannot be scored, and remarks on the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ImageTally:
-    """How many images have one fault, and one of them with what is wrong."""
+    """The number of images with one fault, and one of them with a description."""
 
     count: int
     example: str
@@ -21,13 +21,13 @@ class ImageTally:
 
 @dataclass(frozen=True)
 class ImageFaults:
-    """The faults of a task's images in one view; no part of it is there where all images are as they should be.
+    """The faults of a task's images in one view; empty if all images are fine.
 
     Attributes:
-        lost: positions of the images that Pillow does not read, which cannot be scored, with the name of the fault
+        lost: positions of the images that Pillow cannot read, which are not scored, with the name of the fault
             (`aced.pool.faults`).
         left_out: the same by that name.
-        odd: images that are scored, as Pillow decodes them, by the name of what is odd about them.
+        odd: images that are scored as Pillow decodes them although unusual, by the name of the remark.
     """
 
     lost: Mapping[int, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class ImageFaults:
         return bool(self.lost or self.odd)
 
     def as_json(self) -> dict[str, Any]:
-        """The form in which they stand in results: `left_out` and `odd`, each where there is any."""
+        """The form used in results: `left_out` and `odd`, each only if not empty."""
         named = {"left_out": self.left_out, "odd": self.odd}
         return {
             key: {name: {"images": tally.count, "example": tally.example} for name, tally in found.items()}
@@ -61,10 +61,10 @@ class ImageFaults:
 
     @classmethod
     def from_json(cls, lost: Mapping[int, str], content: Mapping[str, Any]) -> ImageFaults:
-        """What `as_json` gave, with the positions, which it leaves out.
+        """The output of `as_json`, with the positions, which it leaves out.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is something else.
+            KeyError, TypeError, AttributeError: it has another form.
         """
         left_out, odd = (
             {name: ImageTally(int(one["images"]), str(one["example"])) for name, one in content.get(key, {}).items()}
@@ -74,7 +74,7 @@ class ImageFaults:
 
 
 def fault_lines(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each fault of each task's images: how many, what became of them, and an example.
+    """A line for each fault of each task's images: the number, the consequence, and an example.
 
     Args:
         tasks: results by task, as in results.json and eval.json.
@@ -102,11 +102,11 @@ class FaultNotes:
         _count(self._left_out, name, example)
 
     def odd(self, name: str, example: str) -> None:
-        """Note what is odd about an image that is used."""
+        """Note a remark on an image that is used."""
         _count(self._odd, name, example)
 
     def all(self) -> ImageFaults:
-        """What was noted."""
+        """The faults and remarks."""
         return ImageFaults(dict(self._lost), dict(self._left_out), dict(self._odd))
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot tasks by name or by folder: what `eval.tasks`, `--data` and `aced.evaluate` may name."""
+"""Zero-shot tasks by name or folder, as in `eval.tasks`, `--data` and `aced.evaluate`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPLITS = ("test", "validation")
 
 
 def named_tasks(place: str, split: str = "test") -> list[Task] | None:
-    """The registered tasks that a word names, `NAME` or `NAME:SPLIT`; None where it names none, or a folder.
+    """The registered tasks that a word names, `NAME` or `NAME:SPLIT`; None if it names none, or a folder.
 
     Raises:
         AcedError: they cannot be made.

@@ -1,4 +1,4 @@
-"""Prompt policies: what happens to a text before it is tokenised."""
+"""Prompt policies: the treatment of a text before tokenisation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal, get_args
 from aced.errors import AcedError, nearest
 
 Policy = Literal["clip", "siglip"]
-"""`clip`: texts as they are. `siglip`: canonicalised, as SigLIP was trained."""
+"""`clip`: texts unchanged. `siglip`: canonicalised, as in SigLIP's training."""
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def canonicalize(text: str) -> str:
-    """Lower case, no punctuation, underscores and runs of white space as one blank.
+    """Lower case, no punctuation, underscores and runs of white space as one space.
 
     The same as `open_clip.tokenizer.canonicalize_text` and big_vision's `canonicalize`.
 
@@ -26,7 +26,7 @@ def canonicalize(text: str) -> str:
 
 
 def apply_policy(policy: Policy, texts: Sequence[str]) -> list[str]:
-    """The texts as a policy wants them."""
+    """The texts according to a policy."""
     return [canonicalize(text) for text in texts] if policy == "siglip" else list(texts)
 
 

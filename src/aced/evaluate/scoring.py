@@ -1,4 +1,4 @@
-"""One task scored: every metric of its kind, the main one sample by sample."""
+"""Scoring of one task: every metric of its kind, the main one sample by sample."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def score_task(embedder: TaskEmbedder, task: Task) -> TaskResult:
     | attributes | by group: `acc_gender_x_wg`, ... |
 
     Raises:
-        AcedError: parts of the task that do not fit together.
+        AcedError: parts of the task contradict each other.
         NotFinite: embeddings that are not finite.
     """
     scorers: dict[type, Callable[[TaskEmbedder, Any], TaskResult]] = {
@@ -63,7 +63,7 @@ _T = TypeVar("_T", bound=Task)
 
 
 def _seen(embedder: TaskEmbedder, task: _T, count: int, what: str) -> tuple[_T, Tensor]:
-    """The embeddings of a task's images, and the task, both without the images that cannot be read."""
+    """The embeddings of a task's images, and the task, both without unreadable images."""
     images = embedder.images(task.images, count)
     _check_images(task.name, len(images), count, what)
     return without_lost(task, images, embedder.faults(task.images))
@@ -72,7 +72,7 @@ def _seen(embedder: TaskEmbedder, task: _T, count: int, what: str) -> tuple[_T, 
 def _result(
     task: Task, metric: str, scores: Mapping[str, Evidence | float | None], n: int, *, reported: str = ""
 ) -> TaskResult:
-    """A result whose value is one of several metrics; `reported` is its name where the main one has another."""
+    """A result whose value is one of several metrics; `reported` is its name if the main one is called differently."""
     main = scores.get(metric)
     if not isinstance(main, Evidence):
         raise AcedError(
@@ -100,7 +100,7 @@ def _classify(embedder: TaskEmbedder, task: Classification) -> TaskResult:
     labels = task.labels.cpu().numpy()
     scores: dict[str, Evidence | float | None] = {
         "acc1": Evidence("mean", ranks < 1),
-        # As CLIP_benchmark: top 5 of fewer than 5 classes means nothing.
+        # As in CLIP_benchmark: top 5 of fewer than 5 classes is meaningless.
         "acc5": Evidence("mean", ranks < 5) if classes >= 5 else None,
         "mean_per_class_recall": Evidence("mean of groups", ranks < 1, labels),
     }
@@ -115,7 +115,7 @@ def _multilabel(embedder: TaskEmbedder, task: Multilabel) -> TaskResult:
     if task.labels.shape[1:] != (len(task.classes),):
         raise AcedError(
             f"Task '{task.name}': its labels are {list(task.labels.shape)}, but there are {len(task.classes)} "
-            "classes; give one column for each class."
+            "classes; provide one column for each class."
         )
     task, images = _seen(embedder, task, len(task.labels), "rows of labels")
     ranks = class_ranks(images @ embedder.classifier(task.classes, task.templates).T)
@@ -126,7 +126,7 @@ def _multilabel(embedder: TaskEmbedder, task: Multilabel) -> TaskResult:
 def _retrieve(embedder: TaskEmbedder, task: Retrieval) -> TaskResult:
     if task.direction not in ("image_to_text", "text_to_image", "both"):
         raise AcedError(
-            f"Task '{task.name}': the direction '{task.direction}' is not known; use 'image_to_text', "
+            f"Task '{task.name}': the direction '{task.direction}' is unknown; use 'image_to_text', "
             "'text_to_image' or 'both'."
         )
     if not all(task.captions):
@@ -138,7 +138,7 @@ def _retrieve(embedder: TaskEmbedder, task: Retrieval) -> TaskResult:
     text_owner = image_owner.repeat_interleave(torch.tensor([len(lines) for lines in task.captions]))
     scores: dict[str, Evidence | float | None] = {}
     hits: list[np.ndarray] = []
-    # Captions of one image stand or fall together: the image is the unit of the standard error.
+    # Captions of one image are counted together: the image is the unit of the standard error.
     several = len(texts) > len(images)
     if task.direction != "text_to_image":
         ranks = positive_ranks(images, captions, image_owner, text_owner).numpy()
@@ -162,14 +162,14 @@ def _select(embedder: TaskEmbedder, task: CaptionSelection) -> TaskResult:
     images_per_set = task.images_per_set
     sizes = {len(captions) for captions in task.captions}
     if len(sizes) > 1:
-        raise AcedError(f"Task '{task.name}': its sets have {sorted(sizes)} captions; give every set as many.")
+        raise AcedError(f"Task '{task.name}': its sets have {sorted(sizes)} captions; give every set the same number.")
     task, embedded = _seen(embedder, task, len(task.captions) * images_per_set, "places in its sets")
     sets = len(task.captions)
     captions = embedder.captions([caption for captions in task.captions for caption in captions])
     scores = torch.einsum(
         "sid,scd->sic", embedded.view(sets, images_per_set, -1), captions.view(sets, max(sizes), -1)
     ).cpu()
-    # The i-th image belongs to the i-th caption; of equal scores the first wins, as in CLIP_benchmark.
+    # The i-th image belongs to the i-th caption; on ties the first wins, as in CLIP_benchmark.
     pairs = torch.arange(min(images_per_set, max(sizes)))
     text = (scores.argmax(dim=2)[:, : len(pairs)] == pairs).all(dim=1).numpy()
     image = (scores.argmax(dim=1)[:, : len(pairs)] == pairs).all(dim=1).numpy()
@@ -188,7 +188,7 @@ def _associate(embedder: TaskEmbedder, task: Association) -> TaskResult:
     jaccard = np.empty(len(sizes), dtype=np.float32)
     for row, (cue, own, belongs) in enumerate(zip(cues, candidates.split(sizes), task.associated, strict=True)):
         truth = np.array(belongs, dtype=bool)
-        # Of equal scores the first is chosen.
+        # On ties the first is chosen.
         chosen = (own @ cue).argsort(descending=True, stable=True)[: truth.sum()].cpu().numpy()
         hits = int(truth[chosen].sum())
         jaccard[row] = hits / (2 * truth.sum() - hits)
@@ -213,11 +213,11 @@ def _attributes(embedder: TaskEmbedder, task: Attributes) -> TaskResult:
 
 def _check_classes(task: Classification | Multilabel) -> None:
     if not len(task.classes) or not task.templates:
-        raise AcedError(f"Task '{task.name}': it has no classes or no prompt templates; give at least one of each.")
+        raise AcedError(f"Task '{task.name}': it has no classes or no prompt templates; provide at least one of each.")
 
 
 def _check_images(task: str, images: int, others: int, what: str) -> None:
     if images != others:
-        raise AcedError(f"Task '{task}': {images} images but {others} {what}; give one for each image.")
+        raise AcedError(f"Task '{task}': {images} images but {others} {what}; provide one for each image.")
     if not images:
         raise AcedError(f"Task '{task}': it has no images; leave it out or check its folder.")

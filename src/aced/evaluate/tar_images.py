@@ -1,4 +1,4 @@
-"""The images of an evaluation task's tars: decoded when they are asked for, by other processes where there are any."""
+"""The images of an evaluation task's tars, decoded on demand, by other processes if there are any."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from aced.pool.tars.tars import Member
 from aced.pool.views import View, image_bytes
 
 _KEPT_BYTES = 1 << 30
-"""Pixels of tasks that a process keeps for their next evaluation; what does not fit is decoded again."""
+"""Pixels of tasks that a process keeps for their next evaluation; the rest is decoded again."""
 _CHUNK_BYTES, _CHUNK = 1 << 23, 64
-"""Pixels, and images, that are decoded at once: so much travels from another process in one piece."""
+"""Pixels, and images, decoded at once: the amount that travels from another process in one piece."""
 _TOLD = ("image_truncated", "image_aspect", "image_16_bit")
-"""What a pool leaves out or reads otherwise; alpha, EXIF and further frames are the same everywhere."""
+"""Faults that a pool treats differently; alpha, EXIF and further frames are treated the same everywhere."""
 _RESIZED_PIXELS = 179_000_000
-"""Pixels that a long image may have once its short side fits the view: as many as Pillow opens."""
+"""Maximum number of pixels of a long image once its short side fits the view: as many as Pillow opens."""
 
 
 class ImagePart(NamedTuple):
-    """Some images that follow each other.
+    """Some consecutive images.
 
     Attributes:
-        pixels: `[m, 3, size, size]` uint8, black where an image cannot be used.
-        faults: what is wrong or odd about them, by their positions in the task.
+        pixels: `[m, 3, size, size]` uint8, black for an unusable image.
+        faults: their faults and remarks, by position in the task.
     """
 
     pixels: Tensor
@@ -45,10 +45,10 @@ class ImagePart(NamedTuple):
 
 
 class TarImages:
-    """Decodes a task's images in a view when they are asked for; remembers them where they are few.
+    """Decodes a task's images in a view on demand; remembers them if they are few.
 
-    Images are decoded as by Pillow. One that cannot be used is black here, and its fault names it: whoever scores the
-    images leaves it out.
+    Images are decoded as in Pillow. An unusable one is black here, and its fault names it, so that scoring leaves it
+    out.
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
@@ -77,7 +77,7 @@ class TarImages:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the pixels that are remembered."""
+        """Bytes of the remembered pixels."""
         return sum(part.pixels.nbytes for part in self._known.values())
 
     def __call__(self, view: View) -> Tensor:
@@ -90,13 +90,13 @@ class TarImages:
         """The images of some ranges of positions, a part for each, in order.
 
         Args:
-            view: in which they are wanted.
+            view: the view of the images.
             spans: the ranges.
-            loading: who decodes; with fewer processes where `/dev/shm` has no room for so many.
-            keep: whether to remember them for the next time, as far as this process has room for those of all tasks.
+            loading: how images are decoded; with fewer processes if `/dev/shm` has too little room.
+            keep: whether to remember them for the next time, within this process's limit for all tasks.
 
         Raises:
-            AcedError: a tar cannot be read or has changed; what `aced.pool.loader.loading.load` raises.
+            AcedError: a tar cannot be read or has changed; or as `aced.pool.loader.loading.load`.
         """
         missing = [span for span in spans if (view, span) not in self._known]
         decoded = self._decoded(view, missing, loading)
@@ -115,7 +115,7 @@ class TarImages:
         read = _Decode(self._places, self._states, view)
         results = load(read, chunks, count=len(chunks), item=item, **loading._replace(workers=workers)._asdict())
         for span in spans:
-            # Copied out of the memory through which it came, of which there is little.
+            # Copied out of the shared memory, which is scarce.
             pixels, found, at = torch.empty((len(span), 3, view.size, view.size), dtype=torch.uint8), [], 0
             while at < len(span):
                 piece, faults = next(results)
@@ -130,12 +130,12 @@ _ALIVE: WeakSet[TarImages] = WeakSet()
 
 @dataclass(frozen=True)
 class _Decode:
-    """Decodes a range of positions; it may run in another process, to which it is sent.
+    """Decodes a range of positions; it may be sent to another process and run there.
 
     Attributes:
         places: the tar and the member of every image.
         states: of the tars, when their headers were read.
-        view: in which the images are wanted.
+        view: the view of the images.
     """
 
     places: Sequence[tuple[Path, Member]]
@@ -162,6 +162,6 @@ class _Decode:
 
 
 def _check_resized(height: int, width: int, view: View) -> None:
-    """Refuse an image so long that resizing its short side would fill the memory."""
+    """Refuse an image so long that resizing its short side would exhaust the memory."""
     if view.mode == "shortest" and view.size**2 * max(width, height) > _RESIZED_PIXELS * min(width, height):
         raise ImageFault("image_too_large", f"{width} x {height} pixels are too long for a view of {view.size} pixels")

@@ -1,4 +1,4 @@
-"""The samples of an evaluation task's tars: where their images lie, and their labels and captions."""
+"""The samples of an evaluation task's tars: the places of their images, and their labels and captions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Sample:
     Attributes:
         tar: the file.
         key: the key.
-        images: where its image lies, or its images in order (`KEY.0.jpg`, `KEY.1.jpg`, ...).
-        parts: the bytes of its other members that were asked for, by suffix.
+        images: places of its image, or of its images in order (`KEY.0.jpg`, `KEY.1.jpg`, ...).
+        parts: the bytes of its other requested members, by suffix.
     """
 
     tar: Path
@@ -43,7 +43,7 @@ class Sample:
         """A part as a flat numpy array of integers.
 
         Raises:
-            AcedError: it is no .npy file, or holds other things than whole numbers.
+            AcedError: it is not a .npy file, or holds other values than whole numbers.
         """
         try:
             array = np.load(io.BytesIO(self.parts[suffix]), allow_pickle=False)
@@ -51,7 +51,7 @@ class Sample:
         except (ValueError, OSError, EOFError) as error:
             raise AcedError(f"The .{suffix} of {self} is not a numpy array of numbers ({error}).") from None
         if not np.array_equal(whole, array):
-            raise AcedError(f"The .{suffix} of {self} holds numbers that are not whole.")
+            raise AcedError(f"The .{suffix} of {self} holds numbers that are not whole; get the task again.")
         return np.asarray(whole).reshape(-1)
 
 
@@ -61,7 +61,7 @@ def read_samples(folder: Path, needs: Sequence[str], *, optional: Sequence[str] 
     Args:
         folder: with `test/0.tar`, ...
         needs: suffixes that every sample must have besides its image.
-        optional: suffixes that are read where they are.
+        optional: suffixes that are read if present.
 
     Raises:
         AcedError: a tar is missing or damaged, or a sample lacks its image or a part.
@@ -70,7 +70,7 @@ def read_samples(folder: Path, needs: Sequence[str], *, optional: Sequence[str] 
 
 
 def _tars(test: Path) -> list[Path]:
-    """The tars that nshards.txt counts; without it, all that are there."""
+    """The tars that nshards.txt counts; without it, all existing ones."""
     there = {path.name for path in test.glob("*.tar") if path.stem.isascii() and path.stem.isdecimal()}
     count_file = test / "nshards.txt"
     count = max(1, len(there))
@@ -108,7 +108,7 @@ def _samples_of(tar: Path, needs: Sequence[str], optional: Sequence[str]) -> Ite
         images = _images(parts)
         lacks = "image" if not images else next((f".{suffix}" for suffix in needs if suffix not in parts), None)
         if lacks:
-            raise AcedError(f"{key} in {tar} has no {lacks}: the evaluation task is incomplete, get it again.")
+            raise AcedError(f"{key} in {tar} has no {lacks}: the evaluation task is incomplete; get it again.")
         wanted = [suffix for suffix in (*needs, *optional) if suffix in parts]
         yield Sample(tar, key, images, {suffix: read_member(tar, parts[suffix]) for suffix in wanted})
     if not found:
@@ -130,14 +130,14 @@ def _images(parts: dict[str, Member]) -> tuple[Member, ...]:
 
 
 TarState = tuple[int, int]
-"""Size and modification time of a tar, by which a change is noticed."""
+"""Size and modification time of a tar, by which changes are detected."""
 
 
 def read_member(tar: Path, member: Member, state: TarState | None = None) -> bytes:
     """The bytes of a member of a tar that had `state` when its headers were read.
 
     Raises:
-        AcedError: the tar cannot be read, or is another than it was.
+        AcedError: the tar cannot be read, or has changed.
     """
     try:
         with open(tar, "rb") as file:
@@ -152,7 +152,7 @@ def read_member(tar: Path, member: Member, state: TarState | None = None) -> byt
 
 
 def state_of(tar: Path) -> TarState:
-    """What a tar is now.
+    """The current state of a tar.
 
     Raises:
         AcedError: it cannot be read.
@@ -177,7 +177,7 @@ def read_lines(path: Path) -> list[str]:
         raise AcedError(f"The evaluation task {path.parent} has no {path.name}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise AcedError(f"{path} cannot be read ({error}).") from error
-    # Its lines would pass for class names.
+    # Its lines would be used as class names.
     if content.strip() and (what := stand_in(content[:HEAD])):
         raise AcedError(f"{path}: {what}.")
     lines = [line.strip() for line in text.strip().split("\n")]

@@ -1,4 +1,4 @@
-"""Embeddings of a task's images and texts: each computed once, and remembered on disk where that is wanted."""
+"""Embeddings of a task's images and texts, each computed once and optionally stored on disk."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from aced.pool.views import View
 from aced.runtime.precision import Precision, autocast
 
 ImageCount = Callable[[str, int, int], None]
-"""Told of progress within a task: what is done, how much of it, of how much."""
+"""Called with progress within a task: the activity, the amount done, the total."""
 
 _T = TypeVar("_T")
 
 
 class EvaluatedTower(Protocol):
-    """What evaluation needs of a tower."""
+    """The part of a tower that evaluation needs."""
 
     @property
     def view(self) -> View:
@@ -45,22 +45,22 @@ class EvaluatedTower(Protocol):
 
 
 class NotFinite(Exception):
-    """Embeddings with infinities or NaN; the message says of what."""
+    """Embeddings with infinities or NaN; the message names the kind."""
 
 
 class TaskEmbedder:
     """Embeds each set of images and texts once, however many tasks use it.
 
-    What is embedded elsewhere, in other processes, can be given to it; it is asked for in the same way.
+    Embeddings computed elsewhere, in other processes, can be supplied; they are requested in the same way.
 
     Args:
         tower: the model.
-        micro_batch: images or texts embedded at a time.
-        prompts: what is done to texts first.
+        micro_batch: images or texts per forward pass.
+        prompts: treatment of texts before tokenisation.
         precision: of the model; scores are float32 in any case.
-        cache: where embeddings of images with a fingerprint, and text classifiers, are kept over runs.
-        loading: who decodes images.
-        note: told of progress.
+        cache: stores embeddings of images with a fingerprint, and text classifiers, between runs.
+        loading: how images are decoded.
+        note: receives progress.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TaskEmbedder:
         self._cache = cache
         self._loading = loading
         self.note = note or (lambda what, done, total: None)
-        # A callable without a fingerprint is kept beside its embeddings: a collected one could pass its id on.
+        # A callable without a fingerprint is kept with its embeddings: after collection its id could be reused.
         self._images: dict[str | int, tuple[ReadImages | None, Tensor, ImageFaults]] = {}
         self._classifiers: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
         self._captions: dict[tuple[str, ...], Tensor] = {}
@@ -94,14 +94,14 @@ class TaskEmbedder:
         return getattr(self._tower, "device", torch.device("cpu"))
 
     def images(self, read: ReadImages, count: int | None = None) -> Tensor:
-        """All images of a task, `[n, d]` float32; `count` is their number where it is known, for the progress.
+        """All images of a task, `[n, d]` float32; `count` is their number if known, for the progress.
 
-        Those that `faults` calls lost are among them, without meaning.
+        Images that `faults` calls lost are included, with meaningless rows.
         """
         return self._seen(read, count or 0)[1]
 
     def faults(self, read: ReadImages) -> ImageFaults:
-        """What is wrong or odd about the images of a task."""
+        """The faults and remarks on a task's images."""
         return self._seen(read, 0)[2]
 
     def classifier(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -125,24 +125,24 @@ class TaskEmbedder:
         return self._captions[key]
 
     def forget(self) -> None:
-        """Drop everything that is remembered in memory; what is on disk stays."""
+        """Drop everything remembered in memory; files on disk stay."""
         for remembered in (self._images, self._classifiers, self._captions, self._given_images, self._given_texts):
             remembered.clear()
 
     # -- parts, which several processes can make -------------------------------------------------------------------
 
     def micro_batches(self, count: int) -> list[range]:
-        """The positions of so many images or texts that are embedded at a time."""
+        """The positions of each micro-batch of images or texts."""
         return [range(at, min(count, at + self._micro_batch)) for at in range(0, count, self._micro_batch)]
 
     def different(self, texts: Sequence[str]) -> list[str]:
-        """The texts as the tower gets them, each once: equal prompts then have equal embeddings to the bit."""
+        """The texts as the tower receives them, without repeats: equal prompts then have bit-identical embeddings."""
         return list(dict.fromkeys(apply_policy(self._prompts, texts)))
 
     def image_rows(
         self, read: ReadImages, spans: Sequence[range] | None = None, count: int = 0
     ) -> tuple[Tensor, ImageFaults]:
-        """What the tower makes of some micro-batches of a task's images, or of all, `[m, d]` float32, and their faults.
+        """The tower's embeddings of some or all micro-batches of a task's images, `[m, d]` float32, and their faults.
 
         Only images that can be read in `parts` can be embedded in parts.
         """
@@ -150,9 +150,9 @@ class TaskEmbedder:
         stream: Iterable[tuple[Tensor, ImageFaults]]
         if hasattr(read, "parts"):
             spans = self.micro_batches(len(read)) if spans is None else spans  # type: ignore[arg-type]
-            # What is cached on the disk is not asked for again.
+            # Embeddings cached on the disk are not computed again.
             stream = read.parts(view, spans, self._loading, keep=self._cache is None)
-            # Processes read ahead by themselves, and who waits for them must be in the main thread.
+            # Processes read ahead themselves, and waiting for them must happen in the main thread.
             stream = stream if self._loading.workers else _ahead(iter(stream))
             count = sum(map(len, spans))
         else:
@@ -167,7 +167,7 @@ class TaskEmbedder:
         return _joined(rows), ImageFaults.joined(found)
 
     def text_rows(self, texts: Sequence[str], spans: Sequence[range] | None = None) -> Tensor:
-        """What the tower makes of some micro-batches of `different` texts, or of all, `[m, d]` float32."""
+        """The tower's embeddings of some micro-batches of `different` texts, or of all, `[m, d]` float32."""
         spans = self.micro_batches(len(texts)) if spans is None else spans
         rows, done, count = list[Tensor](), 0, sum(map(len, spans))
         for span in spans:
@@ -178,18 +178,18 @@ class TaskEmbedder:
         return _joined(rows)
 
     def give_images(self, read: ReadImages, give: Callable[[], tuple[Tensor, ImageFaults]]) -> None:
-        """Let what all `image_rows` would be come from `give`, which may raise why there is nothing."""
+        """Let `give` supply all `image_rows`; it may raise the reason for their absence."""
         self._given_images[id(read)] = read, give
 
     def give_texts(self, texts: Sequence[str], give: Callable[[], Tensor]) -> None:
-        """Let what all `text_rows` of `different` texts would be come from `give`, which may raise."""
+        """Let `give` supply all `text_rows` of `different` texts; it may raise."""
         self._given_texts[tuple(texts)] = give
 
     # -- one after the other ---------------------------------------------------------------------------------------
 
     def _seen(self, read: ReadImages, count: int) -> tuple[ReadImages | None, Tensor, ImageFaults]:
         given = self._given_images.get(id(read))
-        # A fingerprint may be of all pixels.
+        # A fingerprint may cover all pixels.
         mark = None if given else getattr(read, "fingerprint", None)
         key: str | int = mark if isinstance(mark, str) else id(read)
         if key not in self._images:
@@ -215,7 +215,7 @@ class TaskEmbedder:
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         ready = apply_policy(self._prompts, texts)
-        unique = list(dict.fromkeys(ready))  # what `different` gives
+        unique = list(dict.fromkeys(ready))  # as `different` returns them
         given = self._given_texts.get(tuple(unique))
         embedded, _ = _finished(given() if given else self.text_rows(unique), ImageFaults(), what="text")
         if len(unique) == len(ready):
@@ -234,12 +234,12 @@ def _joined(rows: Sequence[Tensor]) -> Tensor:
 def _finished(rows: Tensor, faults: ImageFaults, what: str) -> tuple[Tensor, ImageFaults]:
     if not torch.isfinite(rows).all():
         raise NotFinite(what)
-    # Again in float32: rows that were normalised in bfloat16 differ in length enough to change ranks.
+    # Again in float32: rows normalised in bfloat16 differ enough in length to change ranks.
     return functional.normalize(rows, dim=-1), faults
 
 
 def _ahead(items: Iterator[_T]) -> Iterator[_T]:
-    """The same items, each made in a thread while the one before it is used."""
+    """The same items, each made in a thread while the previous one is used."""
     end = object()
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming = pool.submit(next, items, end)
@@ -254,9 +254,9 @@ def _digest(content: object) -> str:
 
 @contextmanager
 def evaluation_mode(tower: object) -> Iterator[None]:
-    """Put the tower's modules into evaluation mode; afterwards each gets back the mode that it had.
+    """Put the tower's modules into evaluation mode, and restore each module's own mode afterwards.
 
-    Module by module, because `train(True)` on the whole would wake parts that are frozen in evaluation mode.
+    Module by module, because `train(True)` on the whole would also affect parts frozen in evaluation mode.
     """
     roots = [tower] if isinstance(tower, nn.Module) else list(getattr(tower, "__dict__", {}).values())
     modules = [module for root in roots if isinstance(root, nn.Module) for module in root.modules()]

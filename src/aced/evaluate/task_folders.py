@@ -1,7 +1,7 @@
 """Zero-shot tasks on disk in the webdataset layouts of CLIP_benchmark and DataComp; see docs/evaluate.md.
 
 A task is a folder `wds_<name>`, `wds_<name>_test` or `<name>` with `test/<i>.tar` and the number of tars in
-`test/nshards.txt`. `dataset_type.txt` says what it is: `classification` (or no such file), `multilabel`, `retrieval`,
+`test/nshards.txt`. `dataset_type.txt` gives its kind: `classification` (or no such file), `multilabel`, `retrieval`,
 `groups`, `selection` or `association`. A name among DataComp's tasks decides the main metric and the groups.
 """
 
@@ -42,8 +42,8 @@ _KINDS = ("classification", "multilabel", "retrieval", "groups", "selection", "a
 def find_task_folders(dirs: Sequence[Path | str]) -> list[Path]:
     """The task folders among some folders: each is one, or holds some; sorted within a folder, each once.
 
-    What only looks like a task (`wds_*`, or with tars in `test/`) counts: that it lacks a file is told when it is
-    loaded, instead of leaving it out.
+    A folder that only looks like a task (`wds_*`, or with tars in `test/`) counts: a missing file is reported when it
+    is loaded, instead of leaving it out silently.
 
     Raises:
         AcedError: a folder does not exist, or neither is a task nor holds one.
@@ -54,7 +54,7 @@ def find_task_folders(dirs: Sequence[Path | str]) -> list[Path]:
             raise AcedError(f"There is no folder {folder} with evaluation tasks.")
         tasks = [folder] if _is_task(folder) else sorted(filter(_looks_like_a_task, folder.iterdir()))
         if not tasks:
-            raise AcedError(f"{folder} neither is an evaluation task nor holds any: {_LAYOUT}.")
+            raise AcedError(f"{folder} is not an evaluation task and holds none: {_LAYOUT}.")
         for task in tasks:
             found.setdefault(os.path.realpath(task), task)
     return list(found.values())
@@ -75,12 +75,12 @@ def _looks_like_a_task(folder: Path) -> bool:
 def load_task_folder(path: Path | str) -> list[Task]:
     """The task in a folder.
 
-    The images are decoded when they are first asked for. Chance is DataComp's figure where the task is one of its own
-    in full; elsewhere 1 / classes, 1 / images in retrieval, and for several labels the share of images that have one.
+    The images are decoded on first use. Chance is DataComp's figure if the task is one of its own and complete;
+    otherwise 1 / classes, 1 / images in retrieval, and for several labels the share of images that have one.
 
     Raises:
-        AcedError: not a task folder, or a missing, damaged or contradictory file in it; and from the
-            tasks' `images`: an image that cannot be decoded.
+        AcedError: it is not a task folder, or a file in it is missing, damaged or contradictory; from the
+            tasks' `images`: an image cannot be decoded.
     """
     folder = Path(path)
     if not _is_task(folder):
@@ -90,7 +90,7 @@ def load_task_folder(path: Path | str) -> list[Task]:
     kind_file = folder / "dataset_type.txt"
     kind = read_lines(kind_file)[0].lower() if kind_file.is_file() else "classification"
     if kind not in _KINDS:
-        raise AcedError(f"{kind_file} says {kind}; known are {', '.join(_KINDS[:-1])} and {_KINDS[-1]}.")
+        raise AcedError(f"{kind_file} says {kind}; supported are {', '.join(_KINDS[:-1])} and {_KINDS[-1]}.")
     if known is not None and known.attributes and kind == "classification":
         return [_attributes(folder, name)]
     if kind == "retrieval":
@@ -105,7 +105,7 @@ def load_task_folder(path: Path | str) -> list[Task]:
 
 
 def lost_task(path: Path | str, why: str) -> Task:
-    """A task in the place of one that was there before and cannot be loaded any more: scoring it fails, with `why`."""
+    """A placeholder for an earlier task that can no longer be loaded: scoring it fails, with `why`."""
 
     def images(view: View) -> Tensor:
         raise AcedError(why)
@@ -172,7 +172,7 @@ def _named_groups(file: Path) -> tuple[list[str], list[str]]:
     fields, groups = found.get("fields", []), found.get("groups", [])
     unknown = [name for name in groups if name not in fields]
     if not groups or unknown or len(set(fields)) < len(fields):
-        what = f"groups by {unknown[0]!r}, which is no field" if unknown else "lacks a line or names a field twice"
+        what = f"groups by {unknown[0]!r}, which is not a field" if unknown else "lacks a line or names a field twice"
         raise AcedError(f"{file} {what}; write 'fields: NAME, NAME' and 'groups: NAME, NAME' with names among them.")
     return fields, groups
 
@@ -181,7 +181,9 @@ def _metadata(samples: Sequence[Sample]) -> Tensor:
     rows = [sample.array("npy") for sample in samples]
     for sample, row in zip(samples, rows, strict=True):
         if len(row) != len(rows[0]) or not len(row):
-            raise AcedError(f"The .npy of {sample} has {len(row)} values, and that of {samples[0]} {len(rows[0])}.")
+            raise AcedError(
+                f"The .npy of {sample} has {len(row)} values, but that of {samples[0]} {len(rows[0])}; get it again."
+            )
     return torch.from_numpy(np.stack(rows))
 
 
@@ -202,7 +204,7 @@ def _multilabel(folder: Path, name: str) -> Multilabel:
     for sample, row in zip(samples, rows, strict=True):
         if len(row) != len(classes) or not np.isin(row, (0, 1)).all():
             raise AcedError(
-                f"The labels of {sample} are {len(row)} values, but there are {len(classes)} classes; give 0 or 1 "
+                f"The labels of {sample} are {len(row)} values, but there are {len(classes)} classes; provide 0 or 1 "
                 "for each class."
             )
     labels = torch.from_numpy(np.stack(rows).astype(bool))
@@ -221,7 +223,7 @@ def _captions(sample: Sample) -> list[str]:
 def _retrieval(folder: Path, name: str) -> Retrieval:
     samples = read_samples(folder, ["txt"])
     captions = [_captions(sample) for sample in samples]
-    # To text, an image's c of all C captions are guessed with probability c / C: 1 / n in the mean.
+    # For a text, each of an image's c captions among all C is guessed with probability c / C: 1 / n on average.
     return Retrieval(name, TarImages(_single(samples)), captions, "both", 1 / len(samples))
 
 
@@ -232,8 +234,8 @@ def _selection(folder: Path, name: str) -> CaptionSelection:
     for sample, lines in zip(samples, captions, strict=True):
         if (len(sample.images), len(lines)) != (len(first.images), len(captions[0])):
             raise AcedError(
-                f"{sample} has {len(sample.images)} images and {len(lines)} captions, and {first.key} "
-                f"{len(first.images)} and {len(captions[0])}; give every set as many."
+                f"{sample} has {len(sample.images)} images and {len(lines)} captions, but {first.key} "
+                f"{len(first.images)} and {len(captions[0])}; give every set the same number."
             )
     try:
         chance = chance_of_selection(len(first.images), len(captions[0]))
@@ -248,7 +250,7 @@ def _association(folder: Path, name: str, known: KnownTask | None) -> Associatio
     for sample, row in zip(samples, rows, strict=True):
         if len(row) != len(sample.images) or not np.isin(row, (0, 1)).all() or not row.any():
             raise AcedError(
-                f"The .npy of {sample} has {len(row)} values for {len(sample.images)} candidates; give 1 for those "
+                f"The .npy of {sample} has {len(row)} values for {len(sample.images)} candidates; provide 1 for those "
                 "that belong to the cue (one at least) and 0 for the others."
             )
     cues = [" ".join(_captions(sample)) for sample in samples]
@@ -256,7 +258,7 @@ def _association(folder: Path, name: str, known: KnownTask | None) -> Associatio
     associated = [row.astype(bool).tolist() for row in rows]
     chance = chance_in_sets(associated, metric)
     if chance is None:
-        raise AcedError(f"{folder} has no set of 10 candidates or more, and those are what {name} is scored on.")
+        raise AcedError(f"{folder} has no set of 10 candidates or more, which {name} is scored on.")
     return Association(name, TarImages(samples), cues, associated, chance, metric)
 
 
@@ -292,5 +294,5 @@ def _attributes(folder: Path, name: str) -> Attributes:
 def _single(samples: Sequence[Sample]) -> Sequence[Sample]:
     for sample in samples:
         if len(sample.images) != 1:
-            raise AcedError(f"{sample} has {len(sample.images)} images, but the task wants one for each key.")
+            raise AcedError(f"{sample} has {len(sample.images)} images, but the task needs one for each key.")
     return samples

@@ -1,4 +1,4 @@
-"""What a zero-shot task is, as data. Scenes and task folders on disk make these; `zeroshot` scores them."""
+"""The kinds of zero-shot tasks, as data. Scenes and task folders on disk make them; `zeroshot` scores them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aced.evaluate.image_faults import ImageFaults
 from aced.pool.views import View
 
 ReadImages = Callable[[View], Tensor]
-"""Gives all images of a task in one view: `[n, 3, size, size]` uint8.
+"""Returns all images of a task in one view: `[n, 3, size, size]` uint8.
 
 Optional attributes make large data sets cheap (`aced.evaluate.tar_images.TarImages` has them): `parts(view, spans,
-loading, keep=...)` with `len()`, the images of some ranges of positions each with its `ImageFaults`, which never holds
-them all: those that it calls lost are there as pixels, but are not scored; and `fingerprint`, a string that is the same
-for the same images, under which their embeddings are remembered.
+loading, keep=...)` with `len()`, the images of some ranges of positions each with its `ImageFaults`, without ever
+holding them all (lost images are there as pixels, but are not scored); and `fingerprint`, a string that is the same for
+the same images, under which their embeddings are remembered.
 """
 
 
@@ -31,7 +31,7 @@ class GroupScores:
         fields: names of the F columns.
         group_by: for each grouping, its columns; every combination of values that occurs is a group.
         top: 1 or 5: whether a group's accuracy is top-1 or top-5.
-        macro: whether recall and F1 over classes belong to the scores as well (iWildCam).
+        macro: whether recall and F1 over classes are also scored (iWildCam).
     """
 
     metadata: Tensor
@@ -54,7 +54,7 @@ class Classification:
         chance: score of guessing, in [0, 1].
         main_metric: the metric that is the task's value: `acc1`, `acc5`, `mean_per_class_recall`, or one of the
             groups' (`acc_wg`, ...).
-        groups: how the images are grouped, for tasks that are scored by group.
+        groups: how the images are grouped, for tasks scored by group.
     """
 
     name: str
@@ -154,7 +154,7 @@ class Association:
 
 @dataclass(frozen=True)
 class Attributes:
-    """Faces with several attributes at once, each with classes and templates of its own (FairFace, UTKFace).
+    """Faces with several attributes at once, each with its own classes and templates (FairFace, UTKFace).
 
     Attributes:
         name: unique name of the task.
@@ -185,11 +185,11 @@ class TaskResult:
         chance: of guessing, in [0, 1].
         n: scored queries.
         metric: name of the main metric.
-        stderr: standard error of `value` from the finite number of samples; None where it is not known.
+        stderr: standard error of `value` from the finite number of samples; None if unknown.
         stderr_by: `binomial` or `bootstrap`.
-        metrics: every metric of the task by CLIP_benchmark's and DataComp's names; None where it is not defined.
-        evidence: the main metric sample by sample, for paired comparisons; no part of equality or JSON.
-        faults: images that were left out because they cannot be read, and odd ones that were scored.
+        metrics: every metric of the task by CLIP_benchmark's and DataComp's names; None if undefined.
+        evidence: the main metric sample by sample, for paired comparisons; not part of equality or JSON.
+        faults: images left out because they are unreadable, and unusual ones that were scored.
     """
 
     value: float
@@ -204,7 +204,7 @@ class TaskResult:
 
 
 def as_json(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
-    """Task results as they stand in results.json and evals.jsonl."""
+    """Task results in the form of results.json and evals.jsonl."""
     return {name: result_json(result) for name, result in results.items()}
 
 

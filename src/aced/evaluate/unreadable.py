@@ -1,4 +1,4 @@
-"""A task without the images that cannot be read: what belongs to such an image goes with it.
+"""A task without its unreadable images and everything that belongs to them.
 
 A classification loses the image and its label, retrieval the image and its captions (in both directions), and a set of
 several images is lost as a whole: with one image fewer it would be easier than the others.
@@ -23,12 +23,12 @@ _Item = TypeVar("_Item")
 
 
 def without_lost(task: _T, images: Tensor, faults: ImageFaults) -> tuple[_T, Tensor]:
-    """The task and its images, `[n, d]`, without those that are lost; the same objects where none is.
+    """The task and its images, `[n, d]`, without lost ones; the same objects if none is lost.
 
-    Chance is that of what is left, where it depends on that.
+    Chance is recomputed for the rest, if it depends on it.
 
     Raises:
-        AcedError: nothing is left, or nothing that the main metric counts.
+        AcedError: nothing remains, or nothing that the main metric counts.
     """
     if not faults.lost:
         return task, images
@@ -44,7 +44,7 @@ def without_lost(task: _T, images: Tensor, faults: ImageFaults) -> tuple[_T, Ten
 
 
 def _sets(task: Task, usable: Tensor) -> list[int]:
-    """How many images stand or fall together."""
+    """How many images form a unit."""
     if isinstance(task, CaptionSelection):
         return [task.images_per_set] * len(task.captions)
     if isinstance(task, Association):
@@ -53,7 +53,7 @@ def _sets(task: Task, usable: Tensor) -> list[int]:
 
 
 def _parts(task: Task, whole: list[bool]) -> dict[str, Any]:
-    """The fields of a task that change when only some of its images, or sets of images, stay."""
+    """The fields of a task that change when only some of its images, or sets of images, remain."""
     rows = torch.tensor(whole)
     if isinstance(task, Classification):
         groups = task.groups

@@ -42,23 +42,23 @@ def evaluate(
 ) -> dict[str, TaskResult]:
     """Score a tower on every task; runs without gradients and in evaluation mode, and restores the mode.
 
-    Tasks that share the same `images` callable (the same object) share one pass of the image tower, tasks
-    with the same classes and templates share a classifier, and the two directions of a retrieval task share
-    their captions' embeddings. Equal scores are decided for the lower index.
+    Tasks that share the same `images` callable (the same object) share one pass of the image tower, tasks with the same
+    classes and templates share a classifier, and the two directions of a retrieval task share their captions'
+    embeddings. On ties the lower index wins.
 
     Args:
         tower: the model; see `EvaluatedTower`.
         tasks: tasks with unique names.
         micro_batch: images or texts embedded at a time.
         precision: of the model; scores are float32 in any case.
-        progress: told of every finished task.
+        progress: called for every finished task.
 
     Returns:
         One `TaskResult` for each task by name, in the order of `tasks`.
 
     Raises:
-        AcedError: two tasks of one name, a task whose parts do not fit together, or a tower whose embeddings
-            are not finite.
+        AcedError: two tasks share a name, parts of a task contradict each other, or a tower's embeddings are not
+            finite.
     """
     check_names(tasks)
     results: dict[str, TaskResult] = {}
@@ -72,11 +72,11 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation of several tasks found.
+    """The result of evaluating several tasks.
 
     Attributes:
         results: by task, of those that could be scored.
-        failed: by task, why the others could not.
+        failed: by task, the reasons for the others.
     """
 
     results: dict[str, TaskResult] = field(default_factory=dict)
@@ -84,9 +84,9 @@ class Scores:
 
     @property
     def average(self) -> float | None:
-        """The mean in percent over the tasks that count and could be scored; None where there are none.
+        """The mean in percent over the tasks that count and could be scored; None if there are none.
 
-        Which tasks count depends on all that were asked for, so that a lost one does not change which others do.
+        Which tasks count depends on all requested tasks, so a lost one does not change which others do.
         """
         count = [name for name in counted([*self.results, *self.failed]) if name in self.results]
         return _mean_percent([self.results[name].value for name in count]) if count else None
@@ -95,8 +95,8 @@ class Scores:
 def score_all(tower: EvaluatedTower, tasks: Sequence[Task], embedder: TaskEmbedder | None = None) -> Scores:
     """Score a tower on every task that can be scored; a task that fails costs neither the others nor the caller.
 
-    Whatever is raised while a task is scored becomes its reason: files that are gone, damage, embeddings that are not
-    finite, too little memory. A run of days must not end because of a figure about it.
+    Any exception while a task is scored becomes its reason: missing files, damage, embeddings that are not finite, too
+    little memory. A run of days must not end because of one of its figures.
 
     Args:
         tower: the model.
@@ -114,13 +114,13 @@ def score_all(tower: EvaluatedTower, tasks: Sequence[Task], embedder: TaskEmbedd
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:
-    """`average`, `tasks` and, where a task could not be scored, `failed`: as in evals.jsonl and results.json."""
+    """`average`, `tasks` and, if a task could not be scored, `failed`: as in evals.jsonl and results.json."""
     failed = {"failed": dict(scores.failed)} if scores.failed else {}
     return {"average": scores.average, "tasks": as_json(scores.results), **failed}
 
 
 def check_names(tasks: Sequence[Task]) -> None:
-    """Raise an AcedError where two tasks have one name."""
+    """Raise an AcedError if two tasks share a name."""
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -144,7 +144,7 @@ def evaluate_task(tower: EvaluatedTower, task: Task, embedder: TaskEmbedder) -> 
 
 
 def average(results: Mapping[str, TaskResult]) -> float:
-    """The mean of the values of the tasks that count, in percent: those of a packaged suite, or else all.
+    """The mean of the values of the tasks that count, in percent: those of a packaged suite, otherwise all.
 
     See `aced.evaluate.stability.suite`: the scenes tasks have a suite.
 
@@ -155,7 +155,7 @@ def average(results: Mapping[str, TaskResult]) -> float:
 
 
 def chance_average(results: Mapping[str, TaskResult]) -> float:
-    """The mean over the same tasks of what guessing would score, in percent.
+    """The mean of the chance levels of the same tasks, in percent.
 
     Raises:
         AcedError: there are no results.

@@ -1,4 +1,4 @@
-"""Zero-shot metrics: pure functions of embeddings and labels. Of equal scores the lower index wins, everywhere."""
+"""Zero-shot metrics: pure functions of embeddings and labels. On ties the lower index wins, everywhere."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 def best_match(queries: Tensor, candidates: Tensor, *, tile: int = 1024) -> Tensor:
     """The candidate with the largest dot product, for every query.
 
-    Works in tiles of queries, so that the `[q, m]` matrix of scores is never held whole. Products are taken
-    in float32. Of equal scores the lowest index wins, which makes ties deterministic.
+    Works in tiles of queries, so that the `[q, m]` matrix of scores is never held whole. Products are taken in float32.
+    On ties the lowest index wins, which makes the result deterministic.
 
     Args:
         queries: `[q, d]`, any floating type.
@@ -62,7 +62,7 @@ def score_tiles(queries: Tensor, candidates: Tensor, *, tile: int = 1024) -> Ite
 
 
 def positive_ranks(queries: Tensor, candidates: Tensor, query_owner: Tensor, candidate_owner: Tensor) -> Tensor:
-    """For each query the rank, from 0, of the best candidate that has the same owner.
+    """For each query the rank, from 0, of the best candidate with the same owner.
 
     Recall@k of a query is `rank < k`. With the classes as candidates, each its own owner, and labels as the queries'
     owners, it is top-k accuracy.
@@ -94,7 +94,7 @@ def positive_ranks(queries: Tensor, candidates: Tensor, query_owner: Tensor, can
         best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
         if torch.isinf(best).any():
             raise ValueError("positive_ranks: a query has no candidate of its own.")
-        # Of equal maxima the first one has the best rank.
+        # On ties the first one has the best rank.
         at = torch.where(own & (scores == best), index, len(candidates)).amin(dim=1, keepdim=True)
         before = (scores > best) | ((scores == best) & (index < at))
         ranks[rows] = before.sum(dim=1).cpu()
@@ -126,7 +126,7 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """
     if predicted.shape != labels.shape or not labels.numel():
         raise ValueError(
-            f"accuracy: needs as many predictions as labels and at least one, got {list(predicted.shape)} "
+            f"accuracy: needs equally many predictions and labels and at least one, got {list(predicted.shape)} "
             f"and {list(labels.shape)}."
         )
     right = int((predicted == labels.to(predicted.device)).sum())

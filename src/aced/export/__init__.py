@@ -1,1 +1,1 @@
-"""Trained models as other programs read them: open_clip, transformers, ONNX."""
+"""Export of trained models for other programs: open_clip, transformers, ONNX."""

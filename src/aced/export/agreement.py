@@ -1,4 +1,4 @@
-"""What is written is used once, on pictures and captions, and compared with the model that it came from."""
+"""The check of an export: it is run once on images and captions, and compared with the original model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aced.errors import AcedError
 from aced.models import Tower
 
 TOLERANCE = 1e-4
-"""Largest difference between two embeddings of length 1, in any of their numbers, that rounding explains."""
+"""Largest difference between two unit-length embeddings, in any component, that rounding explains."""
 CAPTIONS = (
     "a dog",
     "two children on a beach, seen from behind",
@@ -29,14 +29,14 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class Examples:
-    """Made-up pictures, smooth as photos are, and captions, as a tower sees them.
+    """Synthetic images, smooth like photos, and captions, as a tower sees them.
 
     Attributes:
         pixels: `[B, 3, S, S]` float, mean and standard deviation applied.
         ids: `[B, context_length]` int64.
         captions: B texts.
-        image: what the tower makes of the pixels, `[B, d]` of length 1.
-        text: what it makes of the ids.
+        image: the tower's embeddings of the pixels, `[B, d]` of length 1.
+        text: its embeddings of the ids.
     """
 
     def __init__(self, tower: Tower) -> None:
@@ -52,9 +52,9 @@ class Examples:
 
 
 def difference(examples: Examples, image: Encode, text: Encode) -> float:
-    """The largest difference between what a copy of a model makes of the examples and what the model does.
+    """The largest difference between a copy's and the model's embeddings of the examples.
 
-    NaN and shapes that differ count as infinitely far.
+    NaN and differing shapes count as infinitely far.
     """
     largest = 0.0
     with torch.no_grad():
@@ -67,14 +67,14 @@ def difference(examples: Examples, image: Encode, text: Encode) -> float:
 
 
 def check_equal(found: float, what: str) -> None:
-    """Raise an AcedError where a copy does not embed as its model does.
+    """Raise an AcedError if a copy's embeddings differ from its model's.
 
     Args:
         found: see `difference`.
-        what: the program that reads the copy.
+        what: the program that runs the copy.
     """
     if not found <= TOLERANCE:
         raise AcedError(
-            f"{what} computes other embeddings than the model has (they differ by {found:.2g}, and rounding explains "
+            f"{what} computes other embeddings than the model (they differ by {found:.2g}; rounding explains "
             f"{TOLERANCE:g}); nothing was written."
         )

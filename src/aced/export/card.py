@@ -1,4 +1,4 @@
-"""The model card: how a model was trained, what that cost, how well it does, and what its user must fill in."""
+"""The model card: how a model was trained, its cost and scores, and the gaps for its publisher to fill in."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from aced.runs.records import RunRecord
 from aced.runs.run_results import load_run
 
 FILL = "FILL IN"
-"""Stands where only whoever publishes a model knows what to write."""
+"""Placeholder for what only the publisher of a model knows."""
 _BUDGETS = {
     "samples_trained": "pairs trained on",
     "samples_loaded": "pairs loaded",
     "flops": "FLOPs of the training",
     "seconds": "seconds",
 }
-# What of a run's config says how a model was made.
+# The keys of a run's config that describe how a model was made.
 _TOLD = {
     "data": ("shards", "sources", "weights", "scenes_size", "views"),
     "method": None,
@@ -35,12 +35,12 @@ _TOLD = {
 
 @dataclass(frozen=True)
 class Story:
-    """What is known about how a model was made.
+    """The known history of a model.
 
     Attributes:
-        run: the run that ended in it; None where it came from elsewhere.
-        scores: for each task `value`, `stderr`, `chance`, `n` and `metric`, as far as they are known.
-        source: where the scores are from, a path.
+        run: the run that ended in it; None if it came from elsewhere.
+        scores: for each task `value`, `stderr`, `chance`, `n` and `metric`, as far as known.
+        source: the file with the scores.
     """
 
     run: RunRecord | None = None
@@ -49,9 +49,9 @@ class Story:
 
 
 def story_of(model: str, tower: Tower) -> Story:
-    """What the folder of a run tells about the model in it.
+    """The history of the model in a run's folder.
 
-    Scores of `aced eval` are taken where they are of this very model, and else those that the run ended with.
+    Scores of `aced eval` are used if they belong to exactly this model, otherwise those at the end of the run.
 
     Raises:
         AcedError: the records of the run are damaged.
@@ -70,7 +70,7 @@ def story_of(model: str, tower: Tower) -> Story:
 
 
 def _with_error(value: float, chance: float | None, n: int | None) -> dict[str, Any]:
-    """A share of n answers that are right, with its standard error."""
+    """A share of n right answers, with its standard error."""
     error = (value * (1 - value) / n) ** 0.5 if n else None
     return {"value": value, "stderr": error, "chance": chance, "n": n}
 
@@ -113,18 +113,18 @@ def _model(tower: Tower, library: str) -> Iterator[str]:
     )
     if library == "open_clip" and needs_aced(tower):
         yield (
-            "Its vision tower is one of the package `aced`, which must be installed: `import_open_clip()` makes it "
-            "known to open_clip."
+            "Its vision tower is part of the package `aced`, which must be installed: `import_open_clip()` registers "
+            "it in open_clip."
         )
     if library == "open_clip" and isinstance(tower.tokenizer, WordTokenizer):
         yield (
             "Texts become ids by the words in `vocabulary.txt`, with `WordTokenizer` of the package `aced`; "
-            "open_clip's own tokenizer gives other ids."
+            "open_clip's own tokenizer returns other ids."
         )
 
 
 def needs_aced(tower: Tower) -> bool:
-    """Whether a model is built of parts that only aced brings."""
+    """Whether a model has parts that only aced provides."""
     return str(tower.config["vision_cfg"].get("timm_model_name") or "").startswith("aced_")
 
 
@@ -132,7 +132,7 @@ def _training(story: Story) -> Iterator[str]:
     yield "## Training"
     run = story.run
     if run is None:
-        yield f"{FILL}: the weights were not trained by the run that this folder was exported from."
+        yield f"{FILL}: the weights do not come from the run that this folder was exported from."
         return
     row = run.row
     yield f"Trained with [aced](https://arxiv.org/abs/2411.18674), method `{run.method}`, seed {run.seed}."
@@ -148,7 +148,7 @@ def _training(story: Story) -> Iterator[str]:
         yield _table(("budget", "spent"), lines)
     if row is not None and row.embedding:
         lines = [(key, f"{value:,.4g}") for key, value in row.embedding.items()]
-        yield "Making the cached embeddings of the reference cost, besides:"
+        yield "In addition, making the cached embeddings of the reference cost:"
         yield _table(("budget", "spent"), lines)
 
 
@@ -178,19 +178,19 @@ def _scores(story: Story) -> Iterator[str]:
         )
     yield _table(("task", "metric", "score, % ± standard error", "chance, %", "n"), lines)
     yield (
-        f"From `{story.source}` of the run. The error is that of the sample of test questions; other seeds of the "
-        "training differ by more."
+        f"From `{story.source}` of the run. The error is that of a finite number of test questions; other seeds of "
+        "the training differ by more."
     )
 
 
 def _to_fill() -> Iterator[str]:
-    yield "## To be filled in before this is published"
+    yield "## To fill in before publishing"
     yield "\n".join(
         f"- {what}: {FILL}"
         for what in (
             "licence of the weights",
             "licences and terms of the training data",
-            "licence of the reference and of the teacher that chose or taught",
+            "licence of the reference and of the teacher",
             "intended use, and uses that are out of scope",
             "known biases and limits",
             "contact",
@@ -204,7 +204,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def open_clip_usage(tower: Tower) -> str:
-    """How the folder is loaded by open_clip."""
+    """How to load the folder with open_clip."""
     first = "import open_clip\n"
     if needs_aced(tower):
         first = "from aced.models.compat import import_open_clip\n\nopen_clip = import_open_clip()\n"
@@ -219,7 +219,7 @@ def open_clip_usage(tower: Tower) -> str:
 
 
 def transformers_usage(tower: Tower, kind: str) -> str:
-    """How the folder is loaded by transformers, and how texts are padded."""
+    """How to load the folder with transformers, and how texts are padded."""
     lines = [
         f"from transformers import AutoImageProcessor, AutoTokenizer, {kind}\n",
         f'model = {kind}.from_pretrained("FOLDER")',
@@ -238,12 +238,12 @@ def transformers_usage(tower: Tower, kind: str) -> str:
 
 
 def onnx_usage() -> str:
-    """How the folder is used by onnxruntime; what the inputs are stands in its JSON."""
+    """How to use the folder with onnxruntime; its JSON describes the inputs."""
     return (
         "import onnxruntime\n\n"
         'image = onnxruntime.InferenceSession("FOLDER/image.onnx")  # or image.int8.onnx\n'
         'text = onnxruntime.InferenceSession("FOLDER/text.onnx")  # or text.int8.onnx\n'
-        "# aced_onnx.json says how pixels and ids are made, and what logit_scale and logit_bias are\n"
+        "# aced_onnx.json describes pixels and ids, and holds logit_scale and logit_bias\n"
         'image_embedding = image.run(None, {"pixel_values": pixels})[0]\n'
         'text_embedding = text.run(None, {"input_ids": ids})[0]'
     )

@@ -1,4 +1,4 @@
-"""A model as Hugging Face's transformers reads it: CLIPModel or SiglipModel with its tokenizer and image processor."""
+"""Export for Hugging Face's transformers: CLIPModel or SiglipModel with its tokenizer and image processor."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _BICUBIC, _BILINEAR = 3, 2
 
 
 class NoCounterpart(Exception):
-    """Why transformers has no model like this one."""
+    """The reason why transformers has no counterpart of this model."""
 
 
 def write_transformers(tower: Tower, folder: Path) -> tuple[str, float]:
-    """Fill a folder that is empty.
+    """Fill an empty folder.
 
     Returns:
-        The class that reads it, and the largest difference of an embedding once it has.
+        The class that loads it, and the largest difference of its embeddings.
 
     Raises:
-        AcedError: transformers is not installed, has no counterpart of the model or its tokenizer, or embeds
-            otherwise; the disk is full.
+        AcedError: transformers is not installed, has no counterpart of the model or its tokenizer, or returns other
+            embeddings; the disk is full.
     """
     import_open_clip()  # before transformers, which imports torchvision
     try:
         import transformers
     except ImportError:
-        raise AcedError("--format transformers needs a package: run `pip install 'aced[transformers]'`.") from None
+        raise AcedError("--format transformers needs that package: run `pip install 'aced[transformers]'`.") from None
     with _quiet(transformers), torch.no_grad():
         try:
             model = _counterpart(tower, transformers)
@@ -60,7 +60,7 @@ def write_transformers(tower: Tower, folder: Path) -> tuple[str, float]:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' own bars and advice, which are about things that no user of `aced` has asked for."""
+    """Silence transformers' own bars and advice, which do not concern users of `aced`."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(log.CRITICAL)
@@ -81,17 +81,17 @@ def _counterpart(tower: Tower, transformers: Any) -> Any:
     trunk: Any = getattr(tower.model.visual, "trunk", None)
     siglip = trunk is not None
     if siglip and not all(hasattr(trunk, part) for part in ("blocks", "attn_pool", "patch_embed")):
-        raise NoCounterpart(f"its vision tower is {type(trunk).__name__}, and SigLIP's is timm's with a pooling head")
+        raise NoCounterpart(f"its vision tower is {type(trunk).__name__}, but SigLIP's is timm's with a pooling head")
     if siglip and not trunk.attn_pool:
         raise NoCounterpart("its vision tower does not pool by attention, as SigLIP's does")
     if not siglip and type(tower.model.visual).__name__ != "VisionTransformer":
-        raise NoCounterpart(f"its vision tower is {type(tower.model.visual).__name__}, and CLIP's is a plain ViT")
+        raise NoCounterpart(f"its vision tower is {type(tower.model.visual).__name__}, but CLIP's is a plain ViT")
     name = "Siglip" if siglip else "CLIP"
     try:
         options = _siglip_config(tower) if siglip else _clip_config(tower)
         config = getattr(transformers, f"{name}Config")(**options)
     except (AttributeError, TypeError) as error:
-        raise NoCounterpart(f"of its parts, {error}") from None
+        raise NoCounterpart(f"among its parts, {error}") from None
     with torch.random.fork_rng(devices=[]):
         model = getattr(transformers, f"{name}Model")(config).eval()
     own = {key: value.detach().cpu() for key, value in as_transformers(tower.model.state_dict(), siglip=siglip).items()}
@@ -101,7 +101,7 @@ def _counterpart(tower: Tower, transformers: Any) -> Any:
     odd = sorted(own.keys() ^ there.keys())
     wrong = [key for key in own.keys() & there.keys() if own[key].numel() != there[key].numel()]
     if odd or wrong:
-        raise NoCounterpart(f"{name}'s weights are others, such as '{[*odd, *wrong][0]}'")
+        raise NoCounterpart(f"{name} has other weights, such as '{[*odd, *wrong][0]}'")
     model.load_state_dict({key: value.reshape(there[key].shape) for key, value in own.items()})
     return model
 
@@ -159,7 +159,7 @@ def _blocks(transformer: Any) -> dict[str, Any]:
 
 
 def _activation(module: nn.Module) -> str:
-    """transformers' name of an activation of open_clip's or timm's."""
+    """transformers' name for an activation of open_clip or timm."""
     name = type(module).__name__
     if name == "GELU" and getattr(module, "approximate", "") == "tanh":
         return "gelu_pytorch_tanh"
@@ -175,12 +175,12 @@ def _activation(module: nn.Module) -> str:
 def _tokenizer(tower: Tower, transformers: Any) -> Any:
     own: Any = tower.tokenizer
     if isinstance(own, WordTokenizer):
-        raise NoCounterpart("its tokenizer is a word list of aced's")
+        raise NoCounterpart("its tokenizer is a word list of aced")
     if hasattr(own, "save_pretrained"):
         return own.tokenizer
     if not trims(tower.model):
         raise NoCounterpart(
-            "its texts are padded with 0, which CLIP's tokenizer there does not do, and it sees padding"
+            "its texts are padded with 0, which CLIP's tokenizer does not do there, and it does not mask padding"
         )
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {names.get(piece, piece): number for piece, number in own.encoder.items()}
@@ -190,7 +190,7 @@ def _tokenizer(tower: Tower, transformers: Any) -> Any:
 
 
 def _pixels(tower: Tower, kind: str) -> dict[str, Any]:
-    """`preprocessor_config.json`: what the tower's own preprocessing does, in transformers' words."""
+    """`preprocessor_config.json`: the tower's own preprocessing in transformers' terms."""
     side, squash = tower.view.size, tower.view.mode == "squash"
     square = {"height": side, "width": side}
     siglip = {"image_processor_type": "SiglipImageProcessor"}
@@ -223,7 +223,7 @@ def _read_again(tower: Tower, folder: Path, kind: str, transformers: Any) -> flo
     ids = tokenizer(captions, **options)["input_ids"]
     if kind == "SiglipModel":
         same = torch.equal(ids, examples.ids)
-    else:  # behind the end of a text CLIP's two tokenizers pad otherwise, where nothing looks
+    else:  # CLIP's two tokenizers pad differently after the end of a text, where it has no effect
         ended = examples.ids.cumsum(1) == examples.ids.sum(1, keepdim=True)
         ended[:, 1:] = ended[:, :-1].clone()
         same = bool(((ids == examples.ids) | ended).all())

@@ -1,4 +1,4 @@
-"""A model as ONNX: image and text tower apart, in fp32 and with weights of 8 bits, and all that their inputs need."""
+"""Export as ONNX: image and text tower separately, in fp32 and with 8-bit weights, and a description of the inputs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from aced.models.tokenizers import WordTokenizer
 FILE, FORMAT = "aced_onnx.json", 1
 KINDS = ("fp32", "int8")
 SIDES = {"image": "pixel_values", "text": "input_ids"}
-"""The towers and the name of what each is given."""
+"""The towers and the name of each one's input."""
 _OPSET = 18
-# Convolutions stay in fp32: onnxruntime computes them in 8 bits more slowly.
+# Convolutions stay in fp32: in 8 bits onnxruntime computes them more slowly.
 _QUANTISED = ["MatMul", "Gather"]
 
 
@@ -50,13 +50,13 @@ class _Side(nn.Module):
 
 
 def write_onnx(tower: Tower, folder: Path) -> dict[str, float]:
-    """Fill a folder that is empty; the tower must be on a CPU and in evaluation mode.
+    """Fill an empty folder; the tower must be on a CPU and in evaluation mode.
 
     Returns:
-        The largest difference of an embedding by onnxruntime in fp32, and the lowest cosine of one in int8.
+        The largest difference of an embedding by onnxruntime in fp32, and the lowest cosine in int8.
 
     Raises:
-        AcedError: a package is missing, torch cannot write the model as ONNX, or it embeds otherwise; the disk is full.
+        AcedError: a package is missing, torch cannot export the model as ONNX, its embeddings differ; the disk is full.
     """
     write_graphs(tower, folder)
     examples = Examples(tower)
@@ -85,7 +85,7 @@ def write_onnx(tower: Tower, folder: Path) -> dict[str, float]:
 
 
 def write_graphs(tower: Tower, folder: Path) -> None:
-    """Write the four files alone.
+    """Write only the four files.
 
     Raises:
         AcedError: as `write_onnx`.
@@ -124,7 +124,7 @@ def write_graphs(tower: Tower, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice of the exporter and the quantiser, which no user of `aced` has asked for."""
+    """Silence the advice of the exporter and the quantiser, which does not concern users of `aced`."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -136,7 +136,7 @@ def _quiet() -> Iterator[None]:
 
 
 def session_of(path: Path) -> Callable[[Tensor], Tensor]:
-    """A file of ours as a function of a tensor on a CPU, run by onnxruntime with as many threads as torch has.
+    """An exported file as a function of a CPU tensor, run by onnxruntime with torch's number of threads.
 
     Raises:
         AcedError: onnxruntime is not installed, or cannot read the file.
@@ -144,12 +144,12 @@ def session_of(path: Path) -> Callable[[Tensor], Tensor]:
     try:
         import onnxruntime
     except ImportError:
-        raise AcedError("ONNX needs a package (onnxruntime): run `pip install 'aced[onnx]'`.") from None
+        raise AcedError("ONNX needs onnxruntime: run `pip install 'aced[onnx]'`.") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes, which derive from nothing else
+    except Exception as error:  # its own classes share no other base
         raise AcedError(f"{path}: onnxruntime cannot read it: {str(error).splitlines()[0]}") from None
     name = session.get_inputs()[0].name
     return lambda inputs: torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
@@ -186,7 +186,7 @@ def _write_tokenizer(tower: Tower, folder: Path) -> None:
 
 
 def _inputs(tower: Tower) -> dict[str, str]:
-    """In words, for whoever writes the other half in another language."""
+    """In words, for an implementation of the preprocessing in another language."""
     view = tower.view
     how = (
         f"resize to {view.size} x {view.size} ({view.interpolation})"
@@ -205,7 +205,7 @@ def _inputs(tower: Tower) -> dict[str, str]:
         texts = "CLIP's byte pair encoding by vocab.json and merges.txt: lower, <start_of_text>, pieces, <end_of_text>"
     return {
         SIDES["image"]: f"float32 [B, 3, {view.size}, {view.size}]: RGB; {how}; divide by 255; mean {mean}, std {std}",
-        SIDES["text"]: f"int64 [B, {tower.context_length}]: {texts}; padded with 0 behind where CLIP or words",
+        SIDES["text"]: f"int64 [B, {tower.context_length}]: {texts}; padded with 0 at the end",
         "score": "logit_scale * image_embedding @ text_embedding.T + logit_bias; embeddings have length 1",
     }
 

@@ -1,4 +1,4 @@
-"""An exported ONNX folder as something that is evaluated."""
+"""An exported ONNX folder as a tower for evaluation."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from aced.models.tower import view_of
 
 
 class OnnxTower:
-    """What evaluation needs of a tower, by onnxruntime on the CPU.
+    """The part of a tower that evaluation needs, run by onnxruntime on the CPU.
 
     Args:
-        folder: what `aced export --format onnx` wrote.
+        folder: written by `aced export --format onnx`.
         kind: `fp32` or `int8`.
 
     Attributes:
         name: of the model.
-        view: how it wants its images.
+        view: the view of its images.
         device: the CPU.
         notes: sentences that a user should read.
 
     Raises:
-        AcedError: the folder is damaged or of a later version, or onnxruntime is missing.
+        AcedError: the folder is damaged or from a later version, or onnxruntime is missing.
     """
 
     device = torch.device("cpu")
@@ -38,7 +38,9 @@ class OnnxTower:
 
     def __init__(self, folder: Path, kind: str = "fp32") -> None:
         if kind not in KINDS:
-            raise AcedError(f"{folder}: its weights are {' and '.join(KINDS)}, and --checkpoint is '{kind}'.")
+            raise AcedError(
+                f"{folder}: its weights are {' and '.join(KINDS)}, but --checkpoint is '{kind}': choose one of them."
+            )
         facts = _facts(folder)
         config, preprocess = facts["model_cfg"], facts["preprocess_cfg"]
         if config["text_cfg"].get("hf_tokenizer_name"):
@@ -55,7 +57,7 @@ class OnnxTower:
         self._mark = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, str]:
-        """As of a tower: what changes with the files or with what their inputs need."""
+        """As for a tower: it changes with the files and with the description of their inputs."""
         return {"tower": self._mark, "contents": ""}
 
     def embed_image(self, images: Tensor) -> Tensor:

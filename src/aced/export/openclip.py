@@ -1,4 +1,4 @@
-"""A model as open_clip reads it from a folder or from the hub: `open_clip_config.json` and its weights."""
+"""Export for open_clip, as a folder or for the hub: `open_clip_config.json` and the weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from aced.models.tokenizers import WordTokenizer
 
 
 def write_open_clip(tower: Tower, folder: Path) -> float:
-    """Fill a folder that is empty; returns the largest difference of an embedding once open_clip has read it.
+    """Fill an empty folder; returns the largest difference of an embedding after open_clip has loaded it.
 
-    A word list and what it needs of aced are written beside the weights, and open_clip does not read them.
+    A word list and the architecture for aced are written beside the weights; open_clip does not read them.
 
     Raises:
-        AcedError: open_clip cannot find the text tower in the folder, or embeds otherwise; the disk is full.
+        AcedError: open_clip cannot find the text tower in the folder, or returns other embeddings; the disk is full.
     """
     if tower.text_model is not None:
         raise AcedError(
-            f"{tower.name}: its text tower is one of transformers, whose config open_clip looks for on the hub and not "
-            "in the folder of the model; share the folder that 'aced train' wrote, which is whole."
+            f"{tower.name}: its text tower comes from transformers, whose config open_clip seeks on the hub and not "
+            "in the folder of the model; share the folder that 'aced train' wrote, which is complete."
         )
     config: dict[str, Any] = json.loads(json.dumps(tower.config))
     if isinstance(tower.tokenizer, WordTokenizer):
@@ -35,7 +35,7 @@ def write_open_clip(tower: Tower, folder: Path) -> float:
     elif hasattr(tower.tokenizer, "save_pretrained"):
         with writing(folder):
             tower.tokenizer.save_pretrained(folder)
-        config["text_cfg"]["hf_tokenizer_name"] = "."  # of a folder open_clip takes the folder itself, as aced does
+        config["text_cfg"]["hf_tokenizer_name"] = "."  # in a folder, open_clip uses the folder itself, as aced does
     if config["vision_cfg"].get("timm_model_name"):
         config["vision_cfg"]["timm_model_pretrained"] = False
     save_tensors_atomic(folder / NAMES[0], {key: value.cpu() for key, value in tower.model.state_dict().items()})

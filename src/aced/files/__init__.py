@@ -1,1 +1,1 @@
-"""Files that are whole or absent, tensors on disk, and files at addresses."""
+"""Atomic files, tensors on disk, and files at addresses."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: temporary name, fsync, rename; plain words for a full disk."""
+"""Files that are either complete or absent: temporary name, fsync, rename; clear errors for a full disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-# What safetensors and torch.save say instead of raising an OSError.
+# Messages of safetensors and torch.save, which raise no OSError.
 _FULL_WORDS = (
     "No space left",
     "File too large",
@@ -34,7 +34,7 @@ _ENFORCE = ("enforce fail", "unexpected pos", "PytorchStreamWriter failed")
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception means that the disk, the quota or the file size limit is used up."""
+    """Whether an exception means that the disk, the quota or the file size limit is exhausted."""
     if isinstance(error, OSError):
         return error.errno in _FULL
     words = str(error)
@@ -61,7 +61,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(path: Path, flush: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary name beside `path`; the file becomes `path` if the block ends well, else it is gone.
+    """A temporary name beside `path`; the file becomes `path` if the block ends well, otherwise it is removed.
 
     `flush` is called with the file before, and with the folder after it.
     """
@@ -91,7 +91,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """A temporary name for a file that is flushed and gets its name at the end; what fails is said of `path`."""
+    """A temporary name for a file that is flushed and renamed at the end; errors name `path`."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(path, flush=sync) as temporary:
@@ -99,7 +99,7 @@ def _new_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> None:
-    """Write a whole file, or leave what was there before; text as UTF-8. Missing folders are made.
+    """Write a whole file, or leave the old one; text as UTF-8. Missing folders are created.
 
     Raises:
         AcedError: the disk is full or the path cannot be written.
@@ -110,10 +110,10 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
 
 
 def write_cache(path: Path, content: bytes) -> None:
-    """Write a whole file that can be made again and is checked when it is read, or leave what was there before.
+    """Write a whole file that can be recreated and is checked on reading, or leave the old one.
 
-    Nothing is flushed to the disk: after a power cut the file may be damaged, which its reader finds out. Of many small
-    files that takes a hundredth of the time.
+    Nothing is flushed to the disk: after a power cut the file may be damaged, which its reader detects. For many small
+    files this takes a hundredth of the time.
 
     Raises:
         AcedError: the disk is full or the path cannot be written.
@@ -125,7 +125,7 @@ def write_cache(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line of text, its end added, or nothing.
+    """Append a line of text with its newline, or nothing.
 
     Raises:
         AcedError: the disk is full or the path cannot be written.
@@ -143,7 +143,7 @@ def append_line(path: Path, line: str) -> None:
 def save_tensors_atomic(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as one safetensors file, or leave what was there before. Missing folders are made.
+    """Write tensors as one safetensors file, or leave the old one. Missing folders are created.
 
     Args:
         path: the file to write.
@@ -153,11 +153,11 @@ def save_tensors_atomic(
     Raises:
         AcedError: the disk is full or the path cannot be written.
     """
-    from safetensors.torch import save_file  # brings torch, which programs that only read a run's folder do without
+    from safetensors.torch import save_file  # imports torch, which programs that only read a run's folder do not need
 
     path = Path(path)
     with _new_file(path) as temporary:
-        # The file gets the usual rights, whatever safetensors would have chosen.
+        # The file gets the usual permissions, whatever safetensors would have chosen.
         temporary.touch()
         mode = temporary.stat().st_mode & 0o777
         flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -166,7 +166,7 @@ def save_tensors_atomic(
 
 
 def remove_whole(folder: Path) -> None:
-    """Remove a folder so that it is never seen with a part of its files: it loses its name first.
+    """Remove a folder so that it is never visible with only some of its files: it is renamed first.
 
     Raises:
         AcedError: it cannot be removed.
@@ -179,10 +179,10 @@ def remove_whole(folder: Path) -> None:
 
 @contextlib.contextmanager
 def folder_atomic(folder: Path | str) -> Iterator[Path]:
-    """A temporary sibling to fill; it becomes `folder` if the block ends well, else it is gone.
+    """A temporary sibling to fill; it becomes `folder` if the block ends well, otherwise it is removed.
 
-    What killed runs of this machine left behind is removed first. Faults inside the block are not translated:
-    who writes there does so under `writing`, and syncs the files.
+    Leftovers of killed runs on this machine are removed first. Errors inside the block are not translated: code that
+    writes there uses `writing`, and syncs the files.
 
     Raises:
         AcedError: the disk is full, the path cannot be written, or `folder` exists and is not empty.
@@ -206,10 +206,10 @@ def folder_atomic(folder: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def file_atomic(path: Path | str) -> Iterator[Path]:
-    """A temporary name for a file that takes long to write; it becomes `path` if the block ends well, else it is gone.
+    """A temporary name for a file that takes long to write; it becomes `path` if the block ends well, or is removed.
 
-    An older `path` is replaced. Two processes may write one path at a time: the last one's whole file stays. What a
-    killed process leaves behind is removed by `sweep_leftovers`.
+    An older `path` is replaced. Two processes may write one path at the same time: the last complete file stays.
+    `sweep_leftovers` removes what a killed process leaves behind.
 
     Raises:
         AcedError: the disk is full, or the path cannot be written.
@@ -232,13 +232,13 @@ def file_atomic(path: Path | str) -> Iterator[Path]:
 
 
 def sweep_leftovers(folder: Path | str, prefix: str = ".") -> None:
-    """Remove the temporaries in a folder whose process is gone (it was killed).
+    """Remove temporaries in a folder whose process has ended (it was killed).
 
-    Whether a process of another machine is gone cannot be known; its temporaries go when they are a day old.
+    For processes of other machines that is unknown; their temporaries are removed after a day.
 
     Args:
         folder: where to look; it need not exist.
-        prefix: what their names begin with.
+        prefix: beginning of their names.
     """
     for leftover, living in temporaries(folder, prefix):
         with contextlib.suppress(OSError):
@@ -253,19 +253,19 @@ def sweep_leftovers(folder: Path | str, prefix: str = ".") -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """What a file or folder is called while this process writes it."""
+    """The name of a file or folder while this process writes it."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def temporaries(folder: Path | str, prefix: str = ".") -> Iterator[tuple[Path, bool | None]]:
-    """What is being written in a folder, or was by a process that is gone.
+    """Files that are being written in a folder, or were by a process that has ended.
 
     Args:
         folder: where to look; it need not exist.
-        prefix: what the names begin with.
+        prefix: beginning of the names.
 
     Yields:
-        The path, and whether the process that it names lives; None if that is one of another machine.
+        The path, and whether its process lives; None if that is on another machine.
     """
     host = socket.gethostname()
     for path in Path(folder).glob(f"{prefix}*.tmp"):

@@ -1,7 +1,7 @@
-"""Which of several processes makes a file that takes long: whoever has begun it; the others turn to another one.
+"""Claims on files that take long to make: the first process makes one, and the others turn to another file.
 
-A claim is an empty file beside it that names its process, as a temporary file of `aced.files.atomic` does. It ends with
-the process and needs no locks of the file system; where it cannot be seen in time, two processes make the same file.
+A claim is an empty file beside it that names its process, like a temporary file of `aced.files.atomic`. It ends with
+the process and needs no file locks; if it becomes visible too late, two processes make the same file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aced.files.atomic import sweep_leftovers, temporaries, temporary_name, writ
 
 ClaimState = tuple[int, int] | None
 _STALLED = 300.0
-"""Seconds without a change after which what another process makes is made here."""
+"""Seconds without a change after which a file claimed by another process is made here."""
 _PAUSE = 0.25
 
 
@@ -41,12 +41,12 @@ def claim(path: Path, *, force: bool = False) -> bool:
 
 
 def release(path: Path) -> None:
-    """Give up a claim, or end it when the file is made."""
+    """Give up a claim, or end it once the file is made."""
     _claim(path).unlink(missing_ok=True)
 
 
 def state(path: Path) -> ClaimState:
-    """Something that changes when a file appears or is replaced; None while there is none."""
+    """A value that changes when a file appears or is replaced; None while there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def state(path: Path) -> ClaimState:
 
 
 def await_others(paths: Sequence[Path]) -> None:
-    """Wait until no other process makes any of some files, or what they make has not changed for long."""
+    """Wait until no other process makes any of some files, or until their files have not changed for long."""
     seen: tuple[object, ...] = ()
     changed = time.monotonic()
     while now := tuple(other for path in paths for other in _others(path)):
@@ -65,13 +65,13 @@ def await_others(paths: Sequence[Path]) -> None:
             break
         time.sleep(_PAUSE)
     for path in paths:
-        sweep_leftovers(path.parent, _prefix(path))  # of those that died meanwhile
+        sweep_leftovers(path.parent, _prefix(path))  # of processes that died meanwhile
 
 
 def _others(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, time and size of what other processes are writing that is to become `path`.
+    """Name, time and size of other processes' temporaries for `path`.
 
-    Whether a process of another machine lives cannot be known; one that has written nothing for long does not.
+    Whether a process on another machine lives is unknown; one that has written nothing for long counts as dead.
     """
     own = (_claim(path), temporary_name(path))
     for temporary, living in temporaries(path.parent, _prefix(path)):

@@ -1,4 +1,4 @@
-"""One file at an address fetched whole: tried again where its server fails, counted, and stopped when told so."""
+"""Download of one whole file: retried if its server fails, counted, and stopped on request."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from aced.files.remote import (
 )
 
 PATIENCE = 20.0
-"""Seconds for which a file is tried again whose server fails, unless another time is given."""
+"""Default time in seconds for which a file is retried if its server fails."""
 _PAUSES = (0.2, 15.0)
 """Seconds before the second attempt, and at most before a later one; each is twice the one before."""
 AT_ONCE = 8
-"""Files that one process fetches at a time."""
+"""Number of files that one process fetches at a time."""
 
 
 class Watched:
-    """Whether files are still wanted that are being fetched, and how much has come of them.
+    """Whether files being fetched are still wanted, and the number of bytes received.
 
     Attributes:
-        stop: set when nobody wants the files any more.
+        stop: set when the files are no longer wanted.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Watched:
 
     @contextlib.contextmanager
     def coming(self, target: Path) -> Iterator[Callable[[], int]]:
-        """A file while it is fetched; tells how many bytes have come, those of failed attempts too."""
+        """A file while it is fetched; counts received bytes, including those of failed attempts."""
         with self._lock:
             self._coming[target] = 0
         try:
@@ -55,10 +55,10 @@ class Watched:
                 self._done += 1 + self._coming.pop(target)
 
     def come(self, count: int) -> None:
-        """Some bytes have come, says a file system that may write a file from several ends.
+        """Callback of a file system that may write a file from several ends: some bytes have arrived.
 
         Raises:
-            Stopped: nobody wants them any more.
+            Stopped: they are no longer wanted.
         """
         if self.stop.is_set():
             raise FetchStopped
@@ -66,7 +66,7 @@ class Watched:
             self._told += count
 
     def moved(self) -> int:
-        """Grows as long as anything comes."""
+        """Grows as long as anything arrives."""
         with self._lock:
             return self._done + self._told + sum(map(self._grown, list(self._coming)))
 
@@ -84,19 +84,19 @@ def fetch(
     *,
     same: bool = False,
 ) -> None:
-    """Fetch a file whole; where its server fails it is tried again, after longer and longer pauses.
+    """Fetch a whole file; if its server fails, retry after longer and longer pauses.
 
     Args:
         remote: the file.
         target: is overwritten.
-        watched: is told what comes, and may stop it.
-        patience: seconds of pauses in all, and for which nothing more of it may come.
-        same: whether to ask the server, once it is here, if it is still what `remote` tells; not the hub.
+        watched: receives progress, and may stop it.
+        patience: total seconds of pauses, and of silence, before an error.
+        same: whether to check with the server at the end that the file still matches `remote`; not on the hub.
 
     Raises:
-        NotThere: there is nothing, and the server says so.
-        Changed: there is another file; with `same`.
-        AcedError: it does not come whole in all that time, or may not be read.
+        NotThere: the server says that there is no such file.
+        Changed: the file has changed; with `same`.
+        AcedError: it does not arrive completely in that time, or access is denied.
         Stopped: `watched` stopped it.
     """
     watched = watched or Watched()
@@ -115,7 +115,7 @@ def fetch(
 
 
 def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> Exception | None:
-    """Fetch a file; what failed, if it may do better next time."""
+    """Fetch a file; returns the error if a retry may help."""
     with reached(remote.address):
         try:
             system, path = open_url(remote.address)
@@ -125,7 +125,7 @@ def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> E
                 system.invalidate_cache(system._parent(path))
                 now = as_remote(system, path, system.info(path))
                 if (now.size, now.state) != (remote.size, remote.state):
-                    raise Changed(f"{remote.address} is another file now than when the run began.")
+                    raise Changed(f"{remote.address} has changed since the run began.")
             if remote.size is None or size == remote.size:
                 return None
             return OSError(f"{size} of {remote.size} bytes came")
@@ -144,12 +144,12 @@ def _attempt(remote: Remote, target: Path, watched: Watched, *, same: bool) -> E
 
 
 def _is_hub(address: str) -> bool:
-    """Whether a file lies on the hub of Hugging Face, which lists a whole folder to tell of one file in it."""
+    """Whether a file is on the hub of Hugging Face, which lists a whole folder to describe one file."""
     return "hf://" in address
 
 
 def _of_the_store(error: OSError, target: Path) -> OSError:
-    """The error of a store or of the way to it; one of the local disk is raised as what it means for `target`."""
+    """The error of a store or the network; one of the local disk is raised as an error about `target`."""
     if is_disk_full(error) or error.filename == str(target):
         with writing(target):
             raise error
@@ -157,8 +157,8 @@ def _of_the_store(error: OSError, target: Path) -> OSError:
 
 
 def _stopping(address: str, watched: Watched) -> dict[str, Any]:
-    """What lets a file system stop within a file."""
-    if _is_hub(address):  # its quick way knows no callbacks
+    """The callback that lets a file system stop within a file."""
+    if _is_hub(address):  # its fast path supports no callbacks
         return {}
     import fsspec
 

@@ -1,4 +1,4 @@
-"""Files that are opened when they are needed and kept open, as many as a process may have."""
+"""Files that are opened on demand and kept open, as many as a process may have."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class Opened(Generic[T]):
-    """What was opened last, by number, never more than `most_maps`; a copy that another process gets has none.
+    """The most recently opened files by number, at most `most_maps`; a copy in another process has none.
 
-    Where one must go, it is any one: of files that are gone through in turn, the oldest or the least used would always
+    The file to close is chosen at random: if files are used in turn, the oldest or least recently used one would always
     be the next that is needed.
 
     Args:
@@ -25,10 +25,10 @@ class Opened(Generic[T]):
         self._most = most
         self._held: dict[int, T] = {}
         self._numbers: list[int] = []
-        self._random = random.Random(0)  # nothing that is computed depends on it
+        self._random = random.Random(0)  # no result depends on it
 
     def get(self, number: int, opened: Callable[[int], T]) -> T:
-        """That of a number, which `opened` opens now unless it is open; raises what that does."""
+        """The file of a number, opened with `opened` unless it is open; raises as that does."""
         found = self._held.get(number)
         if found is None:
             found = opened(number)
@@ -42,7 +42,7 @@ class Opened(Generic[T]):
         return len(self._held)
 
     def _close_one(self) -> None:
-        """Forget one; whoever still reads from it keeps it open until he is done."""
+        """Forget one; a current reader keeps it open until it has finished."""
         row = self._random.randrange(len(self._numbers))
         self._numbers[row], self._numbers[-1] = self._numbers[-1], self._numbers[row]
         self._held.pop(self._numbers.pop(), None)

@@ -19,22 +19,22 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _PLAIN, _PACKED = re.compile(r"\.tar$", re.I), re.compile(r"\.(tar\.gz|tgz)$", re.I)
 _MAGIC = "*?[{"
 _MOST_FOLDERS = 2000
-"""Folders in which tars are looked for that a pattern does not name."""
+"""Number of folders searched for tars that a pattern does not name, for hints."""
 
 
 def expand_tars(patterns: Sequence[str]) -> list[Path]:
     """The tars that patterns name, in the order given (within a folder or glob: sorted), each once.
 
     Args:
-        patterns: files, folders (all `*.tar`, `*.tar.gz` and `*.tgz` in them, in any case, but for hidden ones), globs
-            (`**` for folders at any depth; a folder that matches stands for its tars), names with braces
-            (`{00000..00010}`, `{a,b}`). What is there under the very name of a pattern is what it names.
+        patterns: files, folders (all `*.tar`, `*.tar.gz` and `*.tgz` in them, in any case, except hidden ones), globs
+            (`**` for folders at any depth; a matching folder means its tars), names with braces (`{00000..00010}`,
+            `{a,b}`). An existing file or folder with exactly the pattern's name takes precedence.
 
     Raises:
-        AcedError: nothing there, or an address instead of a path.
+        AcedError: there are no tars, or an address is given instead of a path.
     """
     if not patterns:
-        raise AcedError("No data are named: name at least one tar, a folder of tars, or a pattern.")
+        raise AcedError("No data is named: name at least one tar, a folder of tars, or a pattern.")
     found: dict[str, Path] = {}
     for pattern in patterns:
         try:
@@ -47,7 +47,7 @@ def expand_tars(patterns: Sequence[str]) -> list[Path]:
 
 
 def tars_below(pattern: str) -> tuple[str, Path] | None:
-    """A folder that a pattern names and a tar further down in it, which is not read; None where there is none."""
+    """A folder that a pattern names and a tar further down in it, which is not read; None if there is none."""
     pattern = os.path.expanduser(pattern.removeprefix("file://"))
     head = _literal_head(pattern)
     names = [pattern] if os.path.lexists(pattern) else [head + tail for tail in braces(pattern.removeprefix(head))]
@@ -86,7 +86,7 @@ def _expand(pattern: str) -> list[Path]:
 
 
 def _literal_head(pattern: str) -> str:
-    """The leading folders of a pattern that are there as they are written, where that needs to be said."""
+    """The leading folders of a pattern that exist as written, if that is worth saying."""
     parts = pattern.split("/")
     for count in range(len(parts) - 1, 0, -1):
         head = "/".join(parts[:count])
@@ -98,12 +98,12 @@ def _literal_head(pattern: str) -> str:
 def _matching(pattern: str, head: str, tail: str) -> list[Path]:
     """The files that a glob matches, and the tars in the folders that it matches."""
     names = sorted(glob.glob(glob.escape(head) + tail, recursive=True))
-    if "**" in tail:  # links may lead to a file in many ways, of which the shortest names it
+    if "**" in tail:  # links may lead to a file in many ways; the shortest path names it
         names.sort(key=lambda name: name.count("/"))
     matches = [Path(name) for name in names]
     if not matches:
         raise AcedError(_nothing(pattern, head + tail))
-    if tail.rstrip("/").rpartition("/")[2] == "**":  # matches everything below: its folders are what is meant
+    if tail.rstrip("/").rpartition("/")[2] == "**":  # matches everything below; the folders are meant
         matches = [match for match in matches if match.is_dir()]
     found = [tar for match in matches for tar in (_tars_in(match) if match.is_dir() else [match])]
     if not found:
@@ -127,7 +127,7 @@ def _existing(path: Path) -> list[Path]:
 
 
 def _tars_in(folder: Path) -> list[Path]:
-    """The tars in a folder; of one that was unpacked beside its gzip file, the tar."""
+    """The tars in a folder; if one was unpacked beside its gzip file, only the tar."""
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     found = [name for name in names if _PLAIN.search(name)]
     stems = {_PLAIN.sub("", name) for name in found}
@@ -155,7 +155,7 @@ def _nothing(pattern: str, name: str) -> str:
 
 
 def _names_something(pattern: str) -> bool:
-    """Whether a pattern stands for anything that is there."""
+    """Whether a pattern matches anything that exists."""
     try:
         return bool(_expand(os.path.expanduser(pattern)))
     except AcedError:
@@ -163,7 +163,7 @@ def _names_something(pattern: str) -> bool:
 
 
 def braces(pattern: str) -> Iterator[str]:
-    """What a pattern stands for: `a{0..2}` for a0, a1, a2 (zero-padded as written), `a{x,y}` for ax, ay; nested too."""
+    """The expansion of a pattern: `a{0..2}` to a0, a1, a2 (zero-padded as written), `a{x,y}` to ax, ay; nested too."""
     match = _BRACES.search(pattern)
     if match is None:
         yield pattern
@@ -185,7 +185,7 @@ def braces(pattern: str) -> Iterator[str]:
 
 
 def distinct_names(paths: Sequence[Path | str]) -> list[str]:
-    """A name for each tar: its file name, with as many parent folders as tell equal file names apart."""
+    """A name for each tar: its file name, with as many parent folders as distinguish equal file names."""
     files = [os.path.basename(path) for path in paths]
     if len(set(files)) == len(files):
         return files

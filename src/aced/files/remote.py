@@ -1,4 +1,4 @@
-"""Files at addresses, through fsspec: what an address names, and what its store says of it, or fails with."""
+"""Files at addresses, through fsspec: lookup, state in the store, and errors."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from aced.files.patterns import braces
 _ADDRESS = re.compile(r"[a-z0-9+.-]+(::|://)")
 _TAR = re.compile(r"\.(tar|tgz|gz)$")
 _SILENCE = 60.0
-"""Seconds for which a web server may say nothing."""
+"""Seconds for which a web server may be silent."""
 _ASKED_AT_ONCE = 32
 _LISTED_FROM = 8
-"""Files in one folder from which on the folder is listed, instead of asking for each of them."""
+"""Minimum number of files in one folder for listing the folder instead of querying each."""
 _CONTENT = ("ETag", "etag", "Content-MD5", "Digest", "blob_id", "sha256", "generation")
-"""What file systems of fsspec tell about the content of a file: the first of these says all."""
+"""Keys under which fsspec's file systems describe the content of a file; the first one present suffices."""
 _TIMES = ("mtime", "Last-Modified", "LastModified", "last_modified", "created", "updated")
 _MODULES = {"aiohttp": "aiohttp requests"}
-"""What else a module needs that a protocol lacks."""
+"""Further packages for protocols that lack a module."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file at an address: its size in bytes (None if it is not told) and a text that changes with its content."""
+    """A file at an address: its size in bytes (None if unknown) and a text that changes with its content."""
 
     address: str
     size: int | None
@@ -37,15 +37,15 @@ class Remote:
 
 
 class NotThere(AcedError):
-    """There is nothing at an address, and its server is there to say so."""
+    """There is nothing at an address, according to its server."""
 
 
 class Changed(AcedError):
-    """At an address lies another file than before."""
+    """The file at an address has changed."""
 
 
 class FetchStopped(Exception):
-    """Nobody wants a file any more that is being fetched."""
+    """A file that is being fetched is no longer wanted."""
 
 
 def is_address(pattern: str) -> bool:
@@ -56,10 +56,10 @@ def is_address(pattern: str) -> bool:
 def find(pattern: str) -> list[Remote]:
     """The files that an address names: one file, a folder (its tars), a glob or a brace range.
 
-    A folder of which many files are named is listed once.
+    A folder in which many files are named is listed once.
 
     Raises:
-        AcedError: nothing is there, the protocol is not known or a package for it is missing.
+        AcedError: there is nothing, the protocol is unknown or a package for it is missing.
     """
     addresses = list(braces(pattern))
     single = [address for address in addresses if _TAR.search(address) and not _is_glob(address)]
@@ -81,10 +81,10 @@ def read_text(address: str) -> str:
 
 
 def read_texts(addresses: Sequence[str]) -> dict[str, str]:
-    """The content of small files in one folder, those that are there, several at once.
+    """The content of small files in one folder, those that exist, several at once.
 
     Raises:
-        AcedError: their store cannot be asked.
+        AcedError: their store cannot be queried.
     """
     if not addresses:
         return {}
@@ -100,7 +100,7 @@ def read_texts(addresses: Sequence[str]) -> dict[str, str]:
 
 
 def look(address: str) -> Remote:
-    """What is at the address of one file.
+    """The file at one address.
 
     Raises:
         AcedError: as `find`.
@@ -111,7 +111,7 @@ def look(address: str) -> Remote:
 
 
 def _below(address: str) -> list[Remote]:
-    """What a glob or the address of a folder names."""
+    """The files that match a glob or are in the folder at an address."""
     with reached(address):
         system, path = open_url(address)
         system.invalidate_cache(path)
@@ -146,12 +146,12 @@ def _is_glob(address: str) -> bool:
 
 
 def _has_listings(address: str) -> bool:
-    """Whether a listing of a folder tells sizes; that of a web server does not."""
+    """Whether a listing of a folder includes sizes; a web server's does not."""
     return re.match(r"https?:", address.rpartition("::")[2]) is None
 
 
 def _listed(addresses: Sequence[str]) -> dict[str, Remote]:
-    """Of files of which many lie in one folder those that a listing of it tells; web servers have no listings."""
+    """Files described by a listing, where many are in one folder; web servers have no listings."""
     folders: dict[str, list[str]] = {}
     for address in addresses:
         folders.setdefault(address.rpartition("/")[0], []).append(address)
@@ -159,7 +159,7 @@ def _listed(addresses: Sequence[str]) -> dict[str, Remote]:
     for folder, members in folders.items():
         if len(members) < _LISTED_FROM or not _has_listings(folder):
             continue
-        # Whoever may not list it may be allowed to read; what else is wrong is said of the first file.
+        # A user without permission to list may still read; other errors are reported for the first file.
         with contextlib.suppress(AcedError), reached(folder):
             system, path = open_url(folder)
             system.invalidate_cache(path)
@@ -172,16 +172,16 @@ def _listed(addresses: Sequence[str]) -> dict[str, Remote]:
 
 
 def as_remote(system: Any, name: str, facts: Mapping[str, Any]) -> Remote:
-    """What a file system tells of a file, in a listing or asked for it alone."""
+    """A file system's description of a file, from a listing or from a single query."""
     size = None if facts.get("size") is None else int(facts["size"])
     told = [f"{key}={facts[key]}" for key in _CONTENT if facts.get(key)][:1]
-    # Without times where there is more, because a copy of the same content has another one.
+    # Without times if there is better, because a copy with the same content has another time.
     told = told or [f"{key}={_moment(facts[key])}" for key in _TIMES if facts.get(key)]
     return Remote(str(system.unstrip_protocol(name)), size, " ".join([str(size), *told]))
 
 
 def _moment(told: object) -> str:
-    """A time in one form: some file systems tell it in other ones in a listing than of a single file."""
+    """A time in one form: some file systems report it differently in listings and for single files."""
     if isinstance(told, datetime.datetime):
         told = told.timestamp()
     return f"{told:.3f}" if isinstance(told, float | int) else str(told)
@@ -194,15 +194,15 @@ def open_url(address: str) -> tuple[Any, str]:
     if "hf://" in address:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        disable_progress_bars()  # one for each file, across those of the program
+        disable_progress_bars()  # one per file, over the program's own
     system, path = fsspec.core.url_to_fs(address, **_patience(address))
     return system, path
 
 
 def _patience(address: str) -> dict[str, Any]:
-    """How long a web server may be silent; what it sends may take as long as it likes.
+    """Time limit for silence of a web server; the transfer itself may take any time.
 
-    By itself aiohttp limits a whole file to five minutes. The clients of other stores have limits of their own.
+    By default aiohttp limits a whole file to five minutes. The clients of other stores have their own limits.
     """
     protocols = [name for name in ("http", "https") if f"{name}://" in address]
     if not protocols:
@@ -215,34 +215,34 @@ def _patience(address: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reached(address: str) -> Iterator[None]:
-    """Turn what fsspec and its file systems raise into an AcedError."""
+    """Turn exceptions of fsspec and its file systems into AcedErrors."""
     try:
         yield
     except (AcedError, FetchStopped):
         raise
     except FileNotFoundError as error:
-        # fsspec says so of a web server too that does not answer, and names the cause.
+        # fsspec also says so of a web server that does not answer, and names the cause.
         cause = error.__cause__
         if cause is not None and not says_not_there(cause):
             reason = f"{type(cause).__name__}: {_first_line(cause)}"
-            raise AcedError(f"{address} cannot be reached ({reason}): is its server there?") from error
+            raise AcedError(f"{address} cannot be reached ({reason}): check the network and the address.") from error
         raise NotThere(f"There is nothing at {address}.") from None
     except PermissionError as error:
-        raise AcedError(f"{address} may not be read ({error}): check the credentials of its store.") from error
+        raise AcedError(f"{address} cannot be read ({error}): check the credentials of its store.") from error
     except ImportError as error:
         raise AcedError(_package(address, error)) from error
     except ValueError as error:
         raise AcedError(f"{address} cannot be opened: {_first_line(error)}.") from error
     except Exception as error:
-        # File systems raise whatever their client library does: aiohttp.ClientError, botocore's, ...
+        # File systems raise any exception of their client library: aiohttp.ClientError, botocore's, ...
         if lacks_credentials(error):
-            said = f"{address} may not be read ({_first_line(error)}): set the credentials of its store."
+            said = f"{address} cannot be read ({_first_line(error)}): set the credentials of its store."
             raise AcedError(said) from error
         raise AcedError(f"{address} cannot be fetched ({type(error).__name__}: {_first_line(error)}).") from error
 
 
 def says_not_there(cause: BaseException) -> bool:
-    """Whether a cause means the same: a client's own word for it."""
+    """Whether a cause means the same in a client's own terms."""
     response = getattr(cause, "response", None)
     status = getattr(cause, "status", None) or getattr(response, "status_code", None)
     if isinstance(response, Mapping):  # botocore's
@@ -251,7 +251,7 @@ def says_not_there(cause: BaseException) -> bool:
 
 
 def lacks_credentials(error: Exception) -> bool:
-    """Whether an error is botocore's for a store that is asked without credentials, or with a part of them."""
+    """Whether an error is botocore's for a store that is queried without credentials, or with only some of them."""
     return "Credential" in type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Several sources in one string: `a::b` as in open_clip, and a list that lost its quotes on the way through a shell."""
+"""Several sources in one string: `a::b` as in open_clip, and a list that lost its quotes in a shell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CLOSING = {"[": "]", "{": "}"}
 
 
 def several(text: str) -> list[str]:
-    """The entries that a string stands for; what is there under that very name is one.
+    """The entries of a string; an existing file or folder of that name is a single one.
 
     >>> several("a::b"), several("[a, 'b c']"), several("a/{0,1}.tar"), several("")
     (['a', 'b'], ['a', 'b c'], ['a/{0,1}.tar'], [])
@@ -23,7 +23,7 @@ def several(text: str) -> list[str]:
 
 
 def several_of(entries: list[object]) -> list[object]:
-    """The same for the entries of a list, which are never lists themselves; what is no text stays as it is."""
+    """The same for the entries of a list, which are never lists themselves; anything but text stays unchanged."""
     found: list[object] = []
     for entry in entries:
         there = not isinstance(entry, str) or os.path.lexists(os.path.expanduser(entry))
@@ -32,7 +32,7 @@ def several_of(entries: list[object]) -> list[object]:
 
 
 def pieces(text: str) -> list[str]:
-    """What commas and blanks in a text part, which may be several names or only a name with blanks in it."""
+    """The parts between commas and spaces, which may be several names or only a name with spaces."""
     return [piece for part in _split(text, ",") for piece in _split(part, " \t\n") if piece]
 
 
@@ -49,13 +49,13 @@ def _chained(text: str) -> list[str]:
 
 
 def _is_protocol(word: str) -> bool:
-    from fsspec.registry import known_implementations  # takes a while, and is hardly ever asked
+    from fsspec.registry import known_implementations  # slow to import, and rarely needed
 
     return word in known_implementations
 
 
 def _is_list(text: str) -> bool:
-    """Whether `[...]` is a list: a glob's set of letters holds no comma, quote or slash, and names no whole file."""
+    """Whether `[...]` is a list: a glob's set of letters contains no comma, quote or slash, and is no whole name."""
     if not (text.startswith("[") and text.endswith("]") and len(text) > 2):
         return False
     ends = [at for at, depth in _depths(text) if depth == 0]
@@ -67,7 +67,7 @@ def _is_list(text: str) -> bool:
 def _listed(text: str) -> list[str]:
     entries = [entry.strip() for entry in _split(text[1:-1], ",")]
     if entries and not entries[-1]:
-        entries.pop()  # behind a last comma
+        entries.pop()  # after a trailing comma
     return [
         entry[1:-1] if len(entry) > 1 and entry[0] == entry[-1] and entry[0] in "'\"" else entry for entry in entries
     ]
@@ -80,7 +80,7 @@ def _split(text: str, marks: str) -> list[str]:
 
 
 def _depths(text: str) -> Iterator[tuple[int, int]]:
-    """Each place in a text, and in how many brackets, braces and quotes it is (their ends are outside)."""
+    """Each position in a text, and its depth in brackets, braces and quotes (their ends are outside)."""
     open_marks: list[str] = []
     for at, letter in enumerate(text):
         if open_marks and letter == open_marks[-1]:

@@ -1,4 +1,4 @@
-"""A folder for fetched files: what they are called, what they take, and how one of them comes to be there."""
+"""The room in a spool folder: names of files, their sizes, and how a file is added."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from aced.files.atomic import writing
 
 GIGABYTE = 10**9
 _RECOUNT = 30.0
-"""Seconds after which the folder is looked at again, because another process may fill it too."""
+"""Seconds after which the folder is read again, because another process may fill it too."""
 _ORIGIN, NAMED = 17, 25
-"""Letters of a spooled file's name that say where it comes from, and those that say in which state too."""
+"""Letters of a spooled file's name for its origin, and for its origin and state."""
 
 
 class SpoolRoom:
-    """What a folder holds and how much more it may, counted once and kept up to date.
+    """The content of a folder and its remaining room, counted once and kept up to date.
 
     Attributes:
-        sizes: bytes of each file that is whole, by its name.
+        sizes: bytes of each complete file, by its name.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -46,13 +46,13 @@ class SpoolRoom:
         self.__init__(**state)  # type: ignore[misc]
 
     def look(self) -> None:
-        """Look at the folder, unless that was done a moment ago."""
+        """Read the folder, unless that was done a moment ago."""
         with self._lock:
             if time.monotonic() - self._counted > _RECOUNT:
                 self.count()
 
     def count(self) -> None:
-        """Look at the folder; what a process left there that was killed is removed."""
+        """Read the folder; leftovers of killed processes are removed."""
         with self._lock:
             self.sizes, self._origins, self._held = {}, {}, 0
             for entry in _entries(self.folder):
@@ -70,7 +70,7 @@ class SpoolRoom:
         self._held += size
 
     def add(self, path: Path) -> None:
-        """A file is whole."""
+        """A file is complete."""
         with self._lock:
             self._note(path.name, path.stat().st_size)
 
@@ -81,7 +81,7 @@ class SpoolRoom:
             self._origins.get(name[:_ORIGIN], set()).discard(name)
 
     def of_origin(self, name: str) -> list[str]:
-        """The files that come from the same place."""
+        """The files from the same origin."""
         with self._lock:
             return list(self._origins.get(name[:_ORIGIN], ()))
 
@@ -90,7 +90,7 @@ class SpoolRoom:
         """Room for a file while it is written.
 
         Raises:
-            AcedError: there is none.
+            AcedError: there is not enough room.
         """
         with self._lock:
             self.check(size, what)
@@ -102,10 +102,10 @@ class SpoolRoom:
                 self._coming -= size
 
     def check(self, size: int, what: str) -> None:
-        """Make sure that there is room for `size` bytes more.
+        """Make sure that there is room for `size` more bytes.
 
         Raises:
-            AcedError: there is none.
+            AcedError: there is not enough room.
         """
         with self._lock:
             self.look()
@@ -116,27 +116,27 @@ class SpoolRoom:
         free = shutil.disk_usage(place).free
         if size > free:
             raise AcedError(
-                f"{what}: {size / GIGABYTE:.3g} GB are needed below {self.folder} and the disk has "
+                f"{what}: {size / GIGABYTE:.3g} GB are needed below {self.folder}, but the disk has "
                 f"{free / GIGABYTE:.3g} GB left: free some space, or choose another data.spool_dir."
             )
 
     def too_much(self, what: str, size: int, taken: int = 0) -> str:
-        """The sentence for what does not fit."""
-        there = f" beside the {taken / GIGABYTE:.3g} GB that are there" if taken else ""
+        """The sentence for files that do not fit."""
+        there = f" beside the {taken / GIGABYTE:.3g} GB already there" if taken else ""
         return (
             f"{what}: {size / GIGABYTE:.3g} GB{there} are more than data.spool_gb = {self.limit / GIGABYTE:.3g} allows "
-            f"in {self.folder}: raise it, delete what is there, or name fewer tars; data.locality=1 or more trains on "
-            "tars that are fetched when they are needed."
+            f"in {self.folder}: raise it, delete files there, or name fewer tars; data.locality=1 or more trains on "
+            "tars that are fetched as needed."
         )
 
 
 def spooled_name(origin: str, state: str, ending: str = "") -> str:
-    """What a spooled file is called.
+    """The name of a spooled file.
 
     Args:
-        origin: the path or address that it comes from.
+        origin: its path or address.
         state: a text that changes with its content.
-        ending: of the name, where it is to have another one.
+        ending: suffix of the name, if different.
     """
     hashes = [hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for text in (origin, state)]
     base = re.sub(r"[^\w.-]", "_", origin.rstrip("/").rpartition("/")[2])[-60:]
@@ -145,10 +145,10 @@ def spooled_name(origin: str, state: str, ending: str = "") -> str:
 
 @contextlib.contextmanager
 def exclusive(target: Path) -> Iterator[Path | None]:
-    """A temporary file that no other process or thread writes, to become `target`; None where that is there already.
+    """A temporary file for this process and thread alone, to become `target`; None if that already exists.
 
-    It is locked for as long, and gone afterwards if it did not become `target`. Of a process that was killed it stays
-    as it was, and the next one takes it over.
+    It is locked meanwhile, and removed at the end if it did not become `target`. A killed process leaves it behind, and
+    the next one reuses it.
 
     Raises:
         AcedError: it cannot be written.
@@ -161,7 +161,7 @@ def exclusive(target: Path) -> Iterator[Path | None]:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is(lock.fileno(), temporary):
-                continue  # whoever had it has made the target of it, or has given it up
+                continue  # its owner has turned it into the target, or given it up
             try:
                 yield temporary
             finally:
@@ -178,7 +178,7 @@ def _is(descriptor: int, path: Path) -> bool:
 
 
 def _sweep(temporary: Path) -> None:
-    """Remove a temporary file that nobody writes."""
+    """Remove a temporary file that has no writer."""
     with contextlib.suppress(OSError), temporary.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is(file.fileno(), temporary):
@@ -194,7 +194,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def date(path: Path, state: str) -> None:
-    """Give a file a time that follows from the state of its original."""
+    """Give a file a time derived from the state of its original."""
     os.utime(path, ns=(dated(state), dated(state)))
 
 

@@ -1,7 +1,7 @@
-"""What lies where a file was wanted: a git-lfs pointer, a web page, an error message, nothing at all.
+"""Files that are not what they should be: a git-lfs pointer, a web page, an error message, an empty file.
 
-A tar, a checkpoint or a picture that was fetched in the wrong way mostly fails somewhere in its own reader, with words
-that lead astray. The first bytes tell what it really is.
+A tar, checkpoint or image that was fetched wrongly usually fails in its own reader, with a misleading message. The
+first bytes show what it really is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 HEAD = 512
-"""Bytes that `stand_in` needs of the start of a file."""
+"""Number of bytes from the start of a file that `stand_in` needs."""
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _ANNEX = b"/annex/objects/"
@@ -25,14 +25,14 @@ _ERRORS = (
 
 
 def stand_in(head: bytes) -> str | None:
-    """Half a sentence that says what a file is instead, and what to do; None where its first bytes say nothing.
+    """Half a sentence that says what a file is instead, and what to do; None if its first bytes do not show it.
 
     Args:
-        head: the first `HEAD` bytes of the file, or the whole file where it is shorter.
+        head: the first `HEAD` bytes of the file, or the whole file if it is shorter.
     """
     if not head:
         return "it is empty; fetch it again"
-    if b"\0" in head:  # all of these are texts; a tar may begin with a member of any name
+    if b"\0" in head:  # all of these are texts, whereas a tar may begin with a member of any name
         return None
     start = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(_LFS):
@@ -41,14 +41,14 @@ def stand_in(head: bytes) -> str | None:
         return "it is a git-annex pointer, not the file itself; run `git annex get` where it was cloned"
     words = start.lower()
     if words.startswith(_PAGES):
-        return "it is a web page, not the file itself; fetch it from the address of the file (and log in where it asks)"
+        return "it is a web page, not the file itself; fetch it from the file's own address (and log in if required)"
     if words.startswith(_ERRORS):
         return f"it is a server's error message ({_line(start)}); fetch it again"
     return None
 
 
 def stand_in_at(path: Path | str) -> str | None:
-    """As `stand_in`, of a file on disk.
+    """As `stand_in`, for a file on disk.
 
     Raises:
         OSError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Folders of a store that are written: what lies in one, parts of its files, and files that are put there whole."""
+"""Writable folders of a store: their files, parts of files, and uploads of whole files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "ad
 
 
 def listing(folder: str) -> dict[str, Remote]:
-    """The files in a folder by their names; none where there is no such folder.
+    """The files in a folder by their names; none if the folder does not exist.
 
     Raises:
-        AcedError: its store cannot be asked.
+        AcedError: its store cannot be queried.
     """
     try:
         with reached(folder):
@@ -42,10 +42,10 @@ def read_range(address: str, start: int, end: int | None) -> bytes:
 
 
 def put_file(source: Path, address: str) -> Remote:
-    """Put a local file at an address and tell what is there now.
+    """Upload a local file to an address and return its description there.
 
     Raises:
-        AcedError: the store does not take it.
+        AcedError: the store does not accept it.
     """
     with _writing(address):
         system, path = open_url(address)
@@ -53,7 +53,7 @@ def put_file(source: Path, address: str) -> Remote:
             system.put_file(str(source), path)
         except FileNotFoundError:
             if not source.exists() or _OBJECT_STORES & set(_protocols(system)):
-                raise  # these have no folders, and would make a bucket
+                raise  # these have no folders, and would create a bucket
             system.makedirs(system._parent(path), exist_ok=True)
             system.put_file(str(source), path)
         system.invalidate_cache(system._parent(path))
@@ -64,7 +64,7 @@ def put_bytes(content: bytes, address: str) -> None:
     """Write a small file at an address.
 
     Raises:
-        AcedError: the store does not take it.
+        AcedError: the store does not accept it.
     """
     with _writing(address):
         system, path = open_url(address)
@@ -74,7 +74,7 @@ def put_bytes(content: bytes, address: str) -> None:
 
 @contextlib.contextmanager
 def _writing(address: str) -> Iterator[None]:
-    """Turn what a store raises that does not take a file into an AcedError."""
+    """Turn a store's exceptions on writing into AcedErrors."""
     with reached(address):
         try:
             yield

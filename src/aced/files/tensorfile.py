@@ -1,7 +1,7 @@
 """A safetensors file written row by row in any order, and read through a memory map.
 
-The safetensors library writes only what is in memory as a whole. The embeddings of a large source are not, so
-this writes the same format (8 bytes length, JSON header, raw little-endian values) in place.
+The safetensors library only writes tensors that are in memory as a whole. The embeddings of a large source are not, so
+this module writes the same format (8 bytes length, JSON header, raw little-endian values) in place.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ T = TypeVar("T")
 
 
 class RowFileWriter:
-    """Writes tensors of known shapes, rows in any order; the space is reserved at once where the system can.
+    """Writes tensors of known shapes, rows in any order; the space is reserved at once if the system supports it.
 
-    The header comes last: a file that was not finished begins with zeros, and no reader takes it.
+    The header comes last: an unfinished file begins with zeros, and no reader accepts it.
 
     Args:
         path: a new file.
         tensors: (dtype, shape) of each tensor by name; dtypes float32, float16, uint8 and int8.
-        metadata_bytes: room for the metadata that `finish` is given, as JSON.
+        metadata_bytes: room for the metadata passed to `finish`, as JSON.
 
     Raises:
         OSError: the disk is full or the file cannot be written (from any method).
@@ -74,7 +74,7 @@ class RowFileWriter:
             raise
 
     def _reserve(self, total: int) -> None:
-        """A full disk is better told before hours of work than after them."""
+        """A full disk is better reported before hours of work than after them."""
         try:
             os.posix_fallocate(self._descriptor, 0, total)
         except OSError as error:
@@ -107,25 +107,25 @@ class RowFileWriter:
             view, offset = view[written:], offset + written
 
     def sha256(self) -> str:
-        """Hash of everything that was put so far, header apart."""
+        """Hash of everything written so far, without the header."""
         return _sha256(self._path, 8 + self._length)
 
     def finish(self, metadata: Mapping[str, str] | None = None) -> None:
         """Write the header, flush everything to the disk and close.
 
         Raises:
-            ValueError: the metadata need more than the room that was kept for them.
+            ValueError: the metadata need more room than reserved.
         """
         header = self._header | ({"__metadata__": dict(metadata)} if metadata else {})
         text = json.dumps(header).encode()
         if len(text) > self._length:
-            raise ValueError(f"the header needs {len(text)} bytes and {self._length} were kept for it")
+            raise ValueError(f"the header needs {len(text)} bytes but only {self._length} are reserved")
         self._write(struct.pack("<Q", self._length) + text.ljust(self._length), 0)
         os.fsync(self._descriptor)
         self.close()
 
     def close(self) -> None:
-        """Close the file; harmless when it is closed already."""
+        """Close the file; harmless if it is already closed."""
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
@@ -133,7 +133,7 @@ class RowFileWriter:
 
 
 class Header:
-    """The header of a safetensors file, and where its tensors lie.
+    """The header of a safetensors file, and the places of its tensors.
 
     Args:
         file: at its beginning.
@@ -141,11 +141,11 @@ class Header:
 
     Attributes:
         metadata: the strings of the header.
-        data_start: offset of the first byte behind the header.
+        data_start: offset of the first byte after the header.
         size: bytes of the file.
 
     Raises:
-        ValueError: not a safetensors file, one that is cut, or one with dtypes that `RowFileWriter` does not write.
+        ValueError: it is not a safetensors file, is cut off, or has dtypes that `RowFileWriter` does not write.
         OSError: the file cannot be read.
     """
 
@@ -182,7 +182,7 @@ class Header:
 
 
 class RowFile(Header):
-    """The tensors of a safetensors file as one memory map: only the rows that are asked for are read.
+    """The tensors of a safetensors file as one memory map: only the requested rows are read.
 
     Args:
         path: the file.
@@ -200,17 +200,17 @@ class RowFile(Header):
     def rows(self, name: str) -> np.ndarray:
         """A tensor as a read-only memory map."""
         content = self._map
-        if content is None:  # mapped at the first use: of many files, most are opened for their header alone
+        if content is None:  # mapped on first use: most of many files are opened only for their header
             content = self._map = _MAPS.make(self)
         dtype, shape, start = self._places[name]
         return content[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
     def sha256(self) -> str:
-        """Hash of everything behind the header."""
+        """Hash of everything after the header."""
         return _sha256(self._path, self.data_start)
 
     def release(self) -> None:
-        """Give the memory map back until the next use."""
+        """Release the memory map until the next use."""
         self._map = None
 
     def mapped(self) -> np.ndarray:
@@ -221,23 +221,23 @@ class RowFile(Header):
 
 
 class _Maps:
-    """The files of this process that are mapped, never more than `most_maps`.
+    """The mapped files of this process, at most `most_maps`.
 
-    Where one must go, it is any one: of files that are gone through in turn, the oldest or the least used would always
-    be the next that is needed. A map that somebody still reads from is closed when he is done.
+    The file to unmap is chosen at random: if files are used in turn, the oldest or least recently used one would always
+    be the next that is needed. A map with a current reader is closed once the reader has finished.
     """
 
     def __init__(self) -> None:
         self._files: list[weakref.ref[RowFile]] = []
-        self._gone = 0  # of these, files that nobody uses any more
-        self._random = random.Random(0)  # nothing that is computed depends on it
+        self._gone = 0  # number of these that are no longer used
+        self._random = random.Random(0)  # no result depends on it
         self._lock = threading.Lock()
 
     def make(self, file: RowFile) -> np.ndarray:
         """Map a file.
 
         Raises:
-            AcedError: the process may open no more files, though it has given back all that it has mapped.
+            AcedError: the process may open no more files, even after releasing all its maps.
             OSError: the file cannot be read.
         """
         with self._lock:
@@ -249,7 +249,7 @@ class _Maps:
         return content
 
     def making_room(self, opened: Callable[[], T]) -> T:
-        """What `opened` gives, with maps given back for it where the process may open no more files; raises as `make`.
+        """The result of `opened`, releasing maps for it if the process may open no more files; raises as `make`.
 
         It must not use the maps itself.
         """
@@ -271,7 +271,7 @@ class _Maps:
         self._gone += 1
 
     def _give_back(self) -> None:
-        """Forget the files that nobody uses where they are many, else give one back."""
+        """Forget unused files if there are many, otherwise release one."""
         if 4 * self._gone > len(self._files):
             self._gone, self._files = 0, [one for one in self._files if one() is not None]
             return

@@ -1,7 +1,6 @@
 """The laboratory: built-in scenes, their small models, the demo and the LiT-decoder, registered like any plug-in.
 
-Nothing of the product imports it. `aced.registry.plugins` loads it by name, and everything heavy is imported when it is
-asked for.
+Nothing in the product imports it. `aced.registry.plugins` loads it by name, and everything heavy is imported on demand.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def _family() -> Path:
     return CONFIGS
 
 
-@register_panel("decoders", about="what `aced lit` made of the runs' encoders")
+@register_panel("decoders", about="results of `aced lit` for the runs' encoders")
 def _decoders(runs: Sequence[tuple[str, Path]]) -> Panel | None:
     from aced.lab.lit.decoders import decoder_panel
 

@@ -19,7 +19,7 @@ def add_commands(app: typer.Typer) -> None:
 
 @takes_options
 def demo(options: DemoOptions) -> None:
-    """Train a reference, then the same small student with each method, and compare them.
+    """Train the same small student with each method, guided by a larger reference, and compare them.
 
     Examples:
 
@@ -43,7 +43,7 @@ def demo(options: DemoOptions) -> None:
 
 @takes_options
 def lit(options: LitOptions) -> None:
-    """Train a small text decoder on a frozen encoder's patch tokens: captions and answers, scored and shown.
+    """Train a small text decoder on a frozen encoder's patch tokens: captions and answers, with scores and a gallery.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""What the laboratory's commands, demo and lit, can be asked for; light, so that the command line may read it."""
+"""The options of the laboratory's commands, demo and lit; light, because the command line imports it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from aced.runtime.paths import expand_path
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `aced demo` was asked for.
+    """The options of `aced demo`.
 
     Attributes:
-        out: folder of the demo; one that an earlier demo made is cleared, another one that is not empty refused.
+        out: folder of the demo; an earlier demo's folder is cleared, any other folder that is not empty is refused.
         methods: comma-separated row names, `all`, or None for the default rows.
         seeds: number of seeds, from 0; each trains every row.
         quick: whether everything is scaled down.
         threads: CPU threads.
         split: `test`, or `validation` while settings are being chosen.
-        train_reference: whether the reference is trained anew; by default its weights come with the package.
-        keep_reference: folder that the reference is then kept in, in half precision; None for none.
-        show: whether the rows are listed, and nothing else is done.
+        train_reference: whether to train the reference anew; by default its weights come with the package.
+        keep_reference: folder to keep that reference in, in half precision; None for none.
+        show: whether to list the rows and do nothing else.
     """
 
     out: Annotated[Path, Option("Folder for results.json, report.html and the runs.")] = Path("runs/demo")
@@ -32,37 +32,35 @@ class DemoOptions:
         str | None, Option("Rows to run, separated by commas, or 'all'; --list shows them.", show_default=False)
     ] = None
     seeds: Annotated[int, Option("Train every row with this many seeds.")] = 1
-    quick: Annotated[bool, Option("Under a minute: everything for real, but too short to tell methods apart.")] = False
+    quick: Annotated[bool, Option("Under a minute: every step is real, but too short to compare methods.")] = False
     threads: Threads = 0
-    split: Annotated[str, Option("Score on 'test', or on 'validation' to choose settings by.")] = "test"
-    train_reference: Annotated[bool, Option("Train the reference anew, instead of taking the package's weights.")] = (
-        False
-    )
+    split: Annotated[str, Option("Score on 'test', or 'validation' to choose settings.")] = "test"
+    train_reference: Annotated[bool, Option("Train the reference anew instead of using the package's weights.")] = False
     keep_reference: Annotated[
         Path | None,
-        Option("With --train-reference: folder for its weights and the record of its cost.", show_default=False),
+        Option("With --train-reference: folder for its weights and its cost.", show_default=False),
     ] = None
-    show: Annotated[bool, Option("List the rows that --methods can name, and do nothing.", name="list")] = False
+    show: Annotated[bool, Option("Only list the rows that --methods can name.", name="list")] = False
 
 
 @dataclass(frozen=True)
 class LitOptions:
-    """What `aced lit` was asked for.
+    """The options of `aced lit`.
 
     Attributes:
         run: a run folder, a model folder, or an architecture's name with `checkpoint`.
-        data: what `aced.lab.lit.sources.load_data` knows.
-        out: a new folder; None for `lit` in the run's.
+        data: see `aced.lab.lit.sources.load_data`.
+        out: a new folder; None for `lit` in the run's folder.
         layers, width: of the decoder, see `DecoderShape`.
         steps, batch, lr: of its training, see `DecoderSettings`.
         seed: of its initial weights, the order of the examples and the dropout.
-        beams: width of the beam search for captions; 1 leaves it out.
-        where: `FIELD=VALUE`: only those samples of the tars are trained on.
-        split: `test`, or `validation` to choose settings by.
+        beams: width of the beam search for captions; 1 turns it off.
+        where: `FIELD=VALUE`: only these samples of the tars are used for training.
+        split: `test`, or `validation` to choose settings.
         cache: folder of tokens, indexes and the blind decoder's texts; None for `lit-cache` beside the model.
         checkpoint: weights, or their tag, for an architecture that is named instead of a run.
-        threads: CPU threads; 0 measures what is quickest.
-        scenes: numbers of training and of test scenes.
+        threads: CPU threads; 0 measures which number is fastest.
+        scenes: numbers of training and test scenes.
     """
 
     run: Annotated[
@@ -72,7 +70,7 @@ class LitOptions:
     data: Annotated[
         Sequence[str],
         Option(
-            "'scenes', a folder of easy-VQA, caption tars, or a retrieval task to test on; repeat it.",
+            "'scenes', an easy-VQA folder, caption tars, or a retrieval task for testing; repeatable.",
             path=expand_path,
         ),
     ] = ()
@@ -80,19 +78,19 @@ class LitOptions:
     layers: Annotated[int, Option("Layers of the decoder, 2 to 6.")] = 2
     width: Annotated[int, Option("Width of the decoder, a multiple of 4.")] = 96
     steps: Annotated[int, Option("Training steps.")] = 600
-    batch: Annotated[int, Option("Examples of a step, shared evenly by the training sets.")] = 96
+    batch: Annotated[int, Option("Examples per step, split evenly over the training sets.")] = 96
     lr: Annotated[float, Option("Peak learning rate.")] = 3e-3
     seed: Annotated[int, Option("Seed of the decoder and its training.", least=0)] = 0
     beams: Annotated[int, Option("Width of the beam search for captions; 1 is greedy.")] = 4
     where: Annotated[
         str | None,
-        Option("FIELD=VALUE of the json of the tars' samples: only those are trained on.", show_default=False),
+        Option("Train only on samples whose json has FIELD=VALUE.", show_default=False),
     ] = None
-    split: Annotated[str, Option("Test scenes: 'test', or 'validation' to choose settings by.")] = "test"
+    split: Annotated[str, Option("Test scenes: 'test', or 'validation' to choose settings.")] = "test"
     cache: Annotated[
         Path | None, Option("Folder of cached patch tokens; default: RUN/lit-cache.", show_default=False)
     ] = None
-    checkpoint: Annotated[Path | None, Option("Weights, a file or a tag, of an architecture.", show_default=False)] = (
+    checkpoint: Annotated[Path | None, Option("Weights of an architecture: a file or a tag.", show_default=False)] = (
         None
     )
     threads: Threads = 0

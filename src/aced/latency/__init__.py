@@ -1,1 +1,1 @@
-"""How long a model takes for an image and for a text on the device at hand."""
+"""The time that a model takes for an image and for a text on this device."""

@@ -1,4 +1,4 @@
-"""What a runtime's rounding costs on tasks: the same model scored by each."""
+"""The effect of a runtime's rounding on scores: the same model scored by each runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aced.models import Tower
 
 
 class _Run:
-    """A model as a runtime computes it, with the inputs of its tower."""
+    """A model computed by a runtime, with the inputs of its tower."""
 
     def __init__(self, tower: Tower, ready: Ready) -> None:
         self.view, self.device = tower.view, tower.device
@@ -35,7 +35,7 @@ def score(tower: Tower, runtime: str, tasks: Sequence[Task], folder: Path) -> fl
     """The average over the tasks, in percent, of a tower by a runtime; the folder is the runtime's.
 
     Raises:
-        AcedError: the runtime cannot run the model, or the tasks are of one name or broken.
+        AcedError: the runtime cannot run the model, or tasks share a name or are broken.
     """
     with torch.no_grad():
         return average(evaluate(_Run(tower, RUNTIMES[runtime](tower, folder)), tasks))

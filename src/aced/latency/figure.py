@@ -1,4 +1,4 @@
-"""The figure: multiply-adds against latency, a panel for each tower."""
+"""The figure of `aced latency`: multiply-adds against latency, one panel per tower."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MARKS = "osD^vPX"
 
 
 def draw(rows: Sequence[dict[str, Any]], title: str) -> str:
-    """An SVG of the rows of one batch and one number of threads: a mark for each model, a series for each runtime."""
+    """An SVG of the rows of one batch and one number of threads: a mark per model, a series per runtime."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -34,7 +34,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str) -> str:
                 xscale="log",
                 yscale="log",
                 title=f"{side} tower",
-                xlabel="multiply-adds of a sample, 10⁹",
+                xlabel="multiply-adds per sample, 10⁹",
                 ylabel="latency, ms",
             )
             axes.margins(x=0.2)  # room for the names

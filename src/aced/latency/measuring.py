@@ -1,4 +1,4 @@
-"""Times of calls that are measured in turns, so that what slows the machine for a while slows all of them."""
+"""Times of calls measured in turns, so that a temporary slowdown of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _FEWEST = 3
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one call.
+    """Seconds per call.
 
     Attributes:
         median: over all calls.
-        p95: the time that 95 of 100 calls stay within.
+        p95: the time within which 95 of 100 calls finish.
         low: the lowest median of a round.
         high: the highest median of a round.
-        calls: how many were timed.
+        calls: number of timed calls.
     """
 
     median: float
@@ -39,14 +39,14 @@ def measure(
     tick: Callable[[int], object] = lambda done: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Times]:
-    """Time each call again and again, all calls in each of several rounds.
+    """Time each call repeatedly, all calls in each of several rounds.
 
     Args:
-        calls: what is timed.
-        rounds: how often all calls have their turn.
-        seconds: how long a turn lasts, after a call that is not timed; at least three calls are.
-        before: for each call, what is done before its turn.
-        tick: told how many turns are over.
+        calls: the calls to time.
+        rounds: number of rounds.
+        seconds: duration of a turn, after one untimed call; at least three calls are timed.
+        before: for each call, the preparation before its turn.
+        tick: called with the number of finished turns.
         clock: the time in seconds.
     """
     taken: list[list[list[float]]] = [[] for _ in calls]
@@ -67,6 +67,6 @@ def measure(
 def _times(rounds: Sequence[Sequence[float]]) -> Times:
     every = sorted(value for found in rounds for value in found)
     medians = [statistics.median(found) for found in rounds]
-    # The smallest time that at least 95 of 100 calls stay within.
+    # The smallest time within which at least 95 of 100 calls finish.
     p95 = every[-(-95 * len(every) // 100) - 1]
     return Times(statistics.median(every), p95, min(medians), max(medians), len(every))

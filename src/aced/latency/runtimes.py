@@ -1,4 +1,4 @@
-"""The programs that can run a model here: torch as it is and compiled, onnxruntime in fp32 and with 8-bit weights."""
+"""The runtimes for a model: torch eager and compiled, onnxruntime in fp32 and with 8-bit weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TimedTower = Callable[[Tensor], Tensor]
 
 
 class Ready(NamedTuple):
-    """A model that can be called.
+    """A callable model.
 
     Attributes:
-        image: pixels `[B, 3, S, S]` float on the device, to features; returns when they are there.
+        image: pixels `[B, 3, S, S]` float on the device, to features; returns when they are ready.
         text: ids `[B, T]` likewise.
         image_bytes: size of the image tower's weights.
         text_bytes: size of the text tower's.
@@ -46,7 +46,7 @@ def _compiled(tower: Tower, folder: Path) -> Ready:
 
 def _onnx(tower: Tower, folder: Path, kind: str) -> Ready:
     if tower.device.type != "cpu":
-        raise AcedError("onnxruntime is timed on a CPU only; give --device cpu.")
+        raise AcedError("onnxruntime is timed on a CPU only; use --device cpu.")
     if not (folder / file_of("text", kind)).is_file():
         write_graphs(tower, folder)
     paths = [folder / file_of(side, kind) for side in SIDES]
@@ -60,11 +60,11 @@ RUNTIMES: dict[str, Callable[[Tower, Path], Ready]] = {
     "onnx": partial(_onnx, kind="fp32"),
     "int8": partial(_onnx, kind="int8"),
 }
-"""What each makes of a tower, with torch's number of threads; it may keep files of the tower in the folder."""
+"""How each prepares a tower, with torch's number of threads; it may keep files of the tower in the folder."""
 
 
 def _waiting(encode: Callable[[Tensor], Tensor], device: torch.device) -> TimedTower:
-    """The same without gradient; on a GPU it returns when the features are there."""
+    """The same without gradient; on a GPU it returns when the features are ready."""
 
     def call(inputs: Tensor) -> Tensor:
         with torch.no_grad():
@@ -77,7 +77,7 @@ def _waiting(encode: Callable[[Tensor], Tensor], device: torch.device) -> TimedT
 
 
 def halves(tower: Tower) -> tuple[int, int]:
-    """The number of parameters of the image tower, and of all else but the logit scale and bias."""
+    """The number of parameters of the image tower, and of the rest without the logit scale and bias."""
     image = _count(tower.model.visual.parameters())  # type: ignore[union-attr]
     loose = sum(getattr(tower.model, name, None) is not None for name in ("logit_scale", "logit_bias"))
     return image, _count(tower.model.parameters()) - image - loose
@@ -88,7 +88,7 @@ def _count(values: Any) -> int:
 
 
 def _sizes(tower: Tower) -> tuple[int, int]:
-    """Bytes of weights and statistics as they are saved, by tower."""
+    """Bytes of weights and statistics as saved, by tower."""
     image = _bytes(tower.model.visual)  # type: ignore[arg-type]
     return image, _bytes(tower.model) - image
 

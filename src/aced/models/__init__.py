@@ -1,4 +1,4 @@
-"""Models: one interface over open_clip, the demo family, and what a forward pass costs."""
+"""Models: one interface to open_clip and the demo family, and the cost of a forward pass."""
 
 from aced.models.compat import ensure_torchvision, import_open_clip
 from aced.models.flops import Flops

@@ -1,4 +1,4 @@
-"""What a model computes beyond its weights: its open_clip config in one form, however it was written down."""
+"""The architecture of a model as a hash: its open_clip config in a normal form."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from aced.models.compat import import_open_clip
 
-# What a config says that the built model no longer depends on: first values, and what is told apart elsewhere (the
-# tokenizer has a mark of its own, a folder is known by what is in it).
+# Entries of a config that the built model does not depend on: initial values, and parts that are compared elsewhere
+# (the tokenizer has its own fingerprint, a folder is known by its content).
 _FIRST_VALUES = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale", "output_dict", "cast_dtype"}
 _VISION_ELSEWHERE = {"timm_model_pretrained"}
 _TEXT_ELSEWHERE = {
@@ -21,7 +21,7 @@ _TEXT_ELSEWHERE = {
     "tokenizer_mode",
     "tokenizer_kwargs",
 }
-# What a tower reads that is not open_clip's own transformer; the rest of its section changes nothing.
+# What towers that are not open_clip's own transformer read; the rest of their section changes nothing.
 _OF_TIMM = {"image_size", "patch_dropout"}
 _OF_RESNET = {"layers", "width", "head_width", "image_size"}
 _OF_HUGGING_FACE = {"hf_proj_type", "hf_pooler_type", "output_tokens", "context_length"}
@@ -30,15 +30,14 @@ _BOOKKEEPING = {"_name_or_path", "transformers_version", "architectures", "torch
 
 
 def is_custom(config: Mapping[str, Any]) -> bool:
-    """Whether open_clip builds a config with a text tower of its own, under `text.`."""
+    """Whether open_clip builds a config with a separate text tower, under `text.`."""
     return bool(config.get("custom_text")) or "hf_model_name" in config["text_cfg"]
 
 
 def architecture(config: Mapping[str, Any], text_model: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """An open_clip model config in its normal form: equal for two configs that build the same model.
 
-    Defaults, and what the towers in question never read, are left out; so are first values of parameters, the
-    tokenizer and paths.
+    Defaults, entries that these towers never read, initial values of parameters, the tokenizer and paths are left out.
 
     Args:
         config: the open_clip model config.
@@ -79,13 +78,13 @@ def architecture(config: Mapping[str, Any], text_model: Mapping[str, Any] | None
 
 
 def computation(normal: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a normal form that embeddings depend on: without what drops something in training."""
+    """The part of a normal form that embeddings depend on: without dropout."""
     vision = {key: value for key, value in normal["vision_cfg"].items() if key not in _TRAINING_ONLY}
     return {**normal, "vision_cfg": vision}
 
 
 def mark_of(content: Any) -> str:
-    """16 hex digits of something that JSON can write."""
+    """16 hex digits of a JSON-serialisable value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -99,7 +98,7 @@ def _without_defaults(section: Mapping[str, Any], defaults: Any) -> dict[str, An
 
 
 def _wanted_by_blocks(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Which block a transformer takes, where that is not what open_clip takes by itself."""
+    """The block that a transformer uses, if it is not open_clip's default."""
     special = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
     usual = "custom" if any(section.get(key) for key in special) else "default"
     kind = section.get("block_type") or usual
@@ -107,7 +106,7 @@ def _wanted_by_blocks(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON would give it back: 4.0 is 4, a tuple a list; a key without a value is no key."""
+    """A value as JSON would return it: 4.0 is 4, a tuple a list; a key without a value is left out."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items() if entry is not None}
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
-"""How many images go through a vision tower at once on a CPU: as many as the memory allocator recycles.
+"""Number of images per forward pass of a vision tower on a CPU: as many as let the allocator recycle memory.
 
 glibc returns blocks of more than 32 MB to the system as soon as they are freed, and the end of the heap once 64 MB of
 it are free. A layer with larger activations gets new pages from the kernel, zeroed one by one, in every batch: for a
-convolutional tower that took more time than the arithmetic. Below, the same memory serves layer after layer.
+convolutional tower that took longer than the arithmetic. Smaller activations reuse the same memory in every layer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 BLOCK = 20 << 20
-"""Bytes of the largest activation: a layer's input, output and workspace stay below 64 MB together."""
+"""Bytes of the largest activation: a layer's input, output and workspace together then stay below 64 MB."""
 
 
 class _Sizes(TorchDispatchMode):
-    """Notes the largest result of each operation, in bytes."""
+    """Records the largest result of each operation, in bytes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -37,26 +37,26 @@ def largest_activation(embed: Callable[[Tensor], Tensor], image: Tensor) -> int:
 
     Args:
         embed: images to embeddings.
-        image: `[1, 3, S, S]`, of which only the shape matters.
+        image: `[1, 3, S, S]`; only its shape matters.
     """
     sizes = []
-    with _disable_current_modes():  # whoever counts operations just now shall not count these
+    with _disable_current_modes():  # an active operation counter must not see these
         for count in (1, 2):
             with _Sizes() as noted:
                 embed(image.expand(count, -1, -1, -1))
             sizes.append(noted.found)
     one, two = sizes
-    if len(one) != len(two):  # it does something else with a single image
+    if len(one) != len(two):  # a single image takes a different path
         return max(two) // 2
-    # What does not grow is weights.
+    # Whatever does not grow is weights.
     return max((b - a for a, b in zip(one, two, strict=True)), default=0)
 
 
 def images_at_once(model: nn.Module, embed: Callable[[Tensor], Tensor], image: Tensor) -> int | None:
-    """How many images keep every activation within a block that is recycled; None for no limit.
+    """How many images keep every activation within a recycled block; None for no limit.
 
-    Models on another device than a CPU, compiled ones and those whose weights lie in parts on several processes have
-    none: there the time is spent in other ways, or all processes must do the same.
+    There is none for models on other devices than a CPU, compiled models, and models whose weights are sharded over
+    processes: their time goes elsewhere, or all processes must do the same.
     """
     weights = next(model.parameters(), None)
     compiled = any(module._compiled_call_impl is not None for module in model.modules())

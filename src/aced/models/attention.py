@@ -1,7 +1,7 @@
-"""Self-attention without `nn.MultiheadAttention`'s detour, which costs a small model on a CPU a sixth of its step.
+"""Self-attention without a detour of `nn.MultiheadAttention`, which costs a small model on a CPU a sixth of a step.
 
-Given `[B, T, W]` that module works on `[T, B, W]` views, so that its products read strided memory and its queries, keys
-and values are copied. The same parameters, applied to the batch as it lies, give the same result.
+Given `[B, T, W]`, that module works on `[T, B, W]` views, so its products read strided memory and its queries, keys
+and values are copied. The same parameters applied to the batch as stored give the same result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class SelfAttention(nn.MultiheadAttention):
-    """`nn.MultiheadAttention` in parameters, names and results; quicker where it is plain self-attention."""
+    """`nn.MultiheadAttention` with the same parameters, names and results; faster for plain self-attention."""
 
     def forward(
         self,
@@ -26,7 +26,7 @@ class SelfAttention(nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """As in torch."""
         same = query is key and key is value and query.ndim == 3
-        # A mask of three dimensions, or a Boolean one, has another meaning here than in the fused kernel.
+        # A three-dimensional or Boolean mask means something else here than in the fused kernel.
         known = attn_mask is None or (attn_mask.ndim == 2 and attn_mask.is_floating_point())
         if need_weights or is_causal or key_padding_mask is not None or not (same and known):
             return super().forward(
@@ -40,10 +40,10 @@ class SelfAttention(nn.MultiheadAttention):
 
 
 def quicken_attention(model: nn.Module) -> None:
-    """Turn the plain `nn.MultiheadAttention`s of a model into `SelfAttention`s, in place."""
+    """Convert the plain `nn.MultiheadAttention` modules of a model to `SelfAttention`, in place."""
     for module in model.modules():
         if type(module) is nn.MultiheadAttention and _plain(module):
-            # The class only: the parameters stay the very objects that they were, in state dicts too.
+            # Only the class changes: the parameters stay the same objects, in state dicts too.
             module.__class__ = SelfAttention
 
 

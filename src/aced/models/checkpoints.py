@@ -1,4 +1,4 @@
-"""Files of weights, read safely by what is in them: what is no such file gets the sentence that helps."""
+"""Safe reading of weight files, recognised by their content; other files get a helpful error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aced.models.hub_folder import INDEX
 from aced.models.torchscript import is_torchscript, read_torchscript
 
 _ZIP, _MAX_HEADER = b"PK\x03\x04", 100_000_000
-_ELSEWHERE = "take the PyTorch weights of the same model (.safetensors, .pt or .bin), or convert it"
+_ELSEWHERE = "use the PyTorch weights of the same model (.safetensors, .pt or .bin), or convert it"
 _PACKED = "it is compressed with {0}; unpack it first"
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", _PACKED.format("gzip")),
@@ -30,30 +30,30 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", _PACKED.format("zstd")),
     (b"\x89HDF", f"it is an HDF5 file (Keras or TensorFlow); {_ELSEWHERE}"),
     (b"GGUF", f"it is a GGUF file (llama.cpp); {_ELSEWHERE}"),
-    (b"\x93NUMPY", "it is a single array of numpy; give a file that holds a model's state dict"),
+    (b"\x93NUMPY", "it is a single numpy array; name a file that holds a model's state dict"),
 )
 _SUFFIXES = {
     ".onnx": f"it is an ONNX graph; {_ELSEWHERE}",
-    ".msgpack": f"it is a file of Flax (JAX); {_ELSEWHERE}",
-    ".index": f"it is a checkpoint of TensorFlow; {_ELSEWHERE}",
-    ".tflite": f"it is a model of TensorFlow Lite; {_ELSEWHERE}",
+    ".msgpack": f"it is a Flax (JAX) file; {_ELSEWHERE}",
+    ".index": f"it is a TensorFlow checkpoint; {_ELSEWHERE}",
+    ".tflite": f"it is a TensorFlow Lite model; {_ELSEWHERE}",
 }
 _CUT = "it is cut short or damaged; fetch it again"
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a local file of weights holds: tensors by name, and whatever was saved with them.
+    """Read a local file of weights: tensors by name, and anything saved with them.
 
     Args:
-        path: .safetensors, a file of `torch.save`, a TorchScript archive (of which the code is not run), big_vision's
-            .npz, or the index of weights in several files; what it is is seen from its content. Pickled objects other
-            than tensors, plain values and numpy's scalars are refused.
+        path: .safetensors, a file of `torch.save`, a TorchScript archive (its code is not run), big_vision's .npz, or
+            the index of weights in several files, recognised by its content. Pickled objects other than tensors, plain
+            values and numpy scalars are refused.
 
     Raises:
-        AcedError: there is no such file, it is something else, or it is damaged.
+        AcedError: there is no such file, it is of another kind, or it is damaged.
     """
     if not path.exists():
-        raise AcedError(f"There is no checkpoint {path}; give the path of a local file.")
+        raise AcedError(f"There is no checkpoint {path}; name a local file.")
     if path.is_dir():
         raise AcedError(f"{path}: {_folder(path)}.")
     try:
@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> Any:
         if _is_safetensors(head):
             return _safetensors(path, head, size)
         if path.suffix == ".safetensors" and not head.startswith((_ZIP, b"\x80")):
-            raise AcedError(f"{path}: the checkpoint cannot be read: it is no safetensors file.")
+            raise AcedError(f"{path}: the checkpoint cannot be read: it is not a safetensors file.")
         if head.startswith(_ZIP):
             names = _members(path)
             if is_torchscript(names):
@@ -75,7 +75,7 @@ def read_checkpoint(path: Path) -> Any:
                 return BigVision(path)
             if what := _no_torch_file(names):
                 raise AcedError(f"{path}: {what}.")
-        # An open file: of a path, torch.load would believe the suffix.
+        # An open file: given a path, torch.load would trust the suffix.
         with torch.serialization.safe_globals(_numpy_scalars()), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -88,17 +88,17 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def _folder(path: Path) -> str:
-    """What to do about a folder in the place of a file."""
+    """What to do about a folder given instead of a file."""
     if (path / ".metadata").is_file():
         return (
-            "it is a sharded checkpoint of torch.distributed; make one file of it with `python -m "
+            "it is a sharded checkpoint of torch.distributed; convert it to one file with `python -m "
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pt`"
         )
     if (path / "tower.json").is_file() or (path / "open_clip_config.json").is_file():
-        return "it is a model folder; give it as the model, without a checkpoint"
+        return "it is a model folder; name it as the model, without a checkpoint"
     files = sorted(one.name for one in path.iterdir() if one.is_file())
     named = f" (there are {', '.join(files[:3])}{', ...' if len(files) > 3 else ''})" if files else ""
-    return f"it is a folder; give a file of weights in it{named}"
+    return f"it is a folder; name a file of weights in it{named}"
 
 
 def _foreign(path: Path, head: bytes) -> str | None:
@@ -123,25 +123,25 @@ def _safetensors(path: Path, head: bytes, size: int) -> dict[str, Any]:
 
 
 def _sharded(path: Path) -> dict[str, Any]:
-    """The tensors of all the files that an index names."""
+    """The tensors of all files that an index lists."""
     try:
         files = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise AcedError(f"{path}: it is no index of weights in several files.") from None
+        raise AcedError(f"{path}: it is not an index of weights in several files.") from None
     found: dict[str, Any] = {}
     for name in files:
         part = path.parent / Path(str(name)).name
         if not part.is_file():
-            raise AcedError(f"{path}: it names {part.name}, which is not there; fetch all the files of the model.")
+            raise AcedError(f"{path}: it lists {part.name}, which is missing; fetch all files of the model.")
         content = read_checkpoint(part)
         if not isinstance(content, dict):
-            raise AcedError(f"{part}: it holds no tensors by name.")
+            raise AcedError(f"{part}: it holds no named tensors.")
         found |= content
     return found
 
 
 def _members(path: Path) -> list[str]:
-    """The names in a zip archive; AcedError where it is damaged."""
+    """The names in a zip archive; AcedError if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
@@ -150,23 +150,23 @@ def _members(path: Path) -> list[str]:
 
 
 def _no_torch_file(names: list[str]) -> str | None:
-    """What a zip archive is that is no file of `torch.save`; None for one that is."""
+    """What a zip archive is if `torch.save` did not write it; None if it did."""
     if any(name.endswith("data.pkl") for name in names):
         return None
     inside = next((name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors", ".ckpt"))), None)
-    return f"it is a zip archive; unpack it and give {inside or 'the file of weights in it'}"
+    return f"it is a zip archive; unpack it and name {inside or 'the file of weights in it'}"
 
 
 def _numpy_scalars() -> list[Any]:
-    """What a number of numpy's is pickled as: harmless, and in open_clip's own older checkpoints."""
+    """The pickled form of a numpy number: harmless, and found in open_clip's own older checkpoints."""
     kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}
-    # numpy 1 and 2 name different modules, and a file of either is to be read with the other.
+    # numpy 1 and 2 name different modules; each must read the other's files.
     makers = [_scalar_of(f"numpy.{core}.multiarray") for core in ("core", "_core")]
     return [*makers, np.dtype, *sorted(kinds, key=lambda kind: kind.__name__)]
 
 
 def _scalar_of(module: str) -> Any:
-    """The function that makes numpy's scalars, under the name that a file has for it."""
+    """The function that makes numpy scalars, under the name that a file uses."""
     make: Any = np.float64(0).__reduce__()[0]
 
     def scalar(*arguments: Any) -> Any:
@@ -178,12 +178,12 @@ def _scalar_of(module: str) -> Any:
 
 def _not_plain(path: Path, error: str) -> str:
     """Why a pickle is not opened."""
-    # Of the words of torch.load only the name of the class helps; its advice would run whatever the file says.
+    # Of torch.load's message only the class name helps; its advice would run any code in the file.
     found = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL) ([\w.]+)", error)
     what = f"an object of {found[1]}" if found and "." in found[1] else "more than tensors"
     return (
-        f"not a plain file of tensors: it holds {what}, and only `weights_only` files are opened, because others can "
-        "run code; convert it to .safetensors, or, where you trust it, with "
+        f"not a plain file of tensors: it holds {what}. Only `weights_only` files are opened, because others can "
+        "run code; convert it to .safetensors or, if you trust it, with "
         f"`python -c \"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
         "['state_dict'], 'weights.pt')\"`."
     )

@@ -1,7 +1,7 @@
-"""A tower on smaller images than it was made for: fewer tokens, the position embedding resized (Flexi-JEST).
+"""A tower on smaller images than its own: fewer tokens, resized position embeddings (Flexi-JEST).
 
-A coarser patch whose embedding is resized to it sees what the tower's own patch sees of the smaller image, so this is
-scoring with coarser patches too. Source: arXiv 2406.17711 section 5 (Flexi-JEST), arXiv 2212.08013 (FlexiViT).
+A coarser patch whose embedding is resized to it sees what the tower's own patch sees in the smaller image, so this also
+covers scoring with coarser patches. Source: arXiv 2406.17711 section 5 (Flexi-JEST), arXiv 2212.08013 (FlexiViT).
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from aced.runtime.devices import sent
 
 
 def check_side(tower: Any, side: int) -> None:
-    """Raise an AcedError where `tower` cannot see images of `side` pixels."""
+    """Raise an AcedError if `tower` cannot process images of `side` pixels."""
     visual, patch = tower.model.visual, _patch(tower.model.visual)
     if patch is None:
         raise AcedError(
-            f"scoring.resolution: images for '{tower.name}' cannot be made smaller, because its image tower is a "
+            f"scoring.resolution: '{tower.name}' cannot use smaller images, because its image tower is a "
             f"{type(getattr(visual, 'trunk', visual)).__name__}; leave it out (open_clip's vision transformers and "
             "the packaged models can)."
         )
     if not (0 < side <= tower.view.size and side % patch == 0):
         raise AcedError(
-            f"scoring.resolution is {side}; '{tower.name}' takes multiples of its patch of {patch} pixels up to its "
+            f"scoring.resolution is {side}; '{tower.name}' accepts multiples of its patch of {patch} pixels up to its "
             f"own {tower.view.size}."
         )
 
 
 def embed_image(tower: Any, images: Tensor, side: int) -> Tensor:
-    """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, seen at `side` pixels; with gradient where it is enabled."""
+    """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, at `side` pixels; with gradient if enabled."""
     visual = tower.model.visual
     pixels = F.interpolate(tower.pixels(images), size=(side, side), mode="area")
     if not hasattr(visual, "positional_embedding"):
-        return F.normalize(tower.model.encode_image(pixels), dim=-1)  # the packaged trunk resizes by itself
+        return F.normalize(tower.model.encode_image(pixels), dim=-1)  # the packaged trunk resizes itself
     grid = side // visual.patch_size[0], side // visual.patch_size[1]
     resized = {"positional_embedding": resize_positions(visual.positional_embedding, visual.grid_size, grid)}
     found = torch.func.functional_call(visual, resized, (pixels,))
@@ -50,7 +50,7 @@ def embed_image(tower: Any, images: Tensor, side: int) -> Tensor:
 def resize_positions(positions: Tensor, before: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """`[1 + h w, W]` position embeddings (of a class token, then row by row) to those of another grid.
 
-    Bicubic with antialiasing, as open_clip resizes them when a checkpoint of another image size is loaded.
+    Bicubic with antialiasing, as open_clip resizes them for a checkpoint of another image size.
     """
     first, square = positions[:1], positions[1:].reshape(1, *before, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
@@ -58,7 +58,7 @@ def resize_positions(positions: Tensor, before: tuple[int, int], grid: tuple[int
 
 
 class Resized:
-    """A tower that sees images at `side` pixels; it shares the tower's weights."""
+    """A tower that processes images at `side` pixels; it shares the tower's weights."""
 
     def __init__(self, tower: Any, side: int) -> None:
         self.tower, self.side = tower, side
@@ -77,25 +77,25 @@ class Resized:
 
 
 class PartlyCoarse:
-    """Training images of which an evenly spread share is seen at `side` pixels.
+    """Training images, an evenly spread share of which is processed at `side` pixels.
 
     Attributes:
-        side: of those, in pixels.
-        share: how many of a batch, from 0 to 1.
+        side: their size in pixels.
+        share: their share of a batch, from 0 to 1.
     """
 
     def __init__(self, side: int, share: float) -> None:
         self.side, self.share = side, share
 
     def rows(self, batch: int) -> Tensor:
-        """`[b]` bool: which rows of a batch in drawing order are seen coarsely, evenly spread."""
+        """`[b]` bool: the rows of a batch, in drawing order, to process coarsely; evenly spread."""
         steps = (torch.arange(batch + 1, dtype=torch.float64) * self.share + 1e-9).floor()
         return steps[1:] > steps[:-1]
 
     def embed_image(self, tower: Any, images: Tensor, coarse: Tensor) -> Tensor:
-        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, those coarsely that `coarse` `[B]` marks; with gradient.
+        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, those marked in `coarse` `[B]` coarsely; with gradient.
 
-        The marks are on the CPU, so that a GPU need not be asked how many there are.
+        The marks are on the CPU, so counting them does not wait for a GPU.
         """
         small, full = coarse.nonzero().flatten(), (~coarse).nonzero().flatten()
         if not len(small):
@@ -107,16 +107,16 @@ class PartlyCoarse:
         return torch.cat(parts).index_select(0, back)
 
     def image_flops(self, tower: Any, coarse: Tensor) -> float:
-        """FLOPs per image of one forward pass over images of which `coarse` `[B]` are seen coarsely."""
+        """FLOPs per image of one forward pass over images of which `coarse` `[B]` are processed coarsely."""
         share = float(coarse.double().mean()) if len(coarse) else 0.0
         full, small = (tower.flops(tower.context_length, size).image for size in (None, self.side))
         return share * small + (1 - share) * full
 
 
 def _patch(visual: Any) -> int | None:
-    """The side of an image token in pixels, of a tower that can see smaller images; None for another one."""
+    """The side of an image token in pixels, if the tower can process smaller images; otherwise None."""
     own = getattr(getattr(visual, "trunk", None), "token_side", None)
-    if own is not None:  # a trunk of timm's that takes any multiple of it
+    if own is not None:  # a timm trunk that accepts any multiple of it
         return int(own)
     plain = type(visual).__name__ == "VisionTransformer" and getattr(visual, "attn_pool", None) is None
     return int(visual.patch_size[0]) if plain else None

@@ -1,9 +1,8 @@
-"""Import torchvision, timm and open_clip on machines where torchvision's compiled operators are missing.
+"""Imports of torchvision, timm and open_clip on machines that lack torchvision's compiled operators.
 
-A CPU build of torch beside a CUDA build of torchvision cannot load torchvision's shared library. Its Python
-side still registers meta kernels for those operators and so dies while it is imported, with
-`operator torchvision::nms does not exist`; open_clip and timm die with it. Nothing here uses the operators,
-only their *names* must exist.
+A CPU build of torch beside a CUDA build of torchvision cannot load torchvision's shared library. Its Python side still
+registers meta kernels for those operators and fails on import with `operator torchvision::nms does not exist`, and so
+do open_clip and timm. Nothing here uses the operators; only their *names* must exist.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from aced.registry.makers import ARCHITECTURES, made
 from aced.registry.plugins import load_laboratory
 
 CONFIGS = Path(__file__).parent / "configs"
-"""The folder of the paper's students as open_clip configs."""
+"""The folder with the paper's students as open_clip configs."""
 
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _MAX_OPERATORS = 64
 
-# A Library takes its definitions with it when it is collected, so the one that was used is kept for good.
+# A Library's definitions disappear when it is collected, so the one in use is kept for good.
 _library: torch.library.Library | None = None
 _lock = threading.Lock()
 _open_clip: ModuleType | None = None
 
 
 def ensure_torchvision() -> list[str]:
-    """Make `import torchvision` work; returns the operators that had to be defined (mostly none).
+    """Make `import torchvision` work; returns the operators that had to be defined (usually none).
 
-    The missing names are learned from the error messages, one try after the other. Any other failure of the
-    import is raised as it is.
+    The missing names come from the error messages, one per attempt. Any other failure of the import is raised
+    unchanged.
     """
     defined: list[str] = []
     for _ in range(_MAX_OPERATORS):
@@ -52,26 +51,26 @@ def ensure_torchvision() -> list[str]:
             _define(missing[1])
             defined.append(missing[1])
             _forget_half_imports()
-    raise RuntimeError(f"torchvision: {_MAX_OPERATORS} operators are missing, last of all {defined[-1]}.")
+    raise RuntimeError(f"torchvision: {_MAX_OPERATORS} operators are missing, the last one {defined[-1]}.")
 
 
 def _define(name: str) -> None:
     """Give torchvision's operator `name` a schema (no kernel: calling it is still an error)."""
     global _library
     if _library is None:
-        # FRAGMENT, not DEF: it also works where a part of the operators was registered by somebody else.
+        # FRAGMENT, not DEF: it also works if other code registered some of the operators.
         _library = torch.library.Library("torchvision", "FRAGMENT")
     _library.define(name + _SCHEMA)
 
 
 def _forget_half_imports() -> None:
-    """Drop the modules of a failed import, so that the next try runs them again."""
+    """Drop the modules of a failed import, so that the next attempt runs them again."""
     for module in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
         del sys.modules[module]
 
 
 def import_open_clip() -> ModuleType:
-    """The `open_clip` module, with the architectures that other code registers; cheap when repeated."""
+    """The `open_clip` module, with the architectures that other code registers; cheap to call again."""
     global _open_clip
     with _lock:
         if _open_clip is None:
@@ -88,7 +87,7 @@ def import_open_clip() -> ModuleType:
 
 @cache
 def config_folders() -> tuple[Path, ...]:
-    """The folders of architectures that open_clip does not have; their vision towers are in timm's registry then."""
+    """The folders of architectures that open_clip lacks; their vision towers are then in timm's registry."""
     ensure_torchvision()
     load_laboratory()
     return (CONFIGS, *(made(ARCHITECTURES, name) for name in ARCHITECTURES))

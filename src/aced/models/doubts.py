@@ -1,4 +1,4 @@
-"""What may be wrong between weights and the model that they were loaded into, though every shape fits."""
+"""Warnings about weights that fit a model in shape but may not belong to it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from aced.models.recipes import Recipe
 def doubts(recipe: Recipe, weights: Path, *, openai: bool) -> Iterator[str]:
     """Sentences about preprocessing and activation that the weights were probably not trained with.
 
-    A folder that was saved with its own says all of this itself, and so do tags and repositories.
+    Saved folders, tags and repositories bring this information themselves.
 
     Args:
         recipe: what the model was built from.
         weights: the file that was loaded into it.
-        openai: whether OpenAI's own keys were in that file.
+        openai: whether the file had OpenAI's own keys.
     """
     if recipe.kind == "saved" or not isinstance(recipe.source, Path):
         return
@@ -45,17 +45,17 @@ def _activation(recipe: Recipe, weights: Path, like: str | None, *, openai: bool
         says = True
     if says is None and not quick and recipe.kind == "name" and (tags := quick_tags(recipe.name)):
         yield (
-            f"Some weights of {recipe.name} ({', '.join(tags)}) were trained with QuickGELU; if {weights} are such, "
+            f"Some weights of {recipe.name} ({', '.join(tags)}) were trained with QuickGELU; if {weights} is one, "
             f"name {recipe.name}-quickgelu."
         )
     if says and not quick:
         how = f"name {like}-quickgelu, or set" if like and recipe.kind == "name" else "set"
         yield (
-            f'{weights} seems to be of a model with QuickGELU, and {recipe.name} has GELU: {how} "quick_gelu": true in '
-            "its JSON config, if it is."
+            f'{weights} seems to belong to a QuickGELU model, but {recipe.name} has GELU: {how} "quick_gelu": true in '
+            "its JSON config if so."
         )
     elif says is False and quick:
-        yield f"{weights} seems to be of a model with GELU, and {recipe.name} has QuickGELU."
+        yield f"{weights} seems to belong to a model with GELU, but {recipe.name} has QuickGELU."
 
 
 def _disputed(recipe: Recipe, weights: Path) -> Iterator[str]:
@@ -69,23 +69,23 @@ def _disputed(recipe: Recipe, weights: Path) -> Iterator[str]:
         says = other[tag] if tag in other else next(iter(other.values()))
         told = ", ".join(f"{key} {value}" for key, value in says.items())
         yield (
-            f"Of {recipe.name}'s weights, {named} were trained with {told}; open_clip's default is used here: give the "
-            "model as a JSON config with a preprocess_cfg, if these are the ones."
+            f"Of {recipe.name}'s weights, {named} were trained with {told}; open_clip's default is used here: if you "
+            "load those, name the model as a JSON config with a preprocess_cfg."
         )
 
 
 def _default_pixels(recipe: Recipe, like: str | None) -> Iterator[str]:
-    """A config that says nothing about pixels."""
+    """A config without preprocessing."""
     usual = usual_pixels()
     other = {key: value for key, value in agreed_pixels(like).items() if value != usual[key]} if like else {}
     if other:
         told = ", ".join(f"{key} {value}" for key, value in other.items())
         yield (
             f"{recipe.place} is the architecture {like}, whose weights in open_clip's list were trained with {told}; "
-            "it names no preprocess_cfg, so that open_clip's default is used: add one, or give the name."
+            "it has no preprocess_cfg, so open_clip's default is used: add one, or use the architecture's name."
         )
     elif not like:
         yield (
-            f"{recipe.place} names no preprocess_cfg: images get open_clip's default (CLIP's mean and std, bicubic, "
-            "the shortest side); add one, if the weights were trained with another."
+            f"{recipe.place} has no preprocess_cfg: images get open_clip's default (CLIP's mean and std, bicubic, "
+            "the shortest side); add one if the weights were trained with another."
         )

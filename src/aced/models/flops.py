@@ -1,7 +1,7 @@
 """FLOPs of one forward pass: a formula for open_clip's transformers, torch's counter for everything else.
 
-A multiply-add counts as 2. Only matrix products and convolutions count, as in torch's `FlopCounterMode`; a
-test holds the formula equal to the counter to the digit.
+A multiply-add counts as 2. Only matrix products and convolutions count, as in torch's `FlopCounterMode`; a test
+enforces that the formula equals the counter exactly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Flops(NamedTuple):
 
 
 class Counted(Protocol):
-    """What is counted: a `Tower`, as far as it matters here."""
+    """The part of a `Tower` that is counted."""
 
     model: nn.Module
     mean: Tensor
@@ -79,7 +79,7 @@ def _resblocks(transformer: Any, tokens: int) -> int:
 
 
 def _projection(projection: Any) -> int:
-    """2 W E of the final projection, a matrix, a linear layer or nothing."""
+    """2 W E of the final projection, which is a matrix, a linear layer or absent."""
     if isinstance(projection, nn.Linear):
         return 2 * projection.in_features * projection.out_features
     return 0 if projection is None else 2 * projection.shape[0] * projection.shape[1]
@@ -91,7 +91,7 @@ def count(model: nn.Module, run: Callable[[], object]) -> int:
 
     trained = [value for value in model.parameters() if value.requires_grad]
     try:
-        # The counter follows modules by gradients, and finds none where a module is given a view of a parameter (timm's
+        # The counter follows modules by gradients, and finds none if a module receives a view of a parameter (timm's
         # attention pooling).
         for value in trained:
             value.requires_grad_(False)

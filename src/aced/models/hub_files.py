@@ -1,6 +1,6 @@
-"""Files of models from the Hugging Face hub, by its own client into its own cache; what goes wrong, as a sentence.
+"""Model files from the Hugging Face hub: downloads by its own client into its own cache, with helpful errors.
 
-The client honours HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and tokens, and lets processes of one machine wait for each
+The client honours HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and tokens, and makes processes of one machine wait for each
 other's downloads. It checks sizes; hashes are checked here.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 from aced.errors import AcedError
 
 FileProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Opens a bar of a description: `with progress("Fetching x") as count: count(done, total)`."""
+"""Opens a bar with a description: `with progress("Fetching x") as count: count(done, total)`."""
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab*", "merges.txt")
 TOKENIZER_MODELS = ("*.model", "*.spm")
@@ -34,19 +34,19 @@ class HubFile:
 
     Attributes:
         repo: `ORGANISATION/MODEL`.
-        names: the first of these that is there is meant.
+        names: alternatives; the first one that exists is used.
         revision: a branch, tag or commit; None for the main branch.
-        hand: what to do with the file once it was fetched by hand, as the end of a sentence.
+        hand: what to do with the file after fetching it by hand, as the end of a sentence.
     """
 
     repo: str
     names: tuple[str, ...]
     revision: str | None = None
-    hand: str = "give its path"
+    hand: str = "name its path"
 
 
 class NotOnHub(AcedError):
-    """The repository is there and has none of the files."""
+    """The repository exists and has none of the files."""
 
 
 @contextmanager
@@ -56,15 +56,15 @@ def silently(_: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def fetch(file: HubFile, progress: FileProgress | None = None) -> Path:
-    """Where a file of the hub lies in the cache; it is downloaded unless it is there.
+    """The path of a hub file in the cache; downloads it unless it is there.
 
     Args:
-        file: which.
-        progress: opens the bar of a download; None draws the client's own.
+        file: the file.
+        progress: opens the bar of a download; None shows the client's own.
 
     Raises:
         NotThere: the repository has no such file.
-        AcedError: it cannot be had, or came damaged; nothing damaged stays in the cache.
+        AcedError: it cannot be fetched, or arrived damaged; nothing damaged stays in the cache.
     """
     import huggingface_hub.errors as hub
 
@@ -80,7 +80,7 @@ def fetch(file: HubFile, progress: FileProgress | None = None) -> Path:
             continue
         except (hub.HFValidationError, _transport(), OSError, ValueError, RuntimeError) as error:
             raise AcedError(_sentence(error, file, name)) from None
-    some = f"{file.names[0]} or the like" if len(file.names) > 2 else " or ".join(file.names)
+    some = f"{file.names[0]} or similar" if len(file.names) > 2 else " or ".join(file.names)
     raise NotOnHub(f"The repository {_named(file)} on {endpoint()} has no {some}.")
 
 
@@ -135,7 +135,7 @@ def _cached(file: HubFile, name: str) -> Path | None:
 
 
 def _check_hash(path: Path, file: HubFile, name: str) -> None:
-    """Throw away a download that is not what the hub says; large files are named in the cache by their SHA-256."""
+    """Discard a download that differs from the hub's hash; large files are named in the cache by their SHA-256."""
     blob = path.parent / os.readlink(path) if path.is_symlink() else path
     if not _SHA256.fullmatch(blob.name):
         return
@@ -144,7 +144,9 @@ def _check_hash(path: Path, file: HubFile, name: str) -> None:
     if found != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
-        raise AcedError(f"{name} of {_named(file)} came damaged, with another hash than {endpoint()} says: try again.")
+        raise AcedError(
+            f"{name} of {_named(file)} arrived damaged: its hash differs from the one on {endpoint()}; try again."
+        )
 
 
 @contextmanager
@@ -177,7 +179,7 @@ def _bars(description: str, progress: FileProgress | None) -> Iterator[Any]:
                 return True
 
             def update_transfer(self, *_: Any) -> None:
-                """Bytes from the network, where they are not those of the file."""
+                """Bytes from the network, if they differ from those of the file."""
 
         yield Bar
 
@@ -186,31 +188,31 @@ def _bars(description: str, progress: FileProgress | None) -> Iterator[Any]:
 
 
 def _sentence(error: Exception, file: HubFile, name: str) -> str:
-    """Why a file cannot be had, and what to do."""
+    """Why a file cannot be fetched, and what to do."""
     import huggingface_hub.errors as hub
 
     what = f"{name} of {_named(file)}" if name else f"the files of {_named(file)}"
     if isinstance(error, hub.HFValidationError):
-        return f"'{file.repo}' is no name of a repository: write hf-hub:ORGANISATION/MODEL."
+        return f"'{file.repo}' is not the name of a repository: write hf-hub:ORGANISATION/MODEL."
     hand = _by_hand(file, name)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.GatedRepoError):
-        return f"{what} is given out once you accept the terms at {endpoint()}/{file.repo}: do so and {_LOG_IN}, {hand}"
+        return f"{what} requires accepting the terms at {endpoint()}/{file.repo}: do so and {_LOG_IN}, {hand}"
     if isinstance(error, hub.RevisionNotFoundError):
         return f"The repository {file.repo} on {endpoint()} has no revision '{file.revision}'."
     if isinstance(error, hub.RepositoryNotFoundError):
         return (
             f"There is no repository {file.repo} on {endpoint()}, or it is private: check the name, or {_LOG_IN} (a "
-            "token that has expired looks the same)."
+            "expired token looks the same)."
         )
     if status in (401, 403):
         return f"{endpoint()} refuses {what} (status {status}): {_LOG_IN}, {hand}"
     if isinstance(error, hub.LocalEntryNotFoundError):
         return _out_of_reach(error, what, hand)
     if "Consistency check failed" in str(error):
-        return f"{what} came with another size than {endpoint()} says: try again, {hand}"
+        return f"{what} arrived with another size than on {endpoint()}: try again, {hand}"
     if status is not None:
-        return f"{endpoint()} answers {what} with status {status}: try again later, {hand}"
+        return f"{endpoint()} answers with status {status} for {what}: try again later, {hand}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{what} cannot be kept in {_cache()}: {error.strerror}; make room, or set HF_HOME to another folder."
     return f"{what} cannot be fetched from {endpoint()} ({_reason(error)}): try again, {hand}"
@@ -223,13 +225,13 @@ def _out_of_reach(error: Exception, what: str, hand: str) -> str:
         return f"HF_HUB_OFFLINE is set and {what} is not in {_cache()}: unset it to download, {hand}"
     why = error.__cause__ or error
     return (
-        f"{what} is not in {_cache()}, and {endpoint()} cannot be reached or does not answer as a hub "
+        f"{what} is not in {_cache()}, and {endpoint()} cannot be reached or does not answer like a hub "
         f"({_reason(why)}): check the network and HF_ENDPOINT, {hand}"
     )
 
 
 def _by_hand(file: HubFile, name: str) -> str:
-    """The other way, as the end of a sentence."""
+    """The alternative, as the end of a sentence."""
     if not name:
         return f"or fetch them by hand from {endpoint()}/{file.repo} and {file.hand}."
     import huggingface_hub
@@ -253,7 +255,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _transport() -> type[Exception]:
-    """What the client's HTTP library raises: requests' error before its version 1, httpx's since."""
+    """The exceptions of the client's HTTP library: requests' error before its version 1, httpx's since."""
     from huggingface_hub.errors import HfHubHTTPError
 
     base: type[Exception] = HfHubHTTPError.__bases__[0]

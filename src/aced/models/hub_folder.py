@@ -1,4 +1,4 @@
-"""The weights in a local copy of a model's folder on the hub: which file they are, or why none is taken."""
+"""The file of weights in a local copy of a hub folder, or why none is used."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NAMES = (
 """The names that open_clip prefers in a folder, in its order (`open_clip.factory._find_checkpoint_in_dir`)."""
 
 INDEX = ".index.json"
-"""What the index of weights in several files adds to the name of one."""
-# What trainers leave beside weights.
+"""The suffix that an index of weights in several files adds to the name of one."""
+# Files that trainers leave beside weights.
 _NO_WEIGHTS = re.compile(
     r"(training_args|optimizer|optim|scheduler|scaler|rng_state|random_states|trainer_state)([._-].*)?"
 )
@@ -32,10 +32,10 @@ _SHOWN = 3
 
 
 def hub_weights(folder: Path) -> Path | None:
-    """The file of weights, or the index of several, in a folder with an `open_clip_config.json`; None: it has none.
+    """The file of weights, or the index of several, in a folder with an `open_clip_config.json`; None if it has none.
 
     Raises:
-        AcedError: there are files of weights, and none has a name that open_clip knows.
+        AcedError: there are files of weights, but none has a name that open_clip knows.
     """
     for name in NAMES:
         for path in (folder / name, folder / f"{name}{INDEX}"):
@@ -49,7 +49,7 @@ def hub_weights(folder: Path) -> Path | None:
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         raise AcedError(
-            f"{folder} holds {', '.join(others[:_SHOWN])}{more}, and no file of weights of a name that open_clip knows "
-            f"({NAMES[0]}, {NAMES[2]}, ...): give the right one as the checkpoint, or rename it."
+            f"{folder} holds {', '.join(others[:_SHOWN])}{more}, but no file of weights under a name that open_clip "
+            f"knows ({NAMES[0]}, {NAMES[2]}, ...): name the right one as the checkpoint, or rename it."
         )
     return None

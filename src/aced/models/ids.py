@@ -1,4 +1,4 @@
-"""Captions to token ids, as a column of a batch: what a tower's text half needs, without the tower."""
+"""Captions as token ids, a column of a batch: the input of a tower's text half, made without the tower."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from aced.models.tokenizers import Tokenizer, WordTokenizer, tokenizer_identity
 from aced.pool.source import CUT, Candidates, Column
 
 _MAX_CHARACTERS = 2000
-"""Captions are cut here before they are tokenised: 1 MB of text would take seconds for at most 77 tokens."""
+"""Captions are cut here before tokenising: 1 MB of text would take seconds to give at most 77 tokens."""
 _REMEMBERED = 1 << 16
-"""Captions whose ids are remembered: 20 MB of ids of 77 tokens, and as much of ordinary captions, in each process."""
+"""Number of captions whose ids are remembered: 20 MB of ids of 77 tokens and as much text, in each process."""
 _MULTIPLE = 8
-"""On a device texts are padded to a multiple of this many tokens: few different shapes, and no odd ones."""
+"""On a device, texts are padded to a multiple of this many tokens: few different shapes, and no odd ones."""
 _END = CUT
 
 
 class TokenIds(Column):
-    """The ids of each caption, `[B, T]` int32 with T the context length, and -1 behind a caption's last one.
+    """The ids of each caption, `[B, T]` int32 with T the context length, and -1 after a caption's last one.
 
     Two towers with one tokenizer, context length and ending share a column.
 
     Args:
         tokenizer: texts to ids.
         context_length: longest text in tokens.
-        ending: where a text ends that the tower cuts its padding off of; None for one that wants all T ids.
+        ending: where a text ends if the tower can cut its padding; None for a tower that needs all T ids.
     """
 
     def __init__(self, tokenizer: Tokenizer, context_length: int, ending: Ending | None) -> None:
@@ -43,15 +43,15 @@ class TokenIds(Column):
         self._forget()
 
     def __len__(self) -> int:
-        """How many captions are remembered."""
+        """Number of remembered captions."""
         return len(self._place)
 
     def load(self, candidates: Candidates) -> Tensor:
-        """As in `Column`, of the captions."""
+        """As in `Column`, for the captions."""
         return self.of(candidates.texts)
 
     def of(self, texts: Sequence[str]) -> Tensor:
-        """B texts to `[B, T]` int32; what was asked for before is remembered."""
+        """B texts to `[B, T]` int32; earlier texts are remembered."""
         texts = [text[:_MAX_CHARACTERS] for text in texts]
         missing = [text for text in dict.fromkeys(texts) if text not in self._place]
         if len(self._place) + len(missing) > _REMEMBERED:
@@ -67,12 +67,12 @@ class TokenIds(Column):
         return values[:, : max(1, -(-longest // _MULTIPLE)) * _MULTIPLE]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what it remembers, which another process would not need."""
+        """Without the remembered ids, which another process does not need."""
         return {**self.__dict__, "_tokenizer": pickle.dumps(self._tokenizer), "_place": {}, "_table": self._table[:0]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if b"open_clip" in state["_tokenizer"]:
-            import_open_clip()  # which an ordinary import could fail at
+            import_open_clip()  # an ordinary import could fail
         self.__dict__.update(state | {"_tokenizer": pickle.loads(state["_tokenizer"])})
 
     def _forget(self) -> None:
@@ -101,10 +101,10 @@ class TokenIds(Column):
 
 
 def lengths_of(ids: Tensor) -> Tensor:
-    """`[B, T]` ids with -1 behind the end to `[B]` int64 lengths."""
+    """`[B, T]` ids with -1 after the end to `[B]` int64 lengths."""
     return (ids >= 0).sum(1)
 
 
 def padded(ids: Tensor) -> Tensor:
-    """`[B, T]` int32 ids with -1 behind the end to the `[B, T]` int64 that a text tower reads, padded with 0."""
+    """`[B, T]` int32 ids with -1 after the end to the `[B, T]` int64 that a text tower reads, padded with 0."""
     return ids.clamp(min=0).long()

@@ -1,7 +1,7 @@
-"""Several trunks of timm side by side as one vision tower: their pooled features in a row, projected together.
+"""A vision tower of several timm trunks side by side: their pooled features, concatenated and projected together.
 
-It is registered in timm's registry as `aced_efficientnet_lite012`, so that an open_clip JSON config can name it
-(`timm_model_name`) and the folder of such a tower is read like any other.
+It is registered in timm as `aced_efficientnet_lite012`, so an open_clip JSON config can name it (`timm_model_name`) and
+the folder of such a tower loads like any other.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ TRUNKS: dict[str, tuple[str, ...]] = {
 
 
 class JoinedTrunk(nn.Module):
-    """`[B, 3, H, W]` images to `[B, F]` features, those of each trunk behind those of the one before.
+    """`[B, 3, H, W]` images to `[B, F]` features, concatenated in the order of the trunks.
 
     Args:
-        names: models of timm, all of which see the same image.
+        names: timm models, which all see the same image.
 
     Attributes:
         num_features: F, the sum of the trunks' numbers of pooled features.
-        default_cfg: what timm says of the first.
+        default_cfg: timm's entry for the first trunk.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -40,10 +40,10 @@ class JoinedTrunk(nn.Module):
         self.num_features = sum(part.num_features for part in parts)
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """As timm's models do it; there is no classifier to begin with.
+        """As in timm's models; there is no classifier to begin with.
 
         Raises:
-            ValueError: a classifier is asked for.
+            ValueError: a classifier was requested.
         """
         if num_classes:
             raise ValueError("trunks side by side have no classifier: set 'timm_proj' to linear or mlp")
@@ -57,7 +57,7 @@ class JoinedTrunk(nn.Module):
 
 
 def register_joined_trunks() -> None:
-    """Enter the names in timm's registry (timm must be importable: call `ensure_torchvision` first)."""
+    """Add the names to timm's registry (timm must be importable: call `ensure_torchvision` first)."""
     from timm.models import is_model, register_model
 
     for name, parts in TRUNKS.items():
@@ -68,9 +68,9 @@ def register_joined_trunks() -> None:
 def _entrypoint(name: str, parts: Sequence[str]) -> Any:
     """The function that timm calls to build `name`."""
 
-    def build(pretrained: bool = False, **_: Any) -> JoinedTrunk:  # timm passes what belongs to its own models as well
+    def build(pretrained: bool = False, **_: Any) -> JoinedTrunk:  # timm also passes arguments of its own models
         if pretrained:
-            raise AcedError(f"{name}: there are no pretrained weights; set 'timm_model_pretrained' to false.")
+            raise AcedError(f"{name}: no pretrained weights exist; set 'timm_model_pretrained' to false.")
         return JoinedTrunk(parts)
 
     build.__name__ = build.__qualname__ = name

@@ -1,7 +1,7 @@
-"""State dicts in the layouts of other libraries, named as open_clip names them: transformers' CLIP and SigLIP.
+"""Conversion of state dicts between open_clip's names and those of transformers' CLIP and SigLIP.
 
-Both keep query, key and value apart, and projections as layers of their own. A name that no rule knows is left as it
-is, so that it is told like any other that does not fit.
+transformers keeps query, key and value apart, and projections as separate layers. A name that no rule knows stays
+unchanged, so it is reported like any other that does not fit.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _SIGLIP = {
 
 
 def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with every CLIP or SigLIP of transformers in it named and shaped as open_clip has it.
+    """A state dict with every transformers CLIP or SigLIP in it converted to open_clip's names and shapes.
 
-    Such models are known by their two towers behind one prefix; all other names stay as they are.
+    Such models are recognised by their two towers under one prefix; all other names stay unchanged.
     """
     prefixes = {tower: {name[: at.start()] for name in state if (at := _TOWER[tower].search(name))} for tower in _TOWER}
     found = dict(state)
@@ -88,14 +88,14 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _blocks(tower: str, *, siglip: bool) -> str:
-    """Where open_clip has the layers of a tower."""
+    """The place of a tower's layers in open_clip."""
     if siglip:
         return "visual.trunk.blocks" if tower == "vision" else "text.transformer.resblocks"
     return "visual.transformer.resblocks" if tower == "vision" else "transformer.resblocks"
 
 
 def _single(name: str, value: Tensor, names: Mapping[str, str]) -> tuple[str, Tensor]:
-    """A weight outside of the layers."""
+    """A weight outside the layers."""
     if name in names:
         new = names[name]
         if new in ("text_projection", "visual.proj"):
@@ -108,18 +108,18 @@ def _single(name: str, value: Tensor, names: Mapping[str, str]) -> tuple[str, Te
 
 
 def as_transformers(state: Mapping[str, Tensor], *, siglip: bool) -> dict[str, Tensor]:
-    """The other way round: a state dict of open_clip's CLIP or SigLIP as transformers' CLIPModel or SiglipModel has it.
+    """The reverse: a state dict of open_clip's CLIP or SigLIP in the layout of transformers' CLIPModel or SiglipModel.
 
-    A weight that has no place there keeps its name.
+    A weight that has no counterpart keeps its name.
 
     Args:
         state: the weights of a model.
-        siglip: whether its vision tower is one of timm with attention pooling.
+        siglip: whether its vision tower is a timm tower with attention pooling.
     """
     found: dict[str, Tensor] = {}
     pooling: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
-        plain = name if siglip else name.removeprefix("text.")  # open_clip's CLIP with a text tower of its own
+        plain = name if siglip else name.removeprefix("text.")  # open_clip's CLIP with a separate text tower
         if block := _block_of(plain, siglip=siglip):
             found |= {f"{block[0]}.{part}": one for part, one in _parts_of(*block[1:], value)}
         elif siglip and (half := re.fullmatch(r"visual\.trunk\.attn_pool\.(q|kv)\.(weight|bias)", plain)):
@@ -133,7 +133,7 @@ def as_transformers(state: Mapping[str, Tensor], *, siglip: bool) -> dict[str, T
 
 
 def _block_of(name: str, *, siglip: bool) -> tuple[str, bool, str, str] | None:
-    """Where transformers has the block of a weight, whether timm named it, its part in it, `weight` or `bias`."""
+    """For a weight: its block's place in transformers, whether timm named it, its part in it, `weight` or `bias`."""
     for tower in ("text", "vision"):
         pattern = rf"{re.escape(_blocks(tower, siglip=siglip))}\.(\d+)\.(.+)[._](weight|bias)"
         if at := re.fullmatch(pattern, name):
@@ -142,7 +142,7 @@ def _block_of(name: str, *, siglip: bool) -> tuple[str, bool, str, str] | None:
 
 
 def _parts_of(timm: bool, part: str, kind: str, value: Tensor) -> list[tuple[str, Tensor]]:
-    """A weight of a block under its names in transformers, query, key and value apart."""
+    """A weight of a block under its names in transformers, with query, key and value apart."""
     if part == ("attn.qkv" if timm else "attn.in_proj"):
         return [(f"self_attn.{key}_proj.{kind}", one) for key, one in zip("qkv", value.chunk(3), strict=True)]
     back = {new: old for old, new in (_TIMM_BLOCK if timm else _BLOCK).items()}

@@ -1,7 +1,7 @@
-"""Parts of a student that are not trained: their weights stay, they compute as in evaluation, and no gradient is made.
+"""Locked parts of a student: their weights stay fixed, they run in evaluation mode, and they get no gradient.
 
-What a locked part costs in training is its forward pass alone: `behind` says which share of a tower's forward pass
-gradients go back through.
+In training a locked part costs only its forward pass. `behind` is the share of a tower's forward pass that gradients
+pass back through.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _OF_NEITHER = ("logit_scale", "logit_bias", "text_decoder.")
 
 
 def lock(tower: Tower, parts: Sequence[str]) -> None:
-    """Leave parts of a tower as they are from now on.
+    """Freeze parts of a tower from now on.
 
     Args:
         tower: the model.
-        parts: `image`, `text`, or names of parameters or modules of its state dict, with `*`, `?` and `[0-5]` for
-            several; with a `!` before it, one that is trained after all. Later ones count more.
+        parts: `image`, `text`, or names of parameters or modules in its state dict, with `*`, `?` and `[0-5]` for
+            several; a `!` in front marks one that is trained all the same. Later entries take precedence.
 
     Raises:
-        AcedError: there is no such part, or nothing is left to train.
+        AcedError: there is no such part, or nothing remains to train.
     """
     if not parts:
         return
@@ -45,13 +45,13 @@ def lock(tower: Tower, parts: Sequence[str]) -> None:
             towers = sorted({"image", "text", *(name.rpartition(".")[0] or name for name in names)})
             hint = nearest(word, towers)
             raise AcedError(
-                f"train.lock: '{word}' is no part of '{tower.name}'."
-                + (hint if hint.startswith(" Did") else " Take image, text, or names of its state dict.")
+                f"train.lock: '{word}' is not a part of '{tower.name}'."
+                + (hint if hint.startswith(" Did") else " Use image, text, or names in its state dict.")
             )
         locked = locked - found if part.startswith("!") else locked | found
     if all(name in locked or name in _OF_NEITHER for name in names):
         raise AcedError(
-            f"train.lock = {list(parts)} leaves nothing of '{tower.name}' to train; take some part out again, as in "
+            f"train.lock = {list(parts)} leaves nothing of '{tower.name}' to train; exclude a part, as in "
             '["image", "text", "!visual.proj"].'
         )
     for name, parameter in tower.model.named_parameters():
@@ -61,7 +61,7 @@ def lock(tower: Tower, parts: Sequence[str]) -> None:
 
 
 def _named(word: str, names: Sequence[str]) -> set[str]:
-    """The parameters that a word stands for."""
+    """The parameters that a word matches."""
     if word == "image":
         return {name for name in names if name.startswith(_IMAGE)}
     if word == "text":
@@ -70,7 +70,7 @@ def _named(word: str, names: Sequence[str]) -> set[str]:
 
 
 def _fixed(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest parts of a module of which no parameter is trained."""
+    """The largest parts of a module without any trained parameter."""
     for child in module.children():
         own = list(child.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
@@ -99,7 +99,7 @@ def _behind_text(tower: Tower, locked: set[str], names: Sequence[str]) -> float:
 
 
 def _behind(tower: Tower, own: set[str], locked: set[str], run: Callable[[], Tensor]) -> float:
-    """The share of a tower's backward pass that is left where some of its parameters are locked, in FLOPs."""
+    """The share of a tower's backward pass that remains if some of its parameters are locked, in FLOPs."""
     if own <= locked:
         return 0.0
     if not own & locked:
@@ -117,7 +117,7 @@ def _behind(tower: Tower, own: set[str], locked: set[str], run: Callable[[], Ten
 
 
 def _backward(tower: Tower, run: Callable[[], Tensor]) -> int:
-    """FLOPs of the backward pass behind `run()`, by torch's counter."""
+    """FLOPs of the backward pass of `run()`, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter: Any = FlopCounterMode(display=False)

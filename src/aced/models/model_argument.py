@@ -1,4 +1,4 @@
-"""What MODEL means in `aced eval`: a run folder, a model folder, a repository, or an open_clip name with weights."""
+"""The MODEL argument of `aced eval`: a run folder, a model folder, a repository, or an open_clip name with weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def open_model(model: str, checkpoint: str, device: str, progress: FileProgress 
     Args:
         model: a run folder, an exported model's folder, `hf-hub:ORGANISATION/MODEL`, an open_clip JSON config, or an
             open_clip name.
-        checkpoint: a local file of weights, or a tag of a name's; needed with a name or a config.
-        device: `auto`, or what torch calls it.
-        progress: opens a bar for what is downloaded.
+        checkpoint: a local file of weights, or one of the name's tags; needed with a name or a config.
+        device: `auto`, or a torch device.
+        progress: opens a bar for downloads.
 
     Raises:
-        AcedError: there is no such model, it has no trained weights, or the device is not there.
+        AcedError: there is no such model, it has no trained weights, or the device does not exist.
     """
     with uncollected():
         import_open_clip()
@@ -33,16 +33,16 @@ def open_model(model: str, checkpoint: str, device: str, progress: FileProgress 
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one.
+    """The device of a name; `auto` is CUDA if available.
 
     Raises:
-        AcedError: torch knows no such device, or it is not there.
+        AcedError: torch knows no such device, or it does not exist here.
     """
     return find_device(name, f"--device {name}")
 
 
 def default_folder(model: str) -> Path:
-    """Where results go by default: `eval` in a run folder, `eval-<model>` here for everything else."""
+    """The default folder of results: `eval` in a run folder, `eval-<model>` here for everything else."""
     path = Path(model)
     if (path / "model").is_dir():
         return path / "eval"

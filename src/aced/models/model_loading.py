@@ -43,16 +43,16 @@ def load_tower(
             of an open_clip JSON config, a folder that `save_tower` wrote (or the run that it lies in), a folder
             with an `open_clip_config.json`, or such a folder on the hub, `hf-hub:ORGANISATION/MODEL`.
         checkpoint: a local file of weights (`FILE#KEY`: one of several sets in it), or a tag of pretrained weights of
-            the architecture (`laion2b_s34b_b79k`); it takes the place of a folder's own weights.
+            the architecture (`laion2b_s34b_b79k`); it replaces a folder's own weights.
         device: where the model goes; it is always built on the CPU.
-        seed: seed of the initial weights. The global generator stays as it was; without a seed it is used,
+        seed: seed of the initial weights; the global generator stays unchanged. Without a seed it is used,
             unless the weights are loaded.
-        progress: opens a bar for what is downloaded; None draws that of the hub's own client.
+        progress: opens a bar for downloads; None shows that of the hub's own client.
 
-    Naming a tag or an address of the hub is what allows a download; nothing else ever does. A JSON config may carry a
-    second level, `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub. Architecture names without a tag get the
-    preprocessing and the activation that all their pretrained weights in open_clip's list share, and its defaults
-    elsewhere. What a user should know about the weights stands in the tower's `notes`.
+    Only naming a tag or an address on the hub permits a download. A JSON config may have a second level,
+    `{"model_cfg": .., "preprocess_cfg": ..}`, as on the hub. Architecture names without a tag get the preprocessing and
+    the activation that all their pretrained weights in open_clip's list share, and otherwise its defaults. The tower's
+    `notes` say what a user should know about the weights.
 
     Raises:
         AcedError: unknown name, unreadable or invalid config, weights that do not fit, something that would have to be
@@ -68,12 +68,12 @@ def load_recipe(
     progress: FileProgress | None = None,
     first: Mapping[str, float] | None = None,
 ) -> Tower:
-    """As `load_tower`, for a model that was found already.
+    """As `load_tower`, for a model that has already been found.
 
     Args:
         recipe: the model.
         device, seed, progress: as `load_tower`.
-        first: where the weights have no logit bias, `init_logit_bias` and `init_logit_scale` to start from.
+        first: `init_logit_bias` and `init_logit_scale`, for weights without a logit bias.
 
     Raises:
         AcedError: as `load_tower`.
@@ -81,10 +81,10 @@ def load_recipe(
     if recipe.fetches:
         text = fetched_text(recipe.name, recipe.config["text_cfg"], progress)
         recipe = replace(recipe, config={**recipe.config, "text_cfg": text})
-    # Where every weight is loaded anyway, the initial ones must not cost the caller random numbers.
+    # If every weight is loaded anyway, the initial ones must not cost the caller random numbers.
     tower = _build(recipe, 0 if seed is None and recipe.trained else seed)
     tower.notes = recipe.notes
-    # Last, since weights are large and whatever else is wrong shall be said before.
+    # Last, because weights are large and all other faults should be reported first.
     weights = fetched_weights(recipe.source, progress)
     if weights is not None:
         loaded = load_weights(tower.model, weights, tower.name, recipe.key)
@@ -99,22 +99,22 @@ def load_recipe(
 
 
 def _without_bias(tower: Tower, weights: Path, first: Mapping[str, float] | None) -> tuple[str, ...]:
-    """Start the logit bias of a tower whose weights have none, where that is asked for; what a user should know."""
+    """Initialise the logit bias of a tower whose weights lack it, if requested; returns notes for the user."""
     if first is not None:
         start_bias(tower.model, first["init_logit_bias"], first["init_logit_scale"])
         tower.config["init_logit_bias"] = first["init_logit_bias"]
         named = ", ".join(f"{key} = {value:.4g}" for key, value in first.items())
         return (
-            f"{weights}: it has no logit_bias, which the sigmoid loss needs: it starts with {named}; a JSON config may "
-            "name others.",
+            f"{weights}: no logit_bias, which the sigmoid loss needs; it starts with {named}. A JSON config may "
+            "set other values.",
         )
     if getattr(tower.model, "logit_bias", None) is not None:
-        return (f"{weights}: it has no logit_bias, so that the one of '{tower.name}' starts at 0, as in open_clip.",)
+        return (f"{weights}: no logit_bias; the one of '{tower.name}' starts at 0, as in open_clip.",)
     return ()
 
 
 def _check_whole(recipe: Recipe, tower: Tower) -> None:
-    """Raise an AcedError where a folder's weights and its description are not of one model."""
+    """Raise an AcedError if a folder's weights and its description belong to different models."""
     found = tower.identity()["tower" if recipe.format == FORMAT else "contents"]
     if recipe.fingerprint not in (None, found):
         raise AcedError(
@@ -126,9 +126,9 @@ def _check_whole(recipe: Recipe, tower: Tower) -> None:
 def save_tower(tower: Tower, folder: str | Path) -> None:
     """Write a folder that `load_tower` reads: `tower.json`, `model.safetensors` and the tokenizer's own files.
 
-    Each file is replaced as a whole, the JSON last. The weights carry open_clip's own names. What else lies in
-    the folder stays. The folder needs nothing outside it: the config of a Hugging Face text tower is copied into it.
-    Of an `OwnTower` it holds the weights and what they are of; only its own code can build it.
+    Each file is replaced as a whole, the JSON last. The weights have open_clip's own names. Other files in the folder
+    stay. The folder is self-contained: the config of a Hugging Face text tower is copied into it. For an `OwnTower` it
+    holds the weights and the name of their code; only that code can build the model.
 
     Raises:
         AcedError: the disk is full or the folder cannot be written.
@@ -169,7 +169,7 @@ def _build(recipe: Recipe, seed: int | None) -> Tower:
     _refuse_downloads(recipe)
     context_length = int(recipe.config["text_cfg"].get("context_length", 77))
     tokenizer = choose_tokenizer(recipe.name, recipe.config["text_cfg"], context_length, recipe.vocabulary)
-    text_model = recipe.text_model()  # now: its folder may be gone when the tower is saved
+    text_model = recipe.text_model()  # now, because its folder may be gone when the tower is saved
     open_clip = import_open_clip()
     with _seeded(seed):
         model = _instantiate(open_clip, recipe)
@@ -180,18 +180,18 @@ def _build(recipe: Recipe, seed: int | None) -> Tower:
 
 
 def outline(model: str | Path) -> Tower:
-    """The architecture of a model on torch's meta device: it has shapes and FLOPs, and neither weights nor a tokenizer.
+    """The architecture of a model on torch's meta device: shapes and FLOPs, but no weights and no tokenizer.
 
-    It takes as long for a large model as for a small one, and next to no memory. Nothing is fetched.
+    Large models take no longer than small ones, and almost no memory. Nothing is downloaded.
 
     Args:
-        model: as in `load_tower`, but for addresses.
+        model: as in `load_tower`, except addresses.
 
     Raises:
-        AcedError: unknown name, unreadable or invalid config, or an architecture that would have to be fetched.
+        AcedError: the name is unknown, the config unreadable or invalid, or the architecture would need a download.
     """
     if str(model).startswith(HUB):
-        raise AcedError(f"{model}: its config would have to be fetched; name its architecture in open_clip instead.")
+        raise AcedError(f"{model}: its config would need a download; name its architecture in open_clip instead.")
     recipe = find_recipe(model)
     _refuse_downloads(recipe)
     with torch.device("meta"):
@@ -238,9 +238,9 @@ def _instantiate(open_clip: Any, recipe: Recipe) -> nn.Module:
 
 
 def _start_decoder(open_clip: Any, model: nn.Module) -> None:
-    """Draw the one weight that open_clip allocates and never fills: the projection of CoCa's text decoder.
+    """Initialise the one weight that open_clip allocates and never fills: the projection of CoCa's text decoder.
 
-    Left as it was found in memory it would differ between two builds of the same seed, and be NaN now and then.
+    With whatever was in memory it would differ between two builds with the same seed, and sometimes be NaN.
     """
     for module in model.modules():
         if isinstance(module, open_clip.transformer.MultimodalTransformer) and module.text_projection is not None:
@@ -248,21 +248,21 @@ def _start_decoder(open_clip: Any, model: nn.Module) -> None:
 
 
 def _refuse_downloads(recipe: Recipe) -> None:
-    """Stop before a part of the model would be fetched from a hub."""
+    """Stop before a part of the model would be downloaded from a hub."""
     vision, text = recipe.config["vision_cfg"], recipe.config["text_cfg"]
     if str(vision.get("timm_model_name") or "").startswith(("hf-hub:", "hf_hub:")):
         raise AcedError(f"{recipe.name}: vision_cfg.timm_model_name is on a hub; name an architecture of timm instead.")
     source = text.get("hf_model_name")
     if source and not Path(str(source)).is_dir():
         raise AcedError(
-            f"{recipe.name}: its text tower '{source}' would have to be downloaded; put its config into a "
+            f"{recipe.name}: its text tower '{source}' would need a download; put its config into a "
             "folder and name that folder in 'text_cfg.hf_model_name' of a local copy of the config."
         )
 
 
 @contextlib.contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed` inside and leave the global generator alone; without a seed, use the global one."""
+    """Draw from `seed` in this context and leave the global generator unchanged; without a seed, use the global one."""
     if seed is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a model and of each of its parts, and what a forward pass changes in training."""
+"""Training and evaluation mode of a model and its parts, and the state that a forward pass changes in training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each submodule's own mode back afterwards."""
+    """Evaluation mode inside; afterwards each submodule is back in its own mode."""
     training = [m for m in module.modules() if m.training]
     for m in training:
         m.training = False
@@ -23,5 +23,5 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """What a forward pass in training changes of a model, in each process as its own pairs have it."""
+    """The state that a forward pass in training changes, in each process according to its own pairs."""
     return [b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]

@@ -1,4 +1,4 @@
-"""A `Tower` of a model that is none of open_clip's: three members and a tokenizer are all that it needs."""
+"""A `Tower` around a model from outside open_clip: it needs three members and a tokenizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OwnTower(Tower):
     """A model of your own with its preprocessing and tokenizer, as student or as reference; see `own_tower`."""
 
     def _computation_mark(self) -> str:
-        """By the code's names and the printed structure: what torch knows of a model beyond its weights."""
+        """By class names and the printed structure: all that torch knows of a model beyond its weights."""
         return mark_of({"class": code_of(self), "structure": repr(self.model)})
 
 
@@ -37,7 +37,7 @@ class PixelWords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a model of your own wants its pixels; `own_tower` documents each."""
+    """The pixel format of your own model; `own_tower` documents each field."""
 
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
@@ -62,22 +62,23 @@ def own_tower(
             `[B, context_length]` int64 to `[B, width]`; `logit_scale`, a scalar parameter or buffer, the logarithm of
             the scale; and, for the sigmoid loss, `logit_bias`, a scalar. Embeddings are normalised here.
         tokenizer: B texts to `[B, context_length]` int64 ids.
-        name: what messages call it.
+        name: its name in messages.
         width: d, the dimension of the embeddings.
         image_size: S.
-        context_length: of the texts, in tokens.
-        mean, std: of each channel, for pixels from 0 to 1; 0.5 by default.
+        context_length: length of the texts, in tokens.
+        mean: of each channel, for pixels from 0 to 1; 0.5 by default.
+        std: likewise.
         resize_mode: `shortest`, the default, which crops the centre, or `squash`.
         interpolation: `bicubic`, the default, or `bilinear`.
 
     Raises:
-        AcedError: a member is missing, or what the model gives for two pairs has another shape.
+        AcedError: a member is missing, or the model returns another shape for two pairs.
     """
     missing = [member for member in _MEMBERS if not hasattr(model, member)]
     if missing:
         raise AcedError(
             f"The model '{name}' has no {missing[0]}: own_tower needs {', '.join(_MEMBERS)} (and logit_bias for the "
-            "sigmoid loss); a small module around it can have them."
+            "sigmoid loss); wrap it in a small module that has them."
         )
     asked = Pixels(**pixels)
     preprocess: dict[str, Any] = {
@@ -93,7 +94,7 @@ def own_tower(
 
 
 def _check(tower: OwnTower) -> None:
-    """Try two pairs, in evaluation mode."""
+    """Embed two pairs in evaluation mode as a test."""
     name, size, was = tower.name, tower.view.size, tower.training
     tower.eval()
     try:
@@ -111,12 +112,12 @@ def _check(tower: OwnTower) -> None:
     for member, found in given.items():
         if found.shape != (2, tower.width):
             raise AcedError(
-                f"The model '{name}': {member} of two gives {list(found.shape)}, and [2, {tower.width}] is needed."
+                f"The model '{name}': {member} of two gives {list(found.shape)}; [2, {tower.width}] is needed."
             )
 
 
 def described(tower: OwnTower) -> dict[str, Any]:
-    """What a saved folder says about such a tower, beside its weights."""
+    """The entry for such a tower in a saved folder, beside its weights."""
     return {
         "name": tower.name,
         OWN: code_of(tower),

@@ -1,4 +1,4 @@
-"""What a vision tower sees before it pools: its patch tokens, for whoever wants to attend to them."""
+"""The patch tokens of a vision tower before pooling, for models that attend to them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aced.models.tower import Tower
 
 
 def encode_tokens(tower: Tower, images: Tensor) -> Tensor:
-    """The patch tokens of a tower's images, as they go into its pooling; without gradient, in evaluation mode.
+    """The patch tokens of a tower's images, as they enter its pooling; without gradient, in evaluation mode.
 
-    Class and register tokens are left out. Known are open_clip's `VisionTransformer` and timm's towers (the demo
+    Class and register tokens are left out. Supported: open_clip's `VisionTransformer` and timm's towers (the demo
     family is one of those); a feature map of a convolutional tower counts as H x W tokens.
 
     Args:
@@ -25,7 +25,7 @@ def encode_tokens(tower: Tower, images: Tensor) -> Tensor:
         `[B, T, W]` float32: T tokens of width W, row by row.
 
     Raises:
-        AcedError: the vision tower is of another kind, or gives something else than tokens.
+        AcedError: the vision tower is of another kind, or does not return tokens.
     """
     visual: nn.Module = tower.model.visual  # type: ignore[assignment]
     with evaluating(tower), torch.no_grad():
@@ -36,13 +36,13 @@ def encode_tokens(tower: Tower, images: Tensor) -> Tensor:
         if isinstance(trunk, nn.Module) and hasattr(trunk, "forward_features"):
             return _timm(tower.name, trunk, pixels).float()
     raise AcedError(
-        f"The patch tokens of '{tower.name}' are out of reach: its vision tower is a {type(visual).__name__}; known "
-        "are open_clip's VisionTransformer and timm's towers; use a model with one of those."
+        f"The patch tokens of '{tower.name}' are not accessible: its vision tower is a {type(visual).__name__}; use a "
+        "model with open_clip's VisionTransformer or a timm tower."
     )
 
 
 def _open_clip(visual: nn.Module, pixels: Tensor) -> Tensor:
-    """The last block's tokens, normalised where the tower does so before it pools."""
+    """The last block's tokens, normalised if the tower does so before pooling."""
     before = visual.attn_pool is None and not visual.final_ln_after_pool
     found = visual.forward_intermediates(  # type: ignore[operator]
         pixels, indices=1, normalize_intermediates=before, intermediates_only=True, output_fmt="NLC"
@@ -51,7 +51,7 @@ def _open_clip(visual: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def _timm(name: str, trunk: nn.Module, pixels: Tensor) -> Tensor:
-    """What `forward_features` of a timm model gives, as tokens."""
+    """The output of a timm model's `forward_features`, as tokens."""
     features = trunk.forward_features(pixels)  # type: ignore[operator]
     width = int(trunk.num_features)  # type: ignore[arg-type]
     if features.ndim == 3 and features.shape[2] == width:
@@ -61,6 +61,6 @@ def _timm(name: str, trunk: nn.Module, pixels: Tensor) -> Tensor:
     if features.ndim == 4 and features.shape[3] == width:
         return features.flatten(1, 2)
     raise AcedError(
-        f"The vision tower of '{name}' gives features of shape {tuple(features.shape)}, not tokens of width {width}: "
-        "it cannot be read from before its pooling."
+        f"The vision tower of '{name}' returns features of shape {tuple(features.shape)}, not tokens of width {width}: "
+        "its patch tokens cannot be read; use another model."
     )

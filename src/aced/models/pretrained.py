@@ -1,6 +1,6 @@
-"""Weights by name: tags of open_clip's list and repositories of the hub, which naming them allows to fetch.
+"""Weights by name: tags of open_clip's list and repositories on the hub; naming one permits its download.
 
-Tags and addresses are looked up as open_clip does it; what is fetched is kept in the hub client's own cache.
+Tags and addresses are looked up as in open_clip; downloads are kept in the hub client's own cache.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from aced.models.names import looks_like_weights
 from aced.models.pretrained_tags import PIXELS, architectures_of_tag, listed, says_of_tag, tags_of
 
 HUB = "hf-hub:"
-"""What an address of the hub begins with, as in open_clip."""
+"""Prefix of an address on the hub, as in open_clip."""
 _SHOWN = 4
 
 
 def tag_parts(name: str | None, tag: str) -> tuple[dict[str, Any], dict[str, Any], HubFile | str]:
-    """The config, the preprocessing and the file of the weights of an architecture's tag.
+    """The config, the preprocessing and the weight file of an architecture's tag.
 
     Args:
-        name: the architecture; None for a model that is none of open_clip's list.
-        tag: however it is written.
+        name: the architecture; None for a model outside open_clip's list.
+        tag: in any spelling.
 
     Raises:
         AcedError: the architecture has no weights of that name.
@@ -56,41 +56,41 @@ def tag_parts(name: str | None, tag: str) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _file_of(says: dict[str, Any], tag: str) -> HubFile | str:
-    """Where the weights of a tag are: in a repository, or in versions of open_clip before 3, at an address."""
+    """Where the weights of a tag are: in a repository or, in versions of open_clip before 3, at an address."""
     repo, _, name = str(says.get("hf_hub") or "").rpartition("/")
     if not repo:
         return str(says["url"])
-    # As open_clip: safetensors where there are any. An entry without a file's name ends in a slash.
+    # As open_clip: safetensors if there are any. An entry without a file name ends in a slash.
     names = (name.rsplit(".", 1)[0] + ".safetensors", name) if name else (NAMES[0], NAMES[2])
-    hand = f"give it as the checkpoint under a name with {tag} in it"
+    hand = f"name it as the checkpoint under a name that contains {tag}"
     return HubFile(repo, tuple(dict.fromkeys(names)), hand=hand)
 
 
 def _no_such_tag(name: str | None, tag: str) -> str:
-    """Why a word that is no local file is no tag either."""
+    """Why a word that is not a local file is not a tag either."""
     others, own = architectures_of_tag(tag), tags_of(name) if name is not None else []
     if not others and (not own or looks_like_weights(Path(tag)) or "/" in tag or "#" in tag):
-        return f"There is no checkpoint {tag}; give the path of a local file, or a tag of open_clip's list."
+        return f"There is no checkpoint {tag}; name a local file, or a tag of open_clip's list."
     if not others:
-        return f"There is no checkpoint {tag}, neither a file nor a tag of {name}'s weights.{nearest(tag, own)}"
+        return f"There is no checkpoint {tag}, neither a file nor a tag of {name}.{nearest(tag, own)}"
     of = f"'{tag}' is a tag of pretrained weights of {_some(others)}"
     if name is None:
-        return f"{of}, and goes with such an architecture's name: give one of them as the model, or a local file here."
+        return f"{of}, so the model must be one of these architectures; name one of them, or a local file here."
     there = f"has {_some(own)}" if own else "has no weights in open_clip's list"
-    return f"{of}; {name} {there}: name an architecture and a tag that go together, or give a local file."
+    return f"{of}; {name} {there}: name an architecture and one of its tags, or a local file."
 
 
 def hub_parts(address: str) -> tuple[Path, HubFile]:
-    """The config of a repository, fetched, and where its weights are.
+    """The downloaded config of a repository, and where its weights are.
 
     Args:
-        address: `hf-hub:ORGANISATION/MODEL`, and `@REVISION` where it is not the main branch.
+        address: `hf-hub:ORGANISATION/MODEL`, with `@REVISION` if it is not the main branch.
 
     Raises:
-        AcedError: it cannot be had, or is no repository of open_clip's.
+        AcedError: it cannot be fetched, or is not an open_clip repository.
     """
     repo, _, revision = address.removeprefix(HUB).partition("@")
-    hand = f"put it and {HUB_CONFIG} into a folder that you give as the model"
+    hand = f"put it and {HUB_CONFIG} into a folder that you name as the model"
     weights = HubFile(repo, NAMES, revision or None, hand)
     try:
         return fetch(replace(weights, names=(HUB_CONFIG,)), silently), weights
@@ -104,29 +104,29 @@ def _foreign(file: HubFile) -> str:
     try:
         config = json.loads(fetch(replace(file, names=("config.json",)), silently).read_bytes())
     except (AcedError, ValueError):
-        return f"{what} has no {HUB_CONFIG}: it is no repository of an open_clip model."
+        return f"{what} has no {HUB_CONFIG}: it is not the repository of an open_clip model."
     if "auto_map" in config:
         return (
-            f"{what} asks for code of its own to be run (auto_map in its config.json), which is never done: take a "
+            f"{what} asks to run its own code (auto_map in its config.json), which aced never does: use a "
             f"model with {HUB_CONFIG}."
         )
     kind = config.get("model_type", "another kind") if isinstance(config, dict) else "another kind"
     return (
-        f"{what} has no {HUB_CONFIG}: it is a repository for transformers ({kind}); name an open_clip architecture and "
-        f"give its file of weights as the checkpoint, fetched from {endpoint()}/{file.repo}."
+        f"{what} has no {HUB_CONFIG}: it is a transformers repository ({kind}); name an open_clip architecture, and "
+        f"as its checkpoint the weight file from {endpoint()}/{file.repo}."
     )
 
 
 def fetched_text(name: str, text: Mapping[str, Any], progress: FileProgress | None = None) -> dict[str, Any]:
-    """A `text_cfg` with the tokenizer and the text tower's config that it names on the hub in local folders.
+    """A `text_cfg` whose tokenizer and text tower config on the hub have been copied to local folders.
 
     Args:
-        name: the model, for the sentences.
+        name: the model, for error messages.
         text: the section of an open_clip model config.
         progress: opens the bar of a download.
 
     Raises:
-        AcedError: they cannot be had, or cannot be used here.
+        AcedError: they cannot be fetched, or cannot be used here.
     """
     text = dict(text)
     wanted = {"hf_tokenizer_name": (*TOKENIZER_FILES, *TOKENIZER_MODELS), "hf_model_name": ("config.json",)}
@@ -134,17 +134,17 @@ def fetched_text(name: str, text: Mapping[str, Any], progress: FileProgress | No
         repo = str(text.get(key) or "")
         if repo and not Path(repo).is_dir():
             if find_spec("transformers") is None:
-                raise AcedError(f"{name}: its text tower needs a package: run `pip install transformers`.")
+                raise AcedError(f"{name}: its text tower needs transformers: run `pip install transformers`.")
             hand = f"name their folder as text_cfg.{key} of a JSON config"
             text[key] = str(fetch_folder(HubFile(repo, patterns, hand=hand), progress))
     return text
 
 
 def fetched_weights(source: Path | HubFile | str | None, progress: FileProgress | None = None) -> Path | None:
-    """The local file of a recipe's weights, downloaded where it must be; None where it has none.
+    """The local file of a recipe's weights, downloaded if needed; None if it has none.
 
     Raises:
-        AcedError: they cannot be had.
+        AcedError: they cannot be fetched.
     """
     if isinstance(source, HubFile):
         return fetch(source, progress)
@@ -152,7 +152,7 @@ def fetched_weights(source: Path | HubFile | str | None, progress: FileProgress 
 
 
 def _from_address(url: str) -> Path:
-    """A file that is on no hub, by open_clip's own loader into its own cache."""
+    """A file outside a hub, by open_clip's own loader into its own cache."""
     folder = Path("~/.cache/clip").expanduser()
     target = folder / url.rpartition("/")[2]
     was_there = target.exists()
@@ -160,8 +160,8 @@ def _from_address(url: str) -> Path:
         return Path(import_open_clip().pretrained.download_pretrained_from_url(url, cache_dir=str(folder)))
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         if not was_there:
-            target.unlink(missing_ok=True)  # a part of it
-        raise AcedError(f"{url} cannot be fetched ({error}): fetch it by hand and give its path.") from None
+            target.unlink(missing_ok=True)  # a partial download
+        raise AcedError(f"{url} cannot be fetched ({error}): fetch it by hand and name its path.") from None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What open_clip's list of pretrained weights says about an architecture: how its images were seen, what activates."""
+"""open_clip's list of pretrained weights: the preprocessing and activation of an architecture."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from aced.models.architecture import architecture
 from aced.models.compat import import_open_clip
 
 PIXELS = ("mean", "std", "interpolation", "resize_mode")
-"""Keys of a preprocessing config that pretrained weights name."""
+"""Keys of a preprocessing config that pretrained weights define."""
 
 
 @cache
 def _tags(name: str) -> dict[str, dict[str, Any]]:
-    """What open_clip says about each set of weights of an architecture, by its tag."""
+    """open_clip's entry for each set of weights of an architecture, by its tag."""
     pretrained = import_open_clip().pretrained
     return {tag: pretrained.get_pretrained_cfg(name, tag) for tag in pretrained.list_pretrained_tags_by_model(name)}
 
 
 def usual_pixels() -> dict[str, Any]:
-    """open_clip's own preprocessing, for whatever names none."""
+    """open_clip's default preprocessing."""
     transform = import_open_clip().transform
     found = transform.merge_preprocess_dict(transform.PreprocessCfg(), {})
     return {key: listed(found[key]) for key in PIXELS}
 
 
 def agreed_pixels(name: str) -> dict[str, Any]:
-    """The preprocessing that all pretrained weights of an architecture share, key by key; empty where it has none."""
+    """The preprocessing that all pretrained weights of an architecture share, key by key; empty if it has none."""
     tags = list(_tags(name).values())
     found = {key: {_frozen(tag.get(key)) for tag in tags} for key in PIXELS}
     return {
@@ -41,7 +41,7 @@ def agreed_pixels(name: str) -> dict[str, Any]:
 
 
 def disputed_pixels(name: str) -> dict[str, dict[str, Any]]:
-    """Where the weights of an architecture differ in preprocessing: for each tag the keys that are not agreed."""
+    """Where the weights of an architecture differ in preprocessing: for each tag the keys that differ."""
     agreed = agreed_pixels(name)
     return (
         {tag: {key: listed(says.get(key)) for key in PIXELS if key not in agreed} for tag, says in _tags(name).items()}
@@ -62,7 +62,7 @@ def quick_tags(name: str) -> list[str]:
 
 
 def tag_in(file: str, name: str) -> str | None:
-    """The one tag of an architecture that a file's name contains; None where there is none, or several."""
+    """The one tag of an architecture that a file's name contains; None if there is none, or several."""
     words = _words(file)
     found = [tag for tag in _tags(name) if _words(tag) in words]
     longest = [
@@ -72,11 +72,11 @@ def tag_in(file: str, name: str) -> str | None:
 
 
 def says_quick_gelu(file: Path, name: str | None) -> bool | None:
-    """Whether the name of a file of weights says that they were trained with QuickGELU; None where it says nothing.
+    """Whether the name of a weight file says that QuickGELU was used in training; None if it says nothing.
 
     Args:
         file: the weights.
-        name: their architecture in open_clip's list, where it is known.
+        name: their architecture in open_clip's list, if known.
     """
     words = _words(file.name)
     if "quickgelu" in words:
@@ -93,7 +93,7 @@ def tags_of(name: str) -> list[str]:
 
 
 def says_of_tag(name: str, tag: str) -> dict[str, Any]:
-    """What open_clip says about the weights of a tag, however that is written; empty where there are none."""
+    """open_clip's entry for the weights of a tag in any spelling; empty if there are none."""
     return dict(import_open_clip().pretrained.get_pretrained_cfg(name, tag))
 
 
@@ -103,9 +103,9 @@ def architectures_of_tag(tag: str) -> list[str]:
 
 
 def same_architecture(config: Mapping[str, Any]) -> str | None:
-    """The architecture in open_clip's list with pretrained weights that a config is, but for its activation."""
+    """The architecture in open_clip's list with pretrained weights that a config equals, apart from its activation."""
     if config["text_cfg"].get("hf_model_name"):
-        return None  # known by a folder here and by a name there
+        return None  # a folder here, a name there
     wanted = architecture({**config, "quick_gelu": False})
     return next((name for name, normal in _known().items() if normal == wanted), None)
 
@@ -122,7 +122,7 @@ def _known() -> dict[str, dict[str, Any]]:
 
 
 def listed(value: Any) -> Any:
-    """A tuple as JSON would give it back."""
+    """A tuple as JSON would return it."""
     return list(value) if isinstance(value, tuple) else value
 
 

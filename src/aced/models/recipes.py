@@ -1,4 +1,4 @@
-"""From a name or a path to what a tower is built from: its config, preprocessing, tokenizer and weights."""
+"""From a name or a path to the recipe of a tower: its config, preprocessing, tokenizer and weights."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from aced.runtime.paths import expand_optional
 
 TOWER_FILE, WEIGHTS_FILE, WORDS_FILE = "tower.json", "model.safetensors", "vocabulary.txt"
 OWN = "own"
-"""Where the description of a model that is none of open_clip's names its code."""
+"""Key under which the description of a model from outside open_clip names its code."""
 FORMAT = 2
 _FORMATS = (1, FORMAT)
-"""Format 1 had a fingerprint that left the architecture out."""
+"""The fingerprint of format 1 left out the architecture."""
 
 
 @dataclass
 class Recipe:
-    """What a tower is built from, wherever that was found.
+    """Everything that a tower is built from, wherever it was found.
 
     Attributes:
-        name: what the model was asked for as.
-        config: the open_clip model config, paths in it as seen from here.
-        preprocess: what of the preprocessing was said; the rest is open_clip's default.
-        kind: `name` of open_clip's list, `json` file, folder that was `saved` by us, or `hub` folder.
+        name: the model as requested.
+        config: the open_clip model config, with paths relative to here.
+        preprocess: the preprocessing that was specified; the rest is open_clip's default.
+        kind: a `name` of open_clip's list, a `json` file, a folder that we `saved`, or a `hub` folder.
         place: the file or folder; None for a name.
         vocabulary: a word list that belongs to it.
-        fingerprint: that the folder notes, and of which `format`.
-        plain: for a name, the recipe without what its pretrained weights agree on, where that differs.
+        fingerprint: the one that the folder records, and its `format`.
+        plain: for a name, the recipe without the settings that all its pretrained weights share, if that differs.
         notes: sentences about it that a user should read.
-        source: the file of its trained weights, or where it is fetched from; None: it has none.
-        key: which of several sets of weights in that file is meant; empty: the model itself.
-        fetches: whether weights, tokenizer and text config may be fetched: a tag or an address of the hub was named.
+        source: the file of its trained weights, or where to fetch it; None: it has none.
+        key: which of several sets of weights in that file to use; empty: the model itself.
+        fetches: whether weights, tokenizer and text config may be downloaded: a tag or an address on the hub was named.
     """
 
     name: str
@@ -78,20 +78,20 @@ class Recipe:
         try:
             found = dict(json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError) as error:
-            raise AcedError(f"{self.name}: cannot read the config of its text tower, {path}: {error}.") from None
+            raise AcedError(f"{self.name}: the config of its text tower, {path}, cannot be read: {error}.") from None
         if "auto_map" in found and not _known_to_transformers(str(found.get("model_type"))):
             raise AcedError(
-                f"{self.name}: its text tower asks for code of its own to be run (auto_map in {path}), which is never "
-                "done: take a model that transformers knows."
+                f"{self.name}: its text tower asks to run its own code (auto_map in {path}), which aced never "
+                "does: use a model that transformers knows."
             )
         return found
 
 
 def expanded(place: str | Path) -> str:
-    """A name or path, `~` in it expanded; empty where there is none.
+    """A name or path with `~` expanded; empty if there is none.
 
     Raises:
-        AcedError: it names no user's home, or holds a variable of a shell.
+        AcedError: it names no user's home, or contains a shell variable.
     """
     try:
         return expand_optional(str(place))
@@ -100,17 +100,17 @@ def expanded(place: str | Path) -> str:
 
 
 def find_recipe(model: str | Path, checkpoint: str | Path | None = None) -> Recipe:
-    """The recipe behind a name, a path or an address, and where its weights are.
+    """The recipe for a name, a path or an address, and where its weights are.
 
-    Only the small config of a repository that `model` names is fetched; a local folder of that name wins.
+    Only the small config of a repository that `model` names is downloaded; a local folder of that name comes first.
 
     Args:
         model: see `load_tower`.
-        checkpoint: weights in the place of those that the model brings along, see `load_tower`.
+        checkpoint: weights to use instead of the model's own, see `load_tower`.
 
     Raises:
-        AcedError: there is no such model or checkpoint, its config cannot be read, or its weights have a name that says
-            nothing.
+        AcedError: there is no such model or checkpoint, its config cannot be read, or the name of its weights is not
+            informative.
     """
     recipe = _find(expanded(model))
     if checkpoint is None or not str(checkpoint):
@@ -123,7 +123,7 @@ def find_recipe(model: str | Path, checkpoint: str | Path | None = None) -> Reci
 
 
 def split_key(checkpoint: str) -> tuple[Path, str]:
-    """The path of a checkpoint, and behind a `#` which of several sets of weights in it is meant."""
+    """The path of a checkpoint and, after a `#`, which of several sets of weights in it to use."""
     head, sharp, key = checkpoint.rpartition("#")
     if not sharp or Path(checkpoint).exists():
         return Path(checkpoint), ""
@@ -131,11 +131,11 @@ def split_key(checkpoint: str) -> tuple[Path, str]:
 
 
 def trained_recipe(model: str | Path, checkpoint: str | Path | None = None, key: str = "") -> Recipe:
-    """As `find_recipe`, of a model that must know something: at random it would choose, teach and score at random.
+    """As `find_recipe`, for a model that must be trained: a random one would select, teach and score at random.
 
     Args:
         model, checkpoint: see `find_recipe`.
-        key: the section of a config that names it; empty where the command line does.
+        key: the section of a config that names it; empty on the command line.
 
     Raises:
         AcedError: as `find_recipe`, or it has no trained weights.
@@ -146,13 +146,13 @@ def trained_recipe(model: str | Path, checkpoint: str | Path | None = None, key:
         what, how = (f"{key}.model = '{model}'", f"as {key}.checkpoint") if key else (model, "with --checkpoint")
         some = f" a tag of open_clip's list ({', '.join(tags[:2])}{', ...' * (len(tags) > 2)}) or" if tags else ""
         raise AcedError(
-            f"{what} has no trained weights: give{some} a local file {how}, or name the `model` folder of a run."
+            f"{what} has no trained weights: name{some} a local file {how}, or the `model` folder of a run."
         )
     return recipe
 
 
 def _own_weights(recipe: Recipe) -> Path | None:
-    """The weights that a local model brings along; None for a name, a config, and a hub folder without any."""
+    """The weights that a local model brings; None for a name, a config, and a hub folder without weights."""
     if recipe.kind == "saved" and recipe.place is not None:
         return recipe.place / WEIGHTS_FILE
     return hub_weights(recipe.place) if recipe.kind == "hub" and recipe.place is not None else None
@@ -164,7 +164,7 @@ def _find(model: str) -> Recipe:
     path = Path(model)
     if path.name in (TOWER_FILE, HUB_CONFIG) and path.is_file():
         path = path.parent
-    for folder in (path, path / "model"):  # a run's folder stands for the model in it
+    for folder in (path, path / "model"):  # a run's folder means the model in it
         if (folder / TOWER_FILE).is_file():
             return saved_recipe(folder)
     if (path / HUB_CONFIG).is_file():
@@ -184,7 +184,7 @@ def saved_recipe(folder: Path) -> Recipe:
     """The recipe of a folder that `save_tower` wrote.
 
     Raises:
-        AcedError: its description cannot be read, or is of a later version.
+        AcedError: its description cannot be read, or comes from a later version.
     """
     description = _read_json(folder / TOWER_FILE)
     if description.get("format") not in _FORMATS:
@@ -195,7 +195,7 @@ def saved_recipe(folder: Path) -> Recipe:
     if OWN in description:
         raise AcedError(
             f"{folder} holds weights of {description[OWN]}, which only that code can build: build the tower with it "
-            "(aced.own_tower), load model.safetensors into its model, and hand it over in Python."
+            "(aced.own_tower), load model.safetensors into its model, and pass it to aced in Python."
         )
     config, preprocess = _levels(folder / TOWER_FILE, description)
     return Recipe(
@@ -211,16 +211,16 @@ def saved_recipe(folder: Path) -> Recipe:
 
 
 def _hub_copy(folder: Path) -> Recipe:
-    """A local copy of a model's folder on the hub; a tokenizer that it needs lies in the same folder."""
+    """A local copy of a model's hub folder; the tokenizer that it needs is in the same folder."""
     config, preprocess = _levels(folder / HUB_CONFIG)
     if config["text_cfg"].get("hf_tokenizer_name"):
         config["text_cfg"]["hf_tokenizer_name"] = str(folder)
-    words = folder / WORDS_FILE  # what `aced export` writes beside a config whose texts become ids by words
+    words = folder / WORDS_FILE  # `aced export` writes it beside a config with a word tokenizer
     return Recipe(folder.name, config, preprocess, "hub", folder, vocabulary=words if words.is_file() else None)
 
 
 def _named(model: str, path: Path) -> Recipe:
-    """An architecture of open_clip's list, the demo family included; whatever is none is refused here."""
+    """An architecture of open_clip's list, the demo family included; anything else is refused here."""
     config = import_open_clip().get_model_config(model) if ":" not in model else None
     if config is None:
         raise AcedError(_unknown(model, path))
@@ -230,7 +230,7 @@ def _named(model: str, path: Path) -> Recipe:
     if quick:
         config = {**config, "quick_gelu": True}
         notes.append(
-            f"{model}: with QuickGELU, as all pretrained weights in open_clip's list were trained; for GELU give a "
+            f"{model}: with QuickGELU, as all its pretrained weights in open_clip's list; for GELU use a "
             'JSON config without "quick_gelu".'
         )
     usual = usual_pixels()
@@ -247,48 +247,48 @@ def _unknown(model: str, path: Path) -> str:
     """Why there is no such model, and what to do."""
     scheme, _, rest = model.partition(":")
     if scheme == "local-dir":
-        return f"{model}: give the folder alone, {rest}."
+        return f"{model}: name only the folder, {rest}."
     if repo := re.fullmatch(r"(?:hf_hub:|hf:(?://)?|https?://(?:huggingface|hf)\.co/)([\w.-]+/[\w.-]+).*", model):
         return f"{model}: write {HUB}{repo[1]}."
     if scheme in ("http", "https"):
-        return f"{model}: of addresses only {HUB}ORGANISATION/MODEL is fetched; give anything else as a local folder."
+        return f"{model}: the only addresses supported are {HUB}ORGANISATION/MODEL; otherwise name a local folder."
     if path.is_dir():
         return f"{model}: {_no_model_in(path)}"
     if path.is_file() or looks_like_weights(path):
-        there = "is a file of weights" if path.is_file() else "would be a file of weights, and there is none"
+        there = "is a file of weights" if path.is_file() else "would be a file of weights, but does not exist"
         return (
-            f"{model} {there}; give the model as an architecture, a JSON config or a folder, and such a file as its "
+            f"{model} {there}; the model must be an architecture, a JSON config or a folder, and such a file is its "
             "checkpoint."
         )
     if path.suffix == ".json" or len(path.parts) > 2 or model.startswith(("./", "../", "~")) or _is_path(path):
-        return f"{model}: no such file or folder; give a JSON config, a model folder or a name."
+        return f"{model}: no such file or folder; name a JSON config, a model folder or an architecture."
     if len(path.parts) > 1:
         return f"No model is called '{model}', and there is no such file or folder.{what_was_meant(model)}"
     return f"No model is called '{model}'.{what_was_meant(model)}"
 
 
 def _is_path(path: Path) -> bool:
-    """Whether two words with a slash are a path rather than a repository: `runs/model`, or a folder that is there."""
+    """Whether two words with a slash are a path and not a repository: `runs/model`, or an existing folder."""
     return path.is_absolute() or (len(path.parts) > 1 and (path.name == "model" or path.parent.is_dir()))
 
 
 def _no_model_in(folder: Path) -> str:
-    """Why a folder is no model."""
+    """Why a folder is not a model."""
     if _of_transformers(folder):
         return (
             "the folder is in the layout of Hugging Face's transformers (a config.json); name the architecture, and "
-            f"give the file of weights in it as the checkpoint, or take the open_clip folder of the same model, with "
+            f"its weight file as the checkpoint, or use the open_clip folder of the same model, with "
             f"{HUB_CONFIG}."
         )
     if (folder / "config.toml").is_file():
-        return "the run has no model yet: it writes one when it ends; go on with 'aced train ... --resume'."
+        return "the run has no model yet: it writes one when it ends; continue with 'aced train ... --resume'."
     inside = sorted(one.parent.name for one in folder.glob(f"*/{TOWER_FILE}"))
     named = f"; {folder / inside[0]} is one" if inside else "; name the `model` folder of a run"
     return f"the folder holds neither {TOWER_FILE} nor {HUB_CONFIG}{named}."
 
 
 def _known_to_transformers(kind: str) -> bool:
-    """Whether transformers builds a kind of model by code of its own; where it is not installed, it builds none."""
+    """Whether transformers builds a kind of model with its own code; if it is not installed, it builds none."""
     try:
         from transformers import CONFIG_MAPPING
     except ImportError:
@@ -320,13 +320,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _levels(path: Path, content: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model and preprocessing config of a JSON file of one or two levels, folders in it as seen from it."""
+    """Model and preprocessing config of a JSON file of one or two levels; paths in it are relative to it."""
     content = _read_json(path) if content is None else content
     config = content.get("model_cfg", content)
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if missing:
-        foreign = "; it is one of Hugging Face's transformers, and open_clip has its own" * ("model_type" in content)
-        raise AcedError(f"{path}: not an open_clip model config, '{missing[0]}' is missing{foreign}.")
+        foreign = "; it is for Hugging Face's transformers; open_clip has its own" * ("model_type" in content)
+        raise AcedError(f"{path}: not an open_clip model config: '{missing[0]}' is missing{foreign}.")
     for key in ("vision_cfg", "text_cfg"):
         if not isinstance(config[key], dict):
             raise AcedError(f"{path}: '{key}' must be a JSON object.")

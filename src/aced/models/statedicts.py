@@ -1,7 +1,7 @@
-"""The one state dict in what a checkpoint holds: out of its wrappers, without the prefixes that wrappers add.
+"""The model's state dict in a checkpoint: found among wrappers, and without the prefixes that they add.
 
 A checkpoint may hold several sets of weights (a model and its moving average, a student and its teacher), each under
-a key of the file or behind a prefix of its names. A set is known by the names of the model that it is for.
+a key of the file or a prefix of its names. A set is recognised by the names of the model that it is for.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 from aced.errors import AcedError
 from aced.models.layouts import translated
 
-# What wrappers put into names: DataParallel and DDP in front, compilation, FSDP and checkpointing anywhere.
+# What wrappers add to names: DataParallel and DDP in front, compilation, FSDP and checkpointing anywhere.
 _FRONT = ("module",)
 _ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 _FIRST = ("state_dict", "model_state_dict", "model", "module", "net", "network", "clip", "weights", "params")
 """Which of several sets of weights is the trained model itself, by its key or prefix; open_clip takes the first."""
-# What an optimiser keeps may have the model's names and shapes.
+# An optimiser's state may have the model's names and shapes.
 _NOT_WEIGHTS = ("optim", "scheduler", "lr_sched", "scaler", "exp_avg", "momentum", "max_exp_avg", "grad")
 _DEPTH, _CLOSE, _SHOWN = 3, 0.8, 3
 
@@ -33,11 +33,11 @@ class _Set:
     """One set of weights in a file.
 
     Attributes:
-        label: where it is: the keys that lead to it, and the prefix of its names.
-        state: its tensors, named as the model names them.
+        label: its place: the keys that lead to it, and the prefix of its names.
+        state: its tensors, under the model's names.
         known: how many of the model's names it has.
-        left: names beside it that are not of it.
-        strays: keys beside it that are no tensors.
+        left: other names beside it.
+        strays: keys beside it that are not tensors.
     """
 
     label: str
@@ -47,9 +47,9 @@ class _Set:
     strays: list[str] = field(default_factory=list)
 
     def before(self, other: _Set) -> int:
-        """Below 0 where it is the model itself sooner than another set, 0 where nothing says which is.
+        """Below 0 if it is rather the model itself than another set, 0 if nothing tells.
 
-        The first word in which their labels differ decides. Bare names are the model itself; so does open_clip see it.
+        The first differing word of their labels decides. Bare names are the model itself, as for open_clip.
         """
         order = {"": -1} | {name: place for place, name in enumerate(_FIRST)}
         for mine, theirs in zip_longest(self.label.split("."), other.label.split("."), fillvalue=""):
@@ -59,59 +59,59 @@ class _Set:
 
 
 def pick_state(content: Any, own: set[str], path: Path, key: str = "") -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict for a model in what a file holds.
+    """The state dict for a model in the content of a file.
 
     Args:
         content: of the file.
         own: the model's names.
-        path: the file, for the sentences.
-        key: the key, or the prefix of names, of the set that is meant; empty: the model itself.
+        path: the file, for messages.
+        key: the key, or the prefix of names, of the set to use; empty: the model itself.
 
     Returns:
-        The tensors by the model's names, as far as it has them, and sentences about what was chosen.
+        The tensors that it has under the model's names, and sentences about what was chosen.
 
     Raises:
-        AcedError: there is no state dict, none of that key, or there are several and none is the model itself.
+        AcedError: there is no state dict, none under that key, or there are several and none is the model itself.
     """
     if not isinstance(content, Mapping) or not content:
         raise AcedError(f"{path}: neither a state dict nor a file with a 'state_dict' in it.")
-    # A model with a text tower of its own also takes the names of plain CLIP, and open_clip renames them.
+    # A model with a separate text tower also accepts the names of plain CLIP, and open_clip renames them.
     known = own | {name.removeprefix("text.") for name in own}
     sets = [one for keys, mapping in _mappings(content) for one in _sets(keys, mapping, known)]
     most = max((one.known for one in sets), default=0)
     sets = [one for one in sets if one.known >= _CLOSE * most and (most or not one.strays or len(sets) == 1)] or sets
     if not sets:
         keys = ", ".join(map(repr, list(content)[:_SHOWN]))
-        raise AcedError(f"{path}: there are no weights of a model in it (it holds {keys}); give a file of weights.")
+        raise AcedError(f"{path}: it holds no weights of a model (only {keys}); name a file of weights.")
     chosen, notes = (_of_key(sets, key, path), []) if key else _chosen(sets, path)
     if chosen.strays and not chosen.known:
         raise AcedError(
-            f"{path}: '{chosen.strays[0]}' is not a tensor; give a file that holds a model's state dict only."
+            f"{path}: '{chosen.strays[0]}' is not a tensor; name a file that holds only a model's state dict."
         )
     if chosen.left:
         more = f" and {len(chosen.left) - _SHOWN} more" if len(chosen.left) > _SHOWN else ""
         notes.append(
-            f"{path}: the weights under '{chosen.label}' are taken; left out: {', '.join(chosen.left[:_SHOWN])}{more}."
+            f"{path}: uses the weights under '{chosen.label}'; left out: {', '.join(chosen.left[:_SHOWN])}{more}."
         )
     return chosen.state, notes
 
 
 def _chosen(sets: list[_Set], path: Path) -> tuple[_Set, list[str]]:
-    """The set that is the model itself, and a sentence where there are others."""
+    """The set that is the model itself, and a sentence if there are others."""
     if len(sets) == 1:
         return sets[0], []
     labels = [f"'{one.label}'" if one.label else "the file itself" for one in sets]
     ranked = sorted(sets, key=cmp_to_key(_Set.before))
     if any(ranked[0].before(other) == 0 for other in ranked[1:]):
         raise AcedError(
-            f"{path}: it holds several models, {', '.join(labels)}; say which one is meant: {path}#{ranked[0].label}."
+            f"{path}: it holds several models, {', '.join(labels)}; choose one, for example {path}#{ranked[0].label}."
         )
     others = [label for label, one in zip(labels, sets, strict=True) if one is not ranked[0]]
     taken = f"'{ranked[0].label}'" if ranked[0].label else "the file itself"
     other = next(one.label for one in ranked[1:])
     return ranked[0], [
-        f"{path}: it holds several sets of weights; {taken} is taken, and not {', '.join(others)} (write "
-        f"{path.name}#{other} for that)."
+        f"{path}: it holds several sets of weights; {taken} is used, not {', '.join(others)} (for that, write "
+        f"{path.name}#{other})."
     ]
 
 
@@ -139,7 +139,7 @@ def _mappings(
 
 
 def _sets(keys: tuple[str, ...], mapping: Mapping[Any, Any], known: set[str]) -> list[_Set]:
-    """The sets of weights in one mapping, one for each prefix of as many known names; mostly one without a prefix."""
+    """The sets of weights in one mapping, one per prefix of equally many known names; usually one without a prefix."""
     tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
     strays = [str(key) for key, value in mapping.items() if not isinstance(value, (Tensor, Mapping))]
     bare = translated({_bare(name): value for name, value in tensors.items()})
@@ -149,9 +149,9 @@ def _sets(keys: tuple[str, ...], mapping: Mapping[Any, Any], known: set[str]) ->
             matched.setdefault(prefix, set()).add(name)
     most = max(map(len, matched.values()), default=0)
     if not most and keys and not any("." in name for name in bare):
-        return []  # moments of an optimiser, and the like
+        return []  # for example moments of an optimiser
     close = sorted((p for p, names in matched.items() if len(names) >= _CLOSE * most), key=len)
-    # What another prefix explains as well is a part of that set: `text.` of a text tower of its own.
+    # Names that another prefix also explains are a part of that set: `text.` of a separate text tower.
     outer = [p for p in close if not any(q != p and matched[p] <= matched[q] for q in close)] or close[:1] or [""]
     found = []
     for prefix in outer:
@@ -165,7 +165,7 @@ def _sets(keys: tuple[str, ...], mapping: Mapping[Any, Any], known: set[str]) ->
 
 
 def _prefixes(name: str, known: set[str]) -> Iterator[str]:
-    """What stands before a known name at the end of `name`, for every way to cut it at a dot."""
+    """The part before a known name at the end of `name`, for every cut at a dot."""
     if name in known:
         yield ""
     at = name.find(".")
@@ -176,7 +176,7 @@ def _prefixes(name: str, known: set[str]) -> Iterator[str]:
 
 
 def _bare(name: str) -> str:
-    """A name without what wrappers of modules put into it."""
+    """A name without the additions of module wrappers."""
     parts = [part for part in name.split(".") if part not in _ANYWHERE]
     while len(parts) > 1 and parts[0] in _FRONT:
         parts = parts[1:]

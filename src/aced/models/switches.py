@@ -1,4 +1,4 @@
-"""Switches of a tower that change what it costs and not what it computes: compilation, activation checkpointing."""
+"""Switches that change the cost of a tower but not its results: compilation, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aced.models.tower import Tower
 def compile_towers(tower: Tower, backend: str = "inductor") -> None:
     """Compile the image tower and the text transformer in place, at their first call.
 
-    Names of parameters stay as they are. The text transformer sees texts of many lengths, and is compiled for any
-    length once it has seen two.
+    Parameter names stay unchanged. The text transformer gets texts of many lengths, and is compiled for any length once
+    it has met two.
     """
     model: Any = tower.model
     model.visual.compile(backend=backend)
@@ -23,35 +23,35 @@ def compile_towers(tower: Tower, backend: str = "inductor") -> None:
 
 
 def checkpoint_activations(tower: Tower) -> None:
-    """Keep the input of each transformer block only, and compute the rest anew in the backward pass.
+    """Keep only the input of each transformer block, and recompute the rest in the backward pass.
 
     Raises:
-        AcedError: the architecture cannot.
+        AcedError: the architecture does not support it.
     """
     model: Any = tower.model
     try:
         trunk = getattr(model.visual, "trunk", None)
-        if trunk is not None:  # open_clip's wrapper would only log that the trunk cannot
+        if trunk is not None:  # open_clip's wrapper would only log a missing support
             trunk.set_grad_checkpointing(True)
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError):
         raise AcedError(
-            f"train.activation_checkpointing: the architecture of '{tower.name}' cannot compute activations anew; "
+            f"train.activation_checkpointing: the architecture of '{tower.name}' cannot recompute activations; "
             "leave it out, and use train.grad_cache to save memory."
         ) from None
 
 
 def uneven_layer(tower: Tower, switch: str) -> str:
-    """The kind of layer for which a switch changes what a training step computes, and not its rounding alone.
+    """The kind of layer for which a switch changes the result of a training step, beyond rounding.
 
     Args:
         tower: the model.
-        switch: `train.grad_cache` and `train.activation_checkpointing` show a layer that keeps statistics of batches
-            other ones, or the same ones twice; `train.grad_cache` and `train.compile` have a layer that drops
-            something at random drop something else. Any other key changes neither.
+        switch: `train.grad_cache` and `train.activation_checkpointing` give a layer with batch statistics other
+            batches, or the same ones twice; `train.grad_cache` and `train.compile` change what a layer with random
+            dropping drops. Any other key changes neither.
 
     Returns:
-        The name of its class; empty where the tower has none.
+        The name of its class; empty if the tower has none.
     """
     averages = switch in ("train.grad_cache", "train.activation_checkpointing")
     draws = switch in ("train.grad_cache", "train.compile")

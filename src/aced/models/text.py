@@ -1,4 +1,4 @@
-"""Text towers at the length of the batch: open_clip's own forward pass needs texts of the full length."""
+"""Text towers at the length of the batch: open_clip's own forward pass needs texts of full length."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 _POOLS = ("argmax", "eos")
 _MASKED_POOLS = ("MeanPooler", "ClsPooler", "ClsLastHiddenStatePooler")
-"""Poolers of open_clip's Hugging Face towers to which padding is nothing."""
+"""Poolers of open_clip's Hugging Face towers that ignore padding."""
 _PAD = 0
 """What `aced.models.ids.padded` pads with."""
 
 
 def trims(model: nn.Module) -> bool:
-    """Whether cutting the padding leaves this open_clip model's text embeddings as they are.
+    """Whether cutting the padding leaves this open_clip model's text embeddings unchanged.
 
-    It does where attention is causal and the embedding is pooled at the end of the text, at the highest id or
-    at the end id: what stands behind is then never looked at.
+    It does if attention is causal and the embedding is pooled at the end of the text, at the highest id or at the end
+    id: later positions are then never used.
     """
     tower = _tower(model)
     return (
@@ -31,11 +31,11 @@ def trims(model: nn.Module) -> bool:
 
 
 class Ending(NamedTuple):
-    """Where the text ends that a tower embeds, so that what stands behind can be cut.
+    """The end of a text in a tower, after which padding can be cut.
 
     Attributes:
-        eos: the id that ends a text; None where it is the highest one.
-        masked: whether the tower masks its padding, and so wants every id before it.
+        eos: the id that ends a text; None if it is the highest one.
+        masked: whether the tower masks its padding, and so needs every id before it.
     """
 
     eos: int | None
@@ -65,10 +65,10 @@ def _masks(model: nn.Module) -> bool:
 
 
 def by_length(lengths: Tensor) -> list[Tensor]:
-    """Positions of B texts in one part, or in a short and a long one, each to be padded to its own longest text.
+    """Positions of B texts in one part, or in a short and a long one, each padded to its own longest text.
 
-    There are two where that spares a tenth of the tokens: captions of the web are short but for a few, so it mostly
-    spares a third. More parts spare little more, and small ones use a processor badly.
+    There are two if that saves a tenth of the tokens: most captions on the web are short, so it usually saves a third.
+    More parts save little more, and small ones use a processor badly.
 
     Args:
         lengths: `[B]` int64.
@@ -95,7 +95,7 @@ def encode(model: nn.Module, ids: Tensor, end: Ending | None) -> Tensor:
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-    # One row per text is pooled, and the norm works row by row: pooling first gives the same.
+    # One row per text is pooled, and the norm works row by row, so pooling first gives the same result.
     x = tower.ln_final(x[torch.arange(len(ids), device=ids.device), end.positions(ids)])
     projection = tower.text_projection
     if projection is None:
@@ -104,7 +104,7 @@ def encode(model: nn.Module, ids: Tensor, end: Ending | None) -> Tensor:
 
 
 def pool_type(model: nn.Module) -> str:
-    """How the text tower pools; plain CLIP and the separate text towers keep it under different names."""
+    """How the text tower pools; plain CLIP and separate text towers store it under different names."""
     tower = _tower(model)
     return str(getattr(tower, "pool_type", None) or getattr(tower, "text_pool_type", ""))
 
@@ -115,5 +115,5 @@ def _eos(model: nn.Module) -> int:
 
 
 def _tower(model: nn.Module) -> nn.Module:
-    """The module that holds the text tower's parts: the model itself in plain CLIP."""
+    """The module with the text tower's parts: the model itself in plain CLIP."""
     return getattr(model, "text", model)

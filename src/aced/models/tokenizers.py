@@ -1,4 +1,4 @@
-"""A word tokenizer for small models, the choice of a tokenizer for a model, and tokenizers' identities."""
+"""A word tokenizer for small models, the choice of a model's tokenizer, and tokenizer fingerprints."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SPACE = 1 + ord(" ")
 
 
 class WordTokenizer:
-    """One id per known word; an unknown word becomes the bytes of its UTF-8 form and a space.
+    """One id per known word; an unknown word becomes its UTF-8 bytes and a space.
 
-    Ids: 0 pads, 1 to 256 are bytes, then the words in their order, then the end of the text. The end is the
-    highest id, because the text towers pool at the highest id. Texts are lowered; no start id is used.
+    Ids: 0 pads, 1 to 256 are bytes, then the words in order, then the end of the text. The end has the highest id,
+    because the text towers pool at the highest id. Texts are lower-cased; there is no start id.
 
     Args:
         words: the vocabulary, without repeats.
-        context_length: length of the rows; longer texts are cut and end in the end id.
+        context_length: length of the rows; longer texts are cut and still end in the end id.
     """
 
     def __init__(self, words: Iterable[str], context_length: int = 32) -> None:
@@ -42,7 +42,7 @@ class WordTokenizer:
         self.context_length = context_length
         self._ids = {word: 1 + _BYTES + i for i, word in enumerate(self.words)}
         if len(self._ids) != len(self.words):
-            raise AcedError("The vocabulary holds a word twice; every word must stand on one line only.")
+            raise AcedError("The vocabulary holds a word twice; list every word once.")
         self.eot_token_id = 1 + _BYTES + len(self.words)
         self.vocab_size = self.eot_token_id + 1
 
@@ -71,7 +71,7 @@ class WordTokenizer:
         return [*ids[: limit - 1], self.eot_token_id]
 
     def _piece(self, piece: str) -> Sequence[int]:
-        """A word without blanks around it: its id, or its bytes and a space to tell it from the next."""
+        """A word without surrounding spaces: its id, or its bytes and a space that separates it from the next."""
         known = self._ids.get(piece)
         if known is not None:
             return (known,)
@@ -100,9 +100,9 @@ def choose_tokenizer(
 ) -> Tokenizer:
     """The tokenizer that belongs to a model config.
 
-    A vocabulary file beside the config wins; then a Hugging Face tokenizer that the config names (a local
-    folder only); then a registered word list (`word_lists`) that needs this `vocab_size`; then CLIP's own 49,408
-    pieces. The name of the model decides nothing.
+    A vocabulary file beside the config takes precedence; then a Hugging Face tokenizer that the config names (local
+    folders only); then a registered word list (`word_lists`) with this `vocab_size`; then CLIP's own 49,408 pieces.
+    The model's name decides nothing.
 
     Args:
         name: the model, for the error messages.
@@ -111,7 +111,7 @@ def choose_tokenizer(
         vocabulary: a word list that belongs to this model, if there is one.
 
     Raises:
-        AcedError: the tokenizer would have to be downloaded, or does not fit `vocab_size`.
+        AcedError: the tokenizer would need a download, or does not fit `vocab_size`.
     """
     size = int(text_cfg.get("vocab_size", CLIP_VOCABULARY_SIZE))
     source = text_cfg.get("hf_tokenizer_name")
@@ -129,7 +129,7 @@ def choose_tokenizer(
         return WordTokenizer(word_lists()[size], context_length)
     if size < CLIP_VOCABULARY_SIZE:
         raise AcedError(
-            f"{name}: text_cfg.vocab_size is {size}, and no known tokenizer has so few pieces; set it to "
+            f"{name}: text_cfg.vocab_size is {size}, but no known tokenizer has that few pieces; set it to "
             f"{CLIP_VOCABULARY_SIZE} (CLIP), to {', '.join(map(str, word_lists()))} (the demo family's words), "
             "or put a word list named like the config, ending in '-vocab.txt', beside it."
         )
@@ -143,8 +143,8 @@ def _hugging_face(name: str, source: str, text_cfg: Mapping[str, Any], context_l
     """A Hugging Face tokenizer from a local folder."""
     if not Path(source).is_dir():
         raise AcedError(
-            f"{name}: its tokenizer '{source}' would have to be downloaded, which naming a tag of the weights or their "
-            "repository (hf-hub:ORGANISATION/MODEL) allows; or copy the tokenizer's files into a folder and name that "
+            f"{name}: its tokenizer '{source}' would need a download, which naming a tag of the weights or their "
+            "repository (hf-hub:ORGANISATION/MODEL) permits; or copy the tokenizer's files into a folder and name it "
             "in 'text_cfg.hf_tokenizer_name' of a local copy of the config."
         )
     options = dict(text_cfg.get("tokenizer_kwargs") or {})
@@ -160,11 +160,11 @@ def _hugging_face(name: str, source: str, text_cfg: Mapping[str, Any], context_l
             ),
         )
     except ImportError:
-        raise AcedError(f"{name}: its tokenizer needs a package: run `pip install transformers`.") from None
+        raise AcedError(f"{name}: its tokenizer needs transformers: run `pip install transformers`.") from None
     except (OSError, ValueError) as error:
         if asks or "trust_remote_code" in str(error):
             raise AcedError(
-                f"{name}: its tokenizer in {source} asks for code of its own to be run, which is never done: take a "
+                f"{name}: its tokenizer in {source} asks to run its own code, which aced never does: use a "
                 "model whose tokenizer transformers knows."
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -172,7 +172,7 @@ def _hugging_face(name: str, source: str, text_cfg: Mapping[str, Any], context_l
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
-    """A hash of everything about a tokenizer that decides its ids: class, vocabulary and cleaning."""
+    """A hash of everything in a tokenizer that decides its ids: class, vocabulary and cleaning."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     vocabulary: Any
     if isinstance(tokenizer, WordTokenizer):
@@ -189,7 +189,7 @@ def tokenizer_identity(tokenizer: Any) -> str:
         "strip": getattr(tokenizer, "strip_sep_token", False),
         "vocabulary": vocabulary,
     }
-    if not vocabulary:  # code of a user, which is known by its name
+    if not vocabulary:  # a user's code, identified by its name
         kind = tokenizer if hasattr(tokenizer, "__qualname__") else type(tokenizer)
         options["code"] = f"{kind.__module__}.{kind.__qualname__}"
     return hashlib.sha256(json.dumps(options).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""The tensors in a TorchScript archive, by the names of its state dict; nothing of its code is run.
+"""The tensors in a TorchScript archive, by their names in its state dict; its code is never run.
 
-Such an archive is a zip of raw numbers, of a pickle that says which attribute of which module they are, and of source
-code. The pickle is read with nothing in its reach but what makes tensors; modules become empty objects. The code is
-only looked at for the lists of parameters and buffers in it: other tensors (a mask) are no part of a state dict.
+Such an archive is a zip of raw numbers, a pickle that assigns them to attributes of modules, and source code. The
+pickle is read with access only to what makes tensors; modules become empty objects. The code is only searched for its
+lists of parameters and buffers: other tensors (a mask) are not part of a state dict.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """The parameters and buffers of the module in an archive, by their names.
 
     Raises:
-        pickle.UnpicklingError: there is more in its pickle than modules and tensors.
+        pickle.UnpicklingError: its pickle holds more than modules and tensors.
         OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile: it is damaged.
     """
     with zipfile.ZipFile(path) as archive:
@@ -61,7 +61,7 @@ class _Module:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads the pickle of an archive; what is no module, tensor or list of plain values is refused."""
+    """Reads the pickle of an archive; anything but modules, tensors and lists of plain values is refused."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
@@ -69,7 +69,7 @@ class _Reader(pickle.Unpickler):
         self._read: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """As in `pickle.Unpickler`, of a few harmless names."""
+        """As in `pickle.Unpickler`, for a few harmless names."""
         if module.startswith("__torch__"):
             return type(name, (_Module,), {"where": f"{module}.{name}"})
         if module == "torch" and name in _TYPES:
@@ -83,7 +83,7 @@ class _Reader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """The numbers of a storage, as they lie in the archive."""
+        """The numbers of a storage, as stored in the archive."""
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"GLOBAL {kind}")
@@ -102,14 +102,14 @@ def _first(values: Any, *_: Any) -> Any:
 
 
 class _Source:
-    """Which tensors of a module are its parameters and buffers, by the lists in the archive's code."""
+    """Which tensors of a module are parameters and buffers, according to the lists in the archive's code."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         self._archive, self._root = archive, root
         self._files: dict[str, dict[str, set[str]]] = {}
 
     def names(self, where: str) -> set[str] | None:
-        """The names of a class's parameters and buffers; None where its code is not there."""
+        """The names of a class's parameters and buffers; None if its code is missing."""
         file, _, name = where.rpartition(".")
         if file not in self._files:
             member = f"{self._root}code/{file.replace('.', '/')}.py"

@@ -30,19 +30,19 @@ class Tower(nn.Module):
     """An open_clip model with its own preprocessing and tokenizer.
 
     Attributes:
-        name: what the model was asked for as.
+        name: the model as requested.
         model: the open_clip model; its state dict is what open_clip saves and loads.
         config: the open_clip model config that it was built from.
         preprocess: open_clip's preprocessing config (size, mean, std, interpolation, resize_mode).
-        view: the geometric half of the preprocessing, done by whoever reads the images.
+        view: the geometric half of the preprocessing, done by the reader of the images.
         tokenizer: texts to `[B, context_length]` ids.
         context_length: longest text in tokens.
         width: d, the dimension of the embeddings.
-        partly: how training images are seen that `Candidates.coarse` marks; None: as all others.
+        partly: how training images marked in `Candidates.coarse` are processed; None: like all others.
         text_model: the `config.json` of a Hugging Face text tower; None for open_clip's own.
-        notes: sentences about where the model came from that a user should read.
+        notes: sentences about the model's origin that a user should read.
         fixed: parts of the model that are not trained, and stay in evaluation mode (`lock`).
-        behind: the share of the image's and of the text's forward pass that gradients go back through.
+        behind: the share of the image's and of the text's forward pass that gradients pass back through.
     """
 
     mean: Tensor
@@ -80,7 +80,7 @@ class Tower(nn.Module):
         self._at_once: dict[int, int | None] = {}
 
     def train(self, mode: bool = True) -> Tower:
-        """As in torch, but for what is `fixed`: there, nothing is dropped and the statistics of batches stay."""
+        """As in torch, except for `fixed` parts: nothing is dropped there, and batch statistics stay."""
         super().train(mode)
         for module in self.fixed:
             module.eval()
@@ -91,39 +91,39 @@ class Tower(nn.Module):
     def pixels(self, images: Tensor) -> Tensor:
         """`[B, 3, S, S]` uint8 to float on the tower's device: scaled to 0..1, then mean and std applied."""
         images = images.to(self.mean.device, non_blocking=True)
-        # The first division is not in place: the caller may have handed over floats.
+        # The first division is not in place: the caller may have passed floats.
         return images.to(self.mean.dtype).div(255).sub_(self.mean).div_(self.std)
 
     @cached_property
     def ids(self) -> TokenIds:
-        """The column of token ids that a batch needs for this tower; without it captions are tokenised when needed."""
+        """The column of token ids that a batch needs for this tower; without it captions are tokenised on demand."""
         return TokenIds(self.tokenizer, self.context_length, self._ending)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """B texts to `[B, T]` int64 on the tower's device.
 
-        T is the longest text of the batch where the rest cannot change the embedding (causal attention,
-        pooled at the end of the text), and `context_length` elsewhere. Tokens are remembered per text.
+        T is the longest text of the batch if the rest cannot change the embedding (causal attention, pooled at the end
+        of the text), otherwise `context_length`. Tokens are remembered per text.
         """
         ids = self.ids.of(texts)
         return padded(_cut(ids)).to(self.mean.device)
 
     def _here(self, ids: Tensor) -> Tensor:
-        """Ids on the tower's device, where each other one than a CPU gets no more of the padding than it needs."""
+        """Ids on the tower's device; every device but a CPU gets only the padding that it needs."""
         if ids.device.type == self.mean.device.type:
             return ids
         return self.ids.sent(ids).to(self.mean.device)
 
     def _parts(self, ids: Tensor) -> list[Tensor]:
-        """The positions of the texts that go through the text tower together, of ids on a CPU."""
+        """The positions of texts that go through the text tower together, from ids on a CPU."""
         return text.by_length(lengths_of(ids)) if self._ending else [torch.arange(len(ids))]
 
     # -- embeddings ------------------------------------------------------------------------------------------
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, with gradient where it is enabled.
+        """`[B, 3, S, S]` uint8 to `[B, d]` of unit length, with gradient if enabled.
 
-        Without gradient, in evaluation mode and on a CPU, as many at once as memory is cheap for (`at_once`).
+        Without gradient, in evaluation mode and on a CPU, it takes as many at once as are cheap in memory (`at_once`).
         """
         side = images.shape[-1]
         if self.training or torch.is_grad_enabled() or len(images) < 2:
@@ -136,11 +136,11 @@ class Tower(nn.Module):
         return torch.cat([self.embed_whole(part) for part in images.split(limit)])
 
     def embed_whole(self, images: Tensor) -> Tensor:
-        """What `embed_image` gives, all images at once."""
+        """As `embed_image`, all images at once."""
         return _unit(self.model.encode_image(self.pixels(images)))  # type: ignore[operator]
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """B texts to `[B, d]` of unit length, with gradient where it is enabled."""
+        """B texts to `[B, d]` of unit length, with gradient if enabled."""
         return self._embed_ids(self.ids.of(texts))
 
     def embed_captions(self, candidates: Candidates) -> Tensor:
@@ -149,7 +149,7 @@ class Tower(nn.Module):
 
     def _embed_ids(self, ids: Tensor) -> Tensor:
         ids = self._here(ids)
-        # Elsewhere than on a CPU every new shape costs more than the padding, and to know a length is to wait for it.
+        # Except on a CPU, each new shape costs more than the padding, and knowing a length means waiting for it.
         parts = self._parts(ids) if ids.device.type == "cpu" else []
         if len(parts) < 2:
             whole = _cut(ids) if parts else ids
@@ -158,7 +158,7 @@ class Tower(nn.Module):
         return _unit(torch.cat(features)[torch.cat(parts).argsort()])
 
     def embed(self, candidates: Candidates) -> Embeddings:
-        """Embeddings of B pairs with the model's own logit scale and bias, with gradient where it is enabled.
+        """Embeddings of B pairs with the model's own logit scale and bias, with gradient if enabled.
 
         Raises:
             AcedError: the candidates were not read in this tower's view.
@@ -178,7 +178,7 @@ class Tower(nn.Module):
         return Embeddings(image, self.embed_captions(candidates), scale, bias)
 
     def forward(self, candidates: Candidates) -> Embeddings:
-        """The same as `embed`; being the module's forward, it is what DistributedDataParallel wraps."""
+        """The same as `embed`; DistributedDataParallel wraps it as the module's forward."""
         return self.embed(candidates)
 
     def scale_and_bias(self) -> tuple[Scalar, Scalar]:
@@ -188,9 +188,9 @@ class Tower(nn.Module):
         return scale.exp().reshape(()), 0.0 if bias is None else bias.reshape(())
 
     def score(self, candidates: Candidates, micro_batch: int) -> Embeddings:
-        """Embeddings without gradient, in evaluation mode, at most `micro_batch` pairs at once.
+        """Embeddings without gradient, in evaluation mode, at most `micro_batch` pairs at a time.
 
-        The mode of every submodule is as before afterwards.
+        Afterwards every submodule is back in its own mode.
         """
         if micro_batch < 1:
             raise ValueError(f"Tower.score: micro_batch must be at least 1, got {micro_batch}.")
@@ -215,15 +215,15 @@ class Tower(nn.Module):
     def fingerprint(self) -> str:
         """16 hex digits that change with weights, architecture, preprocessing, tokenizer and text length.
 
-        Two towers of one fingerprint embed alike, whatever they are called.
+        Two towers with the same fingerprint embed identically, whatever their names.
         """
         return self.identity()["tower"]
 
     def identity(self) -> dict[str, str]:
         """Hashes of `weights`, `preprocessing`, `tokenizer` (with the text length) and `architecture`.
 
-        And of all four as `tower`, and of the first three as `contents`, which is what `tower` was before the
-        architecture counted: what was written then is still compared by it.
+        Also of all four as `tower`, and of the first three as `contents`: the `tower` of versions that ignored the
+        architecture, which is still compared for files written then.
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
@@ -240,7 +240,7 @@ class Tower(nn.Module):
         return marks | {"tower": digest.hexdigest()[:16]}
 
     def _computation_mark(self) -> str:
-        """A hash of what the model computes beyond its weights."""
+        """A hash of the model's computation beyond its weights."""
         return mark_of(computation(architecture(self.config, self.text_model)))
 
     def _parts_in_words(self) -> dict[str, str]:
@@ -253,8 +253,8 @@ class Tower(nn.Module):
         """FLOPs of one forward pass per sample (a multiply-add counts as 2); backward costs twice that.
 
         Args:
-            text_length: T of the tokens; counts as `context_length` where the tower does not trim.
-            image_size: side of the images in pixels; the view's where it is not given.
+            text_length: T of the tokens; counts as `context_length` if the tower does not trim.
+            image_size: side of the images in pixels; default: the view's.
         """
         side = image_size or self.view.size
         length = min(text_length, self.context_length) if self._ending else self.context_length
@@ -265,10 +265,10 @@ class Tower(nn.Module):
         return Flops(self._flops["image", side], self._flops["text", length])
 
     def training_flops(self, candidates: Candidates) -> tuple[float, float]:
-        """As `batch_flops`, of a forward pass in training mode, where some images may be seen coarsely.
+        """As `batch_flops`, for a forward pass in training mode, where some images may be processed coarsely.
 
         Returns:
-            All of it, and the part that gradients go back through.
+            All FLOPs, and the part that gradients pass back through.
         """
         image: float = self.flops(self.context_length).image
         if self.partly is not None and candidates.coarse is not None:
@@ -282,14 +282,14 @@ class Tower(nn.Module):
         """FLOPs per pair, on average, of one forward pass over these pairs, padding included.
 
         Args:
-            candidates: the pairs; of ids on another device than a CPU every row counts as long as all are padded to.
-            image_size: side of the images in pixels; the view's where it is not given.
+            candidates: the pairs; if ids are not on a CPU, every row counts with the common padded length.
+            image_size: side of the images in pixels; default: the view's.
         """
         image = self.flops(self.context_length, image_size).image
         return self._forward_flops(candidates.column(self.ids), image)
 
     def forward_flops(self, texts: Sequence[str], image_size: int | None = None) -> float:
-        """As `batch_flops`, of a batch with these captions."""
+        """As `batch_flops`, for a batch with these captions."""
         return self._forward_flops(self.ids.of(texts), self.flops(self.context_length, image_size).image)
 
     def _forward_flops(self, ids: Tensor, image: float) -> float:
@@ -303,17 +303,17 @@ class Tower(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self.mean.device
 
 
 def _cut(ids: Tensor) -> Tensor:
-    """`[B, T]` ids on a CPU without the columns in which all texts have ended."""
+    """`[B, T]` ids on a CPU without the columns after the end of all texts."""
     return ids[:, : int(lengths_of(ids).max())] if len(ids) else ids[:, :1]
 
 
 def _unit(features: Tensor) -> Tensor:
-    """`[B, d]` with rows of length 1, in float32 at least: to 8 bits they would be off by up to 0.4 %."""
+    """`[B, d]` with rows of length 1, in float32 at least: 8 mantissa bits would be off by up to 0.4 %."""
     return F.normalize(features.float() if features.dtype in (torch.bfloat16, torch.float16) else features, dim=-1)
 
 
@@ -321,7 +321,7 @@ def view_of(name: str, preprocess: Mapping[str, Any]) -> View:
     """The geometric half of an open_clip preprocessing config.
 
     Raises:
-        AcedError: the config asks for something a `View` is not: an oblong image, padding, nearest pixels.
+        AcedError: the config asks for something that no `View` supports: an oblong image, padding, nearest pixels.
     """
     size = preprocess["size"]
     if not isinstance(size, int):
@@ -331,7 +331,7 @@ def view_of(name: str, preprocess: Mapping[str, Any]) -> View:
     mode: Any = preprocess.get("resize_mode") or "shortest"
     if mode not in ("shortest", "squash"):
         raise AcedError(f"{name}: resize_mode is '{mode}'; only 'shortest' and 'squash' are supported.")
-    # open_clip's inference transform knows these two, and takes bicubic for everything else.
+    # open_clip's inference transform knows these two, and uses bicubic for everything else.
     bilinear = preprocess.get("interpolation") == "bilinear"
     if any(not math.isfinite(v) or v == 0 for v in preprocess["std"]):
         raise AcedError(f"{name}: the preprocessing's std is {preprocess['std']}; it must not contain zero.")

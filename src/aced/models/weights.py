@@ -1,4 +1,4 @@
-"""Local checkpoints into open_clip models: renamed as open_clip does, misfits told."""
+"""Loading local checkpoints into open_clip models: renamed as by open_clip, misfits reported."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _POSITIONS = re.compile(r"(^|\.)(positional_embedding|pos_embed)$")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was found in a checkpoint besides the weights.
+    """Findings in a checkpoint besides the weights.
 
     Attributes:
         notes: sentences that a user should read.
-        bias: a logit bias that the model had no place for, and has now.
-        openai: whether OpenAI's own keys were in it.
-        unbiased: whether it had no logit bias; a bias of the model's is 0 then, as in open_clip.
+        bias: a logit bias that the model lacked, and now has.
+        openai: whether it had OpenAI's own keys.
+        unbiased: whether it had no logit bias; the model's bias is then 0, as in open_clip.
     """
 
     notes: tuple[str, ...] = ()
@@ -45,13 +45,13 @@ class Loaded:
 def load_weights(model: nn.Module, path: Path, name: str, key: str = "") -> Loaded:
     """Load a checkpoint into an open_clip model; every weight must be there and have the right shape.
 
-    A model without a logit bias gets the one that the file has.
+    A model without a logit bias gets the file's.
 
     Args:
         model: the open_clip model.
-        path: see `read_checkpoint`; the state dict in it may lie in wrappers and have their prefixes.
+        path: see `read_checkpoint`; its state dict may be in wrappers and have their prefixes.
         name: the model, for the error messages.
-        key: which of several sets of weights in the file is taken; empty: the model itself.
+        key: which of several sets of weights in the file to use; empty: the model itself.
 
     Raises:
         AcedError: the file is missing or unreadable, it has no such set, or its weights do not fit; the sentence
@@ -66,7 +66,7 @@ def load_weights(model: nn.Module, path: Path, name: str, key: str = "") -> Load
     if any(_TRANSFORMERS.search(key) for key in state):
         raise AcedError(
             f"{path}: its weights are in the layout of Hugging Face's transformers (text_model., vision_model.), "
-            "and of no CLIP or SigLIP model of it; take the open_clip file of the same model."
+            "but of no CLIP or SigLIP model in it; use the open_clip file of the same model."
         )
     openai = all(key in state for key in OPENAI_KEYS)
     bias = _take_bias(model, state)
@@ -85,7 +85,7 @@ def load_weights(model: nn.Module, path: Path, name: str, key: str = "") -> Load
 
 
 def start_bias(model: nn.Module, bias: float, log_scale: float) -> None:
-    """Give a model these logit bias and scale, also where it has no bias yet."""
+    """Set the logit bias and scale of a model, even if it has no bias yet."""
     scale: Tensor = model.logit_scale  # type: ignore[assignment]
     with torch.no_grad():
         scale.fill_(log_scale)
@@ -93,7 +93,7 @@ def start_bias(model: nn.Module, bias: float, log_scale: float) -> None:
 
 
 def _take_bias(model: nn.Module, state: dict[str, Tensor]) -> float | None:
-    """Give a model without a logit bias the one of a state dict; the value, where it did."""
+    """Give a model without a logit bias that of a state dict; returns the value if it did."""
     bias = state.get("logit_bias")
     if bias is None or bias.numel() != 1 or getattr(model, "logit_bias", bias) is not None:
         return None
@@ -104,7 +104,7 @@ def _take_bias(model: nn.Module, state: dict[str, Tensor]) -> float | None:
 
 
 def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What open_clip's own loader does to old and foreign files, but for its silent resizing of positions."""
+    """What open_clip's own loader does to old and foreign files, except its silent resizing of positions."""
     open_clip = import_open_clip()
     own = model.state_dict()
     state = {key: value for key, value in state.items() if key in own or key not in _NO_WEIGHTS}
@@ -118,7 +118,7 @@ def _renamed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    """What keeps a state dict from fitting, one clause each."""
+    """The reasons why a state dict does not fit, one clause each."""
     faults = [
         f"{key} is {_shape(state[key])} in the file and {_shape(own[key])} in the model"
         for key in own
@@ -132,23 +132,23 @@ def _remedy(path: Path, own: dict[str, Tensor], state: dict[str, Tensor]) -> str
     """What to do about weights that do not fit."""
     part = re.search(r"-(\d+)-of-(\d+)\.\w+$", path.name)
     if part:
-        return f"it is file {int(part[1])} of {int(part[2])}: give the index of all of them (.index.json)"
+        return f"it is file {int(part[1])} of {int(part[2])}: name the index of all of them (.index.json)"
     other = [key for key in own if key in state and state[key].shape != own[key].shape]
     if own.keys() == state.keys() and other and all(_POSITIONS.search(key) for key in other):
         hints = [hint for key in other if (hint := _size_hint(key, own, state))]
-        return "; ".join(hints) or "they are of another image size or text length: set image_size or context_length"
-    return "give the checkpoint of this very architecture"
+        return "; ".join(hints) or "they belong to another image size or text length: set image_size or context_length"
+    return "use a checkpoint of this architecture"
 
 
 def _size_hint(key: str, own: dict[str, Tensor], state: dict[str, Tensor]) -> str | None:
-    """The key of the config that a position embedding of another length asks for."""
+    """The config key to set for a position embedding of another length."""
     if not key.startswith("visual."):
         return f"set text_cfg.context_length to {state[key].shape[-2]} in a JSON config"
     patch = own.get("visual.conv1.weight")
     side = math.isqrt(state[key].shape[-2] - 1)
     if patch is None or side**2 + 1 != state[key].shape[-2]:
         return None
-    return f"they are of another image size: set vision_cfg.image_size to {side * patch.shape[-1]} in a JSON config"
+    return f"they belong to another image size: set vision_cfg.image_size to {side * patch.shape[-1]} in a JSON config"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,1 +1,1 @@
-"""Image-text pairs in tars, or anywhere else: the contract of a source, reading, orders, streaming."""
+"""Image-text pairs in tars or elsewhere: the contract of a source, reading, orders, streaming."""

@@ -1,4 +1,4 @@
-"""Bytes of a caption member to the caption of a sample: which field, which of several, and cleaned."""
+"""A sample's caption from the bytes of its member: the field, the choice among several, and cleaning."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from aced.errors import AcedError
 from aced.files.standins import HEAD, stand_in
 
 MAX_CAPTION = 8192
-"""Characters of a caption that are kept; a tokenizer needs seconds for a megabyte, to keep 77 tokens."""
+"""Characters of a caption to keep; a tokenizer needs seconds for a megabyte, of which 77 tokens remain."""
 
 _SHOWN = 40
-"""Characters of a value that a sentence shows."""
+"""Characters of a value that a message shows."""
 _MOST_WORDS = 5
-"""Entries of a list of single words from which on it is taken for one text in pieces, not for so many captions."""
+"""Minimum length of a list of single words that counts as one text in pieces and not as several captions."""
 _PLACEHOLDERS = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "undefined"})
 _PRINTED = re.compile(r"[\[{]\s*(['\"{\[].*)?[\]}]", re.DOTALL)
 
 CaptionChoice = Literal["whole", "first", "random"]
 CaptionNote = tuple[str, str]
-"""Name and detail of an oddity."""
+"""Name and detail of something unusual."""
 
 
 class CaptionFault(Exception):
@@ -37,7 +37,7 @@ class CaptionFault(Exception):
 
 @dataclass(frozen=True)
 class Captions:
-    """Where the captions of a source are, and which of several is used.
+    """Where a source's captions are, and which of several is used.
 
     Attributes:
         field: field of the json, or "" for the txt.
@@ -76,8 +76,8 @@ class Captions:
         Args:
             content: bytes of the member.
             key: identity of the sample.
-            epoch: from 0; only the random choice looks at it.
-            notes: gets what is odd.
+            epoch: from 0; only the random choice depends on it.
+            notes: receives what is unusual.
 
         Raises:
             CaptionFault: `caption_empty`, `caption_no_field`, `caption_no_text` or `caption_bad_json`.
@@ -106,46 +106,46 @@ class Captions:
 
 
 def _decoded(content: bytes, notes: list[CaptionNote]) -> str:
-    """Bytes to text: UTF-8, UTF-16 where a byte order mark says so, and U+FFFD for what is neither."""
+    """Bytes to text: UTF-8, UTF-16 if a byte order mark says so, and U+FFFD for invalid bytes."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         notes.append(("caption_not_utf8", "the caption is UTF-16, as its byte order mark says"))
         return content.decode("utf-16", "replace")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        notes.append(("caption_not_utf8", "the caption is not UTF-8; what cannot be read became U+FFFD"))
+        notes.append(("caption_not_utf8", "the caption is not UTF-8; invalid bytes became U+FFFD"))
         return content.decode("utf-8", "replace")
 
 
 def _clean(text: str, notes: list[CaptionNote]) -> str:
     if "\0" in text or "\ufeff" in text or "\r" in text:
-        notes.append(("caption_cleaned", "the caption has a byte order mark, NUL or carriage returns, taken out"))
+        notes.append(("caption_cleaned", "a byte order mark, NUL or carriage returns were removed from the caption"))
         text = text.replace("\0", "").replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        # A json may hold half of a surrogate pair, which no tokenizer can encode.
+        # A json may contain half of a surrogate pair, which no tokenizer can encode.
         notes.append(("caption_not_utf8", "the caption has half a surrogate pair, which became U+FFFD"))
         text = "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
     return text.strip()
 
 
 def _check_printed(text: str, notes: list[CaptionNote]) -> None:
-    """Tell of text that a program made from something that was no text, and refuse a pointer to a file."""
+    """Note text that a program made from something that was not text, and refuse a reference to a file."""
     if text.startswith("version ") and (what := stand_in(text[:HEAD].encode())):
-        raise CaptionFault("caption_no_text", f"the caption is no text: {what}")
+        raise CaptionFault("caption_no_text", f"the caption is not text: {what}")
     if text in _PLACEHOLDERS:
-        notes.append(("caption_placeholder", f"the caption is '{text}', as programs write where there is none"))
+        notes.append(("caption_placeholder", f"the caption is '{text}', a program's word for no caption"))
     elif text[0] in "[{" and _PRINTED.fullmatch(text):
         notes.append(("caption_printed", f"the caption looks like a printed list or dict ({_shown(text)})"))
 
 
 def _entries(text: str, field: str, notes: list[CaptionNote]) -> list[str]:
-    """The captions in one field of a json: a text, or the texts of a list; anything else is no caption."""
+    """The captions in one field of a json: a text, or the texts of a list; anything else is not a caption."""
     try:
         content: Any = json.loads(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise CaptionFault("caption_bad_json", "its json cannot be read") from error
     if not isinstance(content, dict):
-        raise CaptionFault("caption_no_field", f"its json is {_what(content)}, so that it has no field {field}")
+        raise CaptionFault("caption_no_field", f"its json is {_what(content)} and has no field {field}")
     if field not in content:
         names = ", ".join(sorted(content)[:8])
         hint = f" (it has {names})" if names else ""
@@ -164,10 +164,10 @@ def _entries(text: str, field: str, notes: list[CaptionNote]) -> list[str]:
 
 
 def _check_words(entries: list[str], field: str, notes: list[CaptionNote]) -> None:
-    """Refuse a list that is one text in pieces (`["a", "red", "square", "."]`), and tell of any list of single words.
+    """Refuse a list that is one text in pieces (`["a", "red", "square", "."]`), and note any list of single words.
 
-    A piece that no caption consists of, or many of them, give such a list away. Texts without white space in scripts
-    that do without it are not taken for words.
+    Such a list shows by its length, or by a piece that no caption consists of. Texts in scripts that do without white
+    space do not count as words.
     """
     if len(entries) < 2 or not all(map(_is_word, entries)):
         return
@@ -178,14 +178,14 @@ def _check_words(entries: list[str], field: str, notes: list[CaptionNote]) -> No
 
 
 def _is_word(text: str) -> bool:
-    """Whether a text has no white space though its script puts it between words, or no letters at all."""
+    """Whether a text has no white space although its script separates words with it, or no letters at all."""
     if not text or any(map(str.isspace, text)):
         return False
     return all(letter.lower() != letter.upper() for letter in text if letter.isalpha())
 
 
 def _what(value: object) -> str:
-    """What a value of a json is, in words."""
+    """A value of a json, in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""How the image of a sample becomes a tower's pixels: exactly as in evaluation, or quicker.
+"""How a sample's image becomes a tower's pixels: exactly as in evaluation, or faster.
 
-What is trained on, scored and embedded into side-cars is decoded in one way, and whatever is kept of it carries the
-way's name: a side-car or a checkpoint of another way is not used. Evaluation is always `exact`.
+Training, scoring and embedding into side-cars decode in one way, and everything kept of it records the name of that
+way: a side-car or checkpoint of another way is not used. Evaluation always uses `exact`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aced.pool.resizing import Resize, by_pillow, by_torch
 
 @dataclass(frozen=True)
 class Decoding:
-    """One way.
+    """One way of decoding.
 
     Attributes:
         name: in `data.decoding`.
@@ -28,16 +28,16 @@ class Decoding:
 
     @property
     def mark(self) -> str:
-        """What distinguishes the pixels of two ways, for the end of a fingerprint."""
+        """The difference between the pixels of two ways, for the end of a fingerprint."""
         return "" if self.name == EXACT.name else f" [{self.name}]"
 
 
 EXACT = Decoding("exact", by_pillow)
-"""Pixel for pixel what open_clip's inference transform gives."""
+"""Pixel for pixel as open_clip's inference transform."""
 FAST = Decoding("fast", by_torch)
-"""The same filter by torch's kernels: about 0.3 % of the values differ, by one level of 255."""
+"""The same filter with torch's kernels: about 0.3 % of the values differ, by one level of 255."""
 SCALED = Decoding("scaled", by_torch, scaled=True)
-"""Other pixels of the same picture."""
+"""Different pixels of the same image."""
 
 DECODINGS = {way.name: way for way in (EXACT, FAST, SCALED)}
 

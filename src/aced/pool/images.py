@@ -1,4 +1,4 @@
-"""Bytes of an image file to pixels, with a named fault for everything that is not a usable image."""
+"""Bytes of an image file to pixels, with a named fault for every unusable image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aced.files.standins import HEAD, stand_in
 
 MAX_PIXELS = 89_000_000
 MAX_ASPECT = 20
-# What libjpeg says when part of the picture is missing; Pillow would fill it with grey.
+# libjpeg's messages when part of the image is missing; Pillow would fill it with grey.
 _MISSING = ("premature end", "bad huffman code")
 _EXIF = b"Exif\0\0"
 _EXIF_WITHIN = 4096
@@ -32,11 +32,11 @@ class ImageFault(Exception):
 
 
 ImageNote = tuple[str, str]
-"""Name and detail of something odd about an image that is used."""
+"""Name and detail of something unusual about an image that is used."""
 
 
 def decode_image(content: bytes) -> np.ndarray:
-    """A JPEG, PNG, WebP or other image (its first frame) as `[H, W, 3]` uint8, pixel for pixel as by Pillow.
+    """A JPEG, PNG, WebP or other image (its first frame) as `[H, W, 3]` uint8, pixel for pixel as in Pillow.
 
     Alpha is dropped and EXIF orientation is not applied, as in open_clip. Unlike Pillow's `convert`, 16-bit
     grey is scaled by 1/257 instead of clipped, and a JPEG with a missing part is refused.
@@ -49,10 +49,10 @@ def decode_image(content: bytes) -> np.ndarray:
 
 
 def decode_noted(content: bytes, *, least: int = 0) -> tuple[np.ndarray, list[ImageNote]]:
-    """What `decode_image` gives, and what is odd: `image_alpha`, `image_16_bit`, `image_animated`, `image_turned`.
+    """As `decode_image`, with what is unusual: `image_alpha`, `image_16_bit`, `image_animated`, `image_turned`.
 
-    With `least`, a JPEG may come smaller, by the scaling of its own transform (1/8 to 7/8), with both sides at least
-    so long: many times quicker for large photos, and not pixel for pixel what resizing the whole picture gives.
+    With `least`, a JPEG may be decoded smaller, by the scaling of its own transform (1/8 to 7/8), with both sides at
+    least that long: many times faster for large photos, but not pixel for pixel the resized full image.
     """
     if not content:
         raise ImageFault("image_empty", "the image has no bytes")
@@ -64,13 +64,13 @@ def decode_noted(content: bytes, *, least: int = 0) -> tuple[np.ndarray, list[Im
 
 
 def decode_like_pillow(content: bytes) -> tuple[np.ndarray, list[ImageNote]]:
-    """What Pillow makes of an image, as CLIP_benchmark's reader (webdataset's `pil`) has it, and what is odd about it.
+    """An image as CLIP_benchmark's reader (webdataset's `pil`) gets it from Pillow, and what is unusual about it.
 
-    Nothing is refused that Pillow reads: the missing part of a JPEG is grey (`image_truncated`), 16-bit grey is
+    Everything that Pillow reads is accepted: the missing part of a JPEG is grey (`image_truncated`), 16-bit grey is
     clipped (`image_16_bit`), and one side may be more than 20 times the other (`image_aspect`).
 
     Raises:
-        ImageFault: Pillow does not read it: `image_empty`, `image_truncated`, `image_unreadable`, or `image_too_large`
+        ImageFault: Pillow cannot read it: `image_empty`, `image_truncated`, `image_unreadable`, or `image_too_large`
             (over 179 million pixels).
     """
     if not content:
@@ -91,7 +91,7 @@ def decode_like_pillow(content: bytes) -> tuple[np.ndarray, list[ImageNote]]:
 
 
 def _decode_jpeg(content: bytes, least: int, check_size: Callable[[int, int], None]) -> np.ndarray | None:
-    """The fast path; None where Pillow must decide. The pixels are Pillow's, bit for bit."""
+    """The fast path; None if Pillow must decide. The pixels are Pillow's, bit for bit."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
@@ -104,12 +104,12 @@ def _decode_jpeg(content: bytes, least: int, check_size: Callable[[int, int], No
     except ValueError as error:
         if any(words in str(error).lower() for words in _MISSING):
             raise ImageFault("image_truncated", f"part of the JPEG is missing ({error})") from error
-        # Harmless oddities, such as bytes between segments, that Pillow reads over.
+        # Harmless irregularities, such as bytes between segments, that Pillow ignores.
         return None
 
 
 def _turned(content: bytes) -> list[ImageNote]:
-    """Whether EXIF says that a JPEG is to be turned or mirrored."""
+    """Whether EXIF asks for a JPEG to be turned or mirrored."""
     start = content.find(_EXIF, 0, _EXIF_WITHIN)
     if start < 0:
         return []
@@ -117,7 +117,7 @@ def _turned(content: bytes) -> list[ImageNote]:
     try:
         exif.load(content[start : start + (1 << 16)])
         orientation = exif.get(_ORIENTATION, 1)
-    except Exception:  # Pillow lets any exception through; EXIF that cannot be read turns nothing
+    except Exception:  # Pillow lets any exception through; unreadable EXIF turns nothing
         return []
     return _orientation_note(orientation)
 
@@ -129,7 +129,7 @@ def _orientation_note(orientation: object) -> list[ImageNote]:
 
 
 def _check_cmyk(content: bytes) -> None:
-    """Pillow fills a missing part of a CMYK JPEG with grey; the strict decoder tells it."""
+    """Pillow fills a missing part of a CMYK JPEG with grey; the strict decoder reports it."""
     try:
         simplejpeg.decode_jpeg(content, colorspace="CMYK")
     except ValueError as error:
@@ -162,7 +162,7 @@ def _as_pillow_has_it(content: bytes) -> tuple[np.ndarray, list[ImageNote]]:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """An image that Pillow has opened; what goes wrong inside is a named fault."""
+    """An image opened by Pillow; errors inside become named faults."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""A source that fits into memory: decoded once, answered by indexing."""
+"""A source that fits into memory: decoded once, then read by indexing."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class InMemory(Source):
     """A `Source` with the samples of another one, decoded in given views (21,750 images of 64 px: 267 MB).
 
     Args:
-        source: what to decode.
-        views: the views that will be asked for again and again.
+        source: the source to decode.
+        views: the views that will be requested repeatedly.
         progress: called with (samples done, all samples).
         workers: processes that decode; 0 decodes in this one.
 
     Attributes:
-        in_memory: True: other processes would load it no sooner.
+        in_memory: True: other processes would not load it any faster.
         captions_vary: False: it keeps one caption of each sample.
 
     Raises:
-        AcedError: it does not fit into the memory of this machine, or what `source` raises.
+        AcedError: it does not fit into the memory of this machine, or as `source` raises.
     """
 
     in_memory = True
@@ -63,7 +63,7 @@ class InMemory(Source):
                 self._notes.setdefault(note.key, []).append(note)
             why = {fault.key: fault for fault in part.faults}
             missing = sorted(set(range(seen, done)).difference(part.indices.tolist()))
-            # A sample whose tar was lost meanwhile is called by its place.
+            # A sample whose tar was lost meanwhile is identified by its position.
             in_order = part.faults if len(part.faults) == len(missing) else [None] * len(missing)
             for row, fault in zip(missing, in_order, strict=True):
                 key = self.keys[row]
@@ -79,7 +79,7 @@ class InMemory(Source):
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         """The samples at `indices` (in that order) in every view; faulty ones are left out and reported.
 
-        With a view that is not held, the source itself answers: right, but as slow as without this.
+        For a view that is not held, the source itself is read: correct, but no faster.
 
         Raises:
             IndexError: an index is not in `range(len(self))`.
@@ -108,7 +108,7 @@ def decoded_bytes(n: int, views: Sequence[View]) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that this process may still take without driving anything out; None where the system does not tell."""
+    """Bytes that this process may still use without evicting anything; None if the system does not report it."""
     try:
         words = _MEMINFO.read_text(encoding="ascii").split()
         free = 1024 * int(words[words.index("MemAvailable:") + 1])
@@ -128,7 +128,7 @@ def _check_memory(name: str, n: int, views: Sequence[View]) -> None:
     try:
         physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        # The system does not tell; the allocation will.
+        # The system does not report it; the allocation will.
         return
     if need > physical:
         raise AcedError(

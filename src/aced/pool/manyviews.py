@@ -1,8 +1,8 @@
-"""Several views of each image: which one a sample is seen in is a pure function of (seed, epoch, position).
+"""Several views of each image; a sample's view is a pure function of (seed, epoch, position).
 
 With K views a sample is seen as the whole image or as one of K - 1 fixed crops (`aced.pool.views.crop_box`), drawn anew
-in each epoch. Student, live reference and cached reference see the same one: a cached score is of the picture that is
-trained on.
+in each epoch. Student, live reference and cached reference all use the same view, so a cached score belongs to the
+image that is trained on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from aced.pool.views import View
 def crops_of(positions: Tensor, seed: int, epochs: Tensor | int, views: int) -> Tensor:
     """The view of each sample in its epoch: `[B]` source positions to `[B]` int64 in `range(views)`.
 
-    Uniform and independent from sample to sample and from epoch to epoch: the 64-bit finaliser of SplitMix64 (Steele,
-    Lea and Flood, OOPSLA 2014) over the position, started from a hash of seed and epoch.
+    Uniform and independent over samples and epochs: the 64-bit finaliser of SplitMix64 (Steele,
+    Lea and Flood, OOPSLA 2014) of the position, started from a hash of seed and epoch.
 
     Args:
         positions: `[B]` in the source.
@@ -44,7 +44,7 @@ def crops_of(positions: Tensor, seed: int, epochs: Tensor | int, views: int) -> 
 
 
 class ViewedOrder(Orders):
-    """An order that also chooses the view: it gives `position + n * view`, which `ManyViews` takes apart.
+    """An order that also chooses the view: it returns `position + n * view`, which `ManyViews` decodes.
 
     Attributes:
         order: of the samples.
@@ -62,10 +62,10 @@ class ViewedOrder(Orders):
 
 
 class ManyViews(Source):
-    """A `Source` that reads sample i in view k where it is asked for `i + n * k`.
+    """A `Source` that reads sample i in view k when asked for `i + n * k`.
 
-    The candidates' `indices` are positions again, their `crops` the views, and their images lie under the view that
-    was asked for, whatever part of the picture they show.
+    The candidates' `indices` are plain positions again and their `crops` the views. Their images are stored under the
+    requested view, whichever part of the image they show.
 
     Args:
         source: n samples.
@@ -95,7 +95,7 @@ class ManyViews(Source):
         views: Sequence[View],
         read: Callable[[list[int], list[int], list[View]], Candidates],
     ) -> Candidates:
-        """What `read` makes of each view's positions and their places in `indices`, in the order of `indices`."""
+        """The result of `read` for each view's positions, with their places in `indices`, in the order of `indices`."""
         n = len(self)
         asked = np.asarray(indices, dtype=np.int64)
         groups = []
@@ -112,7 +112,7 @@ class ManyViews(Source):
             notes=tuple(note for _, _, part in groups for note in part.notes),
             crops=torch.tensor([crop for crop, _, part in groups for _ in part.texts], dtype=torch.int64),
         )
-        # Back into the order that was asked for; what is missing was faulty.
+        # Back into the requested order; missing ones were faulty.
         place = {index: at for at, index in enumerate(asked.tolist())}
         assert found.crops is not None
         back = torch.tensor([place[index] for index in (found.indices + n * found.crops).tolist()], dtype=torch.int64)

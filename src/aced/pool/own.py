@@ -1,4 +1,4 @@
-"""`PairSource`: a base class for a dataset of your own, which says how many pairs there are and gives one of them."""
+"""`PairSource`: a base class for your own dataset, which states its number of pairs and returns one at a time."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from aced.pool.source import Candidates, Fault, Keys, Source
 from aced.pool.views import View
 
 Picture = Path | str | bytes | Image.Image | np.ndarray
-"""A file, its bytes, an image of Pillow, or `[H, W, 3]` uint8."""
+"""A file, its bytes, a Pillow image, or `[H, W, 3]` uint8."""
 
 
 class PairSource(Source):
-    """A `Source` for `aced.train(config, source=...)` whose data give one pair at a time.
+    """A `Source` for `aced.train(config, source=...)` whose data come one pair at a time.
 
-    A subclass defines `__len__` and `pair`, and `fingerprint` where the number of pairs does not tell one state of the
-    data from another. It must be picklable where `data.start_method` is `forkserver`, and `pair` is called in several
-    processes where there are workers. The other members are those of `Source`.
+    A subclass defines `__len__` and `pair`, and `fingerprint` if the number of pairs does not distinguish two states of
+    the data. It must be picklable if `data.start_method` is `forkserver`; with workers, several processes call `pair`.
+    The other members are those of `Source`.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
     """
 
     name = "own data"
 
     @abstractmethod
     def pair(self, index: int) -> tuple[Picture, str]:
-        """The image and the caption of a pair; the same ones whenever it is asked for."""
+        """The image and the caption of a pair; the same ones on every call."""
 
     def key(self, index: int) -> str:
         """A lasting identity of a pair."""
@@ -49,13 +49,13 @@ class PairSource(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the data do: a run goes on, and cached embeddings serve, only where it is the same."""
+        """Changes when the data change: a run resumes, and cached embeddings are used, only if it stays the same."""
         return hashlib.sha256(f"{type(self).__qualname__} {self.name} {len(self)}".encode()).hexdigest()[:16]
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         """Load some pairs in every view; those that cannot be used are left out and reported.
 
-        A caption without words and an image that cannot be decoded are faults; what else `pair` raises is passed on.
+        An empty caption and an image that cannot be decoded are faults; other exceptions of `pair` are passed on.
         """
         pixels = {view: np.empty((len(indices), 3, view.size, view.size), dtype=np.uint8) for view in views}
         good: list[int] = []
@@ -66,7 +66,7 @@ class PairSource(Source):
             picture, caption = self.pair(int(index))
             try:
                 if not caption.strip():
-                    raise ImageFault("caption_empty", "the caption is nothing but white space")
+                    raise ImageFault("caption_empty", "the caption is only white space")
                 if views:
                     image, odd = _decoded(picture)
                     notes += [Fault(self.key(int(index)), name, said) for name, said in odd if name in HARMLESS]
@@ -88,10 +88,10 @@ class PairSource(Source):
 
 
 def _decoded(picture: Picture) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """`[H, W, 3]` uint8, and what is odd about it."""
+    """`[H, W, 3]` uint8, and what is unusual about it."""
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise ImageFault("image_unreadable", f"an array of {picture.shape} {picture.dtype} is no [H, W, 3] uint8")
+            raise ImageFault("image_unreadable", f"an array of {picture.shape} {picture.dtype} is not [H, W, 3] uint8")
         return picture, []
     if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB")), []

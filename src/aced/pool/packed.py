@@ -1,4 +1,4 @@
-"""Many strings in little memory: one block of bytes and where each string ends in it."""
+"""Many strings in little memory: one block of bytes, and where each string ends in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class NumberedStrings(Sequence[str]):
-    """An immutable sequence of strings that are made when they are asked for."""
+    """An immutable sequence of strings that are made on demand."""
 
     @abstractmethod
     def string(self, position: int) -> str:
@@ -33,7 +33,7 @@ class PackedStrings(NumberedStrings):
     """An immutable sequence of strings at 8 bytes each beside their UTF-8 (a Python string needs about 60 more).
 
     Args:
-        content: the UTF-8 of all strings, one after the other; surrogates stand for bytes that are no UTF-8.
+        content: the UTF-8 of all strings, one after the other; surrogates represent invalid UTF-8 bytes.
         ends: `[n + 1]` int64, where the strings end in it, beginning with 0.
     """
 

@@ -1,4 +1,4 @@
-"""The two resizers: Pillow's, whose pixels are open_clip's, and torch's, which is several times as quick."""
+"""The two resizers: Pillow's, whose pixels equal open_clip's, and torch's, which is several times faster."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ def by_pillow(image: np.ndarray, size: tuple[int, int], interpolation: Interpola
 def by_torch(image: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
     """Torch's vectorised uint8 kernels, which compute Pillow's filter with weights of 16 bits instead of 22.
 
-    Few values differ from Pillow's, nearly all of them by one level of 255 (`benchmarks/loader.py --only pixels`
-    counts them). Where a side grows, more would differ and there is little time to win: then, and for `nearest`,
-    Pillow does it.
+    Few values differ from Pillow's, nearly all of them by one level of 255 (`benchmarks/loader.py --only pixels` counts
+    them). When a side grows, more would differ and little time would be saved: then, and for `nearest`, Pillow is used.
     """
     width, height = size
     tall, wide = image.shape[:2]
     if interpolation == "nearest" or width > wide or height > tall:
         return by_pillow(image, size, interpolation)
-    # torch takes neither Pillow's read-only memory nor a crop's strides as they are.
+    # torch accepts neither Pillow's read-only memory nor a crop's strides directly.
     pixels = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None]
     if tall - height > 2 * (wide - width):
         # Each pass rounds to whole levels, so their order matters: here Pillow 13 shrinks the height first.

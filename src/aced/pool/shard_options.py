@@ -1,4 +1,4 @@
-"""What `open_shards` can be asked for: its keywords, with their types and defaults."""
+"""The options of `open_shards`: its keywords, with types and defaults."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ShardWords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """What of the tars is read, and how; `open_shards` documents each."""
+    """What is read from the tars, and how; `open_shards` documents each option."""
 
     caption: str = "txt"
     caption_choice: str = "whole"

@@ -1,4 +1,4 @@
-"""Image-text pairs in webdataset tars, read where they lie, at random, by an index of their headers.
+"""Image-text pairs in webdataset tars, read in place and at random, through an index of their headers.
 
 The layout is that of img2dataset and DataComp: `key.jpg` (or jpeg, png, webp), `key.txt`, `key.json`.
 """
@@ -37,7 +37,7 @@ from aced.runtime.counting import Progress
 
 
 class _Found(NamedTuple):
-    """What was read of one sample: its caption, what is odd about it, and why it cannot be used, if it cannot."""
+    """One sample as read: its caption, what is unusual about it, and the reason if it cannot be used."""
 
     text: str
     notes: Sequence[Fault]
@@ -47,30 +47,29 @@ class _Found(NamedTuple):
 class Shards(Source):
     """A `Source` of the whole samples of some tars; make one with `open_shards`.
 
-    It holds a few facts about each tar, and nothing for each sample: a tar's index is opened when a read needs it.
+    It holds a few facts about each tar, and none about single samples: a tar's index is opened when a read needs it.
     Safe to use from threads, and after pickling or a fork in worker processes.
 
     Args:
-        tars: which.
-        captions: where captions are, and which is used.
-        decoding: of images.
-        skip: whether the samples of a tar that is lost are left out, and the others read on.
-        kind_field: field of the samples' json that says how they were spoilt; empty: none does.
+        tars: the tars.
+        captions: where captions are, and which one is used.
+        decoding: how images are decoded.
+        skip: whether to leave out the samples of a lost tar and read on.
+        kind_field: field of the samples' json that names how they were corrupted; empty: none.
 
     Attributes:
         name: name of the folder that holds the tars.
         keys: `<tar name>/<key>` of each sample.
-        fingerprint: hash of the tars' names, sizes and times, of the choice of caption and of the decoding.
+        fingerprint: hash of the tars' names, sizes and times, the choice of caption and the decoding.
         parts: for each tar name, a hash that a copy shares and a changed tar does not.
         part_sizes: samples of each part; part by part they are the samples in order.
-        sources: what the user named, each with its tars and samples.
-        mixture: with sources apart, samples of each; part by part they are the samples in order. Else empty.
-        faults: what was left out or odd already at indexing: tars cut or damaged (`tar_...`, with the tar's
-            name as key), samples without image or caption or with an empty member, and what
-            `aced.pool.faults.HARMLESS` names.
-        lost: names of the tars whose places are kept though they are lost, with the fault of their samples.
+        sources: the user's entries, each with its tars and samples.
+        mixture: with separate sources, samples of each; part by part they are the samples in order. Otherwise empty.
+        faults: found at indexing, left out or unusual: tars cut or damaged (`tar_...`, with the tar's name as key),
+            samples without image or caption or with an empty member, and the names in `aced.pool.faults.HARMLESS`.
+        lost: names of lost tars whose positions are kept, with the fault of their samples.
         captions_vary: whether the caption of a sample changes from epoch to epoch.
-        places: where the tars lie.
+        places: where the tars are.
     """
 
     name: str
@@ -124,15 +123,15 @@ class Shards(Source):
         return [self.places.path(tar) for tar in range(len(self._names))]
 
     def read(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int] | None = None) -> Candidates:
-        """Load the samples at `indices` (in that order) in every view; faulty ones are left out, reported.
+        """Load the samples at `indices` (in that order) in every view; faulty ones are left out and reported.
 
-        Names of faults: those of `aced.pool.images.decode_image` and of `aced.pool.captions.Captions.read`, and where
-        tars may be lost `tar_gone` and `tar_changed`; what is odd about the others is in `notes`.
+        Names of faults: those of `aced.pool.images.decode_image` and of `aced.pool.captions.Captions.read` and, if tars
+        may be lost, `tar_gone` and `tar_changed`; `notes` has what is unusual about the others.
 
         Args:
             indices: positions.
-            views: in which the images are wanted.
-            epochs: the epoch of each sample, for captions that vary; epoch 0 for all without it.
+            views: views of the images.
+            epochs: the epoch of each sample, for captions that vary; default: epoch 0 for all.
 
         Raises:
             AcedError: a tar changed since it was indexed, or cannot be read.
@@ -140,7 +139,7 @@ class Shards(Source):
         """
         pixels = {view: np.empty((len(indices), 3, view.size, view.size), dtype=np.uint8) for view in views}
         positions = np.asarray(indices, dtype=np.int64)
-        # As they lie, so that each tar is opened once and gone through in one direction.
+        # In the order of the file, so that each tar is opened once and read in one direction.
         order = np.argsort(positions, kind="stable").tolist()
         session, found = self._files.session(), dict[int, _Found]()
         for place, sample in zip(order, self._found(positions[order]), strict=True):
@@ -172,7 +171,7 @@ class Shards(Source):
         pixels: Mapping[View, np.ndarray],
         place: int,
     ) -> _Found:
-        """One sample; its image goes to a place in the `pixels` of each view."""
+        """One sample; its image goes to its row in the `pixels` of each view."""
         odd: Sequence[Fault] = ()
         notes: list[CaptionNote] = []
         try:
@@ -207,14 +206,14 @@ class Shards(Source):
         return name, f"{self._names[tar]}: {detail}.", count
 
     def _missing(self, tar: int, row: int, there: int) -> Fault:
-        """A sample of which a file beside the tar told, and which the tar does not hold."""
+        """A sample that a file beside the tar lists and the tar lacks."""
         key, told = lost_key(self._names[tar], row), self.part_sizes[tar]
-        return Fault(key, "count_wrong", f"{key}: the tar holds {there} whole pairs and was told to hold {told}.")
+        return Fault(key, "count_wrong", f"{key}: the tar holds {there} whole pairs, a file beside it says {told}.")
 
     def _decoded(
         self, content: bytes, views: Iterable[View], notes: list[CaptionNote]
     ) -> Iterator[tuple[View, np.ndarray]]:
-        """The image for each view: one for all, or with scaled decoding what suits that view alone."""
+        """The image for each view: one for all or, with scaled decoding, one that suits that view."""
         if not self._decoding.scaled or not views:
             image, odd = decode_noted(content)
             notes += odd
@@ -232,13 +231,13 @@ class Shards(Source):
 
     @cached_property
     def kinds(self) -> Sequence[str] | None:
-        """How each sample was spoilt, for measuring only: `measure_kinds()`, read at the first use."""
+        """How each sample was corrupted, for measurements only: `measure_kinds()`, read on first use."""
         return self.measure_kinds() if self._kind_field else None
 
     def measure_kinds(self) -> list[str] | None:
-        """The field of each sample's json that says so (`unknown` without one), or None if the data have none.
+        """The field of each sample's json that names its kind (`unknown` without one), or None if the data have none.
 
-        Only the first sample of each tar is asked whether there is one.
+        Only the first sample of each tar is checked for the field.
         """
         session = self._files.session()
         firsts = ((tar, 0) for tar, size in enumerate(self.part_sizes) if size)
@@ -251,12 +250,12 @@ class Shards(Source):
         return None if kind is None else str(kind)
 
     def fields(self, name: str) -> Iterator[object]:
-        """The value of one field of each sample's json, in order; None where there is none."""
+        """The value of one field of each sample's json, in order; None if it has none."""
         session = self._files.session()
         return (self._field(session, tar, row, name) for tar, row in self._all())
 
     def fields_at(self, name: str, positions: Sequence[int]) -> list[object]:
-        """The value of one field of the json of some samples, in the order given; None where there is none.
+        """The value of one field of the json of some samples, in the order given; None if it has none.
 
         Raises:
             IndexError: a position is not in `range(len(self))`.
@@ -290,31 +289,31 @@ def open_shards(
     tell: Tell | None = None,
     **options: Unpack[ShardWords],
 ) -> Shards:
-    """The samples of the tars that patterns name; of tars that no manifest knows the headers are read.
+    """The samples of the tars that patterns name; the headers of tars that no manifest lists are read.
 
     Args:
         patterns: files, folders (all tars in them), globs, brace ranges `{00000..00010}`, and with a spool addresses.
-        progress: called with (tars indexed, all tars that must be).
-        fetching: called with (addresses fetched, all addresses that must be).
-        tell: gets a sentence about what the patterns may have missed, and about an index folder that is of no use.
+        progress: called with (tars indexed, all tars to index).
+        fetching: called with (addresses fetched, all addresses to fetch).
+        tell: receives a sentence about tars that the patterns may have missed, and about an unusable index folder.
         caption: `txt`, or `json:<field>` for a field of the sample's json.
         caption_choice: of several captions (lines of the txt, entries of the json's list) the `first` or a `random`
-            one; `whole` takes the txt as it is, and of a list the first.
+            one; `whole` uses the whole txt, and the first entry of a list.
         seed: of the random choice.
-        bad_tars: at a damaged tar, `stop`, or `skip` what is damaged and tell it in `faults`.
-        index_dir: where the manifest of the pool and indexes of its tars are kept for the next time; without it they
-            are made anew and stay in memory.
-        spool: where addresses are fetched to and gzip files unpacked.
-        apart: whether each pattern is a source of its own; see `Shards.mixture`.
+        bad_tars: for a damaged tar `stop`, or `skip` the damaged part and report it in `faults`.
+        index_dir: folder for the pool's manifest and the indexes of its tars; without it they are made anew and stay in
+            memory.
+        spool: folder where addresses are fetched and gzip files unpacked.
+        apart: whether each pattern is a separate source; see `Shards.mixture`.
         decoding: `exact`, `fast` or `scaled`; see `aced.pool.decoding`.
-        kind_field: field of the samples' json that says how they were spoilt, see `Shards.kinds`.
-        whole: whether the patterns name a whole pool; of some tars of one no manifest is made.
-        workers: processes that read headers, where there are many tars; 0 does so in this one.
-        known: the tars of a run that is gone on with: those that are lost keep their places, those that are new are
-            left out, and `apart` is as it was.
-        streaming: when tars at addresses are brought as a plan needs them, and not kept; None: never.
-        hearsay: whether a file beside a tar at an address may tell how many samples it has; side-cars are found by what
-            the tar itself holds.
+        kind_field: field of the samples' json that names how they were corrupted, see `Shards.kinds`.
+        whole: whether the patterns name a whole pool; no manifest is made for part of one.
+        workers: processes that read headers if there are many tars; 0 reads them in this one.
+        known: the tars of the run that is being resumed: lost ones keep their positions, new ones are left out, and
+            `apart` is as it was.
+        streaming: when tars at addresses are fetched as a plan needs them, and not kept; None: never.
+        hearsay: whether a file beside a tar at an address may state its number of samples; side-cars are found by the
+            content of the tar itself.
 
     Raises:
         AcedError: no such tars, a damaged tar (`stop`), a tar without pairs, or an unknown choice.
@@ -336,7 +335,7 @@ def open_shards(
 
 
 class Told(NamedTuple):
-    """Who hears of what is under way: bars for tars indexed and fetched, and sentences."""
+    """Listeners to progress: bars for tars indexed and fetched, and sentences."""
 
     progress: Progress | None
     fetching: Progress | None
@@ -344,12 +343,12 @@ class Told(NamedTuple):
 
 
 def _tars_of(patterns: Sequence[str], captions: Captions, asked: ShardOptions, told: Told) -> Tars:
-    """The tars that patterns name, with what is known of each; raises AcedError as `open_shards`."""
+    """The tars that patterns name, with what is known about each; raises AcedError as `open_shards`."""
     known, spool, apart = asked.known, asked.spool, asked.apart
     if known is not None:
         patterns, apart = list(still_there(patterns)), False
     groups, listed, found = group_tars(patterns, spool, apart=apart, tell=told.tell)
-    if known is not None:  # a manifest vouches for tars that it has not looked at
+    if known is not None:  # a manifest vouches for tars without checking them
         groups = [list(filter(may_be_there, group)) for group in groups]
     named = [tar for group in groups for tar in group]
     listed_all = all(isinstance(tar, TarFacts) for tar in named)
@@ -379,7 +378,7 @@ def _tars_of(patterns: Sequence[str], captions: Captions, asked: ShardOptions, t
 
 
 def _why_none(shards: Shards) -> str:
-    """The end of a sentence: the first fault of each sort, of three sorts at most."""
+    """The end of a sentence: the first fault of each kind, at most three kinds."""
     found: dict[str, Fault] = {}
     for fault in shards.faults:
         found.setdefault(fault.name, fault)

@@ -1,4 +1,4 @@
-"""The contract between data and everything that reads it: `Source`, `Candidates` and `Column`."""
+"""The contract between data and its readers: `Source`, `Candidates` and `Column`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from aced.pool.fetch.places import Places
 from aced.pool.views import View
 
 SOUND_KINDS = frozenset({"clean", "duplicate"})
-"""Kinds of samples whose picture and caption are both right, where a source tells kinds at all."""
+"""Kinds of samples whose image and caption are both right, if a source reports kinds."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A sample that could not be used or is odd: its key, a short name of the fault for counting, and one sentence.
+    """A sample that is unusable or unusual: its key, a short name of the fault for counting, and one sentence.
 
-    `count` is more than 1 where one fault stands for many, of which this is an example.
+    `count` is more than 1 if one fault stands for many, of which this is an example.
     """
 
     key: str
@@ -36,11 +36,11 @@ class Fault:
 
 
 class Texts(Sequence[str]):
-    """Captions of chosen rows, picked out when somebody reads them: training itself never does.
+    """Captions of chosen rows, extracted on reading: training itself never reads them.
 
     Args:
         whole: the captions of all rows.
-        rows: `[m]` the rows that were chosen, wherever that tensor lies.
+        rows: `[m]` the chosen rows, on any device.
     """
 
     def __init__(self, whole: Sequence[str], rows: Tensor) -> None:
@@ -66,27 +66,27 @@ class Texts(Sequence[str]):
 
 
 Key = str | View | tuple[str, str]
-"""Of a tensor of a batch: the name of a field, the view of images, or ("column", name)."""
+"""Identifies a tensor of a batch: the name of a field, the view of images, or ("column", name)."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs as they were loaded, a table of B rows; faulty ones are already left out.
+    """Loaded pairs, a table of B rows; faulty ones are already left out.
 
-    All its tensors lie on one device.
+    All its tensors are on one device.
 
     Attributes:
         indices: `[B]` int64 positions in the source.
         texts: B captions; empty for rows that another process has loaded.
-        images: for each `View` that was asked for, `[B, 3, size, size]` uint8.
-        faults: the samples that were asked for and could not be used.
-        notes: what is odd about the samples that are there; see `aced.pool.faults.HARMLESS`.
-        crops: `[B]` int64, which crop of its image each pair was read in; None for whole images.
-        coarse: `[B]` bool, which images a student in training sees at a lower resolution; None: none of them. It is
-            for the step alone, set last, and on the CPU.
-        columns: the values of each `Column` that was asked for, `[B, ...]`, by its name.
-        dropped: how many rows were read and left out because a column has no value for them.
-        listed: `indices` on the CPU, of a batch as it was loaded on another device; else None.
+        images: for each requested `View`, `[B, 3, size, size]` uint8.
+        faults: the requested samples that could not be used.
+        notes: what is unusual about the others; see `aced.pool.faults.HARMLESS`.
+        crops: `[B]` int64, the crop in which each image was read; None for whole images.
+        coarse: `[B]` bool, the images that a student in training sees at a lower resolution; None: none of them. It is
+            set last, on the CPU, for the step alone.
+        columns: the values of each requested `Column`, `[B, ...]`, by its name.
+        dropped: number of rows that were read and left out because a column has no value for them.
+        listed: `indices` on the CPU, for a batch that was loaded onto another device; otherwise None.
     """
 
     indices: Tensor
@@ -105,18 +105,18 @@ class Candidates:
 
     @property
     def asked(self) -> int:
-        """How many samples were asked for."""
+        """Number of requested samples."""
         return len(self) + len(self.faults) + self.dropped
 
     def __getitem__(self, rows: Tensor) -> Candidates:
-        """The chosen rows only, in the order given; nothing is waited for where rows and batch are on one device."""
+        """Only the chosen rows, in the order given; nothing waits if rows and batch are on one device."""
         rows = rows.to(self.indices.device, torch.int64)
         # Rows as a whole; plain indexing goes byte by byte.
         tensors = {key: values.index_select(0, rows) for key, values in self.tensors().items()}
         return self.with_tensors(tensors, Texts(self.texts, rows) if len(self.texts) else ())
 
     def split(self, size: int) -> list[Candidates]:
-        """Consecutive parts of `size` rows, the last of fewer; nothing is copied."""
+        """Consecutive parts of `size` rows, the last one shorter; nothing is copied."""
         pieces = [slice(start, start + size) for start in range(0, len(self), size)]
         parts = [{key: values[piece] for key, values in self.tensors().items()} for piece in pieces]
         rows = torch.arange(len(self))
@@ -130,18 +130,18 @@ class Candidates:
         return replace(changed, **rest)
 
     def column(self, column: Column) -> Tensor:
-        """The values of a column: those that were loaded with the batch, or else loaded now."""
+        """The values of a column: loaded with the batch, or otherwise now."""
         held = self.columns.get(column.name)
         return column.load(self).to(self.indices.device) if held is None else held
 
     def tensors(self) -> dict[Key, Tensor]:
-        """Every tensor that has a row for each pair."""
+        """All tensors with one row per pair."""
         own = {"indices": self.indices, "crops": self.crops, "coarse": self.coarse}
         found: dict[Key, Tensor] = {name: values for name, values in own.items() if values is not None}
         return found | self.images | {("column", name): values for name, values in self.columns.items()}
 
     def with_tensors(self, tensors: Mapping[Key, Tensor], texts: Sequence[str]) -> Candidates:
-        """A table of other rows with the same columns, from what `tensors` gave; without faults and notes."""
+        """A table of other rows with the same columns, from tensors as `tensors` returns; without faults and notes."""
         return Candidates(
             indices=tensors["indices"],
             texts=texts,
@@ -153,17 +153,17 @@ class Candidates:
 
 
 CUT = -1
-"""What a row of a column has where `Column.sent` may cut it."""
+"""Padding value of a row where `Column.sent` may cut it."""
 
 
 class Column:
-    """Something to be known of each pair beside its picture: token ids, a model's embeddings, or a value of your own.
+    """Data of each pair beside its image: token ids, a model's embeddings, or your own values.
 
-    Whoever loads a batch fills its columns, in the processes that read the images where there are any; so a column must
-    be picklable. Subclasses say where the values come from.
+    Columns are filled as a batch is loaded, in the processes that read the images if there are any, so a column must be
+    picklable. Subclasses define where the values come from.
 
     Args:
-        name: what `Candidates.columns` calls it; two columns of one name are taken for the same.
+        name: its name in `Candidates.columns`; two columns with the same name count as one.
         dtype: of the values.
         shape: of one pair's value.
     """
@@ -172,17 +172,17 @@ class Column:
         self.name, self.dtype, self.shape = name, dtype, shape
 
     def load(self, candidates: Candidates) -> Tensor:
-        """The values of B pairs, `[B, *shape]`; by their positions, captions, crops or images."""
+        """The values of B pairs, `[B, *shape]`, by their positions, captions, crops or images."""
         raise NotImplementedError
 
     def valid(self, candidates: Candidates) -> Tensor | None:
-        """`[B]` bool: which pairs have a value at all, the others being left out of the batch; None: all of them."""
+        """`[B]` bool: which pairs have a value; the others are left out of the batch. None: all of them."""
         return None
 
     def sent(self, values: Tensor) -> Tensor:
-        """What a device gets of the values of a whole batch; all of it, unless it is padded more than is needed.
+        """The values of a whole batch for a device: all of them, without unnecessary padding.
 
-        What is left out is the end of every row, where there is nothing but -1 (`CUT`).
+        Only the common end of all rows is cut, if it holds nothing but -1 (`CUT`).
         """
         return values
 
@@ -193,7 +193,7 @@ class Column:
 
 
 class Keys(Sequence[str]):
-    """The keys of n samples, each made when it is asked for.
+    """The keys of n samples, each made on demand.
 
     Args:
         key: of a sample, by its position.
@@ -216,9 +216,9 @@ if TYPE_CHECKING:
 else:
 
     class member:
-        """A member of `Source` with a default: read like a property, and set like a plain attribute.
+        """A member of `Source` with a default: reads like a property, and is set like a plain attribute.
 
-        Of a source that is made from another one (`within`), what is not set is asked of that one.
+        A source made from another one (`within`) takes members that are not set from that one.
         """
 
         def __init__(self, default: Callable[[Source], Any]) -> None:
@@ -226,7 +226,7 @@ else:
             self._ask = attrgetter(default.__name__)
 
         def __get__(self, source: Source | None, owner: type[Source]) -> Any:
-            if source is None:  # a dataclass that has a field of this name asks here for its default
+            if source is None:  # a dataclass with a field of this name looks for its default here
                 raise AttributeError(f"{owner.__name__}.{self.default.__name__} belongs to an instance")
             return self.default(source) if source.within is None else self._ask(source.within)
 
@@ -234,23 +234,23 @@ else:
 class Source(ABC):
     """A finite, indexable collection of image-text pairs.
 
-    A subclass defines `fingerprint`, `__len__` and `read`, and those other members whose default is wrong for its data:
-    each as an attribute of the instance or of the class, or as a property. `aced.PairSource` does the reading where the
-    data give one pair at a time. A source must be picklable where `data.start_method` is `forkserver`, and `read` is
-    called in several processes where there are workers.
+    A subclass defines `fingerprint`, `__len__` and `read`, and any other member whose default is wrong for its data, as
+    an attribute of the instance or class, or as a property. `aced.PairSource` does the reading if the data come one
+    pair at a time. A source must be picklable if `data.start_method` is `forkserver`; with workers, several processes
+    call `read`.
 
     Attributes:
-        within: the source that this one is made from, if any. What is not set here is then as it is there.
+        within: the source that this one is made from, if any. Members that are not set here are taken from it.
     """
 
     within: Source | None = None
 
     @member
     def fingerprint(self) -> str:
-        """A text that changes when the data do: only with the same one do runs go on and cached embeddings serve."""
+        """A text that changes with the data: runs resume, and cached embeddings are used, only if it is the same."""
         raise AcedError(
-            f"{type(self).__name__} has no fingerprint: set one that changes when its data do, as an attribute or a "
-            "property."
+            f"{type(self).__name__} has no fingerprint: set one that changes when its data change, as an attribute or "
+            "a property."
         )
 
     @abstractmethod
@@ -261,51 +261,51 @@ class Source(ABC):
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
         """The samples at `indices`, in that order, with `[m, 3, size, size]` uint8 images for every view.
 
-        A sample that cannot be used is left out and has a `Fault` among the candidates' `faults` instead.
+        A sample that cannot be used is left out and has a `Fault` in the candidates' `faults` instead.
 
         Raises:
             AcedError: the data as a whole cannot be read.
         """
 
     def read_in_epochs(self, indices: Sequence[int], views: Sequence[View], epochs: Sequence[int]) -> Candidates:
-        """As `read`, with the epoch of each sample; it is called instead where `captions_vary`."""
+        """As `read`, with the epoch of each sample; called instead if `captions_vary`."""
         raise AcedError(
-            f"{type(self).__name__} says that its captions vary and does not say how: define read_in_epochs, or leave "
-            "captions_vary out."
+            f"{type(self).__name__} says that its captions vary but not how: define read_in_epochs, or leave out "
+            "captions_vary."
         )
 
     def fields_at(self, name: str, positions: Sequence[int]) -> Sequence[object]:
-        """The value of a field of some samples, in the order given; None for a sample that has none.
+        """The value of a field of some samples, in the order given; None for a sample without one.
 
-        The methods that choose by concepts ask for `data.concept_field`: a word, or a list of words.
+        The methods that choose by concepts read `data.concept_field`: a word, or a list of words.
         """
         return [None] * len(positions) if self.within is None else self.within.fields_at(name, positions)
 
     @member
     def name(self) -> str:
-        """What messages call the data; else the name of the class."""
+        """Name of the data in messages; default: the name of the class."""
         return type(self).__name__
 
     @member
     def keys(self) -> Sequence[str]:
-        """A lasting identity of each sample; else its position."""
+        """A lasting identity of each sample; default: its position."""
         return Keys(str, len(self))
 
     @member
     def kinds(self) -> Sequence[str] | None:
-        """How each sample was spoilt, where that is known; for reports, and never for what selects or trains."""
+        """How each sample was corrupted, if known; for reports, never for selection or training."""
         return None
 
     @member
     def faults(self) -> Sequence[Fault]:
-        """What was left out or looked odd already when the data were opened."""
+        """What was left out or unusual when the data were opened."""
         return ()
 
     @member
     def parts(self) -> Mapping[str, str]:
-        """For each part (a tar, say) by its name a mark that copies share and changed parts do not; else one part.
+        """For each part (a tar) by its name, a mark that copies share and changed parts do not; default: one part.
 
-        Each part has a file of cached embeddings of its own, which serves as long as its mark is the same.
+        Each part has its own file of cached embeddings, which is valid as long as its mark is the same.
         """
         return {}
 
@@ -315,13 +315,18 @@ class Source(ABC):
         return ()
 
     @member
+    def columns(self) -> Sequence[Column]:
+        """Further data of each pair for a run to load; `aced.Step.columns` has the values of a step."""
+        return ()
+
+    @member
     def lost(self) -> Mapping[str, str]:
-        """Those parts whose samples keep their positions but can no longer be read, with the name of the fault."""
+        """The parts whose samples keep their positions but can no longer be read, with the name of the fault."""
         return {}
 
     @member
     def mixture(self) -> Sequence[int]:
-        """The number of samples of each entry of `data.shards`, where `data.weights` weighs them."""
+        """The number of samples of each entry of `data.shards`, if `data.weights` weights them."""
         return ()
 
     @member
@@ -331,12 +336,12 @@ class Source(ABC):
 
     @member
     def in_memory(self) -> bool:
-        """Whether samples lie decoded in memory, so that worker processes would load them no sooner."""
+        """Whether samples are decoded in memory, so that worker processes would not load them any faster."""
         return False
 
     @member
     def places(self) -> Places | None:
-        """Where its tars lie, if it reads tars."""
+        """Where its tars are, if it reads tars."""
         return None
 
 
@@ -345,18 +350,18 @@ REQUIRED = ("fingerprint", "__len__", "read")
 
 
 def members_of_sources() -> dict[str, str]:
-    """The members of `Source` by name, each with what is said of it: first those that are required."""
+    """The members of `Source` by name, each with its description; the required ones first."""
     kinds = (member, FunctionType)
     found = {name: value.__doc__ or "" for name, value in vars(Source).items() if isinstance(value, kinds)}
     return {name: found[name] for name in (*REQUIRED, *(name for name in found if name not in REQUIRED))}
 
 
 def check_source(source: object, what: str) -> Source:
-    """The source, if it keeps to the contract in what is quick to see.
+    """The source, after a quick check of the contract.
 
     Args:
         source: anything.
-        what: what messages call it.
+        what: its name in messages.
 
     Raises:
         AcedError: it does not derive from `Source`, has no fingerprint, or its parts do not add up to its samples.
@@ -368,6 +373,12 @@ def check_source(source: object, what: str) -> Source:
         )
     if not isinstance(source.fingerprint, str):
         raise AcedError(f"{what} has the fingerprint {source.fingerprint!r}: make it a text.")
+    names = [column.name if isinstance(column, Column) else "" for column in source.columns]
+    if "" in names or len(set(names)) < len(names):
+        raise AcedError(
+            f"{what} has the columns {list(map(_described, source.columns))} named {names}: make each an instance of a "
+            "class that derives from aced.Column, with a name of its own."
+        )
     sizes = source.part_sizes
     if len(sizes) != len(source.parts) or (source.parts and sum(sizes) != len(source)):
         raise AcedError(

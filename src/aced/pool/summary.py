@@ -1,4 +1,4 @@
-"""What was found where the user said that data are: a sentence for the terminal."""
+"""The pool as found, in one sentence for the terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from aced.pool.faults import LEFT_OUT
 from aced.pool.source import Fault
 
 _SHOWN = 4
-"""Sources that a sentence names one by one."""
+"""Number of sources that a sentence names one by one."""
 
 
 class Found(NamedTuple):
-    """What one entry of `data.shards` gave: its name as the user wrote it, tars, and whole samples in them."""
+    """The result for one entry of `data.shards`: its name as the user wrote it, tars, and whole samples in them."""
 
     name: str
     tars: int
@@ -21,7 +21,7 @@ class Found(NamedTuple):
 
 
 def found_text(sources: Sequence[Found], faults: Iterable[Fault] = ()) -> str:
-    """How many samples and tars there are, of which sources, and how many samples are incomplete.
+    """How many samples and tars there are, from which sources, and how many samples are incomplete.
 
     >>> found_text([Found("a", 2, 3000), Found("b/*.tar", 1, 10)])
     'Data: 3,010 samples in 3 tars (a: 3,000 in 2; b/*.tar: 10 in 1).'

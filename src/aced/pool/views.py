@@ -1,9 +1,9 @@
-"""Views: how a tower wants to see a raw image, before normalisation.
+"""Views: the geometry in which a tower sees a raw image, before normalisation.
 
-A tower's preprocessing has two halves. The geometric half (resize, crop) is a `View`; the reader applies it to
-the raw uint8 image, in a worker process where there is one, so that the super-batch travels as uint8. The other
-half (scaling to floats, mean and standard deviation) belongs to the tower and runs on its device. Together they
-are open_clip's inference transform.
+A tower's preprocessing has two halves. The geometric half (resize, crop) is a `View`; the reader applies it to the raw
+uint8 image, in a worker process if there is one, so that the super-batch travels as uint8. The other half (scaling to
+floats, mean and standard deviation) belongs to the tower and runs on its device. Together they are open_clip's
+inference transform.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aced.pool.resizing import Interpolation, Resize, by_pillow
 
 @dataclass(frozen=True, order=True)
 class View:
-    """A square image of `size` pixels, made as open_clip's inference transform makes it.
+    """A square image of `size` pixels, made like open_clip's inference transform.
 
     Attributes:
         size: side in pixels.
@@ -32,7 +32,7 @@ class View:
     size: int
     mode: Literal["shortest", "squash"] = "shortest"
     interpolation: Interpolation = "bicubic"
-    # Not in the repr, which a tower's fingerprint is made from: crops are no part of a tower's preprocessing.
+    # Not in the repr, which a tower's fingerprint uses: crops are not part of a tower's preprocessing.
     crop: int = field(default=0, repr=False)
 
     def cropped(self, crop: int) -> View:
@@ -41,11 +41,11 @@ class View:
 
     @property
     def least(self) -> int:
-        """Pixels that an image's short side must have so that no part of this view is enlarged."""
+        """Minimum short side of an image, in pixels, so that no part of this view is enlarged."""
         return math.ceil(self.size / _SIDES[0]) if self.crop else self.size
 
     def apply(self, image: np.ndarray, resize: Resize = by_pillow) -> np.ndarray:
-        """`[H, W, 3]` uint8 to `[3, size, size]` uint8; by Pillow pixel for pixel what open_clip's transform gives."""
+        """`[H, W, 3]` uint8 to `[3, size, size]` uint8; with Pillow, pixel for pixel as open_clip's transform."""
         size = self.size
         if self.crop:
             top, left, height, width = crop_box(self.crop, *image.shape[:2])
@@ -72,7 +72,7 @@ def image_bytes(views: Iterable[View]) -> int:
 
 
 _SIDES = (0.6, 0.9)
-"""Sides of crops relative to the image's: small enough to be another picture, large enough to fit the caption."""
+"""Sides of crops relative to the image's: small enough to differ, large enough to fit the caption."""
 _STEPS = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
 """1/g, 1/g^2, 1/g^3 with g^4 = g + 1: multiples of these fill a cube evenly (Roberts' R3 sequence)."""
 
@@ -80,8 +80,8 @@ _STEPS = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
 def crop_box(crop: int, height: int, width: int) -> tuple[int, int, int, int]:
     """Crop number k >= 1 of an image as (top, left, height, width) in pixels.
 
-    Both sides are shortened to the same share in [0.6, 0.9), so that the aspect ratio stays. Share and place are point
-    k of a sequence that spreads evenly, whatever the number of crops: crop k is the same part of every image, for
+    Both sides are shortened to the same share in [0.6, 0.9), so that the aspect ratio stays. Share and position are
+    point k of a sequence that spreads evenly, whatever the number of crops: crop k is the same part of every image, for
     every tower.
     """
     side, down, right = (crop * step % 1 for step in _STEPS)

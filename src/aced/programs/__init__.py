@@ -1,1 +1,1 @@
-"""One module for each command: what it does, without parsing its words."""
+"""The commands' programs, one module each, without the parsing of words."""

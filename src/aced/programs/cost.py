@@ -1,4 +1,4 @@
-"""`aced cost`: what a run would load, train, compute and store; two tables, or JSON."""
+"""`aced cost`: an estimate of what a run loads, trains, computes and stores, as two tables or JSON."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Assumed:
-    """What a config does not say.
+    """Assumptions about what a config leaves open.
 
     Attributes:
-        text_tokens: length of texts, at most each model's longest; None takes that.
-        pairs: of the pool; None: those of the scenes, else as many as are drawn, each once.
-        pair_kb: 10^3 bytes of a pair in its tar; None: what is read is not told.
-        gpu_tflops: of a GPU, in 10^12 FLOPs a second.
-        utilisation: share of them that a run gets.
+        text_tokens: length of texts, at most each model's maximum; None takes that maximum.
+        pairs: size of the pool; None: that of the scenes, otherwise the number drawn, each once.
+        pair_kb: 10^3 bytes per pair in its tar; None: the bytes read are not estimated.
+        gpu_tflops: peak of a GPU, in 10^12 FLOPs per second.
+        utilisation: share of the peak that a run reaches.
     """
 
     text_tokens: int | None = None
@@ -48,16 +48,16 @@ class Assumed:
     utilisation: float = 0.4
 
     def gpu_hours(self, flops: float) -> float:
-        """Hours of one GPU for so many FLOPs."""
+        """Hours of one GPU for this many FLOPs."""
         return flops / (self.gpu_tflops * 1e12 * self.utilisation) / 3600
 
 
 def cost_of(config: Config, assumed: Assumed) -> dict[str, Any]:
-    """What a run would cost; reads no data and downloads nothing.
+    """Estimate the cost of a run; reads no data and downloads nothing.
 
     Args:
         config: the run's.
-        assumed: what it does not say.
+        assumed: what the config leaves open.
 
     Returns:
         JSON-ready: `models`, `steps`, `batch`, `super_batch`, `samples_trained`, `samples_loaded`, `bytes`, `flops` by
@@ -97,7 +97,7 @@ def cost_of(config: Config, assumed: Assumed) -> dict[str, Any]:
 
 
 def _pool(config: Config) -> int:
-    """The pairs of a pool of which nothing was said: no run can use more than it draws."""
+    """The size of a pool if nothing is known about it: a run uses at most the pairs that it draws."""
     data = config.data
     return config.super_batch * config.train.steps if data.shards or data.source else data.scenes_size
 
@@ -116,7 +116,7 @@ def _described(model: Outlined) -> dict[str, Any]:
 
 
 def _sidecars(config: Config, models: Models, pairs: int, assumed: Assumed) -> list[dict[str, Any]]:
-    """What making and keeping the side-cars of a pool takes, for each model that has any."""
+    """The cost of computing and storing the side-cars of a pool, for each model that has any."""
     dtype, views = config.reference.cache_dtype, config.data.views
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for model in models.frozen:
@@ -137,13 +137,13 @@ def _sidecars(config: Config, models: Models, pairs: int, assumed: Assumed) -> l
 
 
 def cost_program(config: Config, assumed: Assumed, console: Console, *, in_json: bool = False) -> dict[str, Any]:
-    """Print what a run would cost.
+    """Print the estimated cost of a run.
 
     Args:
         config: the run's.
-        assumed: what it does not say.
-        console: where to.
-        in_json: print one JSON object, as `cost_of` gives it.
+        assumed: what the config leaves open.
+        console: where to print.
+        in_json: print one JSON object, as `cost_of` returns it.
 
     Raises:
         AcedError: see `cost_of`.
@@ -183,7 +183,7 @@ def _models(found: dict[str, Any]) -> Table:
 
 
 def _flops(found: dict[str, Any], assumed: Assumed) -> Table:
-    table = _table("FLOPs", "A step", "All steps", "Share", "GPU hours")
+    table = _table("FLOPs", "Per step", "All steps", "Share", "GPU hours")
     for phase, words in PHASES.items():
         if found["flops"][phase]:
             table.add_row(words, *_spent(found["flops"][phase], found, assumed))
@@ -191,7 +191,7 @@ def _flops(found: dict[str, Any], assumed: Assumed) -> Table:
     table.add_row("all", *_spent(found["flops_total"], found, assumed))
     for one in found["sidecars"]:
         hours = _hours(one["gpu_hours"])
-        table.add_row(escape(f"apart, once: side-cars by {_named(one)}"), "", compact(one["flops"]), "", hours)
+        table.add_row(escape(f"once, separately: side-cars by {_named(one)}"), "", compact(one["flops"]), "", hours)
     return table
 
 
@@ -205,7 +205,7 @@ def _hours(hours: float) -> str:
 
 
 def _pairs(found: dict[str, Any]) -> Table:
-    table = _table("Pairs and bytes", "A step", "All steps")
+    table = _table("Pairs and bytes", "Per step", "All steps")
     steps = found["steps"]
     for words, key in (("pairs loaded", "samples_loaded"), ("pairs trained on", "samples_trained")):
         table.add_row(words, f"{found[key] // steps:,}", compact(found[key]))
@@ -220,15 +220,15 @@ def _pairs(found: dict[str, Any]) -> Table:
 
 def _sentences(found: dict[str, Any], config: Config) -> list[str]:
     assumed = found["assumed"]
-    texts = "of the full length" if assumed["text_tokens"] is None else f"of {assumed['text_tokens']} tokens"
+    texts = "of full length" if assumed["text_tokens"] is None else f"of {assumed['text_tokens']} tokens"
     said = [
-        f"{found['method']}: {found['forwards']:.3g} forward passes of the student for each pair trained on, "
-        f"{ratio(found['to_iid'])} IID; {found['steps']:,} steps of {found['batch']:,} of {found['super_batch']:,} "
-        "pairs.",
+        f"{found['method']}: {found['forwards']:.3g} forward passes of the student per pair trained on, "
+        f"{ratio(found['to_iid'])} IID; {found['steps']:,} steps that train on {found['batch']:,} of "
+        f"{found['super_batch']:,} pairs.",
         f"Assumed: texts {texts} (--text-tokens), a pool of {assumed['pairs']:,} pairs (--pairs), a GPU of "
-        f"{assumed['gpu_tflops']:g} TFLOP/s (--gpu-tflops) of which a run gets {100 * assumed['utilisation']:g} % "
+        f"{assumed['gpu_tflops']:g} TFLOP/s (--gpu-tflops) used at {100 * assumed['utilisation']:g} % "
         "(--utilisation).",
     ]
     if config.scoring.reuse:
-        said.append("scoring.reuse is counted as if it remembered no pair, so that the run costs this at most.")
+        said.append("scoring.reuse is counted as if it remembered no pair: the figure is an upper bound.")
     return said

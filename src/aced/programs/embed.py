@@ -1,4 +1,4 @@
-"""`aced embed`: says what it will cost, embeds this process's share of the tars, and says what came of it."""
+"""`aced embed`: estimates the cost, embeds this process's share of the tars, and summarises the result."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ from aced.runtime.threads import set_threads
 from aced.train.run.automatic import device_of
 
 _GROUP = 16
-"""Tars that are open at a time: their indexes are in memory, and one reader serves them all."""
+"""Number of tars open at a time: their indexes are in memory, and one reader serves them all."""
 
 
 def embed_program(options: EmbedOptions, console: Console) -> EmbedTally:
-    """Make the side-cars of a pool that are not there yet.
+    """Make the missing side-cars of a pool.
 
     Args:
-        options: the model, the tars, the cache and how.
-        console: where everything is printed; a process that is not the first prints one line, at the end.
+        options: the model, the tars, the cache and the settings.
+        console: where to print; processes other than the first print one line, at the end.
 
     Returns:
-        What came of this process's tars.
+        The outcome for this process's tars.
 
     Raises:
-        AcedError: whatever a user or the data did wrong, in one sentence.
+        AcedError: any fault of the user or the data, in one sentence.
     """
     _check_options(options)
     raise_file_limit()
     mine = own_share(options.share)
     shards = [source for text in options.shards for source in several(text)]
-    job = replace(options, shards=())  # a list of many thousands that Ray's actors do not need
+    job = replace(options, shards=())  # Ray's actors do not need this long list
     if not job.spool_dir and (remote := next(filter(is_address, shards), None)):
         raise unspooled(remote, "--spool-dir")
     if not job.spool_dir and is_address(job.out):
@@ -73,9 +73,9 @@ def embed_program(options: EmbedOptions, console: Console) -> EmbedTally:
     tars = mine.of([tar for group in named for tar in group])
     job = _checked(job, mine)
     if not tars:
-        console.print(f"Process {mine.index} of {mine.count} has no tar to embed.", highlight=False)
+        console.print(f"Process {mine.index} of {mine.count} has no tars to embed.", highlight=False)
         return EmbedTally()
-    # One process draws and speaks; what the others have to say would only be in its way.
+    # One process prints; the output of the others would only interrupt it.
     with Bars(console if mine.index == 0 else Console(quiet=True)) as bars:
         _take_stock(job, tars, shards, mine, bars)
         embedder = TarEmbedder(job, bars.say, bars.counting)
@@ -86,7 +86,7 @@ def embed_program(options: EmbedOptions, console: Console) -> EmbedTally:
         else:
             tally, seconds = _looked(embedder, tars, mine, bars)
         embedder.keep()
-    if not tally.usable and mine.count == 1:  # of many processes, one may well have no luck
+    if not tally.usable and mine.count == 1:  # among many processes, one may well have no usable sample
         raise AcedError(_nothing_usable(tally))
     if mine.index:
         line = f"{tally.tars} tars, {tally.made} of them embedded now, {tally.embedded:,} samples in {seconds:.0f} s."
@@ -101,13 +101,13 @@ def embed_program(options: EmbedOptions, console: Console) -> EmbedTally:
 
 
 def _looked(embedder: TarEmbedder, tars: Sequence[str], share: TarShare, bars: Bars) -> tuple[EmbedTally, float]:
-    """Embed tars that all lie on a disk, or do so from now on: what is to do is found, and said, before it begins.
+    """Embed tars that are on a disk or will be: finds what is missing, and prints it before the work starts.
 
     Returns:
-        What came of them, and the seconds of embedding.
+        Their outcome, and the seconds spent embedding.
     """
     job = embedder.job
-    with bars.counting("Looking at the tars") as progress:
+    with bars.counting("Reading the tars' headers") as progress:
         tally, todo, missing, overhead = embedder.look(tars, progress)
     bars.say(_plan(embedder, tally, len(tars), (missing, overhead), share))
     start = time.perf_counter()
@@ -122,7 +122,7 @@ def _looked(embedder: TarEmbedder, tars: Sequence[str], share: TarShare, bars: B
 
 
 def _in_passing(embedder: TarEmbedder, tars: Sequence[str], far: int, bars: Bars) -> tuple[EmbedTally, float]:
-    """As `_looked`, where the spool holds a few: each is fetched, looked at, embedded where it must be, and removed."""
+    """As `_looked`, if the spool holds only a few tars: each is fetched, embedded if needed, and removed."""
     job, tally = embedder.job, EmbedTally()
     each = sample_bytes(embedder.tower.width, job.dtype, job.views)
     bars.say(
@@ -139,7 +139,7 @@ def _in_passing(embedder: TarEmbedder, tars: Sequence[str], far: int, bars: Bars
 
 
 def _take_stock(job: EmbedOptions, tars: Sequence[str], shards: Sequence[str], share: TarShare, bars: Bars) -> None:
-    """Index the tars that are new, with all the workers; of a whole pool this makes the manifest too."""
+    """Index the new tars with all workers; for a whole pool this also writes the manifest."""
     folder = index_folder(job.index_dir, bars.say)
     if folder is None or any(map(is_address, tars)):
         return
@@ -158,25 +158,25 @@ def _take_stock(job: EmbedOptions, tars: Sequence[str], shards: Sequence[str], s
 
 
 def _check_options(job: EmbedOptions) -> None:
-    """Refuse values that nothing else would; raises AcedError."""
+    """Refuse values that nothing else checks; raises AcedError."""
     if job.dtype not in DTYPES:
         raise AcedError(f"--dtype is '{job.dtype}'; use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
     if not 1 <= job.views <= 64 or job.micro_batch < 1 or job.workers < 0:
-        raise AcedError("--views is from 1 to 64, --micro-batch at least 1 and --workers at least 0.")
+        raise AcedError("--views takes 1 to 64; --micro-batch at least 1; --workers at least 0.")
     if job.bad_tars not in ("stop", "skip"):
         raise AcedError(f"--bad-tars is '{job.bad_tars}'; use stop or skip.")
     if job.caption_choice not in ("whole", "first"):
         raise AcedError(
-            f"--caption-choice is '{job.caption_choice}'; use whole or first: embeddings are kept of one caption."
+            f"--caption-choice is '{job.caption_choice}'; use whole or first: a cache holds one caption per sample."
         )
     if not 0 < job.spool_gb < math.inf:
-        raise AcedError(f"--spool-gb is {job.spool_gb:g}; it is a size above 0.")
+        raise AcedError(f"--spool-gb is {job.spool_gb:g}; give a size above 0.")
     check_precision(job.precision)
     find_decoding(job.decoding)
 
 
 def _checked(job: EmbedOptions, share: TarShare) -> EmbedOptions:
-    """The job with this process's device, where the model has weights and the device is there."""
+    """The job with this process's device, once the model is known to have weights and the device to exist."""
     config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
     device_of(config)
     trained_recipe(job.model, job.checkpoint)
@@ -187,18 +187,18 @@ def _checked(job: EmbedOptions, share: TarShare) -> EmbedOptions:
 
 
 def _plan(embedder: TarEmbedder, there: EmbedTally, tars: int, to_do: tuple[int, int], share: TarShare) -> str:
-    """What will be made and stored; refuses what does not fit on the disk.
+    """Print what will be made and stored; refuse it if the disk has no room.
 
-    `to_do` are the samples that are missing and the bytes of headers and keys of their side-cars.
+    `to_do`: number of missing samples, and bytes of headers and keys of their side-cars.
 
     Raises:
-        AcedError: there is less room than the side-cars need.
+        AcedError: the side-cars need more room than there is.
     """
     settings, d = embedder.settings, embedder.tower.width
     missing, overhead = to_do
     each = sample_bytes(d, settings.dtype, settings.views)
     size = missing * each + overhead
-    # The other processes' shares are about as large, and they write to the same disk.
+    # The other processes' shares are about equally large, and they write to the same disk.
     free = ""
     if not embedder.cache.far:
         free = size_text(check_space(embedder.cache.work, missing * share.count, d, settings, overhead * share.count))
@@ -207,15 +207,15 @@ def _plan(embedder: TarEmbedder, there: EmbedTally, tars: int, to_do: tuple[int,
     whose = f"Process 0 of {share.count}" if share.count > 1 else embedder.tower.name
     others = f" (all processes: about {size_text(share.count * size)})" if share.count > 1 else ""
     return (
-        f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} have their "
-        f"embeddings, {missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
+        f"{whose}: {tars} tar{'s' * (tars > 1)}, {there.samples + missing:,} samples; {there.samples:,} are embedded, "
+        f"{missing:,} to go. A sample takes {each:,} bytes ({settings.dtype}, d {d}{views}) and its key: "
         f"{size_text(size)} to write{others}, {size_text(1e8 * each)} for 100 M samples{free}."
         f"{f' The model runs in {settings.precision}.' * (settings.precision != 'fp32')}"
     )
 
 
 def _groups(embedder: TarEmbedder, todo: Sequence[str], done: Progress, size: int) -> Iterator[EmbedTally]:
-    """What comes of `size` tars at a time; of those that another process has begun, at the end."""
+    """The outcomes of the tars, `size` at a time; last, of those that another process has begun."""
     for patient in (False, True):
         left: list[str] = []
         for at in range(0, len(todo), size):
@@ -226,35 +226,35 @@ def _groups(embedder: TarEmbedder, todo: Sequence[str], done: Progress, size: in
 
 
 class _Done:
-    """Moves the bar, with the rate as its remark.
+    """Moves the bar and shows the rate.
 
     Attributes:
-        whole: samples of the groups that are done; calls count from there.
+        whole: samples of the groups that are finished; calls count from there.
     """
 
     def __init__(self, tick: Tick, start: float) -> None:
         self._tick, self._start, self.whole, self._now = tick, start, 0, 0
 
     def __call__(self, done: int, total: int) -> None:
-        """`done` samples more than the whole groups'."""
+        """Advance to `done` samples of the current group."""
         self._now = self.whole + done
         self._tick(self._now, self.rate())
 
     def rate(self) -> str:
-        """Samples a second since the start."""
+        """Samples per second since the start."""
         return f"{self._now / max(time.perf_counter() - self._start, 1e-9):,.0f} samples/s"
 
 
 def _nothing_usable(tally: EmbedTally) -> str:
     name, count = tally.skipped.most_common(1)[0] if tally.skipped else ("", 0)
     reason = f"; most often {name} ({count}), for example {tally.examples[name]}" if name else "."
-    return f"No sample of {tally.tars} tar{'s' * (tally.tars > 1)} is usable, so that there is nothing to embed{reason}"
+    return f"No sample of {tally.tars} tar{'s' * (tally.tars > 1)} is usable, so there is nothing to embed{reason}"
 
 
 def _table(tally: EmbedTally, seconds: float) -> Table:
     table = Table("Side-cars", "", show_header=False)
     table.columns[1].justify = "right"
-    repaired = f", {tally.repaired} of them damaged before" if tally.repaired else ""
+    repaired = f", {tally.repaired} of them repaired" if tally.repaired else ""
     table.add_row("Tars", f"{tally.tars:,}")
     table.add_row("embedded now", f"{tally.made:,}{repaired}")
     table.add_row("Samples", f"{tally.samples:,}")
@@ -267,7 +267,7 @@ def _table(tally: EmbedTally, seconds: float) -> Table:
 
 
 def _skipped(tally: EmbedTally) -> Table:
-    table = Table("Left out", "How many", "For example", title="What could not be used")
+    table = Table("Left out", "Count", "Example", title="What could not be used")
     for name, count in tally.skipped.most_common():
         table.add_row(name, f"{count:,}", escape(tally.examples[name]))
     return table

@@ -1,4 +1,4 @@
-"""`aced eval`: every task scored, each kept as soon as it is done, whatever happens to the others."""
+"""`aced eval`: scores every task and saves each result at once; a task that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from aced.train.run.automatic import workers_beside
 
 
 def eval_command(options: EvalOptions, console: Console) -> dict[str, str]:
-    """What the command line asked for: an evaluation, or a comparison of two. Returns the tasks that failed.
+    """Evaluate or compare, as the options say; returns the tasks that failed.
 
     Raises:
-        AcedError: as `eval_program`, or the words do not fit together.
+        AcedError: as `eval_program`, or the options contradict each other.
     """
     if options.compare is None:
         return eval_program(options, console).failed
@@ -50,7 +50,7 @@ def eval_command(options: EvalOptions, console: Console) -> dict[str, str]:
 
 @dataclass
 class _Job:
-    """One thing to load: a folder, or the tasks that are built in."""
+    """One place to load tasks from: a folder, or the built-in tasks."""
 
     name: str
     load: Callable[[], list[Task]]
@@ -60,21 +60,21 @@ class _Job:
 def eval_program(options: EvalOptions, console: Console) -> Evaluation:
     """Score a model on tasks; writes `eval.json` and its companions and prints a table.
 
-    A task that fails is noted in `failed`, and the others go on. Results that are there already, of the same model
-    on the same data, are kept.
+    A task that fails is noted in `failed`, and the others continue. Results of the same model on the same data that
+    are already there are kept.
 
     Raises:
-        AcedError: no such model or folder of tasks, or results of another model in the way.
+        AcedError: there is no such model or task folder, or the output folder holds results of another model.
     """
     if not options.model:
-        raise AcedError("No model is given; name a run folder, a model folder or an open_clip name.")
+        raise AcedError("No model is given; name a run folder, a model folder or an open_clip model.")
     if not (data := [*options.data, *options.more]):
-        raise AcedError("No data are given; name task folders with --data, or --data scenes for the built-in tasks.")
+        raise AcedError("No data is given; name task folders with --data, or --data scenes for the built-in tasks.")
     asked, policy = check_precision(options.precision), check_policy(options.prompts)
     jobs, refused = _jobs(data)
     out = options.out or default_folder(options.model)
     if out.exists() and not out.is_dir():
-        raise AcedError(f"--out {out} is a file; give a folder for the results.")
+        raise AcedError(f"--out {out} is a file; name a folder for the results.")
     tower = _open(options.model, options, console)
     for note in tower.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
@@ -86,17 +86,17 @@ def eval_program(options: EvalOptions, console: Console) -> Evaluation:
     cache = EmbeddingCache(options.cache or out / "embeddings", identity, precision)
     kept = _run(jobs, tower, evaluation, out, options, cache, console)
     if kept:
-        console.print(f"Kept {kept} result{'s' * (kept > 1)} that {out} held already.", highlight=False)
+        console.print(f"Kept {kept} result{'s' * (kept > 1)} that {out} already held.", highlight=False)
     print_results(evaluation, console)
     console.print(f"Results: {out / FILE}", markup=False, highlight=False, soft_wrap=True)
     return evaluation
 
 
 def _open(model: str, options: EvalOptions, console: Console) -> Tower | OnnxTower:
-    """The model, or an exported ONNX folder, of which `--checkpoint` chooses the weights.
+    """The model, or an exported ONNX folder, whose weights `--checkpoint` chooses.
 
     Raises:
-        AcedError: as `open_model`, or ONNX is asked for a device or a precision.
+        AcedError: as `open_model`, or a device or precision is given for ONNX.
     """
     if not is_onnx(model):
         return open_model(model, options.checkpoint, options.device, partial(counting, console))
@@ -106,10 +106,10 @@ def _open(model: str, options: EvalOptions, console: Console) -> Tower | OnnxTow
 
 
 def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
-    """What to load, and for each place where there is nothing, why.
+    """What to load, and for each place that holds no task, the reason.
 
     Raises:
-        AcedError: there is nothing anywhere.
+        AcedError: no place holds a task.
     """
     jobs: list[_Job] = []
     refused: dict[str, str] = {}
@@ -130,13 +130,13 @@ def _jobs(data: Sequence[str]) -> tuple[list[_Job], dict[str, str]]:
 
 
 def _continued(out: Path, setting: Setting, contents: str) -> Evaluation:
-    """The results that are there already; `contents` is what older versions took for the model's fingerprint."""
+    """The results that are already there; `contents` is the model's fingerprint in older versions."""
     if not (out / FILE).is_file():
         return Evaluation(setting)
     before = read_evaluation(out / FILE)
     if before.setting.fingerprint == contents:
         raise AcedError(
-            f"{out} holds results of these weights by an older version of aced, which did not note the model's "
+            f"{out} holds results of these weights from an older version of aced, which did not record the model's "
             "architecture; choose another folder with --out."
         )
     for key, what in (("fingerprint", "another model"), ("prompts", "other prompts"), ("precision", "other precision")):
@@ -157,7 +157,7 @@ def _run(
     cache: EmbeddingCache,
     console: Console,
 ) -> int:
-    """Score all jobs; returns how many results were there already."""
+    """Score all jobs; returns the number of results that were already there."""
     kept, seen = 0, set[str]()
     precision = find_precision(check_precision(options.precision), tower.device)
     facts = environment(tower.device)
@@ -204,7 +204,7 @@ def _run(
 
 
 def _load(job: _Job, evaluation: Evaluation, seen: set[str]) -> list[Task]:
-    """The tasks of a job, with names that no task before had; a result of a task that is broken now is dropped."""
+    """The tasks of a job, each with a new name; an earlier result of a task that is now broken is dropped."""
     try:
         tasks = job.load()
     except AcedError:
@@ -214,6 +214,6 @@ def _load(job: _Job, evaluation: Evaluation, seen: set[str]) -> list[Task]:
         raise
     for task in tasks:
         if task.name in seen:
-            raise AcedError(f"{job.name}: there is another task of the name '{task.name}'; rename its folder.")
+            raise AcedError(f"{job.name}: another task is already called '{task.name}'; rename its folder.")
         seen.add(task.name)
     return tasks

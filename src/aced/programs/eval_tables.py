@@ -12,7 +12,7 @@ from aced.evaluate.image_faults import fault_lines
 
 
 def print_results(evaluation: Evaluation, console: Console) -> None:
-    """The scores with their standard errors, and what guessing would give."""
+    """The scores with their standard errors and the chance level."""
     setting, records = evaluation.setting, evaluation.tasks
     console.print(
         f"{setting.model} ({setting.fingerprint}), {setting.prompts} prompts, {setting.precision}",
@@ -45,7 +45,7 @@ def _percent(value: float | None) -> str:
 
 
 def print_comparison(comparison: Comparison, names: tuple[str, str], console: Console) -> None:
-    """Differences with their intervals; those that another sample might not show are called noise."""
+    """Differences with their intervals; those that another sample might not show are labelled noise."""
     table = Table(header_style="bold", title=f"B - A.  A: {escape(names[0])}  B: {escape(names[1])}", title_style="")
     for head in ("Task", "Metric"):
         table.add_column(head)
@@ -63,8 +63,8 @@ def print_comparison(comparison: Comparison, names: tuple[str, str], console: Co
     console.print(table)
     tasks = sum(bool(entry.metric) for entry in comparison.differences)
     console.print(
-        f"Noise: the interval of a paired bootstrap over the samples contains 0. Of {tasks} tasks without any "
-        f"difference {0.05 * tasks:.1f} would be marked as different by chance.",
+        f"Noise: the paired bootstrap interval over the samples contains 0. Of {tasks} tasks without any "
+        f"difference, {0.05 * tasks:.1f} would be marked as different by chance.",
         highlight=False,
     )
     for name, reason in comparison.left_out.items():

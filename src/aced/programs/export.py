@@ -1,4 +1,4 @@
-"""`aced export`: a model into a new folder that another program reads, checked before it gets its name."""
+"""`aced export`: writes a model into a new folder for another program, and checks it first."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _GAPS = f"Fill in the licence and the other gaps of {CARD} before you publish it
 
 
 def export_program(options: ExportOptions, console: Console) -> None:
-    """Write a model into a folder, which must not be there or be empty, and say what was written.
+    """Write a model into a folder, which must be new or empty, and print what was written.
 
     Args:
         options: the model, the folder and one of `FORMATS`.
-        console: where to say it.
+        console: where to print.
 
     Raises:
-        AcedError: there is no such model or format, the folder is in use, or the format has no place for the model.
+        AcedError: there is no such model or format, the folder is not empty, or the format cannot represent the model.
     """
     model, folder, form, checkpoint = options.run, options.dest, options.format, options.checkpoint
     if form not in FORMATS:
         raise AcedError(f"--format is '{form}'.{nearest(form, FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AcedError(f"{folder} is not empty; give a new folder, so that nothing in it is overwritten.")
+        raise AcedError(f"{folder} is not empty; name a new folder, so that nothing is overwritten.")
     tower = open_model(model, checkpoint, "cpu", partial(counting, console))
     story = Story() if checkpoint else story_of(model, tower)
     with folder_atomic(folder) as temporary:
@@ -55,7 +55,7 @@ def _open_clip(tower: Tower, story: Story, folder: Path) -> list[str]:
     found = write_open_clip(tower, folder)
     write_atomic(folder / CARD, card(tower, story, "open_clip", open_clip_usage(tower)))
     return [
-        f"open_clip reads it, and embeds as the model does (largest difference {found:.1g}).",
+        f"open_clip loads it and embeds as the model does (largest difference {found:.1g}).",
         _GAPS,
     ]
 
@@ -63,9 +63,9 @@ def _open_clip(tower: Tower, story: Story, folder: Path) -> list[str]:
 def _transformers(tower: Tower, story: Story, folder: Path) -> list[str]:
     kind, found = write_transformers(tower, folder)
     write_atomic(folder / CARD, card(tower, story, "transformers", transformers_usage(tower, kind)))
-    lines = [f"transformers reads it ({kind}), and embeds as the model does (largest difference {found:.1g})."]
+    lines = [f"transformers loads it ({kind}) and embeds as the model does (largest difference {found:.1g})."]
     if kind == "CLIPModel" and getattr(tower.model, "logit_bias", None) is not None:
-        lines.append("Its logit bias stays behind: CLIPModel has none, and it changes no order of pairs.")
+        lines.append("It has no logit bias: CLIPModel has none, and the ranking of pairs does not depend on it.")
     return [*lines, _GAPS]
 
 
@@ -84,4 +84,4 @@ FORMATS: dict[str, Callable[[Tower, Story, Path], list[str]]] = {
     "transformers": _transformers,
     "onnx": _onnx,
 }
-"""What each format writes into a folder that is empty; it returns sentences for the user."""
+"""What writes each format into an empty folder; returns sentences for the user."""

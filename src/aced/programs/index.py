@@ -1,4 +1,4 @@
-"""`aced index`: reads the headers of a pool's tars once, so that every later start reads a small file instead."""
+"""`aced index`: reads the headers of a pool's tars once, so that later starts read one small file."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from aced.runtime.threads import available_cores
 
 
 def index_program(options: IndexOptions, console: Console) -> Manifest:
-    """Make the manifest of a pool and the indexes of its tars, as far as they are not there.
+    """Make the manifest of a pool and the missing indexes of its tars.
 
-    Damaged tars are told and stop nothing: what becomes of them is decided by whoever reads the pool.
+    Damaged tars are reported and stop nothing: the program that reads the pool decides what to do about them.
 
     Raises:
-        AcedError: nothing is there, nothing in it is usable, or the manifest cannot be kept.
+        AcedError: there are no tars, none is usable, or the manifest cannot be kept.
     """
     raise_file_limit()
     shards = [source for text in options.shards for source in several(text)]
     if named := next(filter(names_manifest, shards), None):
-        raise AcedError(f"{named} is a manifest already: name the tars that it is about.")
+        raise AcedError(f"{named} is already a manifest: name its tars instead.")
     if not 0 < options.spool_gb < math.inf:
-        raise AcedError(f"--spool-gb is {options.spool_gb:g}; it is a size above 0.")
+        raise AcedError(f"--spool-gb is {options.spool_gb:g}; give a size above 0.")
     if not options.index_dir and options.out is None:
         raise AcedError("With an empty --index-dir nothing is kept: name a file for the manifest with --out.")
     spool = spool_at(options.spool_dir, options.spool_gb)
@@ -73,7 +73,7 @@ def index_program(options: IndexOptions, console: Console) -> Manifest:
                 hearsay=False,
             )
             manifest = taking.take(tars).manifest
-            progress(len(tars), len(tars))  # also where all of them were known
+            progress(len(tars), len(tars))  # even if all were known
         if spool is not None:
             remember(found, spool, bars.say)
     if options.out is not None:
@@ -83,7 +83,7 @@ def index_program(options: IndexOptions, console: Console) -> Manifest:
     if faults := _faults(manifest, names):
         console.print(faults)
     if not any(max(tar.txt, tar.json) for tar in manifest.tars):
-        raise AcedError(f"None of the {len(tars)} tars holds a pair of an image and a txt or a json.")
+        raise AcedError(f"None of the {len(tars)} tars holds a pair of an image and a .txt or .json.")
     if options.out is None and taking.kept is not None and not taking.kept.exists():
         raise AcedError(f"The manifest cannot be kept in {folder}: name another --index-dir, or a file with --out.")
     where = f"Manifest: {options.out}   Use: data.shards={options.out}" if options.out else f"Manifest: {taking.kept}"
@@ -104,7 +104,7 @@ def _table(manifest: Manifest) -> Table:
 
 
 def _faults(manifest: Manifest, names: Sequence[str]) -> Table | None:
-    """What the headers tell of pairs with a txt, or with a json where there are none of these."""
+    """The pairs with a txt, or with a json if there are none, according to the headers."""
     captions = Captions() if any(tar.txt for tar in manifest.tars) else Captions("FIELD")
     counts, examples = Counter[str](), dict[str, str]()
     for name, tar in zip(names, manifest.tars, strict=True):
@@ -117,7 +117,7 @@ def _faults(manifest: Manifest, names: Sequence[str]) -> Table | None:
         examples["key_in_two_tars"] = f"{again.key} in {again.source}{'' if again.exact else ' (an estimate)'}."
     if not counts:
         return None
-    table = Table("Fault", "How many", "For example", title="What the headers tell")
+    table = Table("Fault", "Count", "Example", title="Faults found in the headers")
     for name, count in counts.most_common():
         table.add_row(name, f"{count:,}", escape(examples[name]))
     return table

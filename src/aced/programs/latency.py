@@ -1,4 +1,4 @@
-"""`aced latency`: models timed side by side on the device at hand; a table, a figure, and all numbers as JSON."""
+"""`aced latency`: times models side by side on this device; a table, a figure, and all numbers as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from aced.runtime.progress import Bars, counting
 
 @dataclass(frozen=True)
 class _Case:
-    """One line of the table: what it is, and what is timed."""
+    """One line of the table: its labels and what it times."""
 
     facts: dict[str, Any]
     ready: Ready
@@ -53,19 +53,19 @@ class _Case:
 def latency_program(options: LatencyOptions, console: Console) -> list[dict[str, Any]]:
     """Time models; writes `latency.json`, `latency.md` and `latency.svg` and prints a table.
 
-    A runtime that cannot run a model is told and left out for it.
+    A runtime that cannot run a model is reported and skipped for that model.
 
     Returns:
         A row for each model, tower, runtime, batch and number of threads; times in seconds.
 
     Raises:
-        AcedError: there is no such model, runtime or device, or nothing can be run.
+        AcedError: there is no such model, runtime or device, or nothing can run.
     """
     for name in options.runtimes:
         if name not in RUNTIMES:
             raise AcedError(f"--runtime is '{name}'.{nearest(name, RUNTIMES)}")
     if options.out.exists() and not options.out.is_dir():
-        raise AcedError(f"--out {options.out} is a file; give a folder for the results.")
+        raise AcedError(f"--out {options.out} is a file; name a folder for the results.")
     device = device_of(options.device)
     tasks = [task for place in options.data for task in tasks_of(place)]
     recipes = [find_recipe(model) for model in options.models]
@@ -97,7 +97,7 @@ def latency_program(options: LatencyOptions, console: Console) -> list[dict[str,
 def _cases(
     towers: Sequence[Tower], options: LatencyOptions, folder: Path, console: Console
 ) -> tuple[list[_Case], dict[str, str]]:
-    """What is timed, each called once; and for each model that a runtime cannot run, why."""
+    """The cases to time, each called once; and for each model that a runtime cannot run, the reason."""
     cases: list[_Case] = []
     failed: dict[str, str] = {}
     with Bars(console) as bars, bars.bar("Preparing", len(towers) * len(options.runtimes)) as tick:
@@ -138,7 +138,7 @@ def _of(tower: Tower, runtime: str, options: LatencyOptions, folder: Path) -> li
 def _scores(
     towers: Sequence[Tower | None], tasks: Sequence[Task], options: LatencyOptions, folder: Path, failed: dict[str, str]
 ) -> dict[tuple[str, str], float]:
-    """The average of each model that has trained weights, by runtime; what cannot be scored is noted."""
+    """The average score of each model with trained weights, by runtime; what cannot be scored is noted."""
     scores: dict[tuple[str, str], float] = {}
     for number, tower in enumerate(towers):
         for runtime in options.runtimes if tower is not None else ():
@@ -176,7 +176,7 @@ def _percent(row: dict[str, Any]) -> str:
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """The table of the terminal, which is narrow: the rest stands in the files."""
+    """The table for the terminal, which is narrow: the rest is in the files."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     heads = ("Model", "Tower", "Runtime", "b", "t", "Madds, G", "Median, ms", "Rounds", "p95", "Score, %")
     for number, head in enumerate(heads):
@@ -187,8 +187,8 @@ def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
         table.add_row(*names, adds, *times)
     console.print(table)
     console.print(
-        "b: samples of a call, of which the time is; t: threads; Madds: multiply-adds of a sample; Rounds: the lowest "
-        "and the highest median of a round. Texts have the full length.",
+        "b: samples per call, to which the time refers; t: threads; Madds: multiply-adds per sample; Rounds: the "
+        "lowest and highest median of a round. Texts have full length.",
         highlight=False,
     )
 

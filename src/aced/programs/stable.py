@@ -33,12 +33,12 @@ def stable_program(options: StableOptions, command: Sequence[str], console: Cons
     """Choose the stable tasks of the tables; write the JSON and the page beside it, and print the table.
 
     Args:
-        options: the tables, how they are to be understood, and how tasks are chosen.
-        command: the words of the command line, kept in the JSON.
-        console: where the table goes.
+        options: the tables, how to read them, and how to choose tasks.
+        command: the command line, kept in the JSON.
+        console: where the table is printed.
 
     Raises:
-        AcedError: whatever is wrong with the options or the tables, or a file that cannot be written.
+        AcedError: a fault in the options or the tables, or a file that cannot be written.
     """
     if not 0 < options.alpha < 1:
         raise AcedError(f"--alpha is {options.alpha}; give a probability between 0 and 1, such as 0.05.")
@@ -60,7 +60,7 @@ def stable_program(options: StableOptions, command: Sequence[str], console: Cons
 
 
 def stability_record(found: Stability, rules: Rules, inputs: Sequence[Path], command: Sequence[str]) -> dict[str, Any]:
-    """What is written as JSON: where it comes from, then every field of `Stability`; unknown values are null."""
+    """The content of the JSON: its origin, then every field of `Stability`; unknown values are null."""
     files = [file_of(path) for path in inputs]
     return {
         "made_by": f"aced {__version__} stable",
@@ -75,7 +75,7 @@ def stability_record(found: Stability, rules: Rules, inputs: Sequence[Path], com
 
 def stability_table(found: Stability) -> Table:
     """A row for each task, the most stable first, scores and errors in percentage points."""
-    # Narrow enough for a terminal of 80 columns; names are broken there, but never gone.
+    # Narrow enough for a terminal of 80 columns; long names wrap and are never cut.
     table = Table(header_style="bold", padding=(0, 0), pad_edge=False)
     table.add_column("Task", min_width=14, max_width=30)
     for head in ("Mean, %", "Chance", "n", "Error", "Sigma", "95 %", "Kept in"):

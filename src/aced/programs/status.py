@@ -1,4 +1,4 @@
-"""`aced status`: how runs stand, once or until they end."""
+"""`aced status`: the progress of runs, once or until they end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from aced.runs.standing import UNDER_WAY, Status, as_json, read_status
 def status_program(
     runs: Sequence[Path], console: Console, *, in_json: bool = False, follow: bool = False, every: float = 2.0
 ) -> None:
-    """Print how runs stand; `follow` does so every so many seconds until all of them have ended, or Ctrl-C.
+    """Print the progress of runs; `follow` repeats it at an interval until all have ended, or until Ctrl-C.
 
-    With `in_json` each time is a line: a list of an object for each run.
+    With `in_json` each time prints a line: a list with one object per run.
 
     Raises:
         AcedError: a folder holds no run, or a file of one is damaged.
@@ -31,7 +31,7 @@ def status_program(
     elif not (follow and console.is_terminal):
         console.print(view(statuses))
     if follow:
-        with contextlib.suppress(KeyboardInterrupt):  # the usual way to leave it
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
             _follow(runs, statuses, console, in_json=in_json, every=every)
 
 
@@ -61,7 +61,7 @@ def _under_way(statuses: Sequence[Status]) -> bool:
 
 
 def _news(statuses: Sequence[Status]) -> list[tuple[str, int]]:
-    """What is worth new lines where the old ones stay."""
+    """The part whose change is worth new lines if old lines cannot be redrawn."""
     return [(status.state, status.step) for status in statuses]
 
 

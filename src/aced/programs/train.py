@@ -46,11 +46,11 @@ from aced.train.run.student import make_student
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that has ended, in its first process; in others there are no results.
+    """A run that has ended; only its first process has results.
 
     Attributes:
         fitted: model, scores and costs.
-        results: what results.json holds.
+        results: the content of results.json.
     """
 
     fitted: Fitted
@@ -65,17 +65,17 @@ def train_program(config: Config, console: Console, *, resume: bool) -> dict[str
 def train_run(
     config: Config, console: Console, *, resume: bool, given: Given | None = None, hook: Hook | None = None
 ) -> Ended:
-    """Train as the config says; writes results.json and report.html beside the run.
+    """Train according to the config; writes results.json and report.html in the run's folder.
 
     Args:
         config: the run's.
-        console: where everything is printed.
-        resume: whether to go on with the run in the folder.
-        given: what the caller hands over in the place of what the config would name.
-        hook: sees every step.
+        console: where to print.
+        resume: whether to continue the run in the folder.
+        given: data and models that the caller supplies instead of naming them in the config.
+        hook: called at every step.
 
     Raises:
-        AcedError: whatever a user or the data did wrong, in one sentence.
+        AcedError: any fault of the user or the data, in one sentence.
     """
     raise_file_limit()
     world = open_world(config.run.timeout)
@@ -87,7 +87,7 @@ def train_run(
 
 
 def _train(config: Config, console: Console, world: World, given: Given, hook: Hook | None, *, resume: bool) -> Ended:
-    """What one of the processes of a job does."""
+    """The part that each process of a job runs."""
     folder, device = Path(config.run.out), device_of(config)
     check_divisible(config, world.size)
     world.connect(device)
@@ -95,7 +95,7 @@ def _train(config: Config, console: Console, world: World, given: Given, hook: H
         check_folder(folder, resume=resume)
         check_trackers(config.run.trackers)
     world.meet()
-    # Every process reads what was saved, and what the config alone makes wrong is said before anything is made.
+    # Every process reads what was saved; faults of the config alone are reported before anything is made.
     earlier = earlier_run(folder) if resume else None
     config = recorded(config, earlier.config) if earlier is not None else config
     changed = _changed(earlier, config)
@@ -137,10 +137,10 @@ def _train(config: Config, console: Console, world: World, given: Given, hook: H
 
 
 def _changed(earlier: Earlier | None, config: Config) -> list[str]:
-    """Sentences about the keys with which a run goes on that it did not have before.
+    """Sentences about the keys that the resumed run changes.
 
     Raises:
-        AcedError: it cannot go on with one of them.
+        AcedError: one of them must not change.
     """
     if earlier is None:
         return []
@@ -148,7 +148,7 @@ def _changed(earlier: Earlier | None, config: Config) -> list[str]:
     lines = []
     if rounding:
         rounded = ", ".join(f"{key} was {before!r} and is now {now!r}" for key, before, now, _ in rounding)
-        lines.append(f"{rounded}: sums are rounded otherwise, so figures will agree closely, but not to the bit.")
+        lines.append(f"{rounded}: sums round differently, so figures will agree closely but not bit for bit.")
     others = [f"{change.key} = {short(change.now)}" for change in changes if change not in rounding]
     return lines + ([f"Changed since the run began: {', '.join(others)}."] if others else [])
 
@@ -156,13 +156,13 @@ def _changed(earlier: Earlier | None, config: Config) -> list[str]:
 def _set_up(
     config: Config, console: Console, world: World, device: str, earlier: Earlier | None, *, resume: bool
 ) -> None:
-    """Choose the threads, those of the run that is resumed where the config leaves them open, and tell them."""
+    """Choose the number of threads (that of the resumed run if the config leaves it open), and print it."""
     facts = earlier.facts if earlier else {}
     if not facts:
-        # Processes that measure at the same time disturb each other; torchrun gives each one thread.
+        # Processes that measure at the same time disturb each other; torchrun gives each of them one thread.
         threads = set_threads(config.run.threads or (torch.get_num_threads() if world.size > 1 else 0))
         if resume:
-            why = "was stopped before its first checkpoint" if earlier else "has not begun yet"
+            why = "was stopped before its first checkpoint" if earlier else "has not started yet"
             text = f"The run in {config.run.out} {why}: starting from the beginning."
             console.print(text, markup=False, highlight=False)
         many = f"{world.size} processes, each with " if world.size > 1 else ""
@@ -178,20 +178,20 @@ def _set_up(
     now = _circumstances(threads, device, torch.__version__, world.size, own)
     if before != now:
         console.print(
-            f"The run was on {before} and goes on with {now}: its figures will agree closely, but not to the bit.",
+            f"The run was on {before} and continues with {now}: its figures will agree closely, but not bit for bit.",
             style="yellow",
             highlight=False,
         )
 
 
 def _circumstances(threads: int, device: str, version: str, processes: int, numbers: str) -> str:
-    """What decides about the last bits."""
+    """The settings that decide the last bits."""
     many = f"{processes} processes with " if processes > 1 else ""
     return f"{many}{threads} CPU thread{'s' * (threads > 1)} ({device}, torch {version}, {numbers})"
 
 
 def _numbers(precision: str, tf32: bool) -> str:
-    """The precision as it is printed."""
+    """The precision as printed."""
     return f"{precision}, TF32" if tf32 else precision
 
 
@@ -218,14 +218,14 @@ def _print_left_out(scores: Mapping[str, Any], console: Console) -> None:
 
 
 def _fault_table(faults: Faults, title: str, names: list[str]) -> Table:
-    table = Table("Fault", "How many", "For example", title=title)
+    table = Table("Fault", "Count", "Example", title=title)
     for name in names:
         table.add_row(name, f"{faults.counts[name]:,}", escape(faults.examples[name].detail))
     return table
 
 
 def _print_faults(faults: Faults, console: Console) -> None:
-    """What was skipped and why, and what is odd but was used, with an example of each."""
+    """What was skipped and why, and what is unusual but was used, with an example of each."""
     names = [name for name, _ in faults.counts.most_common()]
     lost, odd = [name for name in names if name not in HARMLESS], [name for name in names if name in HARMLESS]
     if lost:

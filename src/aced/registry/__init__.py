@@ -1,1 +1,1 @@
-"""Tables of what a config can name, and the doors through which other code adds to them."""
+"""Tables of the names that a config can use, and the functions through which other code adds to them."""

@@ -1,6 +1,6 @@
-"""The doors for scores, losses and distillations of others; `aced.methods` and `aced.registry.makers` have the rest.
+"""Registration of scores, losses and distillations; `aced.methods` and `aced.registry.makers` have the rest.
 
-What is registered in a module that `run.imports` names, or that is installed as a plugin, can be named in a config.
+Names registered in a module that `run.imports` lists, or in an installed plugin, can be used in a config.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def parts() -> list[Table[Any]]:
-    """The tables of what methods are made of; each row has an `about`."""
+    """The tables of a method's parts; each row has an `about`."""
     return [SCORES, LOSSES, DISTILLATIONS, SOURCES, TOWERS, TASKS, TRACKERS, ARCHITECTURES, PANELS]
 
 
@@ -32,16 +32,16 @@ def register_score(
 
     Args:
         name: of the score.
-        student: weight of the student's loss; 0 where it is not asked.
+        student: weight of the student's loss; 0 if it is not used.
         reference: weight of the reference's loss, likewise; `learnability` has 1 and -1.
         within: see `Scoring`.
         about: one line for `aced methods`.
 
     Raises:
-        AcedError: the name is taken, or the weights are none.
+        AcedError: the name is taken, or the weights are invalid.
     """
     if not (math.isfinite(student) and math.isfinite(reference)) or student == reference == 0:
-        raise AcedError(f"The score '{name}' weighs student {student} and reference {reference}: give one a number.")
+        raise AcedError(f"The score '{name}' weighs student {student} and reference {reference}: set one of them.")
     row = Scoring(about=about, student=student, reference=reference, within=within)
     SCORES.add(name, row, caller())
     return row
@@ -54,16 +54,16 @@ def register_loss(
 
     Args:
         name: of the loss.
-        scores: the loss that candidates are scored by, `sigmoid` or `softmax`.
-        spread: whether the function takes one process's share of a batch.
-        guided: whether it takes the reference's embeddings of the same pairs as well.
+        scores: the loss for scoring candidates, `sigmoid` or `softmax`.
+        spread: whether the function accepts one process's share of a batch.
+        guided: whether it also takes the reference's embeddings of the same pairs.
         about: one line for `aced methods`.
 
     Raises:
-        AcedError: the name is taken, or candidates cannot be scored so.
+        AcedError: the name is taken, or candidates cannot be scored like this.
     """
     if scores not in get_args(Loss):
-        raise AcedError(f"The loss '{name}' scores by '{scores}': take one of {', '.join(get_args(Loss))}.")
+        raise AcedError(f"The loss '{name}' scores by '{scores}': use one of {', '.join(get_args(Loss))}.")
     origin = caller()
 
     def add(function: F) -> F:
@@ -89,7 +89,12 @@ def register_distillation(
 
     Args:
         name: of the distillation.
-        own_scale, own_bias, tempered, projects, compares, spread: see `aced.registry.objectives.Distillation`.
+        own_scale: whether the student gets a separate logit scale for distillation, trained and then discarded.
+        own_bias: likewise a logit bias.
+        tempered: whether the function takes `teacher_temperature`.
+        projects: whether it takes `project`, a list of trained linear maps from the student's width to each teacher's.
+        compares: whether pairs are compared with one another, not only pair by pair.
+        spread: whether it takes each process's `aced.core.shares.Share` instead of embeddings.
         about: one line for `aced methods`.
 
     Raises:

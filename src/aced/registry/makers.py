@@ -1,6 +1,6 @@
-"""What a config or a command names and other code makes: sources, towers, tasks, trackers, architectures, panels.
+"""Registration of makers: sources, towers, tasks, trackers, architectures, panels that configs or commands name.
 
-Each is a function that is called when its name is asked for. Nothing heavy is imported here.
+Each is a function that is called when its name is used. Nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Maker:
-    """One of them.
+    """A registered maker.
 
     Attributes:
         about: one line for `aced methods`.
-        function: makes it; its arguments differ by kind, see the functions of this module.
+        function: makes the object; its arguments differ by kind, see the functions of this module.
     """
 
     about: str
@@ -36,7 +36,7 @@ class Panel:
     Attributes:
         anchor: its name in links, a word.
         name: its entry in the page's list of sections.
-        html: the section's contents, heading included; shown as it is.
+        html: the section's contents, heading included; inserted unchanged.
     """
 
     anchor: str
@@ -51,20 +51,20 @@ TRACKERS: Table[Maker] = Table("tracker")
 ARCHITECTURES: Table[Maker] = Table("architecture")
 PANELS: Table[Maker] = Table("panel")
 BOARDS = ("tensorboard", "wandb", "trackio")
-"""The trackers that are built in."""
+"""The built-in trackers."""
 
 
 def made(table: Table[Maker], name: str, *arguments: Any, **offered: Any) -> Any:
-    """What the maker of that name makes.
+    """The object made by the maker of that name.
 
     Args:
-        table: of its kind.
+        table: the table of its kind.
         name: of the maker.
-        arguments: what every maker of the kind takes.
-        offered: further arguments, which a maker gets if its function has a parameter of that name.
+        arguments: the arguments of every maker of the kind.
+        offered: optional arguments, passed if the function has a parameter of that name.
 
     Raises:
-        AcedError: there is none, or it fails.
+        AcedError: there is no such maker, or it fails.
     """
     maker = table.find(name)
     try:
@@ -119,11 +119,11 @@ def register_tracker(name: str, *, about: str = "") -> Callable[[F], F]:
 
 
 def register_architectures(name: str, *, about: str = "") -> Callable[[F], F]:
-    """Add architectures that open_clip does not have; a decorator of a function without arguments.
+    """Add architectures that open_clip lacks; a decorator of a function without arguments.
 
-    The function registers vision towers in timm's registry, where its configs need any, and returns the folder of the
-    open_clip configs, `NAME.json` each. Word lists, `*-vocab.txt`, in that folder serve the configs whose `vocab_size`
-    fits. It is called once, when open_clip is imported.
+    The function registers vision towers in timm, if its configs need any, and returns the folder of the open_clip
+    configs, `NAME.json` each. Word lists, `*-vocab.txt`, in that folder serve configs with a matching `vocab_size`. It
+    is called once, when open_clip is imported.
     """
     return _maker(ARCHITECTURES, name, about, caller())
 
@@ -131,7 +131,7 @@ def register_architectures(name: str, *, about: str = "") -> Callable[[F], F]:
 def register_panel(name: str, *, about: str = "") -> Callable[[F], F]:
     """Add a section to the report; a decorator of a function of the runs that returns a `Panel`, or None.
 
-    The runs are pairs of a title, which seeds of one method share, and the run's folder.
+    The runs are pairs of a title, shared by the seeds of one method, and the run's folder.
     """
     return _maker(PANELS, name, about, caller())
 

@@ -1,7 +1,7 @@
-"""The contrastive losses and the distillation losses that a run can be made of, by name, as data.
+"""The contrastive losses and distillation losses of a run, by name, as data.
 
-The trainer reads the row and knows no loss by name. Each has a function of the embeddings; what it wants beside them
-(a logit scale of its own, projections) and what it allows (several processes) stands in its row.
+The trainer reads the row and knows no loss by name. Each row has a function of the embeddings; its further inputs (its
+own logit scale, projections) and its limits (several processes) are fields of the row.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Contrastive:
 
     Attributes:
         about: one line for `aced methods`.
-        function: the student's embeddings of the b pairs of a batch to a scalar, a mean over the pairs. It gets an
-            `Embeddings`, or with `spread` a `Share`; where the loss is `guided`, the reference's of the same pairs too.
-        scores: the loss that candidates are scored by, which has a form for the joint draw; with `sigmoid` a student
+        function: the student's embeddings of the b pairs of a batch to a scalar, a mean over the pairs. It receives an
+            `Embeddings`, or with `spread` a `Share`; if `guided`, also the reference's of the same pairs.
+        scores: the loss for scoring candidates, which has a form for the joint draw; with `sigmoid` a student
             has a logit bias.
-        spread: whether it takes one process's share of a batch (`aced.core.shares.Share`) and gives that one's part of
-            the loss; else a run with it is of one process.
-        guided: whether it looks at what the reference makes of the same pairs.
-        scaled: whether it has a constant logit scale, its argument `scale`, in place of the student's trained one.
+        spread: whether it accepts one process's share of a batch (`aced.core.shares.Share`) and returns its part of the
+            loss; otherwise a run with it has one process.
+        guided: whether it uses the reference's embeddings of the same pairs.
+        scaled: whether it has a constant logit scale, its argument `scale`, instead of the student's trained one.
     """
 
     about: str
@@ -43,7 +43,7 @@ class Contrastive:
     scaled: bool = False
 
     def of(self, pairs: Share, guide: Share | None = None, **options: Any) -> Tensor:
-        """The loss of a batch, or this process's part of it; `guide` has what the reference makes of the same pairs."""
+        """The loss of a batch, or this process's part of it; `guide` has the reference's embeddings of the pairs."""
         shares = [pairs, guide] if self.guided and guide is not None else [pairs]
         return self.function(*(share if self.spread else share.own for share in shares), **options)
 
@@ -56,12 +56,12 @@ class Distillation:
         about: one line for `aced methods`.
         function: the student's embeddings of the b pairs and a list of the teachers' to a scalar, a mean over the
             pairs. They are `Embeddings`, or with `spread` `Share`s.
-        own_scale: whether the student gets a logit scale for distillation alone, which is trained and thrown away.
+        own_scale: whether the student gets a separate logit scale for distillation, trained and then discarded.
         own_bias: likewise a logit bias.
         tempered: whether the function takes `teacher_temperature`.
         projects: whether it takes `project`, a list of trained linear maps from the student's width to each teacher's.
         compares: whether pairs are compared with one another, not only pair by pair.
-        spread: as of a contrastive loss.
+        spread: as for a contrastive loss.
     """
 
     about: str
@@ -149,12 +149,12 @@ DISTILLATIONS: Table[Distillation] = Table(
 
 
 def check_processes(loss: str, distillations: Sequence[str], processes: int) -> None:
-    """Raise an AcedError for a loss that knows whole batches only, where several processes share them."""
+    """Raise an AcedError for a loss that needs whole batches if several processes share them."""
     rows = [("loss", loss, LOSSES.find(loss).spread)]
     rows += [("distillation", name, DISTILLATIONS.find(name).spread) for name in distillations]
     for kind, name, spread in rows:
         if processes > 1 and not spread:
             raise AcedError(
-                f"The {kind} '{name}' is of whole batches and {processes} processes share one: train with one process, "
+                f"The {kind} '{name}' needs whole batches, but {processes} processes share one: use one process, "
                 "or write it for `aced.core.shares.Share` and register it with spread=True."
             )

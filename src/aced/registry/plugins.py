@@ -1,4 +1,4 @@
-"""Modules of users that register methods, losses and the like: named in `run.imports`, or installed as entry points."""
+"""Users' modules that register methods, losses and more: listed in `run.imports`, or installed as entry points."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 
 from aced.errors import AcedError, reason_of
 
-GROUP = "aced.registry.plugins"
+GROUP = "aced.plugins"
 """The group of entry points: each names a module, or a function of one that is called without arguments."""
 COMMANDS = "aced.commands"
 """The group of entry points that add commands: each names a function of the `typer.Typer` application."""
 LABORATORY = "aced.lab"
-"""The plugin that comes with the package; without its folder the package works on, with fewer names."""
+"""The plugin that comes with the package; without its folder the package works with fewer names."""
 VARIABLE = "ACED_IMPORTS"
-"""Further modules for every command, with commas between them."""
+"""Further modules for every command, separated by commas."""
 
 
 def load_laboratory(module: str = "") -> ModuleType | None:
-    """Import the plugin that comes with the package, or a module of it; None where its folder is not there."""
+    """Import the plugin that comes with the package, or a module of it; None if its folder is missing."""
     if importlib.util.find_spec(LABORATORY) is None:
         return None
     return importlib.import_module(LABORATORY + module)
@@ -47,10 +47,10 @@ def load_commands(app: Any) -> None:
 
 
 def load_plugins(names: Iterable[str] = ()) -> None:
-    """Import the laboratory, installed plugins, what `ACED_IMPORTS` names, and then some modules; each once.
+    """Import the laboratory, installed plugins, the modules in `ACED_IMPORTS`, and then some modules; each once.
 
     Raises:
-        AcedError: one of them is not there, or fails.
+        AcedError: one of them does not exist, or fails.
     """
     load_laboratory()
     _load_installed()
@@ -89,7 +89,7 @@ def _load(name: str, key: str) -> None:
     """Import a module; the current folder is searched last."""
     if name.endswith(".py") or "/" in name:
         stem = name.removesuffix(".py").strip("./").replace("/", ".")
-        raise AcedError(f"{key} names '{name}': write the module, as in `import {stem}`, in place of its file.")
+        raise AcedError(f"{key} names '{name}': write the module, as in `import {stem}`, instead of its file.")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
@@ -99,7 +99,7 @@ def _load(name: str, key: str) -> None:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise AcedError(
-                f"{key} names '{name}', and there is no such module: it is looked for in {here} and where Python "
+                f"{key} names '{name}', but there is no such module: Python looks in {here} and where it "
                 "finds packages (PYTHONPATH)."
             ) from None
         raise AcedError(f"{key}: the module '{name}' fails ({_reason(error)}): repair it, or leave it out.") from error

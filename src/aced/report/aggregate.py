@@ -1,4 +1,4 @@
-"""From rows and logged steps to what is shown: means over seeds, differences, curves and shares."""
+"""From rows and logged steps to the content of a report: means over seeds, differences, curves and shares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aced.evaluate.stability.suite import counted
 from aced.runs.records import BUDGETS, EvalLine, ResultRow, Results, RunRecord, StepLine
 
 BASELINE = "iid"
-"""The method that others are compared with."""
+"""The method that serves as the baseline."""
 
 Points = list[tuple[float, float]]
 
@@ -35,19 +35,19 @@ class Group:
     """One method over all its seeds.
 
     Attributes:
-        title: what tables show; rows of the same method under another title are another group.
+        title: its name in tables; rows of the same method with another title form another group.
         method: its name.
         index: position among the groups, which decides its colour.
         rows: one for each run.
-        runs: the run folders that were found for the rows; may be fewer.
+        runs: the run folders found for the rows; may be fewer.
         average: of the tasks, in percent.
-        gain: percentage points above the baseline, the mean over the seeds that both have (over all seeds
-            where they share none); None without a baseline and for the baseline itself.
+        gain: percentage points above the baseline, the mean over the seeds that both have (over all seeds if they share
+            none); None without a baseline and for the baseline itself.
         clean: share of sound pairs among those trained on, in [0, 1].
         budgets: by name.
         ratios: the mean budgets relative to the baseline's.
         tasks: values in [0, 1] by task.
-        is_baseline: whether the others are compared with this one.
+        is_baseline: whether the others are compared with this group.
     """
 
     title: str
@@ -80,7 +80,7 @@ class KindShares:
 
 
 def stat(values: Iterable[float | None]) -> Stat | None:
-    """Mean and standard deviation of the values that are there and finite; None where there are none.
+    """Mean and standard deviation of the finite values; None if there are none.
 
     >>> stat([1.0, 3.0, None])
     Stat(mean=2.0, std=1.4142135623730951, n=2)
@@ -142,7 +142,7 @@ def task_chances(results: Results) -> dict[str, float | None]:
 
 
 def averaged_chances(results: Results) -> dict[str, float | None]:
-    """The same for the tasks that averages count: those of a packaged suite, or else all."""
+    """The same for the tasks that averages count: those of a packaged suite, otherwise all."""
     chances = task_chances(results)
     return {name: chances[name] for name in counted(chances)}
 
@@ -150,8 +150,8 @@ def averaged_chances(results: Results) -> dict[str, float | None]:
 def curve(group: Group, value: Callable[[StepLine], float | None], most: int = 80) -> Points:
     """A logged value over the steps: the mean over the group's runs at the steps that all of them logged.
 
-    Where the runs share no step the first run's curve stands for the group. At most `most` points: beyond
-    that neighbours are averaged.
+    If the runs share no step, the first run's curve represents the group. At most `most` points: beyond that,
+    neighbours are averaged.
     """
     return _thin(_mean_over([_points(run.steps, value) for run in group.runs]), most)
 
@@ -167,7 +167,7 @@ def accuracy_over(group: Group, budget: str) -> Points:
 
 
 def kind_shares(group: Group, most: int = 40) -> KindShares | None:
-    """What the group's runs chose over time, counts added up over the seeds; None where kinds are not known.
+    """The kinds that the group's runs chose over time, counts summed over the seeds; None if kinds are unknown.
 
     At most `most` intervals of about equal numbers of logged steps.
     """
@@ -220,7 +220,7 @@ def _per(
 
 
 def _match(rows: Sequence[ResultRow], runs: Sequence[RunRecord]) -> list[RunRecord | None]:
-    """The run of each row: the folder that it names, or else one of its method and seed that no row names."""
+    """The run of each row: the folder that it names, otherwise one of its method and seed that no row names."""
 
     def by_path(row: ResultRow) -> RunRecord | None:
         parts = Path(row.run).parts
@@ -259,7 +259,7 @@ def _points(lines: Iterable[_Line], value: Callable[[_Line], float | None]) -> d
 
 
 def _mean_over(found: Iterable[dict[int, float]]) -> Points:
-    """The mean at the steps that all runs have which have any; the first one's values where these share none."""
+    """The mean at the steps shared by all runs that have any; the first one's values if they share none."""
     runs = [run for run in found if run]
     if not runs:
         return []
@@ -276,7 +276,7 @@ def _thin(points: Points, most: int) -> Points:
 
 
 def _parts(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
-    """Cut into at most `most` consecutive parts whose lengths differ by one at the most."""
+    """Cut into at most `most` consecutive parts whose lengths differ by at most one."""
     count = min(len(items), most)
     edges = [round(i * len(items) / count) for i in range(count + 1)] if count else [0]
     return [items[start:end] for start, end in pairwise(edges)]

@@ -1,8 +1,8 @@
 """The canvas of the page's charts: matplotlib figures that become inline SVG in the page's colours and font.
 
-Colours are drawn as marks (`#0f1e..`) that stand for CSS variables of the page and are replaced in the SVG
-text, so one drawing serves the light and the dark theme. matplotlib is imported with the first chart; only
-`Figure` objects are used, no state of pyplot, and a user's matplotlibrc has no say.
+Colours are drawn as placeholders (`#0f1e..`) for CSS variables of the page, and replaced in the SVG text, so one
+drawing serves the light and the dark theme. matplotlib is imported with the first chart; only `Figure` objects are
+used, without pyplot's state, and a user's matplotlibrc has no effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 
 SERIES = 9
-"""Number of series colours of the page: `--s0` is the baseline's grey, the others suit colour-blind eyes."""
+"""Number of series colours of the page: `--s0` is the baseline's grey, the others are safe for colour-blind readers."""
 KINDS = 8
 """Number of colours for kinds of pairs, `--k0` to `--k7`."""
 
@@ -40,7 +40,7 @@ FONT = 12
 
 
 def isolated(draw: Callable[Parameters, str]) -> Callable[Parameters, str]:
-    """Draw with matplotlib's own defaults: a matplotlibrc that asks for LaTeX would break the page."""
+    """Draw with matplotlib's own defaults: a matplotlibrc that requests LaTeX would break the page."""
 
     @functools.wraps(draw)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> str:
@@ -53,7 +53,7 @@ def isolated(draw: Callable[Parameters, str]) -> Callable[Parameters, str]:
 
 
 def css(variable: str) -> str:
-    """The mark that stands for a CSS variable of the page: `ink`, `s3`, `k0`, ..."""
+    """The placeholder for a CSS variable of the page: `ink`, `s3`, `k0`, ..."""
     return f"#0f1e{_VARIABLES.index(variable):02x}"
 
 
@@ -89,7 +89,7 @@ def put_text(
     ha: str = "left",
     va: str = "baseline",
 ) -> None:
-    """Text at a position that is in data units or in parts of the axes, for each direction by itself."""
+    """Text at a position in data units or in fractions of the axes, for each direction separately."""
     from matplotlib.transforms import blended_transform_factory
 
     systems = {"axes": axes.transAxes, "data": axes.transData}
@@ -110,7 +110,7 @@ def put_text(
 
 
 def set_ticks(axis: Any, unit: Callable[[float], str], most: int) -> None:
-    """Round tick positions, at most `most` intervals, written by `unit`."""
+    """Round tick positions, at most `most` intervals, formatted by `unit`."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
@@ -118,7 +118,7 @@ def set_ticks(axis: Any, unit: Callable[[float], str], most: int) -> None:
 
 
 def plain(value: float) -> str:
-    """A number as it is, with a true minus."""
+    """A number unchanged, with a true minus."""
     return f"{value:.6g}".replace("-", "−")
 
 
@@ -127,11 +127,11 @@ def _variable(mark: re.Match[str]) -> str:
 
 
 def to_svg(figure: Figure, title: str, salt: str = "") -> str:
-    """The figure as an SVG element without metadata, own fonts, fixed size or ids that nothing refers to."""
+    """The figure as an SVG element without metadata, own fonts, fixed size or unreferenced ids."""
     import matplotlib
 
     buffer = io.StringIO()
-    # The salt makes ids repeatable and keeps those of different charts apart.
+    # The salt makes ids reproducible and distinguishes those of different charts.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt or title}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

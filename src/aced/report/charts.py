@@ -1,4 +1,4 @@
-"""Charts as inline SVG; `canvas` has what they are drawn with."""
+"""Charts as inline SVG, drawn with `canvas`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SMALL, _WIDE = (220, 150), (420, 230)
 
 @dataclass(frozen=True)
 class Style:
-    """How a series looks everywhere on the page."""
+    """The appearance of a series, the same everywhere on the page."""
 
     colour: str
     marker: str
@@ -50,7 +50,7 @@ class Series:
 def series_styles(baseline: Sequence[bool]) -> list[Style]:
     """A style for each group; `baseline` says which of them is the baseline, which is grey.
 
-    Colours repeat after eight, and then lines are dashed and markers are others, so that no two look alike.
+    Colours repeat after eight; then lines are dashed and markers differ, so that no two look alike.
     """
     styles = []
     number = 0
@@ -73,9 +73,9 @@ def accuracy_chart(
 
     Args:
         series: methods with points or a line, or both.
-        title: what the chart shows, for those who cannot see it.
+        title: the content of the chart, for readers who cannot see it.
         unit: formats the budget.
-        reference: the reference's average, drawn where it does not squeeze the rest.
+        reference: the reference's average, drawn if it does not squeeze the rest.
     """
     series = [s for s in series if s.points or s.line]
     figure, axes = new_figure(420, 300, left=36, right=_label_width(series), bottom=24)
@@ -116,8 +116,8 @@ def kinds_chart(shares: KindShares, colours: dict[str, str], *, title: str, wide
     Args:
         shares: of one method.
         colours: CSS variable of each kind, in the order of the stack from below.
-        title: what the chart shows, for those who cannot see it.
-        wide: for a chart that stands alone rather than among many.
+        title: the content of the chart, for readers who cannot see it.
+        wide: for a chart that stands alone and not among many.
     """
     size = _WIDE if wide else _SMALL
     figure, axes = new_figure(*size, left=38, right=8, bottom=22, top=8, grid=False)
@@ -199,9 +199,9 @@ def marker_svg(style: Style) -> str:
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart: at least `gap` between any two, within [low, high], in their order, moved little.
+    """Move labels apart: at least `gap` between any two, within [low, high], in order, with little movement.
 
-    Where they do not fit at all, they are set at equal distances over the whole range.
+    If they do not fit at all, they are spaced equally over the whole range.
 
     >>> spread([10.0, 11.0, 30.0], 4.0, 0.0, 40.0)
     [8.5, 12.5, 30.0]
@@ -219,7 +219,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 
 def _blocks(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Merge overlapping labels into blocks around the mean of what they want (ascending input)."""
+    """Merge overlapping labels into blocks around the mean of their positions (ascending input)."""
     blocks: list[tuple[float, int]] = []  # start of the first label, number of labels
 
     def clamped(start: float, count: int) -> float:
@@ -231,7 +231,7 @@ def _blocks(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
         sums.append(value)
         while len(blocks) > 1 and blocks[-2][0] + gap * blocks[-2][1] > blocks[-1][0]:
             (_, a), (_, b) = blocks[-2:]
-            # Best start: the mean of each label's wish less its place within the block.
+            # Best start: the mean of each label's position less its place within the block.
             total = sums[-2] + sums[-1] - gap * a * b
             blocks[-2:] = [(clamped(total / (a + b), a + b), a + b)]
             sums[-2:] = [total]
@@ -239,7 +239,7 @@ def _blocks(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
 
 
 def _draw_series(axes: Axes, series: Series) -> tuple[float, float]:
-    """Line, seeds and mean of one method; gives the point that its name belongs to."""
+    """Line, seeds and mean of one method; returns the point that its name belongs to."""
     if series.line:
         _line(axes, series.line, series.style)
     if not series.points:
@@ -293,7 +293,7 @@ def _label_ends(
 
 
 def _label_width(series: Sequence[Series]) -> int:
-    """Pixels for the longest name, a third of the chart at the most; a single series needs no name."""
+    """Pixels for the longest name, at most a third of the chart; a single series needs no name."""
     if len(series) < 2:
         return 12
     return round(min(26 + 6.0 * max(len(s.label) for s in series), 165))
@@ -306,7 +306,7 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _x_scale(axes: Axes, xs: Sequence[float], unit: Callable[[float], str]) -> None:
-    """From zero where the budgets are of one order, logarithmic where they are not."""
+    """From zero if the budgets have one order of magnitude, otherwise logarithmic."""
     low, high = (min(xs), max(xs)) if xs else (0.0, 1.0)
     if xs and high / low > 30:
         axes.set_xscale("log")

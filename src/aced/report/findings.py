@@ -1,15 +1,15 @@
-"""What a choice of stable tasks found, and how far it can be trusted, in sentences."""
+"""The result of choosing stable tasks and its reliability, in sentences."""
 
 from __future__ import annotations
 
 from aced.evaluate.stability.stable_tasks import Stability
 
 FEW = 4
-"""With fewer degrees of freedom a sigma is known to within a factor of three at best, and the sentence says so."""
+"""With fewer degrees of freedom a sigma is known to a factor of three at best, and the sentence says so."""
 
 
 def findings(found: Stability) -> list[str]:
-    """What was found, and how far it can be trusted, in sentences."""
+    """The findings and their reliability, in sentences."""
     return [text for text in (_seeds(found), _guard(found), _choice(found), _unseen(found), _ranking(found)) if text]
 
 
@@ -22,7 +22,7 @@ def _seeds(found: Stability) -> str:
         f"Repeats: {shown}{more}; {found.df} degree{'s' * (found.df > 1)} of freedom, so the true sigma of a task is "
         f"between {low:.2f} and {high:.2f} times the one shown (95 %)."
     )
-    return text + (" That is too few to choose by: train more seeds." if found.df < FEW else "")
+    return text + (" That is too few for a choice: train more seeds." if found.df < FEW else "")
 
 
 def _guard(found: Stability) -> str:
@@ -31,25 +31,25 @@ def _guard(found: Stability) -> str:
     text = f"Chance: {len(found.tasks) - len(dropped) - len(unknown)} of {len(found.tasks)} tasks are above it"
     text += f"; dropped as not significantly above it: {', '.join(dropped)}." if dropped else "."
     if unknown:
-        text += f" Not tested, because n or chance is unknown (give them with --facts): {', '.join(unknown)}."
+        text += f" Not tested, because n or chance is unknown (supply them with --facts): {', '.join(unknown)}."
     return text
 
 
 def _choice(found: Stability) -> str:
     best, every = found.stable, found.above_chance
     text = (
-        f"Choice: the average of the {best.tasks} most stable of {every.tasks} tasks varies least from seed to seed, "
+        f"Choice: the average of the {best.tasks} most stable of {every.tasks} tasks varies least between seeds, "
         f"by {100 * best.std:.2f} points; all {every.tasks} by {100 * every.std:.2f}."
     )
     if best.tasks == every.tasks:
         text = (
             f"Choice: all {every.tasks} tasks above chance stay; leaving out the noisiest would not make their average "
-            f"steadier (it varies by {100 * every.std:.2f} points from seed to seed)."
+            f"steadier (it varies by {100 * every.std:.2f} points between seeds)."
         )
     if found.chosen_low is not None:
         text += f" On resampled seeds N is between {found.chosen_low} and {found.chosen_high} (95 %)."
     if found.chosen == found.least and found.chosen < every.tasks:
-        text += f" N is the fewest that was allowed ({found.least}); the curve may be lower still before it."
+        text += f" N is the minimum allowed ({found.least}); the curve may be lower still before it."
     return text
 
 
@@ -68,7 +68,7 @@ def _ranking(found: Stability) -> str:
     pairs = found.models * (found.models - 1) // 2
     text = (
         f"Ranking: Kendall's tau between {found.models} models by the full average ({found.full.tasks} tasks) and by "
-        f"the stable one is {found.tau:.3f}; {found.swapped} of {pairs} pairs change places."
+        f"the stable one is {found.tau:.3f}; {found.swapped} of {pairs} pairs swap places."
     )
     if found.full.signal is not None and found.stable.signal is not None:
         text += (

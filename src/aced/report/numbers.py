@@ -1,11 +1,11 @@
-"""Numbers as people read them."""
+"""Numbers in readable form."""
 
 from __future__ import annotations
 
 import math
 
 DASH = "–"
-"""Stands for a value that is not there."""
+"""Stands for a missing value."""
 
 _SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
@@ -71,5 +71,5 @@ def signed(value: float) -> str:
 
 
 def budget_text(name: str, value: float) -> str:
-    """A budget's absolute value: wall time as a duration, everything else compact."""
+    """A budget's absolute value: wall time as a duration, all others compact."""
     return duration(value) if name == "seconds" else compact(value)

@@ -1,4 +1,4 @@
-"""The report: one HTML page with everything inside, which needs neither a network nor scripts."""
+"""The report: one self-contained HTML page, which needs neither a network nor scripts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from aced.runs.run_results import parse_results
 def write_report(
     out_html: Path, results: dict[str, Any], runs: Sequence[RunRecord], *, stability: Stability | None = None
 ) -> Path:
-    """Write the page about one run or many, with the sections that other code adds (`register_panel`).
+    """Write the page about one run or many, with the sections that other code registers (`register_panel`).
 
     Args:
-        out_html: the file to write; its folder is made where it is missing.
+        out_html: the file to write; its folder is created if missing.
         results: in the form of `results.json` (`load_results`, or `results_of` for runs made one by one).
-        runs: the run folders that the rows name; curves, kinds, phases and pairs come from them, and parts
-            for which there is nothing are left out.
-        stability: which tasks are stable, where it was found out.
+        runs: the run folders that the rows name; curves, kinds, phases and pairs come from them, and parts without
+            data are left out.
+        stability: the stable tasks, if known.
 
     Returns:
         The path of the page.
@@ -95,7 +95,7 @@ def _context(results: Results, runs: Sequence[RunRecord], stability: Stability |
         "stability": stability_parts(stability, findings(stability)) if stability else None,
         "environment": [(k, v) for k, v in results.environment.items() if v not in (None, "")],
         "configs": [{"title": g.title, "text": g.runs[0].config_text.strip()} for g in groups if g.runs],
-        "footer": "Written by aced. Everything on this page is in this one file.",
+        "footer": "Written by aced. This page is self-contained.",
     }
     context |= _flags(results, groups)
     context |= _words(results, groups, gallery_of)
@@ -111,7 +111,7 @@ def _further(groups: Sequence[Group]) -> list[Panel]:
 
 
 def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
-    """What there is to show, and the name of the baseline."""
+    """The content of the page, and the name of the baseline."""
     tasks = aggregate.task_chances(results)
     baseline = next((group.title for group in groups if group.is_baseline), "")
     return {
@@ -130,7 +130,7 @@ def _flags(results: Results, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _task_rows(results: Results, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """A row for each task; `heat` runs from 0 at chance to 1 at the row's best (100 % for a lone method)."""
+    """A row for each task; `heat` runs from 0 at chance to 1 at the row's best (100 % for a single method)."""
     rows = []
     averaged = aggregate.averaged_chances(results)
     for name, chance in aggregate.task_chances(results).items():
@@ -159,7 +159,7 @@ def _mean_chance(results: Results) -> float | None:
 
 
 def _reference_costs(reference: ReferenceScore | None) -> dict[str, str]:
-    """What training the reference and embedding the data cost together, by budget."""
+    """The joint cost of training the reference and embedding the data, by budget."""
     if reference is None:
         return {}
     costs = {}
@@ -174,7 +174,7 @@ def _reference_costs(reference: ReferenceScore | None) -> dict[str, str]:
 
 
 def _tiles(results: Results, groups: Sequence[Group]) -> list[dict[str, str]]:
-    """The few numbers that a reader takes away."""
+    """The few most important numbers."""
     scored = [group for group in groups if group.average]
     best = max(scored, key=lambda g: g.average.mean if g.average else 0.0, default=None)
     tiles = []
@@ -188,7 +188,7 @@ def _tiles(results: Results, groups: Sequence[Group]) -> list[dict[str, str]]:
         tiles.append(_tile("Reference", results.reference.average, None, "the larger, frozen model"))
     chance = _mean_chance(results)
     if chance is not None:
-        tiles.append(_tile("Guessing", chance, None, "what chance scores"))
+        tiles.append(_tile("Guessing", chance, None, "the score of chance"))
     if len(groups) == 1:
         for name, stat in groups[0].budgets.items():
             value = numbers.budget_text(name, stat.mean)
@@ -197,7 +197,7 @@ def _tiles(results: Results, groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def _best(groups: Sequence[Group]) -> int | None:
-    """Index of the group with the highest average, where there are several to compare."""
+    """Index of the group with the highest average, if there are several to compare."""
     scored = [(group.average.mean, group.index) for group in groups if group.average]
     return max(scored)[1] if len(scored) > 1 else None
 
@@ -226,7 +226,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _words(results: Results, groups: Sequence[Group], gallery_of: str) -> dict[str, Any]:
-    """Title, lead and the explanations of the sections, in words that fit what is there."""
+    """Title, lead and the explanations of the sections, worded for the data at hand."""
     many = len(groups) > 1
     seeds = max(len(group.rows) for group in groups)
     tasks = len(aggregate.averaged_chances(results))
@@ -234,18 +234,18 @@ def _words(results: Results, groups: Sequence[Group], gallery_of: str) -> dict[s
     if many:
         title = f"Active data curation: {len(groups)} methods compared"
         lead = (
-            "Each row is a way of choosing what a small image-text model is trained on: at every step a "
+            "Each row is a way to choose the training batches of a small image-text model: at every step a "
             "super-batch is loaded, its pairs are scored, and only the most useful ones are trained on; some "
-            f"methods distil a larger, frozen reference as well.{on_tasks} Whether a method is better "
-            "depends on the budget, so each is shown against all four: samples trained, samples loaded, "
+            f"methods also distil a larger, frozen reference.{on_tasks} Whether a method is better "
+            "depends on the budget, so each is compared on all four: samples trained, samples loaded, "
             "FLOPs and wall time."
         )
     else:
         group = groups[0]
         title = f"{group.title}: " + (f"seed {group.rows[0].seed}" if seeds == 1 else f"{seeds} seeds")
         lead = (
-            f"A small image-text model trained with {group.title}.{on_tasks} The page shows what it scored, "
-            "what it spent in samples, FLOPs and wall time, and what it learned from."
+            f"A small image-text model trained with {group.title}.{on_tasks} The page shows its scores, "
+            "its cost in samples, FLOPs and wall time, and the pairs that it learned from."
         )
     return {
         "title": title,
@@ -260,24 +260,24 @@ def _about(groups: Sequence[Group], gallery_of: str) -> dict[str, str]:
     several = any(len(group.rows) > 1 for group in groups)
     curves = any(run.evals for group in groups for run in group.runs)
     return {
-        "results": "Averages over the tasks, in percent, and what each method spent to get there."
+        "results": "Averages over the tasks, in percent, and the cost of each method."
         if many
-        else "The average over the tasks, in percent, and what the run spent.",
+        else "The average over the tasks, in percent, and the cost of the run.",
         "budgets": ("Large marks are means over the seeds, small ones single seeds." if several else "")
         + (" Lines follow the evaluations during training." if curves else ""),
-        "tasks": "Percent correct; the shading runs from chance to the best score of the row, the "
-        "reference's included, and the best method of each task is bold."
+        "tasks": "Percent correct; the shading runs from chance to the best score in the row, "
+        "including the reference's, and the best method for each task is bold."
         if many
         else "Percent correct; the shading runs from chance to the reference's score, or to 100 without one.",
-        "kinds": "Shares of the kinds of pairs among those trained on, over the steps; the bar at the left "
+        "kinds": "Shares of the kinds of pairs in the training batches, over the steps; the bar at the left "
         "of each chart is the pool that they were chosen from.",
         "scores": "Mean score of the chosen pairs (solid) and of all candidates (dashed) by step."
-        + (" Methods score differently, so heights compare within a chart only." if many else ""),
+        + (" Methods score differently, so compare heights only within a chart." if many else ""),
         "losses": ("Means over the seeds. " if several else "")
-        + "The loss is that of the batches trained on, and a harder batch has a higher one: "
+        + "The loss is that of the training batches, and harder batches have a higher loss: "
         + ("these curves show whether training runs smoothly, not which method is better." if many else "")
         + ("the curve shows whether training runs smoothly." if not many else ""),
-        "pairs": f"What {gallery_of} wants most and least to learn from, with the scores.",
+        "pairs": f"The pairs that {gallery_of} ranks highest and lowest, with their scores.",
     }
 
 
@@ -293,7 +293,7 @@ def _notes(results: Results, groups: Sequence[Group]) -> dict[str, list[str]]:
             f"multiples of {baseline}'s, with the amount below."
         )
     if any(group.clean for group in groups):
-        first.append("Sound pairs: the share of trained pairs whose picture and caption are both right.")
+        first.append("Sound pairs: the share of trained pairs whose image and caption are both right.")
     if first:
         notes.append(" ".join(first))
     if results.reference and _reference_costs(results.reference):
@@ -304,12 +304,12 @@ def _notes(results: Results, groups: Sequence[Group]) -> dict[str, list[str]]:
         }
         what = " and ".join(name for name, costs in parts.items() if any(cost is not None for cost in costs))
         notes.append(
-            f"The reference's cost is that of {what}; any number of runs share it, and it is not part of theirs."
+            f"The reference's cost is that of {what}; any number of runs can share it, so it is not included in theirs."
         )
     return {"results": notes, "unscored": list(shared_tasks.notes(results))}
 
 
 def _breakable(text: str) -> Markup:
-    """Lets long names break after hyphens, underscores and slashes, but not within the likes of I-ACID."""
+    """Lets long names break after hyphens, underscores and slashes, but not within names like I-ACID."""
     name = re.sub(r"\b(\w)-(?=\w)", "\\1\u2060-\u2060", str(escape(text)))
     return Markup(re.sub(r"([-_/])(?=\w)", r"\1<wbr>", name))

@@ -1,4 +1,4 @@
-"""The page's charts and bars, section by section; a section that gets an empty list is left out."""
+"""The page's charts and bars, section by section; a section with an empty list is left out."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ BUDGET_TITLES = {
     "seconds": "Wall time",
 }
 
-# In the order of the stack from below: sound pairs first. Kinds that are not listed follow.
+# In the order of the stack from below: sound pairs first. Unlisted kinds follow.
 _KINDS = {
-    "clean": "picture and caption right",
+    "clean": "image and caption right",
     "duplicate": "near-copy of one of a few scenes, caption right",
     "noisy": "picture spoilt",
-    "partial": "one attribute in the caption wrong",
-    "vague": "caption true of every picture",
-    "junk": "file name or scraps for a caption",
-    "shuffled": "caption of another picture",
+    "partial": "one wrong attribute in the caption",
+    "vague": "caption that fits every image",
+    "junk": "file name or web scraps as caption",
+    "shuffled": "caption of another image",
 }
 
 _PHASES = {
@@ -60,7 +60,7 @@ class ChartPanel:
 def accuracy_panels(
     groups: Sequence[Group], styles: Sequence[Style], reference: ReferenceScore | None
 ) -> list[ChartPanel]:
-    """Average accuracy against each budget that was measured."""
+    """Average accuracy against each measured budget."""
     panels = []
     for budget in BUDGETS:
         series = []
@@ -87,7 +87,7 @@ def accuracy_panels(
 
 
 def kinds_section(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """Legend, and one panel per method, of the kinds of pairs that were chosen; None where none are known."""
+    """Legend, and one panel per method, of the kinds of chosen pairs; None if no kinds are known."""
     found = [(group, shares) for group in groups if (shares := aggregate.kind_shares(group)) is not None]
     if not found:
         return None
@@ -96,7 +96,7 @@ def kinds_section(groups: Sequence[Group]) -> dict[str, Any] | None:
     places = {kind: i for i, kind in enumerate(_KINDS)}
     unknown = [k for k in kinds if k not in places]
     for kind in unknown:
-        # Without any known kind all colours are free; otherwise what is left of them.
+        # Without any known kind all colours are free; otherwise the remaining ones.
         places[kind] = unknown.index(kind) if len(unknown) == len(kinds) else KINDS - 1
     colours = {kind: f"k{min(places[kind], KINDS - 1)}" for kind in kinds}
     panels = []
@@ -154,7 +154,7 @@ def phase_blocks(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def gallery_parts(groups: Sequence[Group]) -> tuple[str, list[dict[str, Any]]]:
-    """The pairs of one run, and the method that they come from; full ACED where there is a choice."""
+    """The pairs of one run, and their method; full ACED if there is a choice."""
     found = [(group, run.gallery) for group in groups for run in group.runs if run.gallery]
     if not found:
         return "", []
@@ -167,7 +167,7 @@ def gallery_parts(groups: Sequence[Group]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _ending_at(line: Points, group: Group, budget: str) -> Points:
-    """The line as far as the final scores: evaluations during training may stop short of the end."""
+    """The line up to the final scores: evaluations during training may stop short of the end."""
     spent = group.budgets.get(budget)
     if not line or spent is None or group.average is None or spent.mean <= line[-1][0] * 1.001:
         return line

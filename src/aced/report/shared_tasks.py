@@ -1,4 +1,4 @@
-"""Averages that may be compared: over the tasks that every run could score, where some run could not score them all."""
+"""Comparable averages: over the tasks that every run could score, if some run could not score them all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aced.runs.records import ResultRow, Results, RunRecord, TaskScore
 
 
 def lost_tasks(results: Results) -> dict[str, str]:
-    """The tasks that some row could not score though it scored others, with a reason and, of several rows, the row."""
+    """The tasks that some row could not score although it scored others, with a reason and, if several, the row."""
     lost: dict[str, str] = {}
     for row in results.rows:
         if row.tasks:
@@ -24,7 +24,7 @@ def lost_tasks(results: Results) -> dict[str, str]:
 def on_shared_tasks(results: Results, runs: Sequence[RunRecord] = ()) -> tuple[Results, list[RunRecord]]:
     """Results and runs with averages over the same tasks: those that every row scored.
 
-    An evaluation during training that lacks one of these has no average. Where nothing failed all is as it was.
+    An evaluation during training that lacks one of these has no average. If nothing failed, everything stays unchanged.
     """
     lost = lost_tasks(results)
     rows = [row.model_copy(update={"average": _over(row.tasks, row.failed, lost, row.average)}) for row in results.rows]
@@ -45,7 +45,7 @@ def on_shared_tasks(results: Results, runs: Sequence[RunRecord] = ()) -> tuple[R
 def _over(
     tasks: Mapping[str, TaskScore], failed: Iterable[str], lost: Iterable[str], average: float | None
 ) -> float | None:
-    """The average in percent over the tasks that count and are not lost; `average` itself where that is what it is."""
+    """The average in percent over the tasks that count and are not lost; `average` itself if nothing is lost."""
     asked, gone = [*tasks, *failed], {*lost}
     if gone & {*asked} == {*failed}:
         return average
@@ -56,10 +56,10 @@ def _over(
 
 
 def notes(results: Results) -> Iterator[str]:
-    """What the scores do not cover: tasks that a row could not score, and images of tasks."""
+    """Gaps in the scores: tasks that a row could not score, and images of tasks."""
     lost = lost_tasks(results)
     for task, why in lost.items():
-        yield f"{task} could not be scored and is in no average ({why.rstrip('.')})."
+        yield f"{task} could not be scored and is excluded from all averages ({why.rstrip('.')})."
     for row in results.rows:
         if row.failed and not row.tasks:
             task, why = next(iter(row.failed.items()))

@@ -1,4 +1,4 @@
-"""What `aced stable` found as a page of its own, and as a panel of the report."""
+"""The result of `aced stable` as a separate page, and as a panel of the report."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def write_stability_page(out: Path, found: Stability, sentences: Sequence[str], 
 
     Args:
         out: the file.
-        found: what was chosen.
-        sentences: what was found, in words.
-        record: what was written as JSON; its provenance is shown.
+        found: the choice.
+        sentences: the findings, in words.
+        record: the content of the JSON; its provenance is shown.
 
     Raises:
         AcedError: the page cannot be written.
@@ -45,7 +45,7 @@ def write_stability_page(out: Path, found: Stability, sentences: Sequence[str], 
 
 
 def stability_parts(found: Stability, sentences: Sequence[str]) -> dict[str, Any]:
-    """What the templates show of a choice of tasks."""
+    """The templates' view of a choice of tasks."""
     return {
         "found": found,
         "sentences": sentences,
@@ -57,10 +57,10 @@ def stability_parts(found: Stability, sentences: Sequence[str]) -> dict[str, Any
 
 
 def read_stability(path: Path) -> Stability:
-    """What `aced stable` wrote as JSON.
+    """The JSON that `aced stable` wrote.
 
     Raises:
-        AcedError: there is no such file, or it is damaged or of something else.
+        AcedError: there is no such file, or it is damaged or something else.
     """
     try:
         return TypeAdapter(Stability).validate_json(path.read_bytes())

@@ -13,7 +13,7 @@ _FOLDER = Path(__file__).parent
 
 
 def environment(*further: Path) -> jinja2.Environment:
-    """Escapes what it is given, and refuses a name that a template uses and nobody gave; `further` folders of them."""
+    """Escapes inserted text, and refuses template names without a value; `further` template folders."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader([_FOLDER, *further]),
         autoescape=True,

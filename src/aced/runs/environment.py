@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: versions, machine, threads, date."""
+"""The conditions of a figure besides the code: versions, machine, threads, date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aced.models.compat import import_open_clip
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """It all, for the JSON that figures are kept in.
+    """All conditions, for the JSON that figures are kept in.
 
     Args:
         device: where the models run.

@@ -31,15 +31,15 @@ def write_gallery(
 ) -> None:
     """Write `gallery.json`: the `count` pairs of `candidates` with the highest and the lowest score.
 
-    That is s_ii, or, for a score that compares pairs only, g_i given those that a draw without noise takes first.
+    That is s_ii or, for a score of pairs only, g_i given the pairs that a draw without noise takes first.
 
     Args:
         path: the file.
-        source: where the candidates come from; its kinds are shown, where it knows them.
+        source: the source of the candidates; its kinds are shown, if it knows them.
         candidates: B pairs, read in the student's view.
-        student: the trained student's embeddings of them, or None where the score needs none.
-        reference: the reference's, or None where the score needs none.
-        score: what the method ranks by.
+        student: the trained student's embeddings of them, or None if the score needs none.
+        reference: the reference's, or None if the score needs none.
+        score: the method's score.
         count: pairs at either end.
     """
     scores = _scores(student, reference, score, len(candidates))
@@ -61,7 +61,7 @@ def write_gallery(
 
 
 def _scores(student: Embeddings | None, reference: Embeddings | None, score: Score, count: int) -> Tensor:
-    """`[B]` what each pair is worth."""
+    """`[B]` the value of each pair."""
     if not SCORES[score].within:
         return select(student, reference, 1, score=score, strategy="top-k").scores
     drawn = select(student, reference, count, score=score, chunks=count, temperature=0)

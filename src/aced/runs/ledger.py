@@ -1,8 +1,7 @@
-"""The cost ledger: what a run has spent, in the four budgets that methods are compared on.
+"""The cost ledger: the spending of a run, in the four budgets on which methods are compared.
 
-Trained samples, loaded samples, FLOPs (2 x multiply-adds) and wall time. FLOPs and seconds are told apart by
-phase, and what a cache of embeddings cost to make, which any number of runs share, is kept apart from what a
-run spends.
+Trained samples, loaded samples, FLOPs (2 x multiply-adds) and wall time. FLOPs and seconds are split by phase. The cost
+of making a cache of embeddings, which any number of runs share, is kept apart from the run's own.
 Definitions: METHOD section 4 (docs/cost.md).
 """
 
@@ -19,7 +18,7 @@ from aced.runtime.devices import Clock, HostClock
 FlopPhase = Literal["forward_backward", "scoring", "selection", "reference", "teacher"]
 TimePhase = Literal["load", "score", "select", "train"]
 FETCH = "fetch"
-"""The phase of the seconds that were spent waiting for data to come from a store; only where they do."""
+"""The phase of the seconds spent waiting for data from a store; present only if there are any."""
 
 BACKWARD = 2.0
 """FLOPs of a backward pass relative to the forward pass."""
@@ -32,12 +31,12 @@ class Ledger:
     Attributes:
         samples_trained: pairs that went through a forward and backward pass.
         samples_loaded: pairs that were read as candidates.
-        flops: by phase; `reference` and `teacher` hold only what was computed in this run, so zero where the
+        flops: by phase; `reference` and `teacher` hold only what was computed in this run, so zero if the
             embeddings came from a cache.
         cached_flops: what computing the reference's and teacher's embeddings would have cost this run without
-            a cache; zero where there was none.
-        seconds: wall time by phase, as far as the clock could tell it without waiting; `settle` makes it complete.
-        clock: tells the time. No part of the totals.
+            a cache; zero without a cache.
+        seconds: wall time by phase, as far as known without waiting; `settle` completes it.
+        clock: measures time. Not part of the totals.
     """
 
     samples_trained: int = 0
@@ -63,12 +62,12 @@ class Ledger:
             self.settle(wait=False)
 
     def waited(self, seconds: float) -> None:
-        """Of the block that is being timed, these seconds were spent waiting for a store (0 where there is one)."""
+        """These seconds of the block being timed were spent waiting for a store (0 if there is one)."""
         self.seconds.setdefault(FETCH, 0.0)
         self._waited += seconds
 
     def settle(self, *, wait: bool = True) -> None:
-        """Add the blocks that the device has come through to `seconds`; with `wait` all of them."""
+        """Add the blocks that the device has finished to `seconds`; with `wait` all of them."""
         while self._spans:
             phase, start, end, waited = self._spans[0]
             passed = self.clock.between(start, end, wait=wait)
@@ -81,12 +80,12 @@ class Ledger:
             self._spans.popleft()
 
     def trained(self, samples: int, forward_flops: float, behind: float | None = None) -> None:
-        """Count a training step: `forward_flops` per sample, and backward twice as many as gradients go through.
+        """Count a training step: `forward_flops` per sample, and twice the part that gradients pass back through.
 
         Args:
             samples: pairs.
             forward_flops: of one pair.
-            behind: the part of them that gradients go back through, where that is not all.
+            behind: the part of them that gradients pass back through, if not all.
         """
         self.samples_trained += samples
         self.flops["forward_backward"] += samples * forward_flops * (1 + BACKWARD)
@@ -98,7 +97,7 @@ class Ledger:
         self.flops[phase] += samples * forward_flops
 
     def budgets(self) -> dict[str, float]:
-        """The four budgets that accuracy is shown against; waits for the device."""
+        """The four budgets that accuracy is plotted against; waits for the device."""
         self.settle()
         return {
             "samples_trained": self.samples_trained,
@@ -108,7 +107,7 @@ class Ledger:
         }
 
     def copy(self) -> Ledger:
-        """The same totals, which this ledger leaves alone from now on; waits for nothing."""
+        """An independent copy of the totals; does not wait."""
         twin = Ledger(clock=self.clock, **self._totals())  # type: ignore[arg-type]
         twin._spans = self._spans.copy()
         return twin
@@ -134,7 +133,7 @@ def selection_flops(candidates: int, size: int, chunks: int, widths: list[int]) 
     Args:
         candidates: B.
         size: b.
-        chunks: n; where n > b it counts as b.
+        chunks: n; n > b counts as b.
         widths: embedding width of each model in the score (two for learnability).
     """
     n = min(chunks, size)

@@ -1,4 +1,4 @@
-"""The lines of a run: `metrics.jsonl` and `evals.jsonl`, written, cut back to a checkpoint, and sent to trackers."""
+"""The lines of a run, `metrics.jsonl` and `evals.jsonl`: written, trimmed to a checkpoint, and sent to trackers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aced.runs.trackers.group import Trackers
 
 
 class RunLines:
-    """The two files of lines in a run's folder, and the trackers that get each line as well.
+    """The two files of lines in a run's folder, and the trackers that also receive each line.
 
     Args:
         path: `metrics.jsonl`; `evals.jsonl` is beside it.
@@ -45,7 +45,7 @@ class RunLines:
         self.tell(line["step"], line.get("failed", {}))
 
     def tell(self, step: int, failed: Mapping[str, str]) -> None:
-        """Say which tasks could not be scored, and why; each reason once in a run."""
+        """Report the tasks that could not be scored, and why; each reason once per run."""
         for task, why in failed.items():
             if (task, why) not in self._told:
                 self._told.add((task, why))
@@ -56,18 +56,18 @@ def trim_lines(path: Path, step: int) -> None:
     """Drop the lines of a `.jsonl` file that were written after `step`; a resumed run writes them again.
 
     Raises:
-        AcedError: a line is not what was written, or the file cannot be written.
+        AcedError: a line is damaged, or the file cannot be written.
     """
     if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if not line.endswith("\n"):
-            break  # cut by a kill, so it lies after the last checkpoint
+            break  # cut by a kill, so it is after the last checkpoint
         try:
             late = json.loads(line)["step"] > step
         except (ValueError, KeyError, TypeError):
-            raise AcedError(f"{path} is damaged: a line of it is not what was written; remove that line.") from None
+            raise AcedError(f"{path} is damaged: one of its lines is not as written; remove that line.") from None
         if not late:
             kept.append(line)
     write_atomic(path, "".join(kept))

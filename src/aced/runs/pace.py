@@ -1,6 +1,6 @@
-"""How fast a run goes, where its time goes, and what share of its data it cannot use.
+"""The speed of a run, its time by phase, and the share of its data that is unusable.
 
-These are the figures of the bar, of trackers and of `aced status`; nothing here needs torch.
+These are the figures in the bar, in trackers and in `aced status`; nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aced.pool.faults import HARMLESS
 
 @dataclass(frozen=True)
 class Totals:
-    """What a run has done after a step: all of it, from its beginning.
+    """The totals of a run after a step, from its beginning.
 
     Attributes:
         step: steps taken.
@@ -29,11 +29,11 @@ class Totals:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a run does between two of its steps.
+    """The pace of a run between two of its steps.
 
     Attributes:
-        images: pairs trained on per second of the steps; evaluations and checkpoints do not count.
-        step_seconds: seconds of a step.
+        images: pairs trained on per second of step time; evaluations and checkpoints do not count.
+        step_seconds: seconds per step.
         shares: share of each phase in that time, in [0, 1]; they add up to 1.
     """
 
@@ -47,7 +47,7 @@ class Pace:
 
 
 def pace(before: Totals, after: Totals) -> Pace | None:
-    """The pace between two totals of one run; None where no step or no time lies between them."""
+    """The pace between two totals of one run; None if no step or no time lies between them."""
     spent = {phase: total - before.seconds.get(phase, 0.0) for phase, total in after.seconds.items()}
     steps, seconds = after.step - before.step, sum(spent.values())
     if steps <= 0 or seconds <= 0:
@@ -57,7 +57,7 @@ def pace(before: Totals, after: Totals) -> Pace | None:
 
 
 class Recent:
-    """The pace over the last `steps` steps of a run that is under way."""
+    """The pace over the last `steps` steps of a current run."""
 
     def __init__(self, steps: int) -> None:
         self._kept: deque[Totals] = deque(maxlen=steps + 1)
@@ -70,12 +70,12 @@ class Recent:
 
 @dataclass(frozen=True)
 class Invalid:
-    """The samples of the data that cannot be used.
+    """The unusable samples of the data.
 
     Attributes:
-        share: of all samples, in [0, 1]: those left out before reading and, of the others, the part that could not be
-            read among those that were.
-        reason: the commonest fault's name; empty where there is none.
+        share: of all samples, in [0, 1]: those left out before reading and, of the others, the unreadable part of those
+            read so far.
+        reason: the most common fault's name; empty if there is none.
     """
 
     share: float
@@ -87,9 +87,9 @@ def invalid(counts: Mapping[str, float], *, total: int, read: int, unreadable: i
 
     Args:
         counts: faults by name, the harmless ones too.
-        total: samples of the source, which were not left out when it was indexed.
-        read: how many of them were read.
-        unreadable: how many of these could not be used.
+        total: samples of the source, without those left out at indexing.
+        read: number of them that were read.
+        unreadable: number of these that could not be used.
     """
     lost = {name: count for name, count in counts.items() if name not in HARMLESS and count}
     left_out = max(0.0, sum(lost.values()) - unreadable)
@@ -100,12 +100,12 @@ def invalid(counts: Mapping[str, float], *, total: int, read: int, unreadable: i
 
 
 def shares_text(shares: Mapping[str, float]) -> str:
-    """The phases' shares in few letters: `load 12 score 30 select 8 train 50 %`."""
+    """The phases' shares in brief: `load 12 score 30 select 8 train 50 %`."""
     return " ".join(f"{phase} {100 * share:.0f}" for phase, share in shares.items()) + " %"
 
 
 def percent(share: float) -> str:
-    """A share in percent; a small one with the digits that tell it from nothing.
+    """A share in percent; small ones keep enough digits to differ from zero.
 
     >>> [percent(v) for v in (0, 0.0000002, 0.00002, 0.0034, 0.034, 0.5, 0.999)]
     ['0 %', '<0.001 %', '0.002 %', '0.34 %', '3.4 %', '50 %', '99.9 %']

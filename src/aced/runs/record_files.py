@@ -1,4 +1,4 @@
-"""Records read from JSON and JSON lines, with one sentence for whatever a file has wrong."""
+"""Reading records from JSON and JSON lines, with one sentence for any fault of a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def checked(model: type[Record], value: Any, where: str) -> Record:
     """A value from a file as a record.
 
     Raises:
-        AcedError: it does not have the form.
+        AcedError: it has another form.
     """
     try:
         return model.model_validate(value)
@@ -34,7 +34,7 @@ def checked(model: type[Record], value: Any, where: str) -> Record:
 
 
 def read_bytes(file: Path, last: int | None = None) -> bytes:
-    """The bytes of a file, or its last so many.
+    """The bytes of a file, or its last `size` bytes.
 
     Raises:
         AcedError: it is missing or cannot be read.
@@ -45,7 +45,7 @@ def read_bytes(file: Path, last: int | None = None) -> bytes:
                 opened.seek(max(0, opened.seek(0, os.SEEK_END) - last))
             return opened.read()
     except FileNotFoundError:
-        raise AcedError(f"{file} is missing; give a folder that a run of `aced` has written.") from None
+        raise AcedError(f"{file} is missing; name a folder that a run of `aced` wrote.") from None
     except OSError as error:
         raise AcedError(f"{file} cannot be read ({error.strerror}); check its permissions.") from None
 
@@ -54,7 +54,7 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        AcedError: it is missing, cannot be read, or is no JSON.
+        AcedError: it is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(read_bytes(file))
@@ -63,7 +63,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_tail(file: Path, model: type[Logged], size: int = 1 << 18) -> list[Logged]:
-    """What `load_run` reads of a `.jsonl` file, from its last `size` bytes alone; nothing where it is missing.
+    """The records of a `.jsonl` file as in `load_run`, from its last `size` bytes only; none if it is missing.
 
     Raises:
         AcedError: the file cannot be read, or one of these lines is malformed.
@@ -77,7 +77,7 @@ def read_tail(file: Path, model: type[Logged], size: int = 1 << 18) -> list[Logg
 
 
 def read_lines(file: Path, model: type[Logged]) -> list[Logged]:
-    """The lines of a `.jsonl` file, ascending; of steps that were logged again, the later ones.
+    """The lines of a `.jsonl` file, ascending; for steps that were logged again, the later ones.
 
     Raises:
         AcedError: the file is missing or cannot be read, or a line is malformed.

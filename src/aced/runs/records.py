@@ -1,4 +1,4 @@
-"""What runs leave on disk, as records: the forms of `results.json` and of the files of run folders."""
+"""Records of runs: the forms of `results.json` and of the files in run folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, field_validator
 
 BUDGETS = ("samples_trained", "samples_loaded", "flops", "seconds")
-"""The four budgets that methods are compared on, in the order of tables and charts."""
+"""The four budgets on which methods are compared, in the order of tables and charts."""
 
 
 class TaskFaults(BaseModel):
@@ -43,11 +43,11 @@ class ResultRow(BaseModel):
     failed: dict[str, str] = {}
     """Tasks that could not be scored, and why; `average` is over the others."""
     embedding: dict[str, float] | None = None
-    """What making the cached embeddings that the run used cost: `samples`, `seconds`, `flops`, `bytes`."""
+    """The cost of making the cached embeddings that the run used: `samples`, `seconds`, `flops`, `bytes`."""
 
 
 class ReferenceScore(BaseModel):
-    """The frozen reference: its scores and what it cost; `trained_on` names the machine where that was another run."""
+    """The frozen reference: its scores and its cost; `trained_on` names the machine if another run trained it."""
 
     average: float | None = None
     tasks: dict[str, TaskScore] = {}
@@ -68,21 +68,21 @@ class Results(BaseModel):
 
 
 class Means(BaseModel):
-    """Mean score of a super-batch's candidates and of those that were chosen."""
+    """Mean score of a super-batch's candidates and of the chosen ones."""
 
     pool: float
     chosen: float
 
 
 class Kinds(BaseModel):
-    """How many pairs of each kind were chosen, and how many there were to choose from."""
+    """Number of chosen pairs of each kind, and number of candidates of each kind."""
 
     chosen: dict[str, float] = {}
     pool: dict[str, float] = {}
 
 
 class Samples(BaseModel):
-    """How many samples the source has, how many of them were read, and how many of these could not be used."""
+    """Number of samples in the source, how many were read, and how many of these could not be used."""
 
     total: int
     read: int
@@ -90,7 +90,7 @@ class Samples(BaseModel):
 
 
 class LineClock(BaseModel):
-    """When the process that wrote a line began to train, and when it wrote it; Unix time."""
+    """When the process that wrote a line started training, and when it wrote the line; Unix time."""
 
     started: float
     written: float
@@ -126,7 +126,7 @@ class EvalLine(BaseModel):
 
 
 def inline_image(value: str) -> str:
-    """The value, if it is a picture inside the page: anything else would make the page fetch something."""
+    """The value, if it is an inline image: anything else would make the page fetch something."""
     if not value.startswith("data:image/"):
         raise ValueError("not an inline image (data:image/...)")
     return value
@@ -152,16 +152,16 @@ class Gallery(BaseModel):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder, read.
+    """The content of a run folder.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         config: the resolved config as a nested dict.
-        config_text: the same as it was written.
+        config_text: the same as text.
         steps: the logged steps, ascending.
         evals: evaluations during training, ascending; often none.
-        gallery: the most and least learnable pairs, where the run wrote them.
-        row: the run's own row of results, where its folder holds a `results.json`.
+        gallery: the most and least learnable pairs, if the run wrote them.
+        row: the run's own row of results, if its folder has a `results.json`.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it may be written, by one process at a time, and what a killed one left in it."""
+"""The folder of a run: the check that it may be written, its lock, and the removal of leftovers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ except ImportError:  # Windows: without the lock
     fcntl = None  # type: ignore[assignment]
 
 CHECKPOINTS, BEST, LOCK = "checkpoints", "best", "run.lock"
-_SCORING = ".scoring.tmp"  # by its name a leftover, so that a run that goes on removes it
+_SCORING = ".scoring.tmp"  # named like a leftover, so that a resumed run removes it
 _WRITTEN = (
     "metrics.jsonl",
     CHECKPOINTS,
@@ -40,44 +40,43 @@ _WRITTEN = (
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raise an AcedError where a run cannot be written into a folder.
+    """Raise an AcedError if a run cannot be written into a folder.
 
-    With `resume`, a folder without a run is one to begin in, so that one command line starts a run and goes on with
-    it; without, a folder with a run is refused.
+    With `resume`, a folder without a run is accepted as a new one, so that one command line starts and resumes a run;
+    without it, a folder with a run is refused.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise AcedError(f"run.out = '{folder}' cannot be a folder: {there} is a file.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise AcedError(f"run.out = '{folder}' cannot be written: you have no right to write in {there}.")
+        raise AcedError(f"run.out = '{folder}' cannot be written: you have no write permission in {there}.")
     if is_run(folder) and resume:
-        check_free(folder)  # told now, and not after the data have been opened
+        check_free(folder)  # report it before the data is opened
         return
     found = next((name for name in _WRITTEN if (folder / name).exists()), None)
     if found is None:
         return
     if resume:
         raise AcedError(
-            f"{folder} holds '{found}' but no config.toml, so it is no run that could be gone on with; choose another "
-            "folder with run.out."
+            f"{folder} holds '{found}' but no config.toml, so it cannot be resumed; choose another folder with run.out."
         )
     raise AcedError(
-        f"{folder} already holds a run: add --resume to go on with it, or choose another folder with run.out."
+        f"{folder} already holds a run: add --resume to continue it, or choose another folder with run.out."
     )
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run was begun here."""
+    """Whether a run has begun here."""
     return (folder / "config.toml").is_file()
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process alone; of the processes of one job the first holds it for all.
+    """Lock a run's folder for this process; of the processes of a job the first one locks it for all.
 
-    The lock ends with the process, however that ends, and processes that it has forked do not keep it. Where the file
-    system has no locks the run goes on without one. The file says who holds it and, after an exception, how it ended;
-    a process that was killed leaves no such line.
+    The lock ends with the process, however it ends, and forked processes do not keep it. If the file system has no
+    locks, the run continues without one. The file names its holder and, after an exception, how the run ended; a
+    killed process leaves no such line.
 
     Raises:
         AcedError: another process trains there.
@@ -98,7 +97,7 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         except BaseException as error:
             if held:
-                # Whoever watches is told; a disk that is full as well must not hide what happened.
+                # For observers such as `aced status`; a full disk must not hide what happened.
                 with contextlib.suppress(OSError):
                     _note(file, _ending(error))
             raise
@@ -106,9 +105,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scoring(folder: Path) -> Iterator[None]:
-    """Mark a run as being scored, after its last step: whatever ends it inside leaves the mark.
+    """Mark a run as being scored, after its last step: any early end inside leaves the mark.
 
-    The model is there by then, and would say that the run has finished.
+    The model exists by then, and without the mark the run would look finished.
     """
     mark = folder / _SCORING
     write_atomic(mark, "")
@@ -118,12 +117,12 @@ def scoring(folder: Path) -> Iterator[None]:
 
 
 def is_scored(folder: Path) -> bool:
-    """Whether the model of a run is there, and its scoring has not been cut off."""
+    """Whether the model of a run exists, and its scoring was not interrupted."""
     return (folder / "model").is_dir() and not (folder / _SCORING).exists()
 
 
 def check_free(folder: Path) -> None:
-    """Raise an AcedError where another process trains in a run's folder; changes nothing there."""
+    """Raise an AcedError if another process trains in a run's folder; changes nothing there."""
     if fcntl is None or os.environ.get("RANK", "0") != "0" or not (folder / LOCK).is_file():
         return
     with writing(folder / LOCK), (folder / LOCK).open("a+", encoding="utf-8") as file:
@@ -131,15 +130,15 @@ def check_free(folder: Path) -> None:
 
 
 def _take(file: TextIO, folder: Path) -> bool:
-    """Lock the file for as long as it is open; False where the file system has no locks."""
+    """Lock the file for as long as it is open; False if the file system has no locks."""
     try:
-        # A record lock, since one by flock would live on in loading processes whose parent was killed.
+        # A record lock, because a flock lock would persist in loading processes whose parent was killed.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             file.seek(0)
             raise AcedError(
-                f"{folder} is in use by another process ({file.read().strip() or 'unknown'}); wait for its end or "
+                f"{folder} is in use by another process ({file.read().strip() or 'unknown'}); wait until it ends, "
                 "stop it, or choose another folder with run.out."
             ) from None
         return False
@@ -147,7 +146,7 @@ def _take(file: TextIO, folder: Path) -> bool:
 
 
 def _note(file: TextIO, line: str) -> None:
-    os.write(file.fileno(), f"{line}\n".encode("utf-8", "replace"))  # nothing stays in a buffer to fail at the end
+    os.write(file.fileno(), f"{line}\n".encode("utf-8", "replace"))  # unbuffered, so that nothing can fail at the end
 
 
 def _ending(error: BaseException) -> str:
@@ -161,14 +160,14 @@ def _ending(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Holder:
-    """What a run's lock tells about the process that trained there last.
+    """A run's lock file: the process that trained there last.
 
     Attributes:
         process: its number.
         host: its machine.
-        ending: `interrupted`, `stopped by ` and the signal, or `failed: ` and why; empty where it still runs, ended
+        ending: `interrupted`, `stopped by ` and the signal, or `failed: ` and the reason; empty if it still runs, ended
             well or was killed.
-        alive: whether it holds the lock now; None where that cannot be known.
+        alive: whether it holds the lock now; None if unknown.
     """
 
     process: int
@@ -178,9 +177,9 @@ class Holder:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who trains in a run's folder or did so last; None where its lock does not say.
+    """The process that trains in a run's folder or did so last; None if its lock does not say.
 
-    The lock is asked for and not taken, so that a run that starts at the same moment is not refused.
+    The lock is only queried, so a run that starts at the same moment is not refused.
     """
     try:
         with (folder / LOCK).open("rb") as file:
@@ -192,12 +191,12 @@ def holder(folder: Path) -> Holder | None:
     if found is None:
         return None
     if not alive and found[2] != socket.gethostname():
-        alive = None  # not every network file system tells other machines
+        alive = None  # some network file systems do not show it to other machines
     return Holder(int(found[1]), found[2], lines[1] if len(lines) > 1 else "", alive)
 
 
 def _is_taken(descriptor: int) -> bool | None:
-    """Whether another process has a record lock on a file; None on systems whose answer is not known here."""
+    """Whether another process has a record lock on a file; None on systems where that is unknown."""
     if fcntl is None or sys.platform != "linux":
         return None
     # struct flock: type, whence, start, length (0: to the end), process.
@@ -210,9 +209,9 @@ def _is_taken(descriptor: int) -> bool | None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing; to be called by who holds the folder."""
+    """Remove files that killed processes were writing; only the holder of the folder may call this."""
     for place in (folder, folder / CHECKPOINTS, folder / BEST, folder / "model"):
-        # The second form is what safetensors itself writes to before it gives a file its name.
+        # safetensors itself writes to the second form before it gives a file its name.
         for leftover in [*place.glob(".*.tmp"), *place.glob(".tmp??????")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -221,7 +220,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> dict[str, dict[str, Any]]:
-    """The resolved config that a run was begun with.
+    """The resolved config with which a run began.
 
     Raises:
         AcedError: it is damaged.

@@ -1,4 +1,4 @@
-"""Finished runs read from their folders, and put together in the form of `results.json`."""
+"""Finished runs, read from their folders and combined in the form of `results.json`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aced.runs.records import EvalLine, Gallery, ReferenceScore, ResultRow, Resu
 
 
 def load_run(folder: Path | str) -> RunRecord:
-    """Read a run folder: `metrics.jsonl` and `config.toml`, and where they are there `evals.jsonl`,
+    """Read a run folder: `metrics.jsonl` and `config.toml`, and if present `evals.jsonl`,
     `gallery.json` and `results.json`.
 
-    A `.jsonl` file's last line that breaks off (it is not JSON and has no newline) is left out, because a run
-    that is under way or was killed leaves one; any other line that cannot be read is an error. Where a run
-    was resumed and logged steps again, the later lines count.
+    An incomplete last line of a `.jsonl` file (not JSON and without a newline) is left out, because a run that is under
+    way or was killed leaves one; any other unreadable line is an error. If a resumed run logged steps again, the later
+    lines count.
 
     Raises:
         AcedError: the folder or one of its two files is missing, nothing was logged yet, or a file is
@@ -26,10 +26,10 @@ def load_run(folder: Path | str) -> RunRecord:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise AcedError(f"There is no run folder {folder}; give the folder that `aced train` wrote.")
+        raise AcedError(f"There is no run folder {folder}; name the folder that `aced train` wrote.")
     steps = read_lines(folder / "metrics.jsonl", StepLine)
     if not steps:
-        raise AcedError(f"{folder / 'metrics.jsonl'} has no whole line; wait until the run has logged a step.")
+        raise AcedError(f"{folder / 'metrics.jsonl'} has no complete line; wait until the run has logged a step.")
     text, config = _read_config(folder / "config.toml")
     evals_file, gallery_file = folder / "evals.jsonl", folder / "gallery.json"
     row = None
@@ -60,17 +60,17 @@ def load_results(path: Path | str) -> dict[str, Any]:
 
 
 def results_of(runs: Sequence[RunRecord], environment: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The results of runs that were made one by one, in the form of `results.json`.
+    """The results of separate runs, in the form of `results.json`.
 
-    A run's scores are its own `results.json`'s or, without one, its last evaluation's; a run with neither has
-    no average. Runs of one method are seeds of one row if only their `[run]` sections differ; otherwise their
-    folders' names are added to the title, so that nothing is averaged that does not belong together.
+    A run's scores are those of its own `results.json` or, without one, of its last evaluation; a run with neither has
+    no average. Runs of one method are seeds of one row if only their `[run]` sections differ; otherwise their folders'
+    names are added to the title, so that nothing unrelated is averaged.
 
     Raises:
         AcedError: there are no runs.
     """
     if not runs:
-        raise AcedError("A report needs at least one run; give the folders that `aced train` wrote.")
+        raise AcedError("A report needs at least one run; name the folders that `aced train` wrote.")
     rows = []
     for run in runs:
         last = run.evals[-1] if run.evals else None
@@ -90,7 +90,7 @@ def results_of(runs: Sequence[RunRecord], environment: dict[str, Any] | None = N
             for i in same:
                 rows[i] = rows[i].model_copy(update={"title": f"{title} ({runs[i].folder.name})"})
     results = {"rows": [row.model_dump() for row in rows], "environment": environment or {}}
-    # Runs that share a cache say the same; where they do not, the dearest is what all of them needed.
+    # Runs that share a cache have the same cost; if they differ, the highest is what all of them needed.
     dearest = max((row.embedding for row in rows if row.embedding), key=lambda c: c.get("seconds", 0.0), default=None)
     return results | ({"reference": embedding_score(dearest)} if dearest else {})
 
@@ -119,7 +119,7 @@ def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _only_seeds(runs: Sequence[RunRecord]) -> bool:
-    """Whether the runs are one config under different seeds."""
+    """Whether the runs share one config with different seeds."""
     configs = [{name: part for name, part in run.config.items() if name != "run"} for run in runs]
     return all(config == configs[0] for config in configs) and len({run.seed for run in runs}) == len(runs)
 

@@ -1,4 +1,4 @@
-"""A run's folder, read while something may be written there: state, pace, last figures."""
+"""The status of a run from its folder, while it may still be written: state, pace, latest figures."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from aced.runs.run_results import load_results
 
 RunState = Literal["starting", "running", "scoring", "finished", "interrupted", "stopped", "failed", "killed", "silent"]
 UNDER_WAY = {"starting", "running", "scoring"}
-"""States in which more is to come."""
+"""States of runs that continue."""
 
 WINDOW = 20
-"""Lines of metrics.jsonl over which pace and time left are measured."""
+"""Number of lines of metrics.jsonl for estimating pace and time left."""
 
 _STOPPED = "stopped by "
 
 _PATIENCE = 60.0
-"""Seconds for which a run whose lock tells nothing may write nothing, if ten times its usual pause is less."""
+"""Seconds of silence after which a run without a readable lock counts as silent, or ten times its usual pause."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands. What is not known (yet) is None.
+    """The status of a run. None means unknown (so far).
 
     Attributes:
         run: its folder.
         state: `starting` (no line yet), `running`, `scoring` (all steps taken), `finished`, `interrupted` (Ctrl-C),
-            `stopped` (by another signal that asked for the end), `failed`, `killed`, or `silent`: its lock tells
+            `stopped` (by another signal that asks programs to end), `failed`, `killed`, or `silent`: its lock says
             nothing, and it has written nothing for long.
-        why: of `stopped` the signal, of `failed` the sentence, of `silent` what is known; else empty.
+        why: for `stopped` the signal, for `failed` the sentence, for `silent` what is known; otherwise empty.
         method: its name.
         seed: the run's.
-        step: the last logged step, 0 where there is none.
+        step: the last logged step, 0 if there is none.
         steps: of the whole run.
-        seconds_left: estimated from the last lines, with evaluations and checkpoints in between.
-        pace: images per second, seconds of a step and shares of its phases over the last lines.
-        loss: of the last logged step, like `contrastive`, `kd` and `lr`.
-        contrastive: the contrastive part of it.
-        kd: the distillation part, not weighted.
+        seconds_left: estimated from the last lines, including evaluations and checkpoints.
+        pace: images per second, seconds per step and shares of its phases over the last lines.
+        loss: of the last logged step, as are `contrastive`, `kd` and `lr`.
+        contrastive: its contrastive part.
+        kd: its distillation part, unweighted.
         lr: learning rate.
         samples_trained: pairs trained on.
-        invalid: share of the samples that cannot be used, and the commonest reason.
+        invalid: share of unusable samples, and the most common reason.
         evaluation: step and average (percent) of the last evaluation in which a task could be scored.
         unscored: the tasks that could not be scored in the last evaluation.
         checkpoint: the newest checkpoint's step.
@@ -83,10 +83,10 @@ class Status:
 
 
 def read_status(folder: Path) -> Status:
-    """Read how the run in a folder stands; a last line that is still being written is left out.
+    """Read the status of the run in a folder; a last line that is still being written is left out.
 
     Raises:
-        AcedError: there is no run in the folder, or a file of it is damaged.
+        AcedError: the folder holds no run, or a file of it is damaged.
     """
     if not is_run(folder):
         raise AcedError(_no_run(folder))
@@ -131,23 +131,23 @@ def _settings(folder: Path) -> tuple[str, int, int]:
         return str(config["method"]["name"]), int(config["run"]["seed"]), int(config["train"]["steps"])
     except (KeyError, TypeError, ValueError):
         raise AcedError(
-            f"{folder / 'config.toml'} is not the resolved config of a run; give the folder that `aced train` writes."
+            f"{folder / 'config.toml'} is not the resolved config of a run; name the folder that `aced train` writes."
         ) from None
 
 
 def _no_run(folder: Path) -> str:
     if not folder.is_dir():
-        return f"There is no run folder {folder}; one that is still reading its data has none yet."
+        return f"There is no run folder {folder}; a run that is still reading its data has none yet."
     inner = sorted(path.parent for path in [*folder.glob("*/config.toml"), *folder.glob("runs/*/config.toml")])
     if inner:
-        return f"{folder} is no run but holds some: give such a folder, {inner[0]} for example."
-    return f"{folder} is no run, since it has no config.toml; give the folder that `aced train` writes (run.out)."
+        return f"{folder} is not a run but holds some: name one of them, such as {inner[0]}."
+    return f"{folder} is not a run, because it has no config.toml; name the folder that `aced train` writes (run.out)."
 
 
 def _state(
     folder: Path, by: Holder | None, lines: list[StepLine], steps: int, line_age: float | None
 ) -> tuple[RunState, str]:
-    """The state and why; the lock decides where it can, and the age of what was written elsewhere."""
+    """The state and the reason; from the lock if possible, otherwise from the age of the files."""
     done = bool(lines) and lines[-1].step >= steps
     going: RunState = "scoring" if done else "running" if lines else "starting"
     if by is not None and by.alive:
@@ -168,7 +168,7 @@ def _state(
     if age <= max(_PATIENCE, 10 * usual):
         return going, ""
     where = f" on {by.host}" if by is not None else ""
-    return "silent", f"whether it still runs{where} cannot be seen from here"
+    return "silent", f"whether it still runs{where} is not visible from here"
 
 
 def _line_age(folder: Path, last: StepLine | None) -> float | None:
@@ -183,14 +183,14 @@ def _totals(line: StepLine) -> Totals:
 
 
 def _pace(lines: list[StepLine]) -> Pace | None:
-    """The pace over some lines, or since the beginning of the run where there is one alone."""
+    """The pace over some lines, or since the beginning of the run for a single line."""
     if not lines:
         return None
     return pace(_totals(lines[0]) if len(lines) > 1 else Totals(0, 0.0, {}), _totals(lines[-1]))
 
 
 def _seconds_left(lines: list[StepLine], steps: int) -> float | None:
-    """By the clock of the process that wrote the last line; by the steps' own seconds where it wrote no other."""
+    """By the clock of the process that wrote the last line; by the steps' own seconds if it wrote no other."""
     last = lines[-1]
     left = steps - last.step
     if last.clock is not None:
@@ -204,7 +204,7 @@ def _seconds_left(lines: list[StepLine], steps: int) -> float | None:
 
 
 def _evaluation(folder: Path, steps: int, state: RunState) -> tuple[tuple[int, float] | None, tuple[str, ...]]:
-    """Step and average of the last evaluation that has one, and what the last one could not score."""
+    """Step and average of the last evaluation that has one, and the tasks that the last one could not score."""
     found: list[tuple[int, float | None, dict[str, str]]] = []
     if state == "finished" and (folder / "results.json").is_file():
         row = load_results(folder)["rows"][0]
@@ -219,7 +219,7 @@ def _evaluation(folder: Path, steps: int, state: RunState) -> tuple[tuple[int, f
 
 
 def _checkpoint(folder: Path) -> tuple[int | None, float | None]:
-    """Step and age of the newest checkpoint; one may be removed, for a newer one, while this looks."""
+    """Step and age of the newest checkpoint; it may be removed meanwhile in favour of a newer one."""
     found: list[tuple[int, float]] = []
     for path in (folder / CHECKPOINTS).glob("step-*/train.json"):
         try:
@@ -233,7 +233,7 @@ def _checkpoint(folder: Path) -> tuple[int | None, float | None]:
 
 
 def as_json(status: Status) -> dict[str, Any]:
-    """The status as nested values for scripts; `under_way` says whether more is to come."""
+    """The status as nested values for scripts; `under_way` says whether the run continues."""
     values: dict[str, Any] = dict(vars(status))
     values["pace"] = status.pace.values() if status.pace else None
     values["invalid"] = dict(vars(status.invalid)) if status.invalid else None

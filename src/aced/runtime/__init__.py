@@ -1,1 +1,1 @@
-"""What any program needs from the machine: devices, threads, signals, paths, progress."""
+"""Services of the machine for any program: devices, threads, signals, paths, progress."""

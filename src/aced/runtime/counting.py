@@ -1,4 +1,4 @@
-"""How a function reports how far it is: a callback of what is done and how much there is to do."""
+"""The type of a progress callback: the amount done and the total."""
 
 from __future__ import annotations
 

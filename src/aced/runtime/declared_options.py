@@ -1,7 +1,7 @@
 """The options of a command as fields of a dataclass: declared once, for the command line, Python and printed commands.
 
-A field `dtype: Annotated[str, Option("float32, float16 or int8.")] = "float16"` is `--dtype` of the command. Fields
-without an `Option` are none of the command line's.
+A field `dtype: Annotated[str, Option("float32, float16 or int8.")] = "float16"` becomes `--dtype` of the command.
+Fields without an `Option` are not on the command line.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from aced.runtime.paths import expand_optional
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line knows of a field.
+    """A field's description for the command line.
 
     Attributes:
         help: one sentence, with the unit.
-        name: the word without dashes, where it is not the field's name.
-        argument: whether the value stands alone, without a word before it.
-        metavar: what the usage line calls the value; None for its type.
-        least: smallest number that is accepted.
-        most: largest one.
+        name: the word without dashes, if it is not the field's name.
+        argument: whether the value is an argument, without an option name before it.
+        metavar: the value's name in the usage line; None for its type.
+        least: smallest accepted number.
+        most: largest accepted number.
         path: `expand_path` or `expand_optional` for a text that may be a path; a `Path` needs neither.
         show_default: whether the help shows the default.
     """
@@ -41,22 +41,22 @@ class Option:
 
 Checkpoint = Annotated[str, Option("Weights: a local file, or a tag of the name.", path=expand_optional)]
 IndexDir = Annotated[
-    str, Option("Folder for indexes of the tars; auto: a cache of the user; empty: none.", path=expand_optional)
+    str, Option("Folder for indexes of the tars; auto: the user's cache; empty: none.", path=expand_optional)
 ]
-SpoolGigabytes = Annotated[float, Option("Largest size of that folder, in 10^9 bytes.")]
-Threads = Annotated[int, Option("CPU threads; 0 measures what is quickest.", least=0, most=1024)]
+SpoolGigabytes = Annotated[float, Option("Maximum size of that folder, in 10^9 bytes.")]
+Threads = Annotated[int, Option("CPU threads; 0 measures the fastest number.", least=0, most=1024)]
 
 
 @dataclass(frozen=True)
 class OptionField:
-    """A field that the command line has.
+    """A field that is on the command line.
 
     Attributes:
         name: of the field.
-        word: what the command line calls it, with `_` between its parts.
+        word: its name on the command line, with `_` between its parts.
         kind: its type, without the `Option`.
-        option: what else the command line knows.
-        default: of the field; `MISSING` where it must be given.
+        option: its description.
+        default: of the field; `MISSING` if it is required.
     """
 
     name: str
@@ -78,12 +78,12 @@ def option_fields(kind: type[Any]) -> Iterator[OptionField]:
 
 
 def command_line(command: str, options: Any, always: Collection[str] = ()) -> str:
-    """What a shell is given for these options: the arguments, and every option that is not at its default.
+    """The shell command for these options: the arguments, and every option that is not at its default.
 
     Args:
         command: its first words, such as `aced embed`.
         options: an instance of a dataclass with `Option` fields.
-        always: names of fields that are written at their default too.
+        always: names of fields to write even at their default.
     """
     arguments: list[str] = []
     words: list[str] = []
@@ -103,7 +103,7 @@ def command_line(command: str, options: Any, always: Collection[str] = ()) -> st
 
 
 def dashed(word: str) -> str:
-    """A word of the command line as it is typed."""
+    """A word as typed on the command line."""
     return word.replace("_", "-")
 
 

@@ -1,7 +1,7 @@
-"""How many files a process may hold open, and how those who hold many share that out.
+"""The limit on open files, and how its heaviest users share it.
 
-Every memory map keeps a descriptor too, also once its file is closed. A pool of 10,000 tars has as many side-cars, and
-the usual limit is 1,024.
+Every memory map also keeps a descriptor, even after its file is closed. A pool of 10,000 tars has as many side-cars,
+but the usual limit is 1,024.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ _MOST = 1 << 20
 
 
 def file_limit() -> int:
-    """How many files this process may hold open."""
+    """Maximum number of files that this process may hold open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST if soft == resource.RLIM_INFINITY else min(soft, _MOST)
 
 
 def raise_file_limit() -> None:
-    """Let this process and its children hold as many files as the system allows them; programs do so at their start."""
+    """Raise the limit of this process and its children to the system's maximum; programs do so at their start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # the limit stays as it was, and is kept to
+        with contextlib.suppress(OSError, ValueError):  # the limit stays as it was
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def most_maps() -> int:
-    """How many memory maps a process keeps: half of its files, and a quarter of the maps that Linux allows (65,530)."""
+    """Number of memory maps that a process keeps: half of its files, and a quarter of Linux's limit of 65,530 maps."""
     return max(1, min(16_384, file_limit() // 2))
 
 
 def most_tars() -> int:
-    """How many tars a thread keeps open."""
+    """Number of tars that a thread keeps open."""
     return max(1, min(64, file_limit() // 8))
 
 

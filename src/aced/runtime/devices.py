@@ -1,4 +1,4 @@
-"""The device that a name means, the time that its work takes, and what it has computed."""
+"""Devices by name, clocks for their work, and transfer of their results."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from aced.errors import AcedError
 
 
 class Clock(Protocol):
-    """Tells how long something takes, on a device that may still be at it when it is asked."""
+    """Measures durations on a device that may still be working when asked."""
 
     def mark(self) -> Any:
         """This moment."""
         ...
 
     def between(self, start: Any, end: Any, *, wait: bool) -> float | None:
-        """Seconds between two moments; None where the device has not come to the second, unless it is to `wait`."""
+        """Seconds between two moments; None if the device has not reached the second, unless it should `wait`."""
         ...
 
 
 class HostClock:
-    """The clock of a device that has done what it was asked for when a call returns."""
+    """The clock of a device that has finished its work when a call returns."""
 
     def mark(self) -> float:
         """As in `Clock`."""
@@ -36,14 +36,14 @@ class HostClock:
 
 
 def find_device(name: str, said: str) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one.
+    """The device of a name; `auto` is CUDA if available.
 
     Args:
         name: `auto`, `cpu`, `cuda`, `cuda:1`, ...
-        said: how the user gave it, for the error.
+        said: the user's own words, for the error.
 
     Raises:
-        AcedError: torch knows no such device, or it is not there.
+        AcedError: torch knows no such device, or it does not exist here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,15 +57,15 @@ def find_device(name: str, said: str) -> torch.device:
 
 
 def clock_of(device: torch.device) -> Clock:
-    """What tells how long the device works on something."""
+    """The clock for a device's work."""
     return StreamClock(device) if device.type == "cuda" else HostClock()
 
 
 class StreamClock:
-    """Times what a GPU is asked for, by events in its stream; nobody waits for it while it works.
+    """Times a GPU's work by events in its stream, without waiting for it.
 
-    A phase takes as long as the GPU is between its two moments, idle or not: what loading costs is what the GPU has to
-    wait for it.
+    A phase lasts as long as the GPU takes between its two moments, idle or not: the cost of loading is the time that
+    the GPU waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -87,20 +87,20 @@ class StreamClock:
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; a GPU is sent it while this thread goes on."""
+    """A CPU tensor on a device; transfer to a GPU is asynchronous."""
     if device.type != "cuda" or values.device.type == "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 class Readout:
-    """Numbers that a device may still be computing, on their way to the host; asking for them waits for nobody.
+    """Numbers that a device may still be computing, on their way to the host without waiting.
 
     Args:
         values: a tensor, which may be overwritten afterwards.
 
     Attributes:
-        late: whether they may still have to be waited for.
+        late: whether they may still need waiting for.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -115,7 +115,7 @@ class Readout:
         self._arrived.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> Tensor:
-        """The numbers, on the CPU, when they are there."""
+        """The numbers, on the CPU, once they are there."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host

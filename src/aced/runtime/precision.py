@@ -1,6 +1,6 @@
-"""The precision that models run in: what `auto` means on a device, autocast, and TensorFloat-32 for a while.
+"""The precision of models: the meaning of `auto` on a device, autocast, and temporary TensorFloat-32.
 
-TensorFloat-32 rounds the factors of a float32 product to 10 bits behind the point; bfloat16 keeps 7, float16 10.
+TensorFloat-32 rounds the factors of a float32 product to 10 mantissa bits; bfloat16 keeps 7, float16 10.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aced.errors import AcedError, nearest
 Precision = Literal["fp32", "bf16", "fp16"]
 """`fp32`: as the weights are. `bf16`, `fp16`: under autocast; embeddings are normalised and compared in float32."""
 AskedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
-"""What a user may ask for, see `find_precision`."""
+"""The values that a user may request, see `find_precision`."""
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The types of autocast; none for `fp32`."""
@@ -25,7 +25,7 @@ _AMPERE = (8, 0)
 
 
 def check_precision(text: str) -> AskedPrecision:
-    """A word of the command line as what may be asked for; raises AcedError, with the nearest, for another one."""
+    """A word of the command line as one of the values; raises AcedError, with the nearest, for any other."""
     for known in get_args(AskedPrecision):
         if text == known:
             return known
@@ -33,14 +33,14 @@ def check_precision(text: str) -> AskedPrecision:
 
 
 def find_precision(asked: AskedPrecision, device: torch.device) -> Precision:
-    """The precision that a name means; `auto` is bf16 on a GPU that has it in hardware, and fp32 elsewhere."""
+    """The precision that a name means; `auto` is bf16 on a GPU with hardware support, otherwise fp32."""
     if asked != "auto":
         return asked
     return "bf16" if device.type == "cuda" and _multiplies_bf16(device) else "fp32"
 
 
 def find_tf32(asked: bool | Literal["auto"], precision: Precision, device: torch.device) -> bool:
-    """Whether float32 products may use TensorFloat-32; `auto`: where embeddings are rounded as coarsely already."""
+    """Whether float32 products may use TensorFloat-32; `auto`: if embeddings are already rounded as coarsely."""
     return device.type == "cuda" and (precision != "fp32" if asked == "auto" else asked)
 
 
@@ -51,9 +51,9 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 @contextmanager
 def tensor_float(allowed: bool, device: torch.device) -> Iterator[None]:
-    """Allow or forbid TensorFloat-32 in float32 matrix products inside; torch's switches are as before afterwards.
+    """Allow or forbid TensorFloat-32 in float32 matrix products inside; torch's switches are restored afterwards.
 
-    Convolutions keep cuDNN's own switch. On another device than a GPU nothing is touched.
+    Convolutions keep cuDNN's own switch. On other devices than a GPU nothing changes.
     """
     if device.type != "cuda":
         yield
@@ -62,9 +62,9 @@ def tensor_float(allowed: bool, device: torch.device) -> Iterator[None]:
     newer = getattr(matmul, "fp32_precision", None)  # torch has had two sets of switches since 2.9
     try:
         general = torch.get_float32_matmul_precision()
-    except RuntimeError:  # somebody has used both
+    except RuntimeError:  # both have been used
         general = "highest"
-    matmul.allow_tf32 = allowed  # unlike the other switches it leaves the CPU's products alone
+    matmul.allow_tf32 = allowed  # unlike the other switches it does not affect the CPU
     try:
         yield
     finally:

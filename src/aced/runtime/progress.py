@@ -22,14 +22,14 @@ class Tick(Protocol):
 
 
 class _Cut(TextColumn):
-    """Words that are cut where the terminal is narrow, so that the bar and the time left stay."""
+    """Text that is cut on a narrow terminal, so that the bar and the time left stay visible."""
 
     def __init__(self, text_format: str) -> None:
-        super().__init__(text_format, table_column=Column())  # one that may shrink
+        super().__init__(text_format, table_column=Column())  # a column that may shrink
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
-        text.no_wrap, text.overflow = True, "ellipsis"  # but not to a second line
+        text.no_wrap, text.overflow = True, "ellipsis"  # but without a second line
         return text
 
 
@@ -47,9 +47,9 @@ class _Drawn(Progress):
 class Bars:
     """The bars of one program, drawn together; use it as a context manager.
 
-    A bar shows what is being done, how far it is, a remark, and the time left (the time taken, once it is done). On a
-    narrow terminal the words are cut. With `overall`, a bar of its own shows the time left for everything:
-    see `part`. A line below says more about what is under way: see `below`.
+    A bar shows the current work, its progress, a remark, and the time left (the time taken, once it is done). On a
+    narrow terminal the text is cut. With `overall`, a separate bar shows the time left for everything: see `part`. A
+    line below says more about the current work: see `below`.
     """
 
     def __init__(self, console: Console) -> None:
@@ -78,7 +78,7 @@ class Bars:
 
     def overall(self, description: str, total: float) -> None:
         """Show a bar for the whole program, in any unit of work."""
-        self._overall = self._progress.add_task(f"[bold]{description}", total=total, note="time left in all")
+        self._overall = self._progress.add_task(f"[bold]{description}", total=total, note="total time left")
 
     @contextmanager
     def part(self, work: float) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Bars:
 
     @contextmanager
     def bar(self, description: str, total: float) -> Iterator[Tick]:
-        """A bar of its own while the block runs."""
+        """A separate bar while the block runs."""
         task = self._progress.add_task(escape(description), total=total, note="")
 
         def tick(done: float, note: str = "") -> None:
@@ -105,12 +105,12 @@ class Bars:
             self.below("")
 
     def below(self, text: str) -> None:
-        """Show a line below the bars until the bar that is under way ends, or until the next such line."""
+        """Show a line below the bars until the current bar ends, or until the next such line."""
         self._progress.below = text
 
     @contextmanager
     def counting(self, description: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar for callbacks of the form (done, total); it goes where there was nothing to count."""
+        """A bar for callbacks of the form (done, total); it disappears if there was nothing to count."""
         task = self._progress.add_task(escape(description), total=None, note="")
         counted = False
 
@@ -132,6 +132,6 @@ class Bars:
 
 @contextmanager
 def counting(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
-    """As `Bars.counting`, of a program that has no bars just now."""
+    """As `Bars.counting`, for a program that currently has no bars."""
     with Bars(console) as bars, bars.counting(description) as count:
         yield count

@@ -1,4 +1,4 @@
-"""Quick starts of short programs."""
+"""Faster start-up for short commands."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import heavy libraries inside: no garbage is collected meanwhile, and what was made is never looked at again.
+    """Import heavy libraries inside: garbage collection is off meanwhile, and skips the new objects afterwards.
 
-    Importing torch and open_clip makes some million objects that stay; looking through them for garbage, while they
-    are imported and when the interpreter ends, takes longer than a small evaluation. Where the collector is off
-    already, it stays off.
+    Importing torch and open_clip creates about a million permanent objects; scanning them for garbage, during the
+    import and when the interpreter ends, takes longer than a small evaluation. If the collector is already off, it
+    stays off.
     """
     on = gc.isenabled()
     gc.disable()

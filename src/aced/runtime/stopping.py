@@ -1,7 +1,7 @@
-"""Signals that ask a program to end: when it does so at once, and when it finishes what it is at.
+"""Signals that ask a program to end: immediately, or after finishing its current work.
 
-SIGTERM, SIGUSR1 and SIGUSR2 are what schedulers send before they kill, SIGHUP is a terminal that is gone, SIGINT is
-Ctrl-C. A signal that is ignored from the start (`nohup`, `&` in a script) stays ignored.
+Schedulers send SIGTERM, SIGUSR1 and SIGUSR2 before they kill, SIGHUP means a closed terminal, SIGINT is Ctrl-C. A
+signal that is ignored from the start (`nohup`, `&` in a script) stays ignored.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT")  # Windows has fe
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 _LOOK = 1.0
-"""Seconds between two looks of a process whether the one that it works for is still there."""
+"""Seconds between two checks of a process whether its main process still runs."""
 ECHO = 0.5
-"""Seconds in which a further signal is the same request: schedulers, `timeout` and torchrun signal a process and its
-group, and one process may get both."""
+"""Seconds in which a further signal counts as the same request: schedulers, `timeout` and torchrun signal a process and
+its group, and one process may get both."""
 
 
 class Stopped(BaseException):
-    """A signal ends the program. No error: what catches `Exception` lets it pass.
+    """A signal ends the program. Not an error: code that catches `Exception` lets it pass.
 
     Attributes:
         number: of the signal.
-        saved: what is kept and how to go on, as the end of a sentence; empty where nothing is to be said.
+        saved: what is kept and how to continue, as the end of a sentence; may be empty.
     """
 
     def __init__(self, number: int, saved: str = "") -> None:
@@ -49,15 +49,15 @@ class Stopped(BaseException):
 
 
 def words(number: int) -> str:
-    """What a signal did, as the beginning of a sentence."""
+    """The effect of a signal, as the beginning of a sentence."""
     return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
 
 
 class Asked:
-    """Whether a signal has asked for the end, in a block of `deferred`.
+    """Whether a signal has requested the end, in a block of `deferred`.
 
     Attributes:
-        number: of the first signal; None as long as none came.
+        number: of the first signal; None until one arrives.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Asked:
         self._cutting = False
 
     def unless_asked(self, work: Callable[[], object]) -> bool:
-        """Do what is too long to be finished and can be done again: a signal ends it. True where it was done."""
+        """Do work that is too long to finish and can be repeated: a signal interrupts it. True if it was completed."""
         if self.number is not None:
             return False
         self._cutting = True
@@ -79,10 +79,10 @@ class Asked:
         return True
 
     def take(self, number: int) -> None:
-        """A signal has come.
+        """A signal has arrived.
 
         Raises:
-            Stopped: it cuts short what `unless_asked` does, or is the second one.
+            Stopped: it interrupts the work of `unless_asked`, or is the second one.
             KeyboardInterrupt: it is Ctrl-C, and the second signal.
         """
         if self.number is not None:
@@ -93,11 +93,11 @@ class Asked:
 
 
 class _Cut(Stopped):
-    """Ends the work of `unless_asked`."""
+    """Interrupts the work of `unless_asked`."""
 
 
 class _Watch:
-    """The process whose signals are watched, what its handlers were before, and who wants to be asked first."""
+    """The process whose signals are watched, its previous handlers, and the deferred block, if any."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -118,9 +118,9 @@ class _Watch:
             signal.signal(number, handler)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """What Python calls, in the main thread, when a signal came."""
+        """Called by Python in the main thread when a signal has arrived."""
         if os.getpid() != self.process:
-            # A process forked from this one, which has nothing to finish: it ends as if nobody had watched.
+            # A forked process has nothing to finish: it ends as if signals were not watched.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -132,7 +132,7 @@ class _Watch:
             self.asked[-1].take(number)
             return
         self.ends += 1
-        if self.ends > 1:  # whatever holds the end up is not worth a third signal
+        if self.ends > 1:  # nothing that delays the end is worth a third signal
             signal.signal(number, signal.SIG_DFL)
         _end_now(number)
 
@@ -141,7 +141,7 @@ _watch: _Watch | None = None
 
 
 def leave_in_peace() -> None:
-    """Ignore signals from now on: the program has done what the first one asked for, and only has to be gone."""
+    """Ignore signals from now on: the program has finished and is only exiting."""
     if _watch is not None:
         _watch.before = dict.fromkeys(_watch.before, signal.SIG_IGN)
         _watch.end()
@@ -155,9 +155,9 @@ def _end_now(number: int) -> None:
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """Let signals end what is done inside in an orderly way: `Stopped` is raised, and KeyboardInterrupt for Ctrl-C.
+    """Let signals end the work inside in an orderly way: `Stopped` is raised, and KeyboardInterrupt for Ctrl-C.
 
-    Only the main thread may do so; in another one, and within another `watching`, nothing changes.
+    Only the main thread may do so; in other threads, and within another `watching`, nothing changes.
     """
     global _watch
     mine = threading.current_thread() is threading.main_thread()
@@ -175,12 +175,12 @@ def watching() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Asked]:
-    """Within the block a signal only asks for the end; a second one ends it at once.
+    """Within the block a signal only requests the end; a second one ends it at once.
 
-    In a thread that is not the main one, nobody ever asks.
+    In other threads than the main one, no request ever arrives.
 
     Raises:
-        Stopped: a signal has asked, and the block ended well without looking.
+        Stopped: a signal arrived, and the block ended well without checking for it.
     """
     asked = Asked()
     if threading.current_thread() is not threading.main_thread():
@@ -199,9 +199,9 @@ def deferred() -> Iterator[Asked]:
 
 @contextlib.contextmanager
 def blocked(*numbers: int) -> Iterator[None]:
-    """Processes that are started inside begin without these signals, in every thread of theirs.
+    """Processes started inside begin with these signals blocked, in all their threads.
 
-    Blocked later, they would still reach a thread that a library has started before.
+    Blocked later, they would still reach a thread that a library has already started.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -214,11 +214,11 @@ def blocked(*numbers: int) -> Iterator[None]:
 
 
 def leave_to_parent() -> None:
-    """In a process that works for another one: of the signals that reach them both it leaves all to that one.
+    """In a worker process: leave the signals that reach both processes to the main one.
 
-    Ctrl-C, `timeout` and torchrun signal whole groups of processes. SIGTERM is obeyed where the parent itself sends it;
-    that is the process that asked for this one, also where a forkserver has started it. When the parent is gone,
-    however it ended, so is this process within a second or two, whatever it is at.
+    Ctrl-C, `timeout` and torchrun signal whole groups of processes. SIGTERM is obeyed only if the parent itself sends
+    it; that is the process that requested this one, even if a forkserver started it. When the parent is gone, however
+    it ended, this process ends within a second or two, whatever it is doing.
     """
     for number in SIGNALS:
         if number != signal.SIGTERM:
@@ -229,7 +229,7 @@ def leave_to_parent() -> None:
 
 
 def _obey() -> None:
-    from multiprocessing import parent_process  # a tenth of a second for those who need none
+    from multiprocessing import parent_process  # costs a tenth of a second, so import it only here
 
     asked_by = parent_process()
     started_by = os.getppid()
@@ -237,13 +237,13 @@ def _obey() -> None:
     while True:
         came = signal.sigtimedwait({signal.SIGTERM}, _LOOK)
         gone = os.getppid() != started_by or (parent != started_by and asked_by is not None and not asked_by.is_alive())
-        # At an ordinary exit it would wait for its queue, which may be full of what nobody reads any more.
+        # An ordinary exit would wait for its queue, which may be full of data that is no longer read.
         if gone or (came is not None and came.si_pid == parent):
             os._exit(0)
 
 
 def end_children() -> None:
-    """End the processes that load for this one, without waiting for what they are at."""
+    """End the loading processes of this one, without waiting for their current work."""
     if module := sys.modules.get("multiprocessing"):
         for child in module.active_children():
             child.terminate()

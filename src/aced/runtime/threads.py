@@ -1,4 +1,4 @@
-"""How many CPU threads to use: measured, because a second thread on a busy core costs more than it gives."""
+"""The number of CPU threads: measured, because a second thread on a busy core costs more than it gains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def available_cores() -> int:
 
 
 def set_threads(requested: int) -> int:
-    """Set torch's thread count and return it: `requested`, or for 0 the quicker of 1 and all cores, measured."""
+    """Set torch's thread count and return it: `requested`, or for 0 the faster of 1 and all cores, measured."""
     count = requested or _quicker(available_cores())
     torch.set_num_threads(count)
     return count
@@ -39,7 +39,7 @@ def _quicker(cores: int) -> int:
 
 
 def _small_training_step() -> float:
-    """Seconds for products and element-wise work of the size that a small tower's step has."""
+    """Seconds for products and element-wise work of the size of a small tower's step."""
     x = torch.ones(64 * 16, 64)
     weight = torch.ones(64, 256, requires_grad=True)
     start = time.perf_counter()

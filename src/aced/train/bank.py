@@ -1,8 +1,8 @@
-"""A bank of cached embeddings: pairs of the pool that are read when an epoch starts and kept, so that steps open none.
+"""A bank of cached embeddings, read once per epoch and kept on the device, so that steps open no files.
 
-Which pairs follows from (seed, epoch) alone: every process has the same, and a resumed run has them again. A pool of no
-more pairs than the bank holds is in it as a whole. Of a larger one it holds a sample without repetition, from 64 tars
-that are drawn anew for each epoch, or from more where 64 hold too few: a sample of the whole pool would open them all.
+Which pairs it holds depends only on (seed, epoch), so all processes and resumed runs hold the same. A pool that fits is
+held whole. From a larger one it holds a sample without repetition, from 64 tars drawn anew in each epoch, or from more
+if 64 hold too few: a sample over the whole pool would open them all.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from aced.train.draws import generator_of
 from aced.train.providers import Cached
 
 TARS = 64
-"""From so many tars a bank is taken, if they suffice."""
+"""Number of tars that a bank is drawn from, if they suffice."""
 
 
 def bank_positions(sizes: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
-    """`[count]` int64 positions in ascending order, none twice; all of them where there are no more.
+    """`[count]` int64 positions in ascending order, without repetition; all of them if there are no more.
 
     Args:
         sizes: pairs of each tar.
-        count: how many.
+        count: number of pairs.
         generator: of the draw.
     """
     each = np.asarray(sizes, dtype=np.int64)
@@ -47,8 +47,8 @@ class Bank:
     """The embeddings of some pairs by one teacher, on the device that trains: count x 2 x d x 4 bytes.
 
     Args:
-        teacher: whose.
-        count: pairs at most.
+        teacher: the teacher.
+        count: maximum number of pairs.
         seed: of the run.
     """
 
@@ -62,10 +62,10 @@ class Bank:
         return min(len(self._teacher.store), self._count)
 
     def read(self, epoch: int) -> None:
-        """Hold the pairs of an epoch, which are read where they are not there yet.
+        """Hold the pairs of an epoch; reads them unless they are there.
 
         Raises:
-            AcedError: a side-car that was there cannot be read any more.
+            AcedError: a side-car can no longer be read.
         """
         whole = len(self) == len(self._teacher.store)
         if epoch == self._epoch or (whole and self._epoch >= 0):

@@ -1,8 +1,8 @@
-"""The best model of a run, by its average over the evaluation tasks: a folder of its own that resuming keeps right.
+"""The best model of a run by its average over the evaluation tasks, in a folder that survives resuming.
 
-`best/step-00000400/` is what `load_tower` reads, with `scores.json` (step, average, tasks) inside. The best so far is
-read from there and not from memory, so that a resumed run knows it too; a run that goes back to a checkpoint takes the
-same evaluations again and comes to the same best.
+`best/step-00000400/` is a model folder for `load_tower`, with `scores.json` (step, average, tasks) inside. The best so
+far is read from there and not from memory, so a resumed run knows it too; a run that returns to a checkpoint repeats
+the same evaluations and reaches the same best.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from aced.models import Tower, save_tower
 
 
 def keep_best(folder: Path, student: Tower, scores: Scores, step: int) -> None:
-    """Keep the student in `folder/step-N` if no evaluation of these tasks before had a higher or the same average.
+    """Keep the student in `folder/step-N` if no earlier evaluation of these tasks had at least the same average.
 
-    Where a task could not be scored, two evaluations are compared by the average over what both of them scored.
+    If a task could not be scored, two evaluations are compared by their averages over the tasks that both scored.
 
     Raises:
-        AcedError: the disk is full or the folder cannot be written; the best before is then still there.
+        AcedError: the disk is full or the folder cannot be written; the earlier best is then still there.
     """
     if not scores.results:
         return
     line: dict[str, Any] = {"step": step, **scores_json(scores)}
     found = {path: _scores(path) for path in _folders(folder)}
-    # Averages over other tasks say nothing about these.
+    # Averages over other tasks are not comparable.
     known = {path: before for path, before in found.items() if _asked(before) == _asked(line)}
     best = min(known, key=lambda path: (_lead(line, known[path]), known[path]["step"]), default=None)
     if best is None or _lead(line, known[best]) > 0:
@@ -48,12 +48,12 @@ def keep_best(folder: Path, student: Tower, scores: Scores, step: int) -> None:
 
 
 def _asked(scores: Mapping[str, Any]) -> set[str]:
-    """The tasks that an evaluation was asked for."""
+    """The tasks of an evaluation."""
     return {*scores["tasks"], *scores.get("failed", {})}
 
 
 def _lead(scores: Mapping[str, Any], before: Mapping[str, Any]) -> float:
-    """How much higher the average is than an earlier one over the tasks that both scored; 0 where there are none."""
+    """The gain in average over an earlier evaluation on the tasks that both scored; 0 if there are none."""
     if scores["tasks"].keys() == before["tasks"].keys():
         return float(scores["average"] - before["average"])
     both = [name for name in counted(sorted(_asked(scores))) if name in scores["tasks"] and name in before["tasks"]]

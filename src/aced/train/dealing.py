@@ -1,7 +1,7 @@
-"""Which rank trains on which of the chosen pairs, and how their inputs get there.
+"""Dealing: which rank trains on which of the chosen pairs, and how their inputs get there.
 
-A super-batch lies spread over the ranks: rank r's candidates follow those of rank r - 1. "Row" means a row of the
-whole, and is one of the only process's candidates where there is but one.
+A super-batch is spread over the ranks: rank r's candidates follow those of rank r - 1. "Row" means a row of the whole;
+with a single process, one of its candidates.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from aced.train.distributed import World
 
 @dataclass(frozen=True)
 class Dealt:
-    """Chosen rows and who has them; the ranks are on the CPU.
+    """Chosen rows and their ranks; the ranks are on the CPU.
 
     Attributes:
-        rows: `[b]` rows, those that rank 0 trains on first and so on; where the candidates are.
+        rows: `[b]` rows, in the order of the ranks that train on them; on the candidates' device.
         owners: `[b]` the rank that loaded each.
         takers: `[b]` the rank that trains on it, ascending.
-        places: `[b]` the place of each among the rows as they were chosen; on either.
+        places: `[b]` the place of each row in the order of choice; on either device.
     """
 
     rows: Tensor
@@ -42,26 +42,26 @@ class Dealt:
 
 
 class Taken(NamedTuple):
-    """What a rank has of a deal: the inputs, and the embeddings that came with them, where there were any."""
+    """A rank's share of a deal: the inputs, and any embeddings that came with them."""
 
     batch: Candidates
     known: Embeddings | None
 
 
 class Pool:
-    """A super-batch as this rank sees it.
+    """A super-batch from the perspective of this rank.
 
     Args:
         own: this rank's candidates.
         world: the ranks.
         scope: of the selection.
-        positions: for each rank the positions in the source of its candidates, on the CPU.
-        widths: for each column of several numbers the most that a rank has.
+        positions: for each rank the source positions of its candidates, on the CPU.
+        widths: for each multi-valued column the maximum over ranks.
 
     Attributes:
-        own: this rank's candidates, in columns that are as wide as any rank's.
-        counts: the number of every rank's.
-        positions: `[B]` positions in the source of all, where the candidates are.
+        own: this rank's candidates, with columns padded to the maximum over ranks.
+        counts: the number of candidates of every rank.
+        positions: `[B]` source positions of all candidates, on their device.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Pool:
         return sum(self.counts)
 
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
-        """`[size]` rows at random, an i.i.d. batch; unless the scope is global, as many of each rank as it can have."""
+        """`[size]` random rows, an i.i.d. batch; unless the scope is global, evenly from all ranks if possible."""
         rows = torch.randperm(len(self), generator=generator)
         if self.world.size == 1 or self.scope == "global":
             return rows[:size]
@@ -86,12 +86,12 @@ class Pool:
         return torch.cat([rows[owners == rank][:share] for rank, share in shares])
 
     def deal(self, rows: Tensor, each: Sequence[int] | None = None) -> Dealt:
-        """Share out chosen rows: evenly with the global scope, else each stays where it was loaded.
+        """Distribute chosen rows: evenly with the global scope, otherwise each stays where it was loaded.
 
         Args:
-            rows: `[b]`, on whichever device.
-            each: how many of them are of each rank's candidates, where that is known. Otherwise several ranks read
-                the rows, for which a GPU is waited for: what is to travel must be known on the host.
+            rows: `[b]`, on any device.
+            each: number of them from each rank's candidates, if known. Otherwise several ranks read the rows, which
+                waits for a GPU: the host must know what is to travel.
         """
         ranks, device = self.world.size, self.own.indices.device
         if ranks == 1 or (each is not None and self.scope != "global"):
@@ -115,17 +115,17 @@ class Pool:
         return Dealt(sent(rows[order], device), owners[order], takers[order], order)
 
     def place(self, dealt: Dealt) -> slice:
-        """Where among the dealt rows those are that this rank trains on."""
+        """The places of this rank's rows among the dealt rows."""
         counts = self.counts_of(dealt)
         start = sum(counts[: self.world.rank])
         return slice(start, start + counts[self.world.rank])
 
     def take(self, deals: Sequence[Dealt], known: Embeddings | None = None) -> list[Taken]:
-        """This rank's share of the inputs of each deal, raw; those that others loaded travel here, in one exchange.
+        """This rank's raw inputs of each deal; those loaded by other ranks travel here, in one exchange.
 
         Args:
             deals: of rows of this super-batch.
-            known: some model's embeddings of this rank's candidates, which go where the inputs go.
+            known: a model's embeddings of this rank's candidates, which travel with the inputs.
         """
         me, size = self.world.rank, self.world.size
         owners, takers = (torch.cat([getattr(dealt, name) for dealt in deals]) for name in ("owners", "takers"))
@@ -154,7 +154,7 @@ class Pool:
 
 
 class _Table:
-    """Candidates, and what a model has made of them."""
+    """Candidates, and a model's embeddings of them."""
 
     def __init__(self, candidates: Candidates, known: Embeddings | None) -> None:
         self.candidates, self.known = candidates, known
@@ -168,7 +168,7 @@ class _Table:
         return packed(self._tensors())
 
     def joined(self, rows: Tensor) -> _Table:
-        """These rows and others behind them, which come as bytes and without captions."""
+        """These rows, followed by others that arrive as bytes and without captions."""
         own = self._tensors()
         both = {key: torch.cat([own[key], values]) for key, values in unpacked(rows, own).items()}
         known = self.known
@@ -185,18 +185,18 @@ class _Table:
         return [Taken(part.candidates, part.known) for part in map(self.at, rows)]
 
     def _tensors(self) -> dict[Key, Tensor]:
-        # In one order on every rank.
+        # In the same order on every rank.
         found = dict(sorted(self.candidates.tensors().items(), key=lambda entry: str(entry[0])))
         return found if self.known is None else found | {"known image": self.known.image, "known text": self.known.text}
 
 
 def _some(rows: Tensor, which: Tensor) -> Tensor:
-    """Some of the rows, which are given by the host."""
+    """Some of the rows, by indices on the host."""
     return rows.index_select(0, sent(which, rows.device))
 
 
 def _widened(own: Candidates, widths: Mapping[Key, int]) -> Candidates:
-    """Every column as wide as the widest: what a rank has cut off the ends of its rows, others may have."""
+    """Pad every column to the maximum width: other ranks may have what this one has cut."""
     columns = {}
     for name, values in own.columns.items():
         more = widths.get(("column", name), 0) - (values.shape[1] if values.ndim == 2 else 0)

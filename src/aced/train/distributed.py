@@ -1,6 +1,6 @@
 """The processes of a job: one, or several that torchrun started, which exchange tensors over gloo or NCCL.
 
-Everything else knows a `World` only. In one process every exchange gives back what it was given.
+The rest of the package knows only a `World`. In a single process every exchange returns its input.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from aced.train.heartbeat import Counters
 T = TypeVar("T")
 
 _FIRST_STEP = datetime.timedelta(minutes=30)
-"""Ranks that compile their models or fill their loaders come to the first exchanges minutes apart."""
+"""Ranks that compile their models or fill their loaders reach the first exchanges minutes apart."""
 
 
 class World(Alone):
-    """A job of one process, and what all jobs can do beside what `core` asks of them (`aced.core.ranks.TorchRanks`).
+    """A job of one process, and the operations of any job beyond those of `core` (`aced.core.ranks.TorchRanks`).
 
     Every process makes the same calls in the same order; in each, tensors have one type and one number of columns.
 
@@ -45,41 +45,41 @@ class World(Alone):
         return self.rank == 0
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
-        """Give rows away: the first `send[0]` to rank 0 and so on; `receive[r]` come from rank r, in that order."""
+        """Send rows: the first `send[0]` to rank 0 and so on; `receive[r]` come from rank r, in that order."""
         return rows
 
     def meet(self) -> None:
-        """Wait for all ranks, however long it takes: for what the first does alone, such as writing and scoring."""
+        """Wait for all ranks without a time limit: for work that only the first does, such as writing and scoring."""
 
     def check(self) -> None:
-        """Raise `JobEnded` where another process has told why the job ends; for work in which there is no exchange."""
+        """Raise `JobEnded` if another process has reported why the job ends; for work without exchanges."""
 
     def connect(self, device: torch.device) -> None:
-        """Begin the job's exchanges.
+        """Start the job's exchanges.
 
         Raises:
             AcedError: NCCL is missing.
         """
 
     def warm(self) -> None:
-        """The first step is taken: from now on exchanges wait no longer than the job's limit."""
+        """The first step is finished: exchanges now wait no longer than the job's limit."""
 
     def close(self) -> None:
         """End the job's exchanges."""
 
     def tell(self, reason: str) -> bool:
-        """Record why the job ends; True for the first rank that does, which is to print it."""
+        """Record why the job ends; True for the first rank that does, which should print it."""
         return True
 
     def leave(self, word: str) -> None:
-        """Leave a word that every rank finds from now on."""
+        """Set a flag that every rank sees from now on."""
 
     def finds(self, word: str) -> bool:
-        """Whether a rank has left a word; no exchange, so that each may look for it at any time."""
+        """Whether a rank has set a flag; not an exchange, so each may check at any time."""
         return False
 
     def everyones(self, value: Any) -> list[Any]:
-        """Every rank's value, whatever JSON can say; two exchanges."""
+        """Every rank's value, JSON-serialisable; two exchanges."""
         if self.size == 1:
             return [value]
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -91,7 +91,7 @@ class World(Alone):
         return self.gather(torch.tensor([count]), [1] * self.size).tolist()
 
     def lists(self, values: Tensor, most: int) -> list[Tensor]:
-        """Every rank's `values`, `[n]` int64 on the CPU of which each may have another number, but no more than `most`.
+        """Every rank's `values`, `[n]` int64 on the CPU; n may differ between ranks, up to `most`.
 
         One exchange.
         """
@@ -102,14 +102,14 @@ class World(Alone):
         return [row[1 : 1 + int(row[0])] for row in self.gather(padded, [1] * self.size)]
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """`work()`, by the first rank before the others: what it leaves on the disk they find there."""
+        """`work()`, by the first rank before the others: they then find its files on the disk."""
         if self.first:
             result = work()
             self.meet()
         else:
             self.meet()
             result = work()
-        self.meet()  # other exchanges have a time limit, and the others' work takes as long as the first one's
+        self.meet()  # unlike other exchanges, without a time limit
         return result
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -126,7 +126,7 @@ class World(Alone):
         Args:
             own: embeddings of this rank's pairs.
             counts: every rank's number of pairs.
-            multiplied_in: the type of the losses' products where the device has fast ones; that of `own` if None.
+            multiplied_in: type of the losses' products if the device has fast ones; None: that of `own`.
         """
         return Share(own, counts, self, multiplied_in or own.image.dtype)
 
@@ -140,10 +140,10 @@ class World(Alone):
 
 
 class TorchRanks(World):
-    """One of the processes that torchrun started; `connect` it before anything but `tell` and `meet`.
+    """One of torchrun's processes; call `connect` before anything except `tell` and `meet`.
 
     Args:
-        timeout: seconds that an exchange waits for the other ranks, in the first step at least `_FIRST_STEP`.
+        timeout: seconds that an exchange waits for the other ranks; in the first step at least `_FIRST_STEP`.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -154,12 +154,12 @@ class TorchRanks(World):
         self._meetings = 0
 
     def connect(self, device: torch.device) -> None:
-        """As in `World`: with CUDA, tensors there travel by NCCL, all others by gloo."""
+        """As in `World`: with CUDA, tensors there travel over NCCL, all others over gloo."""
         cuda = device.type == "cuda"
         if cuda:
             if not dist.is_nccl_available():
                 raise AcedError(
-                    "This build of torch has no NCCL, which several processes on GPUs need; set run.device=cpu."
+                    "This build of torch lacks NCCL, which several processes on GPUs need; set run.device=cpu."
                 )
             torch.cuda.set_device(device)
         dist.init_process_group(
@@ -193,8 +193,8 @@ class TorchRanks(World):
         return values
 
     def sum_rows(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """As in `aced.core.ranks.TorchRanks`, added up in the order of ranks."""
-        # Not a reduction, which adds up in another order on each rank: numbers that several get must be the same.
+        """As in `aced.core.ranks.TorchRanks`, summed in the order of ranks."""
+        # Not a reduction, which sums in another order on each rank: numbers shared by ranks must be identical.
         own = counts[self.rank]
         first, *others = self.exchange(values, counts, [own] * self.size).split([own] * self.size)
         total = first.clone()
@@ -237,12 +237,12 @@ class TorchRanks(World):
         return self._store.add(f"word {word}", 0) > 0
 
     def store(self) -> Counters:
-        """Another connection to the job's store, for a thread of its own."""
+        """Another connection to the job's store, for a separate thread."""
         return self._store.clone()
 
     @property
     def ended(self) -> bool:
-        """Whether a rank has told why the job ends."""
+        """Whether a rank has reported why the job ends."""
         return self._store.add("ended", 0) > 0
 
     def close(self) -> None:
@@ -252,14 +252,14 @@ class TorchRanks(World):
 
 
 class JobEnded(Exception):
-    """Another rank has told why the job ends."""
+    """Another rank has reported why the job ends."""
 
 
 def open_world(timeout: float) -> World:
-    """The job that this process belongs to: torchrun's, or its own.
+    """The job of this process: torchrun's, or a job of one.
 
     Raises:
-        AcedError: the environment is not that of torchrun.
+        AcedError: the environment is not torchrun's.
     """
     if "RANK" not in os.environ:
         return World()
@@ -273,7 +273,7 @@ def open_world(timeout: float) -> World:
 
 
 def local_device(name: str) -> str:
-    """The device that `run.device` means in this process: under torchrun `auto` and `cuda` are the rank's own GPU.
+    """The device that `run.device` means in this process: with torchrun, `auto` and `cuda` are the rank's own GPU.
 
     Raises:
         AcedError: there are more processes on this machine than GPUs.

@@ -1,4 +1,4 @@
-"""Random numbers that follow from a run's seed and the number of a step alone, and torch's global generators."""
+"""Random numbers that depend only on a run's seed and the step, and torch's global generators."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def generator_of(what: str, seed: int, step: int) -> torch.Generator:
-    """A CPU generator for one step's draws of one kind: the same in every process, and again in a resumed run.
+    """A CPU generator for one step's draws of one kind: the same in every process and in a resumed run.
 
     Args:
-        what: which draws, so that different ones do not share numbers.
+        what: the kind of draws, so that different kinds share no numbers.
         seed: of the run.
         step: number of the step, from 0.
     """
@@ -25,11 +25,11 @@ def generator_of(what: str, seed: int, step: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class RandomStates:
-    """Where torch's global generators stand: the CPU's, and that of one device; those of other devices are none of it.
+    """The states of torch's global generators: the CPU's and one device's; those of other devices are not included.
 
     Attributes:
         device: the device.
-        cpu, own: their states; `own` is None where the device is the CPU.
+        cpu, own: their states; `own` is None if the device is the CPU.
     """
 
     device: torch.device
@@ -37,21 +37,21 @@ class RandomStates:
     own: Tensor | None
 
     def restore(self) -> None:
-        """Put both generators back there."""
+        """Restore both generators."""
         torch.set_rng_state(self.cpu)
         if self.own is not None:
             torch.cuda.set_rng_state(self.own, self.device)
 
 
 def random_states(device: torch.device) -> RandomStates:
-    """Where the global generators of the CPU and of a device stand; these two are what dropout draws from."""
+    """The states of the global generators of the CPU and of a device, which dropout draws from."""
     own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return RandomStates(device, torch.get_rng_state(), own)
 
 
 @contextmanager
 def global_draws(device: torch.device, seed: int) -> Iterator[None]:
-    """The global generators of the CPU and of a device begin at `seed` inside; afterwards they stand as before."""
+    """Seed the global generators of the CPU and a device with `seed` inside; restore them afterwards."""
     before = random_states(device)
     try:
         torch.default_generator.manual_seed(seed)

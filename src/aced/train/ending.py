@@ -1,4 +1,4 @@
-"""How a job of several processes ends when one of them fails: at once, and with one reason printed once."""
+"""The end of a job when one of its processes fails: at once, with the reason printed once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from aced.train.distributed import JobEnded, TorchRanks, World
 from aced.train.heartbeat import MISSED, PAUSE, Heartbeat
 
 _LOST = ("connection", "timed out", "timeout", "gloo", "nccl", "peer", "socket", "broken pipe")
-_RESUME = "the same command with --resume goes on from the last checkpoint"
+_RESUME = "the same command with --resume continues from the last checkpoint"
 _PATIENCE = 3.0
-"""Seconds for which a rank that lost contact lets torchrun see the rank that died first, and name it."""
+"""Seconds that a rank without contact leaves torchrun to detect and name the rank that died first."""
 
 
 @contextlib.contextmanager
 def ending_together(world: World) -> Iterator[None]:
-    """Of the ranks that fail inside, let the first one print why, and end all.
+    """If ranks fail inside, let the first one print the reason, and end all.
 
-    In one process nothing is changed. Otherwise this process ends here: a rank cannot go on alone, and its exchanges
+    A single process is not affected. Otherwise this process ends here: a rank cannot continue alone, and its exchanges
     could keep an ordinary exit waiting.
     """
     if not isinstance(world, TorchRanks):
@@ -57,29 +57,29 @@ def ending_together(world: World) -> Iterator[None]:
         if not _is_lost(error):
             if _first(world, str(error)):
                 if not isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)):
-                    traceback.print_exc()  # a bug, and no fault of the machine
+                    traceback.print_exc()  # a bug, not a fault of the machine
                 _say(f"{where} failed, which ends the job: {type(error).__name__}: {told(error)}")
             _end(1)
-        # The rank that fails tells why before it ends, so that whoever loses it finds the reason told.
+        # The failing rank reports the reason before it ends, so that ranks that lose contact find it.
         if _first(world, str(error)):
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             _say(
-                f"{where} lost another one, which died or hung ({reason}); torchrun's report below names the first to "
-                "end. The same command with --resume goes on from the last checkpoint."
+                f"{where} lost contact to another one, which died or hung ({reason}); torchrun's report below names "
+                "the first to end. The same command with --resume continues from the last checkpoint."
             )
         time.sleep(_PATIENCE)
         _end(1)
 
 
 def _miss(world: World, where: str, lost: int | None) -> None:
-    """End this process, whatever it waits for, because its heartbeat has lost a process, or (None) the job's store."""
+    """End this process, whatever it waits for: its heartbeat has lost a process or (None) the job's store."""
     who = "torchrun on the first machine" if lost is None else f"process {lost} of {world.size}"
     reason = f"{who} has given no sign of life for {PAUSE * MISSED:.0f} s"
-    # A store that does not answer must not be asked.
+    # Do not query a store that does not answer.
     if lost is None or _first(world, reason):
         _say(
             f"{where}: {reason}: it was stopped, or its machine or network is gone. The same command with --resume "
-            "goes on from the last checkpoint."
+            "continues from the last checkpoint."
         )
     _end(1)
 
@@ -94,7 +94,7 @@ def _is_lost(error: Exception) -> bool:
 def _first(world: World, reason: str) -> bool:
     try:
         return world.tell(reason)
-    except Exception:  # the store is gone: nobody else can be told either
+    except Exception:  # the store is gone, so no other rank can learn of it either
         return True
 
 

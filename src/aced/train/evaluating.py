@@ -1,8 +1,8 @@
-"""Evaluation during a run: every process embeds its part of all tasks' images and texts, and the first one scores.
+"""Evaluation during a run: every process embeds its part of the tasks' images and texts, and the first one scores.
 
-Parts are whole micro-batches, the same as in one process, so that every number is as well. A task that fails in one
-process has failed with that reason. What the processes do not see alike, such as a task whose files differ from machine
-to machine, and whatever else is not made together, the first one makes by itself when it scores.
+Parts are whole micro-batches, the same as in one process, so every number is the same too. If a task fails in one
+process, it has failed for that reason. Work that cannot be shared, such as a task whose files differ between machines,
+is done by the first process alone when it scores.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from aced.runtime.precision import Precision
 from aced.train.distributed import World
 
 Cutting = Callable[[Callable[[], object]], bool]
-"""Does some work unless a signal cuts it short; whether it was done."""
+"""Does some work unless a signal interrupts it; returns whether it was done."""
 
 
 def to_the_end(work: Callable[[], object]) -> bool:
-    """Work that no signal cuts short, other than by ending the program."""
+    """Work that no signal interrupts, except by ending the program."""
     work()
     return True
 
@@ -51,22 +51,22 @@ def embed_together(
     step: int,
     cutting: Cutting = to_the_end,
 ) -> TaskEmbedder | None:
-    """An embedder of `student` that knows, in the first process, what the tasks will ask for.
+    """An embedder of `student` that, in the first process, already holds what the tasks need.
 
-    In one process it knows nothing yet, and embeds what it is asked for.
+    In a single process it holds nothing yet, and embeds on demand.
 
     Args:
-        world: the processes; each calls this with the whole student.
+        world: the processes; each makes this call with the whole student.
         student: the model.
-        tasks: what it will be scored on.
-        micro_batch: images or texts embedded at a time.
+        tasks: the evaluation tasks.
+        micro_batch: images or texts per forward pass.
         precision: of the model.
-        loading: who decodes images, in each process.
+        loading: how images are decoded, in each process.
         step: of the run; no step is evaluated twice.
-        cutting: may cut the work of this process short, and with it that of all.
+        cutting: may interrupt the work of this process, and with it that of all.
 
     Returns:
-        None, in every process, where it was cut short in one.
+        None, in every process, if one was interrupted.
     """
     embedder = TaskEmbedder(student, micro_batch, precision=precision, loading=loading)
     if world.size == 1:
@@ -80,16 +80,16 @@ def embed_together(
 
 
 Made = tuple[Tensor, ImageFaults]
-"""Rows of embeddings, `[m, d]`, as the model gives them, and the faults of the images that they are of."""
+"""Rows of embeddings, `[m, d]`, as the model returns them, and the faults of their images."""
 
 
 class _Work(Protocol):
-    """Something to be embedded.
+    """A piece of work: something to embed.
 
     Attributes:
-        name: the same in every process, and no other's.
-        mark: what must be the same in every process besides.
-        parts: the micro-batches that can be made apart, by their positions.
+        name: unique, and the same in every process.
+        mark: must also be the same in every process.
+        parts: the micro-batches that can be computed separately, by their positions.
     """
 
     name: str
@@ -97,14 +97,14 @@ class _Work(Protocol):
     parts: Sequence[range]
 
     def embed(self, parts: Sequence[range]) -> Made:
-        """Make some of the micro-batches."""
+        """Compute some of the micro-batches."""
 
     def give(self, made: Callable[[], Made]) -> None:
-        """Take in what was made of all, or what raises why there is nothing."""
+        """Accept the results of all, or the error that explains their absence."""
 
 
 class _ImageWork:
-    """The images of a task; such as cannot be read in parts are for one process."""
+    """The images of a task; images that cannot be read in parts are left to one process."""
 
     def __init__(self, embedder: TaskEmbedder, task: Task) -> None:
         self._embedder, self._read, self._apart = embedder, task.images, hasattr(task.images, "parts")
@@ -136,21 +136,21 @@ class _TextWork:
 
 @dataclass
 class _Images:
-    """What every process knows of a task's images that were embedded."""
+    """Every process's knowledge of a task's embedded images."""
 
     count: int
     faults: ImageFaults
 
 
 class _CutShort(Exception):
-    """Another process was."""
+    """Another process was interrupted."""
 
 
 class _Shared:
-    """Work that the processes share.
+    """Work shared by the processes.
 
     Attributes:
-        images: what is known of the work that succeeded, by its name.
+        images: facts about the successful works, by name.
     """
 
     def __init__(self, world: World, embedder: TaskEmbedder, word: str, cutting: Cutting) -> None:
@@ -158,7 +158,7 @@ class _Shared:
         self.images: dict[str, _Images] = {}
 
     def make(self, works: Sequence[_Work]) -> bool:
-        """Make all works together; False, in every process, where a signal cut one short."""
+        """Do all works together; False, in every process, if a signal interrupted one."""
         self._world.meet()
         works = self._known_to_all(works)
         takers = dealt([len(part) for work in works for part in work.parts], self._world.size)
@@ -169,7 +169,7 @@ class _Shared:
             done = False
         if not done:
             self._world.leave(self._word)
-        self._world.meet()  # the others may take longer than exchanges wait
+        self._world.meet()  # the others may take longer than the exchanges' limit
         told = self._world.everyones([_facts(made) for made in own] if done else None)
         if None in told:
             return False
@@ -178,14 +178,14 @@ class _Shared:
         return True
 
     def _known_to_all(self, works: Sequence[_Work]) -> list[_Work]:
-        """Those that all processes have alike, in the order of the first."""
+        """The works that are the same in all processes, in the order of the first."""
         marks = self._world.everyones([[work.name, work.mark] for work in works])
         known = set.intersection(*({(name, mark) for name, mark in found} for found in marks))
         mine = {work.name: work for work in works}
         return [mine[name] for name, mark in marks[0] if (name, mark) in known]
 
     def _own(self, works: Sequence[_Work], takers: list[int]) -> Iterator[Made | str | None]:
-        """What this process makes of each work, or why it cannot; None where it has no part of it."""
+        """This process's result for each work, or why it failed; None if it has no part of it."""
         rest = iter(takers)
         for work in works:
             of_work = zip(work.parts, islice(rest, len(work.parts)), strict=True)
@@ -199,12 +199,12 @@ class _Shared:
                 yield reason_of(error)
 
     def look(self, *_: object) -> None:
-        """Leave off where another process was cut short."""
+        """Stop if another process was interrupted."""
         if self._world.finds(self._word):
             raise _CutShort
 
     def _collect(self, work: _Work, made: Made | str | None, told: Sequence[dict[str, Any] | str | None]) -> None:
-        """Bring the parts of a work together, in the first process; every other one learns what was wrong."""
+        """Combine the parts of a work in the first process; every other one learns of errors."""
         for reason in told:
             if isinstance(reason, str):
                 work.give(_raising(reason))
@@ -231,7 +231,7 @@ def _raising(reason: str) -> Callable[[], Made]:
 
 
 def _facts(made: Made | str | None) -> dict[str, Any] | str | None:
-    """What all processes are told of what one has made."""
+    """What all processes learn about one's results."""
     if not isinstance(made, tuple):
         return made
     rows, faults = made
@@ -239,7 +239,7 @@ def _facts(made: Made | str | None) -> dict[str, Any] | str | None:
 
 
 def dealt(sizes: Sequence[int], ranks: int) -> list[int]:
-    """Who takes each part: consecutive ones, so that all have about as much.
+    """The process for each part: consecutive parts, with about equal work for all.
 
     >>> dealt([4, 4, 4, 1], 2)
     [0, 0, 1, 1]
@@ -252,7 +252,7 @@ def dealt(sizes: Sequence[int], ranks: int) -> list[int]:
 
 
 def _image_works(embedder: TaskEmbedder, tasks: Sequence[Task]) -> list[_ImageWork]:
-    """The images of all tasks, those that several have in common once."""
+    """The images of all tasks; images shared by several tasks occur once."""
     first = {id(task.images): task for task in reversed(tasks)}
     return [_ImageWork(embedder, task) for task in tasks if first[id(task.images)] is task]
 
@@ -268,7 +268,7 @@ def _text_works(embedder: TaskEmbedder, tasks: Sequence[Task], images: dict[str,
         try:
             lists = texts_of(without_lost(task, torch.empty(seen.count, 0), seen.faults)[0])
             found = [_TextWork(embedder, embedder.different(texts)) for texts in lists]
-        except Exception:  # whatever it is, it is told when the task is scored
+        except Exception:  # any error is reported when the task is scored
             continue
         works |= {work.name: work for work in found}
     return list(works.values())
@@ -276,7 +276,7 @@ def _text_works(embedder: TaskEmbedder, tasks: Sequence[Task], images: dict[str,
 
 @contextlib.contextmanager
 def _statistics_of_the_first(model: nn.Module, world: World) -> Iterator[None]:
-    """Let a model have the first process's running statistics inside, where each process has its own."""
+    """Use the first process's running statistics of a model inside, if each process has its own."""
     own = [buffer for buffer in running_statistics(model) if buffer.is_floating_point()]
     if not own:
         yield

@@ -1,4 +1,4 @@
-"""The way of the candidates into the loop: order, source and worker processes, with faults counted."""
+"""The supply of candidates: order, source and worker processes, with faults counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from aced.train.met import Met
 
 @dataclass
 class Faults:
-    """The unusable samples of a run: how many of each sort, with the first as an example; each key counts once.
+    """The unusable samples of a run: counts by kind, with the first as an example; each key counts once.
 
     Attributes:
         max_share: largest share of unreadable samples in the pool.
@@ -52,33 +52,33 @@ class Faults:
     )
 
     def note(self, faults: Iterable[Fault]) -> None:
-        """Count what is known before anything is read, such as the damage found in tars; no limit applies."""
+        """Count what is known before reading, such as damage found in tars; no limit applies."""
         for fault in faults:
             self._count(fault)
 
     @property
     def counts_notes(self) -> bool:
-        """Whether oddities may still be counted."""
+        """Whether notes may still be counted."""
         return self.read < self.total
 
     def is_new(self, fault: Fault) -> bool:
-        """Whether a sample that could not be read was not met before."""
+        """Whether an unreadable sample is new."""
         return self.met.is_new(fault.key, first=self.counts_notes)
 
     def add(self, faults: Sequence[Fault], read: int, odd: Sequence[Fault] = (), *, met: int = 0) -> None:
-        """Count the faults of one super-batch of `read` samples, and what is odd about the others.
+        """Count the faults of one super-batch of `read` samples, and the notes on the others.
 
-        Oddities are counted as long as no more samples were read than there are, so in the first epoch.
+        Notes are counted until as many samples have been read as there are, so in the first epoch.
 
         Args:
-            faults: of samples that could not be used; those that were met before may be left out.
-            read: how many samples were read.
-            odd: what is odd.
-            met: how many of them could not be used, those that were met before too.
+            faults: of samples that could not be used; earlier ones may be left out.
+            read: number of samples read.
+            odd: notes on the others.
+            met: number of unusable samples, earlier ones included.
 
         Raises:
-            AcedError: more than `max_share` of the samples (of 200 at least) are unreadable, as far as those that
-                were read tell beyond chance; those of lost tars do not count on either side.
+            AcedError: more than `max_share` of the samples (of 200 at least) are unreadable, judging beyond chance by
+                those read; samples of lost tars do not count on either side.
         """
         if self.read + read <= self.total:
             self.note(odd)
@@ -102,25 +102,25 @@ class Faults:
             )
 
     def keep(self) -> None:
-        """Remember the counts as they are, and those at the `keep` before."""
+        """Remember the current counts, and those of the previous `keep`."""
         self._kept.append((self.read, Counter(self.counts), dict(self.examples), self.met.count, []))
 
     def back(self) -> None:
-        """Go back to what was there at the last `keep`, and called again to what was there at the one before."""
+        """Return to the counts of the latest `keep`; a second call returns to those before it."""
         self.read, self.counts, self.examples, count, new = self._kept.pop()
         self.met.forget(count, new)
 
     def commonest(self) -> str:
-        """`; for example NAME: sentence` of the commonest fault so far, or nothing."""
+        """`; for example NAME: sentence` for the most common fault so far, or nothing."""
         lost = [(count, name) for name, count in self.counts.items() if name not in HARMLESS]
         return f"; for example {max(lost)[1]}: {self.examples[max(lost)[1]].detail.rstrip('.')}" if lost else ""
 
     def samples(self) -> dict[str, int]:
-        """How many samples there are, how many of them were read, and how many of these could not be used."""
+        """Number of samples, how many were read, and how many of these could not be used."""
         return {"total": self.total, "read": self.read, "unreadable": self.met.count}
 
     def invalid(self) -> Invalid:
-        """The share of samples that cannot be used, as far as is known, and the commonest reason."""
+        """The known share of unusable samples, and the most common reason."""
         return invalid(self.counts, **self.samples())
 
     def _count(self, fault: Fault) -> None:
@@ -129,26 +129,26 @@ class Faults:
 
 
 _CHUNK, _CHUNK_BYTES, _LEAST = 256, 20 << 20, 64
-"""Fewest rows of a chunk, unless a batch has fewer: as many as make handing them over cheap beside reading them.
+"""Minimum number of rows in a chunk, unless a batch has fewer: enough to make handing it over cheap beside reading it.
 
-Of large pairs fewer, about so many bytes, but not below `_LEAST`: what is under way is counted in chunks.
+Large pairs come in chunks of about this many bytes, but at least `_LEAST` rows: work in progress is counted in chunks.
 """
 
 
 class Chunks(NamedTuple):
-    """How a batch is cut: how many chunks, and the rows of the largest."""
+    """How a batch is cut: number of chunks, and rows of the largest."""
 
     number: int
     rows: int
 
 
 def fewest_rows(views: Sequence[View], columns: Sequence[Column]) -> int:
-    """Fewest rows of a chunk of pairs of which this is loaded."""
+    """Minimum number of rows in a chunk of pairs with this content."""
     return min(_CHUNK, max(_LEAST, _CHUNK_BYTES // max(1, _pair_bytes(views, columns))))
 
 
 def chunks_of(rows: int, fewest: int) -> Chunks:
-    """The chunks of one process's part of a batch, of `fewest` rows or more, where other processes load it."""
+    """The chunks of one process's part of a batch, of at least `fewest` rows, if other processes load it."""
     number = max(1, rows // fewest)
     return Chunks(number, -(-rows // number))
 
@@ -158,7 +158,7 @@ def chunk_bytes(rows: int, views: Sequence[View], columns: Sequence[Column]) -> 
 
     Args:
         rows: one process's part of a batch.
-        views, columns: what is loaded of each pair; what is named twice is loaded once.
+        views, columns: what is loaded of each pair; duplicates are loaded once.
     """
     return chunks_of(rows, fewest_rows(views, columns)).rows * _pair_bytes(views, columns)
 
@@ -168,17 +168,17 @@ def _pair_bytes(views: Sequence[View], columns: Sequence[Column]) -> int:
 
 
 def distinct(columns: Sequence[Column]) -> list[Column]:
-    """Columns without those that are named twice."""
+    """Columns without duplicate names."""
     return list({column.name: column for column in columns}.values())
 
 
 class _Plan(Iterable[FillJob]):
-    """One process's part of each step, in chunks of about equal size where other processes load it.
+    """One process's part of each step, in chunks of about equal size if other processes load it.
 
     Attributes:
-        sizes: of the steps whose first job was asked for.
-        rows: this process's part of the first batch, at most.
-        count: of the chunks, or more.
+        sizes: of the steps whose first job was taken.
+        rows: maximum size of this process's part of the first batch.
+        count: number of chunks, or more.
     """
 
     def __init__(self, order: Orders, steps: range, part: tuple[int, int], *, fewest: int) -> None:
@@ -186,7 +186,7 @@ class _Plan(Iterable[FillJob]):
         self.sizes: deque[Size] = deque()
         most = -(-order.batch // part[1])
         self.count = len(steps) * (chunks_of(most, fewest).number if fewest else 1)
-        # What is decided before loading makes a batch smaller; and with uneven parts a chunk may be of any size.
+        # A decision before loading makes a batch smaller; and with uneven parts a chunk may have any size.
         first = max(order.parts(steps[0], part[1])) if fewest and steps else 0
         self.rows = min(most, 2 * fewest - 1) if order.uneven else first
 
@@ -212,20 +212,20 @@ def feed(
     device: torch.device | None = None,
     fetcher: Fetcher | None = None,
 ) -> Iterator[Candidates]:
-    """The candidates of some steps, loaded ahead by other processes where `loading` has any.
+    """The candidates of some steps, loaded ahead by other processes if `loading` has any.
 
-    Of each super-batch it is part `part[0]` of `part[1]` equal ones: the super-batches are the same however many
-    processes share them. The iterator raises an AcedError where the source or a column does.
+    Each is part `part[0]` of `part[1]` equal parts of a super-batch: super-batches do not depend on the number of
+    processes. The iterator raises an AcedError if the source or a column does.
 
     Args:
-        fill: where pairs are read, in which views, and what else is loaded of each (a column that is named twice is
-            loaded once).
-        order: which pairs.
-        steps: their numbers, one after the other.
-        loading: by whom.
+        fill: where pairs are read, in which views, and what else is loaded of each (duplicate columns are loaded
+            once).
+        order: the order of the pairs.
+        steps: their numbers, in order.
+        loading: the loading processes.
         part: of each super-batch.
-        device: where the candidates are wanted; a GPU is sent each batch one step ahead.
-        fetcher: brings the tars, and is told of each step when its pairs have been read.
+        device: the candidates' device; a GPU receives each batch one step ahead.
+        fetcher: fetches the tars, and is notified when a step's pairs have been read.
 
     Raises:
         AcedError: as `aced.pool.loader.loading.load`.
@@ -254,13 +254,13 @@ def feed(
 
 
 class _Take(Protocol):
-    """Gives the next batch, in the memory that it is given; None at the end."""
+    """Returns the next batch, in the memory that it receives; None at the end."""
 
     def __call__(self, place: Place | None = None) -> Candidates | None: ...
 
 
 def _followed(take: _Take, fetcher: Fetcher, start: int) -> _Take:
-    """Batches from step `start` on, of each of which a fetcher is told."""
+    """Batches from step `start` on, each reported to a fetcher."""
     steps = itertools.count(start)
 
     def taken(place: Place | None = None) -> Candidates | None:
@@ -276,4 +276,4 @@ def _followed(take: _Take, fetcher: Fetcher, start: int) -> _Take:
 def _batches(take: _Take) -> Iterator[Candidates]:
     while (batch := take()) is not None:
         yield batch
-        del batch  # the next one is made when nobody needs this one any more
+        del batch  # make the next one only when this one is no longer needed

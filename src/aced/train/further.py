@@ -1,4 +1,4 @@
-"""Further pairs for distillation: the teachers' cached embeddings of others than the batch, drawn anew at each step."""
+"""Further pairs for distillation: the teachers' cached embeddings of pairs outside the batch, drawn at each step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from aced.train.providers import Cached, Provider
 class FurtherPairs:
     """Draws pairs from a bank of the teachers' embeddings.
 
-    Which pairs follows from (seed, step) alone, so that every process has the same and a resumed run has them again.
+    The pairs depend only on (seed, step), so all processes and resumed runs draw the same.
 
     Args:
-        teachers: whose embeddings; each must come from a cache.
-        count: m, how many pairs; fewer come back where some of those drawn have no embedding.
+        teachers: the teachers; the embeddings of each must come from a cache.
+        count: m, number of pairs; fewer are returned if some of those drawn have no embedding.
         seed: of the draws.
-        held: pairs that a bank holds at most.
-        batch: B, the pairs of a step; when as many have been loaded as the pool has, the banks are read anew.
+        held: maximum number of pairs in a bank.
+        batch: B, the pairs of a step; once as many have been loaded as the pool has, the banks are read anew.
 
     Raises:
         AcedError: a teacher's embeddings are not cached.
@@ -35,29 +35,29 @@ class FurtherPairs:
         self._teachers = [teacher for teacher in teachers if isinstance(teacher, Cached)]
         if len(self._teachers) < len(teachers):
             raise AcedError(
-                f"Distillation against {count} columns takes the teacher's embeddings of pairs that are not loaded and "
-                "so needs them cached: set reference.cache (or teacher.cache), or method.columns=0."
+                f"Distillation against {count} columns uses the teacher's embeddings of pairs that are not loaded, "
+                "so it needs a cache: set reference.cache (or teacher.cache), or method.columns=0."
             )
         self.count, self.seed, self._batch = count, seed, batch
         self._banks = [Bank(teacher, held, seed) for teacher in self._teachers]
 
     def read(self, step: int) -> None:
-        """Read what the steps of the epoch of `step`, from 0, draw from, unless it is there.
+        """Read the banks for the epoch of `step`, from 0, unless they are there.
 
         Raises:
-            AcedError: a side-car that was there cannot be read any more.
+            AcedError: a side-car can no longer be read.
         """
         for teacher, bank in zip(self._teachers, self._banks, strict=True):
             bank.read(step // max(1, len(teacher.store) // self._batch))
 
     def of(self, step: int, pairs: float, ledger: Ledger, share: float = 1.0) -> list[Embeddings]:
-        """Each teacher's embeddings `[m, D]` of the pairs of a step, which was `read`.
+        """Each teacher's embeddings `[m, D]` for a step after its `read`.
 
         Args:
             step: its number, from 0.
-            pairs: this process's part of the pairs that are compared with them, for the ledger.
+            pairs: this process's number of pairs that are compared with them, for the ledger.
             ledger: where FLOPs are counted.
-            share: of this process in looking the pairs up, which every process does alike.
+            share: this process's share of the lookup, which every process repeats.
         """
         found = []
         for teacher, bank in zip(self._teachers, self._banks, strict=True):

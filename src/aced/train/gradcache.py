@@ -1,8 +1,8 @@
 """Gradient caching: the loss of a whole batch whose activations do not fit in memory (arXiv 2101.06983).
 
-The batch is embedded in micro-batches without gradient; the loss is taken on all embeddings, and gives each its
-gradient; then every micro-batch is embedded again, with gradient, and handed its share. The sum is the gradient of
-the plain step, for one more forward pass.
+The batch is embedded in micro-batches without gradient. The loss is computed from all embeddings and gives the gradient
+of each. Then every micro-batch is embedded again, with gradient, and receives its share. The sum is the gradient of the
+plain step, at the cost of one more forward pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Forward = Callable[[Candidates], Embeddings]
 
 
 class Once:
-    """One batch that is embedded once and as a whole.
+    """One batch that is embedded once, as a whole.
 
     Args:
         embedded: `[b, d]` embeddings with gradient, of any type.
@@ -32,12 +32,12 @@ class Once:
     """
 
     def __init__(self, embedded: Embeddings) -> None:
-        # The losses and distillation's projections are in float32, whatever the towers ran in.
+        # The losses and distillation's projections are in float32, whatever the towers' precision.
         self._made = replace(embedded, image=embedded.image.float(), text=embedded.text.float())
         self.embedded = Embeddings(*(_leaf(value) for value in _values(self._made)))  # type: ignore[arg-type]
 
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """What was embedded, each with the gradient that `embedded` has collected: zero for what no loss uses.
+        """The embeddings, each with the gradient that `embedded` has collected: zero for those that no loss uses.
 
         Processes that train together wait for a gradient of every parameter.
         """
@@ -52,14 +52,14 @@ class GradCache:
     """One batch that is embedded twice.
 
     Args:
-        forward: gives the embeddings of a micro-batch, with gradient where that is enabled.
+        forward: returns the embeddings of a micro-batch, with gradient if enabled.
         batch: the pairs.
-        micro_batch: how many are embedded at once.
-        device: that the model draws random numbers on, beside the CPU.
+        micro_batch: number embedded at once.
+        device: device of the model's random numbers, beside the CPU.
 
     Attributes:
-        embedded: `[b, d]` embeddings of the batch, float32; they collect the gradient of whatever is computed from
-            them, as scale and bias do.
+        embedded: `[b, d]` embeddings of the batch, float32; they collect the gradient of everything computed from
+            them, as do scale and bias.
     """
 
     def __init__(self, forward: Forward, batch: Candidates, micro_batch: int, device: torch.device) -> None:
@@ -75,7 +75,7 @@ class GradCache:
         self.embedded = Embeddings(_side(whole.image), _side(whole.text), _leaf(whole.scale), _leaf(whole.bias))
 
     def backward(self, syncing: Callable[[bool], AbstractContextManager[None]], *, last: bool) -> None:
-        """Give the parameters the gradient that `embedded` has collected.
+        """Pass the gradient that `embedded` has collected to the parameters.
 
         Args:
             syncing: a context for one backward pass; its argument says whether the ranks exchange gradients in it.
@@ -88,7 +88,7 @@ class GradCache:
             with syncing(final and last), _replayed(state):
                 again = self._forward(part)
                 pairs = [(again.image, _gradient(e.image)[there]), (again.text, _gradient(e.text)[there])]
-                if final:  # scale and bias belong to the whole batch: once is enough
+                if final:  # scale and bias belong to the whole batch, so once is enough
                     pairs += [
                         (value, _gradient(leaf))
                         for value, leaf in ((again.scale, e.scale), (again.bias, e.bias))
@@ -107,18 +107,18 @@ def _values(e: Embeddings) -> tuple[Tensor, Tensor, Scalar, Scalar]:
 
 
 def _leaf(value: Scalar) -> Scalar:
-    """The value without its past, ready to collect a gradient; a number, which none is wanted of, as it is."""
+    """The value without its history, ready to collect a gradient; a number stays as it is."""
     return value.detach().requires_grad_() if isinstance(value, Tensor) else value
 
 
 def _gradient(leaf: Tensor) -> Tensor:
-    """The collected gradient; zero for what the loss does not use."""
+    """The collected gradient; zero for values that the loss does not use."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 @contextmanager
 def _replayed(states: RandomStates) -> Iterator[None]:
-    """The global generators as they were in the first pass; as before afterwards."""
+    """The global generators as in the first pass; restored afterwards."""
     before = random_states(states.device)
     states.restore()
     try:

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite ends the run before it reaches the weights; nobody waits to find out."""
+"""The guard against losses and gradients that are not finite: it ends the run before the weights change."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class _Refused(NamedTuple):
         """The reason, and what to do."""
         if self.unscored:
             return (
-                "the scores of the candidates are not finite, so neither is what the student or the reference makes of "
-                "some of them; the run stopped before this step changed the weights. Check the reference and its "
-                "cache, or start a new run with a lower train.lr."
+                "the scores of the candidates are not finite, because some embeddings of the student or the reference "
+                "are not; the run stopped before this step changed the weights. Check the reference and its cache, or "
+                "start a new run with a lower train.lr."
             )
         return (
             f"the loss is {self.loss:g} and the gradient's norm {self.norm:g}; the run stopped before this step "
@@ -38,17 +38,16 @@ class _Refused(NamedTuple):
 
 
 class Guard:
-    """Reads, for each step, whether its update was refused, and ends the run where it was.
+    """Reads, for each step, whether its update was refused, and then ends the run.
 
-    The update of a refused step changes nothing on the device itself (`Replica.update`), so that it may be noticed
-    late: on a GPU after the next step's passes have been launched, by when the answer has long been there. What is to
-    be saved or scored is `settle`d first.
+    A refused update changes nothing on the device itself (`Replica.update`), so it may be noticed late: on a GPU after
+    the launch of the next step's passes, when the answer has long been there. Call `settle` before saving or scoring.
 
     Args:
-        behind: how many steps late. With 0 a refused step ends the run before its update is begun.
+        behind: how many steps late. With 0 a refused step ends the run before its update starts.
 
     Attributes:
-        loss: the last one that was read; NaN before the first.
+        loss: the last one read; NaN before the first.
     """
 
     def __init__(self, behind: int = 0) -> None:
@@ -58,7 +57,7 @@ class Guard:
         self._refused: _Refused | None = None
 
     def note(self, step: int, loss: Tensor, norm: Tensor, verdict: UpdateVerdict) -> None:
-        """Take note of step number `step` (from 1), before its update, and look at those that are due.
+        """Register step number `step` (from 1), before its update, and check those that are due.
 
         Args:
             step: its number.
@@ -75,7 +74,7 @@ class Guard:
         self._raise()
 
     def settle(self) -> None:
-        """Look at all steps, waiting for the device.
+        """Check all steps, waiting for the device.
 
         Raises:
             AcedError: one of them was refused.
@@ -84,12 +83,12 @@ class Guard:
         self._raise()
 
     def first_refused(self) -> int | None:
-        """The number of the first step that was refused, or None; waits for the device."""
+        """The number of the first refused step, or None; waits for the device."""
         self._read(math.inf)
         return None if self._refused is None else self._refused.step
 
     def _read(self, last: float) -> None:
-        """Read the steps up to number `last`, or up to the first that was refused."""
+        """Read the steps up to number `last`, or up to the first refused one."""
         while self._refused is None and self._coming and self._coming[0][0] <= last:
             step, readout = self._coming.popleft()
             refused, unscored, self.loss, norm = readout.read().tolist()

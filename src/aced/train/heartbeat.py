@@ -1,9 +1,9 @@
-"""Signs of life between the processes of a job, by which one is missed that neither works nor dies.
+"""Heartbeats between the processes of a job, to detect a process that neither works nor dies.
 
 A process that dies is noticed at once, because its connections break. One that is stopped, or whose machine has lost
-its power or its network, breaks none: within a step the others would wait for `run.timeout`, between steps (while the
-first process scores or writes) without a limit. So each process counts up a number in the job's store and looks at that
-of the next one, in a ring: whoever is lost, someone that is left was looking at one of them.
+power or network, breaks none: within a step the others would wait for `run.timeout`, and between steps (while the first
+process scores or writes) without a limit. So each process increments a number in the job's store and checks that of the
+next one, in a ring: any lost process has a surviving neighbour that watches it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from types import TracebackType
 from typing import Protocol
 
 PAUSE = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 MISSED = 9
-"""Looks in a row that find no new sign of life until a process counts as lost: with the pause, 45 s.
+"""Checks in a row without a new heartbeat until a process counts as lost: with the pause, 45 s.
 
-A call that holds Python's lock for so long would look the same; none is known.
+A call that holds Python's lock for that long would look the same; none is known.
 """
 
 
 class Counters(Protocol):
-    """What is needed of torch's stores."""
+    """The operations of torch's stores that are needed."""
 
     def add(self, key: str, amount: int, /) -> int:
-        """Add to a number that begins with 0, and give the sum."""
+        """Add to a number that starts at 0, and return the sum."""
 
 
 class Heartbeat:
-    """Gives this process's signs of life inside a `with` block, and misses the next one's.
+    """Sends this process's heartbeats inside a `with` block, and checks the next one's.
 
-    Looks are counted and not seconds: when a whole job was suspended and goes on, nobody is missed.
+    Checks are counted and not seconds, so a whole job may be suspended and continued without a false alarm.
 
     Args:
-        store: a connection of its own to the job's store; a call may block for as long as it likes.
+        store: a separate connection to the job's store; a call may block for any time.
         rank: this process.
         size: processes of the job.
-        lost: called in a thread, once, with the process that gives no sign of life, or None where it is the store that
-            does not answer.
+        lost: called in a thread, once, with the process that sends no heartbeat, or None if the store does not
+            answer.
     """
 
     def __init__(self, store: Counters, rank: int, size: int, lost: Callable[[int | None], None]) -> None:
@@ -60,10 +60,10 @@ class Heartbeat:
     ) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(1.0)  # one that waits for the store is left to it
+            thread.join(1.0)  # a thread that waits for the store is left alone
 
     def _beat(self) -> None:
-        """Give signs of life, and listen; alone in a thread, since the store may not answer."""
+        """Send heartbeats and check; alone in a thread, because the store may not answer."""
         before = 0
         while not self._over.is_set():
             self._asking = True
@@ -73,7 +73,7 @@ class Heartbeat:
             except RuntimeError:
                 return  # the store is gone, and `_asking` stays
             self._asking = False
-            # Before its first sign the next process is still on its way here.
+            # Before its first heartbeat the next process is still starting.
             self._heard |= now != before or now == 0
             before = now
             self._over.wait(PAUSE)

@@ -1,4 +1,4 @@
-"""What a caller in Python sees of each step, and how it ends a run early."""
+"""The hook of a caller in Python: it sees each step, and can end a run early."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from aced.train.step import Outcome, Trainer
 
 
 class StopTraining(Exception):
-    """Raised by `on_step`: the run ends behind this step, scored and saved as one that is complete."""
+    """Raised by `on_step`: the run ends after this step, and is scored and saved as complete."""
 
 
 class Step:
-    """A step that was taken.
+    """A finished step.
 
     Attributes:
         number: from 1.
-        steps: how many the run was to have.
-        student: the model behind the step; leave its weights and its mode as they are.
+        steps: planned number of steps of the run.
+        student: the model after the step; do not change its weights or mode.
     """
 
     def __init__(self, trainer: Trainer, outcome: Outcome) -> None:
@@ -31,7 +31,7 @@ class Step:
 
     @property
     def loss(self) -> float:
-        """The whole loss; a GPU is waited for."""
+        """The whole loss; waits for a GPU."""
         return float(self._outcome.parts.loss)
 
     @property
@@ -41,14 +41,22 @@ class Step:
 
     @property
     def indices(self) -> Tensor:
-        """`[b]` int64 positions in the source of the pairs that were trained on."""
+        """`[b]` int64 source positions of the pairs in the training batch."""
         return self._outcome.candidates[self._outcome.rows]
 
     @property
+    def columns(self) -> dict[str, Tensor]:
+        """The columns of the pairs that this process trained on, `[b, ...]` each, by name; see `Source.columns`.
+
+        One process has them in the order of `indices`, several each of its own share.
+        """
+        return dict(self._outcome.columns)
+
+    @property
     def budgets(self) -> dict[str, Any]:
-        """What the run has spent so far: samples loaded and trained on, FLOPs, seconds."""
+        """The cost of the run so far: samples loaded and trained on, FLOPs, seconds."""
         return dict(self._trainer.ledger.budgets())
 
 
 Hook = Callable[[Step], object]
-"""Called behind each step, in every process of a job; False, or `StopTraining` raised, makes this step the last."""
+"""Called after each step, in every process of a job; returning False or raising `StopTraining` ends the run there."""

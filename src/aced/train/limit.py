@@ -1,9 +1,9 @@
-"""When the bad samples that were met are more than a pool within its limit can hold, and not only by chance.
+"""A test for more bad samples than a pool within its limit can hold, beyond chance.
 
-A pool of N samples of which K are bad is read in random order. After n samples, k of them bad, the likelihood of the
-order that was seen is C(N - n, K - k) / C(N, K). Its ratio to a mixture over all shares of bad samples (Beta(1/2, 1/2))
-is a martingale for the true K, so by Ville's inequality it ever exceeds 1/p with probability p at most, however often
-it is looked at. Where more than K were met, it is infinite: a pool that was read wholly is judged exactly.
+A pool of N samples, K of them bad, is read in random order. After n samples, k of them bad, the likelihood of the
+observed order is C(N - n, K - k) / C(N, K). Its ratio to a mixture over all shares of bad samples (Beta(1/2, 1/2)) is a
+martingale for the true K, so by Ville's inequality it ever exceeds 1/p with probability at most p, however often it is
+checked. Beyond K bad samples it is infinite: a pool that was read completely is judged exactly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 CHANCE = 1e-6
-"""Probability at most that a pool within its limit is ever taken for one beyond it, over a whole run."""
+"""Maximum probability, over a whole run, of judging a pool within its limit to be beyond it."""
 LEAST = 200
 """A smaller pool may hold as many bad samples as one of this size."""
 
@@ -22,18 +22,18 @@ def allowed(max_share: float, total: int) -> int:
 
 
 def beyond(bad: int, read: int, most: int, total: int, chance: float = CHANCE) -> bool:
-    """Whether a pool of `total` samples holds more than `most` bad ones, as far as `bad` of `read` tell.
+    """Whether a pool of `total` samples holds more than `most` bad ones, judging by `bad` of `read`.
 
     Args:
-        bad: bad samples that were met, each counted once.
-        read: samples that were read, each counted once, in random order.
-        most: how many may be bad.
+        bad: bad samples so far, each counted once.
+        read: samples read so far, each counted once, in random order.
+        most: maximum number of bad samples.
         total: all samples.
         chance: see `CHANCE`.
     """
     if bad > most:
         return True
-    if bad * total <= most * read:  # no larger a share than is allowed
+    if bad * total <= most * read:  # the share is within the limit
         return False
     left = total - read
     mixture = _log_beta(bad + 0.5, read - bad + 0.5) - _log_beta(0.5, 0.5)
@@ -46,7 +46,7 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def _log_binomial(n: int, k: int) -> float:
-    """Logarithm of the binomial coefficient; of an impossible one -inf."""
+    """Logarithm of the binomial coefficient; -inf for an impossible one."""
     if not 0 <= k <= n:
         return -math.inf
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -1,7 +1,7 @@
-"""The factor that keeps gradients within the range of fp16, found and applied on the device.
+"""The scale factor that keeps gradients within the range of fp16, adjusted on the device.
 
-torch's own `GradScaler` leaves a question to the host at every step: whether a gradient that is not finite only says
-that the factor is too large. Here the length of the whole gradient, which every rank has, answers it on the device.
+torch's own `GradScaler` asks the host at every step whether a gradient that is not finite only means that the factor is
+too large. Here the norm of the whole gradient, which every rank has, answers it on the device.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from aced.train.sharding import gradients
 
 _GROWTH, _BACKOFF = 2.0, 0.5
 _SMALLEST = 1.0
-"""Where halving the factor has come this far, no gradient would fit fp16: the run has diverged."""
+"""After this many halvings no gradient would fit fp16: the run has diverged."""
 
 
 class LossScale:
-    """Multiplies losses, divides gradients, and searches for the largest factor at which they are finite.
+    """Multiplies losses, divides gradients, and searches for the largest factor with finite gradients.
 
     Args:
         device: where losses and gradients are.
-        enabled: whether there is a factor at all; it does nothing otherwise.
-        first: the factor to begin with.
-        interval: steps without overflow after which it is doubled.
+        enabled: whether there is a factor at all; otherwise it does nothing.
+        first: the initial factor.
+        interval: steps without overflow after which it doubles.
     """
 
     def __init__(self, device: torch.device, *, enabled: bool, first: float = 2.0**16, interval: int = 2000) -> None:
@@ -44,13 +44,13 @@ class LossScale:
             torch._foreach_mul_(gradients(parameters), self._factor.reciprocal())
 
     def overflowed(self, finite_loss: Tensor, finite_norm: Tensor) -> Tensor:
-        """Bool, a scalar: whether a gradient only says that the factor is too large."""
+        """Bool, a scalar: whether a gradient only means that the factor is too large."""
         if not self.enabled:
             return torch.zeros_like(finite_loss)
         return finite_loss & ~finite_norm & (self._factor > _SMALLEST)
 
     def update(self, overflowed: Tensor, refused: Tensor) -> None:
-        """Halve the factor after an overflow, double it after a long calm, and leave it where a step was refused."""
+        """Halve the factor after an overflow, double it after many steps without one, keep it if a step was refused."""
         if not self.enabled:
             return
         calm = self._calm + 1
@@ -62,7 +62,7 @@ class LossScale:
         self._calm = torch.where(refused, self._calm, calm)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint; by the names that torch's `GradScaler` gave them in those of older versions."""
+        """For a checkpoint; under the names of torch's `GradScaler`, as in older versions."""
         if not self.enabled:
             return {}
         return {
@@ -74,7 +74,7 @@ class LossScale:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave, where both have a factor."""
+        """Restore the output of `state`, if both have a factor."""
         if self.enabled and state:
             self._factor.fill_(state["scale"])
             self._calm.fill_(state["_growth_tracker"])

@@ -1,4 +1,4 @@
-"""Which unreadable samples a run has met already, in little memory however many there are."""
+"""The unreadable samples that a run has met, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from aced.pool.tars.keysample import hash_key
 
 MOST = 1 << 16
-"""Samples that are told from each other by a hash of their keys, each of 64 bits."""
+"""Number of samples distinguished by a 64-bit hash of their keys."""
 
 
 @dataclass
 class Met:
     """Samples that could not be read, each counted once.
 
-    As many as `most` are remembered. Beyond that a sample that is not remembered counts as another one for as long as
-    the data are read for the first time, in which each is met once, and never afterwards.
+    At most `most` are remembered. Beyond that, a sample that is not remembered counts as new during the first pass over
+    the data, in which each occurs once, and never afterwards.
 
     Attributes:
-        most: how many are remembered.
-        count: how many there were.
-        hashes: of the keys of those that are remembered.
+        most: maximum number remembered.
+        count: number met.
+        hashes: of the keys of the remembered ones.
     """
 
     most: int = MOST
@@ -30,7 +30,7 @@ class Met:
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Met:
-        """Those of some keys."""
+        """The hashes of some keys."""
         found = cls()
         for key in keys:
             if found.is_new(key, first=True):
@@ -38,11 +38,11 @@ class Met:
         return found
 
     def is_new(self, key: str, *, first: bool) -> bool:
-        """Whether a sample was not met before; `first` while the data are read for the first time."""
+        """Whether a sample is new; `first` during the first pass over the data."""
         return _hashed(key) not in self.hashes and (first or len(self.hashes) < self.most)
 
     def add(self, key: str) -> int | None:
-        """Count a sample; gives its hash where it is remembered, for `forget`."""
+        """Count a sample; returns its hash if it is remembered, for `forget`."""
         self.count += 1
         if len(self.hashes) >= self.most:
             return None
@@ -50,7 +50,7 @@ class Met:
         return hashed
 
     def forget(self, count: int, hashes: Iterable[int]) -> None:
-        """Go back to a count, without what was remembered since then."""
+        """Return to a count, without the samples remembered since."""
         self.count = count
         self.hashes.difference_update(hashes)
 

@@ -1,4 +1,4 @@
-"""The full objective: L = L_contrastive[B_ce] + lambda L_KD[B_kd], with what distillation itself has to learn."""
+"""The full objective: L = L_contrastive[B_ce] + lambda L_KD[B_kd], with distillation's own parameters."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MAX_LOG_SCALE = math.log(100.0)
 class LossParts:
     """The losses of one step: scalars without gradient, on the device that computes them.
 
-    Of the whole batch, or of several ranks one's part of it.
+    For the whole batch, or one rank's part of it.
 
     Attributes:
-        loss: what is minimised: `contrastive` plus the method's `weight` times `distillation`.
+        loss: the minimised value: `contrastive` plus the method's `weight` times `distillation`.
         contrastive: None for a method without such a loss.
-        distillation: None for a method that distils nothing. Of two distillations the second counts here as much as it
-            does in `loss`.
+        distillation: None for a method without distillation. With two distillations, the second counts here with the
+            same weight as in `loss`.
     """
 
     loss: Tensor
@@ -37,11 +37,11 @@ class LossParts:
     distillation: Tensor | None
 
     def numbers(self) -> list[Tensor]:
-        """Those that there are, in order."""
+        """The existing ones, in order."""
         return [part for part in (self.loss, self.contrastive, self.distillation) if part is not None]
 
     def like(self, numbers: Sequence[Tensor]) -> LossParts:
-        """The same parts with other numbers, in the order in which `numbers` gives them."""
+        """The same parts with other numbers, in the order of `numbers`."""
         left = iter(numbers)
         contrastive, distillation = self.contrastive is not None, self.distillation is not None
         return LossParts(next(left), next(left) if contrastive else None, next(left) if distillation else None)
@@ -50,16 +50,16 @@ class LossParts:
 class Objective(nn.Module):
     """Contrastive loss plus the method's distillation losses.
 
-    Distillation may have a logit scale and bias of its own: the scale that fits a sigmoid loss is not the one that fits
-    a softmax over the batch. Without a contrastive loss it trains the student's. Feature matching has projections to
-    the teachers' widths, and so has distillation against columns, one for images and one for texts. All of them are
-    trained and thrown away afterwards.
+    Distillation may have its own logit scale and bias: the scale that fits a sigmoid loss does not fit a softmax over
+    the batch. Without a contrastive loss it trains the student's. Feature matching has projections to the teachers'
+    widths, and so has distillation against columns, one for images and one for texts. All of them are trained and
+    discarded afterwards.
 
     Args:
         method: the row of the table.
-        loss: the contrastive loss, a name in `LOSSES`, of a method that brings none of its own.
+        loss: the contrastive loss, a name in `LOSSES`, for a method without its own.
         width: of the student's embeddings.
-        teacher_widths: of each teacher's.
+        teacher_widths: of each teacher's embeddings.
         teacher_temperature: divides the teacher's logits in softmax distillation.
         scale: the constant logit scale of a contrastive loss that has one.
         seed: of the projections' initial weights.
@@ -81,7 +81,7 @@ class Objective(nn.Module):
         self.contrastive = LOSSES.find(method.loss or loss)
         self._options = {"scale": scale} if self.contrastive.scaled else {}
         self.kinds = [DISTILLATIONS.find(name) for name, _ in method.distillations]
-        # What the first distillation learns lies here itself, as in checkpoints of before there was a second.
+        # The first distillation's parameters are at the top level, as in checkpoints from before there was a second.
         self.second = nn.Module() if len(self.kinds) > 1 else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -103,13 +103,13 @@ class Objective(nn.Module):
 
         Args:
             contrastive: the student's embeddings of B_ce, or this rank's share of them, and likewise below.
-            distilled: the student's embeddings of B_kd; not used where the method distils nothing.
+            distilled: the student's embeddings of B_kd; not used if the method has no distillation.
             teachers: the teachers' embeddings of B_kd.
-            columns: the teachers' embeddings of further pairs; none where the method has no columns.
-            guide: the reference's embeddings of B_ce, for a contrastive loss that looks at them.
+            columns: the teachers' embeddings of further pairs; none if the method has no columns.
+            guide: the reference's embeddings of B_ce, for a contrastive loss that uses them.
 
         Returns:
-            The loss to go backward from, and its parts; of several ranks what this one has of both.
+            The loss to backpropagate, and its parts; with several ranks this one's share of both.
         """
         base = None
         if self.method.contrastive:
@@ -132,7 +132,7 @@ class Objective(nn.Module):
 
     @property
     def _homes(self) -> list[nn.Module]:
-        """Where lies what each distillation learns."""
+        """The module with each distillation's parameters."""
         return [self] if self.second is None else [self, self.second]
 
     def _distilled(self, distilled: Embeddings | Share, teachers: Sequence[Embeddings | Share]) -> Tensor:
@@ -173,7 +173,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def clamp(self, model: nn.Module) -> None:
-        """Keep the logit scales, the model's and distillation's own, at 100 at most, as CLIP does."""
+        """Clamp the logit scales, the model's and distillation's own, to 100, as CLIP does."""
         own = [getattr(home, name, None) for home in self._homes for name in ("log_scale", "column_log_scale")]
         for parameter in (getattr(model, "logit_scale", None), *own):
             if parameter is not None:
@@ -181,7 +181,7 @@ class Objective(nn.Module):
 
 
 def _equip(home: nn.Module, kind: Distillation, width: int, teacher_widths: Sequence[int], *, scales: bool) -> None:
-    """Give a module what a distillation learns; `scales`: a logit scale and bias too."""
+    """Add a distillation's parameters to a module; `scales`: a logit scale and bias too."""
     if scales and kind.own_scale:
         home.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
     if scales and kind.own_bias:

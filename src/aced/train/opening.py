@@ -1,7 +1,7 @@
-"""What the processes tell each other when a step's candidates are there, in one exchange of numbers.
+"""The exchange of numbers when a step's candidates are there, one per step.
 
-How many each has of which pairs, how wide its columns are, what could not be read, and what is odd. The numbers are the
-host's: nothing waits for a GPU.
+Each process sends how many of which pairs it has, how wide its columns are, what was unreadable, and what is unusual.
+The numbers are on the host: nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _ODD = sorted(HARMLESS)
 
 @dataclass(frozen=True)
 class Opening:
-    """What all processes know of a super-batch.
+    """Facts about a super-batch that all processes know.
 
     Attributes:
-        positions: of each process `[B_r]` positions in the source, on the CPU.
-        widths: of each column of several numbers, by its key in `Candidates.tensors`, the most that a process has.
-        read: how many samples were read.
-        faulty: how many of them could not be used.
-        faults: those that the run has not met before, in one process all of them.
-        notes: what is odd about the others: of each sort one example, which counts for all that were told apart.
+        positions: for each process `[B_r]` source positions, on the CPU.
+        widths: for each multi-valued column, by its key in `Candidates.tensors`, the maximum over processes.
+        read: number of samples read.
+        faulty: number of unusable ones among them.
+        faults: those that are new to the run; in a single process all of them.
+        notes: what is unusual about the others: one example per kind, which counts for all that were distinguished.
     """
 
     positions: list[Tensor]
@@ -44,12 +44,12 @@ class Opening:
 
 
 def open_step(world: World, own: Candidates, most: int, known: Faults) -> Opening:
-    """Tell the other processes of this one's candidates.
+    """Exchange this process's facts about its candidates with the others.
 
     Args:
         world: the processes.
-        own: this one's candidates.
-        most: how many candidates a process may have.
+        own: this process's candidates.
+        most: maximum number of candidates of a process.
         known: the faults of the run so far, the same in every process.
     """
     listed = own.indices if own.listed is None else own.listed
@@ -72,7 +72,7 @@ def open_step(world: World, own: Candidates, most: int, known: Faults) -> Openin
 
 
 def _news(own: Candidates, known: Faults) -> tuple[tuple[list[Fault], list[Fault]], Counter[str]]:
-    """This process's faults and notes of which more than a number must be told, and the number of each other sort."""
+    """This process's faults and notes that need more than a number, and the count of each other kind."""
     faults = [fault for fault in own.faults if known.is_new(fault)]
     examples: list[Fault] = []
     odd: Counter[str] = Counter()
@@ -103,6 +103,6 @@ def _nothing() -> Tensor:
 
 
 def _counted(odd: dict[str, int], known: Faults, examples: Sequence[Fault]) -> list[Fault]:
-    """Of each sort that was only counted, what stands for all of them."""
+    """A representative of each kind that was only counted."""
     shown = {note.name: note for note in examples} | known.examples
     return [Fault(shown[name].key, name, shown[name].detail, count) for name, count in odd.items() if count]

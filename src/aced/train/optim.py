@@ -23,11 +23,12 @@ def make_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `modules`.
 
-    Three kinds of groups: matrices and larger decay; vectors do not; scalars (logit scales and biases) do not and learn
-    at `scale_lr` times the rate. Each group carries `factor`, its multiple of the scheduled rate. The first two are
-    each module's own, because one fused call cannot take the parts of a sharded module and the whole ones of another.
+    There are three kinds of groups: matrices and larger tensors decay; vectors do not; scalars (logit scales and
+    biases) do not and learn at `scale_lr` times the rate. Each group carries `factor`, its multiple of the scheduled
+    rate. Each module has its own groups of the first two kinds, because one fused call cannot mix the parts of a
+    sharded module with whole tensors of another.
 
-    Without `decay_embeddings`, what `embeddings` names does not decay either.
+    Without `decay_embeddings`, the parameters that `embeddings` names do not decay either.
     """
     groups: list[dict[str, Any]] = []
     scalars: list[nn.Parameter] = []
@@ -40,22 +41,22 @@ def make_optimizer(
 
 
 def decay_groups(module: nn.Module, weight_decay: float, undecayed: Collection[str] = ()) -> list[dict[str, Any]]:
-    """The trainable parameters of a module in two groups, as timm sorts them: those that decay, and then the others.
+    """The trainable parameters of a module in two groups, as in timm: those that decay, and the others.
 
-    Vectors, biases and what `undecayed` names do not decay. A group may be empty.
+    Vectors, biases and the names in `undecayed` do not decay. A group may be empty.
     """
     ensure_torchvision()
     from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 
-    # Sorted by a decay of 1, since timm makes one group of all where the decay is 0; a checkpoint numbers the
-    # parameters by their groups.
+    # Sorted with a decay of 1, because timm makes a single group if the decay is 0; a checkpoint numbers the parameters
+    # by group.
     sorted_by_timm = param_groups_weight_decay(module, 1.0, no_weight_decay_list=undecayed)
     found = {float(group["weight_decay"]): group["params"] for group in sorted_by_timm}
     return [{"params": found.get(share, []), "weight_decay": share * weight_decay} for share in (1.0, 0.0)]
 
 
 def embeddings(module: nn.Module) -> set[str]:
-    """Names of token embeddings, and of position embeddings and whatever else `no_weight_decay()` of a part names."""
+    """Names of token embeddings, position embeddings and everything in `no_weight_decay()` of a part."""
     found: set[str] = set()
     for place, part in module.named_modules():
         named = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
@@ -77,6 +78,6 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its multiple of `rate`."""
+    """Set every group to its multiple of `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]

@@ -1,6 +1,6 @@
-"""Where the embeddings of a frozen model come from: a cache on disk, or the model itself.
+"""Sources of a frozen model's embeddings: a cache on disk, or the model itself.
 
-The step cannot tell which; only the ledger can.
+The step cannot tell the difference; only the ledger can.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from aced.runtime.precision import Precision, autocast
 
 
 class Provider(Protocol):
-    """Gives a frozen model's embeddings of candidates and counts what they cost.
+    """Returns a frozen model's embeddings of candidates and counts their cost.
 
     Attributes:
         width: d of the embeddings.
-        views: what the candidates must have been read in; none for a cache.
-        columns: what they must have been loaded with, or it is loaded when it is asked for.
+        views: views that the candidates must have; none for a cache.
+        columns: columns that they should have; otherwise these are loaded on demand.
         fingerprint: hash of the model's weights, preprocessing and tokenizer.
-        architecture: hash of what it computes beyond its weights; empty where a cache does not say.
+        architecture: hash of its computation beyond the weights; empty if a cache does not record it.
     """
 
     width: int
@@ -43,7 +43,7 @@ class Provider(Protocol):
 
 
 class Cached:
-    """Embeddings from a store; they cost no forward pass, and the ledger notes what they would have cost."""
+    """Embeddings from a store; they cost no forward pass, and the ledger records the FLOPs saved."""
 
     def __init__(self, store: Store, device: torch.device, forward_flops: float) -> None:
         self.store, self.device, self.forward_flops = store, device, forward_flops
@@ -52,12 +52,12 @@ class Cached:
         self.rows = StoredRows(store)
         self.columns: tuple[Column, ...] = (self.rows,)
         identity = store.info.identity
-        # Side-cars of before the architecture was noted have one hash for the rest.
+        # Older side-cars have one hash for the rest.
         self.fingerprint = identity.get("contents", identity["tower"])
         self.architecture = identity.get("architecture", "")
 
     def embed(self, candidates: Candidates, ledger: Ledger, phase: FlopPhase) -> Embeddings:
-        """What was loaded with the candidates."""
+        """The columns that were loaded with the candidates."""
         ledger.cached_flops += len(candidates) * self.forward_flops
         return self.looked_up(candidates)
 
@@ -67,7 +67,7 @@ class Cached:
 
 
 class Live:
-    """The model itself, in the precision that the student runs in."""
+    """The model itself, in the student's precision."""
 
     def __init__(self, tower: Tower, micro_batch: int, precision: Precision = "fp32") -> None:
         self.tower, self.micro_batch, self.precision = tower, micro_batch, precision

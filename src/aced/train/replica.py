@@ -1,7 +1,7 @@
-"""The student as the ranks train it together: the forward pass of a whole batch, its gradients, and the update.
+"""The student as the ranks train it together: the forward pass of a batch, its gradients, and the update.
 
-The step sees one student and one batch; in which precision a rank embeds its share, in how many micro-batches, and how
-gradients meet, is known here alone.
+The step sees one student and one batch. Only this module knows a rank's precision and micro-batches, and how gradients
+are combined.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Parallel = Literal["ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class UpdateVerdict:
-    """What a step's loss and gradient say about its update; scalars, bool but for the norm, on the device.
+    """The verdict of a step's loss and gradient on its update; scalars on the device, bool except for the norm.
 
     Attributes:
-        refused: something is not finite, so that the run must end.
-        unscored: that is so of the candidates' scores, whatever the loss may be.
-        skipped: the gradient only overflowed fp16; the run goes on with a smaller scale of the loss.
-        norm: length of the gradient before it was clipped, 0 where it was skipped.
+        refused: something is not finite, so the run must end.
+        unscored: the candidates' scores are not finite, whatever the loss.
+        skipped: the gradient only overflowed fp16; the run continues with a smaller scale of the loss.
+        norm: norm of the gradient before clipping, 0 if skipped.
     """
 
     refused: Tensor
@@ -51,10 +51,10 @@ class UpdateVerdict:
 class Replica:
     """This rank's student.
 
-    Made before the optimiser, which must get the parameters as they are afterwards.
+    Create it before the optimiser, which needs the parameters as they are afterwards.
 
     Args:
-        student: the model; with `fsdp` its parameters are cut in place.
+        student: the model; with `fsdp` its parameters are sharded in place.
         objective: the losses, whose own parameters every rank holds.
         world: the job.
         parallel: how the ranks share the student.
@@ -93,7 +93,7 @@ class Replica:
         self._together = [p for p in together if p.requires_grad]
 
     def begin(self) -> None:
-        """Begin a step: the student can be called from here to the backward pass."""
+        """Begin a step: the student can be called from now until the backward pass."""
         self._clear()
         if self._sharded is not None:
             self._sharded.unshard()
@@ -107,25 +107,25 @@ class Replica:
         return self._once[-1].embedded
 
     def share(self, own: Embeddings, counts: Sequence[int]) -> Share:
-        """This rank's embeddings as a part of the batch of all, of which rank r has `counts[r]` pairs."""
+        """This rank's embeddings as a part of the whole batch, of which rank r has `counts[r]` pairs."""
         self._shares.append(self.world.share(own, counts, TYPES.get(self.precision)))
         return self._shares[-1]
 
     def join(self, teachers: Sequence[Share] = ()) -> None:
-        """Let the losses get at the texts of all ranks, those of teachers too: one exchange."""
+        """Give the losses the texts of all ranks, those of teachers too: one exchange."""
         self._joined = Joined(self.world, self._shares, teachers)
 
     def backward(self, loss: Tensor, numbers: Sequence[Tensor] = ()) -> list[Tensor]:
-        """The gradients of a loss of which every rank has its own part; afterwards the same on every rank.
+        """The gradients of a loss of which every rank has its own part; afterwards identical on every rank.
 
         Args:
             loss: this rank's part.
-            numbers: float32 scalars, of each of which every rank has a part.
+            numbers: float32 scalars of which every rank has a part.
 
         Returns:
-            The sums of the numbers, which the gradients of texts take along.
+            The sums of the numbers, exchanged together with the gradients of texts.
         """
-        # Times W, since the ranks' gradients are averaged where those of parts are to be added up.
+        # Times W, because the ranks' gradients are averaged, whereas those of parts must be summed.
         self.scale.scaled(loss * self.world.size).backward()
         learnt = [p.grad for p in self._scalars if p.grad is not None]
         sums = self._joined.add_up([*(value.detach() for value in numbers), *learnt])
@@ -140,19 +140,18 @@ class Replica:
         return sums[: len(numbers)]
 
     def clip(self, optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
-        """Scale the gradients to a length of `limit` at most; their length before."""
+        """Scale the gradients to a norm of at most `limit`; returns the norm before."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scale.unscale(parameters)
         return clip_gradients(parameters, limit)
 
     def judge(self, loss: Tensor, norm: Tensor, scored: Tensor | None = None) -> UpdateVerdict:
-        """Whether a step of this loss and gradient may change the weights; the same on every rank.
+        """Whether a step with this loss and gradient may change the weights; the same on every rank.
 
         Args:
             loss: of the whole batch, a scalar.
-            norm: length of the gradient.
-            scored: bool, a scalar: whether all scores that the batch was chosen by are finite; None where there are
-                none.
+            norm: norm of the gradient.
+            scored: bool, a scalar: whether all scores used for the selection are finite; None without scores.
         """
         finite = torch.isfinite(loss), torch.isfinite(norm)
         skipped = self.scale.overflowed(*finite)
@@ -161,8 +160,8 @@ class Replica:
         return UpdateVerdict(refused, unscored, skipped, norm.masked_fill(skipped, 0.0))
 
     def update(self, optimizer: torch.optim.Optimizer, verdict: UpdateVerdict) -> None:
-        """One step of the optimiser, which changes nothing at all where it was refused or is skipped."""
-        # Fused optimisers take this from whoever scales losses; it is looked at on the device.
+        """One step of the optimiser, which changes nothing at all if it was refused or is skipped."""
+        # Fused optimisers take this from the loss scaler; it is checked on the device.
         optimizer.found_inf = (verdict.refused | verdict.skipped).float()  # type: ignore[attr-defined]
         try:
             optimizer.step()
@@ -171,14 +170,14 @@ class Replica:
         self.scale.update(verdict.skipped, verdict.refused)
 
     def whole_student(self) -> Tower:
-        """The student with whole weights, to be scored and saved; every rank must ask for it."""
+        """The student with whole weights, for scoring and saving; every rank must call this."""
         if self._sharded is not None:
             self._sharded.reshard()
             self._plain.model.load_state_dict(whole_state(self.student.model))
         return self._plain
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the weights of a whole student."""
+        """Load the weights of a whole student."""
         load_state(self.student.model, state)
 
     def _clear(self) -> None:
@@ -192,7 +191,7 @@ class Replica:
 
     @contextmanager
     def _syncing(self, exchange: bool) -> Iterator[None]:
-        """Whether gradients are exchanged in the backward pass of what is embedded inside."""
+        """Whether gradients are exchanged in the backward pass of embeddings computed inside."""
         if self._sharded is not None:
             for switch in ("requires_gradient_sync", "reshard_after_backward", "is_last_backward"):
                 getattr(self._sharded, f"set_{switch}")(exchange)
@@ -205,7 +204,7 @@ class Replica:
 
 
 def _ddp(module: nn.Module) -> nn.Module:
-    # Buffers are constants of the towers; running statistics, where a model has them, stay each rank's own.
+    # Buffers are constants of the towers; running statistics, if any, remain each rank's own.
     names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     options: dict[str, Any] = {buffers: False}
@@ -213,7 +212,7 @@ def _ddp(module: nn.Module) -> nn.Module:
 
 
 class _Pass(nn.Module):
-    """A tower that returns tensors, which DDP and FSDP follow, instead of `Embeddings`."""
+    """A tower that returns tensors instead of `Embeddings`, because DDP and FSDP follow tensors."""
 
     def __init__(self, tower: Tower) -> None:
         super().__init__()
@@ -221,14 +220,14 @@ class _Pass(nn.Module):
 
     def forward(self, batch: Candidates) -> tuple[Tensor, Tensor, Scalar, Scalar]:
         """Image, text, scale and bias."""
-        # A rank without pairs embeds one all the same, so that its parameters have gradients to exchange, all zero.
+        # A rank without pairs still embeds one, so that its parameters have gradients to exchange, all zero.
         e = self.tower.embed(batch) if len(batch) else self.tower.embed(_blank(batch))[:0]
-        # Copies, since FSDP hangs its work on what comes out, which a view may lose.
+        # Copies, because FSDP attaches hooks to the outputs, which a view may lose.
         scale, bias = (v.clone() if isinstance(v, Tensor) else v for v in (e.scale, e.bias))
         return e.image, e.text, scale, bias
 
 
 def _blank(empty: Candidates) -> Candidates:
-    """A black picture without a caption, of the views of `empty`."""
+    """A black image without a caption, in the views of `empty`."""
     images = {view: pixels.new_zeros(1, *pixels.shape[1:]) for view, pixels in empty.images.items()}
     return Candidates(torch.zeros(1, dtype=torch.int64), [""], images)

@@ -1,4 +1,4 @@
-"""The numbers of a step that do not change during a run."""
+"""The numbers of a step that stay fixed during a run."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ class StepSettings:
     embedded_again: bool = False
     """Whether the training batch is embedded twice to save memory."""
     activations_again: bool = False
-    """Whether what gradients go through is computed again in the backward pass."""
+    """Whether activations are recomputed in the backward pass."""

@@ -1,8 +1,8 @@
-"""FSDP2: weights, gradients and optimiser state in shards, one for each rank, and whole again for everyone else.
+"""FSDP2: weights, gradients and optimiser state in shards, one per rank, and whole again for all other code.
 
-The student is one group: its weights are gathered once for a step, for scoring and training alike, and kept until the
+The student is one group: its weights are gathered once per step, for scoring and training alike, and kept until the
 backward pass is done. Then gradients are scattered, so that between steps a rank holds its part of the weights and of
-both moments. Parameters of one element (logit scales and biases), which cannot be cut, are whole on every rank.
+both moments. Parameters with one element (logit scales and biases) cannot be sharded and are whole on every rank.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aced.errors import AcedError
 
 
 def shard(module: nn.Module, device: torch.device, size: int) -> Any:
-    """Cut the parameters of a module, in place; what comes back is the module with FSDP's methods.
+    """Shard the parameters of a module, in place; returns the module with FSDP's methods.
 
     Raises:
         AcedError: torch is too old.
@@ -42,32 +42,32 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor; every rank must ask for it."""
+    """The whole of a tensor; every rank must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole_state(module: nn.Module) -> dict[str, Any]:
-    """The state dict of a sharded module with whole tensors; every rank must ask for it."""
+    """The state dict of a sharded module with whole tensors; every rank must call this."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     return dict(get_model_state_dict(module, options=StateDictOptions(full_state_dict=True)))
 
 
 def whole_optimizer(modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Whole states of an optimiser on the CPU, of the first rank; every rank must ask, and the others get nothing.
+    """Whole states of an optimiser on the CPU of the first rank; every rank must call this, and the others get nothing.
 
-    Gathered one tensor at a time, so that no device holds more than one whole.
+    Gathered one tensor at a time, so that no device holds more than one whole tensor.
 
     Args:
-        modules: what it trains.
+        modules: the modules that it trains.
         optimizer: may be new, and then has no state yet.
 
     Returns:
-        By `NUMBER.FIELD`, where parameters are numbered as in the optimiser's groups.
+        By `NUMBER.FIELD`, with parameters numbered as in the optimiser's groups.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
-    if not optimizer.state:  # torch would take a step to have one, and count it
+    if not optimizer.state:  # torch would take a step to create one, and count it
         return {}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     found: dict[str, Any] = get_optimizer_state_dict(nn.ModuleList(modules), optimizer, options=options)
@@ -80,13 +80,13 @@ def whole_optimizer(modules: Iterable[nn.Module], optimizer: torch.optim.Optimiz
 
 
 def part_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, cut as `model` is; the tensor itself where that is whole."""
+    """A whole tensor, sharded like `model`; the tensor itself if that is whole."""
     if not is_sharded(model) or tensor.shape != model.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(model, DTensor)
-    # Every rank has the whole and cuts its own part: nothing is sent.
+    # Every rank has the whole and takes its own part: nothing is sent.
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
 
 
@@ -97,14 +97,14 @@ def load_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def by_kind(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Those that have a gradient, sharded and whole ones apart, since torch's fused calls take one kind only."""
+    """Parameters with a gradient, sharded and whole ones apart, because torch's fused calls accept only one kind."""
     found = [p for p in parameters if p.grad is not None]
     kinds = [p for p in found if is_sharded(p)], [p for p in found if not is_sharded(p)]
     return [kind for kind in kinds if kind]
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
-    """Scale gradients so that their common length is `limit` at most; the length before, a scalar."""
+    """Scale gradients so that their common norm is at most `limit`; returns the norm before, a scalar."""
     parameters = list(parameters)
     kinds = by_kind(parameters)
     if not any(is_sharded(kind[0]) for kind in kinds):
@@ -117,5 +117,5 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
 
 
 def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Those that there are."""
+    """The existing ones."""
     return [p.grad for p in parameters if p.grad is not None]

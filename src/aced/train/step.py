@@ -1,4 +1,4 @@
-"""One training step: load, score, choose, train."""
+"""One training step: load, score, select, train."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from aced.train.settings import StepSettings
 
 @dataclass
 class Trainer:
-    """What a step works on.
+    """The objects that a step works on.
 
     Attributes:
         world: the processes that train together.
         student: the model that is trained.
         replica: the student as this process and the others train it.
-        objective: the losses, with what distillation itself has to learn.
+        objective: the losses, with distillation's own parameters.
         optimizer: over the parameters of both.
         method: the row of the methods table.
         settings: numbers that do not change.
-        plan: how the rows that are trained on are chosen.
-        memory: what the student made of pairs before; None where none is kept.
-        reference: scores the super-batch; None for a method that needs none.
-        teachers: are distilled; the reference may be among them, and is then asked once for both.
-        further: draws further pairs that the teachers alone have embedded; None for a method without.
+        plan: how the training rows are selected.
+        memory: the student's earlier embeddings of pairs; None without one.
+        reference: scores the super-batch; None for a method without one.
+        teachers: models to distil; the reference may be among them, and is then used once for both.
+        further: draws further pairs for which only the teachers have embeddings; None for a method without.
         generator: of the draws.
-        ledger: what the run has spent.
-        faults: which samples could not be read.
-        guard: ends the run where a loss or gradient is not finite.
-        marks: hashes of the data and the frozen models, so that a resumed run can tell whether they are the same.
-        tars: that the data lie in.
+        ledger: the cost of the run.
+        faults: the samples that could not be read.
+        guard: ends the run if a loss or gradient is not finite.
+        marks: hashes of the data and the frozen models, for comparison when the run is resumed.
+        tars: the tars of the data.
         step: number of steps taken.
-        unscored: whether the evaluation that is due at this step was cut short.
-        whole: whether the weights are those behind `step`; not while an update is under way.
+        unscored: whether the evaluation due at this step was interrupted.
+        whole: whether the weights are those after `step`; not during an update.
     """
 
     world: World
@@ -83,7 +83,7 @@ class Trainer:
     whole: bool = True
 
     def moment(self, pool: Pool) -> Moment:
-        """What the next step chooses with, of the candidates of all processes."""
+        """The context in which the next step selects from the candidates of all processes."""
         return Moment(
             step=self.step,
             world=self.world,
@@ -100,17 +100,19 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did, for those who watch; tensors may still be in the making on the device they are on.
+    """The result of a step, for observers; tensors may still be in computation on their device.
 
     Attributes:
         step: its number, from 1.
-        candidates: `[B]` positions in the source of the super-batch's usable samples.
-        rows: `[b]` rows of the super-batch that were trained on.
-        scores: `[B]` s_ii, NaN where a candidate was not scored; or None where nothing was chosen.
+        candidates: `[B]` source positions of the super-batch's usable samples.
+        rows: `[b]` rows of the super-batch in the training batch.
+        scores: `[B]` s_ii, NaN for candidates that were not scored; or None without a selection.
         parts: the losses.
         lr: learning rate.
-        grad_norm: length of the gradient before it was clipped, a scalar; 0 where it overflowed fp16 and the step was
+        grad_norm: norm of the gradient before clipping, a scalar; 0 if it overflowed fp16 and the step was
             skipped.
+        columns: every column of the rows that this process trained on, by name; of a job of one process these are
+            `rows`.
     """
 
     step: int
@@ -120,10 +122,11 @@ class Outcome:
     parts: LossParts
     lr: float
     grad_norm: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
-    """Take one optimiser step on a batch that the trainer's method chooses.
+    """Take one optimiser step on a batch that the trainer's method selects.
 
     Raises:
         AcedError: the loss or the gradient of this step, or of the one before it, is not finite (the weights are then
@@ -132,12 +135,12 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
     ledger, cfg = t.ledger, t.settings
     t.replica.begin()
     with ledger.timed("load"):
-        pool = _usable(t, next(batches))  # B, of which this process holds its own
+        pool = _usable(t, next(batches))  # B, of which this process holds its own part
         if t.further is not None:
             t.further.read(t.step)
     at = t.moment(pool)
-    choice = choose(t.plan, t.memory, pool.own, at)  # times itself: what it scores, and what it selects
-    dealt = pool.deal(choice.rows, choice.each)  # b, and which process trains on each
+    choice = choose(t.plan, t.memory, pool.own, at)  # times its own scoring and selection
+    dealt = pool.deal(choice.rows, choice.each)  # b, and the process that trains on each
     dealt_kd = _distilled(t, dealt, pool)
     with ledger.timed("train"):
         deals = [dealt] if dealt_kd is None or dealt_kd is dealt else [dealt, dealt_kd]
@@ -160,16 +163,17 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         t.objective.clamp(t.student.model)
         _remember(t, pool.positions[dealt.rows], shares[0], taken[0].known, at)
     t.step += 1
-    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm)
+    columns = taken[0].batch.columns
+    return Outcome(t.step, pool.positions, dealt.rows, choice.scores, parts, lr, verdict.norm, columns)
 
 
 def _usable(t: Trainer, candidates: Candidates) -> Pool:
-    """Candidates that could be read and that the frozen models have embeddings of; the others are counted."""
+    """Candidates that were readable and have embeddings by the frozen models; the others are counted."""
     t.ledger.samples_loaded += candidates.asked
     told = open_step(t.world, candidates, -(-t.settings.super_batch // t.world.size), t.faults)
     t.faults.add(told.faults, told.read, told.notes, met=told.faulty)
     pool = Pool(candidates, t.world, t.settings.scope, told.positions, told.widths)
-    # A few samples less make a smaller batch; with most of them gone the run would be another one.
+    # A few missing samples make a smaller batch; without most of them the run would be another one.
     if 2 * len(pool) < t.settings.batch:
         raise AcedError(
             f"Step {t.step + 1}: only {len(pool)} of {told.read} candidates are usable, less than half a batch of "
@@ -179,24 +183,24 @@ def _usable(t: Trainer, candidates: Candidates) -> Pool:
 
 
 def _distilled(t: Trainer, dealt: Dealt, pool: Pool) -> Dealt | None:
-    """The rows of the super-batch that are distilled on, b of them; `dealt` itself where it is the same batch."""
+    """The b rows of the super-batch for distillation; `dealt` itself if it is the same batch."""
     if t.method.distill is None:
         return None
     if t.method.distill_on == "same":
         return dealt
-    # The super-batch is i.i.d., so b of it at random are an i.i.d. batch that costs no further loading.
+    # The super-batch is i.i.d., so b random ones of it are an i.i.d. batch that needs no further loading.
     return pool.deal(pool.draw(len(dealt.rows), t.generator))
 
 
 def _known(t: Trainer) -> bool:
-    """Whether the reference's embeddings of what is trained on are wanted again: by a loss, or to learn to guess."""
+    """Whether the reference's embeddings of the batch are needed again: by a loss, or to learn to predict."""
     return t.reference in t.teachers or t.method.guided or (t.memory is not None and t.memory.guess is not None)
 
 
 def _teach(t: Trainer, taken: Taken, counts: list[int]) -> list[Share]:
-    """The teachers' embeddings of this process's share of the distilled rows, of which each process has so many.
+    """The teachers' embeddings of this process's share of the distilled rows, given each process's number of them.
 
-    What the reference has embedded is not embedded again.
+    The reference's existing embeddings are used again.
     """
     return [
         t.world.share(
@@ -208,13 +212,13 @@ def _teach(t: Trainer, taken: Taken, counts: list[int]) -> list[Share]:
 
 
 def _guide(t: Trainer, taken: Taken, teachers: Sequence[Share], counts: list[int]) -> Share | None:
-    """The reference's embeddings of this process's share of B_ce, where the contrastive loss looks at them.
+    """The reference's embeddings of this process's share of B_ce, if the contrastive loss uses them.
 
-    `teachers` has what the teachers made of the same pairs: a reference that teaches too has embedded them already.
+    `teachers` has the teachers' embeddings of the same pairs: if the reference also teaches, it is among them.
     """
     if not t.method.guided:
         return None
-    assert t.reference is not None  # there is one wherever a loss looks at it
+    assert t.reference is not None  # a loss that uses it implies one
     if t.reference in t.teachers and teachers:
         return teachers[t.teachers.index(t.reference)]
     known = taken.known if taken.known is not None else t.reference.embed(taken.batch, t.ledger, "reference")
@@ -222,22 +226,22 @@ def _guide(t: Trainer, taken: Taken, teachers: Sequence[Share], counts: list[int
 
 
 def _compared(t: Trainer, teachers: Sequence[Share], guide: Share | None) -> list[Share]:
-    """What frozen models made of the batch that losses compare with one another, each once."""
+    """Frozen models' embeddings of the batch that losses compare with one another, each once."""
     compared = list(teachers) if t.objective.compares else []
     return compared if guide is None or any(guide is one for one in compared) else [*compared, guide]
 
 
 def _further(t: Trainer, pairs: int) -> list[Embeddings]:
-    """The teachers' embeddings of further pairs, the same in every process, each of which counts its own part."""
+    """The teachers' embeddings of further pairs, the same in every process; each counts its own part."""
     share = 1 / t.world.size
     return [] if t.further is None else t.further.of(t.step, pairs * share, t.ledger, share)
 
 
 def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, taken: Taken) -> Share:
-    """Embeddings of this process's share of the dealt rows, which was `taken`."""
+    """Embeddings of this process's share of the dealt rows, already `taken`."""
     batch = taken.batch
     if t.student.partly is not None:
-        # By the order of the draw, so that the same pairs are seen coarsely whoever trains on them.
+        # In drawing order, so that the same pairs are processed coarsely regardless of rank.
         coarse = t.student.partly.rows(len(dealt.rows))[dealt.places.cpu()]
         batch = replace(batch, coarse=coarse[pool.place(dealt)])
     flops, behind = t.student.training_flops(batch)
@@ -248,13 +252,13 @@ def _train_embed(t: Trainer, pool: Pool, dealt: Dealt, taken: Taken) -> Share:
 
 
 def _remember(t: Trainer, positions: Tensor, share: Share, known: Embeddings | None, at: Moment) -> None:
-    """Let the memory, where there is one, take in what training made of its batch.
+    """Let the memory, if any, store training's embeddings of the batch.
 
     Args:
         t: the trainer.
-        positions: `[b]` in the source, of the whole batch.
-        share: this process's share of what training made.
-        known: the reference's embeddings of the same pairs, where they are wanted.
+        positions: `[b]` source positions of the whole batch.
+        share: this process's share of training's embeddings.
+        known: the reference's embeddings of the same pairs, if needed.
         at: the step.
     """
     if t.memory is None:

@@ -1,4 +1,4 @@
-"""Watching a run: the line of a logged step, made of what the step and the trainer know."""
+"""The lines of a run's log, made from logged steps and the trainer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from aced.train.step import Outcome, Trainer
 
 
 class Metrics(RunLines):
-    """The lines of a run, each made of a step.
+    """The lines of a run, one per logged step.
 
-    `kinds`, where the source knows them, says how each sample was spoilt; it is read here, to report what the
-    selection kept, and nowhere else.
+    `kinds` says how each sample was corrupted, if the source knows; it is read here, to report what the selection kept,
+    and nowhere else.
     """
 
     def __init__(self, path: Path, kinds: Sequence[str] | None, every: int) -> None:
@@ -37,13 +37,13 @@ class Metrics(RunLines):
         return {"total": dict(self.chosen_total), "chosen": dict(self._chosen), "pool": dict(self._pool)}
 
     def rewind(self, step: int, state: dict[str, dict[str, int]]) -> None:
-        """Go back to a checkpoint: drop the lines after `step`, which the resumed run writes again."""
+        """Return to a checkpoint: drop the lines after `step`, which the resumed run writes again."""
         trim_lines(self.path, step)
         self.chosen_total, self._chosen, self._pool = (Counter(state[k]) for k in ("total", "chosen", "pool"))
         self._uncounted.clear()
 
     def forget(self, step: int) -> None:
-        """Leave out the steps after `step`, of which nothing has been written."""
+        """Leave out the steps after `step`, about which nothing has been written."""
         self._uncounted = [seen for seen in self._uncounted if seen[0] <= step]
 
     def logs(self, step: int, steps: int) -> bool:
@@ -53,7 +53,7 @@ class Metrics(RunLines):
     def note(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any] | None:
         """Count a step; on every `every`-th and on the last step write and return its line.
 
-        What the device has made of a step is read with the next line, so that no other step waits for it.
+        The device's results for a step are read with the next line, so that no other step waits for them.
         """
         if self.kinds is not None:
             self._uncounted.append((outcome.step, outcome.candidates, outcome.rows))
@@ -62,7 +62,7 @@ class Metrics(RunLines):
         return self.write(trainer, outcome)
 
     def write(self, trainer: Trainer, outcome: Outcome) -> dict[str, Any]:
-        """Write and return the line of a step that was noted."""
+        """Write and return the line of a noted step."""
         self._count()
         line = self._line(trainer, outcome)
         self.append(line)
@@ -72,7 +72,7 @@ class Metrics(RunLines):
         return line
 
     def _count(self) -> None:
-        """Count the kinds of what was seen and chosen since the last time."""
+        """Count the kinds of the candidates and chosen rows since the last time."""
         for _, candidates, rows in self._uncounted:
             assert self.kinds is not None
             pool = [self.kinds[i] for i in candidates.tolist()]
@@ -101,7 +101,7 @@ class Metrics(RunLines):
             "seconds": dict(trainer.ledger.seconds),
             "faults": dict(trainer.faults.counts),
             "samples": trainer.faults.samples(),
-            # When this process began and when the line was written (Unix time): a run may have paused in between.
+            # The start of this process and the time of the line (Unix time): a run may have paused in between.
             "clock": {"started": self._started, "written": time.time()},
         }
         if self.kinds is not None:
@@ -110,7 +110,7 @@ class Metrics(RunLines):
 
 
 def _means(scores: Tensor | None, rows: Tensor) -> dict[str, float] | None:
-    # A joint draw by the softmax loss begins with scores that are zero for all: a pair alone has no loss there.
+    # A joint draw by the softmax loss starts with zero scores for all: a single pair has no loss there.
     # NaN are candidates that were not scored.
     if scores is None or not scores.nan_to_num().any():
         return None

@@ -1,4 +1,4 @@
-"""What any process of a job may want at the end of a step, decided by all of them alike: an end, or a checkpoint."""
+"""Decisions that a job's processes make together at the end of a step: to stop, or to save a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from aced.train.distributed import World
 
 
 class Wishes:
-    """Of each signal how many processes have got it, and whether the first one finds a checkpoint due by the clock.
+    """For each signal the number of processes that received it, and whether the first finds a checkpoint due by time.
 
-    The numbers travel with what the processes exchange at the end of each step anyway, so that none stops alone.
+    The numbers travel with the usual exchange at the end of each step, so that no process stops alone.
 
     Args:
-        asked: whether a signal has asked this process.
-        minutes: between two checkpoints; 0 for none by the clock.
+        asked: returns the signal that this process received, if any.
+        minutes: time between two checkpoints; 0 for none by time.
         world: the processes.
 
     Attributes:
-        finish: whether this process wants the run to end here as if it were complete.
+        finish: whether this process wants the run to end here as if complete.
         finished: whether any does.
-        stop: the signal at which all of them end; None while they go on.
+        stop: the signal at which all of them end; None while they continue.
         save: whether a checkpoint is due.
     """
 
@@ -42,20 +42,20 @@ class Wishes:
         return torch.tensor([*wanted, due, self.finish], dtype=torch.float64)
 
     def settle(self, wanted: Tensor) -> None:
-        """Take what all processes want together, the sum of their own."""
+        """Apply the processes' common wishes, the sum of their own."""
         *signals, due, finish = wanted.tolist()
         came = [number for number, count in zip(SIGNALS, signals, strict=True) if count]
-        # Ctrl-C counts more than what torchrun makes of it.
+        # Ctrl-C takes precedence over torchrun's reaction to it.
         self.stop = signal.SIGINT if signal.SIGINT in came else next(iter(came), None)
         self.save, self.finished = due > 0, finish > 0
 
     def ask(self) -> None:
-        """Settle between two steps, in an exchange of its own."""
+        """Settle between two steps, in a separate exchange."""
         self.settle(self._world.sum(self.own()))
 
     @property
     def any(self) -> bool:
-        """Whether a checkpoint is to be written, for whichever reason."""
+        """Whether to write a checkpoint, for whatever reason."""
         return self.save or self.stop is not None
 
     def saved(self) -> None:

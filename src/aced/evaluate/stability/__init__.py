@@ -1,1 +1,1 @@
-"""Which tasks make a stable average: reading tables of scores, and choosing from them."""
+"""Tasks for a stable average: reading tables of scores, and choosing among their tasks."""

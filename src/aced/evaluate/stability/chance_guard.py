@@ -1,4 +1,4 @@
-"""The guard against chance: which tasks a recipe does significantly better on than a guess."""
+"""The guard against chance: the tasks on which a recipe does significantly better than guessing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ChanceGuard:
     """The guard against chance: a task stays if some repeated recipe is significantly above it.
 
     Attributes:
-        needed: `[K]` the mean score that is significant; negative infinity where n or chance is unknown.
-        p_values: `[K]` of the best recipe, times the number of recipes; NaN where n or chance is unknown.
+        needed: `[K]` the mean score that is significant; negative infinity if n or chance is unknown.
+        p_values: `[K]` of the best recipe, times the number of recipes; NaN if n or chance is unknown.
     """
 
     needed: Floats
@@ -28,8 +28,8 @@ class ChanceGuard:
     def of(cls, scores: ScoreTable, repeats: Repeats, alpha: float) -> ChanceGuard:
         """One-sided exact binomial tests of each recipe's mean score as a single result on n queries.
 
-        The seeds share their test set, so they are not counted as more queries; and alpha is divided by the number
-        of tests, tasks times recipes.
+        The seeds share their test set, so they do not count as more queries; alpha is divided by the number of tests,
+        tasks times recipes.
         """
         count, best = len(repeats.groups), repeats.means(scores.values).max(0)
         needed, p_values = np.full(len(best), -np.inf), np.full(len(best), np.nan)

@@ -1,4 +1,4 @@
-"""Tails of the binomial and chi-square distributions, and Kendall's tau: what stability needs of statistics."""
+"""Statistics for stability: tails of the binomial and chi-square distributions, and Kendall's tau."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def binomial_tail(n: int, chance: float) -> Floats:
 
 
 def hits_above_chance(n: int, chance: float, alpha: float) -> int:
-    """The least number of hits in n whose probability under guessing is at most `alpha`; n + 1 where there is none.
+    """The least number of hits in n whose probability under guessing is at most `alpha`; n + 1 if there is none.
 
     >>> hits_above_chance(10, 0.5, 0.05)
     9
@@ -85,7 +85,7 @@ def _lower_gamma(a: float, x: float) -> float:
 
 
 def kendall_tau(a: Floats, b: Floats) -> float | None:
-    """Kendall's tau-b of two rankings of the same m things (ties are counted out); None where one is all ties.
+    """Kendall's tau-b of two rankings of the same m things (corrected for ties); None if one has only ties.
 
     >>> kendall_tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))
     0.3333333333333333

@@ -1,4 +1,4 @@
-"""The files that scores come in, as rows: `results.json`, `eval.json`, `eval_results.jsonl`, CSV wide and long."""
+"""Files of scores as rows: `results.json`, `eval.json`, `eval_results.jsonl`, CSV wide and long."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 from aced.errors import AcedError
 
 _MISSING = {"", "nan", "none", "null", "na", "n/a", "-", "–"}
-"""What stands in a CSV cell without a score, in small letters."""
+"""Content of a CSV cell without a score, in lower case."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a task: `n` scored queries, what guessing scores, and the standard error of a row's score."""
+    """Facts about a task: `n` scored queries, the score of guessing, and the standard error of a row's score."""
 
     n: float | None = None
     chance: float | None = None
@@ -33,13 +33,13 @@ class ScoreRow:
     """The scores of one model.
 
     Attributes:
-        name: of the model, as tables show it.
+        name: of the model, in tables.
         recipe: rows of one recipe repeat it.
-        seed: empty where there is none.
+        seed: empty if there is none.
         where: the file, for messages.
-        scores: by task; None where the score is missing.
-        facts: by task, where the file has any.
-        config: of the run, where it is a single run's; rows of one recipe but different configs are no repeats.
+        scores: by task; None if the score is missing.
+        facts: by task, if the file has any.
+        config: of a single run; rows of one recipe with different configs are not repeats.
     """
 
     name: str
@@ -67,14 +67,14 @@ def read_rows(path: Path, recipe_columns: Sequence[str] = (), ignore: Sequence[s
     elif path.suffix in (".csv", ".tsv"):
         rows = _csv(path, text, recipe_columns, ignore)
     else:
-        raise AcedError(f"{path} is no table that is known here: .json, .jsonl, .csv or .tsv.")
+        raise AcedError(f"{path} is not a supported table; use .json, .jsonl, .csv or .tsv.")
     if not rows:
         raise AcedError(f"{path} holds no rows of scores.")
     return rows
 
 
 def file_of(path: Path) -> Path:
-    """The file of scores that a path means: itself, or the one in the folder.
+    """The file of scores for a path: the file itself, or the one in the folder.
 
     Raises:
         AcedError: the folder holds none.
@@ -84,13 +84,13 @@ def file_of(path: Path) -> Path:
     for name in ("results.json", "eval.json", "eval_results.jsonl"):
         if (path / name).is_file():
             return path / name
-    raise AcedError(f"{path} holds no results.json; give finished runs, a demo's folder, or a table.")
+    raise AcedError(f"{path} holds no results.json; name finished runs, a demo's folder, or a table.")
 
 
 def read_facts(path: Path) -> dict[str, Facts]:
     """n and chance of tasks, from a CSV with the columns `task,n,chance` or a JSON object of such objects.
 
-    The object may also be the `tasks` of a list of tasks, whose entries have a `name` and for n a `size`.
+    The object may also be the `tasks` of a list of tasks, whose entries have a `name` and as n a `size`.
 
     Raises:
         AcedError: it is missing or malformed.
@@ -143,7 +143,7 @@ def _fact(entry: Mapping[str, Any], where: str) -> Facts:
 
 
 def _number(value: Any, where: str) -> float | None:
-    """A number; None for what stands for a missing one."""
+    """A number; None for the symbol of a missing one."""
     if value is None or (isinstance(value, str) and value.strip().lower() in _MISSING):
         return None
     try:
@@ -161,11 +161,11 @@ def _number(value: Any, where: str) -> float | None:
 def _json_rows(path: Path, text: str) -> list[ScoreRow]:
     results = _json(path, text)
     if isinstance(results, dict) and isinstance(results.get("tasks"), dict) and "rows" not in results:
-        # An `eval.json`: one model, which its folder names as it does beside an `eval_results.jsonl`.
+        # An `eval.json`: one model, named by its folder, as next to an `eval_results.jsonl`.
         return [_row(path, path.absolute().parent.name, "", results["tasks"], "")]
     entries = results.get("rows") if isinstance(results, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise AcedError(f"{path} has no list 'rows'; a results.json of `aced` does.")
+        raise AcedError(f"{path} has no list 'rows', as a results.json of `aced` has.")
     rows = []
     for entry in entries:
         recipe = str(entry.get("title") or entry.get("method") or "")
@@ -184,7 +184,7 @@ def _row(path: Path, recipe: str, seed: str, tasks: Any, config: str) -> ScoreRo
 
 
 def _config(folder: Path) -> str:
-    """All of a run's config but where it ran and its seed, as one string; empty where there is none."""
+    """A run's config without its folder and seed, as one string; empty if there is none."""
     file = folder / "config.toml"
     if not file.is_file():
         return ""
@@ -196,7 +196,7 @@ def _config(folder: Path) -> str:
 
 
 def _jsonl(path: Path, text: str) -> ScoreRow:
-    """DataComp's: a line for each task, with its main metric; the model is named by the folder."""
+    """DataComp's format: a line for each task, with its main metric; the folder names the model."""
     scores: dict[str, float | None] = {}
     facts = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -207,7 +207,7 @@ def _jsonl(path: Path, text: str) -> ScoreRow:
         metrics = entry.get("metrics") if isinstance(entry, dict) else None
         task = entry.get("dataset") or entry.get("key") if isinstance(entry, dict) else None
         if not isinstance(metrics, dict) or not task:
-            raise AcedError(f"{where} has no 'dataset' or no 'metrics'; DataComp's eval_results.jsonl does.")
+            raise AcedError(f"{where} has no 'dataset' or no 'metrics', as DataComp's eval_results.jsonl has.")
         scores[str(task)] = _number(metrics.get("main_metric"), where)
         facts[str(task)] = _fact({**metrics, **entry}, where)
     name = path.absolute().parent.name
@@ -230,7 +230,7 @@ def _csv(path: Path, text: str, recipe_columns: Sequence[str], ignore: Sequence[
     lines = []
     for line in reader:
         if None in line or None in line.values():
-            raise AcedError(f"{path} line {reader.line_num} does not have {len(columns)} cells as its header has.")
+            raise AcedError(f"{path} line {reader.line_num} does not have {len(columns)} cells like its header.")
         lines.append(line)
     if {"task", "value"} <= set(columns):
         return _long(path, columns, lines, recipe_columns)
@@ -239,7 +239,7 @@ def _csv(path: Path, text: str, recipe_columns: Sequence[str], ignore: Sequence[
 
 
 def _wide(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_columns: Sequence[str]) -> list[ScoreRow]:
-    """A row for each model, a column for each task; columns without any number name the model."""
+    """A row for each model, a column for each task; columns without numbers name the model."""
     names = [c for c in columns if c in recipe_columns or c == "seed" or not any(_is_number(line[c]) for line in lines)]
     tasks = [c for c in columns if c not in names]
     rows = []
@@ -251,7 +251,7 @@ def _wide(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_co
 
 
 def _long(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_columns: Sequence[str]) -> list[ScoreRow]:
-    """A line for each score: the columns `task`, `value`, perhaps `n` and `chance`; the others name the model."""
+    """A line for each score: the columns `task`, `value`, optionally `n` and `chance`; the others name the model."""
     names = [c for c in columns if c not in ("task", "value", "n", "chance")]
     rows: dict[str, ScoreRow] = {}
     for number, line in enumerate(lines, 2):
@@ -268,7 +268,7 @@ def _long(path: Path, columns: list[str], lines: list[dict[str, str]], recipe_co
 def _labels(
     line: Mapping[str, str], names: Sequence[str], recipe_columns: Sequence[str], other: str
 ) -> tuple[str, str]:
-    """A row's name, and its recipe: the columns that were named, else all but the seed, else all rows are one."""
+    """A row's name, and its recipe: the named columns, otherwise all except the seed, otherwise one for all rows."""
     own = recipe_columns or [c for c in names if c != "seed"]
     recipe = " ".join(line[c].strip() for c in own).strip() or "all rows"
     return " ".join(line[c].strip() for c in names).strip() or f"row {other}".strip(), recipe

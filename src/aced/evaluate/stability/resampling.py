@@ -1,4 +1,4 @@
-"""How sure the choice of tasks is: a bootstrap over the seeds, and a check on held-out ones."""
+"""The certainty of the choice of tasks: a bootstrap over the seeds, and a check on held-out ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aced.evaluate.stability.spread import EQUAL, Indices, Repeats, ScoreTable, 
 
 @dataclass(frozen=True)
 class Rules:
-    """How tasks are chosen.
+    """Rules for choosing tasks.
 
     Attributes:
-        alpha: probability of keeping any task that is at chance (divided by the number of tests made).
-        least: fewest tasks that may be kept; None: half of those above chance, rounded up.
+        alpha: probability of keeping any task at chance level (divided by the number of tests).
+        least: minimum number of tasks; None: half of those above chance, rounded up.
         resamples: bootstrap resamples of the seeds.
         splits: random halvings of the seeds for the check on held-out ones.
         seed: of the resampling.
@@ -34,7 +34,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Boot:
-    """What B resamples gave.
+    """The results of B resamples.
 
     Attributes:
         sigma: `[B, K]` standard deviations.
@@ -49,7 +49,7 @@ class Boot:
     curves: list[Floats]
 
     def interval(self, tasks: int) -> tuple[float, float] | None:
-        """95 % interval of the average of the N most stable tasks, over the resamples that have N above chance."""
+        """95 % interval of the average of the N most stable tasks, over the resamples with N tasks above chance."""
         values = [curve[tasks - 1] for curve in self.curves if len(curve) >= tasks]
         if not values:
             return None
@@ -57,7 +57,7 @@ class Boot:
 
 
 def bootstrap(scores: ScoreTable, repeats: Repeats, guard: ChanceGuard, rules: Rules) -> Boot:
-    """The whole choice, guard included, again and again on seeds that are drawn with replacement."""
+    """The whole choice, guard included, repeated on seeds drawn with replacement."""
     generator = np.random.default_rng(rules.seed)
     size, width = rules.resamples, len(scores.tasks)
     boot = Boot(np.zeros((size, width)), np.zeros((size, width), dtype=bool), np.zeros(size, dtype=np.int64), [])
@@ -76,7 +76,7 @@ def bootstrap(scores: ScoreTable, repeats: Repeats, guard: ChanceGuard, rules: R
 
 
 def held_out(values: Floats, passed: Indices, repeats: Repeats, rules: Rules) -> float | None:
-    """How much steadier the stable average is on seeds that had no part in choosing it.
+    """How much steadier the stable average is on seeds that were not used to choose it.
 
     The seeds are halved at random many times; tasks are chosen on one half, and on the other the variances of the
     stable average and of the average of all tasks above chance are measured.
@@ -99,7 +99,7 @@ def held_out(values: Floats, passed: Indices, repeats: Repeats, rules: Rules) ->
 
 
 def _halves(repeats: Repeats, generator: np.random.Generator) -> tuple[list[Indices], list[Indices]]:
-    """Two halves of the repeated rows: of large recipes their rows, of small ones the recipes as wholes."""
+    """Two halves of the repeated rows: rows of large recipes, whole recipes if they are small."""
     halves: tuple[list[Indices], list[Indices]] = ([], [])
     small, large = repeats.by_size()
     for group in large:

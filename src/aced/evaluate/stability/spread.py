@@ -1,4 +1,4 @@
-"""A table of scores, the seeds in it, and how the spread over seeds depends on the tasks that are averaged."""
+"""A table of scores, its seeds, and how the spread over seeds depends on the averaged tasks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from aced.evaluate.stability.distributions import Floats
 
 Indices = NDArray[np.int64]
 EQUAL = 1e-12
-"""Standard deviations that differ by less are equal: what remains is rounding."""
+"""Standard deviations that differ by less count as equal: the rest is rounding."""
 SMALL = 4
-"""Recipes with fewer rows are too small to be resampled or halved by themselves."""
+"""Recipes with fewer rows are too small to be resampled or halved individually."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class ScoreTable:
         values: `[R, K]` scores in [0, 1].
         recipes: R names; rows of one name are repeats (seeds) of one recipe.
         n: `[K]` scored queries of each task; NaN where unknown.
-        chance: `[K]` what guessing scores, in [0, 1]; NaN where unknown.
-        errors: `[R, K]` standard errors of the scores, where the files have them; NaN elsewhere.
-        ranked_only: `[R]` rows that measure no spread; where there are any, they alone are ranked as models.
+        chance: `[K]` score of guessing, in [0, 1]; NaN if unknown.
+        errors: `[R, K]` standard errors of the scores, if the files have them; otherwise NaN.
+        ranked_only: `[R]` rows that measure no spread; if there are any, only they are ranked as models.
     """
 
     tasks: Sequence[str]
@@ -47,7 +47,7 @@ class Repeats:
     """The rows of each repeated recipe.
 
     Attributes:
-        groups: for each recipe that has several rows, their positions in the table.
+        groups: for each recipe with several rows, their positions in the table.
         sizes: the same recipes by name, with their numbers of rows.
     """
 
@@ -68,8 +68,8 @@ class Repeats:
         found = {name: np.array(at) for name, at in rows.items() if len(at) > 1}
         if not found:
             raise AcedError(
-                f"None of the {len(rows)} recipes in the table occurs twice, so nothing can be said about seeds: give "
-                "several seeds of a recipe, or say with --recipe-column or --repeat-pattern which rows repeat one."
+                f"None of the {len(rows)} recipes in the table occurs twice, so the spread over seeds is unknown: give "
+                "several seeds of a recipe, or name the rows that repeat one with --recipe-column or --repeat-pattern."
             )
         return cls(list(found.values()), {name: len(at) for name, at in found.items()})
 
@@ -94,8 +94,8 @@ class Repeats:
         """Means, deviations and degrees of freedom of a resample.
 
         Rows are drawn with replacement within each recipe, and their deviations stretched by sqrt(m / (m - 1)): a
-        resample of m rows has (m - 1) / m of their variance on average. Of two or three rows that would be a crude
-        thing (two are equal half of the time), so where there are several such recipes, they are drawn as wholes.
+        resample of m rows has (m - 1) / m of their variance on average. With two or three rows that would be crude
+        (two are equal half of the time), so if there are several such recipes, they are drawn as wholes.
         """
         small, large = self.by_size()
         whole = len(small) >= SMALL
@@ -131,7 +131,7 @@ def std_curve(deviations: Floats, df: int) -> Floats:
 
 
 def lowest(curve: Floats, least: int) -> int:
-    """N: where the curve is lowest from `least` on; the last such place, so that no task goes for nothing.
+    """N: where the curve is lowest from `least` on; the last such place, so that no task is dropped without need.
 
     >>> lowest(np.array([0.1, 0.9, 0.6, 0.6, 0.8]), 2)
     4
@@ -142,7 +142,7 @@ def lowest(curve: Floats, least: int) -> int:
 
 @dataclass(frozen=True)
 class TaskChoice:
-    """Tasks sorted by their spread, and how many of them are kept.
+    """Tasks sorted by their spread, and how many of them to keep.
 
     Attributes:
         order: positions of the tasks above chance, the most stable first.
@@ -167,7 +167,7 @@ def choose(deviations: Floats, candidates: Indices, df: int, least: int | None) 
         deviations: `[rows, K]` from their recipes' means.
         candidates: positions among the K tasks, at least one.
         df: degrees of freedom.
-        least: fewest tasks to keep; None: half of the candidates, rounded up.
+        least: minimum number of tasks; None: half of the candidates, rounded up.
     """
     sigma = np.sqrt((deviations[:, candidates] ** 2).sum(0))
     order = candidates[np.argsort(sigma, kind="stable")]

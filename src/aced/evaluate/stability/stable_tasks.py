@@ -1,9 +1,9 @@
-"""StableEval: which tasks make an average whose differences mean something (arXiv 2411.18674; METHOD section 7).
+"""StableEval: the tasks whose average differs meaningfully between models (arXiv 2411.18674; METHOD section 7).
 
 The paper trains one recipe with several seeds, sorts the tasks by their standard deviation over the seeds, and keeps
-the N most stable ones, N being where adding the remaining, noisier tasks begins to raise the standard deviation of
-the average. Added here: a guard against chance, sampling errors, a bootstrap over seeds, a check on held-out seeds,
-and what the choice does to the ranking of models. Arrays in, a dataclass out; docs/stable.md has the definitions.
+the N most stable ones, with N where adding the remaining, noisier tasks begins to raise the standard deviation of the
+average. Added here: a guard against chance, sampling errors, a bootstrap over seeds, a check on held-out seeds, and the
+effect of the choice on the ranking of models. Arrays in, a dataclass out; docs/stable.md has the definitions.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ Verdict = Literal["kept", "noisy", "chance"]
 
 @dataclass(frozen=True)
 class TaskStability:
-    """One task; scores and errors in [0, 1], None where they cannot be known.
+    """One task; scores and errors in [0, 1], None if unknown.
 
     Attributes:
         name: of the task.
         verdict: `kept`, `noisy` (above chance, but it would raise the average's spread), or `chance` (not
             significantly above chance; dropped first).
-        mean: over the repeated recipes' rows (each recipe counts the same).
-        chance: what guessing scores.
+        mean: over the repeated recipes' rows (each recipe counts equally).
+        chance: the score of guessing.
         n: scored queries.
         p_value: of the best recipe's mean under guessing, times the number of recipes; at most 1.
-        sampling: standard error of a score, what another test set of this size would change: the mean of the
-            files' own errors where each repeated row has one, else the binomial one of the mean score.
+        sampling: standard error of a score due to the size of the test set: the mean of the files' own errors if each
+            repeated row has one, otherwise the binomial one of the mean score.
         sigma: standard deviation over the seeds, pooled within recipes.
         sigma_low: lower end of the bootstrap's 95 % interval of sigma.
         sigma_high: upper end.
-        kept_share: share of the resamples in which the task is kept.
+        kept_share: share of the resamples that keep the task.
     """
 
     name: str
@@ -63,8 +63,8 @@ class CurvePoint:
     Attributes:
         tasks: N.
         std: its standard deviation over the seeds, pooled within recipes.
-        independent: what it would be if the tasks' deviations were independent of each other.
-        low: lower end of the bootstrap's 95 % interval of `std`, each resample with an order of its own.
+        independent: its value if the tasks' deviations were independent of each other.
+        low: lower end of the bootstrap's 95 % interval of `std`, each resample with its own order.
         high: upper end.
     """
 
@@ -80,10 +80,10 @@ class Average:
     """The average over a set of tasks.
 
     Attributes:
-        tasks: how many.
+        tasks: number of tasks.
         std: over the seeds, pooled within recipes.
         spread: standard deviation of the models' averages; None below two models.
-        signal: `spread / std`: by how many standard deviations of a seed two models differ, typically.
+        signal: `spread / std`: the typical difference of two models in standard deviations over seeds.
     """
 
     tasks: int
@@ -94,7 +94,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Stability:
-    """What `select_stable` found.
+    """The result of `select_stable`.
 
     Attributes:
         tasks: the most stable first, those at chance last.
@@ -102,18 +102,18 @@ class Stability:
         chosen: N.
         chosen_low: lower end of the bootstrap's 95 % interval of N.
         chosen_high: upper end.
-        least: the fewest tasks that might have been chosen.
+        least: the minimum number of tasks.
         df: degrees of freedom of every sigma: repeated rows less repeated recipes.
-        sigma_factors: 95 % interval of any one sigma as multiples of it, by chi-square.
+        sigma_factors: 95 % interval of any single sigma as multiples of it, by chi-square.
         recipes: the repeated recipes and their numbers of rows.
         full: the average over all tasks.
         above_chance: the average over the tasks above chance.
         stable: the average over the kept tasks.
-        held_out: standard deviation of the stable average relative to that of all tasks above chance, where the
-            tasks are chosen on half of the seeds and both are measured on the other half; None with too few seeds.
-        models: number of models that are ranked: recipes, by the mean of their rows.
+        held_out: standard deviation of the stable average relative to that of all tasks above chance, with the tasks
+            chosen on half of the seeds and both measured on the other half; None with too few seeds.
+        models: number of ranked models: recipes, by the mean of their rows.
         tau: Kendall's tau-b between their rankings by the full and by the stable average; None below two models.
-        swapped: pairs of models in another order.
+        swapped: pairs of models whose order changes.
     """
 
     tasks: list[TaskStability]
@@ -154,7 +154,9 @@ def select_stable(scores: ScoreTable, rules: Rules = Rules()) -> Stability:
             "score it on easier tasks."
         )
     if rules.least is not None and not 1 <= rules.least <= len(passed):
-        raise AcedError(f"At least {rules.least} tasks are to be kept, but {len(passed)} are above chance.")
+        raise AcedError(
+            f"At least {rules.least} tasks must be kept, but only {len(passed)} are above chance: lower --least."
+        )
     deviations = repeats.deviations(scores.values)
     choice = choose(deviations, passed, repeats.df, rules.least)
     boot = bootstrap(scores, repeats, guard, rules) if repeats.df > 1 and rules.resamples else None
@@ -226,7 +228,7 @@ def _average(deviations: Floats, models: Floats, tasks: Indices, df: int) -> Ave
 
 
 def _ranking(full: Floats, stable: Floats) -> tuple[float | None, int]:
-    """Tau of two rankings, and the pairs that they order differently; averages equal but for rounding are ties."""
+    """Tau of two rankings, and the pairs that they order differently; averages that differ by rounding are ties."""
     if len(full) < 2:
         return None, 0
     full, stable = full.round(12), stable.round(12)

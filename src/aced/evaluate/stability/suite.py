@@ -1,6 +1,6 @@
-"""Suites: which tasks an average counts, chosen by `aced stable` and stored as its output in `evaluate/suites`.
+"""Suites: the tasks that an average counts, chosen by `aced stable` and stored in `evaluate/suites`.
 
-A suite applies to results on exactly the tasks that it was chosen among; the mean over any others is over all of them.
+A suite applies to results on exactly the tasks that it was chosen from; any other mean is over all tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Suite:
 
     Attributes:
         name: of its file.
-        tasks: all tasks that were judged.
+        tasks: all tasks that were considered.
         kept: those that an average counts.
     """
 

@@ -1,4 +1,4 @@
-"""Tables of scores in the forms that they come in, as one complete table: our JSON, DataComp's JSON lines, CSV."""
+"""One complete table from tables of scores in several forms: our JSON, DataComp's JSON lines, CSV."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Missing = Literal["stop", "tasks", "rows"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table is to be understood.
+    """How to read a table.
 
     Attributes:
         recipe_columns: CSV columns whose values together name a row's recipe; rows of one recipe are repeats.
-        repeat_pattern: regular expression for what differs between repeats; a row's recipe is its name without it.
-        ignore: patterns (`*`, `?`) of tasks or CSV columns that are left out.
+        repeat_pattern: regular expression for the part of a name that differs between repeats; the rest is the recipe.
+        ignore: patterns (`*`, `?`) of tasks or CSV columns to leave out.
         percent: scores are in percent.
-        missing: what to do about missing scores: stop, or leave out the tasks or the rows that lack any.
+        missing: what to do about missing scores: stop, or leave out the tasks or rows that lack any.
     """
 
     recipe_columns: Sequence[str] = ()
@@ -42,21 +42,21 @@ class Layout:
 def layout_of(
     recipe_columns: Sequence[str], repeat_pattern: str, ignore: Sequence[str], *, percent: bool, missing: str
 ) -> Layout:
-    """A layout from what the command line says.
+    """A layout from the command line's options.
 
     Raises:
-        AcedError: `missing` is unknown, or both columns and a pattern say which rows are repeats.
+        AcedError: `missing` is unknown, or both columns and a pattern identify repeats.
     """
     if missing not in get_args(Missing):
         raise AcedError(f"--missing is '{missing}'; use 'stop', 'tasks' or 'rows'.")
     if recipe_columns and repeat_pattern:
-        raise AcedError("Give --recipe-column or --repeat-pattern, not both: each says which rows repeat a recipe.")
+        raise AcedError("Use --recipe-column or --repeat-pattern, not both: each says which rows repeat a recipe.")
     return Layout(recipe_columns, repeat_pattern, ignore, percent, cast(Missing, missing))
 
 
 @dataclass
 class _Collected:
-    """Rows under way to a table."""
+    """Rows on their way to a table."""
 
     rows: list[ScoreRow] = field(default_factory=list)
     ranked_only: list[bool] = field(default_factory=list)
@@ -69,13 +69,13 @@ def read_scores(
 
     Args:
         paths: `results.json` files or folders that hold one, `eval_results.jsonl` files, CSV files.
-        ranked: more of them, whose rows are ranked as models instead of those of `paths`; they measure no spread.
-        facts: a CSV (`task,n,chance`) or JSON file (`{task: {n, chance}}`) for what the tables do not say.
+        ranked: further ones, whose rows are ranked as models instead of those of `paths`; they measure no spread.
+        facts: a CSV (`task,n,chance`) or JSON file (`{task: {n, chance}}`) for facts missing from the tables.
         layout: see `Layout`.
 
     Raises:
-        AcedError: a file that is missing or malformed, a missing score (unless the layout says what to leave out), a
-            score out of range, a run that is given twice, or a task that is not the same in all of them.
+        AcedError: a file is missing or malformed, a score is missing (unless the layout says what to leave out) or out
+            of range, a run is given twice, or a task is not the same in all of them.
     """
     pattern = _compiled(layout.repeat_pattern)
     found = _Collected()
@@ -118,7 +118,7 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
 
 
 def _with_recipe(row: ScoreRow, pattern: re.Pattern[str] | None, columns: Sequence[str]) -> ScoreRow:
-    """The row's recipe: its name without what differs between repeats; by columns it is known already."""
+    """The row's recipe: its name without the part that differs between repeats; with columns it is already known."""
     if pattern is None or columns:
         return row
     if not pattern.search(row.name):
@@ -127,7 +127,7 @@ def _with_recipe(row: ScoreRow, pattern: re.Pattern[str] | None, columns: Sequen
 
 
 def _told_apart(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
-    """Runs of one name whose configs differ in more than the seed are recipes of their own, named by a folder."""
+    """Runs of one name whose configs differ in more than the seed become separate recipes, named by a folder."""
     configs: dict[str, dict[str, str]] = {}
     for row in rows:
         if row.config:
@@ -141,7 +141,7 @@ def _told_apart(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
 
 
 def _refuse_twins(rows: Sequence[ScoreRow]) -> None:
-    """A run that is given twice would look like a seed that repeats another exactly."""
+    """A run given twice would look like a seed that repeats another exactly."""
     seen: dict[tuple[str, str], ScoreRow] = {}
     for row in rows:
         if not row.seed:
@@ -149,7 +149,7 @@ def _refuse_twins(rows: Sequence[ScoreRow]) -> None:
         twin = seen.setdefault((row.recipe, row.seed), row)
         if twin is not row:
             raise AcedError(
-                f"Seed {row.seed} of '{row.recipe}' occurs twice, in {twin.where} and {row.where}: give each run once."
+                f"Seed {row.seed} of '{row.recipe}' occurs twice, in {twin.where} and {row.where}: name each run once."
             )
 
 
@@ -165,7 +165,7 @@ def _tasks(rows: Sequence[ScoreRow], ignore: Iterable[str]) -> list[str]:
 
 
 def _complete(rows: list[ScoreRow], tasks: list[str], missing: Missing) -> tuple[list[ScoreRow], list[str], list[bool]]:
-    """Rows and tasks without holes, and which rows stay."""
+    """Rows and tasks without holes, and the rows that remain."""
     holes = [(row, task) for row in rows for task in tasks if row.scores.get(task) is None]
     keep = [True] * len(rows)
     if not holes:
@@ -184,7 +184,7 @@ def _complete(rows: list[ScoreRow], tasks: list[str], missing: Missing) -> tuple
             "incomplete with --missing tasks or --missing rows."
         )
     if not (rows and tasks):
-        raise AcedError(f"--missing {missing} leaves nothing: every one of the {missing} lacks some score.")
+        raise AcedError(f"--missing {missing} leaves nothing: all {missing} lack some score: add the scores.")
     return rows, tasks, keep
 
 
@@ -195,7 +195,7 @@ def _score(row: ScoreRow, task: str, scale: float) -> float:
         hint = "add --percent if scores are in percent, or" if scale == 1 and 1 < value <= 100 else "correct it, or"
         raise AcedError(
             f"{row.where} has {value:g} as the score of '{row.name}' on task '{task}', which is not between 0 and "
-            f"{scale:g}: {hint} leave the column out with --ignore '{task}' if it is no task."
+            f"{scale:g}: {hint} leave the column out with --ignore '{task}' if it is not a task."
         )
     return value / scale
 
@@ -203,7 +203,7 @@ def _score(row: ScoreRow, task: str, scale: float) -> float:
 def _facts(
     rows: Sequence[ScoreRow], tasks: Sequence[str], given: dict[str, Facts], file: Path | None
 ) -> dict[str, Facts]:
-    """n and chance of each task: from the rows, which must agree, and from the facts file where they say nothing."""
+    """n and chance of each task: from the rows, which must agree, and otherwise from the facts file."""
     if given and not given.keys() & set(tasks):
         raise AcedError(f"{file} names none of the tasks, for instance '{tasks[0]}'.{nearest(tasks[0], given)}")
     known = {}

@@ -1,4 +1,4 @@
-"""The references of a demo: the package's or one trained now, each with its embeddings of the pool."""
+"""The references of a demo: the packaged one or one trained now, each with its embeddings of the pool."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from aced.train.run.student import make_student
 
 @dataclass
 class TrainedReference:
-    """A reference's model and scores, and what training it cost.
+    """A reference's model and scores, and the cost of its training.
 
     Attributes:
         tower: the model.
         scores: on the demo's tasks.
-        seconds: of training: by the clock where it was trained now, else processor time.
+        seconds: of training: by the clock if it was trained now, otherwise processor time.
         flops: of training.
-        machine: that it was trained on, where that was not here and now.
+        machine: where it was trained, if not here and now.
     """
 
     tower: Tower
@@ -46,7 +46,7 @@ class TrainedReference:
 
 @dataclass
 class Reference:
-    """A trained reference with its embeddings of the pool, and what these cost."""
+    """A trained reference with its embeddings of the pool, and the cost of these."""
 
     trained: TrainedReference
     provider: Cached
@@ -68,18 +68,18 @@ class Reference:
 
 @dataclass
 class References:
-    """Makes each reference of a demo at its first use, and keeps it.
+    """Makes each reference of a demo on first use, and keeps it.
 
     Attributes:
         out: folder of the demo.
         scale: sizes and lengths.
         split: of the tasks.
         device: where models run.
-        bars: where progress goes.
-        tasks: that a reference is scored on.
-        pool: that it embeds.
-        anew: whether the large reference is trained although the package brings it.
-        keep: folder that the large reference is kept in after its training; None for none.
+        bars: shows progress.
+        tasks: tasks that a reference is scored on.
+        pool: pool that it embeds.
+        anew: whether to train the large reference instead of using the packaged one.
+        keep: folder to keep the large reference in after its training; None for none.
         made: the references so far, by architecture.
     """
 
@@ -99,7 +99,7 @@ class References:
         return self.anew or model != REFERENCE
 
     def work(self, model: str) -> float:
-        """Roughly what training it costs, in the student's forward passes over a batch."""
+        """Approximate cost of its training, in the student's forward passes over a batch."""
         cost = 1.0 if model == STUDENT else REFERENCE_COST
         return self.scale.reference_steps * 3.0 * cost if self.trains(model) else 0.0
 
@@ -115,13 +115,13 @@ class References:
         return self.made[model]
 
     def as_json(self) -> dict[str, Any] | None:
-        """`reference` of results.json: the large one, or else any; None where there is none."""
+        """`reference` of results.json: the large one, otherwise any; None if there is none."""
         large = self.made.get(REFERENCE) or next(iter(self.made.values()), None)
         return large.as_json() if large is not None else None
 
     def _packaged(self, model: str) -> TrainedReference:
         tower, training = load_kept(device=self.device)
-        save_tower(tower, self.out / "reference" / model / "model")  # as a trained one leaves it, for further runs
+        save_tower(tower, self.out / "reference" / model / "model")  # as training would, for further runs
         with self.bars.bar(f"Scoring the reference {model}", 1) as tick:
             scores = score_all(tower, self.tasks)
             tick(1, f"{scores.average:.1f} %" if scores.average is not None else "")

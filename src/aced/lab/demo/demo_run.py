@@ -1,4 +1,4 @@
-"""Runs the demo: reference, cached embeddings, every row for every seed, table, results and report."""
+"""The demo's program: reference, cached embeddings, every row for every seed, table, results and report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from aced.train.run.inputs import Inputs, make_eval_tasks
 from aced.train.run.student import make_student
 
 MARK = "demo.json"
-"""Says that a folder was made by the demo, so that the next demo may clear it."""
+"""Marks a folder as made by the demo, so that the next demo may clear it."""
 
 
 @dataclass
@@ -63,12 +63,12 @@ class Demo:
 
 
 def demo_program(options: DemoOptions, console: Console) -> dict[str, Any]:
-    """Run the demo, say what it does and print its table and what follows from it; returns the results.
+    """Run the demo, and print what it does, its table and conclusions; returns the results.
 
     Raises:
         AcedError: as `run_demo`, or an unknown split.
     """
-    rows = choose_rows(options.methods)  # what is wrong is said before anything is computed
+    rows = choose_rows(options.methods)  # report mistakes before anything is computed
     check_demo(options)
     scale = QUICK if options.quick else FULL
     count = set_threads(options.threads)
@@ -91,12 +91,12 @@ def demo_program(options: DemoOptions, console: Console) -> dict[str, Any]:
 
 
 def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, Any]:
-    """Run the demo and return what it wrote to `results.json` in its folder.
+    """Run the demo and return the content of `results.json`, written to its folder.
 
     Args:
         options: the rows, the seeds, the folder and the split.
         scale: sizes and lengths.
-        console: where progress goes.
+        console: where progress is printed.
 
     Raises:
         AcedError: an unknown row, a folder in the way, or a run that failed.
@@ -115,7 +115,7 @@ def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, 
         demo = Demo(out, scale, split, device, bars, tasks, pool, references)
         bars.overall("Demo", _work(rows, seeds, references))
         if options.keep_reference is not None:
-            references.of(REFERENCE)  # whether a row asks for it or not
+            references.of(REFERENCE)  # even if no row needs it
         for seed in range(seeds):
             for row in rows:
                 title = f"{row.title}, seed {seed}" if seeds > 1 else row.title
@@ -124,7 +124,7 @@ def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, 
 
 
 def _row_work(row: DemoRow, scale: Scale) -> float:
-    """Roughly what a row costs, in student forward passes over a batch."""
+    """Approximate cost of a row, in student forward passes over a batch."""
     per_step = {True: 8.0, False: 3.0}[get_method(row.method).scores_student]
     return scale.steps * (8.0 if row.wall else per_step * row.factor)
 
@@ -137,19 +137,19 @@ def _work(rows: list[DemoRow], seeds: int, references: References) -> float:
 
 
 def check_demo(options: DemoOptions) -> None:
-    """Refuse what cannot be run, before anything is computed.
+    """Refuse impossible options before anything is computed.
 
     Raises:
-        AcedError: fewer seeds than 1, an unknown split, a reference to be kept that is not trained or only for a quick
-            look, or a folder that is not a demo's to clear.
+        AcedError: there are no seeds, the split is unknown, the reference to keep is not trained or only for a quick
+            look, or the demo may not clear the folder.
     """
     out = options.out
     if options.seeds < 1:
-        raise AcedError(f"--seeds is {options.seeds}; give at least 1.")
+        raise AcedError(f"--seeds is {options.seeds}; use at least 1.")
     if options.split not in ("test", "validation"):
         raise AcedError(f"--split is '{options.split}'; use 'test' or 'validation'.")
     if options.keep_reference is not None and (options.quick or not options.train_reference):
-        raise AcedError("--keep-reference keeps a reference that was trained; add --train-reference, without --quick.")
+        raise AcedError("--keep-reference keeps a newly trained reference; add --train-reference, without --quick.")
     if out.exists() and not out.is_dir():
         raise AcedError(f"{out} is a file; choose a folder with --out.")
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
@@ -157,7 +157,7 @@ def check_demo(options: DemoOptions) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Empty the folder of an earlier demo; its mark stays, so that a kill here leaves a folder to clear again."""
+    """Empty the folder of an earlier demo; its mark stays, so that a killed demo's folder can be cleared."""
     for entry in out.iterdir() if out.is_dir() else ():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -185,7 +185,7 @@ def _run_row(demo: Demo, row: DemoRow, seed: int, title: str) -> dict[str, Any]:
 
 
 def _wall_steps(demo: Demo, row: DemoRow, seed: int) -> int | None:
-    """How many steps fit into the wall time that ACED took with this seed, by this row's own measured step time."""
+    """Number of steps that fit into ACED's wall time with this seed, at this row's own measured step time."""
     if not row.wall:
         return None
     seconds = {r["method"]: (r["budgets"]["seconds"], r["steps"]) for r in demo.rows if r["seed"] == seed}

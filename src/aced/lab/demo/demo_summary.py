@@ -1,4 +1,4 @@
-"""Sentences that say what the demo's table shows, and no more than it shows."""
+"""Sentences that say what the demo's table shows, and no more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIE = 0.05
 
 
 def summarise(results: dict[str, Any]) -> list[str]:
-    """What was compared, which row leads at equal samples, how that stands by the clock, and what no row includes.
+    """The comparison, the best row at equal samples, the comparison at equal time, and the costs outside the rows.
 
     Args:
         results: in the form of results.json.
@@ -23,7 +23,7 @@ def summarise(results: dict[str, Any]) -> list[str]:
     results = results | on_shared_tasks(parse_results(results))[0].model_dump(include={"rows", "reference"})
     means, titles = _means(results["rows"], "average"), {row["method"]: row["title"] for row in results["rows"]}
     if not means:
-        return ["No task could be scored, so that the rows cannot be compared; results.json says why under `failed`."]
+        return ["No task could be scored, so the rows cannot be compared; results.json gives reasons under `failed`."]
     return [
         _setting(results),
         _equal_samples(results, means, titles),
@@ -53,7 +53,7 @@ def _setting(results: dict[str, Any]) -> str:
 
 
 def _reference_cost(results: dict[str, Any]) -> list[str]:
-    """What the rows share and none of them includes; empty where no row asked for a reference."""
+    """The costs that the rows share and exclude; empty if no row needed a reference."""
     reference = results.get("reference")
     if not reference:
         return []
@@ -64,7 +64,7 @@ def _reference_cost(results: dict[str, Any]) -> list[str]:
         if where
         else f"training it took {trained}"
     )
-    return [f"No row includes what the reference cost: {training}, and embedding the pool once {embedded}."]
+    return [f"The rows exclude the cost of the reference: {training}, and embedding the pool once {embedded}."]
 
 
 def _equal_samples(results: dict[str, Any], means: dict[str, float], titles: dict[str, str]) -> str:
@@ -103,11 +103,11 @@ def _by_the_clock(results: dict[str, Any], means: dict[str, float], titles: dict
     if "iid-longer" in means:
         longer = f"{titles['iid-longer']} took {seconds['iid-longer']:.0f} s and scores"
         return f"{text}; {longer} {_against(means['iid-longer'], means['aced'])}."
-    return f"{text}; --methods all adds the rows that show what other methods reach in the same time."
+    return f"{text}; --methods all adds rows for other methods trained for the same time."
 
 
 def _against(value: float, aced: float) -> str:
-    """A score and how it compares with ACED's."""
+    """A score and its comparison with ACED's."""
     verdict = "below" if value < aced - _TIE else "above" if value > aced + _TIE else "the same as"
     return f"{value:.1f} %, {verdict} ACED's {aced:.1f} %"
 

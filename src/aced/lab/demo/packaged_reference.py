@@ -1,4 +1,4 @@
-"""The demo's reference as the package brings it: weights in half precision, and a record of what training them cost.
+"""The demo's packaged reference: weights in half precision, and a record of their training cost.
 
     aced demo --methods iid --split validation --threads 1 \\
       --train-reference --keep-reference src/aced/lab/demo/reference
@@ -23,13 +23,13 @@ WEIGHTS, RECORD = "weights.safetensors", "training.json"
 
 
 class Training(BaseModel):
-    """Where kept weights come from, and what they cost.
+    """The origin of packaged weights and their cost.
 
     Attributes:
         model: the architecture.
         steps: of training.
-        split: of the tasks that `average` is over.
-        average: the mean score in percent over the tasks that count, before the weights were cut to half precision.
+        split: of the tasks behind `average`.
+        average: the mean score in percent over the tasks that count, before rounding the weights to half precision.
         seconds: processor time of the training process: the wall time of one thread on an idle core.
         flops: of training.
         environment: the machine, the versions and the date.
@@ -53,7 +53,7 @@ class Training(BaseModel):
 
 
 def keep_reference(tower: Tower, training: Training, folder: Path) -> None:
-    """Write weights in half precision and their record into a folder, over those that it holds.
+    """Write weights in half precision and their record into a folder, replacing existing ones.
 
     Raises:
         AcedError: the disk is full or the folder cannot be written.
@@ -64,7 +64,7 @@ def keep_reference(tower: Tower, training: Training, folder: Path) -> None:
 
 
 def load_kept(folder: Path = FOLDER, device: torch.device | str = "cpu") -> tuple[Tower, Training]:
-    """The kept reference in single precision, frozen and in evaluation mode, and the record of its training.
+    """The packaged reference in single precision, frozen and in evaluation mode, and the record of its training.
 
     Raises:
         AcedError: a file is missing or damaged, or the weights do not fit the architecture.

@@ -1,7 +1,7 @@
-"""What the demo runs: sizes, settings and the rows of its table.
+"""The demo's sizes, settings and table rows.
 
 Everything here was fixed on IID and reference runs on the validation split before any method was scored on the test
-split; LOG.md says when and how.
+split; LOG.md records when and how.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from aced.methods import METHODS, get_method
 
 STUDENT, REFERENCE = "aced-demo-s", "aced-demo-l"
 REFERENCE_COST = 5.7
-"""A forward pass of the reference relative to the student's, roughly; for the time left only."""
+"""Approximate cost of the reference's forward pass relative to the student's; only for the time left."""
 LR, REFERENCE_LR, TEMPERATURE = 1e-3, 1.5e-3, 0.1
 WALL_OF = "aced"
-"""The row whose wall time the rows of length `wall` are given."""
+"""The row whose wall time the rows with `wall` receive."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a demo is."""
+    """The size of a demo."""
 
     pool: int = 24_000
     curated: int = 24_000
@@ -44,9 +44,9 @@ class DemoRow:
         name: in results.json and for `--methods`.
         title: in tables.
         method: the row of the methods table.
-        weight: lambda, where it is not the method's own.
+        weight: lambda, if not the method's own.
         factor: length in multiples of the demo's steps.
-        wall: as long as ACED takes, by the clock; `factor` is then measured.
+        wall: as long as ACED takes by the clock; `factor` is then measured.
     """
 
     name: str
@@ -58,11 +58,11 @@ class DemoRow:
 
     @property
     def timed_by(self) -> str:
-        """The row whose measured step time tells how many steps fit into ACED's wall time."""
+        """The row whose measured step time determines how many steps fit into ACED's wall time."""
         return self.method
 
 
-# A step of a method that distils on another batch trains on twice as many samples: its own row takes half the steps.
+# A method that distils on another batch trains on twice as many samples per step: its own row takes half the steps.
 _LONGER = (
     DemoRow("aced-iidistill-longer", "ACED-IIDistill, twice the samples", "aced-iidistill"),
     DemoRow("iid-longer", "IID, 4x longer", "iid", factor=4.0),
@@ -85,7 +85,7 @@ DEFAULT = ("iid", "softmax-kd", "i-acid", "h-acid", "i-aced", "aced", "columns-k
 
 
 def choose_rows(methods: str | None) -> list[DemoRow]:
-    """The rows of a `--methods` argument, with those that they are measured against put before them.
+    """The rows of a `--methods` argument, preceded by the rows that they are measured against.
 
     Raises:
         AcedError: an unknown name (names the nearest).
@@ -96,14 +96,14 @@ def choose_rows(methods: str | None) -> list[DemoRow]:
         if name not in ROWS:
             raise AcedError(f"There is no method '{name}'.{nearest(name, ROWS)}")
     if not names:
-        raise AcedError("No method was named; write --methods iid,aced or --methods all.")
+        raise AcedError("No method is named; write --methods iid,aced or --methods all.")
     needed = dict.fromkeys(n for name in names if ROWS[name].wall for n in (ROWS[name].timed_by, WALL_OF))
     wanted = dict.fromkeys([*needed, *names])
     return [ROWS[name] for name in ROWS if name in wanted]
 
 
 def reference_model(row: DemoRow) -> str | None:
-    """The architecture of the reference that a row asks for; None for none."""
+    """The architecture of the reference that a row needs; None for none."""
     method = get_method(row.method)
     return STUDENT if method.needs_peer else REFERENCE if method.needs_large else None
 

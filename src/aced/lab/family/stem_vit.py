@@ -1,7 +1,7 @@
 """A small vision transformer with a two-step stem, made to learn fast on tiny images on a CPU.
 
-It is registered in timm's registry as `aced_stem_vit_s`, `_m`, `_l` and `_l48` (for 48 px), so that an open_clip
-JSON config can name it (`timm_model_name`) and open_clip's own tools can build it.
+It is registered in timm as `aced_stem_vit_s`, `_m`, `_l` and `_l48` (for 48 px), so that an open_clip JSON config can
+name it (`timm_model_name`) and open_clip's own tools can build it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class StemViT(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = width
         self.token_side = PATCH
         self.grid_size = (image_size // PATCH, image_size // PATCH)
-        # What open_clip's TimmModel asks a trunk for; no pool_size, because the features are already pooled.
+        # Attributes that open_clip's TimmModel expects of a trunk; no pool_size: the features are already pooled.
         self.default_cfg = {"input_size": (3, image_size, image_size), "pool_size": None, "num_classes": 0}
         self.pretrained_cfg = self.default_cfg
         self.stem1 = nn.Linear(3 * _INNER**2, _STEM)
@@ -113,7 +113,7 @@ class StemViT(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.5)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head (0 classes: none) and, where it is given, the kind of pooling."""
+        """Replace the head (0 classes: none) and, if given, the kind of pooling."""
         if global_pool is not None:
             if global_pool not in ("avg", ""):
                 raise AcedError(f"aced_stem_vit: timm_pool is '{global_pool}'; use 'avg' or ''.")
@@ -176,7 +176,7 @@ class StemViT(nn.Module):
 
 
 def register_stem_vits() -> None:
-    """Enter the sizes in timm's registry (timm must be importable: call `ensure_torchvision` first)."""
+    """Register the sizes in timm (timm must be importable: call `ensure_torchvision` first)."""
     from timm.models import is_model, register_model
 
     for name, size in SIZES.items():
@@ -189,8 +189,8 @@ def _entrypoint(name: str, size: Mapping[str, int]) -> Any:
 
     def build(pretrained: bool = False, **options: Any) -> StemViT:
         if pretrained:
-            raise AcedError(f"{name}: there are no pretrained weights; set 'timm_model_pretrained' to false.")
-        # timm also passes what belongs to its own models: pretrained_cfg, cache_dir and the like.
+            raise AcedError(f"{name}: no pretrained weights exist; set 'timm_model_pretrained' to false.")
+        # timm also passes arguments of its own models: pretrained_cfg, cache_dir and others.
         known = {"num_classes", "global_pool", "image_size", "mlp_ratio"}
         arguments: dict[str, Any] = {**size, **{k: v for k, v in options.items() if k in known}}
         return StemViT(**arguments)

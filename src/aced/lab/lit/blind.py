@@ -1,4 +1,4 @@
-"""The decoder that sees nothing: trained as the others on the same texts, once for all encoders."""
+"""The blind decoder: trained like the others on the same texts but without images, once for all encoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class DecoderPlan:
-    """A decoder that is to be trained and to write.
+    """A decoder to train and run.
 
     Attributes:
         shape: its sizes.
@@ -45,10 +45,10 @@ def blind_texts(
     device: torch.device,
     tick: Callable[[int, int], None] | None = None,
 ) -> list[list[str]]:
-    """What a decoder without sight writes for each test set; from the cache where the same one wrote before.
+    """A blind decoder's texts for each test set; from the cache if the same decoder has written them before.
 
-    It knows the questions and how often each text comes, and no encoder has a part in it: its texts are shared by all
-    encoders that are compared on the same data.
+    It knows the questions and how often each text occurs, and uses no encoder, so its texts are shared by all encoders
+    that are compared on the same data.
 
     Raises:
         AcedError: the cached file is damaged, or the disk is full.
@@ -61,7 +61,7 @@ def blind_texts(
     found = []
     for examples in data.test:
         caption = examples.kind == "caption"
-        # Without sight every picture gets the same caption: one is enough.
+        # Without sight every image gets the same caption: one is enough.
         few = examples.only([0]) if caption else examples
         texts = write_texts(decoder, vocabulary, few, None, beams=plan.beams if caption else 1)
         found.append(texts * len(examples) if caption else texts)

@@ -16,7 +16,7 @@ from aced.pool.shards import Shards, open_shards
 from aced.runtime.counting import Progress
 
 _LONGEST_CAPTION = 400
-"""Characters of a training caption that are kept; the decoder writes some twenty words."""
+"""Characters of a training caption to keep; the decoder writes some twenty words."""
 
 
 def load_caption_tars(
@@ -26,7 +26,7 @@ def load_caption_tars(
 
     Args:
         path: a tar, a folder of tars, a glob or a brace range.
-        where: (field, value) of the samples' json: only samples with this value are taken.
+        where: (field, value) of the samples' json: only samples with this value are used.
         index_dir: where the tars' indexes are kept.
         progress: called with (samples read, all samples).
 
@@ -51,7 +51,7 @@ def load_caption_tars(
 
 
 def _with_value(shards: Shards, field: str, value: str) -> set[str]:
-    """Keys of the samples that have a value in a field of their json; of a list its first entry counts."""
+    """Keys of the samples that have a value in a field of their json; for a list its first entry counts."""
     return {key for key, found in zip(shards.keys, shards.fields(field), strict=True) if _word(found) == value}
 
 
@@ -62,10 +62,10 @@ def _word(found: object) -> str | None:
 
 
 def load_caption_task(folder: Path) -> TextExamples:
-    """The pictures and captions of a retrieval task in CLIP_benchmark's layout, as a test.
+    """The images and captions of a retrieval task in CLIP_benchmark's layout, as a test.
 
     Raises:
-        AcedError: not such a task, or a damaged one.
+        AcedError: it is not such a task, or is damaged.
     """
     found = [task for task in load_task_folder(folder) if isinstance(task, Retrieval)]
     if not found:
@@ -82,6 +82,6 @@ def _tuples(captions: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Changes when the task's tars do."""
+    """Changes when the task's tars change."""
     states = [(tar.name, tar.stat().st_size, tar.stat().st_mtime_ns) for tar in sorted((folder / "test").glob("*.tar"))]
     return hashlib.sha256(json.dumps(["lit task", states]).encode()).hexdigest()

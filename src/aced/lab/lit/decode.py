@@ -12,17 +12,17 @@ NextLogits = Callable[[Tensor, Tensor], Tensor]
 
 
 def greedy(model: NextLogits, prompt: Tensor, *, end: int, longest: int, banned: tuple[int, ...] = ()) -> Tensor:
-    """The likeliest id at each step.
+    """The most likely id at each step.
 
     Args:
-        model: gives the logits.
-        prompt: `[n, L]` what each text begins with.
+        model: returns the logits.
+        prompt: `[n, L]` the beginning of each text.
         end: the id that ends a text.
-        longest: most ids that are written.
+        longest: maximum number of ids to write.
         banned: ids that are never written.
 
     Returns:
-        `[n, <= longest]` the written ids; behind `end` there is nothing but `end`.
+        `[n, <= longest]` the written ids; after `end` every id is `end`.
     """
     items = torch.arange(len(prompt), device=prompt.device)
     ids = prompt
@@ -50,27 +50,27 @@ def beam_search(
     """The best text that a beam of `beams` finds for each item.
 
     A text's score is its log-probability, `end` included, over its length in ids to the power `length_power`. A text
-    that reaches `longest` ids counts as it is, without `end`. The search of an item is over when nothing that is still
-    being written can beat its best finished text.
+    that reaches `longest` ids counts unchanged, without `end`. The search for an item ends when no unfinished text can
+    beat its best finished one.
 
     Args:
-        model: gives the logits.
-        prompt: `[n, L]` what each text begins with.
+        model: returns the logits.
+        prompt: `[n, L]` the beginning of each text.
         end: the id that ends a text.
-        longest: most ids that are written.
-        beams: texts that are kept at each step.
+        longest: maximum number of ids to write.
+        beams: number of texts kept at each step.
         banned: ids that are never written.
         length_power: 0 for the plain log-probability, which favours short texts; 1 for the mean per id.
 
     Returns:
-        the written ids `[n, <= longest]`, `end` behind each, and the scores `[n]`.
+        the written ids `[n, <= longest]`, followed by `end`, and the scores `[n]`.
     """
     if beams < 1 or longest < 1:
         raise ValueError(f"beam_search: beams and longest must be 1 or more, got {beams} and {longest}.")
     n, start = prompt.shape
     ids = prompt.repeat_interleave(beams, dim=0)
     items = torch.arange(n, device=prompt.device).repeat_interleave(beams)
-    # At first all beams of an item are alike: only one of them may be extended.
+    # At first all beams of an item are the same: only one of them may be extended.
     alive = torch.full((n, beams), -torch.inf, device=prompt.device)
     alive[:, 0] = 0.0
     best = torch.full((n,), -torch.inf, device=prompt.device)
@@ -112,6 +112,6 @@ def _keep_best(best: Tensor, texts: Tensor, scores: Tensor, written: Tensor) -> 
     value, which = scores.max(dim=1)
     better = value > best
     rows = torch.arange(len(best), device=best.device)
-    fresh = texts.clone()  # behind what is written there is only `end`: earlier texts were shorter
+    fresh = texts.clone()  # followed only by `end`: earlier texts were shorter
     fresh[:, : written.shape[2]] = written[rows, which]
     return torch.where(better, value, best), torch.where(better[:, None], fresh, texts)

@@ -1,4 +1,4 @@
-"""The decoder: a small causal transformer that attends to patch tokens, and what is stored of it."""
+"""The decoder: a small causal transformer that attends to patch tokens, and its stored form."""
 
 from __future__ import annotations
 
@@ -42,13 +42,12 @@ class DecoderShape:
 
 
 class TextDecoder(nn.Module):
-    """Writes text about a picture from its patch tokens; torch's own decoder layers, normalised before each part.
+    """Writes text about an image from its patch tokens; torch's own decoder layers, pre-norm.
 
     Args:
         shape: the sizes.
         vocabulary: number of ids.
-        memory_width: W of the patch tokens; 0 for a decoder that never sees a picture, which attends to one learned
-            vector in their place.
+        memory_width: W of the patch tokens; 0 for a blind decoder, which attends to one learned vector instead.
     """
 
     def __init__(self, shape: DecoderShape, vocabulary: int, memory_width: int) -> None:
@@ -79,11 +78,11 @@ class TextDecoder(nn.Module):
             self.words.weight[PAD] = 0
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that do not decay, as models of timm tell them."""
+        """Names of the parameters that do not decay, in the form of timm's models."""
         return {"positions", "nothing"}
 
     def memory(self, tokens: Tensor | None, n: int) -> Tensor:
-        """Patch tokens `[n, T, W]` (None for a decoder without sight) to what is attended to, `[n, T', width]`."""
+        """Patch tokens `[n, T, W]` (None for a blind decoder) to the attended memory, `[n, T', width]`."""
         if self.memory_width == 0:
             return self.nothing.expand(n, 1, -1)
         if tokens is None:
@@ -106,14 +105,14 @@ class TextDecoder(nn.Module):
 
 
 def make_decoder(shape: DecoderShape, vocabulary: int, memory_width: int, seed: int) -> TextDecoder:
-    """A decoder with initial weights drawn from a seed; the global generator stays as it was."""
+    """A decoder with initial weights drawn from a seed; the global generator is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TextDecoder(shape, vocabulary, memory_width)
 
 
 def describe(decoder: TextDecoder) -> dict[str, Any]:
-    """Its sizes, as they stand in `decoder.json`."""
+    """Its sizes, in the form of `decoder.json`."""
     shape = decoder.shape
     sizes = {"layers": shape.layers, "width": shape.width, "heads": shape.heads, "max_length": shape.max_length}
     parameters = sum(parameter.numel() for parameter in decoder.parameters())

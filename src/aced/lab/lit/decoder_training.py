@@ -1,4 +1,4 @@
-"""Training a decoder on captions and questions at once, and letting it write. Seeded; the encoder is never touched."""
+"""Training a decoder on captions and questions together, and writing with it. Seeded; the encoder stays unchanged."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from aced.train.optim import decay_groups
 
 StepTick = Callable[[int, int], None]
 Sight = Mapping[int, PatchTokens] | None
-"""The tokens of each source by its `id`; None for a decoder that sees nothing."""
+"""The tokens of each source by its `id`; None for a blind decoder."""
 
 LONGEST_CAPTION, LONGEST_ANSWER = 24, 6
-"""Most words that are written."""
+"""Maximum number of words to write."""
 _NEVER = tuple(one for one in range(len(SPECIALS)) if one != END)
 _IGNORE = -100
 _ROWS = 256
-"""Texts that are written at a time."""
+"""Number of texts written at a time."""
 
 
 @dataclass(frozen=True)
 class DecoderSettings:
-    """How a decoder is trained.
+    """How to train a decoder.
 
     Attributes:
         steps: optimiser steps.
-        batch: examples of a step, shared evenly by the training sets.
+        batch: examples per step, split evenly over the training sets.
         lr: AdamW's peak learning rate; warm-up of a tenth, then a cosine to zero.
         weight_decay: on matrices.
         clip: largest norm of the gradient.
@@ -58,7 +58,7 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A training set as ids: for each example what is given, and the texts to learn."""
+    """A training set as ids: for each example the given ids, and the texts to learn."""
 
     rows: Sequence[int]
     given: list[list[int]]
@@ -77,17 +77,17 @@ def train_decoder(
 ) -> list[float]:
     """Train in place; the same arguments give the same weights.
 
-    Every step takes as many examples of each training set as of any other. Of an example with several captions one is
-    drawn. The loss is the cross-entropy of the text's ids, its end included, as a mean over the ids of an example and
-    then over the examples, so that long captions do not outweigh short answers.
+    Every step takes equally many examples of each training set. If an example has several captions, one is drawn. The
+    loss is the cross-entropy of the text's ids, its end included, averaged over the ids of an example and then over the
+    examples, so that long captions do not outweigh short answers.
 
     Args:
         decoder: with initial weights.
         vocabulary: words of the decoder.
         train: the sets.
-        sight: patch tokens, or None for a decoder that sees nothing.
+        sight: patch tokens, or None for a blind decoder.
         settings: length and learning rate.
-        seed: of the order and the dropout; torch's global generator stays as it was.
+        seed: of the order and the dropout; torch's global generator is restored.
         tick: called with (steps done, all steps).
 
     Returns:
@@ -142,7 +142,7 @@ def _prompt(examples: TextExamples, i: int, vocabulary: Vocabulary, max_length: 
 
 
 def _batches(part: _Encoded, size: int, seed: int, number: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Without end: rows of the source, ids `[size, L]`, and the ids to be foretold `[size, L]`."""
+    """Without end: rows of the source, ids `[size, L]`, and the ids to predict `[size, L]`."""
     draw = torch.Generator().manual_seed(1_000_003 * seed + number)
     queue: list[int] = []
     while True:
@@ -199,13 +199,13 @@ def write_texts(
     length_power: float = 0.7,
     tick: StepTick | None = None,
 ) -> list[str]:
-    """What a trained decoder writes for each example: a caption, or an answer.
+    """A trained decoder's text for each example: a caption, or an answer.
 
     Args:
         decoder: in evaluation mode.
         vocabulary: words of the decoder.
         examples: the pictures, and the questions.
-        sight: patch tokens, or None for a decoder that sees nothing.
+        sight: patch tokens, or None for a blind decoder.
         beams: 1 decodes greedily, more by beam search.
         length_power: of the beam search; see `beam_search`.
         tick: called with (texts written, all texts).
@@ -228,7 +228,7 @@ def write_texts(
 
 
 def _by_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Positions of prompts of one length, `_ROWS` at most: decoding knows no padding."""
+    """Positions of prompts of one length, at most `_ROWS`: decoding uses no padding."""
     by: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         by.setdefault(len(prompt), []).append(i)
@@ -263,5 +263,5 @@ def _write(
 
 
 def sight_of(sources: Sequence[Source], tokens: Sequence[PatchTokens]) -> dict[int, PatchTokens]:
-    """Patch tokens by the source that they are of."""
+    """Patch tokens by source."""
     return {id(source): found for source, found in zip(sources, tokens, strict=True)}

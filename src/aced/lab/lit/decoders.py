@@ -1,4 +1,4 @@
-"""What `aced lit` left in a run's folder, read and checked for the report."""
+"""The results of `aced lit` in a run's folder, read and checked for the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aced.runs.record_files import checked, read_json
 from aced.runs.records import inline_image
 
 FOLDER = "lit"
-"""Where `aced lit RUN` puts its results, in the run's folder."""
+"""Where `aced lit RUN` writes its results, in the run's folder."""
 
 
 class _Task(BaseModel, extra="allow"):
@@ -71,7 +71,7 @@ class Decoder:
     """A decoder on a run's encoder.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         results: its `results.json`.
         gallery: its `gallery.json`.
     """
@@ -82,12 +82,12 @@ class Decoder:
 
     @property
     def tests(self) -> list[tuple[str, int]]:
-        """What it was tested on: names and sizes."""
+        """Its test sets: names and sizes."""
         return [(task["name"], task["n"]) for task in self.results["tasks"]]
 
 
 def load_decoder(run: Path) -> Decoder | None:
-    """The decoder in a run's folder; None where there is none.
+    """The decoder in a run's folder; None if there is none.
 
     Raises:
         AcedError: its results or its gallery are damaged.
@@ -102,7 +102,7 @@ def load_decoder(run: Path) -> Decoder | None:
 
 
 def decoder_panel(runs: Sequence[tuple[str, Path]]) -> Panel | None:
-    """The report's section about the decoders of its runs, where `aced lit` was asked; runs have titles and folders.
+    """The report's section about its runs' decoders, if `aced lit` was run; runs have titles and folders.
 
     Raises:
         AcedError: a decoder's results or its gallery are damaged.
@@ -113,10 +113,9 @@ def decoder_panel(runs: Sequence[tuple[str, Path]]) -> Panel | None:
 
 
 def decoder_parts(decoders: list[tuple[str, Decoder]]) -> dict[str, Any] | None:
-    """What the report shows of the decoders of its runs; None where there are none.
+    """The report's view of its runs' decoders; None if there are none.
 
-    Those that were tested on what the first was tested on stand beside each other; the others are named in
-    `left_out`.
+    Decoders with the same test sets as the first are shown side by side; the others are named in `left_out`.
 
     Args:
         decoders: with the title of each one's run; runs of one title are seeds of one row.

@@ -1,4 +1,4 @@
-"""easy-VQA as it is published: pictures of shapes, with questions that have one of thirteen answers."""
+"""easy-VQA as published: images of shapes, with questions that have one of thirteen answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLITS = ("train", "test")
 
 
 def is_easy_vqa(folder: Path) -> bool:
-    """Whether a folder looks like easy-VQA: unpacked (`train/questions.json`) or as it is published (`.tar.gz`)."""
+    """Whether a folder looks like easy-VQA: unpacked (`train/questions.json`) or as published (`.tar.gz`)."""
     return any((folder / name).is_file() for name in ("train/questions.json", "train.tar.gz"))
 
 
@@ -31,7 +31,7 @@ def load_easy_vqa(folder: Path, split: str) -> TextExamples:
     """The questions of a split, `train` or `test`.
 
     Raises:
-        AcedError: a file is missing, damaged, or not what the data set holds.
+        AcedError: a file is missing, damaged, or not part of the data set.
     """
     files = _Unpacked(folder / split) if (folder / split).is_dir() else _Packed(folder / f"{split}.tar.gz", split)
     questions = _questions(files)
@@ -86,7 +86,7 @@ class _Unpacked(_Files):
 
 
 class _Packed(_Files):
-    """A `.tar.gz`, held in memory as a whole: the published ones are of one megabyte."""
+    """A `.tar.gz`, held in memory as a whole: the published ones have about one megabyte."""
 
     def __init__(self, path: Path, split: str) -> None:
         self.where = path
@@ -122,7 +122,7 @@ def _questions(files: _Files) -> list[tuple[str, str, int]]:
 
 
 class _Images:
-    """Decodes the pictures when they are first asked for, once for each view."""
+    """Decodes the images on first use, once for each view."""
 
     def __init__(self, files: _Files, ids: Sequence[int]) -> None:
         self._files, self._ids = files, ids

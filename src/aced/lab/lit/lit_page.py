@@ -1,4 +1,4 @@
-"""The page about decoders on frozen encoders: scores beside what sees no picture, and what each wrote."""
+"""The page about decoders on frozen encoders: scores beside those without images, and the texts of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ScoreStat:
     std: float | None
 
     def text(self, digits: int = 3) -> str:
-        """As it stands in a table."""
+        """As shown in a table."""
         mean = f"{self.mean:.{digits}f}"
         return mean if self.std is None else f"{mean} ± {self.std:.{digits}f}"
 
@@ -39,7 +39,7 @@ def stat(values: Sequence[float]) -> ScoreStat:
 
 
 def title_of(results: dict[str, Any]) -> str:
-    """What a decoder's encoder is called: its method, where the run tells it, and its architecture."""
+    """The name of a decoder's encoder: its method, if the run records it, and its architecture."""
     from aced.methods import METHODS  # with torch, which the rest of a page does without
 
     method = results.get("method")
@@ -90,13 +90,13 @@ def _values(runs: Sequence[dict[str, Any]], task: str, names: Sequence[str], bas
     for run in runs:
         entry = next(one for one in run["tasks"] if one["name"] == task)
         found.append(entry["scores"] if baseline is None else entry["baselines"][baseline])
-    # A baseline that has no part in the seed has no spread: the same value every time.
+    # A baseline that does not depend on the seed has no spread: the same value every time.
     stats = [stat([scores[name] for scores in found]) for name in names]
     return [ScoreStat(one.mean, None) if baseline and not one.std else one for one in stats]
 
 
 def type_tables(groups: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """For each test set of questions the accuracy by sort, of each group and of the decoder without images."""
+    """For each test set of questions the accuracy by kind, of each group and of the decoder without images."""
     first = next(iter(groups.values()))[0]
     tables = []
     for task in first["tasks"]:
@@ -126,7 +126,7 @@ def _typed(run: dict[str, Any], task: str, sort: str, key: str) -> float:
 
 
 def gallery_parts(titles: Sequence[str], galleries: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The same pictures of each gallery beside each other, with what each encoder's decoder wrote."""
+    """The same images of each gallery side by side, with the text of each encoder's decoder."""
     parts: dict[str, dict[tuple[str, str | None], dict[str, Any]]] = {}
     for title, gallery in zip(titles, galleries, strict=True):
         for entry in gallery:
@@ -147,8 +147,8 @@ def write_lit_report(
     Args:
         out_html: the file to write.
         results: of each decoder, as in its `results.json`; all on the same data.
-        galleries: of each decoder, as in its `gallery.json`; of decoders with one title the first is shown.
-        titles: of each decoder; those of one title are seeds of one row. Without them the encoders' own.
+        galleries: of each decoder, as in its `gallery.json`; for decoders with one title the first is shown.
+        titles: of each decoder; decoders with one title are seeds of one row. Default: the encoders' names.
 
     Raises:
         AcedError: the page cannot be written.
@@ -161,7 +161,7 @@ def write_lit_report(
 
 
 def lit_html(template: str, **values: Any) -> str:
-    """A template of this folder, filled in."""
+    """A filled-in template of this folder."""
     return environment(Path(__file__).parent).get_template(template).render(**values)
 
 
@@ -170,7 +170,7 @@ def lit_parts(
     galleries: Sequence[list[dict[str, Any]]],
     titles: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What the templates show of decoders; the arguments are those of `write_lit_report`."""
+    """The templates' view of decoders; the arguments are those of `write_lit_report`."""
     groups = grouped(results, titles)
     named = titles or [title_of(one) for one in results]
     first = dict(reversed(list(zip(named, galleries, strict=True))))

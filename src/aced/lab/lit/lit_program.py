@@ -33,21 +33,21 @@ from aced.runs.gallery import picture_url
 from aced.runtime.progress import Bars
 
 GALLERY = 12
-"""Pictures of each test set in the gallery."""
+"""Number of images of each test set in the gallery."""
 
 
 def lit_program(options: LitOptions, console: Console) -> dict[str, Any]:
     """Train a small decoder on a run's frozen encoder, score it, and write everything into a new folder.
 
     Args:
-        options: the run, the data and how.
-        console: where bars and tables go.
+        options: the run, the data and the settings.
+        console: where bars and tables are printed.
 
     Returns:
-        what stands in `results.json`.
+        the content of `results.json`.
 
     Raises:
-        AcedError: whatever a user or the data did wrong, in one sentence.
+        AcedError: any fault of the user or the data, in one sentence.
     """
     began = time.perf_counter()
     run, plan = options.run, plan_of(options)
@@ -99,7 +99,7 @@ def lit_program(options: LitOptions, console: Console) -> dict[str, Any]:
 
 
 def _checked(options: LitOptions) -> Recipe:
-    """The model of a run, once it is known that it has weights and that the options make sense."""
+    """The model of a run, once it is known to have weights and the options to be valid."""
     if options.beams < 1:
         raise AcedError(f"--beams is {options.beams}; use 1 for greedy decoding, or more.")
     if options.split not in ("test", "validation"):
@@ -108,20 +108,20 @@ def _checked(options: LitOptions) -> Recipe:
 
 
 def plan_of(options: LitOptions) -> DecoderPlan:
-    """The decoder that is asked for; raises AcedError for sizes that make none."""
+    """The requested decoder; raises AcedError for impossible sizes."""
     shape = DecoderShape(layers=options.layers, width=options.width)
     settings = DecoderSettings(steps=options.steps, batch=options.batch, lr=options.lr)
     return DecoderPlan(shape, settings, options.seed, options.beams)
 
 
 def _asked(options: LitOptions, plan: DecoderPlan) -> dict[str, Any]:
-    """What was asked for, as it stands in `results.json`."""
+    """The options, in the form of `results.json`."""
     training = {**asdict(plan.settings), "beams": options.beams, "where": options.where}
     return {"seed": options.seed, "training": training, "data": list(options.data), "split": options.split}
 
 
 def build_vocabulary(data: Data) -> Vocabulary:
-    """The words of the training texts; every word of an answer, every other one that occurs twice."""
+    """The words of the training texts: every word of an answer, and every other one that occurs twice."""
     texts = [text for one in data.train for group in one.texts for text in group]
     questions = [question for one in data.train for question in one.questions]
     answers = [text for one in data.train if one.kind == "vqa" for group in one.texts for text in group]
@@ -129,7 +129,7 @@ def build_vocabulary(data: Data) -> Vocabulary:
 
 
 def lit_table(results: dict[str, Any]) -> Table:
-    """Scores of each test set, the decoder's first, then what sees no picture."""
+    """Scores of each test set, the decoder's first, then those without images."""
     table = Table("Test", "Score", title=f"{results['tower']}, seed {results['seed']}")
     for head in ("Decoder", "No image", "Constant", "Chance", "Caption 1"):
         table.add_column(head, justify="right")
@@ -157,7 +157,7 @@ def _check_out(out: Path) -> None:
 
 
 def _method(home: Path) -> str | None:
-    """The method that the run was trained by, where its config says so."""
+    """The method that trained the run, if its config says so."""
     try:
         with open(home / "config.toml", "rb") as file:
             return str(tomllib.load(file)["method"]["name"])
@@ -166,7 +166,7 @@ def _method(home: Path) -> str | None:
 
 
 def _sight(cache: Path, tower: Tower, data: Data, bars: Bars) -> Sight:
-    """The cached tokens of every source of pictures."""
+    """The cached tokens of every source of images."""
     sources = data.sources()
     tokens = []
     for source in sources:
@@ -176,14 +176,14 @@ def _sight(cache: Path, tower: Tower, data: Data, bars: Bars) -> Sight:
 
 
 def _readable(examples: TextExamples, sight: Sight, bars: Bars) -> TextExamples:
-    """A test set without the pictures that cannot be read; the same object where all can."""
+    """A test set without unreadable images; the same object if all are readable."""
     assert sight is not None
     keep = sight[id(examples.source)].usable(examples.rows)
     if not keep:
-        raise AcedError(f"No picture of {examples.name} can be read, so there is nothing to test on.")
+        raise AcedError(f"No image of {examples.name} can be read, so there is nothing to test on.")
     if len(keep) == len(examples):
         return examples
-    bars.say(f"{examples.name}: {len(examples) - len(keep)} of {len(examples)} left out, whose picture cannot be read.")
+    bars.say(f"{examples.name}: {len(examples) - len(keep)} of {len(examples)} left out: unreadable images.")
     return examples.only(keep)
 
 
@@ -201,9 +201,9 @@ def _trained(
 def _written(
     decoder: TextDecoder, data: Data, vocabulary: Vocabulary, sight: Sight, plan: DecoderPlan, cache: Path, bars: Bars
 ) -> list[Written]:
-    """What is written for each test set, by the decoder and by the baselines."""
+    """The texts for each test set, by the decoder and by the baselines."""
     device = decoder.positions.device
-    with bars.counting("Training a decoder without sight") as progress:
+    with bars.counting("Training a blind decoder") as progress:
         blind = blind_texts(cache, data, vocabulary, plan, device, progress)
         progress(1, 1)
     found = []
@@ -226,7 +226,7 @@ def _save(
     data: Data,
     written: list[Written],
 ) -> None:
-    """Everything of a finished program; `results.json` last, since it says that the rest is whole."""
+    """All files of a finished program; `results.json` last, because it marks the rest as complete."""
     save_decoder(out, decoder, vocabulary, tower)
     for examples, texts in zip(data.test, written, strict=True):
         write_atomic(out / f"{examples.name.replace(' ', '-')}.jsonl", _lines(examples, texts))
@@ -238,7 +238,7 @@ def _save(
 
 
 def _lines(examples: TextExamples, written: Written) -> str:
-    """Every example with what was written for it, as JSON lines."""
+    """Every example with the text written for it, as JSON lines."""
     lines = []
     for i, text in enumerate(written.best):
         line: dict[str, Any] = {"key": examples.source.keys[examples.rows[i]], "written": text}
@@ -251,7 +251,7 @@ def _lines(examples: TextExamples, written: Written) -> str:
 
 
 def _gallery(tower: Tower, examples: TextExamples, written: Written) -> list[dict[str, Any]]:
-    """Some examples, evenly spread over the test set, with their pictures."""
+    """Some examples, evenly spread over the test set, with their images."""
     count = min(GALLERY, len(examples))
     chosen = [i * len(examples) // count for i in range(count)]
     pictures = examples.source.read([examples.rows[i] for i in chosen], [tower.view]).images[tower.view]

@@ -56,9 +56,9 @@ def load_decoder(folder: Path, tower: Tower) -> tuple[TextDecoder, Vocabulary]:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise AcedError(f"The decoder in {folder} cannot be read ({reason}): train it again with aced lit.") from None
     identity = tower.identity()
-    if fingerprint not in (identity["tower"], identity["contents"]):  # the second by older versions
+    if fingerprint not in (identity["tower"], identity["contents"]):  # older versions recorded the second
         raise AcedError(
-            f"The decoder in {folder} was trained on another encoder than '{tower.name}': its weights differ; give "
+            f"The decoder in {folder} was trained on another encoder than '{tower.name}': its weights differ; name "
             f"that encoder ({facts['tower']}), or train a decoder on this one."
         )
     return decoder.to(tower.device).eval(), vocabulary

@@ -1,7 +1,7 @@
-"""Captions and questions on built-in scenes, in such a balance that a guess without the picture is near chance.
+"""Captions and questions on built-in scenes, balanced so that guessing without the image is near chance.
 
-Every sort of question has a closed list of answers, and a set holds as many of each answer as of any other. Words of
-a question that tell about the picture are drawn so that they give the answer away as little as they can.
+Every kind of question has a closed list of answers, and a set has equally many of each answer. Words of a question that
+reveal something about the image are drawn so that they hint at the answer as little as possible.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from aced.lab.scenes.scene_pool import Scenes
 from aced.lab.scenes.world import COLOUR, COUNT, FIRST, GROUND, POSITION, SECOND, SHAPE, SIZE, TEXTURE
 
 VERSION = 1
-"""Raised whenever the same seed would give another question."""
+"""Increased whenever the same seed would give another question."""
 
 TWO_SHARE = 0.4
-"""Share of scenes with two objects: more than in the pools, since counting and placing need them."""
+"""Share of scenes with two objects: more than in the pools, because counting and placing need them."""
 REFERENCES = 5
-"""Captions of a test picture: the first stands for a person, the others are the references."""
+"""Captions of a test image: the first represents a person, the others are the references."""
 
 _COLOURS, _GROUNDS, _SIZES = tuple(world.COLOURS), tuple(world.BACKGROUNDS), tuple(world.SIZES)
 
@@ -146,7 +146,7 @@ SORTS: dict[str, tuple[Ask, tuple[str, ...]]] = {
     "position of one of two": (_place, ("left", "right", "top", "bottom")),
     "yes/no": (_claim, ("yes", "no")),
 }
-"""Sorts of questions: how one is asked, and its possible answers."""
+"""Kinds of questions: how to ask one, and its possible answers."""
 
 
 def chance(types: Sequence[str]) -> float:
@@ -155,10 +155,10 @@ def chance(types: Sequence[str]) -> float:
 
 
 def ask(attributes: Sequence[Sequence[int]], per_scene: int, draw: random.Random) -> list[list[SceneQuestion]]:
-    """At most `per_scene` questions on each scene, of different sorts, every answer of a sort equally often.
+    """At most `per_scene` questions on each scene, of different kinds, every answer of a kind equally often.
 
-    Whichever answer of a sort has been given least is preferred, and what is left over in the end is dropped, so that
-    the answers of a sort are equally frequent to the last question.
+    The answer used least so far is preferred, and the surplus at the end is dropped, so the answers of a kind are
+    equally frequent.
     """
     asked: list[list[SceneQuestion]] = []
     given: dict[str, Counter[str]] = {name: Counter(dict.fromkeys(SORTS[name][1], 0)) for name in SORTS}
@@ -167,7 +167,7 @@ def ask(attributes: Sequence[Sequence[int]], per_scene: int, draw: random.Random
         for name, (form, answers) in SORTS.items():
             made = form(row, draw)
             if made is not None:
-                # Times the number of answers, so that a sort with few of them is asked as often as one with many.
+                # Times the number of answers, so that a kind with few of them is asked as often as one with many.
                 offers.append((given[name][made[1]] * len(answers), draw.random(), SceneQuestion(name, *made)))
         chosen = [offer for _, _, offer in sorted(offers, key=lambda one: one[:2])[:per_scene]]
         for one in chosen:
@@ -177,7 +177,7 @@ def ask(attributes: Sequence[Sequence[int]], per_scene: int, draw: random.Random
 
 
 def _levelled(asked: list[list[SceneQuestion]], given: dict[str, Counter[str]]) -> list[list[SceneQuestion]]:
-    """The last questions of the answers that came too often left out."""
+    """Leave out the last questions whose answers occur too often."""
     most = {name: min(counts.values()) for name, counts in given.items()}
     seen: Counter[tuple[str, str]] = Counter()
     kept: list[list[SceneQuestion]] = []
@@ -196,7 +196,7 @@ def plan_scenes(n: int, split: str, seed: int) -> world.ScenePlan:
     two = round(TWO_SHARE * n)
     draw = world.generator("lit", VERSION, split, seed, "plan")
     single = world.sample(n - two, draw, single=True)
-    # Too many are drawn, since most scenes have one object: ten standard deviations more than needed.
+    # Too many are drawn, because most scenes have one object: ten standard deviations more than needed.
     many = world.sample(int((two + 10 * two**0.5 + 20) / world.TWO_OBJECTS), draw)
     double = many[torch.nonzero(many.attributes[:, COUNT] == 2).flatten()[:two]]
     parts = [(getattr(single, name), getattr(double, name)) for name in ("attributes", "jitter", "light", "tape")]
@@ -207,14 +207,14 @@ def plan_scenes(n: int, split: str, seed: int) -> world.ScenePlan:
 def make_scenes_examples(
     n: int, split: str, seed: int, progress: Callable[[int, int], None] | None = None, per_scene: int = 3
 ) -> list[TextExamples]:
-    """Captions and questions on n scenes of a split; scenes of different splits or seeds have nothing in common.
+    """Captions and questions on n scenes of a split; scenes of different splits or seeds are disjoint.
 
     Args:
         n: number of scenes.
         split: `train` gives one caption for each scene; any other `REFERENCES` captions.
         seed: another seed gives other scenes.
         progress: called with (scenes rendered, n).
-        per_scene: most questions on a scene.
+        per_scene: maximum number of questions on a scene.
 
     Returns:
         "scenes captions" and "scenes questions", on one source.

@@ -1,4 +1,4 @@
-"""What a decoder wrote, scored beside what needs no picture: a blind decoder, one constant text, other people."""
+"""Scores of a decoder's texts beside those without the image: a blind decoder, one constant text, other people."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aced.lab.lit.text_metrics import Cider, accuracy, answer_score, caption_sco
 from aced.lab.lit.texts import TextExamples
 
 _SAMPLED = 400
-"""Training captions among which, and by which, the constant caption is chosen."""
+"""Number of training captions among which the constant caption is chosen."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written for a test set.
+    """The texts written for a test set.
 
     Attributes:
         greedy: by the decoder, one text for each example.
@@ -34,14 +34,14 @@ class Written:
 
     @property
     def best(self) -> list[str]:
-        """The texts that stand in the tables and in the gallery."""
+        """The texts shown in the tables and in the gallery."""
         return self.greedy if self.beam is None else self.beam
 
 
 def references(examples: TextExamples) -> list[tuple[str, ...]]:
-    """The captions that a text is scored against: all but the first, which stands for a person's own text.
+    """The captions that a text is scored against: all but the first, which represents a person's own text.
 
-    Where some picture has only one caption, all of them.
+    If some image has only one caption, all of them.
     """
     if min(len(texts) for texts in examples.texts) < 2:
         return list(examples.texts)
@@ -49,7 +49,7 @@ def references(examples: TextExamples) -> list[tuple[str, ...]]:
 
 
 def constant_caption(train: Sequence[TextExamples], seed: int = 0) -> str:
-    """The training caption that is most like the others by CIDEr-D, among some hundred drawn from all sets."""
+    """The training caption that is most similar to the others by CIDEr-D, among some hundred drawn from all sets."""
     captions = [text for examples in train if examples.kind == "caption" for texts in examples.texts for text in texts]
     draw = torch.Generator().manual_seed(seed)
     drawn = [captions[i] for i in torch.randperm(len(captions), generator=draw)[: 2 * _SAMPLED].tolist()]
@@ -60,7 +60,7 @@ def constant_caption(train: Sequence[TextExamples], seed: int = 0) -> str:
 
 
 def constant_answer(train: Sequence[TextExamples]) -> str:
-    """The commonest answer of all training questions; of equals the first in the alphabet."""
+    """The most common answer of all training questions; ties go to the first in the alphabet."""
     counts = Counter(texts[0] for examples in train if examples.kind == "vqa" for texts in examples.texts)
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
@@ -73,9 +73,8 @@ def constant_text(train: Sequence[TextExamples], kind: str) -> str:
 def score(examples: TextExamples, written: Written) -> dict[str, Any]:
     """A test set's entry in `results.json`.
 
-    `scores` are those of the best decoding, `greedy` those of the other; `baselines` those of what sees no picture and,
-    for captions, of the first caption against the others ("human") and of another picture's first caption
-    ("shuffled").
+    `scores` are those of the best decoding, `greedy` those of the other; `baselines` those without the image and, for
+    captions, of the first caption against the others ("human") and of another image's first caption ("shuffled").
     """
     entry: dict[str, Any] = {"name": examples.name, "kind": examples.kind, "n": len(examples)}
     if examples.kind == "caption":
@@ -116,7 +115,7 @@ def _caption_entry(examples: TextExamples, written: Written) -> dict[str, Any]:
 
 
 def shuffled(texts: Sequence[str], seed: int = 0) -> list[str]:
-    """Every text at another's place: all in one random ring."""
+    """Every text at another's place: all in one random cycle."""
     ring = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
     moved = list(texts)
     for here, there in zip(ring, ring[1:] + ring[:1], strict=True):

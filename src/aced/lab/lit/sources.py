@@ -1,4 +1,4 @@
-"""What `--data` can name, to examples: built-in scenes, easy-VQA, caption tars, and caption tests."""
+"""The values of `--data` as examples: built-in scenes, easy-VQA, caption tars, and caption tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from aced.runtime.progress import Bars
 
 SCENES = "scenes"
 _WAYS = (
-    "name 'scenes', a folder of easy-VQA, tars with captions to train on, or a retrieval task (test/0.tar and "
-    "dataset_type.txt) to test on"
+    "name 'scenes', a folder of easy-VQA, tars with captions for training, or a retrieval task (test/0.tar and "
+    "dataset_type.txt) for testing"
 )
 
 
@@ -28,18 +28,18 @@ def load_data(
     split: str,
     bars: Bars,
 ) -> Data:
-    """Everything that the names stand for.
+    """All examples that the names refer to.
 
     Args:
         names: `scenes`, folders of easy-VQA, tars (or folders, globs, brace ranges of them), retrieval task folders.
-        where: `FIELD=VALUE` of the json of the tars' samples; only those with it are trained on.
+        where: `FIELD=VALUE` of the json of the tars' samples; only these are used for training.
         index_dir: where the tars' indexes are kept.
         scenes: numbers of training and of test scenes.
-        split: `test`, or `validation` for other test scenes, to choose settings by.
+        split: `test`, or `validation` for other test scenes, to choose settings.
         bars: progress.
 
     Raises:
-        AcedError: a name stands for nothing, a set is damaged, or there is nothing to train or to test on.
+        AcedError: a name refers to nothing, a set is damaged, or there is nothing to train or to test on.
     """
     if not names:
         raise AcedError(f"There is no data: {_WAYS} with --data.")
@@ -66,7 +66,7 @@ def load_data(
 
 
 def _check_there(name: str) -> None:
-    """A plain path must exist; patterns are checked where they are expanded."""
+    """A plain path must exist; patterns are checked when they are expanded."""
     if any(sign in name for sign in "*?[{"):
         return
     path = Path(name)
@@ -86,14 +86,14 @@ def _field(where: str | None) -> tuple[str, str] | None:
 
 
 def _check_kinds(train: Sequence[TextExamples], test: Sequence[TextExamples]) -> None:
-    """What is tested must be trained, and the other way round: a decoder of one is no judge of the other."""
+    """Tested kinds must be trained, and the reverse: a decoder for one cannot be judged by the other."""
     words = {"caption": "captions", "vqa": "questions"}
     trained, tested = {one.kind for one in train}, {one.kind for one in test}
     for kind, word in words.items():
         if kind in trained - tested:
             raise AcedError(
-                f"There are {word} to train on and none to test on; add a retrieval task folder, which has captions, "
+                f"There are {word} to train on but none to test on; add a retrieval task folder, which has captions, "
                 "with --data."
             )
         if kind in tested - trained:
-            raise AcedError(f"There are {word} to test on and none to train on; add tars with {word} with --data.")
+            raise AcedError(f"There are {word} to test on but none to train on; add tars with {word} with --data.")

@@ -1,8 +1,8 @@
 """Scores of written texts: CIDEr-D, BLEU-4 and ROUGE-L for captions, accuracy for answers. Pure functions.
 
-The three caption scores are those of the COCO caption scorers (`pycocoevalcap`), to the digit on equal words; its
-tokenizer alone needs Java, and `words.split_words` stands for it. No kept library has CIDEr-D without Java, and the
-well-kept ones of ROUGE-L define it otherwise, so that figures would not compare with the field's.
+The three caption scores equal those of the COCO caption scorers (`pycocoevalcap`) to the digit on the same words; only
+its tokenizer needs Java, and `words.split_words` replaces it. No maintained library has CIDEr-D without Java, and the
+maintained ones define ROUGE-L differently, so their figures could not be compared with the field's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONGEST = 4
 _SIGMA = 6.0
 """Width of CIDEr-D's penalty on a difference in length, in words."""
 _BETA = 1.2
-"""ROUGE-L's weight of recall over precision, as COCO has it."""
+"""ROUGE-L's weight of recall over precision, as in COCO."""
 
 CAPTION_SCORES = ("CIDEr-D", "BLEU-4", "ROUGE-L")
 
@@ -40,7 +40,7 @@ class Cider:
     """CIDEr-D against fixed references; 10 for a caption that equals its references.
 
     Args:
-        references: for each picture its captions. How rare an n-gram is, is counted over their pictures.
+        references: the captions of each image. The rarity of an n-gram is counted over these images.
 
     Raises:
         ValueError: there are no references, or a picture has none.
@@ -78,7 +78,7 @@ class Cider:
             rare = self._log_pictures - math.log(max(1, self._frequency[ngram]))
             weights[len(ngram) - 1][ngram] = count * rare
         norms = [math.sqrt(sum(value**2 for value in order.values())) for order in weights]
-        # The published scorer takes the number of bigrams for the length.
+        # The published scorer uses the number of bigrams as length.
         length = sum(count for ngram, count in counts.items() if len(ngram) == 2)
         return _Weighted(weights, norms, length)
 
@@ -142,7 +142,7 @@ def rouge_l(captions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """All of `CAPTION_SCORES`, CIDEr-D as the field writes it (a caption that equals its references has 10)."""
+    """All of `CAPTION_SCORES`, with CIDEr-D as the field writes it (a caption that equals its references has 10)."""
     values = (cider_d(captions, references), bleu_4(captions, references), rouge_l(captions, references))
     return dict(zip(CAPTION_SCORES, values, strict=True))
 
@@ -181,7 +181,7 @@ _NUMBERS = {
 
 
 def normal_answer(answer: str) -> str:
-    """An answer as it is compared: lower case, without punctuation and articles, numbers up to ten as digits.
+    """An answer in the form for comparison: lower case, without punctuation and articles, numbers up to ten as digits.
 
     >>> normal_answer("The two Dogs."), normal_answer("on-the-left")
     ('2 dogs', 'on left')
@@ -191,7 +191,7 @@ def normal_answer(answer: str) -> str:
 
 
 def answer_score(answer: str, right: Sequence[str]) -> float:
-    """How right an answer is, in [0, 1], after `normal_answer` of both.
+    """The correctness of an answer, in [0, 1], after `normal_answer` of both.
 
     With one or two right answers: whether it is one of them. With more (VQA asks ten people): the mean over the
     subsets that leave one person out of min(people who said it / 3, 1), as VQA defines it.

@@ -1,4 +1,4 @@
-"""What a decoder is trained and tested on: texts about the pictures of a source."""
+"""The examples for training and testing a decoder: texts about the images of a source."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Kind = Literal["caption", "vqa"]
 
 @dataclass(frozen=True, eq=False)
 class TextExamples:
-    """m texts about pictures: captions, or questions with answers.
+    """m texts about images: captions, or questions with answers.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         kind: `caption` or `vqa`.
-        source: the pictures. Sets that share it share its cached tokens.
+        source: the images. Sets with the same source share its cached tokens.
         rows: `[m]` positions in the source.
         texts: for each example its right texts: captions of the picture, or answers to the question.
         questions: m questions; empty for captions.
-        types: m sorts of question, by which the accuracy is told apart; empty where there are none.
-        chance: accuracy of guessing among the possible answers, where that is known.
+        types: m kinds of question, for separate accuracies; empty if there are none.
+        chance: accuracy of guessing among the possible answers, if known.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Data:
 
 
 class TextPictures(Source):
-    """A `Source` over pictures that are read as a whole, such as those of an evaluation task.
+    """A `Source` over images that are read as a whole, such as those of an evaluation task.
 
     Attributes:
         name, fingerprint, keys: as in `Source`.
@@ -95,7 +95,7 @@ class TextPictures(Source):
         return len(self.keys)
 
     def read(self, indices: Sequence[int], views: Sequence[View]) -> Candidates:
-        """The pictures at `indices`, with empty texts; those that cannot be read are left out and reported."""
+        """The images at `indices`, with empty texts; unreadable ones are left out and reported."""
         parts = {view: self._part(view) for view in views}
         pixels = {view: images for view, (images, _) in parts.items()}
         lost = {i: name for _, faults in parts.values() for i, name in faults.lost.items()}
@@ -104,7 +104,7 @@ class TextPictures(Source):
         return Candidates(rows, [""] * len(rows), {view: pixels[view][rows] for view in views}, tuple(faults))
 
     def _part(self, view: View) -> tuple[Tensor, ImageFaults]:
-        """All pictures in a view, and what is wrong with them."""
+        """All images in a view, and their faults."""
         if hasattr(self._images, "parts"):
             return next(self._images.parts(view, [range(len(self))]))
         return self._images(view), ImageFaults()

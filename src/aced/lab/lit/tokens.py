@@ -1,4 +1,4 @@
-"""Cached patch tokens: what a frozen encoder sees of every picture of a source, computed once.
+"""Cached patch tokens: a frozen encoder's tokens of every image of a source, computed once.
 
 They are arrays by tower and source (`aced.cache.keyed`): tokens `[n, T, W]` float16 and valid `[n]` uint8.
 """
@@ -46,14 +46,14 @@ class PatchTokens:
         return torch.from_numpy(self._tokens[np.asarray(indices, dtype=np.int64)].astype(np.float32))
 
     def usable(self, indices: Sequence[int]) -> list[int]:
-        """Which of some positions have tokens, as positions in `indices`; unreadable pictures have none."""
+        """Which of some positions have tokens, as positions in `indices`; unreadable images have none."""
         return np.flatnonzero(self._valid[np.asarray(indices, dtype=np.int64)]).tolist()
 
 
 def cached_tokens(
     cache: Path, tower: Tower, source: Source, progress: Callable[[int, int], None] | None = None
 ) -> PatchTokens:
-    """The tokens of a source, made now where they are not there.
+    """The tokens of a source, computed now if missing.
 
     Args:
         cache: folder of the caches of any number of towers and sources.
@@ -62,7 +62,7 @@ def cached_tokens(
         progress: called with (pictures done, all pictures).
 
     Raises:
-        AcedError: the tower's tokens are out of reach or not finite, no picture is usable, or the disk is full or
+        AcedError: the tower's tokens are not accessible or not finite, no image is usable, or the disk is full or
             damaged.
     """
     kept = KeyedArrays(cache, "tokens", tower.identity())
@@ -72,7 +72,7 @@ def cached_tokens(
         file = kept.get(_STEM, source.fingerprint)
     if file is None:
         raise AcedError(
-            f"The tokens that were just written to {kept.path(_STEM, source.fingerprint)} are not what was read back: "
+            f"The tokens just written to {kept.path(_STEM, source.fingerprint)} differ from those read back: "
             "check the disk, or choose another --cache."
         )
     if progress is not None:
@@ -84,7 +84,7 @@ def _fill(kept: KeyedArrays, tower: Tower, source: Source, progress: Callable[[i
     chunks = _encoded(tower, source, progress)
     first = next(chunks, None)
     if first is None:
-        raise AcedError(f"No picture of {source.name} is usable, so there is nothing to write about.")
+        raise AcedError(f"No image of {source.name} is usable, so there is nothing to write about.")
     n = len(source)
     valid = np.zeros(n, dtype=np.uint8)
     tensors = {"tokens": ("float16", (n, *first[1].shape[1:])), "valid": ("uint8", (n,))}
@@ -98,7 +98,7 @@ def _fill(kept: KeyedArrays, tower: Tower, source: Source, progress: Callable[[i
 def _encoded(
     tower: Tower, source: Source, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The pictures that can be read, some at a time: `[B]` positions in the source and `[B, T, W]` float16 tokens."""
+    """The readable images, some at a time: `[B]` positions in the source and `[B, T, W]` float16 tokens."""
     for done, candidates in read_all(source, [tower.view], chunk=chunk_size([tower.view])):
         if len(candidates):
             yield candidates.indices.numpy(), _encode(tower, candidates.images[tower.view]).numpy()

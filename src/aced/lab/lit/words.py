@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 _TOKEN = re.compile(r"n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\w+?(?=n't\b)|\w+(?:-\w+)*")
 
 PAD, START, END, UNKNOWN, CAPTION, QUESTION, ANSWER = range(7)
-"""Ids of the tokens that are no words. A text begins with START and the task's prefix: CAPTION, or QUESTION, the
-words of the question, and ANSWER."""
+"""Ids of the special tokens. A text begins with START and the task's prefix: CAPTION, or QUESTION, the words of the
+question, and ANSWER."""
 SPECIALS = ("<pad>", "<start>", "<end>", "<unknown>", "<caption>", "<question>", "<answer>")
 
 
@@ -26,7 +26,7 @@ def split_words(text: str) -> list[str]:
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words as a line of text; clitics go back to their word."""
+    """Words as a line of text; clitics are joined to their word."""
     return re.sub(r" (n't|')", r"\1", " ".join(words))
 
 
@@ -34,7 +34,7 @@ class Vocabulary:
     """Words of a decoder, in a fixed order.
 
     Args:
-        words: each once; ids are counted from behind the special tokens.
+        words: each once; ids are counted after the special tokens.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -45,12 +45,12 @@ class Vocabulary:
 
     @classmethod
     def build(cls, texts: Iterable[str], keep: Iterable[str], least: int = 2) -> Vocabulary:
-        """The words of some texts, the commonest first; equal counts in the order of the alphabet.
+        """The words of some texts, the most common first; ties in alphabetical order.
 
         Args:
             texts: training texts.
-            keep: texts whose words are always kept: answers, which cannot be given otherwise.
-            least: how often any other word must occur.
+            keep: texts whose words are always kept: answers, which could not be given otherwise.
+            least: minimum count of any other word.
         """
         counts = Counter(word for text in texts for word in split_words(text))
         always = {word for text in keep for word in split_words(text)}
@@ -76,9 +76,9 @@ class Vocabulary:
         return join_words(words)
 
     def caption_prompt(self) -> list[int]:
-        """What a caption begins with."""
+        """The beginning of a caption."""
         return [START, CAPTION]
 
     def question_prompt(self, question: str, longest: int) -> list[int]:
-        """What an answer begins with; of a long question the first `longest` words."""
+        """The beginning of an answer; for a long question the first `longest` words."""
         return [START, QUESTION, *self.encode(question)[:longest], ANSWER]

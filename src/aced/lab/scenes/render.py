@@ -1,7 +1,7 @@
 """Scenes to pixels: signed distances over a batch, anti-aliased, textured, with a little noise.
 
-Only additions, products, comparisons, roundings and square roots touch the pixels: these give the same bits
-however the batch is cut, which transcendental functions do not promise.
+Only additions, products, comparisons, roundings and square roots touch the pixels: these give the same bits however the
+batch is cut, which transcendental functions do not guarantee.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aced.lab.scenes import world
 from aced.lab.scenes.world import COLOUR, COUNT, FIRST, GROUND, IMAGE_SIZE, POSITION, SHAPE, SIZE, TEXTURE
 
 CHUNK = 256
-"""Scenes rendered at once: the working set then stays in the processor's cache."""
+"""Number of scenes rendered at once: the working set then stays in the processor's cache."""
 
 _PIXELS = IMAGE_SIZE**2
 _COLOURS = torch.tensor(list(world.COLOURS.values()), dtype=torch.float32)
@@ -26,11 +26,11 @@ _RADII = torch.tensor(list(world.SIZES.values()))
 _DIRECTIONS = torch.tensor([(-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (0.0, 0.0)])
 
 _SHIFT, _ANGLE, _SCALE = 0.6, 0.08, 0.05
-"""Reach of the jitter: pixels, radians, share of the radius."""
+"""Range of the jitter: pixels, radians, share of the radius."""
 _SHADE, _GROUND_SHADE, _SLOPE, _NOISE = 12.0, 6.0, 5.0, 5.0
-"""Reach of the shades and the slope, and standard deviation of the noise, in levels of 255."""
+"""Range of the shades and the slope, and standard deviation of the noise, in levels of 255."""
 _DARK = 0.4
-"""What is left of an object's colour in the dark parts of its texture."""
+"""Remaining share of an object's colour in the dark parts of its texture."""
 
 
 def render(

@@ -1,4 +1,4 @@
-"""Scenes to words: captions that tell the truth, in many forms, and captions that tell nothing.
+"""Scenes to words: true captions in many forms, and captions without information.
 
 Every word that a caption or a prompt can contain comes from a table of this module, so that `vocabulary` is
 complete by construction.
@@ -170,7 +170,7 @@ PROMPTS: dict[str, tuple[str, ...]] = {
     ),
     "pair": ("{c}", "a picture of {c}", "there is {c}", "this shows {c}"),
 }
-"""Templates of the classification tasks; none tells more than the class."""
+"""Templates of the classification tasks; none reveals more than the class."""
 
 ATTRIBUTES = frozenset({"size", "texture", "position", "background", "colour", "shape"})
 COLUMNS = {
@@ -191,9 +191,9 @@ _MENTIONED = {
     "position": 0.6,
     "background": 0.35,
 }
-"""How often a caption of one object tells each attribute.
+"""How often a caption of one object mentions each attribute.
 
-What is learnt first, colour and background, is told less often: batches are then not told apart by it alone.
+Colour and background, which are learnt first, are mentioned less often: otherwise they alone would distinguish batches.
 """
 
 
@@ -223,13 +223,13 @@ def describe(row: Sequence[int], draw: random.Random, must: Collection[str] = ()
     Args:
         row: one row of `Plan.attributes`.
         draw: where the randomness comes from.
-        must: attributes that the caption has to tell (of two objects: of both); others it tells by chance.
+        must: attributes that the caption must mention (of two objects: of both); others are mentioned by chance.
     """
     return _describe_two(row, draw, must) if row[COUNT] == 2 else _describe_one(row, draw, must)
 
 
 def concepts(row: Sequence[int]) -> list[str]:
-    """What a scene shows, from its row of `Plan.attributes`: background, and of each object all that can be told."""
+    """A scene in words, from its row of `Plan.attributes`: background, and everything about each object."""
     found = [tuple(world.BACKGROUNDS)[row[world.GROUND]]]
     names = (world.SHAPES, tuple(world.COLOURS), tuple(world.SIZES), world.TEXTURES, world.POSITIONS)
     for number in range(row[world.COUNT]):
@@ -239,7 +239,7 @@ def concepts(row: Sequence[int]) -> list[str]:
 
 
 def junk(draw: random.Random) -> str:
-    """A caption that has nothing to do with any picture: a file's name or scraps of a web site."""
+    """A caption unrelated to any image: a file's name or scraps of a web site."""
     if draw.random() < 0.4:
         text = _pick(draw, _FILES)
     else:
@@ -250,7 +250,7 @@ def junk(draw: random.Random) -> str:
 
 
 def vague(draw: random.Random) -> str:
-    """A caption that is true of every picture."""
+    """A caption that is true of every image."""
     return _pick(draw, _VAGUE)
 
 
@@ -308,7 +308,7 @@ def _describe_two(row: Sequence[int], draw: random.Random, must: Collection[str]
 def _object_words(
     row: Sequence[int], block: int, told: Collection[str], draw: random.Random
 ) -> tuple[str, str, str, str, str]:
-    """Size, texture, colour and shape of one object in words, and the texture as it goes behind the noun."""
+    """Size, texture, colour and shape of one object in words, and the texture as a phrase after the noun."""
     shape_index, colour_index, size_index, texture_index, _ = row[block : block + BLOCK]
     size = _pick(draw, _SIZE_WORDS[tuple(world.SIZES)[size_index]]) if "size" in told else ""
     texture = texture_tail = ""

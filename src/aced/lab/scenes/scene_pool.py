@@ -1,4 +1,4 @@
-"""Pools of image-caption pairs: clean ones, and ones spoilt in the ways that pairs from the web are."""
+"""Pools of image-caption pairs: clean ones, and ones with the faults of pairs from the web."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aced.pool.views import View
 from aced.runtime.counting import Progress
 
 Counting = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a bar with some words."""
+"""Opens a bar with a description."""
 
 _SPREAD = 0.35
 """How far a near-duplicate's jitter moves from its base scene's, as a share of the whole range."""
@@ -31,12 +31,12 @@ class Mix:
     """Shares of the kinds of pairs in a pool; they add up to one.
 
     Attributes:
-        clean: picture and caption right.
+        clean: image and caption right.
         duplicate: many near-copies of few base scenes, captions right.
         shuffled: the caption of another scene.
-        junk: a file's name or scraps of a web site for a caption.
-        vague: a caption that is true of every picture.
-        noisy: the picture spoilt, the caption right.
+        junk: a file's name or scraps of a web site as caption.
+        vague: a caption that is true of every image.
+        noisy: the image corrupted, the caption right.
         partial: one attribute in the caption wrong.
         bases: number of base scenes of the near-duplicates.
     """
@@ -74,7 +74,7 @@ class Mix:
 
 DEFAULT_MIX = Mix()
 REDUNDANT_MIX = Mix(clean=0.12, duplicate=0.60, shuffled=0.11, junk=0.05, vague=0.06, noisy=0.04, partial=0.02)
-"""A pool that mostly repeats itself: where choosing batches jointly has the most to gain."""
+"""A pool that mostly repeats itself: joint selection has the most to gain there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +83,12 @@ class Scenes(Source):
 
     Attributes:
         name: split and seed.
-        fingerprint: hash of everything the pairs follow from.
+        fingerprint: hash of everything that determines the pairs.
         pixels: `[n, 3, 32, 32]` uint8.
         captions: n captions.
-        kinds: how each pair was spoilt.
+        kinds: how each pair was corrupted.
         keys: lasting identities of the pairs.
-        params: `[n, world.WIDTH]` int64 true attributes of the pictures. For tests only.
+        params: `[n, world.WIDTH]` int64 true attributes of the images. For tests only.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Scenes(Source):
         )
 
     def fields_at(self, name: str, positions: Sequence[int]) -> list[object]:
-        """The value of a field of some pairs: `concepts` is what the picture truly shows; any other is None."""
+        """The value of a field of some pairs: `concepts` is the true content of the image; any other is None."""
         if name != "concepts":
             return [None] * len(positions)
         rows = self.params[torch.as_tensor(positions, dtype=torch.int64)]
@@ -121,7 +121,7 @@ class Scenes(Source):
 
 
 def in_view(pixels: Tensor, view: View) -> Tensor:
-    """`[n, 3, 32, 32]` uint8 to `[n, 3, size, size]` uint8; at the pictures' own size nothing is copied."""
+    """`[n, 3, 32, 32]` uint8 to `[n, 3, size, size]` uint8; at the images' own size nothing is copied."""
     if view.size == world.IMAGE_SIZE and not view.crop:
         return pixels
     images = [torch.from_numpy(view.apply(image)) for image in pixels.permute(0, 2, 3, 1).numpy()]
@@ -129,7 +129,7 @@ def in_view(pixels: Tensor, view: View) -> Tensor:
 
 
 def make_pool(n: int, seed: int, progress: Progress | None = None, mix: Mix = DEFAULT_MIX) -> Scenes:
-    """A pool of n pairs, spoilt in the shares of `mix` and shuffled.
+    """A pool of n pairs, corrupted in the shares of `mix` and shuffled.
 
     Args:
         n: number of pairs.
@@ -162,7 +162,7 @@ def make_pool(n: int, seed: int, progress: Progress | None = None, mix: Mix = DE
 
 
 def make_curated(n: int, seed: int, progress: Progress | None = None) -> Scenes:
-    """n clean pairs, such as a reference model is trained on."""
+    """n clean pairs, suitable for training a reference model."""
     plan = world.sample(n, world.generator("curated", seed, "plan"))
     draw = random.Random(world.named_seed("curated", seed, "captions"))
     texts = [captions.describe(row, draw) for row in plan.attributes.tolist()]
@@ -180,7 +180,7 @@ def make_scenes(split: str, size: int, seed: int, counting: Counting) -> Scenes:
 
 
 def _tell(attributes: Tensor, seed: int, rows: dict[str, Tensor]) -> list[str]:
-    """Captions of all but the near-duplicates: right ones, then the spoilt kinds put over them."""
+    """Captions of all but the near-duplicates: right ones, then overwritten by the corrupted kinds."""
     draw = random.Random(world.named_seed("pool", seed, "captions"))
     texts = [captions.describe(row, draw) for row in attributes.tolist()]
     others = world.sample(len(rows["shuffled"]), world.generator("pool", seed, "shuffled"))
@@ -202,7 +202,7 @@ def _rows(kinds: Sequence[str], kind: str) -> Tensor:
 
 
 def _replace(plan: world.ScenePlan, rows: Tensor, new: world.ScenePlan) -> world.ScenePlan:
-    """The plan with the scenes at `rows` put in place of the old ones."""
+    """The plan with the scenes at `rows` replaced."""
     pairs = ((plan.attributes, new.attributes), (plan.jitter, new.jitter), (plan.light, new.light))
     attributes, jitter, light = (old.index_copy(0, rows, fresh) for old, fresh in pairs)
     return world.ScenePlan(attributes, jitter, light, plan.tape.index_copy(0, rows, new.tape))
@@ -227,7 +227,7 @@ def _scenes(
         pixels=pixels,
         captions=texts,
         kinds=kinds,
-        # With the fingerprint, so that another mix or size of the same seed is not taken for the same samples.
+        # With the fingerprint, so that another mix or size with the same seed does not count as the same samples.
         keys=[f"{name}-{fingerprint[:8]}/{i:06d}" for i in range(n)],
         params=params,
     )

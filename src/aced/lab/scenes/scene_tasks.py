@@ -1,4 +1,4 @@
-"""Zero-shot tasks on scenes that no pool contains, in two splits: one to choose by, one to report."""
+"""Zero-shot tasks on scenes that no pool contains, in two splits: one for choosing settings, one to report."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _TASK_NOISE = 40.0
 
 @dataclass(eq=False)
 class ScenePictures:
-    """The pictures of one or more tasks, rendered when first asked for and kept.
+    """The images of one or more tasks, rendered on first use and kept.
 
-    Tasks about the same pictures hold the same object, so that they can be embedded once for all.
+    Tasks with the same images hold the same object, so that these are embedded once for all.
     """
 
     make: Callable[[], Tensor]
@@ -54,10 +54,10 @@ class ScenePictures:
 
 
 def make_tasks(split: Split = "test", n: int = 600, seed: int = 0, retrieval_n: int = 300) -> list[Task]:
-    """All tasks of a split; splits have no picture in common with each other or with any pool.
+    """All tasks of a split; splits share no image with each other or with any pool.
 
     Args:
-        split: `validation` to choose by, `test` to report.
+        split: `validation` for choosing settings, `test` to report.
         n: pictures for each set of classification tasks.
         seed: another seed gives other pictures of the same tasks.
         retrieval_n: pictures, and captions, of the retrieval tasks.
@@ -130,7 +130,7 @@ def _classify_pairs(
 
 
 def _retrieve(split: Split, seed: int, n: int) -> list[Retrieval]:
-    """Both directions over one set: scenes that all differ, each with a caption that tells all of it."""
+    """Both directions over one set: scenes that all differ, each with a caption that describes it completely."""
     drawn = world.sample(n + n // 4 + 8, world.generator(split, seed, "retrieval"))
     draw = random.Random(world.named_seed(split, seed, "retrieval captions"))
     chosen: dict[tuple[int, ...], int] = {}

@@ -1,4 +1,4 @@
-"""Pictures spoilt or shifted: what the pool's noisy samples and the shifted tasks are made of."""
+"""Corrupted or shifted images, for the pool's noisy samples and the shifted tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aced.lab.scenes.world import IMAGE_SIZE
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 _HEAVY_NOISE = 90.0
-"""Standard deviation of the noise that all but drowns a picture, in levels of 255."""
+"""Standard deviation of noise that nearly hides an image, in levels of 255."""
 
 
 def grey(images: Tensor) -> Tensor:
@@ -50,6 +50,6 @@ def _cover(images: Tensor, corners: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Means over 15 x 15 pixels: what is left is a smear of colour."""
+    """Means over 15 x 15 pixels, which leave a smear of colour."""
     padded = F.pad(images.float(), (7, 7, 7, 7), mode="replicate")
     return F.avg_pool2d(padded, 15, stride=1).round().to(torch.uint8)

@@ -1,8 +1,8 @@
-"""The world of the scenes: what there is in it, and how the true parameters of a scene are drawn.
+"""The world of the scenes: its objects and attributes, and the draw of a scene's true parameters.
 
-A scene is one row of `ScenePlan.attributes` (what the caption may tell) and one row of each of the other tensors
-(what it may not: jitter, shades, noise). Everything random of a scene is drawn here, before any pixel is
-made, so that a picture does not depend on how many are rendered at once.
+A scene is one row of `ScenePlan.attributes` (what the caption may mention) and one row of each of the other tensors
+(what it may not: jitter, shades, noise). All randomness of a scene is drawn here, before any pixel is made, so that an
+image does not depend on how many are rendered at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 VERSION = 2
-"""Raised whenever the same seed would give another picture or caption."""
+"""Increased whenever the same seed would give another image or caption."""
 
 IMAGE_SIZE = 32
 
@@ -53,7 +53,7 @@ FIRST, SECOND = 2, 2 + BLOCK
 WIDTH = 2 + 2 * BLOCK
 
 OPPOSITE = torch.tensor([1, 0, 3, 2])
-"""The second object's position, given the first one's; two objects never stand at the centre."""
+"""The second object's position, given the first one's; two objects are never at the centre."""
 
 TWO_OBJECTS = 0.15
 TAPE = 1 << 20
@@ -96,7 +96,7 @@ class ScenePlan:
 
 
 def named_seed(*parts: object) -> int:
-    """A 63-bit seed from a name, so that streams of different names have nothing in common."""
+    """A 63-bit seed from a name, so that streams of different names are independent."""
     text = "/".join(str(part) for part in (VERSION, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -122,7 +122,7 @@ def sample(n: int, draw: torch.Generator, unseen: bool = False, single: bool = F
     pairs = torch.tensor(UNSEEN if unseen else SEEN)
     first = torch.randint(len(pairs), (n,), generator=draw)
     second = first if unseen else _other_pair(first, torch.rand(n, generator=draw))
-    # Two objects fit side by side only when they are not large, and a relation needs them off the centre.
+    # Two objects fit side by side only if they are not large, and a relation needs them off the centre.
     sizes = torch.rand(n, 2, generator=draw) * torch.where(two, len(SIZES) - 1, len(SIZES))[:, None]
     position = (torch.rand(n, generator=draw) * torch.where(two, 4, len(POSITIONS))).long()
     textures = torch.randint(len(TEXTURES), (n, 2), generator=draw)

@@ -1,8 +1,8 @@
-"""The tars of a pool that is larger than the disk: brought as a plan needs them, into a folder of bounded size.
+"""Fetching of a pool larger than the disk: its tars arrive as a plan needs them, in a folder of bounded size.
 
-A thread of the main process of each rank fetches the tars of the coming steps, several at a time, and gives up those
-whose last step is over when their room is needed. Whoever reads, in whatever process, waits for a file that appears
-under its name when it is whole, or for one that says why it never will.
+A thread in the main process of each rank fetches the tars of the coming steps, several at a time. When it needs room,
+it removes those whose last step is over. Readers, in any process, wait until a file appears under its name once it is
+complete, or until another file says why it never will.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class _Held:
     """A tar in the folder, or on its way there.
 
     Attributes:
-        size: bytes that it takes, with what travels with it.
+        size: bytes that it takes, with the files that travel with it.
         last: the last step that needs it.
-        here: whether it has come, or it is known that it never will.
-        lost: whether the latter.
+        here: whether it has arrived, or is known never to.
+        lost: whether it is known never to arrive.
     """
 
     size: int
@@ -49,21 +49,21 @@ class _Held:
 
 
 class Fetcher:
-    """Brings the tars of one process; use it as a context manager, or call `start` and `close`.
+    """Fetches the tars of one process; use it as a context manager, or call `start` and `close`.
 
-    From when it is made, readers wait for it instead of fetching for themselves; so it is made before, and started
-    after, processes are forked that read.
+    As soon as it exists, readers wait for it instead of fetching themselves. So make it before the reading processes
+    are forked, and start it after.
 
     Args:
         streamed: the tars.
         visits: in the order of their first steps.
         first: the first step.
         stop: the step after the last one.
-        at_once: files that are fetched at a time.
-        known: whether the visits can be looked at beforehand; those that are asked for one by one cannot.
+        at_once: number of files fetched at a time.
+        known: whether the visits can be inspected in advance; visits on demand cannot.
 
     Attributes:
-        spent: seconds of the steps so far that were spent waiting for tars, as far as `took` was told of them.
+        spent: seconds that the steps so far waited for tars, as reported to `took`.
 
     Raises:
         AcedError: the folder may not hold what is needed at once.
@@ -87,7 +87,7 @@ class Fetcher:
         self._done = first - 1
         self._held: dict[int, _Held] = {}
         self._taken = 0
-        self._over: list[tuple[int, int]] = []  # heap of (last step, tar); some are out of date
+        self._over: list[tuple[int, int]] = []  # heap of (last step, tar); some entries are outdated
         self._changed = threading.Condition()
         self._watched = Watched()
         self._ready = _Ready(first)
@@ -108,15 +108,15 @@ class Fetcher:
         self.close()
 
     def serves(self, readers: object) -> None:
-        """Say who reads; they are closed, if they can be, before nobody brings what they wait for any more."""
+        """Register a reader; it is closed, if it can be, before fetching ends."""
         self._readers = readers
 
     def start(self) -> None:
-        """Begin to fetch."""
+        """Start fetching."""
         self._planner.start()
 
     def close(self) -> None:
-        """End it; what has come stays, and whoever reads from now on fetches for itself."""
+        """Stop; fetched tars stay, and later readers fetch for themselves."""
         if isinstance(self._readers, Generator):
             self._readers.close()
         self._watched.stop.set()
@@ -129,17 +129,17 @@ class Fetcher:
             self._streamed.alone()
 
     def done(self, step: int) -> None:
-        """All that is read for a step, and for those before it, has been read."""
+        """Everything for a step, and for those before it, has been read."""
         with self._changed:
             self._done = max(self._done, step)
             self._changed.notify_all()
 
     def moved(self) -> int:
-        """Grows as long as anything comes."""
+        """Grows as long as anything arrives."""
         return self._watched.moved()
 
     def took(self, step: int, since: float, until: float) -> None:
-        """A step's pairs were waited for from one `time.perf_counter()` to another, and have been read."""
+        """A step's pairs, now read, were waited for between two values of `time.perf_counter()`."""
         with self._changed:
             self.spent += max(0.0, min(until, self._ready.when(step, until)) - since)
         self.done(step)
@@ -156,7 +156,7 @@ class Fetcher:
                 yield visit.tar
 
     def _plan(self) -> None:
-        """Hand out what is to be fetched, as soon as there is room for it."""
+        """Assign tars to the fetching threads, as soon as there is room."""
         try:
             for visit in self._visits:
                 if not self._hold(visit):
@@ -167,7 +167,7 @@ class Fetcher:
             self._fail(error)
 
     def _hold(self, visit: Visit) -> bool:
-        """Make room for a tar and have it fetched, unless it is there; False where nobody wants it any more."""
+        """Make room for a tar and fetch it unless it is there; False if it is no longer needed."""
         with self._changed:
             self._ready.planned(visit.first)
             held = self._held.get(visit.tar)
@@ -177,7 +177,7 @@ class Fetcher:
                 self._ready.add(visit.first, held)
                 return True
             if held is not None:
-                self._give_up(visit.tar)  # perhaps it is there again
+                self._give_up(visit.tar)  # perhaps it is available again
             size = self._size(visit.tar)
             while not self._makes_room(size):
                 if self._watched.stop.is_set():
@@ -193,8 +193,8 @@ class Fetcher:
         return True
 
     def _makes_room(self, size: int) -> bool:
-        """Give up tars whose last step is over, as many as it takes; whether there is room then."""
-        late: list[tuple[int, int]] = []  # still on their way, though nobody has waited for them
+        """Remove tars whose last step is over, as many as needed; returns whether there is room then."""
+        late: list[tuple[int, int]] = []  # still on their way, but never waited for
         while self._taken + size > self._limit and self._over and self._over[0][0] <= self._done:
             last, tar = heapq.heappop(self._over)
             held = self._held.get(tar)
@@ -233,7 +233,7 @@ class Fetcher:
             self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
-        """Let all readers know that no more comes."""
+        """Tell all readers that nothing more will arrive."""
         said = str(error) if isinstance(error, AcedError) else f"Tars cannot be fetched ({error!r})."
         with self._changed:
             self._failed = True
@@ -242,11 +242,11 @@ class Fetcher:
 
 
 class Calls:
-    """Tars that are fetched when they are called for; use it as a context manager around those who read them.
+    """Tars fetched on demand; use it as a context manager around their readers.
 
     Args:
         streamed: the tars.
-        number: of each tar there, by its number in the source; None: the same.
+        number: number of each tar there, by its number in the source; None: the same.
         sizes: samples of each tar in the source.
     """
 
@@ -267,20 +267,20 @@ class Calls:
         self._fetcher.close()
 
     def call(self, position: int) -> int:
-        """Have the tar fetched that holds a position of the source; gives a number for `done`, in ascending order."""
+        """Have the tar fetched that holds a position of the source; returns a number for `done`, in ascending order."""
         tar, call = bisect.bisect_right(self._ends, position), next(self._calls)
         self._queue.put(Visit(tar if self._numbers is None else self._numbers[tar], call, call))
         return call
 
 
 def calls_of(source: Source) -> Calls | None:
-    """What fetches the tars of a source that are called for; None where they are there."""
+    """The fetcher for tars of a source on demand; None if they are already local."""
     streamed, numbers = brought_of(source.places)
     return Calls(streamed, numbers, source.part_sizes) if streamed is not None else None
 
 
 class _Ready:
-    """From when on each step has had all its tars; steps are asked for in ascending order.
+    """When each step had all its tars; queried in ascending order of steps.
 
     Args:
         first: the first step.
@@ -288,11 +288,11 @@ class _Ready:
 
     def __init__(self, first: int) -> None:
         self._coming: deque[tuple[int, _Held]] = deque()  # first step and tar, in the order of the steps
-        self._next: int | None = first  # first step of the visit that is being planned; None: that was all
-        self._moments: deque[tuple[float, float]] = deque()  # all steps before the one were ready at the other
+        self._next: int | None = first  # first step of the visit being planned; None: no more visits
+        self._moments: deque[tuple[float, float]] = deque()  # (step, time): all steps before it were ready then
 
     def planned(self, first: int | None) -> None:
-        """All visits that begin before step `first` have been added; with None: all that there are."""
+        """All visits that begin before step `first` have been added; with None, all visits."""
         self._next = first
         self.look()
 
@@ -301,7 +301,7 @@ class _Ready:
         self._coming.append((first, held))
 
     def look(self) -> None:
-        """A tar has come, or more are planned."""
+        """A tar has arrived, or more are planned."""
         while self._coming and self._coming[0][1].here:
             self._coming.popleft()
         before = self._coming[0][0] if self._coming else float("inf") if self._next is None else self._next
@@ -309,14 +309,14 @@ class _Ready:
             self._moments.append((before, time.perf_counter()))
 
     def when(self, step: int, otherwise: float) -> float:
-        """When the tars of a step had come."""
+        """When the tars of a step had arrived."""
         while self._moments and self._moments[0][0] <= step:
             self._moments.popleft()
         return self._moments[0][1] if self._moments else otherwise
 
 
 def most_at_once(visits: Iterable[Visit], size: Callable[[int], int]) -> int:
-    """Bytes of the tars that are needed at the same step, at most."""
+    """Maximum number of bytes of the tars that one step needs."""
     needed: list[tuple[int, int]] = []  # heap of (last step, tar)
     until: dict[int, int] = {}
     taken = most = 0
@@ -334,15 +334,15 @@ def most_at_once(visits: Iterable[Visit], size: Callable[[int], int]) -> int:
 
 
 def one_by_one(tars: Iterable[int]) -> Iterator[Visit]:
-    """Visits to tars one after the other, a step each."""
+    """Visits to tars one after the other, one step each."""
     return (Visit(tar, step, step) for step, tar in enumerate(tars))
 
 
 def fetcher_of(places: Places | None, visits: Iterable[Visit], *, first: int, stop: int) -> Fetcher | None:
-    """What brings the tars of a source in the order of some visits; None where they are there.
+    """The fetcher for the tars of a source in the order of some visits; None if they are already local.
 
     Args:
-        places: where the tars lie, under the numbers that visits have.
+        places: where the tars are, under the numbers that visits use.
         visits, first, stop: as of `Fetcher`.
 
     Raises:
@@ -353,7 +353,7 @@ def fetcher_of(places: Places | None, visits: Iterable[Visit], *, first: int, st
 
 
 def most_of(places: Places | None, visits: Iterable[Visit]) -> tuple[int, int]:
-    """Bytes of the tars that are needed at the same time, in the two passes to come, and bytes there are for them."""
+    """Bytes of tars needed at the same time, in the next two passes, and bytes available for them."""
     streamed, visits = _as_brought(places, visits)
     if streamed is None:
         return 0, 0
@@ -362,7 +362,7 @@ def most_of(places: Places | None, visits: Iterable[Visit]) -> tuple[int, int]:
 
 
 def check_room(places: Places | None, visits: Iterable[Visit]) -> None:
-    """Raise an AcedError where what some visits need at the same time does not fit into the spool."""
+    """Raise an AcedError if the tars that some visits need at the same time do not fit into the spool."""
     streamed, _ = _as_brought(places, ())
     if streamed is not None:
         _check(streamed, most_of(places, visits)[0])
@@ -373,13 +373,13 @@ def _check(streamed: Streamed, needed: int) -> None:
         times = needed / max(1, streamed.limit)
         raise AcedError(
             f"The tars that are read at the same time take {needed / GIGABYTE:.3g} GB, and data.spool_gb leaves "
-            f"{streamed.limit / GIGABYTE:.3g} GB for them in {streamed.folder}: make it {times:.3g} times as large or "
+            f"{streamed.limit / GIGABYTE:.3g} GB for them in {streamed.folder}: raise it {times:.3g} times or "
             "more, or lower data.locality or data.streams."
         )
 
 
 def _as_brought(places: Places | None, visits: Iterable[Visit]) -> tuple[Streamed | None, Iterable[Visit]]:
-    """What brings tars, and visits to them under the numbers that they have there."""
+    """The fetcher of tars, and visits to them under its numbers."""
     streamed, numbers = brought_of(places)
     if numbers is not None:
         moved = (visit._replace(tar=numbers[visit.tar]) for visit in visits)

@@ -1,4 +1,4 @@
-"""Where the tars of a pool lie on a local disk: at once, or when they have been fetched or unpacked."""
+"""Where a pool's tars are on a local disk: at once, or after fetching or unpacking."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aced.runtime.counting import Progress
 
 
 class Places(Protocol):
-    """Where tars lie; asked from several threads and processes, and pickled."""
+    """Where tars are; queried from several threads and processes, and pickled."""
 
     @property
     def stay(self) -> bool:
-        """Whether a tar that is there is there for good, as far as the program is concerned."""
+        """Whether a tar, once there, stays for the duration of the program."""
         ...
 
     def fetch(self, progress: Progress | None = None) -> None:
@@ -31,19 +31,19 @@ class Places(Protocol):
         """The local file of a tar, by its number; waits until it is there.
 
         Raises:
-            AcedError, TarLost: it cannot be had.
+            AcedError, TarLost: it is not available.
         """
         ...
 
 
 class TarPlaces:
-    """Tars where they lie; those at addresses are fetched, and gzip files unpacked, when they are first asked for.
+    """Tars in place; those at addresses are fetched, and gzip files unpacked, on first use.
 
     Args:
-        tars: local paths, or what a store tells of a file.
+        tars: local paths, or a store's entry for a file.
         packed: numbers of local tars that are gzip files.
-        found: the local files of some tars, which are there already.
-        spool: where addresses are fetched to and gzip files unpacked.
+        found: the local files of tars that are already there.
+        spool: where addresses are fetched and gzip files unpacked.
     """
 
     stay = True
@@ -68,7 +68,7 @@ class TarPlaces:
         return self._found[tar]
 
     def fetch(self, progress: Progress | None = None) -> None:
-        """Fetch all that lie at addresses; see `Places`."""
+        """Fetch all tars at addresses; see `Places`."""
         far = {number: tar for number, tar in enumerate(self._tars) if isinstance(tar, Remote)}
         if far and self._spool is not None:
             paths = self._spool.fetch(list(far.values()), progress)
@@ -78,11 +78,11 @@ class TarPlaces:
 
 
 class Moved:
-    """Places under other numbers, as a run had them that is gone on with.
+    """Places under other numbers: those of the run that is being resumed.
 
     Args:
         places: of tars.
-        numbers: for each number, the one that the tar has there; -1 for a tar that is lost.
+        numbers: for each number, the tar's number there; -1 for a lost tar.
     """
 
     def __init__(self, places: Places, numbers: Sequence[int]) -> None:
@@ -94,7 +94,7 @@ class Moved:
         return self.places.stay
 
     def fetch(self, progress: Progress | None = None) -> None:
-        """As in `Places`, also those that are not used any more."""
+        """As in `Places`, including those that are no longer used."""
         self.places.fetch(progress)
 
     def path(self, tar: int) -> Path:
@@ -116,15 +116,15 @@ def locate(tar: Path | str | Remote, spool: Spool | None) -> Located:
 
 
 def located_at(source: str, path: Path, spool: Spool | None) -> Located:
-    """A tar that lies at a local path, unpacked where it is a gzip file and there is a spool.
+    """A tar at a local path, unpacked if it is a gzip file and there is a spool.
 
     Raises:
-        AcedError: what the spool raises.
+        AcedError: as the spool.
     """
     try:
         packed = is_gzip(path)
     except OSError:
-        packed = False  # the index tells why it cannot be read
+        packed = False  # the index reports why it cannot be read
     if not packed or spool is None:
         return Located(source, path)
     unpacked = spool.unpack(path)

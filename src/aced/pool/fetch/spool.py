@@ -1,8 +1,8 @@
-"""Tars that cannot be read where they lie: addresses are fetched and gzip is unpacked, once, into a folder.
+"""The spool: a folder into which addresses are fetched and gzip tars are unpacked, once.
 
-A spooled file's name holds a hash of where it comes from and one of its state there (its etag, or size and time), so
-that a changed original is fetched again and another one is never taken for it. It appears whole or not at all, and its
-own time is made from that state, so that it looks the same to every machine.
+A spooled file's name contains a hash of its origin and one of its state there (its etag, or size and time), so a
+changed original is fetched again and never confused with another one. It appears only when complete, and its own time
+is derived from that state, so it looks the same on every machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Located:
-    """A tar to read: what the user called it, where it lies on a local disk, and what was wrong on the way there."""
+    """A tar to read: the user's name for it, its path on a local disk, and any fault on the way there."""
 
     source: str
     path: Path
@@ -43,12 +43,12 @@ class Located:
 class Spool:
     """A folder for fetched and unpacked tars.
 
-    Safe for several processes at a time: who comes second waits for the file of the first.
+    Safe for several processes at a time: a later one waits for the file of the first.
 
     Args:
         folder: where they are kept.
-        limit: bytes that the whole folder may take.
-        patience: seconds for which a file is tried again whose server fails.
+        limit: maximum size of the folder in bytes.
+        patience: seconds for which a file is retried if its server fails.
     """
 
     def __init__(self, folder: Path, limit: int, patience: float = PATIENCE) -> None:
@@ -63,11 +63,11 @@ class Spool:
             progress: called with (files done, all files).
 
         Raises:
-            AcedError: they do not fit into the limit or onto the disk, or one cannot be fetched whole.
+            AcedError: they do not fit into the limit or onto the disk, or one cannot be fetched completely.
         """
         self._room.look()
         targets = [self.folder / spooled_name(remote.address, remote.state) for remote in remotes]
-        here = targets[0].exists() if len(targets) == 1 else None  # one that is asked for alone, as many are in turn
+        here = targets[0].exists() if len(targets) == 1 else None  # a single file, as on demand
         missing = [
             pair
             for pair in zip(remotes, targets, strict=True)
@@ -76,7 +76,7 @@ class Spool:
         if not missing:
             return targets
         all_of_it = sum(remote.size or 0 for remote, _ in missing)
-        self._room.check(all_of_it, f"{len(remotes)} tars that must be fetched")
+        self._room.check(all_of_it, f"{len(remotes)} tars to fetch")
         done, watched = len(remotes) - len(missing), Watched()
         if progress is not None and done:
             progress(done, len(remotes))
@@ -101,7 +101,7 @@ class Spool:
                 date(temporary, remote.state)
 
     def drop(self, address: str) -> None:
-        """Remove what was fetched from an address, and unpacked of it; nobody reads it any more."""
+        """Remove what was fetched from an address, and what was unpacked from it; it has no readers left."""
         self._room.look()
         for name in self._room.of_origin(spooled_name(address, "")):
             path = self.folder / name
@@ -111,7 +111,7 @@ class Spool:
                 self._room.remove(one)
 
     def remember(self, pattern: str, found: Sequence[Remote]) -> None:
-        """Keep what an address names, for `recall` when its server is down.
+        """Remember the files behind an address, for `recall` when its server is down.
 
         Raises:
             AcedError: it cannot be written.
@@ -124,7 +124,7 @@ class Spool:
             write_atomic(path, content)
 
     def recall(self, pattern: str) -> list[Remote] | None:
-        """What an address named last, where all of that has been fetched and is there; else None."""
+        """The last known files behind an address if all of them have been fetched and are there; otherwise None."""
         try:
             kept = json.loads(self._list(pattern).read_text(encoding="utf-8"))
             found = [Remote(*fields) for fields in kept["found"]]
@@ -141,7 +141,7 @@ class Spool:
         return self.folder / ".found" / f"{name}.json"
 
     def unpack(self, path: Path) -> Located:
-        """A gzip file, unpacked; of a damaged one what can be had, with a fault.
+        """A gzip file, unpacked; from a damaged one what can be recovered, with a fault.
 
         Raises:
             AcedError: it does not fit into the limit or onto the disk.
@@ -149,7 +149,7 @@ class Spool:
         state = os.stat(path)
         target = self.folder / spooled_name(os.path.realpath(path), f"{state.st_size} {state.st_mtime_ns}", ".tar")
         told = target.with_suffix(".fault")
-        # The last four bytes tell the size (modulo 4 GiB), unless the file is cut.
+        # The last four bytes give the size (modulo 4 GiB), unless the file is cut.
         with path.open("rb") as file:
             file.seek(max(0, state.st_size - 4))
             size = struct.unpack("<I", file.read(4).rjust(4, b"\0"))[0]
@@ -165,7 +165,7 @@ class Spool:
         return Located(str(path), target, fault)
 
     def _gunzip(self, path: Path, target: Path) -> str:
-        """Unpack; gives what is wrong, as the end of a sentence, or nothing."""
+        """Unpack; returns the fault, as the end of a sentence, or nothing."""
         done = 0
         with writing(target), target.open("wb") as out:
             unpacked = gzip.open(path)  # noqa: SIM115 - closed below
@@ -185,10 +185,10 @@ class Spool:
 
     @contextlib.contextmanager
     def _making(self, target: Path, size: int, what: str) -> Iterator[Path | None]:
-        """A temporary name to write `target` of `size` bytes under, or None where it is there already.
+        """A temporary name to write `target` of `size` bytes under, or None if it is already there.
 
         Raises:
-            AcedError: it has no room, or cannot be written.
+            AcedError: there is no room for it, or it cannot be written.
         """
         with exclusive(target) as temporary:
             if temporary is None:
@@ -203,7 +203,7 @@ class Spool:
         self._drop_older(target)
 
     def _drop_older(self, target: Path) -> None:
-        """Remove what was spooled from the same place in another state."""
+        """Remove files spooled from the same place in another state."""
         for name in self._room.of_origin(target.name):
             if not name.startswith(target.name[:NAMED]):
                 (self.folder / name).unlink(missing_ok=True)
@@ -211,17 +211,17 @@ class Spool:
 
 
 def spool_at(folder: str, gigabytes: float) -> Spool | None:
-    """The spool in a folder that may take so many 10^9 bytes; None where no folder is given."""
+    """The spool in a folder with a maximum size in 10^9 bytes; None if no folder is given."""
     return Spool(Path(folder), int(gigabytes * GIGABYTE)) if folder else None
 
 
 def unspooled(address: str, key: str = "data.spool_dir") -> AcedError:
-    """The error for an address without a spool; `key` is the key or option that names one."""
-    return AcedError(f"{address} is an address: set {key} to a folder to fetch its tars to, or name a path.")
+    """The error for an address without a spool; `key` is the key or option that sets one."""
+    return AcedError(f"{address} is an address: set {key} to a folder for its tars, or name a local path.")
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether a file begins as gzip does, whatever its name.
+    """Whether a file begins like gzip, whatever its name.
 
     Raises:
         OSError: it cannot be read.

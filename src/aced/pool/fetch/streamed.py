@@ -1,8 +1,8 @@
-"""Where the tars of a pool lie that is larger than the disk: in a folder, for as long as they are needed.
+"""The folder that streams a pool larger than the disk: each tar stays only as long as it is needed.
 
-Processes agree by files alone. A tar appears under its name when it is whole, and its time is made from its state in
-the store; beside it, one that ends in `.lost` says that it never will come, and why; and one file of the folder says
-whether somebody fetches, so that readers wait, or nobody does, so that each fetches what it asks for.
+Processes coordinate through files alone. A tar appears under its name once it is complete, with a time derived from its
+state in the store. A file beside it that ends in `.lost` says that it will never arrive, and why. One file of the
+folder says whether a fetcher is at work, so that readers wait, or not, so that each fetches what it needs.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from aced.runtime.counting import Progress
 
 _STATE, _LOST, _LOCK = ".state", ".lost", ".lock"
 _STATE_BYTES = 4096
-"""Written in place, so that a disk that is full does not keep a process from saying that it failed."""
+"""Written in place, so that a full disk does not keep a process from reporting its failure."""
 _INDEX = (4096, 100)
-"""Bytes of the index of a tar, and of each sample in it, at most."""
+"""Maximum number of bytes of a tar's index, and of each sample in it."""
 _LOOKS = (0.002, 0.05)
-"""Seconds between two looks for a file: at first, and at most."""
+"""Seconds between two checks for a file: initially, and at most."""
 _HOLD = 10.0
-"""Seconds for which the folder may still belong to a process that is being ended."""
+"""Seconds for which the folder may still belong to a process that is ending."""
 
 
 class Further(NamedTuple):
     """A file that travels with a tar.
 
     Attributes:
-        remote: where it lies, its size and its state there.
-        name: what it is called in the folder; with `/` for folders below.
+        remote: its address, size and state in the store.
+        name: its name in the folder; with `/` for subfolders.
     """
 
     remote: Remote
@@ -51,22 +51,22 @@ class Further(NamedTuple):
 
 
 class Streamed:
-    """The tars of a pool of which some lie in a store. Pickled and forked into processes that read.
+    """The tars of a pool, some of them in a store. Pickled and forked into reading processes.
 
     Args:
         folder: of this process and of those that it starts.
-        remotes: of each tar what a store tells of it; None for one that lies elsewhere.
-        limit: bytes that may lie in the folder.
+        remotes: for each tar the store's entry; None for one that is elsewhere.
+        limit: maximum number of bytes in the folder.
         further: files that travel with each tar, by its number.
-        patience: seconds for which a file is tried again whose server fails.
+        patience: seconds for which a file is retried if its server fails.
 
     Attributes:
         folder, limit, patience: as given.
         count: number of tars.
-        index_dir: where the indexes of the tars lie that are there.
+        index_dir: folder of the indexes of the tars that are there.
 
     Raises:
-        AcedError: a store does not tell the size of a tar.
+        AcedError: a store does not report the size of a tar.
     """
 
     stay = False
@@ -86,25 +86,25 @@ class Streamed:
         self._others: Places | None = None
         self._samples: Sequence[int] = ()
         if untold := next((one.address for one in self._remotes if one is not None and one.size is None), None):
-            raise AcedError(f"{untold}: its server does not tell its size, without which it cannot be streamed.")
+            raise AcedError(f"{untold}: its server does not report its size, which streaming needs.")
 
     def settle(self, others: Places, samples: Sequence[int]) -> None:
-        """Say where the tars lie that are in no store, and how many samples each tar has, whose index takes room."""
+        """Set the paths of tars outside the store, and each tar's number of samples, whose index takes room."""
         self._others, self._samples = others, samples
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def travels_with(self, further: Callable[[int], Sequence[Further]]) -> None:
-        """Say which files travel with each tar, before any are brought."""
+        """Set the files that travel with each tar, before any are fetched."""
         self._further = further
 
     def is_remote(self, tar: int) -> bool:
-        """Whether a tar lies in a store."""
+        """Whether a tar is in a store."""
         return self._remotes[tar] is not None
 
     def size(self, tar: int) -> int:
-        """Bytes that a tar takes in the folder, with all that travels with it."""
+        """Bytes that a tar takes in the folder, with all files that travel with it."""
         remote = self._remotes[tar]
         if remote is None:
             return 0
@@ -112,10 +112,10 @@ class Streamed:
         return index + sum(one.size or 0 for one in (remote, *(further.remote for further in self._further(tar))))
 
     def path(self, tar: int) -> Path:
-        """The local file of a tar; waits until it is there. What travels with it is there too then.
+        """The local file of a tar; waits until it is there, together with the files that travel with it.
 
         Raises:
-            TarLost: it is not in the store any more, or is another one there.
+            TarLost: it is gone from the store, or has changed there.
             AcedError: it cannot be fetched.
         """
         remote = self._remotes[tar]
@@ -138,10 +138,10 @@ class Streamed:
     def fetch(self, progress: Progress | None = None) -> None:
         """Nothing: no tar stays."""
 
-    # ------------------------------------------------------------------ what is below is for the process that fetches
+    # ------------------------------------------------------------------ the rest is for the fetching process
 
     def open(self) -> None:
-        """Take the folder for this process and those that it starts.
+        """Claim the folder for this process and those that it starts.
 
         Raises:
             AcedError: it belongs to another run, or cannot be written.
@@ -152,13 +152,13 @@ class Streamed:
         until = time.monotonic() + _HOLD
         while True:
             try:
-                # Of a process and not of a file: children do not inherit it, so that it ends with the process.
+                # A lock of a process and not of a file: children do not inherit it, so it ends with the process.
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 if time.monotonic() > until:
                     raise AcedError(
-                        f"Another run streams into {self.folder}: wait for its end, or give this one a data.spool_dir "
-                        "of its own."
+                        f"Another run streams into {self.folder}: wait until it ends, or give this one its own "
+                        "data.spool_dir."
                     ) from None
                 time.sleep(0.1)
             else:
@@ -166,7 +166,7 @@ class Streamed:
         self.alone()
 
     def sweep(self, wanted: Iterable[int]) -> None:
-        """Remove what an earlier run left, but for files of wanted tars that are whole and as they are in the store."""
+        """Remove what an earlier run left, except complete files of wanted tars that are unchanged in the store."""
         keep: set[Path] = {self.folder / _STATE, self.folder / _LOCK}
         for tar in wanted:
             files = self._files(tar)
@@ -178,10 +178,10 @@ class Streamed:
                     path.unlink(missing_ok=True)
 
     def bring(self, tar: int, watched: Watched) -> None:
-        """Fetch a tar and what travels with it, unless they are there.
+        """Fetch a tar and the files that travel with it, unless they are there.
 
         Raises:
-            NotThere, Changed: one of them is gone, or is another file in the store.
+            NotThere, Changed: one of them is gone from the store, or has changed there.
             AcedError: one of them cannot be fetched.
         """
         for remote, target in self._files(tar):
@@ -195,28 +195,28 @@ class Streamed:
                     os.replace(temporary, target)
 
     def remove(self, tar: int) -> None:
-        """Remove a tar and what travels with it; nobody reads them any more."""
+        """Remove a tar and the files that travel with it; they have no readers left."""
         target = self._files(tar)[-1][1]
         with contextlib.suppress(OSError):
-            os.truncate(target, 0)  # readers that still have it open keep no room
+            os.truncate(target, 0)  # readers that still have it open occupy no space
         for path in (_beside(target), kept_index(target, self.index_dir), *(path for _, path in self._files(tar))):
             with writing(path):
                 path.unlink(missing_ok=True)
 
     def lose(self, tar: int, fault: str, said: str) -> None:
-        """Tell readers that a tar never comes: the name of the fault and a sentence."""
+        """Tell readers that a tar will never arrive: the name of the fault and a sentence."""
         write_atomic(_beside(self._files(tar)[-1][1]), json.dumps([fault, said]))
 
     def awaited(self) -> None:
-        """Tell readers to wait for what is fetched."""
+        """Tell readers to wait for fetched files."""
         self._tell({"fetched": True})
 
     def alone(self) -> None:
-        """Tell readers that nobody fetches."""
+        """Tell readers that there is no fetcher."""
         self._tell({})
 
     def fail(self, said: str) -> None:
-        """Tell readers that nothing comes any more, and why."""
+        """Tell readers that nothing more will arrive, and why."""
         self._tell({"failed": said[:1000]})
 
     def _tell(self, state: dict[str, Any]) -> None:
@@ -239,14 +239,14 @@ class Streamed:
         return self.folder / spooled_name(remote.address, remote.state)
 
     def _files(self, tar: int) -> list[tuple[Remote, Path]]:
-        """All files of a tar, itself last: who sees it finds the others."""
+        """All files of a tar, itself last: a reader that sees it finds the others."""
         remote = self._remotes[tar]
         assert remote is not None
         further = [(one.remote, self.folder / one.name) for one in self._further(tar)]
         return [*further, (remote, self._target(remote))]
 
     def _for_itself(self, tar: int, target: Path) -> Path:
-        """Fetch a tar because nobody else does; the oldest in the folder make room."""
+        """Fetch a tar in the absence of a fetcher; the oldest in the folder make room."""
         whole = sorted((path for path in _below(self.folder) if not path.name.startswith(".")), key=_came)
         taken = sum(path.stat().st_size for path in whole)
         for path in whole:
@@ -268,7 +268,7 @@ def _beside(target: Path) -> Path:
 
 
 def _is_whole(remote: Remote, target: Path) -> bool:
-    """Whether a file is what a store tells, as far as its size and its time say."""
+    """Whether a file matches the store's entry in size and time."""
     try:
         there = target.stat()
     except OSError:
@@ -296,7 +296,7 @@ def _read(path: Path) -> str:
 
 
 def own_folder(spool: Path) -> Path:
-    """The folder in a spool of this process among those of its machine; what ranks left that are no more is removed."""
+    """This process's folder in a spool, among those of its machine; removes folders of ranks that no longer run."""
     ranks, rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if rank == 0 and spool.is_dir():
         for folder in spool.glob("stream-*"):
@@ -306,7 +306,7 @@ def own_folder(spool: Path) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what lies in a folder of which no process has the lock."""
+    """Remove the content of a folder that no process has locked."""
     with contextlib.suppress(OSError), (folder / _LOCK).open("w", encoding="utf-8") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for path in _below(folder):
@@ -315,7 +315,7 @@ def _clear(folder: Path) -> None:
 
 
 def own_share(spool: Path, limit: int) -> int:
-    """Bytes of a spool that this process may fill, beside the files that lie there for good."""
+    """Bytes of a spool that this process may fill, beside its permanent files."""
     kept = 0
     if spool.is_dir():
         with os.scandir(spool) as entries:
@@ -324,12 +324,12 @@ def own_share(spool: Path, limit: int) -> int:
 
 
 def streams(source: Source) -> bool:
-    """Whether tars of a source are brought as they are needed, and do not stay."""
+    """Whether tars of a source are fetched as needed, and do not stay."""
     return source.places is not None and not source.places.stay
 
 
 def brought_of(places: Places | None) -> tuple[Streamed | None, Sequence[int] | None]:
-    """What brings the tars that lie in some places, None where they stay; and their numbers there, where others."""
+    """The fetcher of tars at some places, None if they stay; and their numbers there, if they differ."""
     numbers = None
     if isinstance(places, Moved):
         numbers, places = places.numbers, places.places

@@ -1,1 +1,1 @@
-"""From rows to batches on the device: processes that read, chunks, pinned memory."""
+"""From rows to batches on the device: reading processes, chunks, pinned memory."""

@@ -1,4 +1,4 @@
-"""Chunks of a batch, as they come from the processes that load data, put together to one table."""
+"""Assembly of a batch from the chunks that loading processes deliver."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from aced.pool.source import Candidates, Fault, Key
 
 Place = Callable[[Key, tuple[int, ...], torch.dtype], Tensor]
-"""Gives room for a tensor of a batch, of this shape and type."""
+"""Provides memory for a tensor of a batch, of this shape and type."""
 
 
 class Size(NamedTuple):
-    """Of a batch: how many chunks it comes in, and how many rows were asked for."""
+    """Of a batch: its number of chunks, and the number of rows requested."""
 
     chunks: int
     rows: int
@@ -29,16 +29,16 @@ def anew(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | None = None) -> Candidates | None:
-    """The next chunks as one batch; None where there are none any more.
+    """The next chunks as one batch; None if there are no more.
 
-    A chunk is copied as soon as it is there and then given up, so that of the memory through which chunks come no more
-    than one is held. The only chunk of a batch is the batch, unless a place is given; its positions, which whoever
-    watches a run keeps, are a copy, or they would keep all of it.
+    A chunk is copied as soon as it arrives and then released, so that at most one chunk of shared memory is held. The
+    only chunk of a batch is the batch itself unless a place is given; its positions, which observers of a run may
+    keep, are a copy, because they would otherwise keep all of it.
 
     Args:
         chunks: of all batches.
-        sizes: of the batches whose first chunk has come; that of this one is taken away.
-        place: where tensors are made; ordinary memory without it.
+        sizes: of the batches whose first chunk has arrived; this batch's entry is removed.
+        place: where tensors are allocated; default: ordinary memory.
     """
     chunk = next(chunks, None)
     if chunk is None:
@@ -61,7 +61,7 @@ def assembled(chunks: Iterator[Candidates], sizes: deque[Size], place: Place | N
         notes += chunk.notes
         dropped += chunk.dropped
         if left:
-            del chunk, values  # or their memory would be held while the next one is waited for
+            del chunk, values  # otherwise their memory would be held while waiting for the next one
             chunk = next(chunks)
     whole = whole.with_tensors({key: values[:end] for key, values in room.items()}, texts)
     return replace(whole, faults=tuple(faults), notes=tuple(notes), dropped=dropped)

@@ -1,6 +1,6 @@
-"""One chunk of a batch, from positions to a table: read, checked, and every column filled.
+"""One chunk of a batch, from positions to a table: read, checked, with every column filled.
 
-Runs in the processes that load data, so everything that it needs is picklable.
+This runs in the loading processes, so everything that it needs is picklable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aced.pool.views import View
 
 @dataclass(frozen=True)
 class FillJob:
-    """What is to be loaded.
+    """The samples to load.
 
     Attributes:
         positions: `[m]` in the source.
@@ -35,8 +35,8 @@ class Fill:
 
     Attributes:
         source: where pairs are read.
-        views: in which images are wanted.
-        columns: what else is wanted of each pair; a pair that one of them has no value for is left out.
+        views: views of the images.
+        columns: further data of each pair; a pair for which a column has no value is left out.
     """
 
     source: Source
@@ -47,7 +47,7 @@ class Fill:
         """The table.
 
         Raises:
-            AcedError: what the source or a column raises; one of them gave another number of rows than was asked for.
+            AcedError: as the source or a column raises; or one of them returned the wrong number of rows.
         """
         found = with_values(self._read(job), self.columns)
         columns = {column.name: _checked(column, column.load(found), len(found)) for column in self.columns}
@@ -62,16 +62,16 @@ class Fill:
         rows = {len(found), len(found.texts), *map(len, found.images.values())}
         if found.asked != len(indices) or rows != {len(found)}:
             raise AcedError(
-                f"{self.source.name}: asked for {len(indices)} samples, read() gave {len(found)} positions, "
+                f"{self.source.name}: read() was asked for {len(indices)} samples and returned {len(found)} positions, "
                 f"{', '.join(f'{len(images)} images' for images in found.images.values())}, {len(found.texts)} "
-                f"captions and {len(found.faults)} faults: every sample must be there whole, or have a fault that "
+                f"captions and {len(found.faults)} faults: every sample must be complete, or have a fault that "
                 "says why it is not."
             )
         return found
 
 
 def with_values(found: Candidates, columns: Sequence[Column]) -> Candidates:
-    """The rows that every column has a value for; the faults and notes of all."""
+    """The rows for which every column has a value; the faults and notes of all."""
     keep = torch.ones(len(found), dtype=torch.bool)
     for column in columns:
         if (valid := column.valid(found)) is not None:
@@ -85,7 +85,7 @@ def with_values(found: Candidates, columns: Sequence[Column]) -> Candidates:
 def _checked(column: Column, values: Tensor, rows: int) -> Tensor:
     if values.dtype != column.dtype or tuple(values.shape) != (rows, *column.shape):
         raise AcedError(
-            f"The column '{column.name}' gave {values.dtype} {list(values.shape)} for {rows} pairs, and says that it "
-            f"gives {column.dtype} {[rows, *column.shape]}: correct its load(), or its dtype and shape."
+            f"The column '{column.name}' returned {values.dtype} {list(values.shape)} for {rows} pairs but declares "
+            f"{column.dtype} {[rows, *column.shape]}: correct its load(), or its dtype and shape."
         )
     return values

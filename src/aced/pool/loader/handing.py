@@ -1,7 +1,7 @@
-"""How a loading process hands over what it has read: all tensors of a result in one block of shared memory.
+"""Handover of a loading process's result: all its tensors in one block of shared memory.
 
-Each block costs a file in `/dev/shm`, a descriptor on both sides and a message through a socket, so a result of twenty
-tensors would be twenty times as slow to take as one.
+Each block costs a file in `/dev/shm`, a descriptor on both sides and a message through a socket, so twenty separate
+tensors would take twenty times as long to receive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ALIGNED = 64
 
 
 class _Place(NamedTuple):
-    """Where in the block a tensor lies."""
+    """Where a tensor is in the block."""
 
     start: int
     dtype: torch.dtype
@@ -31,7 +31,7 @@ class _Place(NamedTuple):
 
 
 class _Pickler(pickle.Pickler):
-    """Writes everything but the tensors, whose places it notes."""
+    """Writes everything except the tensors, whose places it records."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -48,7 +48,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts tensors back in their places, as views of the block."""
+    """Restores tensors as views of the block."""
 
     def __init__(self, file: io.BytesIO, block: Tensor) -> None:
         super().__init__(file)
@@ -59,7 +59,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def dumps(result: object) -> bytes:
-    """A result as bytes, its tensors (which must lie on the CPU) in one block of shared memory beside them.
+    """A result as bytes, with its tensors (which must be on the CPU) in one block of shared memory.
 
     Raises:
         OSError, RuntimeError: there is no room for the block, or it cannot be shared.
@@ -67,7 +67,7 @@ def dumps(result: object) -> bytes:
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(result)
-    # Made there at once, so that nothing is copied twice.
+    # Allocated there directly, so that nothing is copied twice.
     storage = torch.UntypedStorage._new_shared(pickler.size) if pickler.size else torch.UntypedStorage(0)
     block = torch.empty(0, dtype=torch.uint8).set_(storage)
     for place, tensor in pickler.tensors:
@@ -76,6 +76,6 @@ def dumps(result: object) -> bytes:
 
 
 def loads(content: bytes) -> Any:
-    """What `dumps` was given, in another process; its tensors share one block of memory."""
+    """The input of `dumps`, in another process; its tensors share one block of memory."""
     block, rest = pickle.loads(content)
     return _Unpickler(io.BytesIO(rest), torch.empty(0, dtype=torch.uint8) if block is None else block).load()

@@ -1,7 +1,7 @@
-"""The processes that load data: how they are started, how their results get here, and what is said when they fail.
+"""The loading processes: how they start, how their results arrive, and how their failures are reported.
 
-Nothing here waits for ever. A result that finds no room in `/dev/shm`, a process that dies and one that hangs are each
-an `AcedError` with the key to change.
+Nothing here waits forever. A result that finds no room in `/dev/shm`, a process that dies and one that hangs each
+raise an `AcedError` with the key to change.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PATIENCE = 300.0
-"""Seconds for which the processes may do nothing while a result is waited for."""
+"""Seconds for which the processes may do nothing while the main process waits for a result."""
 _LOOKS, _PARTS = 12, 15
-"""They count as hung after so many looks in a row, each after one of so many parts of the patience.
+"""A process hangs if this many checks in a row, one per part of the patience, see no work.
 
-Looks are counted and not seconds, so that a job that was suspended as a whole goes on. Together they take four fifths
-of the patience: in a job of several processes, this one says why before the others give up waiting for it.
+Checks are counted and not seconds, so that a job that was suspended as a whole can continue. Together they take four
+fifths of the patience: in a job of several processes, this one reports the reason before the others stop waiting.
 """
 _TICKS = 3
-"""Clock ticks (10 ms) of processor time that are work; a process that only waits for orders wakes up now and then."""
+"""Clock ticks (10 ms) of processor time that count as work; an idle process still wakes up now and then."""
 _GRACE = 1.0
-"""Seconds that a process has to end by itself when it is no longer needed."""
+"""Seconds that a process has to end by itself once it is no longer needed."""
 
 
 class Loading(NamedTuple):
-    """Who reads, as `load` takes it.
+    """The reading processes, as `load` takes them.
 
     Attributes:
-        workers: processes; 0 for this one.
+        workers: processes; 0 reads in this one.
         patience: seconds for which they may do nothing.
-        start: how they are started.
+        start: how they start.
     """
 
     workers: int = 0
@@ -73,32 +73,32 @@ def load(
     start: Start = "fork",
     helped: Callable[[], int] | None = None,
 ) -> Iterator[Result]:
-    """The result of each job, in order, read ahead by `workers` processes (0: in this one, when it is asked for).
+    """The result of each job, in order, read ahead by `workers` processes (0: in this one, on demand).
 
     Args:
         read: makes a result; with workers it must be picklable, unless they are forked.
-        jobs: what is read, one after the other; asked for in this process, some before their turn.
+        jobs: the jobs in order; taken in this process, some of them early.
         count: number of jobs; there may be fewer.
         workers: processes; results are the same with any number of them.
-        item: bytes of the tensors in a result, which travel through `/dev/shm`.
-        patience: seconds for which the processes may do nothing (use no processor time) while a result is waited for.
-        start: how the processes are started, where the system can fork; see `method_of`.
-        helped: how much has been done that they may wait for; while it grows they do not hang.
+        item: bytes of the tensors in a result, which pass through `/dev/shm`.
+        patience: seconds without any processor time in the processes, while a result is awaited, before an error.
+        start: how the processes start, where the system can fork; see `method_of`.
+        helped: a counter of work that they may wait for; while it grows they do not count as hanging.
 
     Raises:
-        AcedError: what `read` raises, in a process too; the results have no room in `/dev/shm`; the processes cannot be
-            started, die, or hang. The first of these are raised by this call, the others by the iterator.
+        AcedError: as `read` raises, in a process too; the results have no room in `/dev/shm`; or the processes cannot
+            start, die, or hang. This call raises the second of these, the iterator the others.
     """
     counted = _Counted(itertools.islice(jobs, count))
     if workers == 0 or count == 0:
         return map(read, counted)
     ahead = check_room(item, workers, count)
-    # As bytes, because a tensor on its way to a process would need room in /dev/shm too.
+    # As bytes, because sending a tensor to a process would need room in /dev/shm too.
     return _results(_Processes(read, map(pickle.dumps, counted), workers, ahead, patience, start, helped), counted)
 
 
 class _Counted(Generic[Job]):
-    """Jobs, how many of them were asked for, and whether that was all."""
+    """Jobs, how many of them were taken, and whether they are exhausted."""
 
     def __init__(self, jobs: Iterator[Job]) -> None:
         self._jobs, self.given, self.over = jobs, 0, False
@@ -112,7 +112,7 @@ class _Counted(Generic[Job]):
 
 def _results(processes: _Processes[Result], jobs: _Counted[Any]) -> Iterator[Result]:
     with contextlib.closing(processes):
-        # A loader that is asked for more ends its processes, which would be taken for their death.
+        # Asked for one more, a loader ends its processes, which would look like their death.
         taken = 0
         while not (jobs.over and taken == jobs.given):
             yield processes.next()
@@ -120,13 +120,13 @@ def _results(processes: _Processes[Result], jobs: _Counted[Any]) -> Iterator[Res
 
 
 class _Reads(Dataset[Any], Generic[Job, Result]):
-    """What runs in the processes. Whatever goes wrong there comes back as a value."""
+    """What runs in the processes. Every failure there is returned as a value."""
 
     def __init__(self, read: Callable[[Job], Result]) -> None:
         self.read = read
 
     def __getitem__(self, job: bytes) -> bytes | AcedError:
-        # A loader would wrap an exception into a page of traceback; a value stays as it is.
+        # A loader would turn an exception into a page of traceback; a value stays as it is.
         try:
             result = self.read(pickle.loads(job))
         except AcedError as error:
@@ -135,8 +135,8 @@ class _Reads(Dataset[Any], Generic[Job, Result]):
             return AcedError(f"{f'{error.filename}: ' if error.filename else ''}{_reason(error)}.")
         except MemoryError:
             return AcedError(f"Out of memory in a process that loads data: {_LESS}.")
-        # Here and not in the thread of torch's queue, which would drop a result that it cannot send, and whoever waits
-        # for it would wait for ever: this is where tensors are copied into /dev/shm.
+        # Here and not in the thread of torch's queue, which would drop a result that it cannot send and leave its
+        # receiver waiting forever: this is where tensors are copied into /dev/shm.
         try:
             return handing.dumps(result)
         except (OSError, RuntimeError) as error:
@@ -146,10 +146,10 @@ class _Reads(Dataset[Any], Generic[Job, Result]):
 
 
 class _Processes(Generic[Result]):
-    """A torch `DataLoader` whose processes' end is noticed while a result is waited for, and at no other moment.
+    """A torch `DataLoader` that notices the end of its processes only while a result is awaited.
 
-    torch raises from the handler of SIGCHLD, in the middle of whatever runs then: of an optimiser's step, or of writing
-    a checkpoint.
+    torch raises from the handler of SIGCHLD, in the middle of whatever runs then: an optimiser's step, or the writing
+    of a checkpoint.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class _Processes(Generic[Result]):
         context = method_of(start)
         before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
         try:
-            # First a lock, which needs /dev/shm: a loader that fails halfway complains once more when it goes.
+            # First a lock, which needs /dev/shm: a loader that fails halfway complains again when it is deleted.
             context.Lock()
             loader = DataLoader(
                 _Reads(read),
@@ -175,14 +175,14 @@ class _Processes(Generic[Result]):
                 prefetch_factor=ahead,
                 worker_init_fn=begin,
                 multiprocessing_context=context,
-                # Its own generator, because a loader draws a seed, and the global one belongs to the user.
+                # Its own generator, because a loader draws a seed and the global one belongs to the user.
                 generator=torch.Generator(),
             )
             with blocked(*(SIGNALS if start == "forkserver" else (signal.SIGTERM,))):
                 self._loaded: Iterator[bytes | AcedError] = iter(loader)
         except OSError as error:
             _kill([child for child in multiprocessing.active_children() if child not in before])
-            raise AcedError(f"No processes that load data can be started ({_reason(error)}): {_ALONE}.") from error
+            raise AcedError(f"The processes that load data cannot start ({_reason(error)}): {_ALONE}.") from error
         finally:
             if _in_main_thread() and handler is not None:
                 signal.signal(signal.SIGCHLD, handler)
@@ -198,7 +198,7 @@ class _Processes(Generic[Result]):
             AcedError: see `load`.
         """
         failure, content = "", None
-        # Without an error in hand, whose traceback would keep the loader alive.
+        # Not while handling an error, whose traceback would keep the loader alive.
         try:
             content = self._wait()
         except _Ended:
@@ -212,10 +212,10 @@ class _Processes(Generic[Result]):
         return content  # type: ignore[return-value]
 
     def close(self) -> None:
-        """End the processes, those in the middle of a result too."""
-        if not self._kill.still_active():  # the program is ending and has ended them
+        """End the processes, even in the middle of a result."""
+        if not self._kill.still_active():  # the program is ending and has already ended them
             return
-        # Once the loader has asked them to, which a process that dies at that moment could keep it from.
+        # After the loader has asked them to end, which a process that dies at that moment could prevent.
         late = threading.Timer(_GRACE, self._kill)
         late.daemon = True
         late.start()
@@ -230,7 +230,7 @@ class _Processes(Generic[Result]):
 
     @contextlib.contextmanager
     def _noticing_the_end(self) -> Iterator[None]:
-        """Let the death of a process break a wait, which may be one for the second half of its message."""
+        """Let the death of a process interrupt a wait, which may be in the middle of its message."""
         if not _in_main_thread():
             yield
             return
@@ -247,10 +247,10 @@ class _Processes(Generic[Result]):
             signal.signal(signal.SIGCHLD, before)
 
     def _failure(self, error: Exception) -> str:
-        """What an error means that came of waiting for a result or of taking it."""
-        if str(error).startswith("Caught "):  # what `read` raised, with the traceback from there: a bug
+        """The meaning of an error while waiting for or receiving a result."""
+        if str(error).startswith("Caught "):  # raised by `read`, with the traceback from there: a bug
             raise error
-        # A connection breaks a moment before its process has ended.
+        # A connection breaks shortly before its process has ended.
         ended = wait([process.sentinel for process in self._processes], _GRACE)
         for process in self._processes:
             if process.sentinel in ended:
@@ -258,7 +258,7 @@ class _Processes(Generic[Result]):
                 return self._ended()
         if "open files" in str(error) or "ancdata" in str(error):
             return f"Too many open files: raise the limit (ulimit -n), or lower {_WORKERS}."
-        return f"What a process that loads data has read cannot be taken ({_reason(error)}): {_LESS}; {_ALONE}."
+        return f"A result from a process that loads data cannot be received ({_reason(error)}): {_LESS}; {_ALONE}."
 
     def _ended(self) -> str:
         if self._watch.hung:
@@ -268,11 +268,11 @@ class _Processes(Generic[Result]):
 
 
 class _Watch:
-    """Ends processes that hang while a result is waited for, which ends the wait, whatever it is for.
+    """Ends processes that hang while a result is awaited, which ends any such wait.
 
     Attributes:
-        hung: what is to be said, once they did.
-        over: to be set when nobody needs them any more.
+        hung: the message, once they did.
+        over: set when they are no longer needed.
     """
 
     def __init__(self, processes: Sequence[BaseProcess], patience: float, helped: Callable[[], int]) -> None:
@@ -294,7 +294,7 @@ class _Watch:
         idle, before, mark, help_before = 0, 0, 0, 0
         while not self.over.is_set():
             if wait(self._sentinels, self._pause):
-                # The system tells the parent alone, which is another process where they were not forked from this one.
+                # The system tells only the parent, which is another process if they were not forked from this one.
                 self._break()
                 self.over.wait(_GRACE / 2)
                 continue
@@ -305,16 +305,16 @@ class _Watch:
                 idle, before, mark, help_before = 0, number, now, helped
             if idle == _LOOKS:
                 self.hung = (
-                    f"The processes that load data hang: for {idle * self._pause:.0f} s they have done nothing, though "
-                    "the next batch is waited for. Is the file system of the data still there? run.timeout says how "
+                    f"The processes that load data hang: for {idle * self._pause:.0f} s they have done nothing, while "
+                    "the next batch is awaited. Check the file system of the data; run.timeout sets how "
                     f"long they may stand still; {_ALONE}."
                 )
                 _kill(self._processes)
-                self._break()  # one that waits for a disk may not even die
+                self._break()  # a process that waits for a disk may not even die
                 return
 
     def _break(self) -> None:
-        """Let the main thread look at the processes, if it waits for a result."""
+        """Let the main thread check the processes, if it waits for a result."""
         if self._waiting:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGCHLD)
 
@@ -329,12 +329,12 @@ _ALONE = "data.workers=0 (aced embed, aced eval: --workers 0) loads in the main 
 
 
 def method_of(start: Start) -> BaseContext:
-    """How processes are started; said, so that it does not change with Python's version.
+    """How processes start; explicit, so that it does not change with Python's version.
 
-    A fork shares the manifest and the indexes that are open, and starts at once. What is forked decodes with one thread
-    and touches neither GPU nor terminal, so that locks which other threads hold at that moment do not matter. A
-    forkserver is a process without threads, from which the others are forked: for a source that brings threads or
-    connections of its own. It imports torch once, and each process gets a copy of them. Where a system cannot fork
+    A fork shares the manifest and the open indexes, and starts at once. A forked process decodes with one thread and
+    uses neither GPU nor terminal, so locks that other threads hold at that moment do not matter. A forkserver is a
+    process without threads, from which the others are forked: for a source that brings its own threads or connections.
+    It imports torch once, and each process gets a copy. If a system cannot fork safely, Python's own default applies.
     safely it is Python's own way.
     """
     if sys.platform != "linux":
@@ -351,7 +351,7 @@ def _how(code: int) -> str:
     if code >= 0:
         return f"it ended with status {code}"
     why = {
-        signal.SIGKILL: ", as the system does when memory runs out",
+        signal.SIGKILL: ", as happens when memory runs out",
         signal.SIGBUS: ", as happens when /dev/shm is full or a file that is read was cut",
     }
     with contextlib.suppress(ValueError):
@@ -361,7 +361,7 @@ def _how(code: int) -> str:
 
 
 def _ticks(processes: Sequence[BaseProcess]) -> int:
-    """Processor time that processes have used, in clock ticks; where the system does not tell, ever more."""
+    """Processor time that processes have used, in clock ticks; if the system does not report it, ever more."""
     total = 0
     for process in processes:
         try:

@@ -1,4 +1,4 @@
-"""Rows of many tensors as rows of bytes, so that whatever belongs to a pair travels in one piece."""
+"""Rows of many tensors packed as rows of bytes, so that all data of a pair travels in one piece."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def packed(tensors: Mapping[K, Tensor]) -> Tensor:
 
 
 def unpacked(rows: Tensor, like: Mapping[K, Tensor]) -> dict[K, Tensor]:
-    """The tensors again, of the rows' number; in names, types and all other sizes they are those of `like`."""
+    """The tensors again, with this number of rows; names, types and all other sizes are those of `like`."""
     found, end = {}, 0
     for key, values in like.items():
         start, end = end, end + math.prod(values.shape[1:]) * values.dtype.itemsize
-        part = rows[:, start:end].clone(memory_format=torch.contiguous_format).flatten()  # a type wants bytes aligned
+        part = rows[:, start:end].clone(memory_format=torch.contiguous_format).flatten()  # types need aligned bytes
         found[key] = part.view(values.dtype).view(len(rows), *values.shape[1:])
     return found

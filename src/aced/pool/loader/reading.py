@@ -1,4 +1,4 @@
-"""Reading a whole source once, in order, with worker processes if wanted."""
+"""Reading a whole source once, in order, optionally with worker processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHUNK_BYTES = 1 << 25
 
 
 def chunk_size(views: Sequence[View], multiple: int = 1) -> int:
-    """Samples to read at once: about 32 MiB of pixels, at most 1024, a multiple of `multiple`."""
+    """Number of samples to read at once: about 32 MiB of pixels, at most 1024, a multiple of `multiple`."""
     per_sample = image_bytes(views) or 1
     chunk = max(1, min(1024, _CHUNK_BYTES // per_sample))
     return max(1, chunk // multiple) * multiple
@@ -27,16 +27,16 @@ def bytes_at_once(source: Source, views: Sequence[View], multiple: int = 1) -> i
 def read_all(
     source: Source, views: Sequence[View], *, chunk: int, workers: int = 0
 ) -> Iterator[tuple[int, Candidates]]:
-    """All samples once, `chunk` at a time: pairs of (samples asked for so far, candidates).
+    """All samples once, `chunk` at a time: pairs of (samples requested so far, candidates).
 
     Args:
         source: any source; with workers it must be picklable or the platform must fork.
-        views: in which the images are wanted.
-        chunk: samples that are read at once.
+        views: views of the images.
+        chunk: number of samples read at once.
         workers: processes that read ahead; 0 reads in this one.
 
     Raises:
-        AcedError: what the source raises, from a worker too, and what `aced.pool.loader.loading.load` does.
+        AcedError: as the source raises, from a worker too, and as `aced.pool.loader.loading.load`.
     """
     spans = [range(at, min(len(source), at + chunk)) for at in range(0, len(source), chunk)]
     contents = read_spans(source, views, spans, longest=min(chunk, len(source)), count=len(spans), workers=workers)
@@ -54,13 +54,13 @@ def read_spans(
     workers: int = 0,
     helped: Callable[[], int] | None = None,
 ) -> Iterator[Candidates]:
-    """The samples of each range of positions, one after the other; `read_all` documents the rest.
+    """The samples of each range of positions, one after the other; see `read_all`.
 
     Args:
         source, views, workers: as in `read_all`.
-        spans: the ranges, each of which is asked for shortly before it is read.
-        longest: samples of the longest one.
-        count: at most so many ranges.
+        spans: the ranges, each taken shortly before it is read.
+        longest: samples in the longest one.
+        count: maximum number of ranges.
         helped: see `aced.pool.loader.loading.load`.
     """
     return load(

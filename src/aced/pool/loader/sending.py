@@ -1,4 +1,4 @@
-"""Batches on a device: each is put together in pinned memory and sent while the device works on the one before."""
+"""Batches on a device: each is assembled in pinned memory and sent while the device works on the previous one."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from aced.pool.loader.assembly import Place
 from aced.pool.source import Candidates, Column, Key
 
 _AHEAD = 2
-"""Batches that may be on the device beside the one that is being sent: more would only take its memory."""
+"""Batches that may be on the device beside the one being sent: more would only take memory."""
 
 
 class Line(Protocol):
-    """The way to a device."""
+    """The transfer to a device."""
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory that can be sent from."""
         ...
 
     def send(self, batch: Candidates) -> tuple[Candidates, Any]:
-        """A batch on the device, on its way there, and a mark behind it."""
+        """A batch on the device, or on its way there, and a mark after it."""
         ...
 
     def receive(self, batch: Candidates, mark: Any) -> None:
-        """Let what the device is asked for from now on wait for the mark, and use the batch."""
+        """Make later work of the device wait for the mark, then use the batch."""
         ...
 
     def mark(self) -> Any:
-        """A mark behind everything that the device was asked for."""
+        """A mark after all work that the device was given so far."""
         ...
 
     def wait(self, mark: Any) -> None:
-        """Wait until the device, or the way to it, has come to a mark."""
+        """Wait until the device, or the transfer, has reached a mark."""
         ...
 
 
 class CudaLine:
-    """A stream of its own beside that of the training step."""
+    """A separate stream beside that of the training step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
@@ -61,7 +61,7 @@ class CudaLine:
         current = torch.cuda.current_stream(self._device)
         current.wait_event(mark)
         for values in batch.tensors().values():
-            values.record_stream(current)  # or their memory would be free again before they were read
+            values.record_stream(current)  # otherwise their memory would be freed before they were read
 
     def mark(self) -> torch.cuda.Event:
         """As in `Line`."""
@@ -73,7 +73,7 @@ class CudaLine:
 
 
 class _Buffer:
-    """Memory that batches are sent from one after the other."""
+    """Memory from which batches are sent one after the other."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -81,7 +81,7 @@ class _Buffer:
         self.mark: Any = None
 
     def place(self, key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Room for a tensor, once what was sent from there has gone."""
+        """Memory for a tensor, once the previous content has been sent."""
         if self.mark is not None:
             self._line.wait(self.mark)
             self.mark = None
@@ -92,12 +92,12 @@ class _Buffer:
 
 
 class Sent(Iterator[Candidates]):
-    """Batches on a device, each sent one step before it is asked for.
+    """Batches on a device, each sent one step before it is needed.
 
     Args:
-        take: gives the next batch, in the memory that it is given; None at the end.
-        columns: what the batches hold.
-        line: the way to the device.
+        take: returns the next batch, in the memory that it receives; None at the end.
+        columns: the content of the batches.
+        line: the transfer to the device.
     """
 
     def __init__(self, take: Callable[[Place], Candidates | None], columns: Sequence[Column], line: Line) -> None:
@@ -116,7 +116,7 @@ class Sent(Iterator[Candidates]):
             raise StopIteration
         if isinstance(coming, Exception):
             raise coming
-        # Behind all that was asked for of the batch before: it is done with when the device has come this far.
+        # After all work on the previous batch: the device has finished with it when it reaches this mark.
         self._in_use.append(self._line.mark())
         if len(self._in_use) > _AHEAD:
             self._line.wait(self._in_use.popleft())
@@ -125,7 +125,7 @@ class Sent(Iterator[Candidates]):
         return coming[0]
 
     def _begin(self) -> tuple[Candidates, Any] | Exception | None:
-        """Send the next batch; what went wrong is raised when it is its turn, since the step before comes first."""
+        """Send the next batch; a failure is raised in its turn, because the previous step comes first."""
         buffer = self._buffers[0]
         self._buffers.rotate()
         try:
@@ -138,7 +138,7 @@ class Sent(Iterator[Candidates]):
         return sent, buffer.mark
 
     def _needed(self, batch: Candidates, place: Place) -> Candidates:
-        """The batch, of its columns no more than a device needs, and a list of it that stays here."""
+        """The batch, with only the columns that a device needs, and a list of it that stays here."""
         columns = dict(batch.columns)
         for name, values in batch.columns.items():
             needed = self._columns[name].sent(values)

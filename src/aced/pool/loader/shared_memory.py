@@ -1,4 +1,4 @@
-"""`/dev/shm`, the file system in memory through which processes hand over tensors: what they need there, and have."""
+"""`/dev/shm`, the file system in memory through which processes pass tensors: its size and the room they need."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from aced.errors import AcedError
 
 _PLACE = "/dev/shm"
 _AHEAD = 2
-"""Results that each loading process has under way or ready, as torch's loader has it."""
+"""Results that each loading process has in progress or ready, as in torch's loader."""
 
 
 class MemoryRoom(NamedTuple):
-    """Bytes of `/dev/shm`: all, and those that are free."""
+    """Bytes of `/dev/shm`: total, and free."""
 
     total: int
     free: int
 
 
 def measure() -> MemoryRoom | None:
-    """The room there is; None where the system has no such place."""
+    """The room available; None if the system has no such place."""
     try:
         found = os.statvfs(_PLACE)
     except OSError:
@@ -30,15 +30,15 @@ def measure() -> MemoryRoom | None:
 
 
 def check_room(item: int, workers: int, count: int) -> int:
-    """How many results each loading process may have ahead: 2, or 1 where there is no room for so many.
+    """How many results each loading process may prepare ahead: 2, or 1 if there is no room for 2.
 
-    Of results that are ready, at most as many as the loading processes have ahead lie there, and beside them the one
-    that is taken just now. The processes of a job ask for their data in step, so that all of them have 2 ahead.
+    It holds at most as many ready results as the loading processes have ahead, plus the one being received. The
+    processes of a job request their data in step, so all of them have 2 ahead.
 
     Args:
         item: bytes of the tensors in a result.
         workers: loading processes.
-        count: results that are wanted in all.
+        count: total number of results.
 
     Raises:
         AcedError: there is too little room.
@@ -46,7 +46,7 @@ def check_room(item: int, workers: int, count: int) -> int:
     room = measure()
     if room is None:
         return _AHEAD
-    # Of the processes of a job on this machine each counts what the others have taken already as taken.
+    # Each process of a job on this machine counts what the others already hold as taken.
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     least = 1 if int(os.environ.get("WORLD_SIZE", "1")) == 1 else _AHEAD
     for ahead in range(_AHEAD, least - 1, -1):
@@ -63,7 +63,7 @@ def check_room(item: int, workers: int, count: int) -> int:
 
 
 def workers_that_fit(item: int, workers: int) -> int:
-    """The most loading processes, `workers` at most, that have room for any number of results; 0 for none."""
+    """Maximum number of loading processes, at most `workers`, with room for any number of results; 0 for none."""
     for fewer in range(workers, 0, -1):
         try:
             check_room(item, fewer, _AHEAD * fewer + 1)
@@ -74,7 +74,7 @@ def workers_that_fit(item: int, workers: int) -> int:
 
 
 def room_text(error: BaseException) -> str:
-    """What an error of handing over a tensor says about too little room; empty where it says something else."""
+    """What an error in passing a tensor says about too little room; empty if it is about something else."""
     if not (getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)):
         return ""
     room = measure()

@@ -1,4 +1,4 @@
-"""What processes that load data do at their start."""
+"""Initialisation of processes that load data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from types import TracebackType
 from aced.runtime.stopping import leave_to_parent
 
 _M_MMAP_THRESHOLD, _LARGE = -3, 8 << 20
-"""The name of a setting in malloc.h, and bytes from which on a piece is one of the system's own."""
+"""A setting of malloc.h: the size in bytes from which a block comes directly from the system."""
 
 
 def begin(_worker: int) -> None:
-    """For `DataLoader(worker_init_fn=...)`: the main process alone decides when a loading process ends.
+    """For `DataLoader(worker_init_fn=...)`: only the main process decides when a loading process ends.
 
-    Ctrl-C in a terminal, and a scheduler that wants a job to end, reach every process of it. The main one then finishes
-    what it is at, for which it may need another result.
+    Ctrl-C in a terminal, and a scheduler that ends a job, reach every process of it. The main one then finishes its
+    current work, for which it may need another result.
     """
     leave_to_parent()
     quiet_end()
@@ -24,10 +24,10 @@ def begin(_worker: int) -> None:
 
 
 def quiet_end() -> None:
-    """Let a loading process end in silence when the main one is gone.
+    """Let a loading process end silently when the main one is gone.
 
-    A thread of it hands tensors over. Where the main process ends in the middle of that, after Ctrl-C, the thread
-    would print a traceback beside the one sentence that the main process has said.
+    One of its threads passes tensors on. If the main process ends in the middle of that, after Ctrl-C, the thread would
+    print a traceback beside the one sentence of the main process.
     """
     before = sys.excepthook
 
@@ -39,12 +39,12 @@ def quiet_end() -> None:
 
 
 def give_back_at_once() -> None:
-    """Let large pieces of memory go back to the system as soon as they are free.
+    """Return large blocks of memory to the system as soon as they are free.
 
-    glibc takes the largest piece that was freed, up to 32 MB, for what is usual, and from then on keeps what is free of
-    such pieces: processes that read chunks of 20 MB would hold 100 MB each.
+    glibc adapts to the largest freed block, up to 32 MB, and from then on keeps free blocks of that size: processes
+    that read chunks of 20 MB would hold 100 MB each.
     """
     try:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
-    except (OSError, AttributeError, TypeError):  # a system with another library, which has ways of its own
+    except (OSError, AttributeError, TypeError):  # a system with another library
         return

@@ -1,1 +1,1 @@
-"""Which pairs each step sees, as pure functions of the seed and the step."""
+"""Orders: the pairs of each step, as pure functions of the seed and the step."""

@@ -1,9 +1,9 @@
 """The order by streams over several sources with weights, as a pure function of (seed, step).
 
-Super-batches hold as many samples of each source as those of `aced.pool.orders.mixture`. A source's share is dealt out
-to the streams evenly, so that each stream is a mixture of its own; in each, a source is gone through in passes of a
-fixed number of super-batches, the largest for which no stream needs more than it has. A source with fewer tars than
-there are streams is read by all of them: each has its part of a permutation of all that source's samples.
+Super-batches hold as many samples of each source as those of `aced.pool.orders.mixture`. A source's share is dealt
+evenly to the streams, so each stream is a mixture itself. In each, a source is read in passes of a fixed number of
+super-batches, the largest for which no stream needs more than it has. All streams read a source that has fewer tars
+than there are streams: each has its part of a permutation of all its samples.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from aced.pool.orders.streams import SharedTars, Streams, Walk, starts_of
 
 
 class MixedPlan(Plans):
-    """An endless sequence of super-batches over sources that lie one after the other.
+    """An endless sequence of super-batches over consecutive sources.
 
     Args:
         sizes: usable samples of each tar, source after source.
-        tars: how many of these tars each source has.
+        tars: number of these tars in each source.
         weights: of each source, in any unit.
         batch: size of a super-batch.
         seed: seed of the order; any int.
-        locality: K, tars that a stream reads at a time of each source.
+        locality: K, number of tars of each source that a stream reads at a time.
         streams: C.
 
     Attributes:
         n: number of samples of all sources.
         batch, seed, streams: as given.
         steps_per_epoch: super-batches of the longest pass.
-        left_out: of a source's samples, the share that sit a pass out, on average; of the source with the largest.
+        left_out: average share of a source's samples that sit a pass out; the largest over sources.
 
     Raises:
-        AcedError: not one weight for each source, a weight too small to be met, streams do not divide the super-batch,
+        AcedError: the number of weights is wrong, a weight is too small, streams do not divide the super-batch,
             or a stream's share of a source is more than it has.
     """
 
@@ -57,7 +57,7 @@ class MixedPlan(Plans):
     ) -> None:
         check_streams(batch, streams)
         if len(tars) != len(weights) or not tars:
-            raise AcedError(f"There are {len(tars)} sources and {len(weights)} weights: give one for each.")
+            raise AcedError(f"There are {len(tars)} sources but {len(weights)} weights: give one for each.")
         owners, each = np.repeat(np.arange(len(tars)), tars), np.asarray(sizes, dtype=np.int64)
         walks = [
             _walk(each * (owners == source), starts_of(each), streams, locality, f"aced mixed plan {seed} {source}")
@@ -69,7 +69,7 @@ class MixedPlan(Plans):
             if not length:
                 raise AcedError(
                     f"data.weights gives entry {source + 1} of data.shards up to {takes.most(source, 1)} samples of a "
-                    f"super-batch in each of {streams} streams, and a stream may have as few as "
+                    f"super-batch in each of {streams} streams, but a stream may have as few as "
                     f"{walks[source].length} of it: lower its weight, train.batch or data.streams, or add data to it."
                 )
         super().__init__(walks, passes, takes, batch, seed, streams)
@@ -78,7 +78,7 @@ class MixedPlan(Plans):
         self._counts = takes.counts
 
     def epochs(self, step: int) -> Tensor:
-        """For each sample of super-batch `step`, how often its source was gone through before: `[batch]` int64."""
+        """For each sample of super-batch `step`, how often its source was read completely before: `[batch]` int64."""
         passes = torch.tensor([step // length for length in self._passes])
         counts = torch.from_numpy(self._counts[step % PERIOD])
         each = (passes.repeat_interleave(counts[stream]) for stream in range(self.streams))
@@ -88,7 +88,7 @@ class MixedPlan(Plans):
         return super()._read(stream, step)[self._shuffle(step, stream)]
 
     def _shuffle(self, step: int, stream: int) -> Tensor:
-        """How the sources are mixed within a stream's part of a super-batch."""
+        """The order in which a stream's part of a super-batch mixes the sources."""
         return permutation(self.batch // self.streams, f"aced mixed plan {self.seed} step {step} stream {stream}")
 
 
@@ -98,17 +98,17 @@ def _walk(sizes: np.ndarray, starts: np.ndarray, streams: int, locality: int, wo
 
 
 def _shared_out(counts: np.ndarray, streams: int) -> np.ndarray:
-    """`[64, C, k]` samples of each source that each stream gives, of `[64, k]` samples in each super-batch."""
+    """`[64, C, k]` samples of each source for each stream, from `[64, k]` samples in each super-batch."""
     shared = np.repeat(counts[:, None] // streams, streams, axis=1)
     for step, left in enumerate(counts % streams):
-        # Source by source in a row, and dealt out in turn: no stream gets two of one source, and all the same number.
+        # Source by source in a row, dealt in turn: no stream gets two from one source, and all get the same number.
         extra = np.repeat(np.arange(len(left)), left)
         np.add.at(shared[step], ((np.arange(len(extra)) + step * STRIDE) % streams, extra), 1)
     return shared
 
 
 class _Dealt:
-    """Numbers that repeat with a period.
+    """Sample counts that repeat with a period.
 
     Args:
         counts: `[64, C, k]` samples of each source that each stream takes.
@@ -134,14 +134,14 @@ class _Dealt:
         return periods * PERIOD + int(np.searchsorted(before, rest, side="right")) - 1
 
     def most(self, source: int, steps: int) -> int:
-        """The most that a stream takes in so many steps in a row."""
+        """Maximum number that a stream takes in this many consecutive steps."""
         ends = np.arange(PERIOD) + steps
         before = self._before[..., source]
         taken = before[ends % PERIOD] + (ends // PERIOD)[:, None] * before[PERIOD] - before[:PERIOD]
         return int(taken.max())
 
     def pass_length(self, source: int, size: int) -> int:
-        """The largest number of steps in a row that never take more than `size` of a stream."""
+        """Maximum number of consecutive steps that never take more than `size` from a stream."""
         low, high = 0, size * PERIOD // int(self._before[PERIOD, :, source].max()) + 1
         while low < high:
             middle = (low + high + 1) // 2

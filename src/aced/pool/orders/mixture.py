@@ -1,13 +1,13 @@
 """The order of training over several sources with weights, as a pure function of (seed, step).
 
-Every super-batch holds B samples, of source i on average w_i B, and never a sample twice. The counts repeat with a
-period of 64 super-batches: each gives source i either the floor of q_i/64 or one more, where q_i = w_i B 64 rounded
-(so that the q_i add up to 64 B), and 64 in a row give it exactly q_i. Which ones get one more is spread evenly.
+Every super-batch holds B samples, on average w_i B from source i, and never a sample twice. The counts repeat with a
+period of 64 super-batches: each has either the floor of q_i/64 or one more from source i, where q_i = w_i B 64 rounded
+(so that the q_i add up to 64 B), and 64 in a row have exactly q_i. The extra ones are spread evenly.
 
-A source is gone through in passes of a fixed number m_i of super-batches, the largest for which no pass needs more
-than its n_i samples. Pass p is the beginning of a permutation that depends on (seed, i, p) alone; the few samples at
-its end sit that pass out. An epoch ends with the longest pass: then every source has been gone through at
-least once, and small ones or heavily weighted ones many times.
+A source is read in passes of a fixed number m_i of super-batches, the largest for which no pass needs more than its n_i
+samples. Pass p is the beginning of a permutation that depends only on (seed, i, p); the few samples at its end sit that
+pass out. An epoch ends with the longest pass: by then every source has been read at least once, and small or heavily
+weighted ones many times.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from aced.errors import AcedError
 from aced.pool.orders.order import Orders, permutation
 
 PERIOD = 64
-# Odd, so that it visits every step of a period, and near 64 over the golden ratio, so that neighbours lie far apart.
+# Odd, so that it visits every step of a period, and near 64 over the golden ratio, so that neighbours are far apart.
 STRIDE = 39
 
 
 class Mixture(Orders):
-    """An endless sequence of super-batches over sources that lie one after the other.
+    """An endless sequence of super-batches over consecutive sources.
 
     Args:
         sizes: samples of each source.
@@ -43,13 +43,13 @@ class Mixture(Orders):
         shares: `[k]` float64, the sources' shares of the samples drawn: the weights to 1/(128 B).
 
     Raises:
-        AcedError: not one weight for each source, a weight too small to be met, or a share of a super-batch that is
+        AcedError: the number of weights is wrong, a weight is too small to be met, or a share of a super-batch is
             larger than its source.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch: int, seed: int) -> None:
         if len(sizes) != len(weights) or not sizes:
-            raise AcedError(f"There are {len(sizes)} sources and {len(weights)} weights: give one for each.")
+            raise AcedError(f"There are {len(sizes)} sources but {len(weights)} weights: give one for each.")
         self.n, self.batch, self.seed = sum(sizes), batch, seed
         self._sizes = list(sizes)
         self._starts = np.cumsum([0, *sizes])[:-1]
@@ -63,7 +63,7 @@ class Mixture(Orders):
         self._cached: dict[int, tuple[int, Tensor]] = {}
 
     def epochs(self, step: int) -> Tensor:
-        """For each sample of super-batch `step`, how often its source was gone through before: `[batch]` int64."""
+        """For each sample of super-batch `step`, how often its source was read completely before: `[batch]` int64."""
         passes = np.repeat([step // length for length in self._passes], self._counts[step % PERIOD])
         return torch.from_numpy(passes)[self._shuffle(step)]
 
@@ -86,13 +86,13 @@ class Mixture(Orders):
         return periods * int(self._before[PERIOD, source]) + int(self._before[rest, source])
 
     def _pass_length(self, source: int) -> int:
-        """The largest number of super-batches in a row that never take more than the source holds."""
+        """Maximum number of consecutive super-batches that never take more than the source holds."""
         quota, size = int(self._before[PERIOD, source]), self._sizes[source]
 
         def most(length: int) -> int:
             return max(self._given(source, start + length) - self._given(source, start) for start in range(PERIOD))
 
-        low, high = 1, size * PERIOD // quota + 1  # in so many on average more than there are
+        low, high = 1, size * PERIOD // quota + 1  # this many would need more than there are, on average
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if most(middle) <= size else (low, middle - 1)
@@ -114,7 +114,7 @@ class Mixture(Orders):
             if most > size:
                 raise AcedError(
                     f"data.weights gives entry {source + 1} of data.shards up to {most} of the {self.batch} samples of "
-                    f"a super-batch and it has {size}: lower its weight or train.batch, or add data to it."
+                    f"a super-batch but it has {size}: lower its weight or train.batch, or add data to it."
                 )
 
 
@@ -128,7 +128,7 @@ def quotas_of(weights: Sequence[float], batch: int) -> np.ndarray:
     if (quotas < 1).any():
         source = int(quotas.argmin())
         raise AcedError(
-            f"The weight of entry {source + 1} of data.shards is {share[source]:.2g} of all weights, less than one "
+            f"The weight of entry {source + 1} of data.shards is {share[source]:.2g} of the total, less than one "
             f"sample in {PERIOD} super-batches of {batch}: raise it, or leave that entry out."
         )
     return quotas
@@ -137,8 +137,8 @@ def quotas_of(weights: Sequence[float], batch: int) -> np.ndarray:
 def counts_of(quotas: np.ndarray) -> np.ndarray:
     """`[64, k]` int64 samples of each source in each super-batch of a period; every row has the same sum."""
     counts = np.repeat(quotas[None] // PERIOD, PERIOD, axis=0)
-    # What is left over lies in a row, source by source, and is dealt out to the super-batches in turn: a source with
-    # less than 64 left over meets none of them twice, and each gets the same number.
+    # The remainders, listed source by source, are dealt to the super-batches in turn: a source with a remainder below
+    # 64 meets none of them twice, and each super-batch gets the same number.
     left = np.repeat(np.arange(len(quotas)), quotas % PERIOD)
     np.add.at(counts, ((np.arange(len(left)) * STRIDE) % PERIOD, left), 1)
     return counts

@@ -1,7 +1,7 @@
-"""The order of training as a pure function: which samples super-batch number `step` holds.
+"""The order of training as a pure function: the samples of super-batch number `step`.
 
-There is no shuffle buffer and no hidden state. A run that resumes at step s asks for step s and gets what an
-uninterrupted run would have got.
+There is no shuffle buffer and no hidden state. A run that resumes at step s asks for step s and gets the same samples
+as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from aced.errors import AcedError
 
 
 class Orders:
-    """What gives the super-batches of a run, as a pure function of the step.
+    """The super-batches of a run, as a pure function of the step.
 
     Attributes:
         n: number of samples.
         batch: size of a super-batch.
         seed: seed of the order.
         steps_per_epoch: super-batches of an epoch.
-        uneven: whether ranks' parts may differ, by any number.
+        uneven: whether the ranks' parts may differ in size.
     """
 
     n: int
@@ -44,7 +44,7 @@ class Orders:
         return torch.full((self.batch,), self.epoch_of(step), dtype=torch.int64)
 
     def parts(self, step: int, world: int) -> list[int]:
-        """How many of them each of `world` ranks loads: one after the other, they are the super-batch."""
+        """How many of them each of `world` ranks loads; concatenated, the parts are the super-batch."""
         each, more = divmod(self.batch, world)
         return [each + (rank < more) for rank in range(world)]
 
@@ -52,9 +52,9 @@ class Orders:
 class Order(Orders):
     """An endless sequence of epochs over n samples, cut into super-batches.
 
-    Epoch e is a permutation of `range(n)` that depends on (seed, e) alone. Each epoch gives `n // batch` full
-    super-batches; the `n % batch` samples at the end of its permutation sit that epoch out (they are
-    others in every epoch). So a super-batch never straddles two epochs and never holds a sample twice.
+    Epoch e is a permutation of `range(n)` that depends only on (seed, e). Each epoch has `n // batch` full
+    super-batches; the `n % batch` samples at the end of its permutation sit that epoch out (different ones in every
+    epoch). So a super-batch never spans two epochs and never holds a sample twice.
 
     Attributes:
         n: number of samples.
@@ -63,7 +63,7 @@ class Order(Orders):
         steps_per_epoch: `n // batch`.
 
     Raises:
-        AcedError: no samples, or a super-batch larger than the data.
+        AcedError: there are no samples, or a super-batch is larger than the data.
     """
 
     def __init__(self, n: int, batch: int, seed: int) -> None:
@@ -89,7 +89,7 @@ class Order(Orders):
         return order[place * self.batch : (place + 1) * self.batch].clone()
 
     def _permutation(self, epoch: int) -> Tensor:
-        """The `[n]` int64 permutation of an epoch; the last one asked for is kept, which is all the state."""
+        """The `[n]` int64 permutation of an epoch; the latest one is kept, which is the only state."""
         cached = self._cached
         if cached is None or cached[0] != epoch:
             cached = (epoch, permutation(self.n, f"aced order {self.seed} {epoch}"))
@@ -98,7 +98,7 @@ class Order(Orders):
 
 
 def permutation(n: int, words: str) -> Tensor:
-    """The `[n]` int64 permutation that follows from `words`."""
+    """The `[n]` int64 permutation determined by `words`."""
     digest = hashlib.sha256(words.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.randperm(n, generator=generator)

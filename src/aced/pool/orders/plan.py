@@ -1,8 +1,8 @@
-"""An order of training that reads few tars at a time, as a pure function of (seed, step).
+"""An order of training that reads only a few tars at a time, as a pure function of (seed, step).
 
-A super-batch is made of C streams, one after the other, each of which gives B/C pairs and walks tars of its own, K at a
-time (`aced.pool.orders.streams`). Rank r of W reads streams r C/W to (r + 1) C/W - 1, which are its equal part of every
-super-batch: it touches its own tars only, and super-batches are the same for every W that divides C.
+A super-batch consists of C streams, one after the other. Each yields B/C pairs and walks through its own tars, K at a
+time (`aced.pool.orders.streams`). Rank r of W reads streams r C/W to (r + 1) C/W - 1, its equal part of every
+super-batch. So it reads only its own tars, and super-batches are the same for every W that divides C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aced.pool.orders.streams import Deals, Streams, Walk, starts_of
 
 
 class Visit(NamedTuple):
-    """A tar's number, and the first and the last step that need it before it is read no more in this pass."""
+    """A tar's number, and the first and last step that need it in this pass."""
 
     tar: int
     first: int
@@ -31,28 +31,28 @@ class Visit(NamedTuple):
 
 
 class Takes(Protocol):
-    """How many pairs each stream takes of each source, step by step."""
+    """How many pairs of each source each stream takes, step by step."""
 
     def before(self, source: int, stream: int, step: int) -> int:
-        """The number that it has taken before a step."""
+        """The number taken before a step."""
         ...
 
     def step_of(self, source: int, stream: int, pair: int) -> int:
-        """The step at which it takes pair number `pair`."""
+        """The step that takes pair number `pair`."""
         ...
 
 
 class Plans(Orders):
-    """An order by streams, which tells which tars it reads when.
+    """An order by streams, which says which tars it reads when.
 
     Args:
-        walks: of each source; a source is gone through in passes, each another walk.
+        walks: of each source; a source is read in passes, each another walk.
         passes: steps of a pass of each source.
         takes: what each step takes of them.
 
     Attributes:
         streams: C.
-        left_out: the share of a source's pairs that sit a pass out, on average, of the source with the largest.
+        left_out: average share of a source's pairs that sit a pass out; the largest over sources.
     """
 
     left_out: float
@@ -82,9 +82,9 @@ class Plans(Orders):
         return sorted(found)
 
     def visits(self, rank: int, world: int, first_step: int) -> Iterator[Visit]:
-        """This rank's visits to tars, without end, in the order in which they begin; those over before are left out.
+        """This rank's visits to tars, without end, in the order in which they begin; those that ended are left out.
 
-        They may be read in another thread than the rest.
+        Another thread than that of the other methods may read them.
         """
         mine = own_streams(self.streams, rank, world)
         return _merged(self._visits(source, mine, first_step) for source in range(len(self._walks)))
@@ -103,7 +103,7 @@ class Plans(Orders):
         return number, start - done, end - start
 
     def _visits(self, source: int, streams: range, first_step: int) -> Iterator[Visit]:
-        """Those to the tars of one source."""
+        """The visits to the tars of one source."""
         length, walk = self._passes[source], self._walks[source]
         for number in itertools.count(first_step // length):
             deal, steps = walk.dealt(number), range(number * length, (number + 1) * length)
@@ -112,7 +112,7 @@ class Plans(Orders):
             yield from _merged(self._of(deal, source, stream, steps[0], left) for stream in streams)
 
     def _of(self, deal: Deals, source: int, stream: int, begin: int, left: range) -> Iterator[Visit]:
-        """A stream's visits in what is left of the pass that begins at step `begin`."""
+        """A stream's visits in the rest of the pass that begins at step `begin`."""
         done, start, end = (self._takes.before(source, stream, step) for step in (begin, left[0], left[-1] + 1))
         for block in deal.blocks(stream, start - done, end - done):
             first = self._takes.step_of(source, stream, done + block.start)
@@ -127,14 +127,14 @@ def _merged(visits: Iterable[Iterator[Visit]]) -> Iterator[Visit]:
 class Plan(Plans):
     """An endless sequence of epochs over the pairs of some tars.
 
-    Epoch e gives `steps_per_epoch` super-batches, and every pair at most once. What the shortest possible stream cannot
-    fill sits the epoch out: others in every epoch.
+    Epoch e has `steps_per_epoch` super-batches, with every pair at most once. Pairs beyond the length of the shortest
+    possible stream sit the epoch out, different ones in every epoch.
 
     Args:
         sizes: usable pairs of each tar, in the order of the pool.
         batch: size of a super-batch.
         seed: seed of the order; any int.
-        locality: K, tars that a stream reads at a time.
+        locality: K, number of tars that a stream reads at a time.
         streams: C.
 
     Attributes:
@@ -144,8 +144,8 @@ class Plan(Plans):
         steps_per_epoch: super-batches of every epoch.
 
     Raises:
-        AcedError: streams do not divide the super-batch, there are fewer tars than streams, or the tars of a stream
-            hold less than it has to give to one super-batch.
+        AcedError: streams do not divide the super-batch, there are fewer tars than streams, or a stream's tars hold
+            fewer pairs than it contributes to one super-batch.
     """
 
     def __init__(self, sizes: Sequence[int], batch: int, seed: int, locality: int, streams: int) -> None:
@@ -155,7 +155,7 @@ class Plan(Plans):
         steps = walk.length // rows
         if not steps:
             raise AcedError(
-                f"Each of {streams} streams has to give {rows} pairs to a super-batch of {batch}, and its tars may "
+                f"Each of {streams} streams contributes {rows} pairs to a super-batch of {batch}, but its tars may "
                 f"hold as few as {walk.length} in an epoch: lower data.streams or train.batch, or set data.locality=0."
             )
         super().__init__([walk], [steps], _Alike(rows), batch, seed, streams)
@@ -163,7 +163,7 @@ class Plan(Plans):
 
 
 class _Alike:
-    """Of the only source each stream takes the same number at every step."""
+    """Each stream takes the same number from the only source at every step."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows

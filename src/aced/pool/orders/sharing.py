@@ -1,4 +1,4 @@
-"""How many streams an order may have, and which rank reads which of them."""
+"""The possible numbers of streams of an order, and their distribution over ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from aced.errors import AcedError
 
 
 def check_streams(batch: int, streams: int) -> None:
-    """Raise an AcedError where so many streams cannot have equal parts of a super-batch."""
+    """Raise an AcedError if this number of streams cannot have equal parts of a super-batch."""
     if streams < 1 or batch % streams:
         raise AcedError(
             f"data.streams = {streams} does not divide the super-batch of {batch}: choose one that does, such as "
@@ -15,7 +15,7 @@ def check_streams(batch: int, streams: int) -> None:
 
 
 def check_ranks(streams: int, ranks: int) -> None:
-    """Raise an AcedError where the streams cannot be shared out to the processes of a job."""
+    """Raise an AcedError if the streams cannot be distributed over the processes of a job."""
     if streams % ranks:
         fit = [count for count in range(1, streams + 1) if streams % count == 0]
         raise AcedError(

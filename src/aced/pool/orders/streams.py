@@ -1,11 +1,11 @@
-"""The tars of a pool as streams: each stream walks tars of its own, a few at a time, whose pairs it mixes.
+"""The tars of a pool as streams: each stream walks through its own tars, a few at a time, and mixes their pairs.
 
-A pass is one walk through all tars. Pass p deals them to C streams anew and follows from (words, p) alone. Its deal is
-even: tars are sorted by size, and of C neighbours each stream gets one, so that streams differ by no more than the
-largest tar differs from the smallest. The `N % C` tars that are left over sit the pass out; they are others in every
-pass, and so is what a stream has more than the shortest one.
+A pass is one walk through all tars. Pass p deals them to C streams anew and depends only on (words, p). The deal is
+even: tars are sorted by size, and each stream gets one of C neighbours, so streams differ by at most the difference
+between the largest and the smallest tar. The `N % C` remaining tars sit the pass out, different ones in every pass, and
+so do the pairs by which a stream exceeds the shortest one.
 
-Time and memory for any pass are O(tars), and O(the pairs of one block) for each stream that is read.
+Time and memory for any pass are O(tars), plus O(pairs of one block) for each stream that is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aced.pool.orders.order import permutation
 
 
 class Block(NamedTuple):
-    """Tars that a stream reads together: their numbers, and where in the stream its pairs begin and end."""
+    """Tars that a stream reads together: their numbers, and where in the stream their pairs begin and end."""
 
     tars: list[int]
     start: int
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
 
 class Deal:
-    """One pass: which tars each stream walks, and in what order.
+    """One pass: the tars of each stream, and their order.
 
     Args:
         table: `[tars of a stream, C]` numbers of tars, stream by stream in the order in which they are read.
@@ -55,7 +55,7 @@ class Deal:
         return Block(tars, start, int(self._ends[number, stream]))
 
     def blocks(self, stream: int, start: int, end: int) -> Iterator[Block]:
-        """Those that hold pairs number `start` to `end - 1` of a stream."""
+        """The blocks that hold pairs number `start` to `end - 1` of a stream."""
         number = self.find(stream, start)
         while start < end:
             block = self.block(stream, number)
@@ -67,16 +67,16 @@ class Deals(Protocol):
     """One pass of a walk."""
 
     def blocks(self, stream: int, start: int, end: int) -> Iterator[Block]:
-        """Those that hold pairs number `start` to `end - 1` of a stream."""
+        """The blocks that hold pairs number `start` to `end - 1` of a stream."""
         ...
 
 
 class Walk(Protocol):
-    """A way through a source in streams, another one in every pass.
+    """A path through a source in streams, a different one in every pass.
 
     Attributes:
         n: pairs of the source.
-        length: pairs that every stream has in a pass, whatever the pass.
+        length: number of pairs that every stream has in every pass.
         shared: numbers of tars that every stream reads all the time; they are in no block.
     """
 
@@ -85,11 +85,11 @@ class Walk(Protocol):
     shared: Sequence[int]
 
     def deal(self, number: int) -> Deals:
-        """Pass `number`; the last one asked for may be kept."""
+        """Pass `number`; the latest one may be kept."""
         ...
 
     def dealt(self, number: int) -> Deals:
-        """Pass `number`, made anew: for one who reads on in another thread."""
+        """Pass `number`, made anew: for a reader in another thread."""
         ...
 
     def read(self, number: int, stream: int, start: int, count: int) -> Tensor:
@@ -101,11 +101,11 @@ class Streams:
     """C streams over tars.
 
     Args:
-        sizes: usable pairs of each tar; one without any is never read, and a source among others has 0 for theirs.
-        starts: position of each tar's first pair; where all are of this source, `starts_of(sizes)`.
+        sizes: usable pairs of each tar; a tar without any is never read. Tars of other sources count 0.
+        starts: position of each tar's first pair; `starts_of(sizes)` if all are of this source.
         streams: C.
-        locality: K, how many tars a stream reads at a time; their pairs are permuted together.
-        words: what the order follows from, beside the pass.
+        locality: K, number of tars that a stream reads at a time; their pairs are permuted together.
+        words: seed of the order, together with the pass.
 
     Attributes:
         n: pairs of all tars.
@@ -124,14 +124,14 @@ class Streams:
         self._there = np.flatnonzero(self._sizes)
         if len(self._there) < streams:
             raise AcedError(
-                f"data.streams = {streams} is more than there are tars with pairs ({len(self._there)}), and each "
-                "stream reads tars of its own: lower data.streams, or set data.locality=0."
+                f"data.streams = {streams} exceeds the number of tars with pairs ({len(self._there)}), and each "
+                "stream reads its own tars: lower data.streams, or set data.locality=0."
             )
         self.streams = streams
         self.shared: Sequence[int] = ()
         self._locality, self._words = locality, words
         self._rest = len(self._there) % streams
-        # The smallest of each round where the tars that sit out are the largest: less a stream never gets.
+        # The smallest of each round if the largest tars sit out: a stream never gets less.
         sizes_down = np.sort(self._sizes[self._there])[::-1]
         self.length = int(sizes_down[self._rest + streams - 1 :: streams].sum())
         self._dealt: tuple[int, Deal] | None = None
@@ -170,7 +170,7 @@ class Streams:
         return torch.cat(parts)
 
     def _permutation(self, number: int, stream: int, at: int, block: Block) -> Tensor:
-        """How the pairs of a block are mixed; of each stream the last one asked for is kept."""
+        """The permutation within a block; the latest one of each stream is kept."""
         kept = self._mixed.get(stream)
         if kept is None or kept[:2] != (number, at):
             mixed = permutation(block.end - block.start, f"{self._words} {number} stream {stream} block {at}")
@@ -179,7 +179,7 @@ class Streams:
 
 
 class SharedTars:
-    """A source of few tars, all of which every stream reads: each has its part of one permutation of all pairs.
+    """A source of few tars that every stream reads: each has its part of one permutation of all pairs.
 
     Args:
         sizes, starts, streams, words: as of `Streams`.
@@ -202,7 +202,7 @@ class SharedTars:
     dealt = deal
 
     def blocks(self, stream: int, start: int, end: int) -> Iterator[Block]:
-        """As in `Deals`: none, since all tars are shared."""
+        """As in `Deals`: none, because all tars are shared."""
         return iter(())
 
     def read(self, number: int, stream: int, start: int, count: int) -> Tensor:
@@ -215,11 +215,11 @@ class SharedTars:
 
 
 def starts_of(sizes: np.ndarray) -> np.ndarray:
-    """`[n]` positions of the first pairs of n tars that lie one after the other."""
+    """`[n]` positions of the first pairs of n consecutive tars."""
     return sizes.cumsum() - sizes
 
 
 def _positions(rows: np.ndarray, sizes: np.ndarray, starts: np.ndarray) -> Tensor:
-    """Where the rows of some tars, one after the other, lie in the pool, if tars begin at `starts` there."""
+    """The pool positions of the rows of some consecutive tars, if tars begin at `starts` in the pool."""
     ends = sizes.cumsum()
     return torch.from_numpy((starts - ends + sizes)[np.searchsorted(ends, rows, side="right")] + rows)

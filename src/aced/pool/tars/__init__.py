@@ -1,1 +1,1 @@
-"""The tars of a pool: headers, indexes, manifests, and which of them a run has lost."""
+"""The tars of a pool: headers, indexes, manifests, and lost tars."""

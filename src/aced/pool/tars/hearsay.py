@@ -1,7 +1,7 @@
-"""Numbers of pairs that lie beside the tars of a pool, so that one at an address need not be fetched to be counted.
+"""Numbers of pairs from files beside the tars of a pool, so that tars at addresses need no fetching to be counted.
 
 open_clip and DataComp write `sizes.json` (`{"00000.tar": 9999}`), img2dataset a `00000_stats.json` for each tar, with
-its `successes`. What they say is taken on trust until a tar is read.
+its `successes`. These numbers are trusted until a tar is read.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _AT_ONCE = 1000
 
 
 def counts_beside(addresses: Sequence[str], tell: Tell = lambda _: None) -> dict[str, int]:
-    """The pairs of some tars at addresses, as far as a file beside them says.
+    """The number of pairs of some tars at addresses, as far as files beside them state it.
 
     Args:
         addresses: of single tars.
-        tell: gets a sentence about files that cannot be used.
+        tell: receives a sentence about files that cannot be used.
     """
     found: dict[str, int] = {}
     folders: dict[str, list[str]] = {}
@@ -39,14 +39,14 @@ def _sizes(address: str, tell: Tell) -> dict[str, int]:
         content = json.loads(read_texts([address]).get(address, "{}"))
         return {name: count for name, count in content.items() if _is_count(count)}
     except (ValueError, AttributeError, RecursionError):
-        tell(f"{address} does not say how many pairs each tar holds: it is left aside.")
+        tell(f"{address} does not state how many pairs each tar holds, so it is ignored.")
     except AcedError as error:
-        tell(f"{str(error).rstrip('.')}: it is left aside.")
+        tell(f"{str(error).rstrip('.')}; it is ignored.")
     return {}
 
 
 def _stats(tars: Sequence[str]) -> dict[str, int]:
-    """What img2dataset says of each tar; of a folder that has nothing about the first there is nothing more asked."""
+    """img2dataset's number for each tar; a folder without one for its first tar is not asked further."""
     found: dict[str, int] = {}
     for part in [tars[:1], *(tars[at : at + _AT_ONCE] for at in range(1, len(tars), _AT_ONCE))]:
         names = {f"{tar.removesuffix('.gz').removesuffix('.tar')}_stats.json": tar for tar in part}

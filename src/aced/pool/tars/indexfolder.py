@@ -1,4 +1,4 @@
-"""The folder in which manifests of pools and indexes of tars are kept, where the user names none."""
+"""The default folder of pool manifests and tar indexes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ AUTO = "auto"
 
 
 def index_folder(named: str, tell: Callable[[str], None] = lambda _: None) -> Path | None:
-    """The folder that a word stands for; of `auto` it is made, and told when it was not there.
+    """The folder that a word means; for `auto` it is created, and reported if it is new.
 
     Args:
         named: a path, `auto` for the user's cache folder, or nothing for none.
-        tell: gets a sentence about a folder that is made.
+        tell: receives a sentence about a folder that is created.
 
     Returns:
-        The folder, which need not be there; None where nothing is kept.
+        The folder, which need not exist; None if nothing is kept.
     """
     if named != AUTO:
         return Path(named) if named else None
@@ -27,13 +27,13 @@ def index_folder(named: str, tell: Callable[[str], None] = lambda _: None) -> Pa
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return folder  # whoever writes there tells why it cannot be done
-    tell(f'Indexes of tars are kept in {folder} from now on (data.index_dir names another folder; "" keeps none).')
+        return folder  # writing there will report the reason
+    tell(f'Indexes of tars are now kept in {folder} (data.index_dir sets another folder; "" keeps none).')
     return folder
 
 
 def _cache_home() -> Path | None:
-    """By the XDG Base Directory Specification, in which a path that is not absolute does not count."""
+    """According to the XDG Base Directory Specification, which ignores relative paths."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     home = os.path.expanduser("~")
     if not os.path.isabs(base):

@@ -1,4 +1,4 @@
-"""Reading the headers of many tars, in several processes where that is worth while."""
+"""Reading the headers of many tars, in several processes if that pays off."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from aced.pool.tars.tars import TarFault
 from aced.runtime.descriptors import is_out_of_files, out_of_files
 
 _PARALLEL, _AT_ONCE = 16, 4
-"""Tars from which on it is worth while to index them in several processes, and those that one takes at a time."""
+"""Minimum number of tars to index in several processes, and number that one process takes at a time."""
 
 
 class Unread(NamedTuple):
     """A tar whose headers are to be read.
 
     Attributes:
-        located: what the user calls it, and where it lies.
-        source: its whole path, or its address.
+        located: the user's name for it, and where it is.
+        source: its full path, or its address.
         size, state: of the file there, see `TarFacts`.
         packed: whether that is a gzip file.
     """
@@ -43,13 +43,13 @@ class Unread(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What came of reading a tar's headers.
+    """The result of reading a tar's headers.
 
     Attributes:
         facts: for a manifest.
-        rows: its samples, where no file keeps them.
-        hashes: of its keys, where they are wanted.
-        note: what was wrong with the kept index.
+        rows: its samples, if no file keeps them.
+        hashes: of its keys, if requested.
+        note: what was wrong with the stored index.
     """
 
     facts: TarFacts
@@ -59,11 +59,11 @@ class Reading(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is wanted of each tar.
+    """What to find out about each tar.
 
     Attributes:
-        captions: whose samples are kept in memory where no file keeps them; None: of none.
-        strict: whether a damaged tar and one without pairs are refused.
+        captions: for which samples stay in memory if no file keeps them; None: for none.
+        strict: whether to refuse a damaged tar, and one without pairs.
         hashes: whether keys are hashed.
     """
 
@@ -79,17 +79,17 @@ def read_tars(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Reading]:
-    """What the headers of each tar tell, in order; of one that cannot be read an index without samples.
+    """The content of each tar by its headers, in order; for an unreadable one an index without samples.
 
     Args:
-        tars: which.
-        wanted: of each.
-        index_dir: where indexes are kept for the next time; without it they are made anew.
-        workers: processes that read headers, where there are many tars; 0 does so in this one.
+        tars: the tars.
+        wanted: what to find out.
+        index_dir: folder of stored indexes; without it they are made anew.
+        workers: processes that read headers if there are many tars; 0 reads them in this one.
         progress: called with (tars done, all tars).
 
     Raises:
-        AcedError: a tar is refused, the process may open no more files, or one that reads headers dies.
+        AcedError: a tar is refused, the process may open no more files, or a process that reads headers dies.
     """
     work = partial(_read, wanted=wanted, index_dir=Path(index_dir) if index_dir is not None else None)
     if workers < 2 or len(tars) < _PARALLEL:

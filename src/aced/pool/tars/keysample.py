@@ -1,7 +1,7 @@
-"""Keys that several tars of a pool have, found once: by hashes of all keys, or of a fixed share of them.
+"""Keys that occur in several tars of a pool, found through hashes of all keys or of a fixed share of them.
 
-A hash takes 12 bytes with the number of its tar. Of a large pool only those are kept that end in some zero bits, so
-that any number of tars takes 50 MB at most; which keys those are does not depend on the order of the tars.
+A hash takes 12 bytes with the number of its tar. For a large pool only hashes that end in some zero bits are kept, so
+that any number of tars takes 50 MB at most; which ones does not depend on the order of the tars.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from aced.files.atomic import write_cache
 from aced.pool.tars.tarindex import TarIndex
 
 MOST = 1 << 22
-"""Keys up to which all are compared."""
+"""Maximum number of keys that are all compared."""
 
 
 def hash_key(key: bytes) -> int:
-    """64 bits that every process and machine computes alike."""
+    """64 bits that every process and machine computes identically."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 def hash_keys(index: TarIndex) -> np.ndarray:
-    """`[n]` uint64 hashes of the keys of a tar's samples that have an image and a caption of either sort."""
+    """`[n]` uint64 hashes of the keys of a tar's samples with an image and a caption of either kind."""
     image, txt, json = (index.places[part][:, 1] > 0 for part in ("image", "txt", "json"))
     keys = index.keys.take(np.flatnonzero(image & (txt | json)))
     spans = pairwise(keys.ends.tolist())
@@ -49,7 +49,7 @@ class KeySample:
         self._count = 0
 
     def add(self, tar: int, hashes: np.ndarray) -> None:
-        """Take in the keys of a tar by its number."""
+        """Add the keys of a tar by its number."""
         hashes = hashes[self._kept(hashes)]
         self._parts.append((hashes, np.full(len(hashes), tar, dtype=np.int32)))
         self._count += len(hashes)
@@ -71,7 +71,7 @@ class KeySample:
         return hashes[order], tars[order]
 
     def repeated(self) -> tuple[int, int, set[int]]:
-        """How many keys occur again in a later tar, about, the first such tar, and the hashes of those in it."""
+        """About how many keys occur again in a later tar, the first such tar, and the hashes of those in it."""
         hashes, tars = self.arrays()
         order = np.argsort(hashes, kind="stable")
         again = order[1:][np.diff(hashes[order].view(np.int64)) == 0]
@@ -81,7 +81,7 @@ class KeySample:
         return len(again) << self.bits, first, {int(value) for value in hashes[again[tars[again] == first]]}
 
     def save(self, path: Path, names: Sequence[str]) -> None:
-        """Keep the hashes; `names` tell the tars apart, by their numbers.
+        """Store the hashes; `names` identify the tars by their numbers.
 
         Raises:
             AcedError: the file cannot be written.
@@ -94,7 +94,7 @@ class KeySample:
 
     @classmethod
     def load(cls, path: Path, numbers: Mapping[str, int], most: int = MOST) -> KeySample | None:
-        """What `save` kept of the tars in `numbers`, which gives them new ones; None where it cannot be used."""
+        """The stored hashes of the tars in `numbers`, which maps them to new numbers; None if they cannot be used."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 bits, names = json.loads(file["names"].tobytes())

@@ -1,4 +1,4 @@
-"""From the patterns of a config to single tars, where they lie: paths, addresses, and what manifests list."""
+"""From the patterns of a config to single tars: paths, addresses, and the entries of manifests."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from aced.pool.tars.manifest import Repeated, TarFacts
 from aced.pool.tars.manifestfile import names_manifest, read_named
 
 Tell = Callable[[str], None]
-"""Says a sentence to the user."""
+"""Prints a sentence for the user."""
 
 
 Named = Path | Remote | TarFacts
-"""A tar as it was named: a local one, one at an address, or one that a manifest vouches for."""
+"""A tar as named: a local one, one at an address, or one that a manifest vouches for."""
 
 
 class Groups(NamedTuple):
-    """What patterns name.
+    """The tars that patterns name.
 
     Attributes:
         groups: the tars of each pattern, each where it is named first.
-        repeated: of each manifest among them, which keys several of its tars share.
-        found: what a server said of each address, to be given to `remember`.
+        repeated: for each manifest among them, keys that several of its tars share.
+        found: a server's answer for each address, to be passed to `remember`.
     """
 
     groups: list[list[Named]]
@@ -43,15 +43,15 @@ def group_tars(
 
     Args:
         patterns: files, folders, globs, brace ranges, addresses that fsspec knows, and manifests.
-        spool: where addresses go; without it they are refused.
-        apart: whether the patterns are sources of their own, so that none may name a tar of another.
-        tell: gets a sentence about what the patterns may have missed.
+        spool: where addresses are fetched; without it they are refused.
+        apart: whether the patterns are separate sources, so that none may name a tar of another.
+        tell: receives a sentence about tars that the patterns may have missed.
 
     Raises:
-        AcedError: nothing there, or a tar in two sources.
+        AcedError: there are no tars, or a tar is in two sources.
     """
     if not patterns:
-        expand_tars(patterns)  # says what is missing
+        expand_tars(patterns)  # reports what is missing
     groups: list[list[Named]] = [[] for _ in patterns]
     seen: dict[str, int] = {}
     found: dict[str, list[Remote]] = {}
@@ -76,12 +76,12 @@ def group_tars(
 
 
 def source_of(tar: Named) -> str:
-    """A tar as the user calls it: its path or its address."""
+    """The user's name for a tar: its path or its address."""
     return tar.address if isinstance(tar, Remote) else tar.source if isinstance(tar, TarFacts) else str(tar)
 
 
 def may_be_there(tar: Named) -> bool:
-    """Whether a tar may be the one that was named; a local one that a manifest lists is looked at."""
+    """Whether a tar may be the one that was named; a local one that a manifest lists is checked."""
     if not isinstance(tar, TarFacts) or is_address(tar.source):
         return True
     try:
@@ -95,13 +95,11 @@ def _identity(tar: Named) -> str:
 
 
 def _tell_missed(patterns: Sequence[str], twice: int, tell: Tell) -> None:
-    """Say which tars the patterns may have been meant to name too, and how many they name more than once."""
+    """Report tars that the patterns may have been meant to include, and how many they name more than once."""
     for pattern in patterns:
         if not is_address(pattern) and (missed := tars_below(pattern)):
             name, below = missed
-            tell(
-                f"Of {name} only the tars in the folder itself are read, and not {below}: '{name}/**/*.tar' names all."
-            )
+            tell(f"Of {name} only the tars in the folder itself are read, not {below}: '{name}/**/*.tar' names all.")
     if twice:
         tell(f"{twice:,} tar{'s are' if twice > 1 else ' is'} named more than once and count once.")
 
@@ -109,13 +107,13 @@ def _tell_missed(patterns: Sequence[str], twice: int, tell: Tell) -> None:
 def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = None) -> tuple[list[list[str]], int]:
     """Paths and addresses of the single tars that each pattern names, each tar once; nothing is fetched.
 
-    Beside them the bytes of those at addresses, as far as their stores tell them.
+    Also returns the sizes of those at addresses, as far as their stores report them.
 
     Args:
         patterns, spool, tell: as for `group_tars`.
 
     Raises:
-        AcedError: nothing there, or an address without a spool.
+        AcedError: there are no tars, or an address has no spool.
     """
     named = group_tars(patterns, spool, tell=tell)
     if spool is not None:
@@ -125,13 +123,13 @@ def name_tars(patterns: Sequence[str], spool: Spool | None, tell: Tell | None = 
 
 
 def remember(found: Mapping[str, Sequence[Remote]], spool: Spool, tell: Tell | None) -> None:
-    """Keep what addresses name; where that cannot be written, a run needs their server again."""
+    """Remember the files behind addresses; if that cannot be written, a run needs their server again."""
     try:
         for pattern, remotes in found.items():
             spool.remember(pattern, remotes)
     except AcedError as error:
         if tell is not None:
-            tell(f"{str(error).rstrip('.')}: the next run needs the servers of its addresses again.")
+            tell(f"{str(error).rstrip('.')}; the next run needs the servers of its addresses again.")
 
 
 def _expand(
@@ -141,7 +139,7 @@ def _expand(
     repeated: list[Repeated],
     tell: Tell | None,
 ) -> Sequence[Named]:
-    """The tars of a pattern; `found` gets what a server says, and what was fetched stands in where it is down."""
+    """The tars of a pattern; `found` receives a server's answer, and fetched files replace it if the server is down."""
     if names_manifest(pattern):
         manifest = read_named(pattern)
         repeated.append(manifest.repeated)
@@ -159,7 +157,7 @@ def _expand(
             raise
         if tell is not None:
             tell(
-                f"{str(error).rstrip('.')}, but what was fetched from there earlier is whole: its "
+                f"{str(error).rstrip('.')}, but everything fetched from there earlier is complete: its "
                 f"{len(kept):,} tar{'s are' if len(kept) > 1 else ' is'} read from {spool.folder}."
             )
         return kept

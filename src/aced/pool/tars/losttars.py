@@ -1,4 +1,4 @@
-"""Tars that a run had and has no longer: gone or changed while it reads, or when it is gone on with."""
+"""Lost tars: gone or changed while a run reads, or when it is resumed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from aced.pool.tars.manifest import NO_STATE, TarFacts
 
 GONE, CHANGED = "tar_gone", "tar_changed"
 LOST = frozenset({GONE, CHANGED})
-"""Faults of samples whose tar is lost."""
+"""Faults of samples in a lost tar."""
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""What this process has too much of, and no tar can help."""
+"""Errors of this process's limits, for which no tar is to blame."""
 
 
 class TarLost(Exception):
-    """A tar that cannot be read any more, or is another one now: `name` is the fault, the text a whole sentence."""
+    """A tar that can no longer be read, or has changed: `name` is the fault, the text a whole sentence."""
 
     def __init__(self, name: str, detail: str) -> None:
         super().__init__(detail)
@@ -32,17 +32,17 @@ class TarLost(Exception):
 
 
 def is_lost(error: OSError) -> bool:
-    """Whether an error in opening or reading a tar says that the tar is not there, rather than what we lack."""
+    """Whether an error in opening or reading a tar means that the tar is missing, and not a limit of ours."""
     return error.errno not in _OURS
 
 
 def lost_key(tar: str, row: int) -> str:
-    """The key of a lost tar's sample: by its place, since a run that goes on without the tar knows no other."""
+    """The key of a lost tar's sample: its position, because a run resumed without the tar knows no other."""
     return f"{tar}/#{row}"
 
 
 class KnownTar(NamedTuple):
-    """A tar as a checkpoint remembers it: its name in the source, its mark (see `Shards.parts`) and its samples."""
+    """A tar as a checkpoint stores it: its name in the source, its mark (see `Shards.parts`) and its samples."""
 
     name: str
     mark: str
@@ -51,11 +51,11 @@ class KnownTar(NamedTuple):
 
 @dataclass(frozen=True)
 class KnownTars:
-    """The tars of a run that is gone on with, in the order of its samples.
+    """The tars of the run that is being resumed, in the order of its samples.
 
     Attributes:
         tars: all of them.
-        mixture: samples of each source, where the run has weights.
+        mixture: samples of each source, if the run has weights.
     """
 
     tars: tuple[KnownTar, ...]
@@ -63,13 +63,13 @@ class KnownTars:
 
     @classmethod
     def of(cls, source: Source) -> KnownTars:
-        """Those of a source; none of one without tars."""
+        """The tars of a source; none for a source without tars."""
         marks = zip(source.parts.items(), source.part_sizes, strict=True)
         return cls(tuple(KnownTar(name, mark, size) for (name, mark), size in marks), tuple(source.mixture))
 
     @classmethod
     def load(cls, values: dict[str, Any]) -> KnownTars:
-        """From what `values` gave."""
+        """From the output of `values`."""
         return cls(tuple(KnownTar(*tar) for tar in values["tars"]), tuple(values["mixture"]))
 
     def values(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class KnownTars:
 
     @property
     def groups(self) -> list[int]:
-        """Tars of each source, where there are several."""
+        """Tars of each source, if there are several."""
         counts, ends = [0] * len(self.mixture), np.cumsum(self.mixture).tolist()
         group = done = 0
         for tar in self.tars if ends else ():
@@ -89,7 +89,7 @@ class KnownTars:
         return counts
 
     def match(self, marks: Sequence[str]) -> list[int]:
-        """For each tar the number of that one of `marks` (of contents, see `TarIndex.mark`) which is it, or -1."""
+        """For each tar the index of its mark (of contents, see `TarIndex.mark`) in `marks`, or -1."""
         there: dict[str, list[int]] = {}
         for number, mark in enumerate(marks):
             there.setdefault(mark, []).append(number)
@@ -100,7 +100,7 @@ class KnownTars:
         return found
 
     def differences(self, now: KnownTars) -> list[str]:
-        """In what the tars of today differ, in words: which are lost, with their samples, and how many are new."""
+        """How the tars of today differ, in words: which are lost, with their samples, and how many are new."""
         left = {_content(tar.mark) for tar in now.tars}
         names = {tar.name for tar in now.tars}
         before = {_content(tar.mark) for tar in self.tars}
@@ -122,12 +122,12 @@ def shortened(words: list[str], most: int = 3) -> list[str]:
 
 
 def lost_facts(tar: KnownTar) -> TarFacts:
-    """What keeps the places of a lost tar's samples in the order."""
+    """Placeholders for a lost tar's samples in the order."""
     return TarFacts(tar.name, -1, NO_STATE, _content(tar.mark), tar.samples, tar.samples)
 
 
 def still_there(patterns: Sequence[str]) -> Iterator[str]:
-    """Of what patterns name that which is there, braces one by one; addresses are passed on as they are."""
+    """The existing part of what patterns name, brace by brace; addresses are passed through."""
     for pattern in patterns:
         if "://" in pattern:
             yield pattern

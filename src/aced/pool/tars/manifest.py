@@ -1,8 +1,8 @@
-"""The manifest of a pool: a line of facts about each tar, so that a run starts without opening any of them.
+"""The manifest of a pool: facts about each tar, so that a run starts without opening any of them.
 
-A manifest is a small file: a header and one JSON list for each tar. It lies in the folder of indexes, made by the first
-run, by `aced embed` or by `aced index`, or wherever `aced index --out` writes it; then `data.shards` may name it, and
-its tars are looked at when they are first read.
+A manifest is a small file: a header and one JSON list per tar. The first run, `aced embed` or `aced index` writes it
+into the folder of indexes; `aced index --out` writes it to any place, where `data.shards` may name it. Its tars are
+checked when they are first read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 MAGIC = '{"format": "aced manifest"'
 _VERSION = 1
 EXAMPLES = 1000
-"""Faults of each name that a manifest tells one by one; the others are counted."""
+"""Number of faults of each name that a manifest lists one by one; the others are counted."""
 TOLD = "told-"
-"""What the stand-in for the mark of a tar begins with that was never read."""
+"""Prefix of the placeholder for the mark of a tar that was never read."""
 NO_STATE = ""
-"""The state of a tar that must be looked at again in any case."""
+"""The state of a tar that must be checked again in any case."""
 
 
 class HeaderFault(NamedTuple):
@@ -33,10 +33,10 @@ class HeaderFault(NamedTuple):
 
     Attributes:
         name: of the fault.
-        part: `txt` or `json` where only those are concerned who take their captions from there, else empty.
+        part: `txt` or `json` if it concerns only captions from there, otherwise empty.
         key: of the sample, or the name of a member; empty for the tar itself.
-        detail: the end of a sentence; empty where the fault is only counted. A NUL stands for the choice of a caption.
-        times: how many it stands for.
+        detail: the end of a sentence; empty if the fault is only counted. A NUL stands for the choice of a caption.
+        times: how many faults it stands for.
     """
 
     name: str
@@ -51,12 +51,12 @@ class TarFacts(NamedTuple):
 
     Attributes:
         source: its path or address.
-        size: bytes of the file there; -1 where that is not known.
-        state: a text that changes with its content: the modification time in ns of a local file, or what a store tells.
-        mark: of its content (see `TarIndex.mark`); empty where it was never read.
-        txt, json: samples with an image and such a caption; of a tar that was never read what a file beside it says.
+        size: bytes of the file there; -1 if unknown.
+        state: a text that changes with the content: the modification time in ns of a local file, or a store's entry.
+        mark: of its content (see `TarIndex.mark`); empty if it was never read.
+        txt, json: samples with an image and such a caption; for a tar that was never read, by hearsay.
         packed: whether it is a gzip file.
-        faults: what its headers tell.
+        faults: those found in its headers.
     """
 
     source: str
@@ -79,7 +79,7 @@ class TarFacts(NamedTuple):
 
     @property
     def content(self) -> str:
-        """What tells its content from another's: the mark, or of a tar that was never read what is said of it."""
+        """Identifies its content: the mark or, for a tar that was never read, the hearsay about it."""
         if not self.told:
             return self.mark
         said = json.dumps([os.path.basename(self.source), self.size, self.txt, self.json])
@@ -91,8 +91,8 @@ class Repeated(NamedTuple):
 
     Attributes:
         times: how often a key occurs again in another tar.
-        source, key: the first one that does, and its tar; empty where there is none.
-        exact: whether all keys were compared, or a share of them, of which the count is then an estimate.
+        source, key: the first such key and its tar; empty if there is none.
+        exact: whether all keys were compared; otherwise the count is an estimate from a share of them.
     """
 
     times: int = 0
@@ -113,7 +113,7 @@ class Manifest:
 
 
 def trimmed(tars: Iterable[TarFacts], most: int = EXAMPLES) -> list[TarFacts]:
-    """The facts with at most `most` faults of each name told one by one; the others are counted for each tar."""
+    """The facts with at most `most` faults of each name listed one by one; the others are counted for each tar."""
     shown: Counter[tuple[str, str]] = Counter()
     found = []
     for tar in tars:
@@ -137,7 +137,7 @@ def _trimmed(faults: Sequence[HeaderFault], shown: Counter[tuple[str, str]], mos
 
 
 def dump(manifest: Manifest, folder: str = "") -> str:
-    """The text of a manifest; tars in or below `folder` by their place in it, so that both can be moved together."""
+    """The text of a manifest; tars in or below `folder` have relative paths, so that both can be moved together."""
     start = f"{folder}{os.sep}" if folder else ""
     again = manifest.repeated._replace(source=_short(manifest.repeated.source, start))
     rows = [
@@ -150,13 +150,13 @@ def dump(manifest: Manifest, folder: str = "") -> str:
 
 
 def parse(text: str, folder: str = "") -> Manifest:
-    """The manifest in a text; names that are no whole paths or addresses are taken to lie in `folder`.
+    """The manifest in a text; names that are not full paths or addresses are relative to `folder`.
 
     Raises:
-        ValueError: it is no manifest, is damaged, or was written by another version.
+        ValueError: it is not a manifest, is damaged, or was written by another version.
     """
     if not text.startswith(MAGIC):
-        raise ValueError("it is no manifest")
+        raise ValueError("it is not a manifest")
     first, _, body = text.partition("\n")
     try:
         head = json.loads(first)
@@ -164,17 +164,17 @@ def parse(text: str, folder: str = "") -> Manifest:
             raise ValueError("it was written by another version of aced")
         body = body.removesuffix("\n")
         if hashlib.sha256(body.encode()).hexdigest() != head["sha256"]:
-            raise ValueError("its content has changed, or is not whole")
+            raise ValueError("its content has changed or is incomplete")
         with _uncollected():
             return _manifest(json.loads(f"[{body.replace(chr(10), ',')}]"), head["tars"], folder)
     except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError("it is not what was written") from error
+        raise ValueError("it is not as it was written") from error
 
 
 def _manifest(content: list[Any], count: int, folder: str) -> Manifest:
     again, *rows = content
     if len(rows) != count:
-        raise ValueError("it is not whole")
+        raise ValueError("it is incomplete")
     repeated = Repeated(*again)
     if repeated.times:
         repeated = repeated._replace(source=_whole(repeated.source, folder))
@@ -183,7 +183,7 @@ def _manifest(content: list[Any], count: int, folder: str) -> Manifest:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without looking for garbage meanwhile: a million small objects that stay are made, one after the other."""
+    """Without garbage collection meanwhile: this creates a million small objects that all stay."""
     on = gc.isenabled()
     gc.disable()
     try:
@@ -200,7 +200,7 @@ def _facts(row: list[Any], folder: str) -> TarFacts:
 
 
 def _short(source: str, start: str) -> str:
-    """What comes after `start`, unless that would be taken for a whole path or an address."""
+    """The part after `start`, unless it would look like a full path or an address."""
     rest = source.removeprefix(start)
     return source if "://" in rest or os.path.isabs(rest) or not rest else rest
 

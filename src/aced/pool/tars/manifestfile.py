@@ -1,4 +1,4 @@
-"""Files of manifests: those that `data.shards` names, and those that are kept beside the indexes."""
+"""Files of manifests: those that `data.shards` names, and those stored beside the indexes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TARS = (".tar", ".tgz", ".gz")
 
 
 def names_manifest(pattern: str) -> bool:
-    """Whether an entry of `data.shards` is a manifest: by its suffix, or a local file by how it begins."""
+    """Whether an entry of `data.shards` is a manifest: by its suffix, or for a local file by its first bytes."""
     pattern = pattern.removeprefix("file://")
     if pattern.endswith(SUFFIX):
         return is_address(pattern) or not os.path.isdir(pattern)
@@ -37,7 +37,7 @@ def read_named(pattern: str) -> Manifest:
     """A manifest that the user names, at a path or an address.
 
     Raises:
-        AcedError: it cannot be read, is damaged, lists nothing, or is of another pool.
+        AcedError: it cannot be read, is damaged, lists nothing, or belongs to another pool.
     """
     pattern = pattern.removeprefix("file://")
     try:
@@ -49,7 +49,7 @@ def read_named(pattern: str) -> Manifest:
     except OSError as error:
         raise AcedError(f"The manifest {pattern} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise AcedError(f"The manifest {pattern} is of no use ({error}): make it again with 'aced index'.") from error
+        raise AcedError(f"The manifest {pattern} cannot be used ({error}): make it again with 'aced index'.") from error
     if not manifest.tars:
         raise AcedError(f"The manifest {pattern} lists no tars: make it again with 'aced index'.")
     _check_place(pattern, [tar.source for tar in manifest.tars])
@@ -57,17 +57,17 @@ def read_named(pattern: str) -> Manifest:
 
 
 def _check_place(pattern: str, sources: Sequence[str]) -> None:
-    """Refuse a list of tars none of which seems to be there; three are looked at."""
+    """Refuse a list of tars of which none seems to exist; three are checked."""
     some = [sources[at] for at in sorted({0, len(sources) // 2, len(sources) - 1})]
     if not any(is_address(source) or os.path.lexists(source) for source in some):
         raise AcedError(
-            f"None of the tars that the manifest {pattern} lists is there, such as {some[0]}: it is of another pool, "
+            f"None of the tars that the manifest {pattern} lists exists, such as {some[0]}: it is of another pool, "
             "or the pool has moved; make it again with 'aced index'."
         )
 
 
 def write_named(path: Path, manifest: Manifest) -> None:
-    """Write a manifest to be named in `data.shards`; it may be moved together with the tars that lie beside it.
+    """Write a manifest for `data.shards`; it may be moved together with the tars beside it.
 
     Raises:
         AcedError: it cannot be written.
@@ -76,14 +76,14 @@ def write_named(path: Path, manifest: Manifest) -> None:
 
 
 def kept_path(index_dir: Path, patterns: Sequence[str]) -> Path:
-    """Where the manifest of what some patterns name is kept."""
+    """Where the manifest for some patterns is stored."""
     whole = [pattern if is_address(pattern) else os.path.abspath(pattern) for pattern in patterns]
     name = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:24]
     return index_dir / f"pool-{name}{SUFFIX}"
 
 
 def read_kept(path: Path) -> tuple[Manifest | None, str]:
-    """A manifest that was kept, or None; and what was wrong with it, as the end of a sentence."""
+    """A stored manifest, or None; and what was wrong with it, as the end of a sentence."""
     try:
         return parse(path.read_text(encoding="utf-8")), ""
     except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +93,7 @@ def read_kept(path: Path) -> tuple[Manifest | None, str]:
 
 
 def write_kept(path: Path, manifest: Manifest) -> None:
-    """Keep a manifest for the next time.
+    """Store a manifest for the next time.
 
     Raises:
         AcedError: it cannot be written.
@@ -103,9 +103,9 @@ def write_kept(path: Path, manifest: Manifest) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """For the process that makes a manifest: others that would make it too wait, and find it.
+    """For the process that makes a manifest: others that need it wait, and find it.
 
-    Where no lock can be had, each makes it.
+    If no lock is available, each makes it.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):

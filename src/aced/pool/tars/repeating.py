@@ -1,4 +1,4 @@
-"""Which keys several tars of a pool have, carried on from one manifest to the next: no tar is read for it again."""
+"""Keys that several tars of a pool share, carried from one manifest to the next without reading tars again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _KEYS = ".keys.npz"
 
 
 class Repeating:
-    """Finds the keys of a pool's tars that come again in another one.
+    """Finds keys that occur in more than one tar of a pool.
 
     Args:
-        kept: the manifest's file, beside which hashes of the keys are kept; None: nowhere.
+        kept: the manifest's file, beside which hashes of the keys are stored; None: nowhere.
         before: the manifest as it was.
-        facts: of each tar in order; None where the tar is read now.
-        listed: what manifests that the user names say of theirs.
+        facts: of each tar in order; None if the tar is being read now.
+        listed: the entries of manifests that the user names.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Repeating:
 
     @property
     def reads(self) -> bool:
-        """Whether hashes of the keys are wanted."""
+        """Whether hashes of the keys are needed."""
         return self._sample is not None
 
     def add(self, tar: int, hashes: np.ndarray | None) -> None:
-        """Take in the keys of a tar that was read."""
+        """Add the keys of a tar that was read."""
         if self._sample is not None and hashes is not None:
             self._sample.add(tar, hashes)
 
     def found(self, tars: Sequence[TarFacts], keys_of: Callable[[int], PackedStrings]) -> Repeated:
-        """How many keys come again in another tar, and the first that does.
+        """How many keys occur again in another tar, and the first one that does.
 
         Args:
             tars: all of them in order.
@@ -79,10 +79,10 @@ class Repeating:
         return Repeated(count + listed.times, tars[tar].source, next(keys, ""), exact)
 
     def save(self, tars: Sequence[TarFacts]) -> None:
-        """Keep the hashes beside the manifest.
+        """Store the hashes beside the manifest.
 
         Raises:
-            AcedError: that cannot be written.
+            AcedError: the file cannot be written.
         """
         if self._sample is not None and self._file is not None:
             self._sample.save(self._file, [_name(tar) for tar in tars])

@@ -1,7 +1,7 @@
-"""What is known of a pool's tars before it is read: from a manifest, and for what that lacks from their headers.
+"""Facts about a pool's tars before it is read: from a manifest and, where it lacks them, from tar headers.
 
-A manifest that was kept vouches for a tar whose size and state are still what they were; so a pool that has not changed
-costs a look at each file, and one of which three tars are new the headers of three.
+A stored manifest vouches for a tar whose size and state are unchanged. So an unchanged pool costs one stat per file,
+and a pool with three new tars the headers of three.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from aced.pool.tars.tarrows import TarRows, check_tar, needs_check
 from aced.runtime.counting import Progress
 
 _KEEP = 30.0
-"""Seconds after which what was found so far is kept, where tars are fetched to be counted."""
+"""Seconds between two saves of the facts found so far, while tars are fetched to be counted."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Stock:
 
     Attributes:
         manifest: facts about each, in order.
-        places: where they lie.
-        held: by their numbers, samples of those whose index no file keeps.
+        places: where they are.
+        held: by their numbers, samples of those whose index is not stored.
     """
 
     manifest: Manifest
@@ -55,11 +55,11 @@ class Stock:
 
 
 class Streaming(NamedTuple):
-    """When tars at addresses are brought as they are needed, instead of being kept.
+    """When tars at addresses are fetched as needed instead of being kept.
 
     Attributes:
-        always: whether they are in any case, and not only where they do not fit into the spool.
-        patience: seconds for which a file is tried again whose server fails.
+        always: whether they are in any case, and not only if they do not fit into the spool.
+        patience: seconds for which a file is retried if its server fails.
     """
 
     always: bool
@@ -68,21 +68,21 @@ class Streaming(NamedTuple):
 
 @dataclass(frozen=True)
 class StockTaking:
-    """How stock is taken.
+    """How to take stock.
 
     Attributes:
-        captions: whose samples are read; None where none are, and the manifest alone is wanted.
-        strict: whether a damaged tar and one without pairs are refused.
-        index_dir: where indexes are kept; without it none are.
-        kept: the file of the pool's manifest; without one it is made for this time.
-        whole: whether the tars are a whole pool, of which it is told which keys several tars share.
-        spool: where addresses are fetched to and gzip files unpacked.
-        workers: processes that read headers, where there are many tars; 0 does so in this one.
-        progress: called with (tars indexed, all tars that must be).
-        fetching: called with (addresses fetched, all addresses that must be).
-        tell: gets a sentence about what has changed, and about an index folder that is of no use.
-        hearsay: whether a tar at an address need not be read where a file beside it says how many pairs it holds.
-        streamed: the tars by their numbers, where those at addresses are brought as they are needed.
+        captions: whose samples are read; None if only the manifest is needed.
+        strict: whether to refuse a damaged tar, and one without pairs.
+        index_dir: folder of stored indexes, if any.
+        kept: the file of the pool's manifest; without one it is made for this time only.
+        whole: whether the tars are a whole pool, for which keys shared by several tars are reported.
+        spool: folder where addresses are fetched and gzip files unpacked.
+        workers: processes that read headers if there are many tars; 0 reads them in this one.
+        progress: called with (tars indexed, all tars to index).
+        fetching: called with (addresses fetched, all addresses to fetch).
+        tell: receives a sentence about changes, and about an unusable index folder.
+        hearsay: whether a file beside a tar at an address may replace reading it to count its pairs.
+        streamed: the tars by their numbers, if those at addresses are fetched as needed.
     """
 
     captions: Captions | None = None
@@ -99,11 +99,11 @@ class StockTaking:
     streamed: Streamed | None = None
 
     def take(self, named: Sequence[Named], listed: Sequence[Repeated] = ()) -> Stock:
-        """What is known of some tars; headers are read of those of which too little is.
+        """The facts about some tars; headers are read where they are missing.
 
         Args:
             named: the tars.
-            listed: which keys the tars of each manifest among them share.
+            listed: keys that the tars of each manifest among them share.
 
         Raises:
             AcedError: a tar is refused or cannot be fetched.
@@ -112,7 +112,7 @@ class StockTaking:
             return self._take(named, listed)
 
     def _alone(self) -> contextlib.AbstractContextManager[object]:
-        """Let one process fetch tars to count their pairs; the others find what it has kept."""
+        """Let one process fetch tars to count their pairs; the others find its stored result."""
         return one_at_a_time(self.kept) if self.streamed is not None and self.kept is not None else nullcontext()
 
     def _take(self, named: Sequence[Named], listed: Sequence[Repeated]) -> Stock:
@@ -153,12 +153,12 @@ class StockTaking:
         return Stock(manifest, places, held)
 
     def _passing(self, named: Sequence[Named], far: Sequence[int], wanted: Wanted) -> Iterator[tuple[int, Reading]]:
-        """What the headers of tars tell that are fetched for it, one after the other, and not kept."""
+        """Facts from the headers of tars that are fetched for this, one after the other, and not kept."""
         if not far or self.streamed is None:
             return
         self.tell(
             f"{len(far):,} tars are fetched once to count their pairs, which neither a manifest nor files beside them "
-            "tell; what is found is kept."
+            "state; the result is kept."
         )
         with Fetcher(self.streamed, one_by_one(far), first=0, stop=len(far)) as fetcher:
             for done, number in enumerate(far):
@@ -166,7 +166,7 @@ class StockTaking:
                 try:
                     path = self.streamed.path(number)
                 except TarLost as lost:
-                    raise DataLost(f"{lost} Start again, and it is left out.") from None
+                    raise DataLost(f"{lost} Start again to leave it out.") from None
                 unread = Unread(Located(source, path), source, size, state, packed=False)
                 (reading,) = read_tars([unread], wanted)
                 yield number, reading._replace(rows=None)
@@ -175,16 +175,16 @@ class StockTaking:
                     self.fetching(done + 1, len(far))
 
     def _before(self) -> Manifest | None:
-        """The manifest that was kept."""
+        """The stored manifest."""
         if self.kept is None:
             return None
         before, damage = read_kept(self.kept)
         if damage:
-            self.tell(f"The manifest {self.kept} is of no use ({damage}) and is made anew.")
+            self.tell(f"The manifest {self.kept} cannot be used ({damage}) and is made anew.")
         return before
 
     def _heard(self, named: Sequence[Named], facts: list[TarFacts | None]) -> list[TarFacts | None]:
-        """The facts, with what files beside the tars say of those that are not known."""
+        """The facts, with what files beside the tars state about unknown ones."""
         far = {number: tar for number, tar in enumerate(named) if isinstance(tar, Remote) and facts[number] is None}
         counts = counts_beside([tar.address for tar in far.values()], self.tell) if self.hearsay else {}
         for number, tar in far.items():
@@ -192,13 +192,13 @@ class StockTaking:
                 facts[number] = TarFacts(*_state(tar), "", count, count)
         if counts:
             self.tell(
-                f"{len(counts):,} tars at addresses are not fetched to be counted: files beside them tell how many "
-                "pairs they hold, which is compared when a tar is read."
+                f"{len(counts):,} tars at addresses are not fetched to be counted: files beside them state how many "
+                "pairs they hold, which is checked when a tar is read."
             )
         return facts
 
     def _check_known(self, named: Sequence[Named], facts: Sequence[TarFacts | None]) -> None:
-        """Refuse what would be refused if it were read now."""
+        """Refuse what a fresh reading would refuse."""
         if not self.strict or self.captions is None:
             return
         for number, (tar, one) in enumerate(zip(named, facts, strict=True)):
@@ -217,7 +217,7 @@ class StockTaking:
         return index if located.fault is None else replace(index, faults=[located.fault, *index.faults])
 
     def _unread(self, tars: Sequence[Named]) -> list[Unread]:
-        """What must be read, on a local disk."""
+        """Tars whose headers must be read, on a local disk."""
         remotes = [tar for tar in tars if isinstance(tar, Remote)]
         if self.spool is None and remotes:
             raise unspooled(remotes[0].address)
@@ -230,7 +230,7 @@ class StockTaking:
         return Unread(located, source, size, state, packed=located.path != (fetched or Path(source_of(tar))))
 
     def _places(self, tars: Sequence[TarFacts], found: Mapping[int, Path]) -> Places:
-        """Where tars lie; `found` are those that were read now."""
+        """Where tars are; `found` are those that were read now."""
         if self.spool is None and (remote := next(filter(_is_far, tars), None)):
             raise unspooled(remote.source)
         files = [file if _is_far(tar) and isinstance(file := _file(tar), Remote) else tar.source for tar in tars]
@@ -260,12 +260,12 @@ class StockTaking:
         }
         words = [f"{count:,} {'is' if count == 1 else 'are'} {what}" for what, count in counts.items() if count]
         if words:
-            self.tell(f"The pool is not as it was indexed before: of its {len(today):,} tars {', '.join(words)}.")
+            self.tell(f"The pool has changed since it was indexed: of its {len(today):,} tars {', '.join(words)}.")
 
     def _keep_part(self, facts: Sequence[TarFacts | None]) -> None:
-        """Keep what is known so far, for the case that this process is killed."""
+        """Store the facts known so far, in case this process is killed."""
         if self.kept is not None:
-            with contextlib.suppress(AcedError):  # told at the end
+            with contextlib.suppress(AcedError):  # reported at the end
                 write_kept(self.kept, Manifest(tuple(trimmed(one for one in facts if one is not None))))
 
     def _keep(self, path: Path, manifest: Manifest, repeating: Repeating) -> None:
@@ -273,11 +273,11 @@ class StockTaking:
             write_kept(path, manifest)
             repeating.save(manifest.tars)
         except AcedError as error:
-            self.tell(f"{str(error).rstrip('.')}: the next run looks at every tar again.")
+            self.tell(f"{str(error).rstrip('.')}; the next run checks every tar again.")
 
 
 def _known(tar: Named, known: Mapping[str, TarFacts], *, hearsay: bool) -> TarFacts | None:
-    """What a manifest says of a tar, if that is still the file that it is about, and what it says is good enough."""
+    """A manifest's facts about a tar, if the file is unchanged and they are sufficient."""
     if isinstance(tar, TarFacts):
         return tar
     source, size, state = _state(tar)
@@ -288,7 +288,7 @@ def _known(tar: Named, known: Mapping[str, TarFacts], *, hearsay: bool) -> TarFa
 
 
 def _state(tar: Named) -> tuple[str, int, str]:
-    """Whole path or address of a tar, and size and state of the file there."""
+    """Full path or address of a tar, and size and state of the file there."""
     if isinstance(tar, TarFacts):
         return tar.source, tar.size, tar.state
     if isinstance(tar, Remote):
@@ -306,7 +306,7 @@ def _is_far(tar: TarFacts) -> bool:
 
 
 def _file(tar: Named) -> Path | Remote:
-    """What is to be opened of a tar."""
+    """What must be opened of a tar."""
     if not isinstance(tar, TarFacts):
         return tar
     if not _is_far(tar):
@@ -315,10 +315,10 @@ def _file(tar: Named) -> Path | Remote:
 
 
 def streamed_of(named: Sequence[Named], spool: Spool, streaming: Streaming) -> Streamed | None:
-    """The tars by their numbers, if those at addresses are to be brought as they are needed; then this process's.
+    """The tars by their numbers, if those at addresses are to be fetched as needed; then this process's.
 
     Raises:
-        AcedError: another run streams into that spool, or a store does not tell a size.
+        AcedError: another run streams into that spool, or a store does not report a size.
     """
     remotes = [file if isinstance(file := _file(tar), Remote) else None for tar in named]
     far = [remote.size or 0 for remote in remotes if remote is not None]

@@ -1,4 +1,4 @@
-"""Open tars that are checked for changes, a few at a time."""
+"""Open tars, checked for changes, a few at a time."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from aced.pool.tars.tarindex import index_tar
 from aced.runtime.descriptors import is_out_of_files, most_tars, out_of_files
 
 _GAP = 1 << 16
-"""Bytes between two pieces of a sample that are read along rather than left out: another read costs more."""
+"""Gap in bytes between two pieces of a sample that is read rather than skipped: another read costs more."""
 
 
 class TarFiles:
     """Tars opened on demand, a few at a time in each thread and process, and checked against their index.
 
     Args:
-        places: where the tars lie.
-        sources: what the user calls them.
-        lost: numbers of tars that are lost already, with the name of the fault.
-        skip: whether the samples of a tar that is lost are to be left out, and the others read on.
+        places: where the tars are.
+        sources: the user's names for them.
+        lost: numbers of tars that are already lost, with the name of the fault.
+        skip: whether to leave out the samples of a lost tar and read on.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TarFiles:
         self._marks: dict[int, str] = {}
         self._lost = dict(lost or {})
         self._skip = skip
-        self._others: dict[int, tuple[int, int]] = {}  # states in which a tar is another one
+        self._others: dict[int, tuple[int, int]] = {}  # states in which a tar has changed
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,24 +56,24 @@ class TarFiles:
         self._local = threading.local()
 
     def expect(self, tar: int, state: tuple[int, int], mark: str = "") -> None:
-        """Take a tar for what its index is of: a file of such a size and modification time (ns).
+        """Expect a tar to be the indexed file: of this size and modification time (ns).
 
         Args:
             tar: its number.
             state: of the file.
-            mark: of its content, see `TarIndex.mark`; without one a file in another state is another file.
+            mark: of its content, see `TarIndex.mark`; without one, any other state means another file.
         """
         self._states[tar], self._marks[tar] = state, mark
 
     def session(self) -> TarSession:
-        """For some reads in one thread; each tar's size and time are checked once in it."""
+        """For several reads in one thread; each tar's size and time are checked once."""
         return TarSession(self)
 
     def path(self, tar: int) -> Path:
-        """Where a tar lies; waits until it is there.
+        """The local path of a tar; waits until it is there.
 
         Raises:
-            AcedError, TarLost: it cannot be had.
+            AcedError, TarLost: it is not available.
         """
         try:
             return self._places.path(tar)
@@ -81,7 +81,7 @@ class TarFiles:
             raise self._error(lost.name, str(lost).rstrip(".")) from None
 
     def open(self, tar: int, *, known: bool = False) -> FileIO:
-        """The open file of a tar, from this thread's own few; `known` where it was asked for a moment ago."""
+        """The open file of a tar, from this thread's own few; `known` if it was used a moment ago."""
         if tar in self._lost:
             raise TarLost(self._lost[tar], f"{self._sources[tar]} is lost to this run.")
         local = self._local
@@ -89,7 +89,7 @@ class TarFiles:
             local.pid, local.files = os.getpid(), OrderedDict()
         files: OrderedDict[int, FileIO] = local.files
         if not known and not self._places.stay and tar in files and not os.fstat(files[tar].fileno()).st_nlink:
-            files.pop(tar).close()  # it was removed, and has come again since
+            files.pop(tar).close()  # it was removed and fetched again
         if tar not in files:
             while len(files) >= most_tars():
                 files.popitem(last=False)[1].close()
@@ -107,7 +107,7 @@ class TarFiles:
                 others.popitem(last=False)[1].close()
 
     def check(self, tar: int, file: FileIO) -> None:
-        """Refuse a tar that is not what was indexed (see `expect`); one that was only touched, or copied again, is.
+        """Refuse a tar that differs from the indexed one (see `expect`), unless it was only touched, or copied again.
 
         Raises:
             AcedError, TarLost: it has changed.
@@ -122,7 +122,7 @@ class TarFiles:
         self._states[tar] = state
 
     def _is_same(self, tar: int, state: tuple[int, int]) -> bool:
-        """Whether a tar of another time has the content that was indexed, as far as its headers tell."""
+        """Whether a tar with another time has the indexed content, as far as its headers tell."""
         if state[0] != self._states[tar][0]:
             return False
         try:
@@ -131,35 +131,35 @@ class TarFiles:
             return False
 
     def refuse(self, tar: int, detail: str) -> None:
-        """Raise an AcedError about a damaged tar, unless what is whole of such tars is to be read."""
+        """Raise an AcedError about a damaged tar, unless its whole samples are to be read."""
         if not self._skip:
             raise AcedError(
-                f'{self._sources[tar]} cannot be used: {detail}. Replace the file, or set data.bad_tars = "skip" to go '
-                "on with the whole samples in it."
+                f'{self._sources[tar]} cannot be used: {detail}. Replace the file, or set data.bad_tars = "skip" to '
+                "use the whole samples in it."
             )
 
     def changed(self, tar: int) -> AcedError | TarLost:
-        """The error for a tar that changed under the run."""
+        """The error for a tar that changed during the run."""
         return self._error(CHANGED, f"{self._sources[tar]} has changed since it was indexed")
 
     def unreadable(self, tar: int, error: OSError) -> AcedError | TarLost:
-        """The error for a tar that the system does not give."""
+        """The error for a tar that the system cannot read."""
         if is_out_of_files(error):
             return out_of_files()
-        said = f"{self._sources[tar]} cannot be read any more ({error.strerror or error})"
+        said = f"{self._sources[tar]} can no longer be read ({error.strerror or error})"
         return self._error(GONE, said) if is_lost(error) else AcedError(f"{said}.")
 
     def _error(self, name: str, said: str) -> AcedError | TarLost:
         if self._skip:
             return TarLost(name, f"{said}.")
         return DataLost(
-            f"{said}: put back what was there and start again; set data.bad_tars=skip to let a run go on without such "
+            f"{said}: restore it and start again; set data.bad_tars=skip to let a run continue without such "
             "a tar, or data.lost_tars=allow to resume one without it."
         )
 
 
 class TarSession:
-    """Reads of one thread, one after the other; made by `TarFiles.session`."""
+    """Consecutive reads of one thread; made by `TarFiles.session`."""
 
     def __init__(self, files: TarFiles) -> None:
         self._files = files
@@ -171,7 +171,7 @@ class TarSession:
 
         Raises:
             AcedError: the tar changed since it was indexed, is shorter than that, or cannot be read.
-            TarLost: the same, where the samples of such tars are to be left out.
+            TarLost: the same, if the samples of such tars are to be left out.
         """
         if tar in self._lost:
             raise self._lost[tar]

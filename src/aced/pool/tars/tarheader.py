@@ -26,7 +26,7 @@ _OTHERS = {
 
 
 class BadHeader(ValueError):
-    """A header that cannot be what a writer wrote; the message ends a sentence."""
+    """A header that no writer can have written; the message ends a sentence."""
 
 
 def padded(size: int) -> int:
@@ -50,12 +50,12 @@ def number(field: bytes) -> int | None:
 def text(field: bytes) -> str:
     """A string in a header, up to its first NUL."""
     content = field.partition(b"\0")[0]
-    # A third of the time of naming an error handler, which nearly no name needs.
+    # Naming an error handler takes a third of the time, and hardly any name needs it.
     return content.decode() if content.isascii() else content.decode("utf-8", "surrogateescape")
 
 
 def name_of(header: bytes) -> str:
-    """The name in a header, with POSIX's prefix where there is one."""
+    """The name in a header, with POSIX's prefix if there is one."""
     name = text(header[:100])
     # GNU tar keeps times where POSIX has the prefix of a long name.
     if header[345] == 0 or header[MAGIC_AT:263] != b"ustar\0":
@@ -64,7 +64,7 @@ def name_of(header: bytes) -> str:
 
 
 def checksum_fits(header: bytes) -> bool:
-    """Whether the sum of all bytes, with the checksum field itself taken as spaces, is the one told."""
+    """Whether the sum of all bytes, counting the checksum field as spaces, equals the stored one."""
     told = number(header[148:156])
     total = sum(header) - sum(header[148:156]) + 8 * 32
     if told == total:
@@ -75,7 +75,7 @@ def checksum_fits(header: bytes) -> bool:
 
 
 def checksums_fit(headers: Sequence[bytes]) -> bool:
-    """Whether the checksums of all headers fit: `checksum_fits` for thousands at once, without the signed sums."""
+    """Whether the checksums of all headers match: `checksum_fits` for thousands at once, without the signed sums."""
     if not headers:
         return True
     told = [number(header[148:156]) for header in headers]
@@ -91,7 +91,7 @@ def pax_records(content: bytes) -> dict[str, str]:
     """The records `<length> <field>=<value>\\n` of an extended header.
 
     Raises:
-        BadHeader: they are not of that form.
+        BadHeader: they have another form.
     """
     records = {}
     while content and content[0] != 0:
@@ -111,9 +111,9 @@ def pax_records(content: bytes) -> dict[str, str]:
 def guess_content(start: bytes) -> str:
     """Why a file that does not begin with a tar header is not a tar, as the end of a sentence."""
     if start.startswith(b"\x1f\x8b"):
-        return "it is compressed with gzip, which cannot be read at random: unpack it first, or set data.spool_dir"
+        return "it is compressed with gzip, which allows no random access: unpack it first, or set data.spool_dir"
     if start.startswith((b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")):
-        return "it is compressed, which cannot be read at random: unpack it first"
+        return "it is compressed, which allows no random access: unpack it first"
     if other := next((name for mark, name in _OTHERS.items() if start.startswith(mark)), None):
         return f"it is a {other} file, which is not a tar"
     words = start.partition(b"\0")[0]

@@ -1,4 +1,4 @@
-"""Which samples a tar holds and where their parts lie, kept in a cache folder if there is one."""
+"""The index of a tar: its samples and where their parts are, stored in a cache folder if there is one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aced.pool.packed import PackedStrings
 from aced.pool.source import Fault
 from aced.pool.tars.tars import Member, TarFault, TarListing, list_tar, split_key
 
-# In order of preference where a sample has more than one.
+# In order of preference if a sample has more than one.
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _PARTS = ("image", "txt", "json")
 _VERSION = 2
@@ -40,10 +40,10 @@ class TarIndex:
         size: bytes of the file.
         mtime_ns: its modification time.
         keys: the n keys.
-        places: for `image`, `txt` and `json`: `[n, 2]` int64 offset and size, offset -1 where there is none.
+        places: for `image`, `txt` and `json`: `[n, 2]` int64 offset and size, offset -1 if absent.
         suffixes: of the samples without image or txt, all suffixes that they have.
-        notes: oddities that do not make a sample unusable; their key is that of the sample or the name of the member.
-        faults: what is wrong with the tar; the samples are those that are whole all the same.
+        notes: irregularities that leave a sample usable; their key is the sample's or the name of the member.
+        faults: what is wrong with the tar; its whole samples are listed all the same.
         content_mark: see `mark`.
     """
 
@@ -62,19 +62,19 @@ class TarIndex:
         return self.faults[0] if self.faults else None
 
     def mark(self) -> str:
-        """A hash of everything but the time: equal for a copy, other for nearly any change of content."""
+        """A hash of everything but the time: equal for a copy, different for nearly any change of content."""
         return self.content_mark
 
 
 def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, KeptNote | None]:
-    """The index of a tar: from the cache if size and time still fit, else by reading all headers.
+    """The index of a tar: from the cache if size and time still match, otherwise from all headers.
 
     Args:
         path: the tar.
-        index_dir: where indexes are kept; nothing is kept without it.
+        index_dir: folder of stored indexes; nothing is stored without it.
 
     Returns:
-        The index, and what was wrong with the kept one: a cache is only a cache, and its faults stop nothing.
+        The index, and what was wrong with the stored one: a faulty cache stops nothing.
 
     Raises:
         OSError: the tar cannot be read.
@@ -97,20 +97,20 @@ def index_tar(path: Path, index_dir: Path | None = None) -> tuple[TarIndex, Kept
 
 
 def kept_index(path: Path, index_dir: Path) -> Path:
-    """The file in a folder of indexes that is for a tar."""
+    """The file for a tar in a folder of indexes."""
     name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     return index_dir / f"{path.stem}-{name}.npz"
 
 
 class KeptNote(NamedTuple):
-    """What is wrong with a kept index: `stale`, `damaged`, or (it cannot be written) `not_kept`; and a sentence."""
+    """What is wrong with a stored index: `stale`, `damaged`, or (it cannot be written) `not_kept`; and a sentence."""
 
     name: str
     detail: str
 
 
 def kept_text(index_dir: Path, notes: Sequence[KeptNote]) -> str:
-    """A sentence about what was wrong with some kept indexes, none of which is used."""
+    """A sentence about what was wrong with some stored indexes, none of which is used."""
     counts = Counter(note.name for note in notes)
     example = {note.name: note.detail for note in reversed(notes)}
     parts = [f"{words}: {counts[name]:,} ({example[name]})" for name, words in _NOT_USED.items() if counts[name]]
@@ -118,14 +118,14 @@ def kept_text(index_dir: Path, notes: Sequence[KeptNote]) -> str:
 
 
 _NOT_USED = {
-    "not_kept": "cannot be kept",
-    "stale": "of another state of the tar, and made anew",
-    "damaged": "damaged, and made anew",
+    "not_kept": "cannot be stored",
+    "stale": "out of date, made anew",
+    "damaged": "damaged, made anew",
 }
 
 
 def no_index(fault: TarFault) -> TarIndex:
-    """The index of a tar that gives nothing."""
+    """The index of a tar without usable content."""
     places = {part: np.empty((0, 2), dtype=np.int64) for part in _PARTS}
     return TarIndex(-1, -1, PackedStrings.of([]), places, {}, [], [fault], "")
 
@@ -158,11 +158,11 @@ def _group(listing: TarListing) -> TarIndex:
 def _samples(members: Iterable[Member], notes: FaultList) -> dict[str, MemberParts]:
     """Offset and size by key and suffix.
 
-    A name that comes twice in a row is a mistake, and the first counts. A key that begins again apart from the first
-    (tars that were joined) is another sample: `KEY#2`.
+    A name that occurs twice in a row is a mistake, and the first counts. A key that starts again elsewhere (tars that
+    were joined) is another sample: `KEY#2`.
     """
     samples: dict[str, MemberParts] = {}
-    newest: dict[str, str] = {}  # only of keys that came again: what their last sample is called
+    newest: dict[str, str] = {}  # only for repeated keys: the name of their last sample
     before = None
     for member in members:
         split = split_key(member.name)
@@ -181,7 +181,7 @@ def _samples(members: Iterable[Member], notes: FaultList) -> dict[str, MemberPar
             while (name := f"{key}#{number}") in samples:
                 number += 1
             newest[key], samples[name] = name, {suffix: (member.offset, member.size)}
-            notes.add(Fault(name, "duplicate_key", f"the key {key} comes again and is taken for another sample"))
+            notes.add(Fault(name, "duplicate_key", f"the key {key} occurs again and counts as another sample"))
         else:
             parts[suffix] = (member.offset, member.size)
         before = key
@@ -217,7 +217,7 @@ def _packed(index: TarIndex) -> bytes:
 
 
 def _load(cache: Path) -> tuple[TarIndex | None, KeptNote | None]:
-    """An index from the cache; None if there is none, or (with a note) if it is not what this version writes."""
+    """An index from the cache; None if there is none, or (with a note) if this version did not write it like that."""
     try:
         with np.load(cache, allow_pickle=False) as file:
             facts = json.loads(file["facts"].tobytes())
@@ -227,24 +227,24 @@ def _load(cache: Path) -> tuple[TarIndex | None, KeptNote | None]:
     except FileNotFoundError:
         return None, None
     except NotADirectoryError:
-        return None, None  # which writing tells
+        return None, None  # writing will report it
     except _UNREADABLE as error:
         words = error.strerror if isinstance(error, OSError) else str(error)
         return None, KeptNote("damaged", f"{cache}: {words or type(error).__name__}")
 
 
-# What numpy, zipfile and json raise for a file with flipped bytes; NotImplementedError is a RuntimeError.
+# Exceptions of numpy, zipfile and json for a file with flipped bytes; NotImplementedError is a RuntimeError.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 def _unpacked(file: Mapping[str, np.ndarray], facts: dict[str, Any]) -> TarIndex:
-    """The index in a cache file; raises ValueError, KeyError or TypeError where it does not hold together."""
+    """The index in a cache file; raises ValueError, KeyError or TypeError if it is inconsistent."""
     keys = PackedStrings(file["keys"].tobytes(), file["ends"])
     places = {part: file[part] for part in _PARTS}
     if any(rows.shape != (len(keys), 2) or rows.dtype != np.int64 for rows in places.values()):
-        raise ValueError("its places are not those of its keys")
+        raise ValueError("its places do not match its keys")
     if keys.ends.dtype != np.int64 or keys.ends[0] != 0 or keys.ends[-1] != len(keys.content):
-        raise ValueError("its keys do not end where they should")
+        raise ValueError("its keys end at the wrong place")
     return TarIndex(
         facts["size"],
         facts["mtime_ns"],

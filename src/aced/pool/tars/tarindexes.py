@@ -1,4 +1,4 @@
-"""The indexes of a pool's tars, opened when a read needs them, as many as fit into a bound; and the keys in them."""
+"""The indexes of a pool's tars, opened on demand within a memory limit, and the keys in them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ BOUND = 256_000_000
 
 
 class TarIndexes:
-    """The samples of each tar by its number; an index is opened when it is needed, the ones used last are kept.
+    """The samples of each tar by its number; indexes are opened on demand, and the most recent ones are kept.
 
     Safe to use from threads, and after pickling or a fork in worker processes, each of which keeps its own.
 
     Args:
-        files: the tars' files, which are told in what state a tar was indexed.
+        files: the tars' files, which check the state in which a tar was indexed.
         facts: about each tar.
         captions: which are read.
-        index_dir: where indexes are kept; without it headers are read anew.
-        lost: samples of the tars that are lost and keep their places.
-        held: samples of tars that stay in memory, as no file keeps them.
+        index_dir: folder of stored indexes; without it headers are read anew.
+        lost: samples of lost tars that keep their positions.
+        held: samples of tars that stay in memory because no file stores them.
         bound: bytes of the others that are kept open.
     """
 
@@ -74,7 +74,7 @@ class TarIndexes:
         """The samples of a tar.
 
         Raises:
-            AcedError, TarLost: the tar cannot be read, or is not what the manifest says.
+            AcedError, TarLost: the tar cannot be read, or differs from the manifest.
         """
         if (held := self._held.get(tar)) is not None:
             return held
@@ -83,7 +83,7 @@ class TarIndexes:
         found = self._open.get(tar)
         if found is None:
             return self._keep(tar, self._opened(tar))
-        if 2 * self._bytes > self._bound:  # before, nothing is to be thrown out soon
+        if 2 * self._bytes > self._bound:  # below that, nothing is evicted soon
             with contextlib.suppress(KeyError):  # another thread has just made room
                 self._open.move_to_end(tar)
         return found
@@ -105,12 +105,12 @@ class TarIndexes:
         return rows
 
     def _compared(self, tar: int, index: TarIndex, rows: TarRows) -> TarRows:
-        """The samples of a tar, with what is odd about it beside what was told."""
+        """The samples of a tar, with what is unusual about it beyond the hearsay."""
         if index.fault is not None:
             self._files.refuse(tar, index.fault.detail)
         odd = [(f"tar_{damage.name}", damage.detail, 1) for damage in index.faults]
         if (more := len(rows) - self._told[tar]) > 0:
-            odd.append(("count_more", f"it holds {len(rows)} pairs and was told to hold {self._told[tar]}", more))
+            odd.append(("count_more", f"it holds {len(rows)} pairs, a file beside it says {self._told[tar]}", more))
         return replace(rows, odd=tuple(odd))
 
     def _keep(self, tar: int, rows: TarRows) -> TarRows:
@@ -124,24 +124,24 @@ class TarIndexes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the indexes that are in memory."""
+        """Bytes of the indexes in memory."""
         return self._bytes + sum(rows.nbytes for rows in self._held.values())
 
 
 def _places_of(samples: int) -> TarRows:
-    """What keeps the places of a lost tar's samples in the order, and none of their bytes."""
+    """Placeholders for a lost tar's samples in the order, without their bytes."""
     places = np.tile(np.array([[0, 1]], dtype=np.int64), (samples, 1))
     return TarRows(PackedStrings.of(f"#{row}" for row in range(samples)), places, places, places, (-1, -1))
 
 
 class TarKeys(NumberedStrings):
-    """The keys `<tar>/<key>` of all samples, read from the indexes when they are asked for.
+    """The keys `<tar>/<key>` of all samples, read from the indexes on demand.
 
-    A sample whose tar cannot be read has its place for a key, as in `lost_key`.
+    A sample whose tar cannot be read has its position as key, see `lost_key`.
 
     Args:
         tars: names of the tars.
-        starts: `[tars + 1]` position of the first sample of each tar, and at the end the number of samples.
+        starts: `[tars + 1]` position of the first sample of each tar, and finally the number of samples.
         indexes: of the tars.
     """
 

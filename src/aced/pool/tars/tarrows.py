@@ -1,4 +1,4 @@
-"""The whole samples of one tar for a choice of captions, and what its headers tell of the others."""
+"""The whole samples of one tar for a choice of captions, and the faults of the others by its headers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ PARTS = ("txt", "json")
 """Where captions may be."""
 _CAPTION = "\0"
 _FEW = 3
-"""Samples without a caption that are told one by one, of a tar where all are."""
+"""Number of samples without a caption that are listed one by one, for a tar where all lack it."""
 
 
 @dataclass(frozen=True)
 class TarRows:
-    """The n samples of a tar that are used, in their order.
+    """The n usable samples of a tar, in their order.
 
     Attributes:
-        keys: theirs.
-        image, caption, json: `[n, 2]` int64 offset and size; offset -1 where there is no json.
-        state: size and modification time (ns) of the file that they are in.
-        odd: of a tar of which only hearsay was known, what is wrong or odd with it: names, details and counts.
+        keys: of the samples.
+        image, caption, json: `[n, 2]` int64 offset and size; offset -1 without a json.
+        state: size and modification time (ns) of their file.
+        odd: for a tar known only by hearsay, what is wrong or unusual: names, details and counts.
     """
 
     keys: PackedStrings
@@ -64,7 +64,7 @@ def _good(index: TarIndex, part: str) -> np.ndarray:
 
 
 def facts_of(index: TarIndex, source: str, size: int, state: str, *, packed: bool = False) -> TarFacts:
-    """What a manifest keeps of a tar.
+    """A manifest's facts about a tar.
 
     Args:
         index: of its content.
@@ -85,7 +85,7 @@ def _told(index: TarIndex) -> Iterator[HeaderFault]:
         good = _good(index, part)
         found = FaultList(EXAMPLES if good.any() else _FEW)
         bare = (index.places["image"][:, 1] > 0) & (index.places[part][:, 0] < 0)
-        rest = max(0, int(bare.sum()) - EXAMPLES)  # of a pool without such captions these are all samples
+        rest = max(0, int(bare.sum()) - EXAMPLES)  # in a pool without such captions these are all samples
         told = ~good & (~bare | (np.cumsum(bare) <= EXAMPLES))
         for row in map(int, np.flatnonzero(told)):
             found.add(_why(index, row, part))
@@ -96,7 +96,7 @@ def _told(index: TarIndex) -> Iterator[HeaderFault]:
 
 
 def _why(index: TarIndex, row: int, part: str) -> Fault:
-    """What an incomplete sample lacks."""
+    """The part that an incomplete sample lacks."""
     key, image, text = index.keys[row], index.places["image"][row], index.places[part][row]
     suffixes = index.suffixes.get(key, [])
     has = ", ".join(suffixes[:8])
@@ -112,7 +112,7 @@ def _why(index: TarIndex, row: int, part: str) -> Fault:
 
 
 def faults_of(tar: str, facts: TarFacts, captions: Captions) -> Iterator[Fault]:
-    """What the headers of a tar tell whoever reads such captions.
+    """The faults of a tar, by its headers, for a reader of such captions.
 
     Args:
         tar: its name in the source.
@@ -132,7 +132,7 @@ def faults_of(tar: str, facts: TarFacts, captions: Captions) -> Iterator[Fault]:
 
 
 def needs_check(facts: TarFacts, part: str) -> bool:
-    """Whether `check_tar` would refuse a tar, as far as a manifest tells."""
+    """Whether `check_tar` would refuse a tar, as far as a manifest says."""
     damaged = any(told.name.startswith("tar_") for told in facts.faults)
     return damaged or (not facts.told and facts.usable(part) == 0)
 
@@ -141,11 +141,11 @@ def check_tar(source: str, index: TarIndex, captions: Captions) -> None:
     """Refuse a damaged tar and one without pairs.
 
     Raises:
-        AcedError: it is one.
+        AcedError: it is damaged or has no pairs.
     """
     whole = int(_good(index, captions.part).sum())
     if index.fault is not None:
-        what = f"go on with the {whole} whole samples in it" if whole else "leave it out"
+        what = f"use the {whole} whole samples in it" if whole else "leave it out"
         raise AcedError(
             f'{source} cannot be used: {index.fault.detail}. Replace the file, or set data.bad_tars = "skip" to {what}.'
         )

@@ -1,8 +1,8 @@
-"""The members of one tar, found by reading its headers, and whatever is wrong with it.
+"""The members of one tar, found by reading its headers, and its faults.
 
-`tarfile` (and webdataset on top of it) ends without a word at the first damaged header, at a cut between two
-members, at a header that became zeros, and at the seam of two tars that were joined. Here all of that is a fault
-with a name, and the walk goes on behind it, at the next whole header.
+`tarfile` (and webdataset on top of it) ends silently at the first damaged header, at a cut between two members, at a
+header that became zeros, and at the seam of two joined tars. Here each of these is a named fault, and the walk
+continues after it at the next whole header.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class TarFault:
-    """What is wrong with a tar: a short stable name for counting, and the fault as the end of a sentence."""
+    """A fault of a tar: a short stable name for counting, and a description as the end of a sentence."""
 
     name: str
     detail: str
@@ -58,12 +58,12 @@ class TarFault:
 
 @dataclass(frozen=True)
 class TarListing:
-    """What a walk over a tar found.
+    """The result of a walk over a tar.
 
     Attributes:
         size: bytes of the file.
         mtime_ns: its modification time.
-        members: the regular files that are whole, in order; those behind a fault too.
+        members: the whole regular files, in order, including those after a fault.
         others: names of links and other things that are neither regular files nor folders.
         folders: names of folders.
         faults: everything that is wrong with the file, in order.
@@ -83,7 +83,7 @@ class TarListing:
 
 
 class _Broken(Exception):
-    """The walk cannot simply go on: a fault at `offset`."""
+    """The walk must skip something: a fault at `offset`."""
 
     def __init__(self, name: str, detail: str, offset: int) -> None:
         super().__init__(detail)
@@ -104,18 +104,18 @@ def split_key(name: str) -> tuple[str, str] | None:
 
 
 def require_file(path: Path | str) -> None:
-    """Refuse a pipe or a device, which would keep a reader waiting for ever.
+    """Refuse a pipe or a device, which would block a reader forever.
 
     Raises:
-        OSError: it is one, or there is nothing.
+        OSError: it is one, or does not exist.
     """
     mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder fails by itself
-        raise OSError(errno.ESPIPE, "it is a pipe or a device, and no file", str(path))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder fails anyway
+        raise OSError(errno.ESPIPE, "it is a pipe or a device, not a file", str(path))
 
 
 def list_tar(path: Path | str) -> TarListing:
-    """Walk over the headers of a tar; the data are read only behind damage, to find the next header.
+    """Walk over the headers of a tar; data is read only after damage, to find the next header.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -124,7 +124,7 @@ def list_tar(path: Path | str) -> TarListing:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         state = os.fstat(descriptor)
-        # Nearly every tar is whole: all checksums together take a tenth of the time of one after the other.
+        # Nearly every tar is whole, and checking all checksums together takes a tenth of the time.
         walk = _Walk(descriptor, state.st_size, late=True)
         walk.run()
         if walk.faults:
@@ -139,8 +139,8 @@ def list_tar(path: Path | str) -> TarListing:
 class _Walk:
     """A walk over one open tar.
 
-    With `late` the checksums are looked at in thousands, some time after the headers were used, and the first fault
-    of any kind ends the walk: it tells only whether the tar is whole. `visited` are the headers that were read.
+    With `late` the checksums are checked in thousands, some time after the headers were used, and the first fault of
+    any kind ends the walk: it only tells whether the tar is whole. `visited` are the headers that were read.
     """
 
     descriptor: int
@@ -173,7 +173,7 @@ class _Walk:
                 offset = None if self.late else self._go_on(broken)
 
     def _step(self, offset: int) -> int | None:
-        """Take the header at `offset`; gives the offset of the next, or None at the end."""
+        """Process the header at `offset`; returns the offset of the next, or None at the end."""
         header = os.pread(self.descriptor, BLOCK, offset)
         if len(header) < BLOCK:
             if offset == 0:
@@ -195,7 +195,7 @@ class _Walk:
             raise _Broken("bad_header", str(bad), offset) from bad
 
     def _member(self, header: bytes, offset: int) -> int:
-        """`pending` is what extension headers have said about the member to come."""
+        """`pending` is what extension headers have said about the next member."""
         kind, pending = header[156:157], self.pending
         size = number(header[124:136]) if kind in b"xgLK" or "size" not in pending else int(pending["size"])
         if size is None or size < 0:
@@ -235,7 +235,7 @@ class _Walk:
         # Global headers (g) carry comments and times; long link names (K) belong to links.
 
     def _check_end(self, offset: int) -> None:
-        """A zero block ends the archive: after it there must be nothing but a little padding."""
+        """A zero block ends the archive: only a little padding may follow."""
         place = offset
         while content := os.pread(self.descriptor, _SEARCH, place):
             if content.count(0) != len(content):
@@ -260,10 +260,10 @@ class _Walk:
         return member.size > 0 and os.pread(self.descriptor, 1, member.offset + member.size - 1) == b"\0"
 
     def _go_on(self, broken: _Broken) -> int | None:
-        """The offset of the next whole header behind a fault, or None.
+        """The offset of the next whole header after a fault, or None.
 
-        Where bytes are missing, the next header lies within what the member before the fault took for its data;
-        that member is then damaged and left out.
+        If bytes are missing, the next header is within the supposed data of the member before the fault; that member is
+        then damaged and left out.
         """
         if broken.fault.name == "not_a_tar" and broken.fault.detail != NOT_A_TAR:
             return None
@@ -279,7 +279,7 @@ class _Walk:
         return found
 
     def _search(self, start: int) -> int | None:
-        """The first offset from `start` on where a whole header lies that was not read before, at any byte."""
+        """The first offset from `start` on, at any byte, of a whole header that was not read before."""
         place = start + MAGIC_AT
         while content := os.pread(self.descriptor, _SEARCH, place):
             at = content.find(MAGIC)

@@ -1,4 +1,4 @@
-"""The tars of a source, and what follows from them together: its name, its fingerprint, its faults."""
+"""The tars of a source and their common properties: name, fingerprint, faults."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Tars:
     Attributes:
         names: of each in the source.
         facts: about each.
-        places: where they lie.
-        groups: what the user named, each with its number of tars.
-        apart: whether these are sources of their own.
-        repeated: keys that several tars have.
-        index_dir: where their indexes are kept.
-        held: by number, samples of tars whose index no file keeps.
-        lost: by name, the fault of tars that are lost and keep their places.
+        places: where they are.
+        groups: the user's entries, each with its number of tars.
+        apart: whether these are separate sources.
+        repeated: keys that several tars share.
+        index_dir: folder of their stored indexes.
+        held: by number, samples of tars whose index is not stored.
+        lost: by name, the fault of lost tars that keep their positions.
     """
 
     names: Sequence[str]
@@ -52,15 +52,15 @@ def folder_of(sources: Iterable[str]) -> str:
 
 
 def fingerprint_of(names: Sequence[str], facts: Sequence[TarFacts], how: str) -> str:
-    """Of their names, sizes and states, and of how their samples are read."""
-    # Modification times are numbers, as they always were: what is kept under an older fingerprint stays of use.
+    """Hash of their names, sizes and states, and of how their samples are read."""
+    # Modification times are numbers, as before: files stored under an older fingerprint stay valid.
     states = [int(one.state) if one.state.isdecimal() else one.state for one in facts]
     marks = [[name, one.size, state] for name, one, state in zip(names, facts, states, strict=True)]
     return hashlib.sha256(json.dumps([marks, how]).encode()).hexdigest()
 
 
 def faults_found(tars: Tars, captions: Captions) -> tuple[Fault, ...]:
-    """What was found when the tars were indexed."""
+    """Faults found when the tars were indexed."""
     found = FaultList(EXAMPLES)
     for name, facts in zip(tars.names, tars.facts, strict=True):
         for fault in faults_of(name, facts, captions) if facts.faults else ():
@@ -70,13 +70,13 @@ def faults_found(tars: Tars, captions: Captions) -> tuple[Fault, ...]:
         names = {facts.source: name for name, facts in zip(tars.names, tars.facts, strict=True)}
         key = f"{names.get(again.source, again.source)}/{again.key}"
         about = "" if again.exact else " (the number is an estimate)"
-        detail = f"{key}: another tar has this key too; samples are told apart by tar and key{about}."
+        detail = f"{key}: another tar has this key too; samples are identified by tar and key{about}."
         found.add(Fault(key, "key_in_two_tars", detail, again.times))
     return tuple(found)
 
 
 def as_known(known: KnownTars, now: Tars) -> Tars:
-    """The tars of a run that is gone on with, with holes where they are lost."""
+    """The tars of the run that is being resumed, with holes for lost ones."""
     places = known.match([facts.content for facts in now.facts])
     lost: dict[str, str] = {}
     facts = []

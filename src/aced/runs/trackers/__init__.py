@@ -1,1 +1,1 @@
-"""Boards that a run's lines are sent to as well: TensorBoard, W&B, trackio."""
+"""Trackers that also receive a run's lines: TensorBoard, W&B, trackio."""

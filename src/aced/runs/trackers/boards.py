@@ -1,4 +1,4 @@
-"""TensorBoard, W&B and trackio, each behind the same few lines."""
+"""TensorBoard, W&B and trackio behind one small interface."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TensorBoard:
 
     Args:
         folder: the run's.
-        step: where the run goes on: what earlier processes wrote of this step and of later ones is taken back, as
-            TensorBoard does when it reads, since the run tells it again.
+        step: where the run continues: entries that earlier processes wrote for this step and later ones are discarded,
+            as TensorBoard does on reading, because the run sends them again.
     """
 
     name = "tensorboard"
@@ -48,13 +48,13 @@ class TensorBoard:
 
 
 class Service:
-    """A run of a service that keeps every line that it gets, and is told none twice, by a resumed run either.
+    """A run in a service that keeps every line it receives, and must receive none twice, even from a resumed run.
 
-    `RUN/trackers.json` has what it was told. The note is written first: a kill between the two costs the service a
-    line, which `metrics.jsonl` has, and doubles none.
+    `RUN/trackers.json` records the lines sent. The record is written first: a kill between the two costs the service a
+    line, which `metrics.jsonl` has, but duplicates none.
 
     Attributes:
-        id: of the run, for the service; the same in every process of the run.
+        id: of the run in the service; the same in every process of the run.
     """
 
     where = ""
@@ -66,7 +66,7 @@ class Service:
         self.id = str(self._last["id"])
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Hand the values over, if they are news."""
+        """Send the values, if they are new."""
         if step > self._last.get(kind, -1):
             self._last[kind] = step
             write_atomic(self._file, json.dumps(self._read() | {self.name: self._last}))
@@ -79,14 +79,14 @@ class Service:
             return dict(json.loads(self._file.read_bytes()))
         except ValueError:
             raise AcedError(
-                f"{self._file} is damaged; delete it, and trackers get this run as a new one from here on."
+                f"{self._file} is damaged; delete it, and trackers show the rest of this run as a new one."
             ) from None
 
 
 class WandB(Service):
-    """A run of W&B, by its own id, so that it goes on when the run does; its files lie in `RUN/wandb`.
+    """A run in W&B, with its own id, so that it continues when the run does; its files are in `RUN/wandb`.
 
-    Project and mode are the environment's: WANDB_PROJECT (`aced` where it is not set), WANDB_MODE=offline, ...
+    The environment sets project and mode: WANDB_PROJECT (default `aced`), WANDB_MODE=offline, ...
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ class WandB(Service):
 
 
 class Trackio(Service):
-    """A run of trackio, found again by its name; where it lies is the environment's (TRACKIO_DIR, TRACKIO_SPACE_ID)."""
+    """A run in trackio, found again by its name; the environment sets its place (TRACKIO_DIR, TRACKIO_SPACE_ID)."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         import trackio

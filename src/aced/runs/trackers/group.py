@@ -1,4 +1,4 @@
-"""The trackers of a run: opened by name, told every line, and left out once they fail."""
+"""The trackers of a run: opened by name, sent every line, and dropped once they fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SERVICES: dict[str, Callable[..., Tracker]] = {"wandb": WandB, "trackio": Track
 
 
 class Trackers:
-    """Several trackers as one, which get the pace between two lines and the share of invalid samples as well."""
+    """Several trackers as one; they also receive the pace between two lines and the share of invalid samples."""
 
     def __init__(self, trackers: Sequence[Tracker], say: Say = lambda _: None) -> None:
         self._trackers, self._say = list(trackers), say
@@ -40,7 +40,7 @@ class Trackers:
         self._send("eval", line["step"], eval_values(line))
 
     def resume(self, step: int, lines: Path, evals: Path) -> None:
-        """Go on from a checkpoint at `step`: tell what the files have of that very step, which boards take back."""
+        """Continue from a checkpoint at `step`: send that step's entries again, which trackers discard on opening."""
         for line in _last(lines, 2):
             if line["step"] == step:
                 self.line(line)
@@ -51,7 +51,7 @@ class Trackers:
                 self.scores(line)
 
     def add(self, tracker: Tracker) -> None:
-        """Take in another one, and say where it is seen."""
+        """Add another tracker, and print where to see it."""
         self._trackers.append(tracker)
         self._say(f"{tracker.name}: {tracker.where}")
 
@@ -69,16 +69,16 @@ class Trackers:
                 tracker.log(kind, step, values)
             except AcedError:
                 raise
-            except Exception as error:  # a board is no reason to lose a run: it is told, and the run goes on
+            except Exception as error:  # no reason to lose a run: report it and continue
                 self._trackers.remove(tracker)
                 self._say(
-                    f"{tracker.name} failed at step {step} and gets nothing more of this run ({_reason(error)}); "
+                    f"{tracker.name} failed at step {step} and receives no more of this run ({_reason(error)}); "
                     "metrics.jsonl has every line."
                 )
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise an AcedError where a tracker's package is not installed, before anything is computed."""
+    """Raise an AcedError if a tracker's package is not installed, before anything is computed."""
     for name in names:
         if name in TRACKERS:
             continue
@@ -91,11 +91,11 @@ def check_trackers(names: Sequence[str]) -> None:
 def tracking(
     names: Sequence[str], settings: dict[str, Any], step: int, lines: Path, evals: Path, say: Say
 ) -> Iterator[Trackers]:
-    """Trackers by name, for a run that begins or goes on at `step`.
+    """Trackers by name, for a run that starts or continues at `step`.
 
     Args:
         names: as in `run.trackers`.
-        settings: what boards show as the run's settings, a nested dict.
+        settings: the run's settings as the trackers show them, a nested dict.
         step: steps taken so far.
         lines: `metrics.jsonl`, which ends at that step.
         evals: `evals.jsonl`, likewise.

@@ -1,4 +1,4 @@
-"""The contract of a tracker: it gets the numbers of a line under names with slashes."""
+"""The contract of a tracker: it receives the numbers of a line under names with slashes."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any, Protocol
 
 
 class Tracker(Protocol):
-    """A board. It draws from no global generator, and it may raise whatever its library raises.
+    """A tracker. It draws from no global generator, and may raise any exception of its library.
 
     Attributes:
         name: as in `run.trackers`.
-        where: what a user opens to see the run: an address, or a folder.
+        where: where a user can see the run: an address, or a folder.
     """
 
     name: str
     where: str
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Take the values of a step; `kind` is `train` or `eval`, and each comes once for a step, in ascending order.
+        """Receive the values of a step; `kind` is `train` or `eval`, each at most once per step, in ascending order.
 
-        What it took before the run's next checkpoint must outlast a kill.
+        Values received before the run's next checkpoint must survive a kill.
         """
         ...
 
     def close(self, *, failed: bool) -> None:
-        """Be told that the run ends here; `failed`: by an exception."""
+        """The run ends here; `failed`: with an exception."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What `auto` in a run's config comes to on this machine; whoever needs such a key asks here."""
+"""The values of `auto` in a run's config on this machine."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from aced.runtime.threads import available_cores
 from aced.train.distributed import local_device
 
 MOST_WORKERS = 8
-"""Processes that load for one GPU, at most, where nobody asked for a number."""
+"""Maximum number of loading processes per GPU if none is configured."""
 SHARE = 0.25
-"""Of the free memory, that `data.in_memory = auto` takes at most: models, batches and other programs need some too."""
+"""Maximum share of free memory for `data.in_memory = auto`: models, batches and other programs need some too."""
 
 
 def device_of(config: Config) -> torch.device:
-    """The device that `run.device` names; `auto` is CUDA where there is one.
+    """The device that `run.device` names; `auto` is CUDA if available.
 
     Raises:
-        AcedError: torch knows no such device, or it is not there.
+        AcedError: torch knows no such device, or it does not exist here.
     """
     name = local_device(config.run.device)
     return find_device(name, f"run.device = '{name}'")
 
 
 def precision_of(config: Config) -> Precision:
-    """What the towers run in: the student, the frozen models, and evaluation."""
+    """The precision of the towers: the student, the frozen models, and evaluation."""
     return find_precision(config.train.precision, device_of(config))
 
 
@@ -44,12 +44,12 @@ def tf32_of(config: Config) -> bool:
 
 
 def workers_of(config: Config, *, in_memory: bool = False, item: int = 0) -> int:
-    """How many processes load data for this one.
+    """Number of processes that load data for this one.
 
     Args:
         config: the run's.
-        in_memory: whether what they would load is in memory already.
-        item: bytes of what they hand over at a time; of `auto` no more than `/dev/shm` has room for.
+        in_memory: whether the data is already in memory.
+        item: bytes that they hand over at a time; `auto` stays within the room in `/dev/shm`.
     """
     asked = config.data.workers
     if asked != "auto":
@@ -58,7 +58,7 @@ def workers_of(config: Config, *, in_memory: bool = False, item: int = 0) -> int
 
 
 def workers_beside(device: torch.device, item: int = 0) -> int:
-    """How many processes load for a model on a device, where nobody asked for a number; `item` as in `workers_of`."""
+    """Default number of processes that load for a model on a device; `item` as in `workers_of`."""
     if device.type != "cuda":
         return 0
     share = available_cores() // _ranks_here() - 1
@@ -66,14 +66,14 @@ def workers_beside(device: torch.device, item: int = 0) -> int:
 
 
 def loading_of_tasks(config: Config) -> Loading:
-    """Who decodes the images of evaluation tasks during a run, in each process."""
+    """How evaluation images are decoded during a run, in each process."""
     asked = config.data.workers
     workers = workers_beside(device_of(config)) if asked == "auto" else asked
     return Loading(workers, config.run.timeout, config.data.start_method)
 
 
 def keeps_decoded(config: Config, samples: int, views: Sequence[View]) -> tuple[bool, str]:
-    """Whether a pool of so many samples is decoded once, and a sentence where `auto` decided that it is not."""
+    """Whether a pool of this many samples is decoded once, and a sentence if `auto` decided against it."""
     asked = config.data.in_memory
     if not config.data.shards or asked is False or (asked == "auto" and config.data.caption_choice == "random"):
         return False, ""
@@ -83,8 +83,8 @@ def keeps_decoded(config: Config, samples: int, views: Sequence[View]) -> tuple[
     if free is None or need * _ranks_here() <= SHARE * free:
         return True, ""
     return False, (
-        f"The pool takes {need / 1e9:,.1f} GB decoded{' for each process' * (_ranks_here() > 1)} and {free / 1e9:,.1f} "
-        "GB of memory are free: its images are read from the tars (data.in_memory=true keeps them nevertheless)."
+        f"The pool takes {need / 1e9:,.1f} GB decoded{' for each process' * (_ranks_here() > 1)} but {free / 1e9:,.1f} "
+        "GB of memory are free: its images are read from the tars (data.in_memory=true keeps them anyway)."
     )
 
 

@@ -1,4 +1,4 @@
-"""The cached embeddings of a run: made by all its processes together, and what they or their lack cost."""
+"""The cached embeddings of a run: made by all its processes together, and their cost or that of having none."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from aced.train.run.automatic import precision_of
 from aced.train.run.frozen import frozen_section
 
 _CACHE = "runs/cache"
-"""The folder in what a user is told to type."""
+"""The placeholder for a folder in suggested commands."""
 
 
 def cache_settings(config: Config) -> EmbedSettings:
-    """How a run's config wants its embeddings cached; by how many processes depends on the source."""
+    """How a run's config wants its embeddings cached; the number of loading processes depends on the source."""
     return EmbedSettings(
         dtype=config.reference.cache_dtype,
         views=config.data.views,
@@ -45,7 +45,7 @@ def make_store(
     *,
     refuse: bool = False,
 ) -> Store:
-    """The embeddings of a pool in side-cars; those that are missing are made by all processes of a job together.
+    """The embeddings of a pool in side-cars; all processes of a job make missing ones together.
 
     Args:
         cache: of the tower.
@@ -53,13 +53,13 @@ def make_store(
         tower: the frozen model.
         settings: type, views, micro-batch and workers.
         world: the processes.
-        tell: gets a sentence about what is there in the place of what is missing.
+        tell: receives a sentence about side-cars that resemble missing ones.
         progress: called with (samples done, samples of this process).
-        refuse: whether none may be missing.
+        refuse: whether to refuse missing ones.
 
     Raises:
         AcedError: as `aced.cache.store.build_store`.
-        JobEnded: another process has said why the job ends.
+        JobEnded: another process has reported why the job ends.
     """
     identity, parts = tower.identity(), parts_of(source)
     survey = world.in_turn(lambda: look(cache, identity, parts, settings))
@@ -74,19 +74,19 @@ def make_store(
         embed_missing(cache, survey, source, tower, settings, on_progress, (world.rank, world.size))
         world.meet()
         survey = world.in_turn(lambda: look(cache, identity, parts, settings))
-    progress(len(source), len(source))  # also where they were there already
+    progress(len(source), len(source))  # even if they were already there
     return world.in_turn(lambda: surveyed(cache, survey, source)) if cache.far else surveyed(cache, survey, source)
 
 
 def live_cost_of(name: str, tower: Tower, student: Tower, config: Config, source: Source) -> str:
-    """What a frozen model costs a run that embeds at every step, and how to have it cached.
+    """The cost of a frozen model that embeds at every step, and how to have it cached.
 
     Args:
         name: of the model, as in `frozen_models`.
         tower: the frozen model.
         student: the model that is trained.
         config: the run's.
-        source: the pool; some of its captions tell how long texts are.
+        source: the pool; some of its captions serve to estimate the length of texts.
     """
     method, train = config.row, config.train
     texts = source.read(range(min(64, len(source))), []).texts
@@ -98,7 +98,7 @@ def live_cost_of(name: str, tower: Tower, student: Tower, config: Config, source
 
 
 def _how_to_cache(name: str, config: Config) -> str:
-    """What makes the side-cars of a frozen model and has them used."""
+    """The command and keys that make and use the side-cars of a frozen model."""
     section, data, key = frozen_section(name, config), config.data, name.partition(" ")[0]
     if data.caption_choice == "random":
         return "not possible while data.caption_choice = 'random'."
@@ -118,5 +118,5 @@ def _how_to_cache(name: str, config: Config) -> str:
 
 
 def embedding_cost_of(providers: Sequence[Provider | None]) -> dict[str, float] | None:
-    """The `embedding_cost` of a run's providers; one that occurs twice counts once, a live one not at all."""
+    """The `embedding_cost` of a run's providers; duplicates count once, live models not at all."""
     return embedding_cost([one.store.info for one in dict.fromkeys(providers) if isinstance(one, Cached)])

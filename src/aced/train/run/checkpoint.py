@@ -1,6 +1,6 @@
-"""Checkpoints: safetensors and JSON, never pickle; a folder that is either whole or not there.
+"""Checkpoints: safetensors and JSON, never pickle; a folder is either complete or absent.
 
-`checkpoints/step-00000400/` holds `model/` (what `load_tower` reads), `train.safetensors` (optimiser, objective and
+`checkpoints/step-00000400/` holds `model/` (for `load_tower`), `train.safetensors` (optimiser, objective and
 generator), `tars.json` (the tars of the data) and `train.json` (step, ledger, counts, the resolved config, hashes of
 the data and the frozen models).
 """
@@ -46,7 +46,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Co
     Every process of the job takes part, and the first one writes.
 
     Raises:
-        AcedError: the disk is full or the folder cannot be written; nothing half-written is kept.
+        AcedError: the disk is full or the folder cannot be written; no partial checkpoint is kept.
     """
     student, tensors = trainer.replica.whole_student(), _tensors(trainer)
     target = _target(folder, trainer)
@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Co
 
 
 def write_checkpoint(folder: Path, trainer: Trainer, metrics: Metrics, config: Config) -> Path:
-    """As `save_checkpoint`, by a process that holds the whole state and asks no other one."""
+    """As `save_checkpoint`, by a process that holds the whole state and needs no other."""
     target = _target(folder, trainer)
     _write(target, trainer, metrics, config, trainer.replica.whole_student(), _tensors(trainer))
     return target
@@ -71,7 +71,7 @@ def _write(
     target: Path, trainer: Trainer, metrics: Metrics, config: Config, student: Tower, tensors: dict[str, torch.Tensor]
 ) -> None:
     if not target.exists():
-        # The lines first: no checkpoint may outlive, in a power cut, a line that is before it.
+        # The lines first: even in a power cut no checkpoint may outlive a line that precedes it.
         for lines in (metrics.path, metrics.evals):
             if lines.is_file():
                 with writing(lines):
@@ -96,13 +96,13 @@ def drop_older(folder: Path, keep: int) -> None:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
+    """The newest complete checkpoint of a run, or None."""
     found = _checkpoints(folder)
     return found[-1] if found else None
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What `train.json` of a checkpoint says.
+    """The content of a checkpoint's `train.json`.
 
     Raises:
         AcedError: it is damaged.
@@ -115,7 +115,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def _read_tars(path: Path) -> KnownTars:
-    """The tars of the run that a checkpoint is of; none where it has none, or is older than this file of it.
+    """The tars of a checkpoint's run; none if it has none, or predates this file.
 
     Raises:
         AcedError: it is damaged.
@@ -125,10 +125,10 @@ def _read_tars(path: Path) -> KnownTars:
 
 
 def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Config) -> None:
-    """Put a trainer back to where a checkpoint was written.
+    """Restore a trainer to the state of a checkpoint.
 
     Raises:
-        AcedError: the checkpoint is damaged, or of another configuration (names the first key that differs), other
+        AcedError: the checkpoint is damaged, or has another configuration (names the first key that differs), other
             data, another student or other frozen models.
     """
     earlier = _earlier(path)
@@ -145,7 +145,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         _load_optimizer(trainer.optimizer, tensors)
         trainer.generator.set_state(tensors["generator"])
         held, device = _under("chooser.", tensors), trainer.student.device
-        # Embeddings go where the student is; positions and steps stay on the CPU.
+        # Embeddings go to the student's device; positions and steps stay on the CPU.
         if trainer.memory is not None:
             trainer.memory.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
         trainer.ledger = Ledger(**facts["ledger"], clock=trainer.ledger.clock)
@@ -156,7 +156,7 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
 
 
 def earlier_run(folder: Path) -> Earlier | None:
-    """The run that was begun in a folder, as its newest checkpoint or else its config.toml tells it; None without one.
+    """The run in a folder, from its newest checkpoint or otherwise its config.toml; None without one.
 
     Raises:
         AcedError: the checkpoint or config.toml is damaged.
@@ -174,13 +174,13 @@ def _earlier(path: Path) -> Earlier:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged checkpoint raises into an AcedError."""
+    """Turn any exception from a damaged checkpoint into an AcedError."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         raise AcedError(
-            f"The checkpoint {path} is damaged ({reason}); delete that folder to go on from the one before it."
+            f"The checkpoint {path} is damaged ({reason}); delete that folder to continue from the one before it."
         ) from error
 
 
@@ -240,7 +240,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
 
 def _load_faults(faults: Faults, saved: dict[str, Any]) -> None:
     faults.read = saved["read"]
-    if "keys" in saved:  # of an earlier version, which kept all of them
+    if "keys" in saved:  # an earlier version kept all of them
         faults.met = Met.of(saved["keys"])
     else:
         faults.met.count, faults.met.hashes = saved["unreadable"], set(saved["met"])

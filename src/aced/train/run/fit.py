@@ -1,4 +1,4 @@
-"""One training run from its config to its results: what `aced train` and every row of the demo do."""
+"""One training run from its config to its results, for `aced train` and every row of the demo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aced.files.atomic import write_atomic
 from aced.models import Tower, save_tower
 from aced.models.locking import lock
 from aced.models.switches import checkpoint_activations, compile_towers
-from aced.pool.concepts import Concepts
+from aced.pool.concept_column import Concepts
 from aced.pool.source import SOUND_KINDS, Fault, Source
 from aced.pool.tars.losttars import KnownTars
 from aced.registry.objectives import check_processes
@@ -63,14 +63,14 @@ def fit(
     world: World | None = None,
     hook: Hook | None = None,
 ) -> Fitted:
-    """Train `student` as the config says and evaluate it.
+    """Train `student` according to the config and evaluate it.
 
-    Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where there is something to write
-    evals.jsonl, best/ and gallery.json. The processes of `world` evaluate together, and the first one writes; the
-    others' results are empty.
+    Writes into `run.out`: config.toml, metrics.jsonl, checkpoints/, model/, and where applicable evals.jsonl, best/ and
+    gallery.json. The processes of `world` evaluate together, and the first one writes; the results of the others are
+    empty.
 
     Raises:
-        AcedError: the folder holds a run already (and `resume` is not set), another process trains there, a step
+        AcedError: the folder already holds a run (and `resume` is not set), another process trains there, a step
             fails, or the disk is full.
     """
     world = world or World()
@@ -95,7 +95,7 @@ def fit(
             tick(steps, "scoring")
             student = trainer.replica.whole_student()
             with scoring(folder) if world.first else contextlib.nullcontext():
-                if world.first:  # the model is there before anything can go wrong with its figures
+                if world.first:  # save the model before any failure in scoring
                     save_tower(student, folder / "model")
                 scores = final_scores(trainer, student, inputs.tasks, metrics, config)
             tick(steps, f"{scores.average:.1f} %" if scores.average is not None else "")
@@ -108,7 +108,7 @@ def fit(
 
 @contextlib.contextmanager
 def _tracked(config: Config, trainer: Trainer, metrics: Metrics, bars: Bars) -> Iterator[None]:
-    """Send the lines to the config's trackers inside; of several processes the first one does."""
+    """Send the lines to the config's trackers inside; with several processes the first one does."""
     if not trainer.world.first:
         yield
         return
@@ -118,7 +118,7 @@ def _tracked(config: Config, trainer: Trainer, metrics: Metrics, bars: Bars) -> 
 
 
 def _shown(trainer: Trainer, tick: Tick, bars: Bars) -> OnStep:
-    """What moves the bar of the steps, and says below it how fast they go and what the data lack."""
+    """Moves the bar of the steps, and shows below it the speed and the share of unusable data."""
     recent = Recent(steps=50)
 
     def totals() -> Totals:
@@ -150,7 +150,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     lock(student, train.lock)
     if train.activation_checkpointing:
         checkpoint_activations(student)
-    student.flops(student.context_length)  # counted while the model is as it was built
+    student.flops(student.context_length)  # counted while the model is as built
     replica = Replica(
         student,
         objective,
@@ -165,7 +165,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
     ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
-    if method.filters:  # it has looked at the reference's embeddings, and no step does
+    if method.filters:  # it has used the reference's embeddings, and no step will
         plan = replace(plan, kept=filtered(reference, config.method.filtering_ratio, ledger))
         reference = None
     if method.concepts:
@@ -193,7 +193,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
 
 
 def optimizer_of(modules: Sequence[torch.nn.Module], config: Config) -> torch.optim.AdamW:
-    """The optimiser of a run, over what is trained of some modules."""
+    """The optimiser of a run, over the trainable parameters of some modules."""
     t = config.train
     return make_optimizer(
         modules,
@@ -206,7 +206,7 @@ def optimizer_of(modules: Sequence[torch.nn.Module], config: Config) -> torch.op
 
 
 def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | None:
-    """What draws the pairs that a batch is compared with besides its own."""
+    """The draw of further pairs that a batch is compared with."""
     if not config.row.columns:
         return None
     held, seed = config.method.column_bank, config.run.seed
@@ -214,9 +214,9 @@ def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | Non
 
 
 def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults:
-    """A count that starts with what was left out when the data were indexed.
+    """A count that starts with the samples left out at indexing.
 
-    With `scoring.early` also with what has no embedding in the reference's cache, since that is never read.
+    With `scoring.early` also with those that have no embedding in the reference's cache, which are never read.
     """
     faults = Faults(config.data.max_bad_share, len(source))
     faults.note(source.faults)
@@ -234,7 +234,7 @@ def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults
 
 
 def _marks(inputs: Inputs) -> dict[str, str]:
-    """Hashes of what a run is made of and its config only names."""
+    """Hashes of the parts of a run that its config only names."""
     reference = marks_of(inputs.reference) if inputs.reference is not None else None
     return data_marks(inputs.source) | model_marks(reference, [marks_of(teacher) for teacher in inputs.teachers])
 
@@ -248,7 +248,7 @@ def _open_folder(folder: Path, trainer: Trainer, metrics: Metrics, config: Confi
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer, metrics, config)
     elif resume and (earlier := earlier_run(folder)):
-        # Killed before its first checkpoint: from the start, without the lines of that attempt.
+        # Killed before its first checkpoint: start from the beginning, without the lines of that attempt.
         earlier.allowed(config)
         if first:
             trim_lines(metrics.path, 0)

@@ -14,14 +14,14 @@ from aced.train.feed import Faults
 
 @dataclass
 class Fitted:
-    """A finished run: its model, its scores and what it spent.
+    """A finished run: its model, its scores and its cost.
 
     Attributes:
         student: the trained model.
-        scores: its zero-shot scores; of several processes the first one has them.
-        ledger: what the run spent.
+        scores: its zero-shot scores; with several processes only the first one has them.
+        ledger: the cost of the run.
         faults: samples that could not be used.
-        clean_share: the share of sound pairs among those that were trained on, where the source knows; else None.
+        clean_share: the share of sound pairs among those trained on, if the source knows; otherwise None.
         folder: of the run.
         step: the last step.
     """

@@ -1,4 +1,4 @@
-"""The pairs of a run's gallery: which of its pool are looked at, as the trained student and the reference see them."""
+"""The pairs of a run's gallery, scored by the trained student and the reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aced.train.run.ordering import RunOrder
 from aced.train.step import Trainer
 
 PAIRS = 1024
-"""So many pairs are looked at, at most."""
+"""Maximum number of pairs that are scored."""
 
 
 def write_pairs(path: Path, config: Config, source: Source, order: RunOrder, trainer: Trainer, student: Tower) -> None:
@@ -42,15 +42,15 @@ def write_pairs(path: Path, config: Config, source: Source, order: RunOrder, tra
         return
     with autocast(student.device, trainer.settings.precision):
         embedded = student.score(candidates, config.train.micro_batch) if method.scores_student else None
-    # A ledger of its own: drawing pictures is no part of the run's cost.
+    # A separate ledger: pictures are not part of the run's cost.
     reference = trainer.reference.embed(candidates, Ledger(), "reference") if trainer.reference else None
     write_gallery(path, source, candidates, embedded, reference, score=method.score)
 
 
 def _rows(config: Config, source: Source, order: RunOrder, trainer: Trainer) -> list[int]:
-    """Positions in the source: drawn from all of it, or of a streamed one from the last step, whose tars are there."""
+    """Positions in the source: drawn from all of it or, if it is streamed, from the last step, whose tars are there."""
     count = len(source)
     if not streams(source):
-        return Random(config.run.seed).sample(range(count), min(PAIRS, count))  # no permutation of the pool
+        return Random(config.run.seed).sample(range(count), min(PAIRS, count))  # without a permutation of the pool
     last = order.samples.indices(max(0, trainer.step - 1))
     return (last.tensor_split(trainer.world.size)[0][:PAIRS] % count).tolist()

@@ -1,4 +1,4 @@
-"""What a caller in Python hands over in the place of what a config would name: a source, models, tasks."""
+"""What a caller in Python hands over instead of naming it in the config: a source, models, tasks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from aced.train.run.automatic import device_of
 from aced.train.run.student import check_student
 
 GIVEN = "given"
-"""As `reference.model`: a model that is handed over."""
+"""Value of `reference.model` for a model that is handed over."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What was handed over; None for what the config names.
+    """The objects that were handed over; None for those that the config names.
 
     Attributes:
         source: the pool.
-        student: the model to train, which is changed.
-        reference: the frozen model that scores, and teaches where the config names no teacher.
-        tasks: what the student is evaluated on.
+        student: the model to train, which is modified.
+        reference: the frozen model that scores, and the teacher unless the config names one.
+        tasks: evaluation tasks for the student.
     """
 
     source: Source | None = None
@@ -36,25 +36,25 @@ class Given:
     tasks: Sequence[Task] | None = None
 
     def check(self, config: Config) -> None:
-        """Raise an AcedError for a config that names another one of what is handed over."""
+        """Raise an AcedError for a config that names another one of the same."""
         if self.source is not None:
             check_source(self.source, "The source that is handed over")
         if self.source is not None and config.data.shards:
-            raise AcedError("A source is handed over, and data.shards names tars: leave one of them out.")
+            raise AcedError("A source is handed over, but data.shards names tars: leave out one of them.")
         if self.reference is not None and config.reference.model not in ("", GIVEN):
             raise AcedError(
-                f"A reference is handed over, and reference.model = '{config.reference.model}': leave one of them out."
+                f"A reference is handed over, but reference.model = '{config.reference.model}': leave out one of them."
             )
         if self.tasks is not None:
             if config.eval.tasks:
-                raise AcedError("Tasks are handed over, and eval.tasks names others: leave one of them out.")
+                raise AcedError("Tasks are handed over, but eval.tasks names others: leave out one of them.")
             check_names(self.tasks)
         no_tasks = not config.eval.tasks and not self.tasks
         if self.source is not None and config.eval.every and no_tasks:
             raise AcedError("eval.every needs tasks to evaluate on: hand some over, or set eval.tasks.")
 
     def student_of(self, config: Config, resumed: Path | None) -> Tower | None:
-        """The student that was handed over, on the run's device; it must be that of a checkpoint that is resumed."""
+        """The handed-over student, on the run's device; it must match the checkpoint that is resumed."""
         if self.student is None:
             return None
         if resumed is not None:
@@ -62,7 +62,7 @@ class Given:
         return self.student.to(device_of(config))
 
     def reference_of(self, config: Config) -> Tower | None:
-        """The reference that was handed over, frozen and on the run's device."""
+        """The handed-over reference, frozen and on the run's device."""
         if self.reference is None:
             return None
         return self.reference.to(device_of(config)).requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""What a run needs from outside: data, tasks, frozen models. Made from the config once, shared by many runs."""
+"""The inputs of a run: data, tasks, frozen models. Made once from the config, shared by many runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from aced.errors import AcedError
 from aced.evaluate.named_tasks import named_tasks
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
-from aced.models import Tower, load_recipe, trained_recipe
-from aced.models.hub_files import FileProgress
-from aced.pool.concepts import MOST
+from aced.models import Tower
+from aced.pool.concept_column import MOST
 from aced.pool.fetch.fetching import check_room as check_spool
 from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
@@ -31,21 +30,21 @@ from aced.pool.source import Column, Source, check_source
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import GONE, KnownTars, shortened
 from aced.pool.views import View
-from aced.registry.makers import SOURCES, TOWERS, made
+from aced.registry.makers import SOURCES, made
 from aced.runs.run_folder import is_run, read_config
 from aced.runtime.progress import Bars
 from aced.train.distributed import World
 from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.providers import Cached, Live, Provider
-from aced.train.run.automatic import device_of, keeps_decoded, precision_of, workers_of
+from aced.train.run.automatic import keeps_decoded, precision_of, workers_of
 from aced.train.run.caching import cache_settings, live_cost_of, make_store
-from aced.train.run.frozen import frozen_models, frozen_section, teachers_of
-from aced.train.run.given import GIVEN, Given
+from aced.train.run.frozen import frozen_models, frozen_section, load_frozen, teachers_of, without_bias
+from aced.train.run.given import Given
 from aced.train.run.ordering import RunOrder, make_run_order, order_text
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
 
 DEFAULT_SOURCE = "scenes"
-"""Where a config names no data: the source, and the tasks, of this name."""
+"""If a config names no data: the source, and the tasks, of this name."""
 
 
 @dataclass
@@ -54,10 +53,10 @@ class Inputs:
 
     Attributes:
         source: the pool.
-        tasks: what the student is evaluated on.
-        reference: scores the pool; None for methods that need none.
-        teachers: are distilled.
-        order: of the pool, as the config has it; None: not made yet.
+        tasks: evaluation tasks for the student.
+        reference: scores the pool; None for methods without one.
+        teachers: models to distil.
+        order: of the pool, according to the config; None: not made yet.
     """
 
     source: Source
@@ -68,7 +67,7 @@ class Inputs:
 
 
 class _Opened(NamedTuple):
-    """Tasks, frozen models by name, the pool, and the order of it."""
+    """Tasks, frozen models by name, the pool, and its order."""
 
     tasks: list[Task]
     towers: dict[str, Tower]
@@ -84,17 +83,17 @@ def make_inputs(
     world: World | None = None,
     given: Given | None = None,
 ) -> Inputs:
-    """Open the data, load the frozen models and make their caches, as the config says.
+    """Open the data, load the frozen models and make their caches, according to the config.
 
-    What is quick to find wrong comes first: an error must not wait until a pool is decoded or embedded.
+    Quick checks come first: an error must not wait until a pool is decoded or embedded.
 
     Args:
         config: the run's.
         student: the model to train.
-        bars: where progress is shown.
-        earlier: the run that is resumed, whose models and data these must be.
+        bars: shows progress.
+        earlier: the run that is being resumed; models and data must be the same.
         world: the processes of the job, all of which call this.
-        given: what is handed over.
+        given: objects that were handed over.
     """
     world, method = world or World(), config.row
     tasks, towers, source, order = world.in_turn(
@@ -111,8 +110,8 @@ def make_inputs(
     if earlier is not None:
         for name in earlier.other_caches(list(providers.values())):
             bars.say(
-                f"The cached embeddings by {name} are not byte by byte those that the run had: its figures will agree "
-                "closely, but not to the bit."
+                f"The cached embeddings by {name} are not byte for byte those of the run: its figures will agree "
+                "closely but not bit for bit."
             )
     return Inputs(
         source=ManyViews(source) if config.data.views > 1 else source,
@@ -124,11 +123,11 @@ def make_inputs(
 
 
 def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None, world: World, given: Given) -> _Opened:
-    """What one process opens while the others wait, or have opened it."""
+    """The files that one process opens while the others wait, or after it has opened them."""
     given.check(config)
     if given.tasks is not None:
         tasks = list(given.tasks)
-    else:  # the tasks of the scenes go with the scenes
+    else:  # the tasks of the scenes belong to the scenes
         tasks = make_eval_tasks(config, bars.say) if given.source is None or config.eval.tasks else []
     handed = {"reference": given.reference_of(config)}
     towers = {
@@ -138,6 +137,8 @@ def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None,
     for tower in towers.values():
         for note in tower.notes:
             bars.say(note)
+    if (text := without_bias(towers, config)) is not None:
+        bars.say(text)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))
     pool = given.source if given.source is not None else _pool(config, bars, earlier)
@@ -151,19 +152,19 @@ def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None,
     if text := order_text(order, config, pool, world.size):
         bars.say(text)
     views = [student.view, *(tower.view for name, tower in towers.items() if not frozen_section(name, config).cache)]
-    _check_room(config, student, towers, views, world.size)
+    _check_room(config, student, towers, views, world.size, pool.columns)
     source = _decoded(pool, [view.cropped(k) for view in views for k in range(config.data.views)], config, bars)
     return _Opened(tasks, towers, source, order)
 
 
 def _pool(config: Config, bars: Bars, earlier: Earlier | None) -> Source:
-    """The pool; of a run that is resumed, an error says how it goes on without what is lost."""
+    """The pool; for a resumed run, an error says how to continue without lost data."""
     known = earlier.tars if earlier is not None else None
     try:
         return make_source(config, bars, known)
     except AcedError as error:
         if known is not None and known.tars and config.data.lost_tars == "refuse":
-            error.add_note("data.lost_tars=allow resumes the run without tars that are gone, or others than they were.")
+            error.add_note("data.lost_tars=allow resumes the run without tars that are gone or have changed.")
         raise
 
 
@@ -175,15 +176,22 @@ def _marks_of(towers: Mapping[str, Tower], config: Config) -> dict[str, str]:
     return model_marks(reference, [marks[name] for name in teachers_of(config)])
 
 
-def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], views: Sequence[View], ranks: int) -> None:
-    """Refuse chunks for which `/dev/shm` is too small; with `scoring.early` there may be fewer, and smaller ones."""
-    # In the form of `StoredRows`, whose stores are not there yet.
+def _check_room(
+    config: Config,
+    student: Tower,
+    towers: Mapping[str, Tower],
+    views: Sequence[View],
+    ranks: int,
+    own: Sequence[Column],
+) -> None:
+    """Refuse chunks that do not fit into `/dev/shm`; with `scoring.early` there may be fewer, smaller ones."""
+    # In the form of `StoredRows`, whose stores do not exist yet.
     forms = {name: Column(name, torch.float32, (2, tower.width)) for name, tower in towers.items()}
     cached = [form for name, form in forms.items() if frozen_section(name, config).cache]
     live = [tower.ids for name, tower in towers.items() if not frozen_section(name, config).cache]
     rows = config.super_batch // ranks
     concepts = [Column("concepts", torch.int64, (MOST,))] if config.row.concepts else []
-    columns = [student.ids, *live, *cached, *concepts]
+    columns = [student.ids, *live, *cached, *concepts, *own]
     item = chunk_bytes(rows, views, columns)
     workers = workers_of(config, item=item)
     if workers and not config.scoring.early:
@@ -191,14 +199,14 @@ def _check_room(config: Config, student: Tower, towers: Mapping[str, Tower], vie
 
 
 def spool_of(config: Config) -> Spool | None:
-    """Where addresses are fetched to."""
+    """The folder for files from addresses."""
     return spool_at(config.data.spool_dir, config.data.spool_gb)
 
 
 def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) -> Source:
-    """The pool: tars where the config names any, else a registered source; says how much was found where.
+    """The pool: tars if the config names any, otherwise a registered source; reports how much was found where.
 
-    Of the tars of an `earlier` run that is gone on with, some may be lost where `data.lost_tars` allows it.
+    If `data.lost_tars` permits it, some tars of an `earlier` run that is resumed may be lost.
     """
     data = config.data
     if data.source or not data.shards:
@@ -246,18 +254,18 @@ def _told_lost(known: KnownTars, lost: Mapping[str, str]) -> str:
     gone = [tar for tar in known.tars if tar.name in lost]
     which = [f"{t.name} {'is gone' if lost[t.name] == GONE else 'has changed'} ({t.samples:,} samples)" for t in gone]
     return (
-        f"Going on without {len(gone)} of {len(known.tars)} tars, {sum(t.samples for t in gone):,} of "
+        f"Continuing without {len(gone)} of {len(known.tars)} tars, {sum(t.samples for t in gone):,} of "
         f"{sum(t.samples for t in known.tars):,} samples: {', '.join(shortened(which))}."
     )
 
 
 def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Source:
-    """The pool in memory where the config says so; scenes always are."""
+    """The pool in memory if the config says so; scenes always are."""
     if streams(pool):
         if config.data.in_memory is True:
             raise AcedError(
-                "data.in_memory=true keeps all images, and the pool's tars are fetched only as they are needed: raise "
-                "data.spool_gb and set data.locality=0 to fetch them all, or leave data.in_memory out."
+                "data.in_memory=true keeps all images, but the pool's tars are fetched only as they are needed: raise "
+                "data.spool_gb and set data.locality=0 to fetch them all, or leave out data.in_memory."
             )
         return pool
     keeps, why_not = keeps_decoded(config, len(pool), views)
@@ -273,13 +281,13 @@ def _decoded(pool: Source, views: list[View], config: Config, bars: Bars) -> Sou
 
 
 def make_eval_tasks(config: Config, say: Callable[[str], None] = lambda _: None) -> list[Task]:
-    """The tasks of the config; where it names neither tasks nor data, those of the default source.
+    """The tasks of the config; if it names neither tasks nor data, those of the default source.
 
-    A run that goes on is not held up by a task that was there when it began: such a task is reported, and as failed in
+    A resumed run does not stop for a task that was there when it began: the task is reported, and counts as failed in
     each evaluation.
 
     Raises:
-        AcedError: of a new run, a folder is missing or holds no task that can be loaded; two tasks of one name.
+        AcedError: in a new run, a folder is missing or holds no loadable task; or two tasks share a name.
     """
     if config.eval.tasks:
         return _load_tasks(config.eval.tasks, config.eval.split, _places_before(config), say)
@@ -289,7 +297,7 @@ def make_eval_tasks(config: Config, say: Callable[[str], None] = lambda _: None)
 
 
 def _load_tasks(places: Sequence[str], split: str, before: Collection[str], say: Callable[[str], None]) -> list[Task]:
-    """The tasks in some places; what is wrong with one that is in `before` as well does not stop the others."""
+    """The tasks in some places; a fault of one that is also in `before` does not stop the others."""
     from aced.evaluate.task_folders import find_task_folders, load_task_folder, lost_task
 
     tasks: list[Task] = []
@@ -297,7 +305,7 @@ def _load_tasks(places: Sequence[str], split: str, before: Collection[str], say:
     def lose(path: Path, place: str, error: AcedError) -> None:
         if place not in before:
             raise error
-        say(f"{path} is not scored any more: {error}")
+        say(f"{path} is no longer scored: {error}")
         tasks.append(lost_task(path, str(error)))
 
     seen: set[str] = set()
@@ -323,26 +331,9 @@ def _load_tasks(places: Sequence[str], split: str, before: Collection[str], say:
 
 
 def _places_before(config: Config) -> Collection[str]:
-    """The `eval.tasks` that the run in the folder was begun with; none where there is no run to go on with."""
+    """The `eval.tasks` with which the run in the folder began; none if there is no run to resume."""
     folder = Path(config.run.out)
     return read_config(folder).get("eval", {}).get("tasks", []) if is_run(folder) else []
-
-
-def load_frozen(name: str, config: Config, progress: FileProgress | None = None) -> Tower:
-    """The `reference` or a teacher of the config, in evaluation mode and without gradients.
-
-    Raises:
-        AcedError: it cannot be loaded, or has no trained weights: a model that knows nothing would choose at random.
-    """
-    section = frozen_section(name, config)
-    key = name.partition(" ")[0]
-    if section.model == GIVEN:
-        raise AcedError(f"{key}.model = '{GIVEN}' stands for a model that is handed over: aced.train(.., {key}=..).")
-    if section.model in TOWERS:
-        tower: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
-        return tower.to(device_of(config)).requires_grad_(False).eval()
-    recipe = trained_recipe(section.model, section.checkpoint, key)
-    return load_recipe(recipe, device_of(config), progress=progress).requires_grad_(False).eval()
 
 
 def _cached(name: str, tower: Tower, source: Source, config: Config, bars: Bars, world: World) -> Cached:
@@ -363,13 +354,13 @@ def make_cached(
     refuse: bool = False,
     world: World | None = None,
 ) -> Cached:
-    """The embeddings of `source` by `tower` in side-cars below `cache`; those that are missing are refused or made.
+    """The embeddings of `source` by `tower` in side-cars below `cache`; missing ones are refused or made.
 
-    Of several processes, all of `world`, each makes some.
+    With several processes, all of `world`, each makes some.
     """
     if source.captions_vary:
         raise AcedError(
-            "Captions that change from epoch to epoch cannot be cached: take one caption for each sample, or leave "
+            "Captions that change from epoch to epoch cannot be cached: use one caption per sample, or leave "
             "reference.cache and teacher.cache empty."
         )
     views = [tower.view.cropped(crop) for crop in range(config.data.views)]

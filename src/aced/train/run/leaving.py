@@ -1,4 +1,4 @@
-"""What a run leaves when it ends early: a checkpoint of its last complete step, whatever ended it."""
+"""The checkpoint that a run saves when it ends early, for any reason: the state after its last complete step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from aced.train.run.checkpoint import write_checkpoint
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
-GO_ON = "the same command with --resume goes on from there"
-"""What can be done about a run whose last step is saved."""
+GO_ON = "the same command with --resume continues from there"
+"""What to do about a run whose last step is saved."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a step changes before it comes to the weights, as it was between two steps."""
+    """The state that a step changes before it changes the weights, as it was between two steps."""
 
     step: int
     generator: Tensor
@@ -35,9 +35,9 @@ class _State:
 
 
 class LastStep:
-    """The state behind the last complete steps: the small part of it that the next one changes before the weights.
+    """The state after the last complete steps, without the weights.
 
-    Of two steps, because a step that was refused may be noticed when the next one is under way.
+    Of two steps, because a refused step may be noticed only during the next one.
     """
 
     def __init__(self, trainer: Trainer, metrics: Metrics) -> None:
@@ -47,7 +47,7 @@ class LastStep:
         self.keep()
 
     def keep(self) -> None:
-        """Remember the trainer as it is, between two steps."""
+        """Remember the state of the trainer, between two steps."""
         t = self._trainer
         statistics = [buffer.clone() for buffer in self._statistics]
         self._kept.append(_State(t.step, t.generator.get_state(), t.ledger.copy(), statistics))
@@ -57,10 +57,10 @@ class LastStep:
         t.whole = True
 
     def put_back(self) -> bool:
-        """Make the trainer again what it was; False where that cannot be had any more, or is nothing to go on from.
+        """Restore the trainer to that state; False if it is no longer available, or cannot be resumed from.
 
-        A step that fails leaves the weights alone until the optimiser has begun to change them, and one that was
-        refused leaves them alone altogether, even where that is noticed when its update has been launched.
+        A step that fails leaves the weights alone until the optimiser has begun to change them. A refused step leaves
+        them alone altogether, even if it is noticed only after its update has been launched.
         """
         t = self._trainer
         refused = t.guard.first_refused()
@@ -78,7 +78,7 @@ class LastStep:
             return False
         self._take(self._kept[-1])
         self._metrics.forget(good)
-        # A rate that is too high can make weights infinite in one step and the loss in the next.
+        # A rate that is too high can make weights infinite in one step and the loss only in the next.
         return all(bool(torch.isfinite(p).all()) for p in t.student.parameters())
 
     def _take(self, state: _State) -> None:
@@ -93,9 +93,9 @@ class LastStep:
 
 @contextlib.contextmanager
 def leaving_a_checkpoint(last: LastStep, trainer: Trainer, metrics: Metrics, config: Config) -> Iterator[None]:
-    """After an exception inside, write the last complete step, and note on the exception that it is there.
+    """After an exception inside, save the last complete step, and add a note to the exception.
 
-    Of several processes the first one writes what it has of its own, since the others may be gone: with DDP that is
+    With several processes, the first one writes the state that it has, since the others may be gone: with DDP that is
     everything; with FSDP nothing is written.
     """
     try:
@@ -113,7 +113,7 @@ def _leave(error: Exception, last: LastStep, trainer: Trainer, metrics: Metrics,
         if not last.put_back():
             return
         write_checkpoint(Path(config.run.out) / CHECKPOINTS, trainer, metrics, config)
-    except Exception as another:  # a disk that is full, a device that is lost: what ended the run comes first
+    except Exception as another:  # a full disk, a lost device: the cause of the end comes first
         reason = (str(another).splitlines() or [type(another).__name__])[0].rstrip(".")
         error.add_note(f"Step {trainer.step} could not be saved either ({reason}).")
     else:

@@ -49,18 +49,18 @@ def run_steps(
     on_step: OnStep,
     hook: Hook | None = None,
 ) -> None:
-    """Train from `trainer.step` to the last step, and leave a checkpoint of the end in `run.out`.
+    """Train from `trainer.step` to the last step, and save a final checkpoint in `run.out`.
 
     Args:
-        trainer: at the step that the run goes on from.
+        trainer: at the step from which the run continues.
         inputs: source and tasks.
-        metrics: gets the lines.
+        metrics: receives the lines.
         config: the run's.
         order: of the source.
         on_step: called after each step with its number and a note; `hook` sees each step and may make it the last.
 
     Raises:
-        Stopped: a signal asked for the end; the step was finished and a checkpoint of it written.
+        Stopped: a signal requested the end; the step was finished and a checkpoint of it written.
     """
     steps = config.train.steps
     last, begun = LastStep(trainer, metrics), trainer.step
@@ -72,7 +72,7 @@ def run_steps(
         evaluate_now = partial(_evaluate_or_owe, evaluation, trainer, wishes)
         if trainer.unscored:
             if trainer.world.first:
-                trim_lines(metrics.evals, trainer.step - 1)  # it may have been cut short behind its line
+                trim_lines(metrics.evals, trainer.step - 1)  # it may have been interrupted after its line
             evaluate_now()
         batches = stack.enter_context(_loading(trainer, inputs.source, config, order))
         while trainer.step < steps and wishes.stop is None and not wishes.finished:
@@ -83,27 +83,27 @@ def run_steps(
                 trainer.world.warm()
             scored, due = _due(trainer.step, config)
             if scored or due or wishes.any or metrics.logs(trainer.step, steps):
-                trainer.guard.settle()  # nothing is written of a step that may turn out to have been refused
+                trainer.guard.settle()  # nothing is written about a step that may still be refused
             if trainer.world.first:
                 metrics.note(trainer, outcome)
             last.keep()
             if hook is not None and _ends(hook, trainer, outcome, wishes) and not due:
                 due = True
                 _write_last(trainer, outcome, metrics, steps)
-            # Before the checkpoint: a run that is killed in between evaluates again, instead of never.
+            # Before the checkpoint: a run killed in between then evaluates again, instead of never.
             if scored:
                 evaluate_now()
             if due or wishes.any:
                 save_checkpoint(Path(config.run.out) / CHECKPOINTS, trainer, metrics, config)
                 wishes.saved()
-            if wishes.stop is None:  # a terminal that is gone must not hide why
+            if wishes.stop is None:  # a closed terminal must not hide the reason
                 on_step(trainer.step, "" if math.isnan(trainer.guard.loss) else f"loss {trainer.guard.loss:.2f}")
         if wishes.stop is not None:
             raise Stopped(wishes.stop, f"step {trainer.step} of {steps} is saved; {GO_ON}")
 
 
 def _due(step: int, config: Config) -> tuple[bool, bool]:
-    """Whether an evaluation is due behind a step (that of the last one comes later), and whether a checkpoint is."""
+    """Whether an evaluation is due after a step (that of the last one comes later), and whether a checkpoint is."""
     steps, evaluations, checkpoints = config.train.steps, config.eval.every, config.run.checkpoint_every
     scored = bool(evaluations) and step % evaluations == 0 and step < steps
     return scored, step == steps or bool(checkpoints and step % checkpoints == 0)
@@ -111,7 +111,7 @@ def _due(step: int, config: Config) -> tuple[bool, bool]:
 
 @contextlib.contextmanager
 def _loading(trainer: Trainer, source: Source, config: Config, order: RunOrder) -> Iterator[Iterator[Candidates]]:
-    """The batches of the steps that are left, while what brings their tars is at work."""
+    """The batches of the remaining steps, while the fetcher of their tars is at work."""
     left = range(trainer.step, config.train.steps)
     fetcher = fetcher_for(trainer.world, source, order, left)
     batches = batches_of(trainer, source, config, left, order, fetcher)
@@ -120,7 +120,7 @@ def _loading(trainer: Trainer, source: Source, config: Config, order: RunOrder) 
 
 
 def _evaluate_or_owe(evaluation: Callable[[], bool], trainer: Trainer, wishes: Wishes) -> None:
-    """Evaluate, unless the end was asked for; what is left out now is made up for when the run goes on."""
+    """Evaluate, unless the end was requested; a skipped evaluation is made up for when the run resumes."""
     trainer.unscored = True
     if wishes.stop is None:
         trainer.unscored = not evaluation()
@@ -128,7 +128,7 @@ def _evaluate_or_owe(evaluation: Callable[[], bool], trainer: Trainer, wishes: W
 
 
 def _ends(hook: Hook, trainer: Trainer, outcome: Outcome, wishes: Wishes) -> bool:
-    """Let a hook see the step; whether it, or one of another process, makes that step the last."""
+    """Call the hook; returns whether it, or one of another process, makes that step the last."""
     try:
         wishes.finish = hook(Step(trainer, outcome)) is False
     except StopTraining:
@@ -147,9 +147,9 @@ def _write_last(trainer: Trainer, outcome: Outcome, metrics: Metrics, steps: int
 
 
 def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Let what a model draws in training (dropout, dropped patches) depend on seed, step and process alone.
+    """Make a model's random draws in training (dropout, dropped patches) depend only on seed, step and process.
 
-    Such layers know torch's global generators only; they are left as they were.
+    Such layers use torch's global generators, which are restored afterwards.
     """
     digest = hashlib.sha256(f"draws {seed} {step} {rank}".encode()).digest()
     return global_draws(device, int.from_bytes(digest[:8], "big") >> 1)
@@ -157,9 +157,9 @@ def _own_draws(seed: int, step: int, rank: int, device: torch.device) -> context
 
 @contextlib.contextmanager
 def _summed(trainer: Trainer, wishes: Wishes) -> Iterator[None]:
-    """What the processes count inside, each for itself, becomes the sum of them all; wall time is each one's own.
+    """Sum over processes what each counts inside; wall time remains each one's own.
 
-    What they want done at the end of the step is settled in the same exchange.
+    Their wishes for the end of the step are settled in the same exchange.
     """
     ledger = trainer.ledger
     before = _counts(ledger)
@@ -180,10 +180,10 @@ def _counts(ledger: Ledger) -> torch.Tensor:
 
 
 def fetcher_for(world: World, source: Source, order: RunOrder, steps: range) -> Fetcher | None:
-    """What brings this process's tars for some steps, where they do not lie on a disk.
+    """The fetcher of this process's tars for some steps, if they are not on a disk.
 
     Raises:
-        AcedError: the spool is too small for what is needed at once.
+        AcedError: the spool is too small for the tars needed at once.
     """
     if order.plan is None:
         return None
@@ -202,20 +202,21 @@ def batches_of(
     """This process's candidates of some steps, with everything that the trainer's models need of them.
 
     Args:
-        trainer: whose models they are for.
+        trainer: the trainer with the models.
         source: the pool.
         config: the run's.
         steps: numbers of the steps.
-        order: of the pool; None: the one that follows from the config.
-        fetcher: brings the tars, where they do not lie on a disk.
+        order: of the pool; None: the one from the config.
+        fetcher: fetches the tars, if they are not on a disk.
     """
     order = order or make_run_order(config, source, trainer.world.size)
     frozen = [p for p in [trainer.reference, *trainer.teachers] if p is not None]
     views = [trainer.student.view, *(view for p in frozen for view in p.views)]
     columns = [trainer.student.ids, *(column for p in frozen for column in p.columns), *trainer.plan.columns]
+    columns += source.columns
     item = chunk_bytes(config.super_batch // trainer.world.size, views, columns)
     workers = workers_of(config, in_memory=source.in_memory, item=item)
-    # Machines may have room for different numbers, and an order that exchanges is asked for as far ahead in all.
+    # Machines may have different room, but an order with exchanges must be queried equally far ahead on all.
     loading = Loading(min(trainer.world.counts(workers)), config.run.timeout, config.data.start_method)
     _check_early(config, source, trainer, loading.workers)
     batches = feed(
@@ -231,20 +232,20 @@ def batches_of(
 
 
 def _check_early(config: Config, source: Source, trainer: Trainer, workers: int) -> None:
-    """Refuse to look up ahead what comes with tars that are fetched no further ahead than there is room."""
+    """Refuse early lookups of side-cars that travel with tars, which are fetched only as far ahead as room permits."""
     ahead = workers or trainer.student.device.type == "cuda"
     if config.scoring.early and ahead and streams(source) and is_address(config.reference.cache):
         raise AcedError(
-            "scoring.early looks side-cars up ahead, and those at an address come with the tars of a streamed pool: "
+            "scoring.early looks up side-cars ahead, but those at an address come with the tars of a streamed pool: "
             "put the side-cars into a folder (reference.cache), or set scoring.early=false."
         )
 
 
 def _waited(batches: Iterator[Candidates], fetcher: Fetcher, trainer: Trainer) -> Iterator[Candidates]:
-    """The batches; what was spent waiting for their tars goes into the ledger."""
+    """The batches; the time spent waiting for their tars goes into the ledger."""
     before = fetcher.spent
     for batch in batches:
         trainer.ledger.waited(fetcher.spent - before)
         before = fetcher.spent
         yield batch
-        del batch  # the next one is made when nobody needs this one any more
+        del batch  # make the next one only when this one is no longer needed

@@ -1,4 +1,4 @@
-"""The order of a run, from its config and its pool; and what `auto` comes to in it, which then holds for good."""
+"""The order of a run, from its config and pool; it also settles `auto`, permanently."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from aced.pool.orders.streams import starts_of
 from aced.pool.source import Source
 
 LOCALITY = 16
-"""K of a pool that is too large for one permutation."""
+"""K for a pool that is too large for one permutation."""
 LARGE, MANY = 20_000_000, 10_000
 """Samples, and tars, of the largest pool that is permuted as a whole: 160 MB in each process."""
 STREAMS = 8
-"""As many where nobody asked for a number: processes of a node with 8 GPUs or fewer can share them."""
+"""Default number of streams: processes of a node with up to 8 GPUs can share them."""
 _SMALL = 0.02
-"""Share of the samples that may sit an epoch out for the sake of more streams."""
+"""Share of the samples that may sit an epoch out to allow more streams."""
 
 
 @dataclass(frozen=True)
 class RunOrder:
-    """The order in which a run goes through its pool; made once, by `make_run_order`.
+    """The order in which a run reads its pool; made once, by `make_run_order`.
 
     Attributes:
-        samples: which samples each step has.
-        plan: which tars are needed when; None where the order takes any of them at any time.
-        locality, streams: what `data.locality` and `data.streams` have come to; streams are a number where needed.
-        made_for: what it was made from.
+        samples: the samples of each step.
+        plan: which tars are needed when; None if the order uses any of them at any time.
+        locality, streams: the settled values of `data.locality` and `data.streams`; streams are a number where needed.
+        made_for: its inputs.
     """
 
     samples: Orders
@@ -49,16 +49,16 @@ class RunOrder:
     made_for: tuple[object, ...]
 
     def settled(self, config: Config) -> Config:
-        """The config with what `data.locality` and `data.streams` have come to."""
+        """The config with the settled values of `data.locality` and `data.streams`."""
         return _with(config, locality=self.locality, streams=self.streams)
 
     def fits(self, config: Config, source: Source, ranks: int) -> bool:
-        """Whether `make_run_order` would make the same one."""
+        """Whether `make_run_order` would make the same order."""
         return self.made_for == _made_for(config, source, ranks)
 
 
 def make_run_order(config: Config, source: Source, ranks: int) -> RunOrder:
-    """The order of a run; `auto` is settled.
+    """The order of a run, with `auto` settled.
 
     Args:
         config: the run's.
@@ -66,7 +66,7 @@ def make_run_order(config: Config, source: Source, ranks: int) -> RunOrder:
         ranks: processes of the job.
 
     Raises:
-        AcedError: the streams cannot be shared by the processes, or do not fit the data; the super-batch is larger than
+        AcedError: the processes cannot share the streams, these do not fit the data, or the super-batch is larger than
             the data.
     """
     found = _settled(config, source, ranks)
@@ -76,16 +76,16 @@ def make_run_order(config: Config, source: Source, ranks: int) -> RunOrder:
 
 
 def make_order(config: Config, n: int, mixture: Sequence[int] = (), tars: Sequence[int] = ()) -> Orders:
-    """Which samples each step has, of n samples.
+    """The samples of each step, for a pool of n samples.
 
     Args:
-        config: seed, sizes, and weights where there are several sources; `auto` counts as 0.
+        config: seed, sizes, and weights if there are several sources; `auto` counts as 0.
         n: number of samples.
-        mixture: samples of each source, where the config has weights.
-        tars: samples of each tar, where there are some.
+        mixture: samples of each source, if the config has weights.
+        tars: samples of each tar, if there are any.
 
     Raises:
-        AcedError: the super-batch is larger than the data, or `data.streams` does not fit them.
+        AcedError: the super-batch is larger than the data, or `data.streams` does not fit it.
     """
     return _samples(config, n, mixture, _plan(config, mixture, tars))
 
@@ -110,7 +110,7 @@ def _made_for(config: Config, source: Source, ranks: int) -> tuple[object, ...]:
 
 
 def _settled(config: Config, source: Source, ranks: int) -> Config:
-    """The config with numbers for `data.locality` and `data.streams`, where they are needed."""
+    """The config with numbers for `data.locality` and `data.streams`, if needed."""
     (mixture, tars), data = _sizes(source), config.data
     if data.locality == "auto":
         large = len(source) > LARGE or len(tars) > MANY
@@ -129,7 +129,7 @@ def _settled(config: Config, source: Source, ranks: int) -> Config:
 
 
 def _brought(config: Config, source: Source, ranks: int) -> int:
-    """The largest locality up to `LOCALITY` with which what is read at the same time fits into the spool, or 1."""
+    """The largest locality up to `LOCALITY` with which the tars read at the same time fit into the spool, or 1."""
     mixture, tars = _sizes(source)
     locality = LOCALITY
     while locality > 1:
@@ -145,18 +145,18 @@ def _brought(config: Config, source: Source, ranks: int) -> int:
 
 
 def recorded(config: Config, before: Mapping[str, Any]) -> Config:
-    """The config of a run that is gone on with: what is `auto` in it is what it came to when the run was begun.
+    """The config of a resumed run: `auto` has the value that was settled when the run began.
 
     Args:
         config: today's.
-        before: the resolved values that the run has saved, by section; older runs had one permutation.
+        before: the resolved values that the run has saved, by section; older runs had a single permutation.
     """
     saved = {"locality": 0, "streams": "auto"} | dict(before.get("data", {}))
     return _with(config, **{k: saved[k] for k in ("locality", "streams") if getattr(config.data, k) == "auto"})
 
 
 def order_text(order: RunOrder, config: Config, source: Source, ranks: int) -> str:
-    """What is to be said about the order: what `auto` came to, and who sits an epoch out; empty for nothing.
+    """Remarks about the order: the settled values of `auto`, and the samples that sit an epoch out; may be empty.
 
     Args:
         order: of the run.
@@ -179,18 +179,18 @@ def order_text(order: RunOrder, config: Config, source: Source, ranks: int) -> s
         fewer = [n for n in range(ranks, plan.streams, ranks) if plan.batch % n == 0]
         plans = ((n, _plan(_with(settled, streams=n), mixture, tars)) for n in fewer)
         better = [n for n, other in plans if other is not None and other.left_out < plan.left_out]
-        hint = f"; with fewer streams fewer do, for example with data.streams={better[-1]}" if better else ""
-        words.append(f"{100 * plan.left_out:.1f} % of the samples sit each epoch out, others in every one{hint}.")
+        hint = f"; fewer streams reduce that, for example data.streams={better[-1]}" if better else ""
+        words.append(f"{100 * plan.left_out:.1f} % of the samples sit each epoch out, different ones each time{hint}.")
     return " ".join(words)
 
 
 def _most_left_out(plan: Plans) -> float:
-    """The share that sits an epoch out without notice: beside those that do not fill a super-batch, a small one."""
+    """The share that may sit an epoch out unreported, beyond those that do not fill a super-batch."""
     return _SMALL + plan.n % plan.batch / plan.n
 
 
 def _sizes(source: Source) -> tuple[Sequence[int], Sequence[int]]:
-    """Samples of each weighted source, and of each tar; nothing where there are none."""
+    """Samples of each weighted source, and of each tar; nothing if there are none."""
     return source.mixture, source.part_sizes
 
 
@@ -209,14 +209,14 @@ def _plan(config: Config, mixture: Sequence[int], tars: Sequence[int]) -> Plans 
 
 
 def _tars_of(mixture: Sequence[int], tars: Sequence[int]) -> list[int]:
-    """How many tars each source has; one without samples between two of them counts for either."""
+    """Number of tars of each source; an empty tar between two sources counts for either."""
     starts = starts_of(np.asarray(tars, dtype=np.int64))
     owners = np.searchsorted(np.cumsum(mixture), starts, side="right").clip(max=len(mixture) - 1)
     return [int(count) for count in np.bincount(owners, minlength=len(mixture))]
 
 
 def _fitting(config: Config, mixture: Sequence[int], tars: Sequence[int], ranks: int) -> int:
-    """The most streams, as a rule `STREAMS` at most, with which few samples sit an epoch out; 0 where none fit."""
+    """The most streams, usually at most `STREAMS`, with which few samples sit an epoch out; 0 if none fit."""
     found: list[tuple[Plans, int]] = []
     count = ranks
     while count <= max(STREAMS, ranks):
@@ -232,7 +232,7 @@ def _fitting(config: Config, mixture: Sequence[int], tars: Sequence[int], ranks:
 
 
 def check_divisible(config: Config, ranks: int) -> None:
-    """Raise an AcedError where the ranks cannot have equal shares of the batch and the super-batch."""
+    """Raise an AcedError if the ranks cannot have equal shares of the batch and the super-batch."""
     for size, what, key in (
         (config.train.batch, "batch", "train.batch"),
         (config.super_batch, "super-batch", "train.batch or method.filtering_ratio"),

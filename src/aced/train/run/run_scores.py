@@ -1,4 +1,4 @@
-"""The scores of a run's student: between its steps, and when it is finished."""
+"""The scores of a run's student, between steps and at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aced.train.watch import Metrics
 
 
 def evaluate(trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: Config, asked: Asked) -> bool:
-    """Score the student between two steps, unless a signal asks for the end; every process calls this.
+    """Score the student between two steps, unless a signal requests the end; every process calls this.
 
     Returns:
         Whether all of it was done, as far as this process knows.
@@ -35,7 +35,7 @@ def evaluate(trainer: Trainer, tasks: Sequence[Task], metrics: Metrics, config: 
 
 
 def final_scores(trainer: Trainer, student: Tower, tasks: Sequence[Task], metrics: Metrics, config: Config) -> Scores:
-    """The finished student's scores, told to whoever watches; of several processes the first one has them."""
+    """The finished student's scores, with progress reported; with several processes the first one has them."""
     embedder = _embedder_of(trainer, student, tasks, config)
     if not trainer.world.first:
         return Scores()

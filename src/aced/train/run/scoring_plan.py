@@ -1,4 +1,4 @@
-"""From the `[scoring]` section of a config to the plan by which a run chooses, and to what it remembers."""
+"""From the `[scoring]` section of a config to the plan and memory with which a run selects."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from aced.train.settings import StepSettings
 def make_plan(
     config: Config, settings: StepSettings, student: Tower, reference: Provider | None, world: World
 ) -> ChoicePlan:
-    """The plan of a run, in one of the processes of `world`; which keys go together was checked with the config.
+    """The plan of a run, in one of the processes of `world`; the config has checked combinations of keys.
 
     Raises:
-        AcedError: the student cannot see images of `scoring.resolution`, or what is to be decided before loading needs
-            a cached reference and has none.
+        AcedError: the student cannot process images of `scoring.resolution`, or selecting before loading needs
+            a cached reference, which is missing.
     """
     section, method = config.scoring, config.row
     if not method.chooses:
@@ -50,10 +50,10 @@ def make_plan(
 
 
 def side_of(config: Config, student: Tower) -> int | None:
-    """The side in pixels to which images are reduced for the student to score; None for its own.
+    """The side in pixels to which images are reduced for scoring; None for the student's own.
 
     Raises:
-        AcedError: the student cannot see images of that size.
+        AcedError: the student cannot process images of that size.
     """
     section = config.scoring
     if not (config.row.scores_student and section.resolution and section.unseen == "embed"):
@@ -63,7 +63,7 @@ def side_of(config: Config, student: Tower) -> int | None:
 
 
 def kept_by_reference(config: Config) -> int:
-    """How many of a super-batch the reference keeps: a part for the student to score; alone it has the choice."""
+    """How many of a super-batch the reference keeps: those for the student to score, or the whole choice."""
     batch, section = config.train.batch, config.scoring
     if not (config.row.scores_student and section.cascade < 1):
         return batch
@@ -71,10 +71,10 @@ def kept_by_reference(config: Config) -> int:
 
 
 def make_memory(config: Config, student: Tower, reference: Provider | None, world: World) -> Memory | None:
-    """What a run remembers of the student's embeddings; None where it embeds all that it scores.
+    """The memory of the student's embeddings; None if it embeds everything that it scores.
 
     Raises:
-        AcedError: `scoring.unseen=predict` needs a cached reference and there is none.
+        AcedError: `scoring.unseen=predict` needs a cached reference, which is missing.
     """
     section = config.scoring
     if not section.reuse:
@@ -83,18 +83,18 @@ def make_memory(config: Config, student: Tower, reference: Provider | None, worl
         return Memory(section.reuse)
     if not isinstance(reference, Cached):
         raise AcedError(
-            "scoring.unseen=predict looks up what the reference has made of each pair and so needs its cached "
-            "embeddings: set reference.cache, or leave scoring.unseen out."
+            "scoring.unseen=predict looks up the reference's embeddings of each pair, so they must be "
+            "cached: set reference.cache, or leave out scoring.unseen."
         )
     refreshed = math.ceil(section.refresh * config.train.batch)
     return Memory(section.reuse, Guess(reference.width, student, world, refreshed))
 
 
 def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
-    """Which training images the student sees coarsely.
+    """Which training images the student processes coarsely.
 
     Raises:
-        AcedError: it cannot see images of `scoring.resolution`.
+        AcedError: it cannot process images of `scoring.resolution`.
     """
     section = config.scoring
     if not section.coarse_share:
@@ -106,8 +106,8 @@ def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:
 def _cached(reference: Provider | None) -> Cached:
     if not isinstance(reference, Cached):
         raise AcedError(
-            "scoring.early asks the reference before a super-batch is loaded and so needs its cached embeddings: set "
-            "reference.cache, or leave scoring.early out."
+            "scoring.early uses the reference before a super-batch is loaded, so its embeddings must be cached: set "
+            "reference.cache, or leave out scoring.early."
         )
     return reference
 

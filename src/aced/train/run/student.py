@@ -1,4 +1,4 @@
-"""The student of a run: what it starts from, and whether it is still the one that a checkpoint was written of."""
+"""The student of a run: its initial weights, and the check that it still matches a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from aced.registry.objectives import LOSSES
 from aced.train.run.automatic import device_of
 
 SIGLIP = {"init_logit_bias": -10.0, "init_logit_scale": math.log(10)}
-"""First values of the logit bias and of the logarithm of the scale, as `open_clip_train --siglip` sets them."""
+"""Initial logit bias and logarithm of the scale, as in `open_clip_train --siglip`."""
 
 
 def make_student(config: Config, resumed: Path | None = None, progress: FileProgress | None = None) -> Tower:
-    """The student with its initial weights: seeded, or trained ones. Its `notes` say what was chosen.
+    """The student with its initial weights: random from the seed, or trained. Its `notes` describe the choice.
 
-    With the sigmoid loss, one without a logit bias gets one, and a scale that goes with it.
+    With the sigmoid loss, one without a logit bias gets one, and a matching scale.
 
     Args:
         config: the run's.
-        resumed: the checkpoint from which the run goes on; what the config leaves open is then as it is there.
-        progress: opens a bar for what is downloaded.
+        resumed: the checkpoint from which the run resumes; it decides what the config leaves open.
+        progress: opens a bar for downloads.
 
     Raises:
-        AcedError: it cannot be loaded, or it is of another architecture than the checkpoint.
+        AcedError: it cannot be loaded, or has another architecture than the checkpoint.
     """
     section = config.student
     if section.model in TOWERS:
@@ -60,23 +60,23 @@ def make_student(config: Config, resumed: Path | None = None, progress: FileProg
 
 
 def _with_bias(recipe: Recipe) -> Recipe:
-    """The recipe with the first values that the sigmoid loss wants, where it names no bias."""
+    """The recipe with the initial values for the sigmoid loss, if it names no bias."""
     if recipe.config.get("init_logit_bias") is not None:
         return recipe
     named = {key: value for key, value in recipe.config.items() if value is not None}
     added = {key: value for key, value in SIGLIP.items() if key not in named}
     note = (
         f"{recipe.name} has no logit bias, which the sigmoid loss needs: it starts with "
-        f"{', '.join(f'{key} = {value:.4g}' for key, value in added.items())}, as open_clip_train sets them; its JSON "
-        'config may name others ("init_logit_bias": 0 for none to begin with).'
+        f"{', '.join(f'{key} = {value:.4g}' for key, value in added.items())}, as in open_clip_train; its JSON "
+        'config can set others ("init_logit_bias": 0 to start without one).'
     )
     return replace(recipe, config={**recipe.config, **added}, notes=(*recipe.notes, note))
 
 
 def _as_before(recipe: Recipe, before: Recipe) -> Recipe:
-    """The recipe with what it leaves open as in a run's checkpoint: what a name stands for, and the logit bias."""
+    """The recipe with open choices as in a run's checkpoint: the meaning of a name, and the logit bias."""
     if recipe.plain is not None and architecture(before.config) != architecture(recipe.config):
-        recipe = recipe.plain  # the run began before the pretrained weights' agreement was taken
+        recipe = recipe.plain  # the run predates the use of the pretrained weights' shared settings
     if recipe.kind == "name":
         recipe = replace(recipe, preprocess=before.preprocess, notes=())
     if recipe.config.get("init_logit_bias") is None and before.config.get("init_logit_bias") is not None:
@@ -86,12 +86,12 @@ def _as_before(recipe: Recipe, before: Recipe) -> Recipe:
 
 
 def check_student(checkpoint: Path, student: Tower) -> None:
-    """Raise an AcedError where a checkpoint was written of a student that was built otherwise.
+    """Raise an AcedError if a checkpoint's student was built differently.
 
-    Weights of the same shapes may be read by another architecture, and would then mean something else.
+    Another architecture may be able to read weights of the same shapes, but would compute something else.
     """
     if not (checkpoint / "model" / TOWER_FILE).is_file():
-        return  # a damaged checkpoint is told where it is read
+        return  # a damaged checkpoint is reported where it is read
     if isinstance(student, OwnTower):
         _check_own(checkpoint, student)
         return
@@ -100,25 +100,25 @@ def check_student(checkpoint: Path, student: Tower) -> None:
     if found:
         what = "; ".join(f"{key} was {old} and is now {new}" for key, (old, new) in found.items())
         raise AcedError(
-            f"{checkpoint} is of another student: {what}; student.model={checkpoint / 'model'} is the one that it had, "
+            f"{checkpoint} has another student: {what}; set student.model={checkpoint / 'model'} to use its own, "
             "or choose another run.out for a new run."
         )
 
 
 def _check_own(checkpoint: Path, student: OwnTower) -> None:
-    """As `check_student`, of a model that is none of open_clip's."""
+    """As `check_student`, for a model from outside open_clip."""
     before = json.loads((checkpoint / "model" / TOWER_FILE).read_bytes())
     now = described(student)
     for key in (OWN, "architecture", "preprocess_cfg"):
         if before.get(key) != now[key]:
             raise AcedError(
-                f"{checkpoint} is of another student: {key} was {before.get(key)} and is now {now[key]}; hand over the "
-                "one that it had, or choose another run.out for a new run."
+                f"{checkpoint} has another student: {key} was {before.get(key)} and is now {now[key]}; hand over the "
+                "original one, or choose another run.out for a new run."
             )
 
 
 def _differences(before: Recipe, student: Tower) -> Iterator[tuple[str, tuple[str, str]]]:
-    """What differs between a saved student and another one, each with both values."""
+    """The differences between a saved student and another one, each with both values."""
     old, new = architecture(before.config, before.text_model()), architecture(student.config, student.text_model)
     yield from _unequal("", old, new)
     bias = before.config.get("init_logit_bias") is not None

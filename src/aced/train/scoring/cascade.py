@@ -1,4 +1,4 @@
-"""The joint cascade: the reference keeps the easier share of a super-batch, and only that is scored by the student."""
+"""The joint cascade: the reference keeps the easier share of a super-batch, and the student scores only that."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from aced.train.settings import StepSettings
 
 
 class Sieve:
-    """Keeps the part of a super-batch that the reference would choose alone, drawn jointly, so that it de-duplicates.
+    """Keeps the part of a super-batch that the reference alone would select, drawn jointly, which removes duplicates.
 
-    Its draws follow from (seed, step) alone: the same rows come out whether it works before or after loading. Several
-    processes draw together, each from the candidates whose embeddings it has, as `method.scope` says.
+    Its draws depend only on (seed, step): the same rows result before or after loading. Several processes draw
+    together, each from the candidates whose embeddings it has, according to `method.scope`.
 
     Args:
-        size: how many are kept.
+        size: number of candidates kept.
         settings: chunks, temperature, loss and scope of the draw.
-        method: its strategy, and its score where that asks the reference alone; easy-reference otherwise.
+        method: its strategy, and its score if that uses the reference alone; otherwise easy-reference.
         seed: of the draws.
         world: the processes.
     """
@@ -36,10 +36,10 @@ class Sieve:
         self.score = method.score_of_reference
 
     def keep(self, reference: Embeddings, step: int, counts: Sequence[int]) -> Tensor:
-        """`[m]` int64 rows of all processes' candidates that are kept at step number `step` (from 0).
+        """`[m]` int64 rows, among all processes' candidates, that are kept at step number `step` (from 0).
 
-        They ascend and are where the embeddings are; `reference` has the embeddings of this process's own candidates,
-        and `counts` says how many every process has.
+        They ascend and are on the embeddings' device. `reference` has the embeddings of this process's own candidates,
+        and `counts` the number of candidates of every process.
         """
         size = min(self.size, sum(counts))
         if size == 0:
@@ -54,6 +54,6 @@ class Sieve:
         return chosen.indices.sort().values
 
     def count(self, ledger: Ledger, own: int, whole: int, width: int) -> None:
-        """Count this process's FLOPs in one draw, with `own` candidates of the `whole` number."""
+        """Count this process's FLOPs in one draw, with `own` of the `whole` number of candidates."""
         size = min(self.size, whole)
         count_draw(ledger, self.settings, self.method, self.world, (own, whole), size, [width])

@@ -1,4 +1,4 @@
-"""The choice of a step: which of its candidates are trained on, as the run's plan says."""
+"""The choice of a step's training batch among its candidates, according to the run's plan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.selection import Score, settled
-from aced.pool.concepts import Concepts
+from aced.pool.concept_column import Concepts
 from aced.pool.loader.loading import Loading
 from aced.pool.orders.order import Orders
 from aced.pool.source import Candidates, Column
@@ -27,16 +27,16 @@ from aced.train.scoring.window import Window, WindowedOrder
 
 @dataclass(frozen=True)
 class ChoicePlan:
-    """How the batches of a run are chosen; made once from its config (`make_plan`).
+    """How a run selects its batches; made once from its config (`make_plan`).
 
     Attributes:
-        score: of the draw; None takes candidates as they come: an i.i.d. batch, or what `early` has left.
+        score: of the draw; None takes candidates in order: an i.i.d. batch, or the output of `early`.
         early: thins each super-batch before it is loaded; None loads all of it.
-        sieve: keeps a part of what was loaded, and the student scores no more than that; None keeps all of it.
-        side: side in pixels to which images are reduced for the student to score; None for its own.
-        kept: `[m]` positions that a filter has left of the pool, before training; None without one.
-        window: the steps that choose; None: all of them.
-        concepts: of candidates that are chosen by these; None where a score says which.
+        sieve: keeps a part of the loaded candidates, which the student then scores; None keeps all of it.
+        side: side in pixels to which images are reduced for scoring; None for the student's own.
+        kept: `[m]` positions of the pool that a filter has kept before training; None without one.
+        window: the steps that select; None: all of them.
+        concepts: the selection by concepts; None if a score decides.
     """
 
     score: Score | None = None
@@ -49,14 +49,14 @@ class ChoicePlan:
 
     @property
     def columns(self) -> list[Column]:
-        """What candidates must have been loaded with, or it is loaded when it is asked for."""
+        """The columns that candidates should be loaded with; otherwise these are loaded on demand."""
         return [] if self.concepts is None else [self.concepts]
 
     def order(self, order: Orders, stop: int, loading: Loading) -> Orders:
-        """The order in which candidates are loaded before step `stop`, of the one in which super-batches are drawn.
+        """The order in which candidates are loaded before step `stop`, given the order of super-batches.
 
         Raises:
-            AcedError: a filter does not go with the order, or leaves less than a batch.
+            AcedError: a filter does not suit the order, or leaves less than a batch.
         """
         if self.kept is not None:
             return FilteredOrder(order, self.kept)
@@ -65,20 +65,20 @@ class ChoicePlan:
         return inside if self.window is None else WindowedOrder(order, inside, self.window)
 
     def chooses(self, step: int) -> bool:
-        """Whether step number `step` (from 0) chooses, and does not take candidates as they come."""
+        """Whether step number `step` (from 0) selects, instead of taking candidates in order."""
         return self.window is None or self.window.holds(step)
 
 
 @dataclass(frozen=True)
 class StepChoice:
-    """What a step trains on.
+    """The selection of a step.
 
     Attributes:
-        rows: `[b]` int64 rows of the candidates (of all processes', one after the other), on whichever device.
-        scores: `[B]` scores of single pairs, NaN for candidates that were not scored; None where nothing was.
-        reference: the reference's embeddings of this process's candidates, where they were looked up.
-        each: how many of the rows are of each process's candidates, where that is known without reading them.
-        finite: bool, a scalar: whether all scores were numbers; None where that need not be asked.
+        rows: `[b]` int64 rows of the candidates (of all processes', concatenated), on any device.
+        scores: `[B]` scores of single pairs, NaN for candidates that were not scored; None if none were.
+        reference: the reference's embeddings of this process's candidates, if they were looked up.
+        each: number of rows from each process's candidates, if known without reading them.
+        finite: bool, a scalar: whether all scores were numbers; None if that need not be checked.
     """
 
     rows: Tensor
@@ -92,9 +92,9 @@ def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: 
     """The rows to train on, counted and timed in the ledger.
 
     Args:
-        plan: how.
-        memory: what the student made of pairs before; None where each is embedded anew.
-        candidates: this process's; the others' are with them, and the rows are of all.
+        plan: how to select.
+        memory: the student's earlier embeddings of pairs; None if each is embedded anew.
+        candidates: this process's; the rows are among those of all processes.
         at: the step.
     """
     chooses = plan.chooses(at.step)
@@ -104,7 +104,7 @@ def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: 
         rows, each = drawn_by_concepts(plan.concepts, candidates, at)
         return StepChoice(rows, each=each)
     if not chooses or plan.score is None:
-        # Several processes share out what is here, for which they must know it.
+        # Several processes divide the candidates that are here, for which they must know their number.
         device = candidates.indices.device if at.world.size == 1 else None
         return StepChoice(torch.arange(min(at.settings.batch, sum(at.counts)), device=device))
     with at.ledger.timed("score"):
@@ -112,7 +112,7 @@ def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: 
     if plan.sieve is None:
         choice = _drawn(plan.score, _student(plan, memory, candidates, reference, at), reference, at)
         return replace(choice, reference=reference)
-    assert reference is not None  # a cascade is of two models
+    assert reference is not None  # a cascade has two models
     kept = _kept(plan.sieve, reference, at)
     each = each_kept(kept, plan.sieve.size, at.counts, at.settings.scope)
     mine, then = own_part(kept, each, at.counts, at.world.rank), replace(at, counts=each, positions=at.positions[kept])
@@ -125,7 +125,7 @@ def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: 
 
 
 def _kept(sieve: Sieve, reference: Embeddings, at: Moment) -> Tensor:
-    """The rows that the sieve keeps, of all processes' candidates."""
+    """The rows that the sieve keeps, among all processes' candidates."""
     with at.ledger.timed("select"):
         kept = sieve.keep(reference, at.step, at.counts)
         sieve.count(at.ledger, len(reference), sum(at.counts), reference.image.shape[1])
@@ -135,7 +135,7 @@ def _kept(sieve: Sieve, reference: Embeddings, at: Moment) -> Tensor:
 def _student(
     plan: ChoicePlan, memory: Memory | None, candidates: Candidates, reference: Embeddings | None, at: Moment
 ) -> Embeddings | None:
-    """The student's embeddings, where the method scores by them."""
+    """The student's embeddings, if the method uses them for scoring."""
     if not at.method.scores_student:
         return None
     with at.ledger.timed("score"):
@@ -145,10 +145,10 @@ def _student(
 
 
 def _drawn(score: Score, student: Embeddings | None, reference: Embeddings | None, at: Moment) -> StepChoice:
-    """The batch, of all candidates."""
+    """The batch, from all candidates."""
     with at.ledger.timed("select"):
         chosen = draw(at, score, at.settings.batch, student, reference)
         each = settled(min(at.settings.batch, sum(at.counts)), at.counts, at.settings.scope)
-        # A CPU's were looked at when they were drawn.
+        # On a CPU they were checked during the draw.
         finite = None if chosen.scores.device.type == "cpu" else chosen.finite()
         return StepChoice(chosen.indices, chosen.scores, each=each, finite=finite)

@@ -1,4 +1,4 @@
-"""The draw of a step with the run's settings, over the candidates of all processes, counted in the ledger."""
+"""The draw of a step's batch with the run's settings, from the candidates of all processes, counted in the ledger."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def draw(at: Moment, score: Score, size: int, student: Embeddings | None, refere
     """The draw of a step, at most `size` rows, counted in the ledger.
 
     Raises:
-        AcedError: what the draw refuses, with the number of the step; on a CPU also embeddings that it cannot work
-            with. A GPU would have to be waited for: `Selection.finite` says there, later, whether it could.
+        AcedError: as the draw, with the number of the step; on a CPU also for embeddings that are not finite. That
+            would wait for a GPU: there `Selection.finite` reports it later.
     """
     needed = [e for e in (student, reference) if e is not None]
     own, whole = len(needed[0]), sum(at.counts)
@@ -62,8 +62,8 @@ def count_draw(
 ) -> None:
     """Count this process's FLOPs in a draw of `size` by models of these widths.
 
-    `candidates` are how many this process has and how many all have. Unless the scope is local each of its own meets
-    what all have chosen, so that the processes' counts add up to those of one.
+    `candidates` are this process's number and the total. Unless the scope is local, each of its own is compared with
+    all that were chosen, so the processes' counts add up to those of one.
     """
     own, whole = candidates
     if settings.scope == "local":

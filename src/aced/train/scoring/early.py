@@ -1,4 +1,4 @@
-"""What a cached reference decides alone, decided before loading: only what it keeps is read and decoded."""
+"""Selection before loading by a cached reference: only the pairs that it keeps are read and decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aced.train.scoring.cascade import Sieve
 
 
 class _Unread(Source):
-    """A source of which nothing is read: of its samples the cache alone is asked."""
+    """A source that is never read: for its samples only the cache is queried."""
 
     name, fingerprint = "the super-batches", ""
 
@@ -40,14 +40,14 @@ class _Unread(Source):
 
 
 class _Kept(NamedTuple):
-    """What is kept of a super-batch: its positions, and how many of them each rank has looked up."""
+    """The kept part of a super-batch: its positions, and how many of them each rank has looked up."""
 
     positions: Tensor
     parts: list[int]
 
 
 class _Drawn(NamedTuple):
-    """A draw that a GPU may not have made yet: all positions, how many each rank has looked up, and the rows kept."""
+    """A draw that a GPU may not have finished yet: all positions, each rank's number of lookups, and the rows kept."""
 
     positions: Tensor
     counts: list[int]
@@ -55,19 +55,19 @@ class _Drawn(NamedTuple):
 
 
 class SievedOrder(Orders):
-    """An order of which, at each step, only what the sieve keeps is loaded.
+    """An order that loads, at each step, only the pairs that the sieve keeps.
 
-    What the sieve goes by comes from loading processes too, of its own: they look up super-batches ahead, and the main
-    process only draws. Of several processes each looks up its part of a super-batch, and they draw together: a loader
-    asks for its order in the main process, at the same steps in all of them. What is kept they load in equal parts; but
-    where each reads tars of its own, each loads what was kept of its part.
+    Separate loading processes look up the sieve's inputs ahead; the main process only draws. With several processes,
+    each looks up its part of a super-batch and they draw together: a loader queries its order in the main process, at
+    the same steps in all of them. They load the kept pairs in equal parts; but if each reads its own tars, each loads
+    the kept pairs of its part.
 
     Args:
         order: the super-batches.
         sieve: keeps a part of each.
-        reference: whose cached embeddings it keeps it by.
+        reference: the reference whose cached embeddings decide.
         stop: the step before which the run ends.
-        loading: who reads what is kept; no more than a quarter of as many processes look up.
+        loading: the processes that read the kept pairs; at most a quarter as many look up embeddings.
     """
 
     def __init__(self, order: Orders, sieve: Sieve, reference: Cached, stop: int, loading: Loading) -> None:
@@ -84,21 +84,21 @@ class SievedOrder(Orders):
         return self._kept(step).positions
 
     def epochs(self, step: int) -> Tensor:
-        """As in `Orders`, of what is kept."""
+        """As in `Orders`, for the kept pairs."""
         return torch.full_like(self.indices(step), self.epoch_of(step))
 
     def parts(self, step: int, world: int) -> list[int]:
-        """As in `Orders`, of what is kept."""
+        """As in `Orders`, for the kept pairs."""
         kept = self._kept(step)
         return kept.parts if self.uneven else [len(part) for part in kept.positions.tensor_split(world)]
 
     def _kept(self, step: int) -> _Kept:
-        """What is kept of a step; of that asked for last it is known."""
+        """The kept part of a step; the latest one is remembered."""
         if step != self._next - 1:
             if step != self._next:
                 self._found, self._coming = self._looked_up(step), None
             drawn, self._coming = self._coming or self._drawn(step), None
-            # A GPU draws a step ahead, so that nobody waits for what is queued there before the draw.
+            # A GPU draws a step ahead, so that nothing waits for work queued before the draw.
             if self._reference.device.type == "cuda" and step + 1 < self._stop:
                 self._coming = self._drawn(step + 1)
             self._sieved, self._next = _kept_of(drawn), step + 1
@@ -112,7 +112,7 @@ class SievedOrder(Orders):
         return _Drawn(torch.cat(found), counts, Readout(rows))
 
     def _looked_up(self, step: int) -> Iterator[Candidates]:
-        """What the cache has of this process's part of the super-batches from a step on."""
+        """The cache's embeddings of this process's part of the super-batches from a step on."""
         world, loading = self._sieve.world, self._loading
         return feed(
             Fill(_Unread(self.n), [], self._reference.columns),
@@ -135,9 +135,9 @@ class Early:
 
     Attributes:
         sieve: keeps a part of each super-batch.
-        reference: whose cached embeddings it keeps it by.
+        reference: the reference whose cached embeddings decide.
         super_batch: B.
-        again: whether what was loaded is looked up (and so counted) once more, to choose or to distil.
+        again: whether the loaded pairs are looked up (and so counted) once more, to select or to distil.
     """
 
     sieve: Sieve
@@ -146,11 +146,11 @@ class Early:
     again: bool
 
     def order(self, order: Orders, stop: int, loading: Loading) -> Orders:
-        """The order in which what is kept is loaded, by whom and up to which step."""
+        """The order that loads the kept pairs, with these loading processes, up to this step."""
         return SievedOrder(order, self.sieve, self.reference, stop, loading)
 
     def count(self, ledger: Ledger, loaded: int) -> None:
-        """Count one super-batch, of which this process has `loaded`: the sieve ran where there is no ledger."""
+        """Count one super-batch with `loaded` pairs in this process: the sieve itself had no ledger."""
         own = self.super_batch // self.sieve.world.size
         self.sieve.count(ledger, own, self.super_batch, self.reference.width)
         ledger.cached_flops += (own - (loaded if self.again else 0)) * self.reference.forward_flops

@@ -1,4 +1,4 @@
-"""The filter of a pool: once, before training, what the reference takes for a right pair; then random batches of it.
+"""A filter on the pool, once before training: the pairs that the reference finds matching; then random batches.
 
 Source: DataComp's CLIP filter (arXiv 2304.14108) and data filtering networks (arXiv 2309.17425).
 """
@@ -15,14 +15,14 @@ from aced.runs.ledger import Ledger
 from aced.train.providers import Cached, Provider
 
 _AT_ONCE = 1 << 16
-"""Pairs whose embeddings are looked up at once."""
+"""Number of pairs looked up at once."""
 
 
 def similarities(store: Store) -> Tensor:
-    """`[n]` float32 similarity x.y of each pair's image and text; minus infinity for one without embeddings.
+    """`[n]` float32 similarity x.y of each pair's image and text; minus infinity for a pair without embeddings.
 
     Raises:
-        AcedError: a side-car that was there cannot be read any more.
+        AcedError: a side-car can no longer be read.
     """
     parts = []
     with store.lent() as lent:
@@ -33,11 +33,11 @@ def similarities(store: Store) -> Tensor:
 
 
 def kept_pairs(scores: Tensor, thrown: float) -> Tensor:
-    """`[m]` int64 positions, ascending, of the pairs with the largest scores; of equal ones the first.
+    """`[m]` int64 positions, ascending, of the pairs with the largest scores; ties go to the first.
 
     Args:
         scores: `[n]`; minus infinity for pairs that are never kept.
-        thrown: the share of the others that is thrown away.
+        thrown: the share of the others that is discarded.
     """
     usable = int((scores > -torch.inf).sum())
     best = scores.argsort(descending=True, stable=True)[: round((1 - thrown) * usable)]
@@ -48,11 +48,11 @@ def filtered(reference: Provider | None, thrown: float, ledger: Ledger) -> Tenso
     """The positions that a run with a filter trains on, counted and timed in its ledger.
 
     Raises:
-        AcedError: the reference's embeddings are not cached, or a side-car cannot be read any more.
+        AcedError: the reference's embeddings are not cached, or a side-car can no longer be read.
     """
     if not isinstance(reference, Cached):
         raise AcedError(
-            "A filter compares image and text of every pair of the pool before training and so needs the reference's "
+            "A filter compares image and text of every pair of the pool before training, so it needs the reference's "
             "cached embeddings: set reference.cache."
         )
     with ledger.timed("select"):
@@ -62,20 +62,20 @@ def filtered(reference: Provider | None, thrown: float, ledger: Ledger) -> Tenso
 
 
 class FilteredOrder(Orders):
-    """Super-batches of what was kept alone: epochs are permutations of it.
+    """Super-batches of the kept pairs only: epochs are permutations of them.
 
     Args:
         order: of the whole pool.
         kept: `[m]` ascending positions.
 
     Raises:
-        AcedError: the order is not one of single pairs, or what was kept is less than a batch.
+        AcedError: the order is not one of single pairs, or fewer pairs were kept than a batch has.
     """
 
     def __init__(self, order: Orders, kept: Tensor) -> None:
         if not isinstance(order, Order):
             raise AcedError(
-                "A filter leaves pairs of any tar, and data.locality and data.weights order whole tars or sources: set "
+                "A filter keeps single pairs, but data.locality and data.weights order whole tars or sources: set "
                 "data.locality=0 and leave out data.weights."
             )
         if len(kept) < order.batch:

@@ -1,4 +1,4 @@
-"""Where the memory keeps each sample, in as much memory as there are samples in it, whatever the size of the data."""
+"""The table of places in the memory; its size depends on the samples in it and not on the data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class Held:
-    """A table from samples to places, both int64 on the CPU: the samples in ascending order, and the place of each.
+    """A table from samples to places, both int64 on the CPU: samples in ascending order, with the place of each.
 
-    16 bytes an entry. Looking up m of n takes m binary searches, and a change takes a copy of the n entries.
+    16 bytes an entry. Looking up m of n takes m binary searches, and a change copies the n entries.
     """
 
     def __init__(self) -> None:
@@ -19,14 +19,14 @@ class Held:
         return len(self._samples)
 
     def of(self, samples: Tensor) -> Tensor:
-        """`[m]` samples to `[m]` places; -1 for those that have none."""
+        """`[m]` samples to `[m]` places; -1 for those without one."""
         if not len(self):
             return torch.full_like(samples, -1)
         row = torch.searchsorted(self._samples, samples).clamp_(max=len(self) - 1)
         return self._places[row].masked_fill_(self._samples[row] != samples, -1)
 
     def put(self, samples: Tensor, places: Tensor) -> None:
-        """Give samples that have none a place, `[m]` each; no sample may come twice."""
+        """Assign places `[m]` to samples without one; no sample may occur twice."""
         samples, order = samples.sort()
         row = torch.searchsorted(self._samples, samples) + torch.arange(len(samples))
         new = torch.zeros(len(self) + len(samples), dtype=torch.bool)
@@ -35,7 +35,7 @@ class Held:
         self._places = _merged(new, self._places, places[order])
 
     def drop(self, samples: Tensor) -> None:
-        """Take the places of samples `[m]` away, each of which has one."""
+        """Remove the places of samples `[m]`, each of which has one."""
         kept = torch.ones(len(self), dtype=torch.bool)
         kept[torch.searchsorted(self._samples, samples)] = False
         self._samples, self._places = self._samples[kept], self._places[kept]

@@ -1,4 +1,4 @@
-"""The student's embeddings of earlier steps, by sample: what was embedded a few steps ago is not embedded again."""
+"""The memory of the student's embeddings by sample, so that recent ones are not computed again."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from aced.train.scoring.moment import Moment
 from aced.train.scoring.unseen import Guess
 
 _Journal = list[tuple[Tensor, dict[str, Tensor]]]
-"""Of each `put` the samples, and what was here of them before."""
+"""For each `put` the samples, and their previous entries."""
 _FIRST = 1024
-"""Places for embeddings to begin with; doubled where they do not suffice."""
+"""Initial number of places for embeddings; doubled when they do not suffice."""
 
 
 class Memory:
     """Embeddings of samples, each with the number of the step whose weights made it.
 
-    It holds what was seen within the last `age` steps or so, and so does not grow with the data.
+    It holds samples seen within about the last `age` steps, and so does not grow with the data.
 
-    The training forward pass of every step refreshes it for nothing. It is the same in all processes. Positions and
-    steps are on the CPU, embeddings where they were made.
+    The training forward pass of every step refreshes it at no cost. It is the same in all processes. Positions and
+    steps are on the CPU, embeddings on their original device.
 
     Args:
-        age: how many steps old an embedding may be.
-        guess: what to take for pairs that are not here; None where they are to be embedded.
+        age: maximum age of an embedding in steps.
+        guess: predicts embeddings of pairs that are not here; None if these are to be embedded.
     """
 
     def __init__(self, age: int, guess: Guess | None = None) -> None:
@@ -40,30 +40,30 @@ class Memory:
     def clear(self) -> None:
         """Forget everything."""
         self._held_at = Held()
-        self._sample = torch.full((_FIRST,), -1)  # in each place; -1: free
+        self._sample = torch.full((_FIRST,), -1)  # of each place; -1: free
         self._step = torch.zeros(_FIRST, dtype=torch.int64)
         self._image = self._text = torch.empty(_FIRST, 0)
-        # What was replaced since each of the last two `keep`.
+        # Entries replaced since each of the last two `keep`.
         self._replaced: deque[_Journal] = deque(maxlen=2)
-        self._coming: Callable[[], None] | None = None  # what training made, until its positions are known
+        self._coming: Callable[[], None] | None = None  # training's embeddings, until their positions are known
 
     def __len__(self) -> int:
         self._settle()
         return int((self._sample >= 0).sum())
 
     def missing(self, indices: Tensor, step: int) -> Tensor:
-        """`[m]` int64 rows of `indices` `[B]` (on the CPU, here and below) that are not here, or too old at `step`."""
+        """`[m]` int64 rows of `indices` `[B]` (on the CPU, here and below) that are missing, or too old at `step`."""
         return (self.made(indices, step) < 0).nonzero().flatten()
 
     def made(self, indices: Tensor, step: int) -> Tensor:
-        """`[B]` int64 the steps whose weights made the embeddings; -1 for what is missing."""
+        """`[B]` int64 the steps whose weights made the embeddings; -1 for missing ones."""
         self._settle()
         place = self._held_at.of(indices)
         made = self._step[place.clamp(min=0)]
         return made.masked_fill((place < 0) | (step - made > self.age), -1)
 
     def put(self, indices: Tensor, image: Tensor, text: Tensor, step: int) -> None:
-        """Remember embeddings `[m, d]` made with the weights of step `step`; earlier ones are replaced."""
+        """Store embeddings `[m, d]` made with the weights of step `step`; earlier ones are replaced."""
         self._settle()
         self._put(indices, image, text, step, self._replaced[-1] if self._replaced else None)
 
@@ -77,7 +77,7 @@ class Memory:
         place = self._held_at.of(indices)
         is_new = place < 0
         if is_new.any():
-            self._step[place[~is_new]] = step  # or making room would forget those that are too old until now
+            self._step[place[~is_new]] = step  # otherwise making room would remove old entries that are now refreshed
             new, free = indices[is_new], self._free(int(is_new.sum()), step)
             self._held_at.put(new, free)
             self._sample[free] = new
@@ -87,12 +87,12 @@ class Memory:
         self._image[there], self._text[there] = image, text
 
     def trained(self, positions: Tensor, embedded: Embeddings, known: Embeddings | None, at: Moment) -> None:
-        """Take in what the training forward pass made of its batch, all processes' shares of it.
+        """Add the embeddings that the training forward pass made of its batch, all processes' shares of it.
 
         Args:
-            positions: `[b]` in the source, of the batch; those on a GPU are read when they are needed, a step later.
-            embedded: `[b, d]` of it, without gradient.
-            known: the reference's of the same pairs; there are some wherever there is a guess.
+            positions: `[b]` in the source, of the batch; on a GPU they are read when needed, a step later.
+            embedded: `[b, d]` the embeddings, without gradient.
+            known: the reference's embeddings of the same pairs, whenever there is a guess.
             at: the step.
         """
         self._settle()
@@ -105,16 +105,16 @@ class Memory:
             self.guess.improve(known, embedded, at.ledger)
 
     def keep(self) -> None:
-        """From now on note what is replaced, so that `back` can put it back."""
+        """From now on record replaced entries, so that `back` can restore them."""
         self._replaced.append([])
         if self.guess is not None:
             self.guess.keep()
 
     def back(self) -> None:
-        """Undo what happened since the last `keep`, and called again what happened since the `keep` before."""
+        """Undo the changes since the last `keep`; a second call undoes those since the one before."""
         self._settle()
         replaced = self._replaced.pop()
-        kept, self._replaced = self._replaced, deque(maxlen=2)  # what is put back replaces nothing
+        kept, self._replaced = self._replaced, deque(maxlen=2)  # restored entries replace nothing
         for indices, held in reversed(replaced):
             place = self._held_at.of(indices)
             self._sample[place[place >= 0]] = -1
@@ -125,13 +125,13 @@ class Memory:
             self.guess.back()
 
     def _settle(self) -> None:
-        """Take in what training made last."""
+        """Add the latest embeddings from training."""
         if self._coming is not None:
             coming, self._coming = self._coming, None
             coming()
 
     def _held(self, indices: Tensor) -> dict[str, Tensor]:
-        """What is here of these samples, by name."""
+        """The entries of these samples, by name."""
         place = self._held_at.of(indices)
         place = place[place >= 0]
         there = sent(place, self._image.device)
@@ -148,9 +148,9 @@ class Memory:
         return self._image[place], self._text[place]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state that an exactly resumed run needs, by name; the same whatever places it lies in.
+        """The state that an exactly resumed run needs, by name; independent of the places.
 
-        That is what is here and may still be used, below `memory.`, and the guess's, below `fit.`.
+        It consists of entries that may still be used, below `memory.`, and the guess's state, below `fit.`.
         """
         self._settle()
         held = self._sample >= 0
@@ -160,7 +160,7 @@ class Memory:
         return {f"memory.{k}": v for k, v in held_now.items()} | {f"fit.{k}": v for k, v in fitted.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave, of whatever number of processes, in place of what is here."""
+        """Restore the output of `tensors`, from any number of processes."""
         self.clear()
         self._take({k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")})
         if self.guess is not None:
@@ -172,9 +172,9 @@ class Memory:
             self.put(tensors["sample"][made], tensors["image"][made], tensors["text"][made], step)
 
     def _free(self, count: int, step: int) -> Tensor:
-        """`[count]` free places, after forgetting what is too old and growing where that is not enough.
+        """`[count]` free places, after removing entries that are too old and growing if that is not enough.
 
-        Too old also for the step before, to which a run may go back.
+        Too old also for the step before, to which a run may return.
         """
         free = (self._sample < 0).nonzero().flatten()
         if len(free) < count:

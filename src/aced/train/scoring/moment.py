@@ -1,4 +1,4 @@
-"""What the choice of one step works with, so that it need not know the trainer."""
+"""The context of one step's choice, so that it need not know the trainer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from aced.train.settings import StepSettings
 
 @dataclass(frozen=True)
 class Moment:
-    """One step's surroundings.
+    """The context of a step.
 
     Attributes:
         step: its number, from 0.
-        world: the processes that choose together.
-        counts: how many candidates each of them has.
+        world: the processes that select together.
+        counts: number of candidates of each of them.
         positions: `[B]` positions in the source of all candidates.
         method: the row of the methods table.
         settings: numbers of the run.
-        student: embeds candidates with its present weights.
-        reference: embeds them too; None for a method that needs none.
+        student: embeds candidates with its current weights.
+        reference: embeds them too; None for a method without one.
         generator: of the draw.
         ledger: where time and FLOPs are counted.
     """

@@ -1,4 +1,4 @@
-"""Between one process's candidates and those of all, which follow one another in the order of processes."""
+"""Conversion between one process's candidates and those of all, concatenated in the order of processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from aced.core.selection_ranks import Scope
 
 
 def each_kept(rows: Tensor, size: int, counts: list[int], scope: Scope) -> list[int]:
-    """How many of `rows` of all processes' candidates each process has, which a draw of at most `size` has chosen.
+    """How many of `rows`, chosen among all candidates by a draw of at most `size`, each process has.
 
-    Where the processes' candidates compete, only the rows tell; to read them a GPU is waited for.
+    If the processes' candidates compete, only the rows show it; reading them waits for a GPU.
     """
     if len(counts) == 1:
         return [len(rows)]
@@ -21,21 +21,21 @@ def each_kept(rows: Tensor, size: int, counts: list[int], scope: Scope) -> list[
 
 
 def own_part(rows: Tensor, each: list[int], counts: list[int], rank: int) -> Tensor:
-    """Rows among one process's candidates, of ascending `rows` of all processes', of which each process has so many."""
+    """Rows among one process's candidates, from ascending `rows` among all and each process's number of them."""
     start = sum(each[:rank])
     return rows[start : start + each[rank]] - sum(counts[:rank])
 
 
 def own_rows(rows: Tensor, counts: list[int], rank: int) -> Tensor:
-    """Rows among one process's candidates, of `rows` of all processes' that have `counts`; in the same order."""
+    """Rows among one process's candidates, from `rows` among all processes', which have `counts`; in the same order."""
     rows = rows - sum(counts[:rank])
     return rows[(rows >= 0) & (rows < counts[rank])]
 
 
 def each_has(rows: Tensor, counts: list[int]) -> list[int]:
-    """How many of `rows` of all processes' candidates each has; they have `counts` candidates.
+    """How many of `rows` among all candidates each process has; they have `counts` candidates.
 
-    Of several processes the rows are read, for which a GPU is waited for.
+    With several processes the rows are read, which waits for a GPU.
     """
     if len(counts) == 1:
         return [len(rows)]

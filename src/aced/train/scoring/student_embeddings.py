@@ -1,4 +1,4 @@
-"""The student's embeddings of candidates, to score them by: computed now, remembered, or predicted."""
+"""The student's embeddings of candidates for scoring: computed now, remembered, or predicted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACE = 2
 
 
 def embed(candidates: Candidates, at: Moment, side: int | None = None) -> Embeddings:
-    """`[B, d]` float32 by the student as it is now: in evaluation mode, without gradient and in micro-batches.
+    """`[B, d]` float32 by the current student: in evaluation mode, without gradient and in micro-batches.
 
     Args:
         candidates: this process's.
@@ -33,39 +33,39 @@ def embed(candidates: Candidates, at: Moment, side: int | None = None) -> Embedd
     tower = Resized(at.student, side) if side else at.student
     with autocast(at.student.device, at.settings.precision):
         embedded = tower.score(candidates, at.settings.micro_batch)
-    # Whatever the towers ran in: what training gives is float32 too, and so is the embedding of nothing.
+    # Whatever the towers' precision: training's embeddings are float32 too, and so are those of zero pairs.
     return replace(embedded, image=embedded.image.float(), text=embedded.text.float())
 
 
 def recall(
     memory: Memory, candidates: Candidates, reference: Embeddings | None, at: Moment, side: int | None = None
 ) -> Embeddings:
-    """The student's embeddings of candidates from the memory, with the student's present scale and bias.
+    """The student's embeddings of candidates from the memory, with the student's current scale and bias.
 
     Args:
-        memory: what is known of them.
+        memory: the known embeddings.
         candidates: this process's.
-        reference: the reference's embeddings of them, which a guess is made from.
+        reference: the reference's embeddings of them, the input of a guess.
         at: the step.
-        side: as in `embed`, which embeds what the memory lacks.
+        side: as in `embed`, which computes missing embeddings.
 
     Returns:
-        `[B, d]`; with a guess, in which case the student embeds no more than that wants refreshed, `[B, d + 2]`.
+        `[B, d]`; with a guess, in which case the student only embeds those due for a refresh, `[B, d + 2]`.
     """
     if memory.guess is None:
         image, text = _remembered(memory, candidates, at, side)
     else:
-        assert reference is not None  # there is one wherever there is a guess
+        assert reference is not None  # a guess implies a reference
         image, text = _guessed(memory, memory.guess, candidates, reference, at)
     scale, bias = at.student.scale_and_bias()
     return Embeddings(image, text, scale, bias).detach()
 
 
 def _remembered(memory: Memory, candidates: Candidates, at: Moment, side: int | None) -> tuple[Tensor, Tensor]:
-    """Images and texts from the memory, into which goes first what it lacks.
+    """Images and texts from the memory, after adding missing ones.
 
-    Several processes give each other what they embed, so that each remembers what one process would. A GPU is waited
-    for: what is missing decides how many are to be embedded.
+    Processes exchange their embeddings, so that each remembers what a single process would. This waits for a GPU: the
+    number of missing embeddings must be known.
     """
     positions = at.positions.cpu()
     _embed_some(memory, memory.missing(positions, at.step), candidates, positions, at, side)
@@ -75,10 +75,10 @@ def _remembered(memory: Memory, candidates: Candidates, at: Moment, side: int | 
 def _guessed(
     memory: Memory, guess: Guess, candidates: Candidates, reference: Embeddings, at: Moment
 ) -> tuple[Tensor, Tensor]:
-    """Images and texts from the memory, or guessed.
+    """Images and texts from the memory, or predicted.
 
-    A guess is at most of length 1. The missing norm goes into two extra dimensions, one for images and one for texts,
-    which are orthogonal to everything. A GPU is waited for, as in `_remembered`.
+    A prediction has at most length 1. The missing norm goes into two extra dimensions, one for images and one for
+    texts, orthogonal to everything. This waits for a GPU, as `_remembered` does.
     """
     everyones = at.positions.cpu()
     if guess.refreshed and at.step % _PACE == 0:
@@ -100,7 +100,7 @@ def _guessed(
 
 
 def _refresh(memory: Memory, count: int, candidates: Candidates, positions: Tensor, at: Moment) -> None:
-    """Embed those of all processes' candidates that were embedded longest ago."""
+    """Embed those of all processes' candidates whose embeddings are the oldest."""
     oldest = memory.made(positions, at.step).sort(stable=True).indices[:count].sort().values
     _embed_some(memory, oldest, candidates, positions, at)
 
@@ -110,7 +110,7 @@ def _embed_some(
 ) -> None:
     """Embed ascending `rows` of all processes' candidates and remember them; each process embeds its own.
 
-    `positions` are those of all candidates; they are on the CPU, as the rows are.
+    `positions` are those of all candidates, on the CPU like the rows.
     """
     mine = own_rows(rows, at.counts, at.world.rank)
     embedded = embed(candidates[sent(mine, candidates.indices.device)], at, side)
@@ -119,5 +119,5 @@ def _embed_some(
 
 
 def _own(positions: Tensor, at: Moment) -> Tensor:
-    """This process's, of all candidates' positions."""
+    """This process's part of all candidates' positions."""
     return positions.split(at.counts)[at.world.rank]

@@ -1,4 +1,4 @@
-"""What the student would make of a pair that it has not seen, guessed from what the reference has made of it."""
+"""Prediction of the student's embedding of an unseen pair from the reference's."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from aced.train.distributed import World
 
 
 class Guess:
-    """Linear maps from the reference's embeddings to the student's, which cost no pass of either model.
+    """Linear maps from the reference's embeddings to the student's, which need no forward pass of either model.
 
-    They are fitted, at each step, to the pairs that were trained on, alike in all processes.
+    They are fitted at each step to the pairs of the batch, identically in all processes.
 
     Args:
         width: of the reference's embeddings.
         student: the model that is predicted.
         world: the processes, which share the cost of the fit.
-        refreshed: how many candidates are embedded at a step after all, as a mean, by all processes together; those
-            that were embedded longest ago, or never.
+        refreshed: average number of candidates to embed at a step all the same, over all processes; those with the
+            oldest embeddings, or none.
     """
 
     def __init__(self, width: int, student: Tower, world: World, refreshed: int = 0) -> None:
@@ -32,21 +32,21 @@ class Guess:
         self.fit = LinearFit(width, student.width, student.device)
 
     def of(self, reference: Embeddings, ledger: Ledger) -> tuple[Tensor, Tensor]:
-        """Images and texts `[m, d]` float32, of length 1 at most, of pairs that the reference embeds so `[m, D]`."""
+        """Images and texts `[m, d]` float32, of length 1 at most, for pairs with reference embeddings `[m, D]`."""
         ledger.flops["scoring"] += self.fit.predict_flops(len(reference))
         return self.fit.predict(reference)
 
     def improve(self, known: Embeddings, embedded: Embeddings, ledger: Ledger) -> None:
-        """Fit the maps, too, to what the reference `[m, D]` and training `[m, d]` made of the same pairs."""
+        """Update the fit with reference `[m, D]` and training `[m, d]` embeddings of the same pairs."""
         self.fit.update(known, embedded)
         ledger.flops["scoring"] += self.share * self.fit.update_flops(len(known))
 
     def keep(self) -> None:
-        """Remember the maps as they are, and those at the `keep` before."""
+        """Remember the current maps, and those of the previous `keep`."""
         self._kept.append(self.fit.tensors())
 
     def back(self) -> None:
-        """Go back to the maps at the last `keep`, and called again to those at the one before."""
+        """Return to the maps of the latest `keep`; a second call returns to those before it."""
         self.fit.load(self._kept.pop())
 
     def tensors(self) -> dict[str, Tensor]:
@@ -54,5 +54,5 @@ class Guess:
         return self.fit.tensors()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
+        """Restore the output of `tensors`."""
         self.fit.load(tensors)

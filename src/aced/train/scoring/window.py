@@ -1,4 +1,4 @@
-"""Selection for a part of the run: the steps that choose, and what is loaded for the others."""
+"""Selection for a part of the run: the steps that select, and the pairs loaded for the others."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from aced.pool.orders.order import Orders
 
 @dataclass(frozen=True)
 class Window:
-    """The steps that choose their batches; the others train on random ones.
+    """The steps that select their batches; the others train on random ones.
 
     Attributes:
-        first: the first step that chooses, from 0.
-        end: the step before which it ends.
+        first: the first step that selects, from 0.
+        end: the step before which selection ends.
         batch: b, pairs of a random batch.
         ranks: processes that share it.
     """
@@ -29,23 +29,23 @@ class Window:
 
     @classmethod
     def of(cls, since: float, until: float, steps: int, batch: int, ranks: int) -> Window:
-        """From shares of a run: step s chooses where since <= s / steps < until."""
+        """From shares of a run: step s selects if since <= s / steps < until."""
         return cls(math.ceil(since * steps - 1e-9), math.ceil(until * steps - 1e-9), batch, ranks)
 
     def holds(self, step: int) -> bool:
-        """Whether step number `step` (from 0) chooses."""
+        """Whether step number `step` (from 0) selects."""
         return self.first <= step < self.end
 
 
 class WindowedOrder(Orders):
-    """An order of which a step outside of the window loads b pairs only, the first ones of each process's part.
+    """An order whose steps outside the window load only b pairs, the first ones of each process's part.
 
-    Super-batches are random, so that these are a random batch; which they are follows from (seed, step) alone.
+    Super-batches are random, so these are a random batch, which depends only on (seed, step).
 
     Args:
         plain: the super-batches.
-        inside: what of them is loaded where a step chooses.
-        window: which steps do.
+        inside: the pairs loaded of them at a step that selects.
+        window: the steps that select.
     """
 
     uneven = True  # steps have different numbers
@@ -55,7 +55,7 @@ class WindowedOrder(Orders):
         self._plain, self._inside, self._window = plain, inside, window
 
     def indices(self, step: int) -> Tensor:
-        """As in `Orders`; `[b]` outside of the window."""
+        """As in `Orders`; `[b]` outside the window."""
         return self._inside.indices(step) if self._window.holds(step) else self._some(step, self._plain.indices(step))
 
     def epochs(self, step: int) -> Tensor:
@@ -67,7 +67,7 @@ class WindowedOrder(Orders):
         if self._window.holds(step):
             return self._inside.parts(step, world)
         if step < self._window.first < self._window.end:
-            # What looks up ahead starts its processes now, before those that load are started and watched.
+            # Lookup processes start now, before the loading processes are started and watched.
             self._inside.parts(self._window.first, world)
         each, more = divmod(self._window.batch, world)
         return [each + (rank < more) for rank in range(world)]

@@ -1,4 +1,4 @@
-"""The concepts of pairs as a column of a batch: what a field of the sample's .json says is in the picture."""
+"""The concepts of pairs, a column of a batch: what the image shows according to a field of the sample's .json."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from aced.errors import AcedError
 from aced.pool.source import CUT, Candidates, Column, Source
 
 MOST = 64
-"""Concepts of a pair that are kept."""
+"""Concepts per pair that are kept."""
 _LOOKED_AT = 256
-"""Pairs that are asked whether the pool has concepts at all."""
+"""Number of pairs that are checked for whether the pool has concepts at all."""
 
 
 class Concepts(Column):
-    """The concepts of each pair, `[B, 64]` int64 ids in ascending order, and -1 behind a pair's last one.
+    """The concepts of each pair, `[B, 64]` int64 ids in ascending order, and -1 after a pair's last one.
 
-    A concept is a word or a few; its id follows from its letters alone, whatever their case.
+    A concept is a word or a few; its id depends only on its letters, ignoring case.
 
     Args:
-        source: gives the values, by its method `fields_at`.
-        field: their name.
+        source: provides the values, through its method `fields_at`.
+        field: name of the field.
 
     Raises:
-        AcedError: the source has no such values, as far as some of its pairs tell.
+        AcedError: the source has no such values, judging by some of its pairs.
     """
 
     def __init__(self, source: Source, field: str) -> None:
@@ -37,8 +37,8 @@ class Concepts(Column):
         if not any(map(concepts_of, source.fields_at(field, range(0, len(source), step)))):
             raise AcedError(
                 f"{source.name}: no pair has concepts in '{field}', a word or a list of words: name the field of the "
-                "samples' .json that holds them (data.concept_field), define fields_at for a source of your own, or "
-                "take another method."
+                "samples' .json that holds them (data.concept_field), define fields_at in your own source, or "
+                "use another method."
             )
 
     def load(self, candidates: Candidates) -> Tensor:
@@ -55,7 +55,7 @@ class Concepts(Column):
 
 
 def concepts_of(value: object) -> list[str]:
-    """The concepts that a field of a .json names: a word, or those of a list; what is no text is none."""
+    """The concepts in a field of a .json: a word, or those of a list; anything but text is ignored."""
     words = value if isinstance(value, list) else [value]
     return [clean for word in words if isinstance(word, str) and (clean := " ".join(word.casefold().split()))]
 
