@@ -1,7 +1,7 @@
 """A picture of a terminal: what a command printed, as SVG that needs nothing else.
 
-    FORCE_COLOR=1 TTY_INTERACTIVE=0 COLUMNS=100 aced demo --quick > runs/quick.txt
-    python docs/terminal.py "aced demo --quick" runs/quick.txt docs/img/terminal.svg
+    FORCE_COLOR=1 TTY_INTERACTIVE=0 COLUMNS=100 aced demo --quick --threads 1 > runs/quick.txt
+    python docs/terminal.py "aced demo --quick --threads 1" runs/quick.txt docs/img/terminal.svg
 
 Blank lines in a row become one. The picture brings its own background for light and dark pages.
 """

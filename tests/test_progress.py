@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from aced.runtime import threads
+from aced.runtime import progress, threads
 from aced.runtime.progress import Bars
 
 
@@ -113,3 +113,28 @@ def test_a_containers_quota_counts(quota: str, cores: int, monkeypatch: pytest.M
 
     monkeypatch.setattr(builtins, "open", opened)
     assert threads.available_cores() == cores
+
+
+def test_a_log_gets_plain_lines_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    bars = Bars(Console(file=io.StringIO(), width=80))
+    bars._progress.get_time = lambda: now
+    with bars, bars.bar("Training [x]", 400) as tick:
+        tick(0)
+        for done in range(1, 301):
+            now += 1.0
+            tick(done, f"loss {done}")
+        lines = [line for line in drawn(bars).splitlines() if " left" in line]
+    assert [line.split(", ")[:3] for line in lines] == [
+        [f"Training [x]: {done / 4:.0f} %", f"{done} of 400", f"loss {done}"] for done in (60, 120, 180, 240, 300)
+    ]
+    assert lines[-1].endswith("0:01:40 left")
+    assert all(len(line) <= 80 and "\x1b" not in line for line in lines)
+
+
+def test_a_terminal_gets_no_such_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    with Bars(Console(file=io.StringIO(), width=80, force_terminal=True)) as bars, bars.bar("Training", 4) as tick:
+        tick(2)
+    assert "2 of 4" not in drawn(bars)

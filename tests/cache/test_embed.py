@@ -472,7 +472,7 @@ def test_damaged_side_cars_are_made_again_and_that_is_told(
     path.write_bytes(path.read_bytes()[:-7])
     ended = cli(*words_of(trained["peer"], pool, cache))
     assert ended.status == 0, ended.err
-    assert tells(ended.out, "1, 1 … damaged")
+    assert tells(ended.out, "1, 1 … repaired")
     assert {path: open_sidecar(path).info.sha256 for path in files(cache)} == whole
 
 

@@ -198,7 +198,7 @@ def test_damage_there_is_told_with_the_address_and_mended_by_embedding_again(
         train(config_of(tmp_path, trained, pool, address, "run"))
     mended = embed(address)
     assert mended.status == 0, mended.err
-    assert tells(mended.out, "1 … damaged")
+    assert tells(mended.out, "1 … repaired")
     assert hashes(there(address), tmp_path) == hashes(good, tmp_path)
 
 

@@ -370,4 +370,4 @@ def test_a_text_tower_is_fetched_only_where_a_tag_or_address_was_named(
     (options,) = found
     assert options["files"] == ["tokenizer.json"]
     assert (options["local_files_only"], options["trust_remote_code"]) == (True, False)
-    refused("downloaded", str(write_config(tmp_path / "c.json", config)))
+    refused("download", str(write_config(tmp_path / "c.json", config)))

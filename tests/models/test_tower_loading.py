@@ -165,7 +165,7 @@ def test_a_second_level_gives_the_preprocessing(tmp_path: Path) -> None:
         ('{"embed_dim": 4, "vision_cfg": {"no_such": 1}, "text_cfg": {}}', "no_such"),
         ('{"embed_dim": 4, "vision_cfg": {"timm_model_name": "nope"}, "text_cfg": {}}', "nope"),
         ('{"embed_dim": 4, "vision_cfg": {"timm_model_name": "hf-hub:x/y"}, "text_cfg": {}}', "hub"),
-        ('{"embed_dim": 4, "vision_cfg": {}, "text_cfg": {"hf_model_name": "bert"}}', "downloaded"),
+        ('{"embed_dim": 4, "vision_cfg": {}, "text_cfg": {"hf_model_name": "bert"}}', "download"),
     ],
 )
 def test_broken_configs(tmp_path: Path, content: str, words: str) -> None:

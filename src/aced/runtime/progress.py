@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console, RenderableType
@@ -11,6 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+
+EVERY = 60.0
+"""Seconds between two lines in a log, where no bar can be redrawn."""
 
 
 class Tick(Protocol):
@@ -49,7 +54,8 @@ class Bars:
 
     A bar shows the current work, its progress, a remark, and the time left (the time taken, once it is done). On a
     narrow terminal the text is cut. With `overall`, a separate bar shows the time left for everything: see `part`. A
-    line below says more about the current work: see `below`.
+    line below says more about the current work: see `below`. A log, where nothing can be redrawn, gets a plain line a
+    minute instead.
     """
 
     def __init__(self, console: Console) -> None:
@@ -64,6 +70,9 @@ class Bars:
         )
         self._overall: TaskID | None = None
         self._before = self._share = 0.0
+        # Jupyter redraws bars though it is no terminal.
+        self._plain = not (console.is_terminal or console.is_jupyter)
+        self._said = time.monotonic()
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -98,6 +107,7 @@ class Bars:
         def tick(done: float, note: str = "") -> None:
             self._progress.update(task, completed=done, note=note)
             self._move_overall(done / total)
+            self._log(task)
 
         try:
             yield tick
@@ -118,12 +128,28 @@ class Bars:
             nonlocal counted
             counted = True
             self._progress.update(task, completed=done, total=total)
+            self._log(task)
 
         try:
             yield count
         finally:
             if not counted:
                 self._progress.remove_task(task)
+
+    def _log(self, number: TaskID) -> None:
+        """Without a terminal: a line about a bar, one every `EVERY` seconds over all bars."""
+        if not self._plain or time.monotonic() - self._said < EVERY:
+            return
+        self._said = time.monotonic()
+        task = self._progress._tasks[number]
+        left = task.time_remaining
+        parts = [
+            f"{Text.from_markup(task.description).plain}: {task.percentage:.0f} %",
+            f"{task.completed:,.0f} of {task.total or 0:,.0f}",
+            *filter(None, [task.fields["note"], self._progress.below]),
+            *([f"{timedelta(seconds=round(left))} left"] if left is not None else []),
+        ]
+        self.say(", ".join(parts))
 
     def _move_overall(self, fraction: float) -> None:
         if self._overall is not None:
