@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import resource
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,26 @@ def words() -> ListSource:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def by_itself(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a copy of this process, in which no thread that others have left opens or closes files."""
+
+    @functools.wraps(test)
+    def run(*words: Any, **names: Any) -> None:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                test(*words, **names)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+    return run
 
 
 @contextlib.contextmanager
@@ -96,6 +118,7 @@ def check(store: Store) -> None:
     assert torch.equal(found.image, right.image)
 
 
+@by_itself
 def test_side_cars_are_looked_up_within_the_limit(cache: Path) -> None:
     before = open_files()
     with room_for(60) as limit:
@@ -107,6 +130,7 @@ def test_side_cars_are_looked_up_within_the_limit(cache: Path) -> None:
     check(store)
 
 
+@by_itself
 def test_maps_make_room_for_what_else_is_open(store: Store) -> None:
     with room_for(60):
         check(store)
@@ -114,6 +138,7 @@ def test_maps_make_room_for_what_else_is_open(store: Store) -> None:
             check(store)
 
 
+@by_itself
 def test_maps_of_stores_that_are_gone_make_room(cache: Path) -> None:
     with room_for(60) as limit:
         for _ in range(4):
@@ -121,6 +146,7 @@ def test_maps_of_stores_that_are_gone_make_room(cache: Path) -> None:
         assert open_files() <= limit
 
 
+@by_itself
 def test_without_room_for_one_file_the_limit_is_named(store: Store, cache: Path, pool: Path) -> None:
     shards = open_shards([str(pool)])
     refused = pytest.raises(AcedError, match=r"\d+\. .*ulimit -n")
@@ -141,6 +167,7 @@ def read_all(shards: Shards) -> list[str]:
     return shards.read(range(TARS), [View(8)]).texts
 
 
+@by_itself
 def test_tars_are_read_within_the_limit(pool: Path) -> None:
     captions = [f"caption {number}" for number in range(TARS)]
     with room_for(14):
