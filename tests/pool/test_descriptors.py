@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import resource
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,8 @@ def by_itself(test: Callable[..., None]) -> Callable[..., None]:
         child = os.fork()
         if child == 0:
             status = 1
+            signal.alarm(300)
+            torch.set_num_threads(1)  # OpenMP's threads are not in the copy
             try:
                 test(*words, **names)
                 status = 0
