@@ -171,23 +171,23 @@ def test_an_interrupted_build_keeps_whole_tars_and_goes_on(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("tower", "words"),
     [
-        (WordTower(weights="new"), "of other weights than"),
-        (WordTower(preprocessing="new"), "of another preprocessing than"),
-        (WordTower(tokenizer="new"), "of another tokenizer than"),
-        (WordTower(architecture="new"), "of another architecture than"),
-        (WordTower(weights="new", tokenizer="new"), "of other weights and another tokenizer than"),
+        (WordTower(weights="new"), "other weights"),
+        (WordTower(preprocessing="new"), "another preprocessing"),
+        (WordTower(tokenizer="new"), "another tokenizer"),
+        (WordTower(architecture="new"), "another architecture"),
+        (WordTower(weights="new", tokenizer="new"), "other weights and another tokenizer"),
     ],
 )
 def test_it_refuses_what_another_tower_made_and_says_in_what_it_differs(
     tmp_path: Path, store: Store, tower: WordTower, words: str
 ) -> None:
-    with pytest.raises(AcedError, match=f"a.tar .* {words.removesuffix(' than')} .*words-8"):
+    with pytest.raises(AcedError, match=rf"a\.tar .*\b{words}\b.*words-8"):
         open_store(tmp_path, tower.identity(), tars(), EXACT)
     Path(store.name).rename(Path(store.name).parent / tower.identity()["tower"])
     for build in (open_store, build_store):
         by: Any = tower if build is build_store else tower.identity()
         args = (tmp_path, tars(), by, EXACT) if build is build_store else (tmp_path, by, tars(), EXACT)
-        with pytest.raises(AcedError, match=f"{words} .*words-8"):
+        with pytest.raises(AcedError, match=rf"\b{words}\b.*words-8"):
             build(*args)  # type: ignore[arg-type]
 
 
@@ -330,7 +330,7 @@ def test_the_room_that_is_planned_is_what_the_files_take(tmp_path: Path, n: int,
 
 
 def test_too_little_room_is_told_before_anything_is_computed(tmp_path: Path) -> None:
-    with pytest.raises(AcedError, match=r"1,000,000,000,000,000 samples.* TB "):
+    with pytest.raises(AcedError, match=r"1,000,000,000,000,000 .*TB"):
         check_space(tmp_path / "not/there", 10**15, 512, EmbedSettings())
     assert check_space(tmp_path, 10, 512, EmbedSettings()) > 0
     assert [size_text(size) for size in (12, 1234, 98_765, 5.1e8, 1.54e11, 3e12)] == [
@@ -361,7 +361,7 @@ def test_a_file_that_was_not_finished_is_no_file(tmp_path: Path) -> None:
     writer.put("image", np.arange(10), np.zeros((10, 4), dtype=np.float32))
     with pytest.raises(ValueError, match="header"):
         RowFile(path)
-    with pytest.raises(ValueError, match="kept"):
+    with pytest.raises(ValueError, match="301.*176"):
         writer.finish({"long": "x" * 200})
     writer.finish({"short": "x"})
     assert RowFile(path).metadata == {"short": "x"}
