@@ -316,7 +316,7 @@ def test_an_index_folder_that_is_of_no_use_is_told_once_and_done_without(
         assert source.read(range(9), [VIEW]).texts == whole.read(range(9), [VIEW]).texts
         assert (source.fingerprint, source.faults) == (whole.fingerprint, whole.faults)
     assert len(told) == (2 if how == "cannot be kept" else 1)  # the others are whole again
-    assert re.search({"damaged": "damaged", "stale": "out of date", "cannot be kept": "kept|state"}[how], told[0])
+    assert re.search({"damaged": "damaged", "stale": "out of date", "cannot be kept": "stored|state"}[how], told[0])
     assert f": {count} (" in told[0]
     assert str(cache) in told[0]
 

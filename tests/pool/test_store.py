@@ -361,7 +361,7 @@ def test_a_file_that_was_not_finished_is_no_file(tmp_path: Path) -> None:
     writer.put("image", np.arange(10), np.zeros((10, 4), dtype=np.float32))
     with pytest.raises(ValueError, match="header"):
         RowFile(path)
-    with pytest.raises(ValueError, match="301.*176"):
+    with pytest.raises(ValueError, match=r"301.*176"):
         writer.finish({"long": "x" * 200})
     writer.finish({"short": "x"})
     assert RowFile(path).metadata == {"short": "x"}
