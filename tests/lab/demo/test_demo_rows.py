@@ -10,7 +10,7 @@ from rich.console import Console
 
 from aced.errors import AcedError
 from aced.lab.demo import rows as recipe
-from aced.lab.demo.demo_references import References
+from aced.lab.demo.demo_references import DemoSetup, References
 from aced.lab.demo.demo_run import _work
 from aced.lab.demo.rows import (
     DEFAULT,
@@ -103,7 +103,8 @@ def test_the_whole_work_is_that_of_its_parts() -> None:
 def references(*, anew: bool = False, keep: Path | None = None) -> References:
     """References of which none was made."""
     pool, bars = make_pool(4, 0), Bars(Console(quiet=True))
-    return References(Path("out"), QUICK, "test", torch.device("cpu"), bars, [], pool, anew=anew, keep=keep)
+    setup = DemoSetup(Path("out"), QUICK, "test", torch.device("cpu"), bars, [], pool)
+    return References(setup, anew=anew, keep=keep)
 
 
 def test_the_package_brings_the_large_reference_and_the_peer_is_trained() -> None:

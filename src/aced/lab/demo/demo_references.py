@@ -66,9 +66,9 @@ class Reference:
         }
 
 
-@dataclass
-class References:
-    """Makes each reference of a demo on first use, and keeps it.
+@dataclass(frozen=True)
+class DemoSetup:
+    """What all models of a demo share.
 
     Attributes:
         out: folder of the demo.
@@ -76,11 +76,8 @@ class References:
         split: of the tasks.
         device: where models run.
         bars: shows progress.
-        tasks: tasks that a reference is scored on.
-        pool: pool that it embeds.
-        anew: whether to train the large reference instead of using the packaged one.
-        keep: folder to keep the large reference in after its training; None for none.
-        made: the references so far, by architecture.
+        tasks: tasks that models are scored on.
+        pool: pool that students learn from.
     """
 
     out: Path
@@ -90,6 +87,20 @@ class References:
     bars: Bars
     tasks: list[Task]
     pool: Source
+
+
+@dataclass
+class References:
+    """Makes each reference of a demo on first use, and keeps it.
+
+    Attributes:
+        setup: the demo's.
+        anew: whether to train the large reference instead of using the packaged one.
+        keep: folder to keep the large reference in after its training; None for none.
+        made: the references so far, by architecture.
+    """
+
+    setup: DemoSetup
     anew: bool = False
     keep: Path | None = None
     made: dict[str, Reference] = field(default_factory=dict)
@@ -101,17 +112,21 @@ class References:
     def work(self, model: str) -> float:
         """Approximate cost of its training, in the student's forward passes over a batch."""
         cost = 1.0 if model == STUDENT else REFERENCE_COST
-        return self.scale.reference_steps * 3.0 * cost if self.trains(model) else 0.0
+        return self.setup.scale.reference_steps * 3.0 * cost if self.trains(model) else 0.0
 
     def of(self, model: str) -> Reference:
         """The reference of an architecture, with the pool embedded once."""
         if model not in self.made:
-            config = reference_config(model, self.scale, self.out / "reference" / model, split=self.split)
+            config = reference_config(
+                model, self.setup.scale, self.setup.out / "reference" / model, split=self.setup.split
+            )
             trained = self._train(model, config) if self.trains(model) else self._packaged(model)
             start = time.perf_counter()
-            provider = make_cached(trained.tower, self.pool, self.out / "cache", config, self.device, self.bars)
+            provider = make_cached(
+                trained.tower, self.setup.pool, self.setup.out / "cache", config, self.setup.device, self.setup.bars
+            )
             seconds = time.perf_counter() - start
-            self.made[model] = Reference(trained, provider, seconds, len(self.pool) * provider.forward_flops)
+            self.made[model] = Reference(trained, provider, seconds, len(self.setup.pool) * provider.forward_flops)
         return self.made[model]
 
     def as_json(self) -> dict[str, Any] | None:
@@ -120,20 +135,24 @@ class References:
         return large.as_json() if large is not None else None
 
     def _packaged(self, model: str) -> TrainedReference:
-        tower, training = load_kept(device=self.device)
-        save_tower(tower, self.out / "reference" / model / "model")  # as training would, for further runs
-        with self.bars.bar(f"Scoring the reference {model}", 1) as tick:
-            scores = score_all(tower, self.tasks)
+        tower, training = load_kept(device=self.setup.device)
+        save_tower(tower, self.setup.out / "reference" / model / "model")  # as training would, for further runs
+        with self.setup.bars.bar(f"Scoring the reference {model}", 1) as tick:
+            scores = score_all(tower, self.setup.tasks)
             tick(1, f"{scores.average:.1f} %" if scores.average is not None else "")
         return TrainedReference(tower, scores, training.seconds, training.flops, training.machine)
 
     def _train(self, model: str, config: Config) -> TrainedReference:
         """Train it on clean pairs."""
-        curated = make_scenes("curated", self.scale.curated, config.data.scenes_seed, self.bars.counting)
+        curated = make_scenes("curated", self.setup.scale.curated, config.data.scenes_seed, self.setup.bars.counting)
         start, processor = time.perf_counter(), time.process_time()
-        with self.bars.part(self.work(model)):
+        with self.setup.bars.part(self.work(model)):
             fitted = fit(
-                config, Inputs(curated, self.tasks), make_student(config), self.bars, title=f"Reference {model}"
+                config,
+                Inputs(curated, self.setup.tasks),
+                make_student(config),
+                self.setup.bars,
+                title=f"Reference {model}",
             )
         seconds, processor = time.perf_counter() - start, time.process_time() - processor
         flops = fitted.ledger.budgets()["flops"]
@@ -141,11 +160,11 @@ class References:
             training = Training(
                 model=model,
                 steps=config.train.steps,
-                split=self.split,
+                split=self.setup.split,
                 average=fitted.scores.average,
                 seconds=processor,
                 flops=flops,
-                environment=environment(self.device),
+                environment=environment(self.setup.device),
             )
             keep_reference(fitted.student, training, self.keep)
         return TrainedReference(fitted.student, fitted.scores, seconds, flops)

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from aced.cli.app import say
 from aced.errors import AcedError
-from aced.evaluate.tasks import Task
 from aced.files.atomic import write_atomic
-from aced.lab.demo.demo_references import References
+from aced.lab.demo.demo_references import DemoSetup, References
 from aced.lab.demo.demo_summary import summarise
 from aced.lab.demo.demo_text import QUICK_LOOK, READING, next_commands, opening
 from aced.lab.demo.rows import (
@@ -32,7 +30,6 @@ from aced.lab.demo.rows import (
 from aced.lab.lab_options import DemoOptions
 from aced.lab.scenes.scene_pool import make_scenes
 from aced.methods import get_method
-from aced.pool.source import Source
 from aced.report import results_table
 from aced.runs.environment import environment
 from aced.runtime.progress import Bars
@@ -51,13 +48,7 @@ MARK = "demo.json"
 class Demo:
     """The state of one demo."""
 
-    out: Path
-    scale: Scale
-    split: str
-    device: torch.device
-    bars: Bars
-    tasks: list[Task]
-    pool: Source
+    setup: DemoSetup
     references: References
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -109,10 +100,9 @@ def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, 
         pool = make_scenes("pool", scale.pool, 1, bars.counting)
         first = student_config(rows[0], 0, scale, out, split=split)
         tasks, device = make_eval_tasks(first), device_of(first)
-        references = References(
-            out, scale, split, device, bars, tasks, pool, anew=options.train_reference, keep=options.keep_reference
-        )
-        demo = Demo(out, scale, split, device, bars, tasks, pool, references)
+        setup = DemoSetup(out, scale, split, device, bars, tasks, pool)
+        references = References(setup, anew=options.train_reference, keep=options.keep_reference)
+        demo = Demo(setup, references)
         bars.overall("Demo", _work(rows, seeds, references))
         if options.keep_reference is not None:
             references.of(REFERENCE)  # even if no row needs it
@@ -133,7 +123,7 @@ def _work(rows: list[DemoRow], seeds: int, references: References) -> float:
     """The demo's whole work in the units of `_row_work`; only the overall bar depends on it."""
     models = {model for row in rows if (model := reference_model(row)) is not None}
     models |= {REFERENCE} if references.keep else set()
-    return seeds * sum(_row_work(row, references.scale) for row in rows) + sum(map(references.work, models))
+    return seeds * sum(_row_work(row, references.setup.scale) for row in rows) + sum(map(references.work, models))
 
 
 def check_demo(options: DemoOptions) -> None:
@@ -168,20 +158,22 @@ def _clear(out: Path) -> None:
 
 def _run_row(demo: Demo, row: DemoRow, seed: int, title: str) -> dict[str, Any]:
     method = get_method(row.method)
-    folder = demo.out / "runs" / f"{row.name}-s{seed}"
-    config = student_config(row, seed, demo.scale, folder, split=demo.split, steps=_wall_steps(demo, row, seed))
+    folder = demo.setup.out / "runs" / f"{row.name}-s{seed}"
+    config = student_config(
+        row, seed, demo.setup.scale, folder, split=demo.setup.split, steps=_wall_steps(demo, row, seed)
+    )
     model = reference_model(row)
     reference = demo.references.of(model) if model is not None else None
     inputs = Inputs(
-        source=demo.pool,
-        tasks=demo.tasks,
+        source=demo.setup.pool,
+        tasks=demo.setup.tasks,
         reference=reference.provider if reference and method.uses_reference else None,
         teachers=[reference.provider] if reference and method.distill else [],
     )
-    with demo.bars.part(_row_work(row, demo.scale)):
-        fitted = fit(config, inputs, make_student(config), demo.bars, title=title)
+    with demo.setup.bars.part(_row_work(row, demo.setup.scale)):
+        fitted = fit(config, inputs, make_student(config), demo.setup.bars, title=title)
     result = row_of(fitted, row.name, row.title, seed)
-    return result | {"steps": config.train.steps, "run": str(folder.relative_to(demo.out))}
+    return result | {"steps": config.train.steps, "run": str(folder.relative_to(demo.setup.out))}
 
 
 def _wall_steps(demo: Demo, row: DemoRow, seed: int) -> int | None:
@@ -199,9 +191,9 @@ def _finish(demo: Demo) -> dict[str, Any]:
     results: dict[str, Any] = {"rows": demo.rows}
     if (reference := demo.references.as_json()) is not None:
         results["reference"] = reference
-    results["environment"] = environment(demo.device)
+    results["environment"] = environment(demo.setup.device)
     results["summary"] = summarise(results)
-    write_atomic(demo.out / "results.json", json.dumps(results, indent=1) + "\n")
-    runs = [load_run(demo.out / row["run"]) for row in demo.rows]
-    write_report(demo.out / "report.html", results, runs)
+    write_atomic(demo.setup.out / "results.json", json.dumps(results, indent=1) + "\n")
+    runs = [load_run(demo.setup.out / row["run"]) for row in demo.rows]
+    write_report(demo.setup.out / "report.html", results, runs)
     return results
