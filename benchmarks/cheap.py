@@ -143,7 +143,7 @@ def make_world(args: argparse.Namespace, folder: Path, console: Console) -> Worl
 
 def make_photos(args: argparse.Namespace, folder: Path, console: Console) -> World:
     """The same with tars of photos, decoded once, and a trained reference."""
-    from aced.evaluate.task_folders import find_task_folders, load_task_folder
+    from aced.evaluate.named_tasks import tasks_of
     from aced.models import load_tower
     from aced.pool.inmemory import InMemory
     from aced.pool.shards import open_shards
@@ -151,7 +151,7 @@ def make_photos(args: argparse.Namespace, folder: Path, console: Console) -> Wor
     from aced.train.run.inputs import make_cached
 
     tower = load_tower(args.reference).requires_grad_(False).eval()
-    tasks = [task for place in find_task_folders([args.tasks]) for task in load_task_folder(place)]
+    tasks = tasks_of(str(args.tasks))
     config = config_of("aced", 0, args, folder)
     with Bars(console) as bars:
         source = open_shards([args.photos], kind_field="kind")

@@ -32,7 +32,7 @@ def seconds() -> float:
 
 def job(given: argparse.Namespace) -> None:
     """As one of the processes: evaluate, and let the first one write what all have used and the scores."""
-    from aced.evaluate.task_folders import find_task_folders, load_task_folder
+    from aced.evaluate.named_tasks import tasks_of
     from aced.evaluate.zeroshot import score_all, scores_json
     from aced.models import load_tower
     from aced.pool.loader.loading import Loading
@@ -43,7 +43,7 @@ def job(given: argparse.Namespace) -> None:
     world = open_world(600)
     world.connect(torch.device("cpu"))
     tower = load_tower(given.model, seed=0).eval()
-    tasks = [task for folder in find_task_folders([given.tasks]) for task in load_task_folder(folder)]
+    tasks = tasks_of(str(given.tasks))
     world.meet()
     start, before = time.perf_counter(), seconds()
     embedder = embed_together(

@@ -195,10 +195,7 @@ def batches_of(trainer: Any, config: Any, source: Any, steps: int) -> Any:
     """The batches of some steps as the loop of this checkout has them loaded."""
     from aced.train.run import loop
 
-    if hasattr(loop, "batches_of"):
-        return loop.batches_of(trainer, source, config, range(steps))
-    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
-    return loop._batches(trainer, source, config)  # before there was a table
+    return loop.batches_of(trainer, source, config, range(steps))
 
 
 def seconds(candidates: int, steps: int, workers: int) -> dict[str, list[float]]:

@@ -45,6 +45,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+# What a child would have to import, loaded before the fork.
+import aced.evaluate.task_folders
+import aced.evaluate.zeroshot
+import aced.programs.train
+import aced.report
+import aced.runs.lines
 from aced.cli import main as aced_main
 from aced.models import load_tower, save_tower
 from aced.models.compat import import_open_clip
@@ -241,7 +247,7 @@ class Counted:
             setattr(os, name, self._around(getattr(os, name)))
         safetensors.torch.save_file = self._half(safetensors.torch.save_file)
         Path.write_bytes = self._half_bytes(Path.write_bytes)  # type: ignore[method-assign]
-        sys.modules["aced.runs.lines"].append_line = self._half_line  # type: ignore[attr-defined]
+        aced.runs.lines.append_line = self._half_line  # type: ignore[attr-defined]
 
     def point(self) -> bool:
         """Count one moment at which a kill could come; whether it is the one."""

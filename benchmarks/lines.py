@@ -1,6 +1,6 @@
 """How large the package is: lines and lines of code of each of its folders, docstrings, comments and blanks apart.
 
-    python benchmarks/lines.py [PACKAGE]
+python benchmarks/lines.py [PACKAGE]
 """
 
 from __future__ import annotations

@@ -113,14 +113,14 @@ def train_reference(args: argparse.Namespace, folder: Path, tasks: list[Any], ba
 
 def accuracies(args: argparse.Namespace, place: Path, bars: Any) -> Iterator[dict[str, Any]]:
     """One row for each run, seed after seed."""
-    from aced.evaluate.task_folders import find_task_folders, load_task_folder
+    from aced.evaluate.named_tasks import tasks_of
     from aced.models import load_tower
     from aced.pool.inmemory import InMemory
     from aced.pool.shards import open_shards
     from aced.train.run.inputs import make_cached
     from aced.train.run.student import make_student
 
-    tasks = [task for folder in find_task_folders([args.tasks]) for task in load_task_folder(folder)]
+    tasks = tasks_of(str(args.tasks))
     if not args.reference:
         args.reference = place / "reference" / "model"
         if not args.reference.exists():

@@ -3,7 +3,7 @@
     python benchmarks/pool.py                                  # 10 to 10^5 tars of 10,000 pairs
     python benchmarks/pool.py --tars 10,1000 --pairs 100       # smaller ones
     python benchmarks/pool.py --ways manifest,folder           # named by a manifest, or as a folder that was indexed
-    python benchmarks/pool.py --other ../before --most 10      # another checkout too, on folders of up to 10 tars
+    python benchmarks/pool.py --other ../before --most 10      # another checkout (0.2 or newer), up to 10 tars
     python benchmarks/pool.py --keep DIR                       # leaves everything there for the next time
 
 All tars of a pool are links to one, and so are their side-cars, so that 10^5 of them fit onto any disk; the manifest,
@@ -156,11 +156,6 @@ def measured(checkout: Path, place: Path, words: list[str], turns: int) -> dict[
     return min(found[1:], key=lambda one: one["seconds"])
 
 
-def knows(checkout: Path, key: str) -> bool:
-    """Whether a checkout's config has a key of the data."""
-    return f"    {key}:" in (checkout / "src/aced/config/sections.py").read_text(encoding="utf-8")
-
-
 def rows(options: argparse.Namespace, place: Path) -> None:
     """Print the table."""
     here = Path(__file__).resolve().parents[1]
@@ -178,8 +173,7 @@ def rows(options: argparse.Namespace, place: Path) -> None:
                 for method in options.methods:
                     shards = f"data.shards=pool-{tars}" + ("/pool.manifest" if way == "manifest" else "")
                     words = [word.replace("CACHE", f"cache-{tars}") for word in METHODS[method]]
-                    words += STREAMED if knows(checkout, "locality") else []
-                    found = measured(checkout, place, [shards, *words], options.turns)
+                    found = measured(checkout, place, [shards, *words, *STREAMED], options.turns)
                     print(
                         f"{tars:8,} {tars * options.pairs:14,} {method:8} {way:9} {name:8} {found['seconds']:6.1f} "
                         f"{found['processor']:6.1f} {found['megabytes']:6,.0f} {found['files']:6,.0f}",

@@ -132,10 +132,10 @@ def early(store: Store, workers: int) -> tuple[float, float]:
     from aced.train.providers import Cached
     from aced.train.scoring.cascade import Sieve
     from aced.train.scoring.early import SievedOrder
-    from aced.train.settings import EmbedSettings as Numbers
+    from aced.train.settings import StepSettings
 
     method, drawn, whole = get_method("aced"), list[float](), list[float]()
-    numbers: Any = Numbers(**dict.fromkeys(Numbers.__dataclass_fields__))  # type: ignore[arg-type]
+    numbers: Any = StepSettings(**dict.fromkeys(StepSettings.__dataclass_fields__))  # type: ignore[arg-type]
     numbers = replace(numbers, chunks=8, temperature=1.0, loss="sigmoid", scope="global")
     sieve = Sieve(2048, numbers, method, 0, World())
     keep = sieve.keep
