@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -245,3 +249,41 @@ def test_an_installed_package_adds_commands(monkeypatch: pytest.MonkeyPatch) -> 
     points[plugins.COMMANDS] = [_Point(lambda app: 1 / 0)]
     with pytest.raises(AcedError, match=r"'extra'.*division"):
         plugins.load_commands(app)
+
+
+FRESH = """
+import json, sys
+from aced.evaluate.named_tasks import named_tasks
+from aced.models import import_open_clip
+print(json.dumps([
+    [len(named_tasks("scenes") or []), [task.name for task in named_tasks("mine:validation") or []]],
+    import_open_clip().get_model_config("mine-arch"),
+]))
+"""
+ADDING = """
+import aced, json, pathlib, types
+from aced.models import import_open_clip
+import_open_clip()  # a plugin that is loaded by whoever needs open_clip, and needs it itself
+
+@aced.register_task("mine")
+def tasks(split):
+    return types.SimpleNamespace(name=split)
+
+@aced.register_architectures("mine")
+def folder():
+    place = pathlib.Path(__file__).with_name("configs")
+    place.mkdir(exist_ok=True)
+    (place / "mine-arch.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}))
+    return place
+"""
+
+
+def test_a_fresh_process_knows_what_plugins_add(tmp_path: Path) -> None:
+    (tmp_path / "adding.py").write_text(ADDING, encoding="utf-8")
+    env = os.environ | {"ACED_IMPORTS": "adding", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    run = subprocess.run([sys.executable, "-c", FRESH], env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (scenes, mine), config = json.loads(run.stdout)
+    assert scenes >= 10
+    assert mine == ["validation"]
+    assert config["embed_dim"] == 8

@@ -24,6 +24,7 @@ from aced.pool.source import Source
 from aced.programs.embed import embed_program
 from aced.programs.train import train_run
 from aced.registry.makers import TASKS
+from aced.registry.plugins import load_plugins
 from aced.runtime.paths import expand_path
 from aced.runtime.precision import AskedPrecision, find_precision
 from aced.train.hook import Hook
@@ -168,4 +169,5 @@ def _config_of(config: Configured, given: Given) -> Config:
 def _tasks_of(one: Task | str | Path) -> list[Task]:
     if not isinstance(one, (str, Path)):
         return [one]
+    load_plugins()
     return tasks_of(str(one) if str(one) in TASKS else expand_path(str(one)))

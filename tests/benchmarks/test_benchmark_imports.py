@@ -38,9 +38,7 @@ def test_what_a_script_imports_is_there(script: Path) -> None:
 
 
 def test_what_is_not_there_is_found() -> None:
-    tree = ast.parse(
-        "def f():\n    from aced.train.settings import EmbedSettings, StepSettings\n    import aced.nothing"
-    )
+    source = "def f():\n    from aced.train.settings import EmbedSettings, StepSettings\n    import aced.nothing"
     assert {pair for pair in imported(ast.parse(source)) if not is_there(*pair)} == {
         ("aced.train.settings", "EmbedSettings"),
         ("aced.nothing", ""),

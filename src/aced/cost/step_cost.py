@@ -12,7 +12,7 @@ from aced.core.linear_fit import LinearFit
 from aced.cost.outlined import Models, Outlined
 from aced.runs.ledger import FlopPhase, Ledger
 from aced.train.distributed import World
-from aced.train.run.scoring_plan import kept_by_reference, settings_of, side_of
+from aced.train.run.scoring_plan import kept_by_reference, settings_of, side_of, sieved
 from aced.train.scoring.cascade import Sieve
 from aced.train.scoring.draw import count_draw
 from aced.train.scoring.window import Window
@@ -47,7 +47,7 @@ def _step(config: Config, models: Models, *, chooses: bool) -> Ledger:
     ledger, method, batch = Ledger(), config.row, config.train.batch
     settings = settings_of(config, "fp32")  # the precision changes no count
     ledger.samples_loaded = batch
-    known = chooses and method.scores_reference and not (config.scoring.early and not _sieved(config))
+    known = chooses and method.scores_reference and not (config.scoring.early and not sieved(config))
     if chooses:
         ledger.samples_loaded = kept_by_reference(config) if config.scoring.early else config.super_batch
         if method.scores_reference:
@@ -74,11 +74,6 @@ def _again(models: Models, batch: int) -> int:
     return batch if models.reference in models.teachers else 0
 
 
-def _sieved(config: Config) -> bool:
-    """Whether the reference keeps a part for the student to score."""
-    return config.row.scores_student and config.scoring.cascade < 1
-
-
 def _embed(ledger: Ledger, model: Outlined, phase: FlopPhase, pairs: int) -> None:
     """Embeddings of a frozen model: looked up, or computed."""
     if model.cached:
@@ -91,11 +86,11 @@ def _choose(ledger: Ledger, config: Config, models: Models, settings: StepSettin
     """The reference's choice, the student's scores, and the draw."""
     method, world, left = config.row, World(), config.super_batch
     reference = [models.reference.tower.width] if models.reference is not None and method.scores_reference else []
-    sieved, kept = _sieved(config), kept_by_reference(config)
-    if sieved or config.scoring.early:
+    cascade, kept = sieved(config), kept_by_reference(config)
+    if cascade or config.scoring.early:
         Sieve(kept, settings, method, config.run.seed, world).count(ledger, left, left, reference[0])
         left = kept
-    if config.scoring.early and not sieved:
+    if config.scoring.early and not cascade:
         return
     student = [_score(ledger, config, models, left)] if method.scores_student else []
     count_draw(ledger, settings, method, world, (left, left), config.train.batch, student + reference)

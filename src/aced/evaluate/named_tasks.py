@@ -7,6 +7,7 @@ from pathlib import Path
 from aced.evaluate.task_folders import find_task_folders, load_task_folder
 from aced.evaluate.tasks import Task
 from aced.registry.makers import TASKS, made
+from aced.registry.plugins import load_plugins
 
 SPLITS = ("test", "validation")
 
@@ -15,8 +16,9 @@ def named_tasks(place: str, split: str = "test") -> list[Task] | None:
     """The registered tasks that a word names, `NAME` or `NAME:SPLIT`; None if it names none, or a folder.
 
     Raises:
-        AcedError: they cannot be made.
+        AcedError: they cannot be made, or a plugin fails.
     """
+    load_plugins()
     name, colon, asked = place.partition(":")
     if name not in TASKS or (colon and asked not in SPLITS) or Path(place).is_dir():
         return None

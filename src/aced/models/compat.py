@@ -11,14 +11,13 @@ import importlib
 import re
 import sys
 import threading
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from aced.registry.makers import ARCHITECTURES, made
-from aced.registry.plugins import load_laboratory
+from aced.registry.plugins import load_plugins
 
 CONFIGS = Path(__file__).parent / "configs"
 """The folder with the paper's students as open_clip configs."""
@@ -29,8 +28,9 @@ _MAX_OPERATORS = 64
 
 # A Library's definitions disappear when it is collected, so the one in use is kept for good.
 _library: torch.library.Library | None = None
-_lock = threading.Lock()
+_lock = threading.RLock()  # a plugin that is loaded meanwhile may need open_clip too
 _open_clip: ModuleType | None = None
+_added: dict[str, Path] = {}
 
 
 def ensure_torchvision() -> list[str]:
@@ -70,24 +70,24 @@ def _forget_half_imports() -> None:
 
 
 def import_open_clip() -> ModuleType:
-    """The `open_clip` module, with the architectures that other code registers; cheap to call again."""
+    """The `open_clip` module, with the architectures that other code has registered so far; cheap to call again."""
     global _open_clip
     with _lock:
         if _open_clip is None:
             ensure_torchvision()
-            module = importlib.import_module("open_clip")
+            _open_clip = importlib.import_module("open_clip")
             from aced.models.joined_trunk import register_joined_trunks
 
             register_joined_trunks()
-            for folder in config_folders():
-                module.add_model_config(folder)
-            _open_clip = module
+            _open_clip.add_model_config(CONFIGS)
+            load_plugins()
+        for name in ARCHITECTURES.keys() - _added.keys():
+            _added[name] = made(ARCHITECTURES, name)
+            _open_clip.add_model_config(_added[name])
     return _open_clip
 
 
-@cache
 def config_folders() -> tuple[Path, ...]:
     """The folders of architectures that open_clip lacks; their vision towers are then in timm's registry."""
-    ensure_torchvision()
-    load_laboratory()
-    return (CONFIGS, *(made(ARCHITECTURES, name) for name in ARCHITECTURES))
+    import_open_clip()
+    return (CONFIGS, *_added.values())

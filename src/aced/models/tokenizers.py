@@ -86,12 +86,15 @@ class WordTokenizer:
         return out
 
 
-@cache
 def word_lists() -> dict[int, tuple[str, ...]]:
     """The word lists beside the configs of registered architectures, by the `vocab_size` that they need."""
-    lists = [
-        WordTokenizer.from_file(file) for folder in config_folders() for file in sorted(folder.glob("*-vocab.txt"))
-    ]
+    return _word_lists(config_folders())
+
+
+@cache
+def _word_lists(folders: tuple[Path, ...]) -> dict[int, tuple[str, ...]]:
+    files = [file for folder in folders for file in sorted(folder.glob("*-vocab.txt"))]
+    lists = [WordTokenizer.from_file(file) for file in files]
     return {words.vocab_size: words.words for words in lists}
 
 

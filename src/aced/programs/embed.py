@@ -19,11 +19,11 @@ from aced.cache.job import EmbedTally, TarEmbedder
 from aced.cache.rowcodec import DTYPES
 from aced.cache.shared_out import TarShare, own_share, with_ray
 from aced.cache.sidecar import sample_bytes
-from aced.config import make_config
 from aced.errors import AcedError
 from aced.files.remote import is_address
 from aced.files.several import several
 from aced.models import trained_recipe
+from aced.models.model_argument import device_of
 from aced.pool.decoding import find_decoding
 from aced.pool.fetch.spool import spool_at, unspooled
 from aced.pool.summary import tars_text
@@ -36,7 +36,6 @@ from aced.runtime.descriptors import raise_file_limit
 from aced.runtime.precision import check_precision
 from aced.runtime.progress import Bars, Tick
 from aced.runtime.threads import set_threads
-from aced.train.run.automatic import device_of
 
 _GROUP = 16
 """Number of tars open at a time: their indexes are in memory, and one reader serves them all."""
@@ -177,8 +176,7 @@ def _check_options(job: EmbedOptions) -> None:
 
 def _checked(job: EmbedOptions, share: TarShare) -> EmbedOptions:
     """The job with this process's device, once the model is known to have weights and the device to exist."""
-    config = make_config({"run": {"device": job.device}, "method": {"name": "iid"}})
-    device_of(config)
+    device_of(job.device)
     trained_recipe(job.model, job.checkpoint)
     set_threads(job.threads)
     if job.device == "auto" and torch.cuda.device_count() > 1:

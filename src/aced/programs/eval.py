@@ -175,7 +175,7 @@ def _run(
         embedder = TaskEmbedder(
             tower,
             options.micro_batch,
-            prompts=check_policy(options.prompts),
+            prompts=check_policy(evaluation.setting.prompts),
             precision=precision,
             cache=cache,
             loading=Loading(workers),

@@ -51,7 +51,7 @@ def stable_program(options: StableOptions, command: Sequence[str], console: Cons
     inputs = [*options.results, *options.rank, *([options.facts] if options.facts else [])]
     record = stability_record(found, rules, inputs, command)
     write_atomic(options.out, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    page = write_stability_page(options.out.with_suffix(".html"), found, findings(found), record)
+    page = write_stability_page(options.out.with_suffix(".html"), found, record)
     console.print(stability_table(found))
     for sentence in findings(found):
         console.print(sentence, markup=False, highlight=False)

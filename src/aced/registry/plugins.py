@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
@@ -60,10 +59,20 @@ def load_plugins(names: Iterable[str] = ()) -> None:
         _load(name, "run.imports")
 
 
-@cache
+_begun = False
+
+
 def _load_installed() -> None:
-    for point in entry_points(group=GROUP):
-        _load_point(point)
+    global _begun
+    if _begun:  # also by a plugin that is being loaded and itself needs open_clip
+        return
+    _begun = True
+    try:
+        for point in entry_points(group=GROUP):
+            _load_point(point)
+    except BaseException:
+        _begun = False
+        raise
 
 
 def _load_point(point: EntryPoint) -> None:

@@ -15,7 +15,6 @@ from aced.registry.makers import PANELS, Panel, made
 from aced.registry.plugins import load_plugins
 from aced.report import aggregate, charts, numbers, panels, shared_tasks
 from aced.report.aggregate import Group
-from aced.report.findings import findings
 from aced.report.stability_page import stability_parts
 from aced.report.templates import environment, stylesheet
 from aced.runs.records import BUDGETS, ReferenceScore, Results, RunRecord
@@ -92,7 +91,7 @@ def _context(results: Results, runs: Sequence[RunRecord], stability: Stability |
         "phases": panels.phase_blocks(groups),
         "gallery": gallery,
         "further": _further(groups),
-        "stability": stability_parts(stability, findings(stability)) if stability else None,
+        "stability": stability_parts(stability) if stability else None,
         "environment": [(k, v) for k, v in results.environment.items() if v not in (None, "")],
         "configs": [{"title": g.title, "text": g.runs[0].config_text.strip()} for g in groups if g.runs],
         "footer": "Written by aced. This page is self-contained.",

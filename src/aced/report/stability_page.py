@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from aced.errors import AcedError
 from aced.evaluate.stability.stable_tasks import Stability
 from aced.files.atomic import write_atomic
+from aced.report.findings import findings
 from aced.report.numbers import DASH
 from aced.report.stability_charts import COLOURS, curve_chart, sigma_chart
 from aced.report.templates import environment, stylesheet
@@ -23,13 +23,12 @@ _MEANINGS = {
 }
 
 
-def write_stability_page(out: Path, found: Stability, sentences: Sequence[str], record: dict[str, Any]) -> Path:
+def write_stability_page(out: Path, found: Stability, record: dict[str, Any]) -> Path:
     """Write the page and return its path.
 
     Args:
         out: the file.
         found: the choice.
-        sentences: the findings, in words.
         record: the content of the JSON; its provenance is shown.
 
     Raises:
@@ -38,17 +37,17 @@ def write_stability_page(out: Path, found: Stability, sentences: Sequence[str], 
     page = (
         environment()
         .get_template("stability.html")
-        .render(css=stylesheet(), stability=stability_parts(found, sentences), record=record)
+        .render(css=stylesheet(), stability=stability_parts(found), record=record)
     )
     write_atomic(out, page)
     return out
 
 
-def stability_parts(found: Stability, sentences: Sequence[str]) -> dict[str, Any]:
+def stability_parts(found: Stability) -> dict[str, Any]:
     """The templates' view of a choice of tasks."""
     return {
         "found": found,
-        "sentences": sentences,
+        "sentences": findings(found),
         "curve": Markup(curve_chart(found)),
         "sigmas": Markup(sigma_chart(found.tasks)),
         "legend": [(COLOURS[verdict], verdict, meaning) for verdict, meaning in _MEANINGS.items()],

@@ -40,7 +40,7 @@ def make_plan(
     if method.score is None:
         return ChoicePlan(window=window)
     side = side_of(config, student)
-    cascade = method.scores_student and section.cascade < 1
+    cascade = sieved(config)
     sieve = Sieve(kept_by_reference(config), settings, method, config.run.seed, world)
     if not section.early:
         return ChoicePlan(method.score, sieve=sieve if cascade else None, side=side, window=window)
@@ -62,10 +62,15 @@ def side_of(config: Config, student: Tower) -> int | None:
     return section.resolution
 
 
+def sieved(config: Config) -> bool:
+    """Whether the reference keeps a part of a super-batch for the student to score."""
+    return config.row.scores_student and config.scoring.cascade < 1
+
+
 def kept_by_reference(config: Config) -> int:
     """How many of a super-batch the reference keeps: those for the student to score, or the whole choice."""
     batch, section = config.train.batch, config.scoring
-    if not (config.row.scores_student and section.cascade < 1):
+    if not sieved(config):
         return batch
     return max(batch, round(section.cascade * config.super_batch))
 
