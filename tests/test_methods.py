@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import get_args
 
 import pytest
 
 from aced.core.score_models import SCORES, Strategy
 from aced.errors import AcedError, nearest
-from aced.methods import METHODS, Method, get_method
+from aced.methods import METHODS, Method, get_method, register_method
 from aced.registry.objectives import DISTILLATIONS, LOSSES
 from wording import tells
 
@@ -141,3 +141,13 @@ def test_a_weight_that_means_nothing(weight: float) -> None:
 def test_nearest_keeps_the_known_names_case() -> None:
     assert nearest("vit-ti", ["ViT-Ti", "RN50"]) == " Did you mean 'ViT-Ti'?"
     assert nearest("x", ["b", "A"]) == " Known: A, b."
+
+
+def test_a_loss_that_is_never_computed_needs_no_reference() -> None:
+    assert not get_method("kd-only", loss="drrho").guided
+
+
+def test_a_row_that_filters_and_chooses_is_refused() -> None:
+    row = replace(METHODS["h-acid"], name="both", filters=True)
+    with pytest.raises(AcedError, match="'both' filters"):
+        register_method(row)

@@ -85,7 +85,7 @@ class Method:
     @property
     def guided(self) -> bool:
         """Whether the contrastive loss uses the reference's embeddings of the same pairs."""
-        return self.loss is not None and LOSSES.find(self.loss).guided
+        return self.contrastive and self.loss is not None and LOSSES.find(self.loss).guided
 
     @property
     def uses_reference(self) -> bool:
@@ -371,6 +371,8 @@ def register_method(method: Method) -> Method:
         raise AcedError(f"{what} has concepts='{method.concepts}': use one of {', '.join(get_args(ByConcepts))}.")
     if method.concepts is not None and method.score is not None:
         raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave out one of them.")
+    if method.filters and method.chooses:
+        raise AcedError(f"{what} filters the pool once and chooses at every step: leave out one of them.")
     if method.strategy not in get_args(Strategy):
         raise AcedError(f"{what} has strategy '{method.strategy}': use one of {', '.join(get_args(Strategy))}.")
     if method.loss is not None:

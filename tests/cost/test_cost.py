@@ -49,7 +49,7 @@ def named(config: Config) -> Config:
 
 def check(config: Config, ledger: Any, tokens: int) -> dict[str, Any]:
     """Compare what `aced cost` says with the ledger of the same steps."""
-    found = cost_of(config, Assumed(text_tokens=tokens))
+    found = cost_of(config, Assumed(text_tokens=tokens, pairs=POOL))
     assert found["flops"] == pytest.approx(ledger.flops, rel=1e-12)
     assert found["cached_flops"] == pytest.approx(ledger.cached_flops, rel=1e-12)
     assert (found["samples_trained"], found["samples_loaded"]) == (ledger.samples_trained, ledger.samples_loaded)
@@ -79,6 +79,10 @@ RUNS = [
     ("h-acid-independent", True, {"method__loss": "softmax"}),
     ("hard-student", False, {}),
     ("kd-only", True, {}),
+    ("cabs-dm", False, {}),
+    ("cabs-fm", False, {"method__until": 0.5}),
+    ("clip-filter", True, {}),
+    ("clip-filter-kd", True, {"method__loss": "drrho"}),
     ("drrho", False, {}),
     ("drrho", True, {}),
     ("drrho-kd", False, {}),

@@ -13,8 +13,10 @@ from aced.lab.scenes import Scenes
 from aced.pool.orders.mixture import Mixture
 from aced.pool.orders.order import Order
 from aced.train.providers import Cached
-from aced.train.scoring.filtering import FilteredOrder, kept_pairs, similarities
-from run_fakes import BATCH, POOL, even_pool, inputs_of, run_config, take, trainer_of
+from aced.train.run.inputs import make_inputs
+from aced.train.run.student import make_student
+from aced.train.scoring.filtering import FILTERED, FilteredOrder, kept_pairs, similarities
+from run_fakes import BATCH, POOL, even_pool, inputs_of, quiet, run_config, take, trainer_of
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,30 @@ def test_what_a_filter_cannot_do(pool: Scenes, tmp_path: Path, trained: dict[str
         FilteredOrder(Order(POOL, BATCH, 0), torch.arange(3))
     with pytest.raises(AcedError, match=r"data\.locality=0"):
         FilteredOrder(Mixture([200, 200], [1.0, 1.0], BATCH, 0), torch.arange(100))
+
+
+def test_a_checkpoint_knows_the_choice(pool: Scenes, cache: Path, tmp_path: Path, trained: dict[str, Path]) -> None:
+    marks = [
+        trainer_of(run_config(tmp_path, "clip-filter", trained, method__filtering_ratio=ratio), pool, cache).marks
+        for ratio in (0.5, 0.5, 0.7)
+    ]
+    assert marks[0] == marks[1]
+    assert {what for what in marks[0] if marks[0][what] != marks[2][what]} == {FILTERED}
+
+
+def test_a_loss_that_looks_at_the_reference_has_it_after_the_filter(
+    pool: Scenes, cache: Path, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    config = run_config(tmp_path, "clip-filter", trained, method__loss="drrho")
+    trainer = trainer_of(config, pool, cache)
+    assert trainer.reference is not None
+    assert len(take(trainer, config, pool, 2)) == 2
+
+
+def test_a_filter_without_a_cache_is_refused_before_anything_is_decoded(
+    tmp_path: Path, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aced.train.run.inputs._decoded", lambda *_: pytest.fail("it was decoded"))
+    config = run_config(tmp_path, "clip-filter", trained)
+    with pytest.raises(AcedError, match=r"reference\.cache"):
+        make_inputs(config, make_student(config), quiet())

@@ -19,7 +19,7 @@ from aced.train.scoring.window import Window
 from aced.train.settings import StepSettings
 
 
-def run_totals(config: Config, models: Models) -> Ledger:
+def run_totals(config: Config, models: Models, pool: int) -> Ledger:
     """The cost of all steps of a run, over all its processes.
 
     All pairs count as readable and as new: `scoring.reuse` is assumed to remember none of them, so with it the result
@@ -28,10 +28,11 @@ def run_totals(config: Config, models: Models) -> Ledger:
     Args:
         config: the run's.
         models: its models, with the assumed length of texts.
+        pool: number of pairs of the pool.
     """
     total, steps = Ledger(), config.train.steps
     window = Window.of(config.method.since, config.method.until, steps, config.train.batch, 1)
-    inside = max(0, window.end - window.first) if config.row.score is not None else 0
+    inside = max(0, window.end - window.first) if config.row.chooses else 0
     for times, chooses in ((inside, True), (steps - inside, False)):
         step = _step(config, models, chooses=chooses)
         total.samples_trained += times * step.samples_trained
@@ -39,6 +40,8 @@ def run_totals(config: Config, models: Models) -> Ledger:
         total.cached_flops += times * step.cached_flops
         for phase, spent in step.flops.items():
             total.flops[phase] += times * spent
+    if config.row.filters and models.reference is not None:
+        total.cached_flops += pool * models.reference.forward
     return total
 
 
@@ -54,7 +57,8 @@ def _step(config: Config, models: Models, *, chooses: bool) -> Ledger:
             assert models.reference is not None
             # With `early`, kept and distilled pairs are looked up once more and counted once.
             _embed(ledger, models.reference, "reference", config.super_batch - (0 if known else _again(models, batch)))
-        _choose(ledger, config, models, settings)
+        if method.score is not None:
+            _choose(ledger, config, models, settings)
     guides = method.guided and models.reference not in models.teachers and not known
     if guides and models.reference is not None:
         _embed(ledger, models.reference, "reference", batch)

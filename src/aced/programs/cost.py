@@ -69,10 +69,10 @@ def cost_of(config: Config, assumed: Assumed) -> dict[str, Any]:
         AcedError: see `outlined`.
     """
     models = outlined(config, assumed.text_tokens)
-    total, steps = run_totals(config, models), config.train.steps
+    pool = assumed.pairs or _pool(config)
+    total, steps = run_totals(config, models, pool), config.train.steps
     flops, trained, loaded = total.flops, total.samples_trained, total.samples_loaded
     whole = sum(flops.values())
-    pool = assumed.pairs or _pool(config)
     views = [models.student.tower.view, *(one.tower.view for one in models.frozen if not one.cached)]
     forward = models.student.forward
     read = {} if assumed.pair_kb is None else {"read": round(loaded * assumed.pair_kb * 1e3)}

@@ -47,7 +47,7 @@ from aced.train.run.ordering import make_run_order, recorded
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
 from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
-from aced.train.scoring.filtering import filtered
+from aced.train.scoring.filtering import FILTERED, filtered, fingerprint_of_rows
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
@@ -165,9 +165,11 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
     ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
-    if method.filters:  # it has used the reference's embeddings, and no step will
-        plan = replace(plan, kept=filtered(reference, config.method.filtering_ratio, ledger))
-        reference = None
+    marks = _marks(inputs)
+    if method.filters:  # it has used the reference's embeddings, and a step will only if the loss does
+        kept = filtered(reference, config.method.filtering_ratio, ledger)
+        plan, marks[FILTERED] = replace(plan, kept=kept), fingerprint_of_rows(kept)
+        reference = reference if method.guided else None
     if method.concepts:
         plan = replace(plan, concepts=Concepts(inputs.source, config.data.concept_field))
     return Trainer(
@@ -185,9 +187,9 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         further=_further(config, inputs.teachers),
         generator=torch.Generator().manual_seed(config.run.seed),
         ledger=ledger,
-        faults=_faults_of(config, inputs.source, reference if config.scoring.early else None),
+        faults=_faults_of(config, inputs.source, inputs.reference if config.scoring.early or method.filters else None),
         guard=Guard(behind=1 if student.device.type == "cuda" else 0),
-        marks=_marks(inputs),
+        marks=marks,
         tars=KnownTars.of(inputs.source),
     )
 
@@ -213,15 +215,16 @@ def _further(config: Config, teachers: Sequence[Provider]) -> FurtherPairs | Non
     return FurtherPairs(teachers, config.row.columns, seed, held=held, batch=config.super_batch)
 
 
-def _faults_of(config: Config, source: Source, early: Provider | None) -> Faults:
+def _faults_of(config: Config, source: Source, unread: Provider | None) -> Faults:
     """A count that starts with the samples left out at indexing.
 
-    With `scoring.early` also with those that have no embedding in the reference's cache, which are never read.
+    With `scoring.early` or a filter also with those that have no embedding in the reference's cache (`unread`), which
+    are never read.
     """
     faults = Faults(config.data.max_bad_share, len(source))
     faults.note(source.faults)
-    if isinstance(early, Cached):
-        info = early.store.info
+    if isinstance(unread, Cached):
+        info = unread.store.info
         lost = sum(info.faults.values())
         if lost > allowed(config.data.max_bad_share, info.n):
             raise AcedError(

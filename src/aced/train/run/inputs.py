@@ -19,13 +19,14 @@ from aced.evaluate.named_tasks import named_tasks
 from aced.evaluate.tasks import Task
 from aced.evaluate.zeroshot import check_names
 from aced.models import Tower
-from aced.pool.concept_column import MOST
+from aced.pool.concept_column import MOST, Concepts
 from aced.pool.fetch.fetching import check_room as check_spool
 from aced.pool.fetch.spool import Spool, spool_at
 from aced.pool.fetch.streamed import streams
 from aced.pool.loader.reading import bytes_at_once
 from aced.pool.loader.shared_memory import check_room
 from aced.pool.manyviews import ManyViews
+from aced.pool.orders.order import Order
 from aced.pool.source import Column, Source, check_source
 from aced.pool.tars.indexfolder import index_folder
 from aced.pool.tars.losttars import GONE, KnownTars, shortened
@@ -42,6 +43,7 @@ from aced.train.run.frozen import frozen_models, frozen_section, load_frozen, te
 from aced.train.run.given import Given
 from aced.train.run.ordering import RunOrder, make_run_order, order_text
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
+from aced.train.scoring.filtering import check_filter
 
 DEFAULT_SOURCE = "scenes"
 """If a config names no data: the source, and the tasks, of this name."""
@@ -147,6 +149,10 @@ def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None,
     if earlier is not None:
         earlier.check(data_marks(pool), KnownTars.of(pool))
     order = make_run_order(config, pool, world.size)
+    if config.row.filters:
+        check_filter(cached=bool(config.reference.cache), whole=isinstance(order.samples, Order))
+    if config.row.concepts:
+        Concepts(pool, config.data.concept_field)  # refuses a pool without any
     if order.plan is not None:
         check_spool(pool.places, order.plan.visits(world.rank, world.size, 0))
     if text := order_text(order, config, pool, world.size):

@@ -5,6 +5,8 @@ Source: DataComp's CLIP filter (arXiv 2304.14108) and data filtering networks (a
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,37 @@ from aced.pool.orders.order import Order, Orders
 from aced.runs.ledger import Ledger
 from aced.train.providers import Cached, Provider
 
+FILTERED = "the choice of the filter"
+"""What a checkpoint calls the mark of the pairs that were kept."""
 _AT_ONCE = 1 << 16
 """Number of pairs looked up at once."""
+
+
+def check_filter(*, cached: bool, whole: bool) -> None:
+    """Refuse what no filter can work with, before anything is embedded.
+
+    Args:
+        cached: whether the reference's embeddings are, or will be, cached.
+        whole: whether the order of the run is one of single pairs.
+
+    Raises:
+        AcedError: one of them is not so.
+    """
+    if not cached:
+        raise AcedError(
+            "A filter compares image and text of every pair of the pool before training, so it needs the reference's "
+            "cached embeddings: set reference.cache."
+        )
+    if not whole:
+        raise AcedError(
+            "A filter keeps single pairs, but data.locality and data.weights order whole tars or sources: set "
+            "data.locality=0 and leave out data.weights."
+        )
+
+
+def fingerprint_of_rows(rows: Tensor) -> str:
+    """A hash of `[m]` int64 positions."""
+    return hashlib.sha256(rows.numpy().tobytes()).hexdigest()
 
 
 def similarities(store: Store) -> Tensor:
@@ -50,11 +81,8 @@ def filtered(reference: Provider | None, thrown: float, ledger: Ledger) -> Tenso
     Raises:
         AcedError: the reference's embeddings are not cached, or a side-car can no longer be read.
     """
-    if not isinstance(reference, Cached):
-        raise AcedError(
-            "A filter compares image and text of every pair of the pool before training, so it needs the reference's "
-            "cached embeddings: set reference.cache."
-        )
+    check_filter(cached=isinstance(reference, Cached), whole=True)
+    assert isinstance(reference, Cached)
     with ledger.timed("select"):
         kept = kept_pairs(similarities(reference.store), thrown)
     ledger.cached_flops += len(reference.store) * reference.forward_flops
@@ -73,11 +101,7 @@ class FilteredOrder(Orders):
     """
 
     def __init__(self, order: Orders, kept: Tensor) -> None:
-        if not isinstance(order, Order):
-            raise AcedError(
-                "A filter keeps single pairs, but data.locality and data.weights order whole tars or sources: set "
-                "data.locality=0 and leave out data.weights."
-            )
+        check_filter(cached=True, whole=isinstance(order, Order))
         if len(kept) < order.batch:
             raise AcedError(
                 f"The filter keeps {len(kept)} of {order.n} pairs, less than a batch of {order.batch}: lower "
