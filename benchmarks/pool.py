@@ -84,7 +84,7 @@ def write_model(place: Path, pairs: int) -> None:
 
 def write_pool(place: Path, tars: int) -> None:
     """A folder of links to the tar, its manifests, and the side-cars of all with their list."""
-    from aced.cache.home import Home, file_state
+    from aced.cache.home import LocalHome, file_state
     from aced.cache.sidecar import Part, open_sidecar, sidecar_name, tower_folder
     from aced.cache.sidecarlist import SideCarList
     from aced.pool.tars.manifest import Manifest, trimmed
@@ -97,7 +97,7 @@ def write_pool(place: Path, tars: int) -> None:
     pool, folder = place / f"pool-{tars}", tower_folder(place / f"cache-{tars}", info.identity["tower"])
     folder.mkdir(parents=True)
     pool.mkdir()
-    state, listed = file_state(sidecar), SideCarList(Home(folder))
+    state, listed = file_state(sidecar), SideCarList(LocalHome(folder))
     assert state is not None
     names = [f"{number:06d}.tar" for number in range(tars)]
     for name in names:

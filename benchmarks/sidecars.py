@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aced.cache.home import Home, file_state
+from aced.cache.home import LocalHome, file_state
 from aced.cache.making import EmbedSettings
 from aced.cache.sidecar import (
     VERSION,
@@ -74,7 +74,7 @@ def pretend(cache: Path, parts: Sequence[Part], identity: dict[str, str], d: int
     """Side-cars that a start takes for whole: sparse files, and what the list in their folder says of them."""
     folder = tower_folder(cache, identity["tower"])
     folder.mkdir(parents=True, exist_ok=True)
-    listed = SideCarList(Home(folder))
+    listed = SideCarList(LocalHome(folder))
     info = {"version": VERSION, "tower": "none", "identity": identity, "d": d, "views": 1, "dtype": dtype}
     info |= {"scale": 1.0, "bias": 0.0, "ends": [], "faults": {}, "seconds": 1.0, "flops": 1.0}
     for number, part in enumerate(parts):

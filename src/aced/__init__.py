@@ -91,8 +91,8 @@ _HOME = {
     "OwnTower": "aced.models",
     "own_tower": "aced.models",
     "save_tower": "aced.models",
-    # Packages that can be called: each hands over to the function of its name in aced.api.
     "embed": "aced.api",
+    # Packages that can be called: each hands over to the function of its name in aced.api.
     "evaluate": "aced.evaluate",
     "train": "aced.train",
 }

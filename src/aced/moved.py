@@ -1,6 +1,6 @@
 """Module names of version 0.1: each still imports, with a warning that names its new place.
 
-They will be removed in version 0.3.
+They will be removed in version 0.3. Those of `aced.embed` are missing already: `aced.embed` is a function now.
 """
 
 from __future__ import annotations

@@ -513,7 +513,7 @@ def test_mistakes(cli: Cli, pool: Path, tmp_path: Path, trained: dict[str, Path]
         words_of(model, pool, cache, "--views", "0"): "--views … 1 … 64",
         words_of(model, pool, cache, "--share", "3/3"): "--share … '3/3' … I/N … N - 1",
         words_of(model, pool, cache, "--bad-tars", "eat"): "--bad-tars … 'eat' … stop … skip",
-        words_of(model, pool, cache, "--device", "cuda:99"): "'cuda:99'",
+        words_of(model, pool, cache, "--device", "cuda:99"): "--device cuda:99",
         words_of(model, pool, cache, "--caption-choice", "random"): "--caption-choice … 'random' … whole … first",
         words_of(model, pool, cache, "--decoding", "quick"): "'quick' … exact, fast … scaled",
         words_of(model, pool, cache, "--spool-gb", "0"): "--spool-gb … 0",

@@ -14,7 +14,7 @@ from data_fakes import ListSource, WordTower
 
 from aced.cache import home as home_module
 from aced.cache import store as store_module
-from aced.cache.home import Home, file_state
+from aced.cache.home import LocalHome, file_state
 from aced.cache.making import EmbedSettings
 from aced.cache.sidecar import open_sidecar
 from aced.cache.sidecarlist import LIST, SideCarList
@@ -135,13 +135,13 @@ def test_processes_that_write_the_list_keep_each_others_lines(folder: Path) -> N
     files = sorted(folder.glob("*.safetensors"))
     states = {path.name: file_state(path) for path in files}
     (folder / LIST).unlink()
-    one, other = SideCarList(Home(folder)), SideCarList(Home(folder))
+    one, other = SideCarList(LocalHome(folder)), SideCarList(LocalHome(folder))
     for listed, of in ((one, files[:2]), (other, files[1:])):
         for path in of:
             listed.add(path.name, states[path.name], open_sidecar(path).info)  # type: ignore[arg-type]
     one.save()
     other.save()
-    whole = SideCarList(Home(folder))
+    whole = SideCarList(LocalHome(folder))
     for path in files:
         known = whole.get(path.name, states[path.name])  # type: ignore[arg-type]
         assert known is not None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aced.cache.farhome import FarHome
-from aced.cache.home import Files, Home
+from aced.cache.home import Files, Home, LocalHome
 from aced.cache.sidecar import Part, sidecar_name, tower_folder
 from aced.cache.travelling import Travelling
 from aced.errors import AcedError
@@ -43,7 +43,7 @@ class Cache:
 
     def __init__(self, folder: Path, tower: str) -> None:
         self.place, self.work = str(folder), tower_folder(folder, tower)
-        self.home = Home(self.work)
+        self.home: Home = LocalHome(self.work)
 
     def keep(self, path: Path) -> None:
         """A side-car was made in `work`: move it to its place; raises an AcedError."""

@@ -25,7 +25,7 @@ class EmbedOptions:
         bad_tars: what to do about a damaged tar, see `open_shards`.
         precision: of the model; `auto` is decided where the model runs.
         device: of torch; `auto` is CUDA if the process has it.
-        threads: CPU threads; 0 measures which number is fastest.
+        threads: CPU threads; with 0, `aced embed` measures which number is fastest, and Ray's actors keep torch's own.
         index_dir: folder of the tars' indexes, see `index_folder`.
         share: see `own_share`.
         ray: number of Ray actors; 0 embeds in this process.

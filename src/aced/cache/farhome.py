@@ -87,7 +87,3 @@ class FarHome(Home):
     def names(self) -> set[str]:
         """As in `Home`."""
         return set(self._files)
-
-    def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
-        """As in `Home`."""
-        return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +23,40 @@ class FileState(NamedTuple):
     changed: str
 
 
-class Home:
-    """The place of a model's side-cars, each under its name (`sidecar_name`): a folder, which need not exist.
+class Home(ABC):
+    """The place of a model's side-cars, each under its name (`sidecar_name`); it need not exist."""
+
+    @abstractmethod
+    def state(self, name: str) -> FileState | None:
+        """The state of a side-car; None if it does not exist."""
+
+    @abstractmethod
+    def info(self, name: str, identity: Mapping[str, str] | None = None, part: Part | None = None) -> SideCarInfo:
+        """Its header; raises as `open_sidecar`."""
+
+    @abstractmethod
+    def named(self, name: str) -> str:
+        """Path or address of a file, or of the place itself, for messages."""
+
+    @abstractmethod
+    def read_beside(self, name: str) -> bytes:
+        """A file beside them; empty if it does not exist or cannot be read."""
+
+    @abstractmethod
+    def write_beside(self, name: str, content: bytes) -> None:
+        """Write a file beside them whole; raises an AcedError if that is not allowed."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """All files."""
+
+    def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
+        """What the similar side-car of a part belongs to instead, as the end of a sentence; empty if there is none."""
+        return ""
+
+
+class LocalHome(Home):
+    """A folder.
 
     Args:
         folder: its path.
@@ -33,36 +66,36 @@ class Home:
         self.folder = folder
 
     def state(self, name: str) -> FileState | None:
-        """The state of a side-car; None if it does not exist."""
+        """As in `Home`."""
         return file_state(f"{self.folder}/{name}")
 
     def info(self, name: str, identity: Mapping[str, str] | None = None, part: Part | None = None) -> SideCarInfo:
-        """Its header; raises as `open_sidecar`."""
+        """As in `Home`."""
         return open_sidecar(self.folder / name, identity, part).info
 
     def named(self, name: str) -> str:
-        """Path or address of a file, or of the folder itself, for messages."""
+        """As in `Home`."""
         return f"{self.folder}/{name}".rstrip("/")
 
     def read_beside(self, name: str) -> bytes:
-        """A file beside them; empty if it does not exist or cannot be read."""
+        """As in `Home`."""
         try:
             return (self.folder / name).read_bytes()
         except OSError:
             return b""
 
     def write_beside(self, name: str, content: bytes) -> None:
-        """Write a file beside them whole; raises an AcedError if that is not allowed."""
+        """As in `Home`."""
         path = self.folder / name
         with file_atomic(path) as temporary, writing(path):
             temporary.write_bytes(content)
 
     def names(self) -> set[str]:
-        """All files."""
+        """As in `Home`."""
         return set(os.listdir(self.folder))
 
     def why_missing(self, identity: Mapping[str, str], part: Part) -> str:
-        """What the similar side-car of a part belongs to instead, as the end of a sentence; empty if there is none."""
+        """As in `Home`."""
         own = self.folder / sidecar_name(part)
         for other in sorted(self.folder.parent.glob(f"*/{own.name}")):
             if (found := _info(other)) is None:
