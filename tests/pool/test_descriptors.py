@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import os
 import resource
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from data_fakes import ListSource, WordTower, pairs, tar_bytes
 from aced.cache.making import EmbedSettings
 from aced.cache.store import Store, build_store, open_store
 from aced.errors import AcedError
+from aced.pool.loader.loading import method_of
 from aced.pool.shards import Shards, open_shards
 from aced.pool.views import View
 from aced.runtime import descriptors
@@ -41,25 +42,40 @@ def open_files() -> int:
 
 
 def by_itself(test: Callable[..., None]) -> Callable[..., None]:
-    """Run a test in a copy of this process, in which no thread that others have left opens or closes files."""
+    """Run a test in a process that has opened nothing before.
+
+    Not in a copy of this one, where what other tests have left may be closed at any moment, which leaves room.
+    """
 
     @functools.wraps(test)
-    def run(*words: Any, **names: Any) -> None:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            signal.alarm(300)
-            torch.set_num_threads(1)  # OpenMP's threads are not in the copy
+    def run(**places: Path) -> None:
+        context = method_of("forkserver")  # which has torch imported, for all of them
+        told, telling = context.Pipe(duplex=False)
+        process = context.Process(target=_alone, args=(test.__name__, places, telling))
+        with told, telling:
+            process.start()
+            telling.close()
             try:
-                test(*words, **names)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
+                failure = told.recv()
+            except EOFError:
+                failure = "It died."
+            process.join()
+        assert not failure, failure
+        assert process.exitcode == 0
 
     return run
+
+
+def _alone(test: str, places: dict[str, Path], telling: Connection) -> None:
+    signal.alarm(300)
+    torch.set_num_threads(1)
+    WordTower().score(words().read([0], []), 8)  # torch's first product reads files, and may be another without them
+    try:
+        globals()[test].__wrapped__(**places)
+        failure = ""
+    except BaseException:
+        failure = traceback.format_exc()
+    telling.send(failure)
 
 
 @contextlib.contextmanager
@@ -78,7 +94,6 @@ def room_for(files: int) -> Iterator[int]:
 @contextlib.contextmanager
 def all_taken(but: int) -> Iterator[None]:
     """Hold all files that this process may open, but so many."""
-    gc.collect()  # files that other tests have left would else be closed meanwhile, and leave room
     held = []
     try:
         while True:
@@ -100,8 +115,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def store(cache: Path) -> Store:
+def opened(cache: Path) -> Store:
     return open_store(cache, WordTower().identity(), words(), EXACT)
 
 
@@ -125,7 +139,7 @@ def check(store: Store) -> None:
 def test_side_cars_are_looked_up_within_the_limit(cache: Path) -> None:
     before = open_files()
     with room_for(60) as limit:
-        store = open_store(cache, WordTower().identity(), words(), EXACT)
+        store = opened(cache)
         for _ in range(3):
             check(store)
         assert open_files() - before <= limit // 2
@@ -134,7 +148,8 @@ def test_side_cars_are_looked_up_within_the_limit(cache: Path) -> None:
 
 
 @by_itself
-def test_maps_make_room_for_what_else_is_open(store: Store) -> None:
+def test_maps_make_room_for_what_else_is_open(cache: Path) -> None:
+    store = opened(cache)
     with room_for(60):
         check(store)
         with all_taken(but=3):
@@ -145,20 +160,20 @@ def test_maps_make_room_for_what_else_is_open(store: Store) -> None:
 def test_maps_of_stores_that_are_gone_make_room(cache: Path) -> None:
     with room_for(60) as limit:
         for _ in range(4):
-            check(open_store(cache, WordTower().identity(), words(), EXACT))
+            check(opened(cache))
         assert open_files() <= limit
 
 
 @by_itself
-def test_without_room_for_one_file_the_limit_is_named(store: Store, cache: Path, pool: Path) -> None:
-    shards = open_shards([str(pool)])
+def test_without_room_for_one_file_the_limit_is_named(cache: Path, pool: Path) -> None:
+    store, shards = opened(cache), open_shards([str(pool)])
     refused = pytest.raises(AcedError, match=r"\d+\. .*ulimit -n")
     # A file that cannot be opened for that reason is neither damaged nor a tar to skip.
     with room_for(20), all_taken(but=0):
         with refused:
             store.lookup(torch.arange(180))
         with refused:
-            open_store(cache, WordTower().identity(), words(), EXACT)
+            opened(cache)
         with refused:
             shards.read(range(TARS), [View(8)])
         with refused:

@@ -33,7 +33,7 @@ def test_ranks_embed_each_its_tars_and_a_failure_of_one_ends_all(tmp_path: Path,
 
     def run(failing: int) -> tuple[Job, list[tuple[str, str]]]:
         log.write_text("")
-        job = torchrun("caching_program.py", RANKS, log, failing, "train", file, seconds=200)
+        job = torchrun("caching_program.py", RANKS, log, failing, "train", file)
         lines = log.read_text().splitlines()
         return job, [(line.split()[0], line.split()[1]) for line in lines]
 

@@ -31,7 +31,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], d
     found = {}
     for ranks, names in ((2, TWO), (4, FOUR)):
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
-        job = torchrun(str(SCRIPT), ranks, "--json", folder / "found.json", "--job", *names, seconds=300, cwd=folder)
+        job = torchrun(str(SCRIPT), ranks, "--json", folder / "found.json", "--job", *names, cwd=folder)
         assert job.status == 0, job.output[-3000:]
         found |= {(ranks, name): calls for name, calls in json.loads((folder / "found.json").read_text()).items()}
     return found

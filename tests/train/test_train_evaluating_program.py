@@ -49,7 +49,7 @@ class Runs:
         file = self.place / f"{name}.toml"
         file.write_text(dump_config(run_config(self.place / name, "iid", **keys)))
         more = ["--resume"] if resume else []
-        return torchrun("evaluating_program.py", 2, mode, 1, "train", file, *more, *words, seconds=100)
+        return torchrun("evaluating_program.py", 2, mode, 1, "train", file, *more, *words)
 
     def expected(self, model: Path) -> Scores:
         tower = load_tower(model)

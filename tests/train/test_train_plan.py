@@ -198,7 +198,7 @@ def test_two_processes_choose_what_one_does(pool: Path, tmp_path: Path, trained:
         config = config_of(tmp_path / name, pool, "aced", trained, **keys)
         (tmp_path / f"{name}.toml").write_text(dump_config(config))
         words = ["none", 0, 0, tmp_path / f"{name}.log", "train", tmp_path / f"{name}.toml"]
-        job = torchrun("ranks_program.py", ranks, *words, seconds=100)
+        job = torchrun("ranks_program.py", ranks, *words)
         assert job.status == 0, job.output[-3000:]
         lines = [json.loads(line) for line in (tmp_path / f"{name}.log").read_text().splitlines()]
         assert [step for step, *_ in lines] == list(range(1, STEPS + 1))

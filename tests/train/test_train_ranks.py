@@ -46,7 +46,7 @@ def jobs(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     found = {}
     for ranks in (1, 2, 4):
         out = tmp_path_factory.mktemp(f"ranks{ranks}")
-        job = torchrun("ranks_job.py", ranks, out, trained["large"], seconds=300)
+        job = torchrun("ranks_job.py", ranks, out, trained["large"])
         assert job.status == 0, job.output[-3000:]
         found[ranks] = Found(json.loads((out / "results.json").read_text()), load_file(out / "tensors.safetensors"))
     return found

@@ -65,7 +65,7 @@ class Runs:
         file.write_text(dump_config(config))
         more = ["--resume"] if resume else []
         log = self.place / f"{name}.log"
-        return torchrun("ranks_program.py", ranks, mode, rank, step, log, "train", file, *words, *more, seconds=100)
+        return torchrun("ranks_program.py", ranks, mode, rank, step, log, "train", file, *words, *more)
 
     def steps(self, name: str) -> dict[int, list[list[int]]]:
         """Candidates and batch of each step; of a step that was taken twice both must agree."""
