@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import aced
 from aced import cli as module
 from aced.config import describe_keys, recipes
 from aced.lab.demo.rows import ROWS
@@ -61,6 +62,11 @@ def test_no_command_at_all_shows_the_manual(cli: Cli) -> None:
     ended = cli()
     assert ended.status != 0
     assert "Usage: aced" in ended.out + ended.err
+
+
+def test_the_version_is_the_packages(cli: Cli) -> None:
+    ended = cli("--version")
+    assert (ended.status, ended.out) == (0, f"aced {aced.__version__}\n")
 
 
 def test_all_methods_are_listed(cli: Cli) -> None:

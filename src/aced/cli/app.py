@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+
+from aced.version import __version__
 
 app = typer.Typer(
     name="aced",
@@ -18,6 +20,22 @@ app = typer.Typer(
     "for the reference and hard for the student form the batch (ACID); ACED adds a distillation loss.\n\n"
     "Start with [bold]aced demo[/]: it compares the methods on built-in data within minutes.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    """Print the version and end, before a command is asked for."""
+    if asked:
+        typer.echo(f"aced {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options without a command; the text of `aced --help` is the application's own."""
 
 
 def say(console: Any, text: str) -> None:

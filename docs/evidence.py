@@ -1,0 +1,293 @@
+"""Fills docs/evidence.md from the lines of the studies, so that no figure in it is typed by hand.
+
+    python docs/evidence.py
+
+What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
+budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
+trained on) and `claims` (docs/claims.toml). Names of rows may follow a study's, separated by `|`; without any, all are
+shown.
+
+Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
+is Student's, at 95 %, over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from study_records import Record, Study, read_records, read_study  # noqa: E402
+
+from aced.files.atomic import write_atomic  # noqa: E402
+from aced.report.numbers import DASH, budget_text, signed  # noqa: E402
+
+PAGE, STUDIES, CLAIMS = ROOT / "docs/evidence.md", ROOT / "benchmarks/studies", ROOT / "docs/claims.toml"
+BLOCK = re.compile(r"(<!-- study: (.+?) -->\n).*?(<!-- /study -->)", re.DOTALL)
+BASELINE = "IID"
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t for a two-sided interval of 95 %, by number of values."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds with its sample standard deviation (None for one) and the number of values."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @property
+    def half(self) -> float:
+        """Half the interval of 95 %; infinite for one value."""
+        return T95[self.n] * self.std / math.sqrt(self.n) if self.std is not None else math.inf
+
+    @property
+    def text(self) -> str:
+        """`12.3 ± 0.4`, mean and standard deviation."""
+        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of the values.
+
+    >>> spread([1.0, 3.0])
+    Spread(mean=2.0, std=1.4142135623730951, n=2)
+    """
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Spread(mean, None, 1)
+    return Spread(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+
+
+Measure = Callable[[Record], float]
+
+
+def average(record: Record) -> float:
+    """Zero-shot average in percent."""
+    return float(record["average"])
+
+
+def share_of(kind: str) -> Measure:
+    """Percent of the pairs trained on that are of a kind."""
+
+    def measure(record: Record) -> float:
+        chosen = record["kinds"]["chosen"]
+        return 100.0 * float(chosen.get(kind, 0.0)) / math.fsum(chosen.values())
+
+    return measure
+
+
+def task_of(name: str) -> Measure:
+    """Main metric of a task in percent."""
+    return lambda record: 100.0 * float(record["tasks"][name]["value"])
+
+
+class Lines:
+    """The finished runs of a study whose settings are those that the study has today."""
+
+    def __init__(self, name: str) -> None:
+        self.study: Study = read_study(STUDIES / f"{name}.toml")
+        rows = {row.name: row for row in self.study.rows}
+        self.records = [one for one in read_records(self.study.records) if self._current(one, rows)]
+
+    def _current(self, record: Record, rows: dict[str, Any]) -> bool:
+        row, point = rows.get(record["row"]), record["point"]
+        if row is None or point not in self.study.points:
+            return False
+        wanted = {**self.study.keys, **row.keys, **self.study.points[point]}
+        given = dict(record["keys"])
+        if row.time is not None:  # its steps were measured
+            given.pop("train.steps", None)
+            wanted.pop("train.steps", None)
+        return bool(given == wanted)
+
+    def of(self, row: str, point: str = "") -> list[Record]:
+        """The runs of a row at a point, by seed."""
+        found = {one["seed"]: one for one in self.records if (one["row"], one["point"]) == (row, point)}
+        return [found[seed] for seed in sorted(found)]
+
+    def rows(self, wanted: Sequence[str]) -> list[str]:
+        """Names of the rows that have runs, in the study's order; those that are wanted, or all."""
+        names = [row.name for row in self.study.rows if any(one["row"] == row.name for one in self.records)]
+        return [name for name in wanted if name in names] if wanted else names
+
+    def spread(self, row: str, point: str, measure: Measure = average) -> Spread | None:
+        """Of a row at a point; None without a run."""
+        found = self.of(row, point)
+        return spread([measure(one) for one in found]) if found else None
+
+    def gain(
+        self, row: str, over: str, point: str, measure: Measure = average, there: str | None = None
+    ) -> Spread | None:
+        """Of a row over another (at point `there`, if it is not the same), paired by seed; None without a pair."""
+        mine = {one["seed"]: one for one in self.of(row, point)}
+        others = {one["seed"]: one for one in self.of(over, point if there is None else there)}
+        both = sorted(mine.keys() & others.keys())
+        return spread([measure(mine[seed]) - measure(others[seed]) for seed in both]) if both else None
+
+
+def table(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
+    """Rows with average, gain over IID and budgets; the best average is bold."""
+    names = lines.rows(rows)
+    means = {name: lines.spread(name, "") for name in names}
+    best = max((one.mean for one in means.values() if one), default=None)
+    sound = any(one["clean_share"] is not None for one in lines.records)
+    heads = ["", "average, %", "over IID", *["sound pairs"] * sound, "trained", "loaded", "FLOPs", "processor s"]
+    found = [heads]
+    for name in names:
+        runs, mean = lines.of(name), means[name]
+        assert mean is not None
+        gain = None if name == BASELINE else lines.gain(name, BASELINE, "")
+        text = f"**{mean.text}**" if mean.mean == best else mean.text
+        clean = [f"{100 * spread([one['clean_share'] for one in runs]).mean:.0f} %"] if sound else []
+        budgets = [
+            budget_text(budget, spread([one["budgets"][budget] for one in runs]).mean)
+            for budget in ("samples_trained", "samples_loaded", "flops")
+        ]
+        seconds = f"{spread([one['processor_seconds'] for one in runs]).mean:.0f}"
+        found.append([name, text, gain_text(gain), *clean, *budgets, seconds])
+    return found
+
+
+def gain_text(gain: Spread | None) -> str:
+    """`+3.1 ± 0.4`, mean and standard deviation of paired differences."""
+    if gain is None:
+        return DASH
+    return signed(gain.mean) if gain.std is None else f"{signed(gain.mean)} ± {gain.std:.1f}"
+
+
+def points(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
+    """Rows against points: averages."""
+    found = [["", *lines.study.points]]
+    best = {}
+    for point in lines.study.points:
+        means = [one.mean for name in lines.rows(rows) if (one := lines.spread(name, point))]
+        best[point] = max(means, default=None)
+    for name in lines.rows(rows):
+        cells = []
+        for point in lines.study.points:
+            one = lines.spread(name, point)
+            cells.append(DASH if one is None else f"**{one.text}**" if one.mean == best[point] else one.text)
+        found.append([name, *cells])
+    return found
+
+
+def tasks(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
+    """Tasks against rows, with chance."""
+    names = lines.rows(rows)
+    known = next(iter(lines.records))["tasks"]
+    found = [["", "guessing", *names]]
+    for task in sorted(known):
+        means = [lines.spread(name, "", task_of(task)) for name in names]
+        best = max(one.mean for one in means if one)
+        texts = [DASH if one is None else f"**{one.text}**" if one.mean == best else one.text for one in means]
+        found.append([task, f"{100 * known[task]['chance']:.1f}", *texts])
+    return found
+
+
+def kinds(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
+    """Rows against kinds of pairs: percent of the pairs trained on; the pool's shares first."""
+    names = sorted({kind for one in lines.records for kind in one["kinds"]["pool"]})
+    pool: dict[str, float] = dict.fromkeys(names, 0.0)
+    for one in lines.of(BASELINE) or lines.records:
+        for kind, count in one["kinds"]["pool"].items():
+            pool[kind] += count
+    total = math.fsum(pool.values())
+    found = [["", *names], ["pool", *(f"{100 * pool[kind] / total:.1f}" for kind in names)]]
+    for name in lines.rows(rows):
+        found.append([name, *(_text(lines.spread(name, "", share_of(kind))) for kind in names)])
+    return found
+
+
+def _text(one: Spread | None) -> str:
+    return DASH if one is None else one.text
+
+
+MEASURES: dict[str, Measure] = {"average": average, "sound pairs": lambda one: 100.0 * float(one["clean_share"])}
+
+
+def verdict(gain: Spread | None) -> str:
+    """What a difference says about a claim that it is above 0."""
+    if gain is None or gain.std is None:
+        return "not run"
+    if gain.mean - gain.half > 0:
+        return "confirmed"
+    return "contradicted" if gain.mean + gain.half < 0 else "not separable"
+
+
+def claims() -> list[list[str]]:
+    """Every claim with the difference that tests it."""
+    found = [["claim", "from", "here", "difference", "interval of 95 %", "verdict"]]
+    for claim in tomllib.loads(CLAIMS.read_text(encoding="utf-8"))["claims"]:
+        lines = Lines(claim["study"])
+        point = claim.get("point", "")
+        measure = MEASURES[claim.get("measure", "average")]
+        gain = lines.gain(claim["row"], claim["over"], point, measure, claim.get("there"))
+        design = f"{claim['row']} over {claim['over']}" + (f" at {point}" if point else "")
+        between = (
+            DASH
+            if gain is None or gain.std is None
+            else f"{gain.mean - gain.half:+.1f} to {gain.mean + gain.half:+.1f}"
+        )
+        found.append(
+            [claim["claim"], claim["source"], f"{design} (`{claim['study']}`)", gain_text(gain), between, verdict(gain)]
+        )
+    return found
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are figures."""
+    rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in cells]
+    rule = " | ".join(["---", *["---:"] * (len(cells[0]) - 1)])
+    return "".join(f"| {line} |\n" for line in [rows[0], rule, *rows[1:]])
+
+
+def note(lines: Lines) -> str:
+    """What the runs of a table have in common, and the command that makes them."""
+    seeds = sorted({one["seed"] for one in lines.records})
+    steps = sorted({int(one["keys"]["train.steps"]) for one in lines.records if "train.steps" in one["keys"]})
+    name = lines.study.name
+    machine = sorted({one["environment"]["cpu"] for one in lines.records})
+    return (
+        f"\nMean ± standard deviation over {len(seeds)} seeds"
+        + (f"; steps: {', '.join(map(str, steps))}" if steps else "")
+        + f". {' and '.join(machine)}, a thread a run. `python benchmarks/study.py benchmarks/studies/{name}.toml`\n"
+    )
+
+
+KINDS = {"table": table, "points": points, "tasks": tasks, "kinds": kinds}
+
+
+def block(words: str) -> str:
+    """What stands in a block of the page."""
+    kind, _, rest = words.partition(" ")
+    if kind == "claims":
+        return markdown(claims())
+    name, _, rows = rest.partition(" ")
+    lines = Lines(name)
+    wanted = [row.strip() for row in rows.split("|") if row.strip()]
+    return markdown(KINDS[kind](lines, wanted)) + note(lines) if lines.records else "Not run yet.\n"
+
+
+def filled(page: str) -> str:
+    """The page with all its blocks filled."""
+    return BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], page)
+
+
+def main() -> None:
+    """Fill the page."""
+    write_atomic(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+    print(f"Wrote {PAGE.name}")
+
+
+if __name__ == "__main__":
+    main()
