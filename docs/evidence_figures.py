@@ -1,0 +1,143 @@
+"""Draws the pictures of docs/evidence.md from the lines of the studies.
+
+    python docs/evidence_figures.py
+
+`docs/img/share.svg`: gains over random batches against the clean share of the pool. `docs/img/ladder.svg`: gains by
+reference and method. `docs/img/domains.svg`: how much of each domain is kept. A study without runs has no picture.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from evidence import BASELINE, ROOT, Lines, share_of
+from figures import page
+
+from aced.files.atomic import write_atomic
+from aced.report.canvas import css, isolated, new_figure, plain, put_text, set_ticks, to_svg
+from aced.report.charts import series_styles, spread
+
+WIDTH = 926
+"""Of a panel that fills the page of `figures.page`."""
+NAMES = 190
+"""Pixels for the names of rows."""
+DOMAINS = {"brain_mri": "brain MRI", "rsscn7": "aerial scenes", "neu_det": "steel defects"}
+
+
+@isolated
+def share_chart(lines: Lines, rows: Sequence[str]) -> str:
+    """Gain over random batches of the same pool against the share of right captions; bars are standard deviations."""
+    figure, axes = new_figure(WIDTH, 360, left=40, right=NAMES, bottom=44, top=16)
+    names = list(lines.study.points)
+    styles = series_styles([False] * len(rows))
+    axes.axhline(0, color=css("muted"), linewidth=1, linestyle=(0, (2, 3)))
+    ends = []
+    for row, style in zip(rows, styles, strict=True):
+        found = [(x, one) for x, point in enumerate(names) if (one := lines.gain(row, BASELINE, point))]
+        xs, means = [x for x, _ in found], [one.mean for _, one in found]
+        dashes = (0, (4, 2)) if style.dashed else "-"
+        axes.plot(xs, means, color=css(style.colour), marker=style.marker, linewidth=1.8, linestyle=dashes)
+        for x, one in found:
+            half = one.std or 0.0
+            axes.plot([x, x], [one.mean - half, one.mean + half], color=css(style.colour), linewidth=1, alpha=0.6)
+        ends.append(means[-1])
+    low, high = axes.get_ylim()
+    for row, style, y in zip(rows, styles, spread(ends, 0.055 * (high - low), low, high), strict=True):
+        put_text(axes, len(names) - 0.88, y, row, ("data", "data"), color=style.colour, va="center")
+    axes.set_xlim(-0.2, len(names) - 0.95)
+    axes.set_xticks(range(len(names)), names)
+    set_ticks(axes.yaxis, plain, 7)
+    put_text(axes, 0.5, -0.125, "right captions in the pool", ("axes", "axes"), color="muted", ha="center", va="top")
+    return to_svg(figure, "Gain over random batches against the clean share of the pool")
+
+
+@isolated
+def ladder_chart(lines: Lines, rows: Sequence[str]) -> str:
+    """Averages as a heat map: references from left to right, methods and students from above."""
+    names = list(lines.study.points)
+    figure, axes = new_figure(WIDTH, 60 + 40 * len(rows), left=NAMES, right=10, bottom=10, top=40, grid=False)
+    values = {(row, point): one for row in rows for point in names if (one := lines.spread(row, point))}
+    low, high = min(one.mean for one in values.values()), max(one.mean for one in values.values())
+    for y, row in enumerate(rows):
+        put_text(axes, -0.01, y, row, ("axes", "data"), color="ink", ha="right", va="center")
+        for x, point in enumerate(names):
+            if (row, point) not in values:
+                continue
+            one = values[row, point]
+            depth = (one.mean - low) / max(high - low, 1e-9)
+            axes.bar(x, 0.94, bottom=y - 0.47, width=0.97, facecolor=css("s1"), alpha=0.08 + 0.5 * depth)
+            put_text(axes, x, y, one.text, ("data", "data"), color="ink", ha="center", va="center")
+    for x, point in enumerate(names):
+        put_text(axes, x, 1.03, point, ("data", "axes"), color="muted", ha="center", va="bottom")
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines["bottom"].set_visible(False)
+    return to_svg(figure, "Average by reference and method")
+
+
+@isolated
+def domain_chart(lines: Lines, rows: Sequence[str]) -> str:
+    """Sound pairs of each domain among those trained on, relative to their share of the pool."""
+    figure, axes = new_figure(
+        WIDTH, 60 + 22 * len(rows) * len(DOMAINS), left=NAMES, right=60, bottom=24, top=10, grid=False
+    )
+    styles, y, kinds = (
+        series_styles([False] * len(DOMAINS)),
+        0.0,
+        {kind for one in lines.records for kind in one["kinds"]["pool"]},
+    )
+    for row in rows:
+        put_text(axes, -0.01, y + 1, row, ("axes", "data"), color="ink", ha="right", va="center")
+        for (domain, title), style in zip(DOMAINS.items(), styles, strict=True):
+            own = f"{domain}/clean"
+            if own in kinds:
+                kept, there = lines.spread(row, "", share_of(own)), lines.spread(BASELINE, "", share_of(own))
+                assert kept is not None
+                assert there is not None
+                ratio = kept.mean / there.mean
+                axes.barh(y, ratio, height=0.8, facecolor=css(style.colour))
+                put_text(axes, ratio + 0.02, y, f"{ratio:.2f}  {title}", ("data", "data"), color="muted", va="center")
+            y += 1
+        y += 0.8
+    axes.axvline(1, color=css("muted"), linewidth=1, linestyle=(0, (2, 3)))
+    axes.set_ylim(y - 0.9, -0.7)
+    axes.set_xlim(0, None)
+    axes.set_yticks([])
+    set_ticks(axes.xaxis, plain, 6)
+    return to_svg(figure, "Sound pairs of each domain that are trained on, relative to random batches")
+
+
+PICTURES = {
+    "share": (
+        share_chart,
+        "Gain over random batches, points",
+        "Gains are paired by seed; bars are standard deviations.",
+    ),
+    "ladder": (ladder_chart, "Zero-shot average, %", "References grow stronger from left to right."),
+    "domains": (
+        domain_chart,
+        "Sound pairs of three domains in the batches, relative to random batches",
+        "1: as many as in random batches.",
+    ),
+}
+
+
+def main() -> None:
+    """Draw what has runs."""
+    for name, (chart, title, note) in PICTURES.items():
+        lines = Lines(name)
+        rows = [row for row in lines.rows([]) if row != BASELINE or name == "ladder"]
+        if rows:
+            path = ROOT / f"docs/img/{name}.svg"
+            write_atomic(path, page([(16, title, chart(lines, rows))], [WIDTH], note, title))
+            print(f"Wrote {path.name}")
+
+
+if __name__ == "__main__":
+    main()
