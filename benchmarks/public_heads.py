@@ -184,6 +184,43 @@ def train_heads(tower: Tower, pairs: Pairs, extra: Pairs | None, section: TrainS
     return sum(last) / len(last)
 
 
+def fit_bias(tower: Tower, pairs: Pairs, train: Callable[[Pairs], float], folds: int, batch: int) -> float:
+    """The logit bias for the sigmoid loss, at the logit scale that the softmax loss trains, which has no bias itself.
+
+    Without one, all pictures and texts that are alike at all count as pairs, and the reference's sigmoid losses say
+    little. It is fitted on pairs that were held back, since projections know those they were trained on too well.
+
+    Args:
+        tower: its projections and scale are as before afterwards.
+        pairs: of which the first of `folds` parts is held back.
+        train: makes the projections from the other pairs.
+        folds: number of parts.
+        batch: pairs that meet in a loss, as in the batches that the reference will score.
+
+    Returns:
+        c, which has the lowest mean sigmoid loss over batches of held-back pairs.
+    """
+    start = {name: value.clone() for name, value in tower.model.state_dict().items()}
+    place = torch.arange(len(pairs)) % folds
+    train(pairs[(place != 0).nonzero()[:, 0]])
+    held = embed(tower, pairs[(place == 0).nonzero()[:, 0]])
+    tower.model.load_state_dict(start)
+    scale = torch.as_tensor(held.scale).detach()
+    parts = [(held.image[i : i + batch], held.text[i : i + batch]) for i in range(0, len(held) - batch + 1, batch)]
+    bias = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.stack([losses.sigmoid(Embeddings(*part, scale, bias)) for part in parts]).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return bias.item()
+
+
 # -- validation --------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,8 @@
     aced train photos data.shards=data/pool reference.model=runs/public-reference reference.cache=runs/cache-public
 
 Both trunks stay as their packages have them. Their features of the curated pairs are computed once; the projections
-are trained on these by the softmax loss. `--out` becomes a model folder, in which `reference.json` says what was done
+are trained on these by the softmax loss. A logit bias is fitted to the sigmoid loss of pairs held back, so that both
+losses can score by the model. `--out` becomes a model folder, in which `reference.json` says what was done
 and what it cost. `--images lite012` puts three image trunks side by side, `--texts words` takes word vectors.
 
 With `--imagenet NAMES.json` (CLIP_benchmark's `en_classnames.json`) each of ImageNet's classes is a pair as well: its
@@ -32,7 +33,17 @@ from typing import Any
 
 import torch
 from public_features import remembering
-from public_heads import TOLD, Known, Pairs, class_pairs, cross_validated, features, text_features, train_heads
+from public_heads import (
+    TOLD,
+    Known,
+    Pairs,
+    class_pairs,
+    cross_validated,
+    features,
+    fit_bias,
+    text_features,
+    train_heads,
+)
 from public_weights import IMAGES, TEXTS, class_weights, public_tower
 from rich.console import Console
 
@@ -139,11 +150,19 @@ def make(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 choose(options, tower, pairs, extra, known_of(tower, source, rows), console)
                 return {}
             start = time.process_time()
-            with torch.enable_grad():
-                loss = train_heads(tower, pairs, extra, section_of(options), options.more, options.seed)
+
+            def train(some: Pairs) -> float:
+                with torch.enable_grad():
+                    return train_heads(tower, some, extra, section_of(options), options.more, options.seed)
+
+            bias = fit_bias(tower, pairs, train, FOLDS, options.scored)
+            loss = train(pairs)
+            tower.model.logit_bias.data.fill_(bias)
             facts = facts_of(options, tower, source) | {
                 "pairs": len(pairs),
                 "loss": loss,
+                "logit_scale": float(tower.model.logit_scale.exp()),
+                "logit_bias": bias,
                 "training_seconds": time.process_time() - start,
             }
             save_tower(tower, options.out)
@@ -169,7 +188,20 @@ def scored(tower: Tower, tasks: Sequence[str], console: Console) -> dict[str, fl
 
 def facts_of(options: argparse.Namespace, tower: Tower, source: Shards) -> dict[str, Any]:
     """What the reference is: settings, size and data; processor milliseconds of each trunk are filled in later."""
-    taken = ("images", "texts", "size", "resize", "width", "mlp", "batch", "steps", "lr", "weight_decay", "seed")
+    taken = (
+        "images",
+        "texts",
+        "size",
+        "resize",
+        "width",
+        "mlp",
+        "batch",
+        "steps",
+        "lr",
+        "weight_decay",
+        "scored",
+        "seed",
+    )
     settings = {name: getattr(options, name) for name in taken}
     if options.imagenet is not None:
         settings |= {"more": options.more, "strength": options.strength}
@@ -207,6 +239,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--more", type=int, default=64, help="classes of ImageNet in a batch")
     parser.add_argument("--strength", type=float, default=1.0, help="how far their features are from the mean")
+    parser.add_argument("--scored", type=int, default=64, help="pairs of a batch for which the logit bias is fitted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(arguments)

@@ -60,6 +60,7 @@ def public_tower(images: str, texts: str, folder: Path, *, size: int, width: int
     config = {
         "model_cfg": {
             "embed_dim": width,
+            "init_logit_bias": 0.0,
             "vision_cfg": {
                 "timm_model_name": IMAGES[images],
                 "timm_model_pretrained": False,
