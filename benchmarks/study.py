@@ -5,7 +5,8 @@
 
 Two runs at a time by default, each on one thread. A finished run is one line of the study's .jsonl beside its TOML
 file, so a study that was interrupted, or got more rows or seeds, does only what is missing; `docs/evidence.py` makes
-tables and pictures from these lines. `--dry` prints what is missing, `--only` takes some rows.
+tables and pictures from these lines. `--dry` prints what is missing; `--only` and
+`--points` take some rows and points.
 
 A study has:
 
@@ -70,7 +71,8 @@ class Queue:
         """Jobs without a record, those that can start now first; others wait for the time of another row."""
         records = read_records(self._study.records)
         busy = {job.key for job, _, _ in self._running.values()} | self._failed
-        return [job for job in jobs_of(self._study, records, self._options.only) if job.key not in busy]
+        asked = self._options
+        return [job for job in jobs_of(self._study, records, asked.only, asked.points) if job.key not in busy]
 
     def work(self) -> int:
         """Run all that is missing; returns how many runs failed."""
@@ -130,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--place", action="append", default=[], metavar="NAME=FOLDER", help="what {NAME} stands for")
     parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder of the runs")
     parser.add_argument("--only", nargs="*", default=[], help="names of rows")
+    parser.add_argument("--points", nargs="*", default=[], help="names of points")
     parser.add_argument("--at-once", type=int, default=2, help="runs at a time")
     parser.add_argument("--dry", action="store_true", help="print what is missing and run nothing")
     options, console = parser.parse_args(arguments), Console()

@@ -156,13 +156,14 @@ def append(path: Path, job: Job, found: Record) -> None:
         file.write(json.dumps(own | found) + "\n")
 
 
-def jobs_of(study: Study, records: Sequence[Record], only: Sequence[str] = ()) -> list[Job]:
+def jobs_of(study: Study, records: Sequence[Record], only: Sequence[str] = (), points: Sequence[str] = ()) -> list[Job]:
     """The jobs that have no record, seed by seed, so that every row has a first figure early.
 
     Args:
         study: the study.
         records: its finished runs.
         only: names of rows; empty: all.
+        points: names of points; empty: all.
     """
     done = {record["key"] for record in records}
     timed = {(record["row"], record["point"], record["seed"]) for record in records}
@@ -170,7 +171,7 @@ def jobs_of(study: Study, records: Sequence[Record], only: Sequence[str] = ()) -
     for seed in study.seeds:
         for point, over in study.points.items():
             for row in study.rows:
-                if only and row.name not in only:
+                if (only and row.name not in only) or (points and point not in points):
                     continue
                 keys = {**study.keys, **row.keys, **over}
                 if row.time is None:
