@@ -120,7 +120,7 @@ def _method(m: Method) -> tuple[str, ...]:
     return (
         f"`{m.name}`",
         m.title,
-        m.score or (f"concepts: {m.concepts}" if m.concepts else "–"),
+        m.score or (f"concepts: {m.concepts}" if m.concepts else "history" if m.history else "–"),
         m.strategy if m.score else "–",
         ", ".join(name for name, _ in m.distillations) or "–",
         ", ".join(f"{weight:g}" for _, weight in m.distillations) or "–",

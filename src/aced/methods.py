@@ -29,6 +29,7 @@ class Method:
         score: by which candidates are chosen for the contrastive batch, a name in `SCORES`; None: i.i.d.
         strategy: how the scores decide the batch.
         concepts: how concepts decide the batch, for methods without a scoring model; or None.
+        history: whether the student's score of a pair is compared with its own of the beginning of the run.
         distill: the distillation loss added to the contrastive one, a name in `DISTILLATIONS`, or None.
         weight: lambda, the weight of the distillation loss.
         second: another distillation loss on the same batch, or None.
@@ -47,6 +48,7 @@ class Method:
     score: Score | None = None
     strategy: Strategy = "joint"
     concepts: ByConcepts | None = None
+    history: bool = False
     distill: str | None = None
     weight: float = 0.0
     second: str | None = None
@@ -61,12 +63,12 @@ class Method:
     @property
     def chooses(self) -> bool:
         """Whether batches are chosen from larger super-batches."""
-        return self.score is not None or self.concepts is not None
+        return self.score is not None or self.concepts is not None or self.history
 
     @property
     def scores_student(self) -> bool:
         """Whether the student must embed the super-batch before the selection."""
-        return self._scoring is not None and self._scoring.student != 0
+        return self.history or (self._scoring is not None and self._scoring.student != 0)
 
     @property
     def scores_reference(self) -> bool:
@@ -197,6 +199,12 @@ _TABLE = (
         title="CABS-FM",
         about="pairs that show the most concepts",
         concepts="frequency",
+    ),
+    Method(
+        name="dissect",
+        title="DISSect",
+        about="pairs whose similarity for the student has risen least since the first quarter of the run",
+        history=True,
     ),
     Method(
         name="i-acid",
@@ -369,8 +377,8 @@ def register_method(method: Method) -> Method:
             raise AcedError(f"{what} has score '{method.score}', which needs strategy='joint'.")
     if method.concepts not in (None, *get_args(ByConcepts)):
         raise AcedError(f"{what} has concepts='{method.concepts}': use one of {', '.join(get_args(ByConcepts))}.")
-    if method.concepts is not None and method.score is not None:
-        raise AcedError(f"{what} chooses by concepts and by score '{method.score}': leave out one of them.")
+    if len(ways := [way for way in ("score", "concepts", "history") if getattr(method, way)]) > 1:
+        raise AcedError(f"{what} chooses by {' and by '.join(ways)}: keep one of them.")
     if method.filters and method.chooses:
         raise AcedError(f"{what} filters the pool once and chooses at every step: leave out one of them.")
     if method.strategy not in get_args(Strategy):

@@ -81,6 +81,8 @@ RUNS = [
     ("kd-only", True, {}),
     ("cabs-dm", False, {}),
     ("cabs-fm", False, {"method__until": 0.5}),
+    ("dissect", False, {}),
+    ("dissect", False, {"method__since": 0.5, "scoring__resolution": 16, "method__loss": "softmax"}),
     ("clip-filter", True, {}),
     ("clip-filter-kd", True, {"method__loss": "drrho"}),
     ("drrho", False, {}),

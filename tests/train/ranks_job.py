@@ -63,6 +63,7 @@ CHEAP: dict[str, tuple[str, dict[str, Any]]] = {
     "diverse": ("d-aced", {"scoring__early": True, "method__columns": 20}),
     "coarse": ("iid", {"scoring__resolution": 16, "scoring__coarse_share": 0.3, "train__grad_cache": 3}),
     "independent": ("h-acid-independent", {"scoring__cascade": 0.4, "method__loss": "softmax"}),
+    "history": ("dissect", {}),
     "lonely": ("aced", {"scoring__cascade": 0.4, "scoring__reuse": 3}),
     "holes": ("aced", {"scoring__cascade": 0.4, "scoring__early": True, "data__max_bad_share": 0.5}),
     "all": (
@@ -156,6 +157,8 @@ def cheap_steps(world: World, reference: Path) -> dict[str, Any]:
         # What is embedded, and what is fitted to that, differs in the last bits; a fit of other pairs is another one.
         rough = ("image", "text", "flops", "gram", "cross", "maps")
         facts = {key: value.tolist() for key, value in held.items() if key.rpartition(".")[2] not in rough}
+        if trainer.history is not None:
+            facts["known"] = trainer.history.tensors()["history.scores"].isfinite().tolist()
         if "fit.gram" in held:  # means over pairs, which are of the size of gradients
             pairs = held["fit.gram"][0, -1, -1]
             gradients |= {key: held[key] / pairs for key in ("fit.gram", "fit.cross")}

@@ -20,6 +20,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "reuse": ("aced", {"reuse": 4}),
     "predict": ("aced", {"cascade": 0.4, "reuse": 4, "unseen": "predict", "refresh": 0.5}),
     "resolution": ("aced", {"resolution": 16, "coarse_share": 0.5}),
+    "history": ("dissect", {}),
+    "history-reuse": ("dissect", {"reuse": 4}),
     "all": ("aced", {"cascade": 0.4, "early": True, "reuse": 4, "resolution": 16, "coarse_share": 0.5}),
 }
 
@@ -49,7 +51,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     interrupted(config("halves", 3), pool, cache, 4)
     tensors = load_file(tmp_path / "halves/checkpoints/step-00000003/train.safetensors")
     held = {name.split(".")[1] for name in tensors if name.startswith("chooser.")}
-    names = {"memory": "reuse" in keys, "fit": option == "predict"}
+    names = {"memory": "reuse" in keys, "fit": option == "predict", "history": method == "dissect"}
     assert held == {name for name, there in names.items() if there}
     run(config("halves", 3), pool, cache, resume=True)
     same_run(tmp_path / "whole", tmp_path / "halves")

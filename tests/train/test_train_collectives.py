@@ -43,10 +43,10 @@ def beside(method: Method, words: list[str]) -> Counter[str]:
     One of numbers at the start, the texts, what the ranks say of each other's texts, and the ledger at the end.
     """
     calls, distilled = Counter({"gather": 2, "sum_rows": 1, "sum": 1}), [name for name, _ in method.distillations]
-    # The sums over columns of a softmax, in DRRho's loss too; the concepts that CABS chooses by; what was embedded to
-    # be remembered, to score and in training.
+    # The sums over columns of a softmax, in DRRho's loss too; what CABS and DISSect choose by; what was embedded to be
+    # remembered, to score and in training.
     calls["gather"] += ("softmax" in distilled) + ("softmax" in words) + (method.loss == "drrho")
-    calls["gather"] += method.concepts is not None
+    calls["gather"] += method.concepts is not None or method.history
     calls["gather"] += {"reuse": 2, "predict": 1, "early": 1, "all": 3}.get(words[-1], 0)
     # Projections are large, and FSDP2 leaves the student's own scale and bias to us.
     calls["sum"] += bool(method.columns or "features" in distilled or "fsdp" in words)
@@ -60,7 +60,7 @@ def test_a_step_exchanges_what_it_must(ranks: int, name: str, counted: Any) -> N
     moved = found.pop("exchange", 0)
     assert found == beside(method, words)
     # It may be that every rank has its share among its own; nothing moves where candidates are taken as they come.
-    chooses = method.score is not None or method.concepts is not None or method.distill_on == "iid"
+    chooses = method.chooses or method.distill_on == "iid"
     assert moved <= (chooses and "global" in words)
 
 

@@ -78,7 +78,7 @@ def test_a_method_trains_and_its_ledger_is_exact(
     assert ledger.flops["selection"] == (STEPS * selection_flops(SUPER, BATCH, 4, widths) if joint else 0)
     if batches == 1:
         expected = flops_per_trained_sample(
-            filtering_ratio=0.8 if method.score else 0.0,
+            filtering_ratio=0.8 if method.chooses else 0.0,
             reference=large / student,
             scores_student=method.scores_student,
             uses_reference=frozen is not None,

@@ -110,7 +110,7 @@ def test_a_few_unreadable_samples_make_smaller_batches(
     source = with_holes(pool, 10)
     trainer = trainer_of(config, source, tmp_path / "cache" if METHODS[name].columns else None)
     outcomes = take(trainer, config, source, 3)
-    asked = SUPER if METHODS[name].score or METHODS[name].concepts else BATCH
+    asked = SUPER if METHODS[name].chooses else BATCH
     assert trainer.ledger.samples_loaded == 3 * asked
     assert all(not (outcome.candidates % 10 == 0).any() for outcome in outcomes)
     rows = [len(outcome.rows) for outcome in outcomes]

@@ -12,10 +12,9 @@ from aced.core.linear_fit import LinearFit
 from aced.cost.outlined import Models, Outlined
 from aced.runs.ledger import FlopPhase, Ledger
 from aced.train.distributed import World
-from aced.train.run.scoring_plan import kept_by_reference, settings_of, side_of, sieved
+from aced.train.run.scoring_plan import kept_by_reference, settings_of, side_of, sieved, window_of
 from aced.train.scoring.cascade import Sieve
 from aced.train.scoring.draw import count_draw
-from aced.train.scoring.window import Window
 from aced.train.settings import StepSettings
 
 
@@ -31,7 +30,7 @@ def run_totals(config: Config, models: Models, pool: int) -> Ledger:
         pool: number of pairs of the pool.
     """
     total, steps = Ledger(), config.train.steps
-    window = Window.of(config.method.since, config.method.until, steps, config.train.batch, 1)
+    window = window_of(config, 1)
     inside = max(0, window.end - window.first) if config.row.chooses else 0
     for times, chooses in ((inside, True), (steps - inside, False)):
         step = _step(config, models, chooses=chooses)
@@ -59,6 +58,8 @@ def _step(config: Config, models: Models, *, chooses: bool) -> Ledger:
             _embed(ledger, models.reference, "reference", config.super_batch - (0 if known else _again(models, batch)))
         if method.score is not None:
             _choose(ledger, config, models, settings)
+        elif method.history:
+            _score(ledger, config, models, config.super_batch)
     guides = method.guided and models.reference not in models.teachers and not known
     if guides and models.reference is not None:
         _embed(ledger, models.reference, "reference", batch)

@@ -27,6 +27,7 @@ from aced.train.optim import learning_rate, set_learning_rate
 from aced.train.providers import Provider
 from aced.train.replica import Replica
 from aced.train.scoring.choosing import ChoicePlan, choose
+from aced.train.scoring.history import History
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.settings import StepSettings
@@ -46,6 +47,7 @@ class Trainer:
         settings: numbers that do not change.
         plan: how the training rows are selected.
         memory: the student's earlier embeddings of pairs; None without one.
+        history: its earlier scores of pairs; None for a method that does not compare with them.
         reference: scores the super-batch; None for a method without one.
         teachers: models to distil; the reference may be among them, and is then used once for both.
         further: draws further pairs for which only the teachers have embeddings; None for a method without.
@@ -69,6 +71,7 @@ class Trainer:
     settings: StepSettings
     plan: ChoicePlan
     memory: Memory | None
+    history: History | None
     reference: Provider | None
     teachers: list[Provider]
     further: FurtherPairs | None
@@ -81,6 +84,11 @@ class Trainer:
     step: int = 0
     unscored: bool = False
     whole: bool = True
+
+    @property
+    def remembered(self) -> list[Memory | History]:
+        """What selection remembers of earlier steps."""
+        return [one for one in (self.memory, self.history) if one is not None]
 
     def moment(self, pool: Pool) -> Moment:
         """The context in which the next step selects from the candidates of all processes."""
@@ -139,7 +147,7 @@ def train_step(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         if t.further is not None:
             t.further.read(t.step)
     at = t.moment(pool)
-    choice = choose(t.plan, t.memory, pool.own, at)  # times its own scoring and selection
+    choice = choose(t.plan, t.memory, t.history, pool.own, at)  # times its own scoring and selection
     dealt = pool.deal(choice.rows, choice.each)  # b, and the process that trains on each
     dealt_kd = _distilled(t, dealt, pool)
     with ledger.timed("train"):

@@ -148,6 +148,8 @@ def load_checkpoint(path: Path, trainer: Trainer, metrics: Metrics, config: Conf
         # Embeddings go to the student's device; positions and steps stay on the CPU.
         if trainer.memory is not None:
             trainer.memory.load({k: v.to(device) if k.endswith((".image", ".text")) else v for k, v in held.items()})
+        if trainer.history is not None:
+            trainer.history.load(held)
         trainer.ledger = Ledger(**facts["ledger"], clock=trainer.ledger.clock)
         _load_faults(trainer.faults, facts["faults"])
         trainer.step, trainer.unscored = facts["step"], facts.get("unscored", False)
@@ -191,8 +193,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = {"generator": trainer.generator.get_state()}
     tensors |= {f"objective.{k}": v for k, v in trainer.objective.state_dict().items()}
-    if trainer.memory is not None:
-        tensors |= {f"chooser.{k}": v for k, v in trainer.memory.tensors().items()}
+    for one in trainer.remembered:
+        tensors |= {f"chooser.{k}": v for k, v in one.tensors().items()}
     states = whole_optimizer([trainer.student, trainer.objective], trainer.optimizer)
     return tensors | {f"optimizer.{k}": v for k, v in states.items()}
 

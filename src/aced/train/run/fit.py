@@ -46,7 +46,7 @@ from aced.train.run.loop import OnStep, run_steps
 from aced.train.run.ordering import make_run_order, recorded
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
-from aced.train.run.scoring_plan import make_memory, make_partly, make_plan, settings_of
+from aced.train.run.scoring_plan import make_history, make_memory, make_partly, make_plan, settings_of
 from aced.train.scoring.filtering import FILTERED, filtered, fingerprint_of_rows
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
@@ -182,6 +182,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         settings=settings,
         plan=plan,
         memory=make_memory(config, student, reference, world),
+        history=make_history(config, len(inputs.source), student),
         reference=reference,
         teachers=inputs.teachers if method.distill else [],
         further=_further(config, inputs.teachers),

@@ -52,8 +52,8 @@ class LastStep:
         statistics = [buffer.clone() for buffer in self._statistics]
         self._kept.append(_State(t.step, t.generator.get_state(), t.ledger.copy(), statistics))
         t.faults.keep()
-        if t.memory is not None:
-            t.memory.keep()
+        for one in t.remembered:
+            one.keep()
         t.whole = True
 
     def put_back(self) -> bool:
@@ -69,8 +69,8 @@ class LastStep:
             return False
         while self._kept:
             t.faults.back()
-            if t.memory is not None:
-                t.memory.back()
+            for one in t.remembered:
+                one.back()
             if self._kept[-1].step <= good:
                 break
             self._kept.pop()

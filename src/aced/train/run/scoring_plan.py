@@ -15,6 +15,7 @@ from aced.train.providers import Cached, Provider
 from aced.train.scoring.cascade import Sieve
 from aced.train.scoring.choosing import ChoicePlan
 from aced.train.scoring.early import Early
+from aced.train.scoring.history import History
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.unseen import Guess
 from aced.train.scoring.window import Window
@@ -33,13 +34,10 @@ def make_plan(
     section, method = config.scoring, config.row
     if not method.chooses:
         return ChoicePlan()
-    own, train = config.method, config.train
-    window = None
-    if (own.since, own.until) != (0.0, 1.0):
-        window = Window.of(own.since, own.until, train.steps, train.batch, world.size)
+    always = (config.method.since, config.method.until) == (0.0, 1.0)
+    window, side = None if always else window_of(config, world.size), side_of(config, student)
     if method.score is None:
-        return ChoicePlan(window=window)
-    side = side_of(config, student)
+        return ChoicePlan(side=side, window=window)
     cascade = sieved(config)
     sieve = Sieve(kept_by_reference(config), settings, method, config.run.seed, world)
     if not section.early:
@@ -47,6 +45,12 @@ def make_plan(
     again = cascade or method.distill is not None
     early = Early(sieve, _cached(reference), config.super_batch, again)
     return ChoicePlan(method.score if cascade else None, early, side=side, window=window)
+
+
+def window_of(config: Config, ranks: int) -> Window:
+    """The steps of a run that select, if its method does, with so many processes."""
+    own, train = config.method, config.train
+    return Window.of(own.since, own.until, train.steps, train.batch, ranks)
 
 
 def side_of(config: Config, student: Tower) -> int | None:
@@ -93,6 +97,14 @@ def make_memory(config: Config, student: Tower, reference: Provider | None, worl
         )
     refreshed = math.ceil(section.refresh * config.train.batch)
     return Memory(section.reuse, Guess(reference.width, student, world, refreshed))
+
+
+def make_history(config: Config, pairs: int, student: Tower) -> History | None:
+    """The student's earlier scores of the `pairs` of a pool; None for a method that does not compare with them."""
+    if not config.row.history:
+        return None
+    window = window_of(config, 1)
+    return History(pairs, window.first, window.end, student.device)
 
 
 def make_partly(config: Config, student: Tower) -> PartlyCoarse | None:

@@ -18,6 +18,8 @@ from aced.train.scoring.concept_choice import drawn_by_concepts
 from aced.train.scoring.draw import draw
 from aced.train.scoring.early import Early
 from aced.train.scoring.filtering import FilteredOrder
+from aced.train.scoring.history import History
+from aced.train.scoring.history_choice import drawn_by_history
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.own_share import each_kept, own_part
@@ -36,7 +38,7 @@ class ChoicePlan:
         side: side in pixels to which images are reduced for scoring; None for the student's own.
         kept: `[m]` positions of the pool that a filter has kept before training; None without one.
         window: the steps that select; None: all of them.
-        concepts: the selection by concepts; None if a score decides.
+        concepts: the selection by concepts; None if something else decides.
     """
 
     score: Score | None = None
@@ -88,12 +90,15 @@ class StepChoice:
     finite: Tensor | None = None
 
 
-def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: Moment) -> StepChoice:
+def choose(
+    plan: ChoicePlan, memory: Memory | None, history: History | None, candidates: Candidates, at: Moment
+) -> StepChoice:
     """The rows to train on, counted and timed in the ledger.
 
     Args:
         plan: how to select.
         memory: the student's earlier embeddings of pairs; None if each is embedded anew.
+        history: its earlier scores of pairs, for a method that compares with them; or None.
         candidates: this process's; the rows are among those of all processes.
         at: the step.
     """
@@ -103,6 +108,11 @@ def choose(plan: ChoicePlan, memory: Memory | None, candidates: Candidates, at: 
     if chooses and plan.concepts is not None:
         rows, each = drawn_by_concepts(plan.concepts, candidates, at)
         return StepChoice(rows, each=each)
+    if chooses and history is not None:
+        student = _student(plan, memory, candidates, None, at)
+        assert student is not None  # it has a score to compare
+        rows, some, finite = drawn_by_history(history, student, at)
+        return StepChoice(rows, each=some, finite=finite)
     if not chooses or plan.score is None:
         # Several processes divide the candidates that are here, for which they must know their number.
         device = candidates.indices.device if at.world.size == 1 else None

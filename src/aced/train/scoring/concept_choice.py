@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
-import torch
 from torch import Tensor
 
 from aced.core.concepts import by_concepts
-from aced.core.selection import shares_of
 from aced.pool.concept_column import Concepts
 from aced.pool.source import Candidates
 from aced.train.scoring.moment import Moment
-from aced.train.scoring.own_share import each_has
+from aced.train.scoring.own_share import chosen_in_scope, each_has
 
 
 def drawn_by_concepts(column: Concepts, candidates: Candidates, at: Moment) -> tuple[Tensor, list[int]]:
@@ -30,14 +26,7 @@ def drawn_by_concepts(column: Concepts, candidates: Candidates, at: Moment) -> t
         concepts = at.world.gather(candidates.column(column), at.counts).cpu()
         size, how = min(at.settings.batch, len(concepts)), at.method.concepts
         assert how is not None  # a method by concepts says how
-        if at.world.size == 1 or at.settings.scope == "global":
-            rows = by_concepts(concepts, size, how)
-            return rows, each_has(rows, at.counts)
-        starts = accumulate(at.counts[:-1], initial=0)
-        each = [min(share, count) for share, count in zip(shares_of(size, at.world.size), at.counts, strict=True)]
-        parts = [
-            start + by_concepts(part, share, how)
-            for start, part, share in zip(starts, concepts.split(at.counts), each, strict=True)
-            if share
-        ]
-        return torch.cat(parts), each
+        rows, each = chosen_in_scope(
+            lambda values, share: by_concepts(values, share, how), concepts, size, at.counts, at.settings.scope
+        )
+        return rows, each_has(rows, at.counts) if each is None else each

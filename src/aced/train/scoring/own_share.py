@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -42,3 +45,23 @@ def each_has(rows: Tensor, counts: list[int]) -> list[int]:
     rows = rows.cpu()
     owners = torch.bucketize(rows, torch.tensor(counts).cumsum(0), right=True)
     return torch.bincount(owners, minlength=len(counts)).tolist()
+
+
+def chosen_in_scope(
+    choose: Callable[[Tensor, int], Tensor], values: Tensor, size: int, counts: list[int], scope: Scope
+) -> tuple[Tensor, list[int] | None]:
+    """The rows of a choice that every process makes for all, and each process's number of them if known unread.
+
+    Args:
+        choose: from values of some candidates, the rows of so many of them.
+        values: `[B, ...]` of all processes' candidates.
+        size: b, B at most.
+        counts: each process's number of candidates.
+        scope: `global`: all compete. Otherwise each process's candidates make up their own share of the batch.
+    """
+    each = settled(size, counts, scope)
+    if each is None or len(counts) == 1:
+        return choose(values, size), each
+    starts = accumulate(counts[:-1], initial=0)
+    parts = zip(starts, values.split(counts), each, strict=True)
+    return torch.cat([start + choose(part, share) for start, part, share in parts if share]), each
