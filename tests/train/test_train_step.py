@@ -78,6 +78,16 @@ def test_only_those_who_report_read_the_kinds(
     assert weights[0] == weights[1]
 
 
+def test_kinds_of_other_names_say_nothing_about_soundness(
+    pool: Scenes, tmp_path: Path, trained: dict[str, Path]
+) -> None:
+    config = run_config(tmp_path, "iid", trained, train__steps=2)
+    source = replace(pool, kinds=["aerial"] * len(pool))
+    fitted = fit(config, inputs_of(config, source), make_student(config), quiet())
+    assert fitted.clean_share is None
+    assert lines_of(tmp_path / "metrics.jsonl")[-1]["kinds"]["chosen"] == {"aerial": 2 * BATCH}
+
+
 def test_the_line_counts_what_was_kept(pool: Scenes, tmp_path: Path, trained: dict[str, Path]) -> None:
     config = run_config(tmp_path, "i-acid", trained, train__steps=4)
     fitted = fit(config, inputs_of(config, pool), make_student(config), quiet())

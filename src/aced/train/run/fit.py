@@ -102,7 +102,8 @@ def fit(
         if world.first:
             write_pairs(folder / "gallery.json", config, inputs.source, order, trainer, student)
     chosen = metrics.chosen_total
-    share = sum(chosen[k] for k in SOUND_KINDS) / chosen.total() if chosen else None
+    sound = sum(chosen[kind] for kind in SOUND_KINDS)
+    share = sound / chosen.total() if sound else None  # other names say nothing about soundness
     return Fitted(student, scores, trainer.ledger, trainer.faults, share, folder, trainer.step)
 
 
