@@ -14,6 +14,10 @@ With `--imagenet NAMES.json` (CLIP_benchmark's `en_classnames.json`) each of Ima
 name, and features that the image trunk's own classifier takes for it. **The image trunks have seen ImageNet**: what
 they know of its classes, and of collections made from it (Tiny ImageNet), labels have taught them.
 
+    python benchmarks/public_reference.py --curated data/curated --start runs/diverse --steps 160 --out runs/tuned
+
+goes on with projections that were trained on other pairs, such as a noisy pool's.
+
     python benchmarks/public_reference.py --curated data/curated --choose
 
 scores settings on curated pairs that were held back (four folds; `public_heads.validate`) and writes nothing. The
@@ -51,7 +55,7 @@ from aced import evaluate
 from aced.config.sections import TrainSection
 from aced.errors import AcedError
 from aced.files.atomic import write_atomic
-from aced.models import Tower
+from aced.models import Tower, load_tower
 from aced.models.model_loading import save_tower
 from aced.pool.shards import Shards, open_shards
 from aced.runtime.progress import Bars
@@ -71,8 +75,12 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 
 def built(options: argparse.Namespace, folder: Path) -> Tower:
-    """The tower that the options ask for, its projections untrained."""
-    return public_tower(
+    """The tower that the options ask for; its projections are untrained, or those of `--start`.
+
+    Raises:
+        AcedError: `--start` has other trunks or another width.
+    """
+    tower = public_tower(
         options.images,
         options.texts,
         folder,
@@ -81,6 +89,12 @@ def built(options: argparse.Namespace, folder: Path) -> Tower:
         resize=options.resize,
         mlp=options.mlp,
     )
+    if options.start is not None:
+        try:
+            tower.model.load_state_dict(load_tower(options.start).model.state_dict())
+        except RuntimeError as error:
+            raise AcedError(f"--start {options.start} is not of the same parts: {error}") from None
+    return tower
 
 
 def section_of(options: argparse.Namespace) -> TrainSection:
@@ -203,6 +217,8 @@ def facts_of(options: argparse.Namespace, tower: Tower, source: Shards) -> dict[
         "seed",
     )
     settings = {name: getattr(options, name) for name in taken}
+    if options.start is not None:
+        settings["start"] = options.start.name
     if options.imagenet is not None:
         settings |= {"more": options.more, "strength": options.strength}
     flops = tower.flops(tower.context_length)
@@ -233,6 +249,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resize", choices=("shortest", "squash"), default="shortest")
     parser.add_argument("--width", type=int, default=384, help="of the embeddings")
     parser.add_argument("--mlp", action="store_true", help="a hidden layer in both projections")
+    parser.add_argument("--start", type=Path, help="folder of a reference whose projections are trained on")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=640)
     parser.add_argument("--lr", type=float, default=1e-3)

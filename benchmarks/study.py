@@ -120,7 +120,7 @@ def warmed(study: Study, places: dict[str, str]) -> Iterator[str]:
     """Places that the study names and the command line does not."""
     for key, value in study.all_keys():
         try:
-            str(value).format(**places)
+            str(value).format(seed=0, **places)
         except KeyError as error:
             yield f"{key} names {{{error.args[0]}}}; give --place {error.args[0]}=FOLDER."
 

@@ -102,8 +102,9 @@ class Job:
         return "-".join(re.sub(r"[^a-z0-9.]+", "-", word.lower()).strip("-") for word in words)
 
     def filled(self, places: Mapping[str, str]) -> dict[str, str]:
-        """The config keys as text, with `{place}` filled in."""
-        return {key: _text(value).format(**places) for key, value in self.keys.items()}
+        """The config keys as text, with `{place}` filled in, and `{seed}`, which models of another study have too."""
+        known = {"seed": str(self.seed), **places}
+        return {key: _text(value).format(**known) for key, value in self.keys.items()}
 
 
 def _text(value: Any) -> str:

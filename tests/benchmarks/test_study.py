@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -67,6 +68,13 @@ def test_every_row_is_run_at_every_point_with_every_seed_and_a_point_wins_over_a
     assert [job.seed for job in jobs] == [0] * 6 + [1] * 6  # a figure for each row comes first
     aced = next(job for job in jobs if (job.row, job.point) == ("ACED", "all"))
     assert aced.keys == {"data.scenes_size": 64, "train.steps": 4, "method.name": "aced", "data.scenes_seed": 2}
+
+
+def test_places_and_the_seed_are_filled_in(study: Study) -> None:
+    job = next(job for job in jobs_of(study, []) if job.seed == 1)
+    keys = {"student.model": "{models}/iid-s{seed}", "data.shards": ["{data}/a", "b"]}
+    filled = dataclasses.replace(job, keys=keys).filled({"models": "m", "data": "d"})
+    assert filled == {"student.model": "m/iid-s1", "data.shards": '["d/a", "b"]'}
 
 
 def test_a_finished_run_is_not_run_again_and_one_with_another_key_is(study: Study) -> None:
