@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 import traceback
@@ -54,6 +55,7 @@ def run(job: Job, folder: Path, places: dict[str, str], keep: bool) -> dict[str,
         "tasks": {name: {k: score[k] for k in ("value", "chance", "n")} for name, score in row["tasks"].items()},
         "kinds": kinds,
         "steps": done.step,
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "processor_seconds": (marks[-1] - marks[0]) * len(marks) / max(len(marks) - 1, 1),
         "environment": {name: done.results["environment"].get(name) for name in ("cpu", "torch", "aced")},
     }

@@ -4,7 +4,7 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on) and `claims` (docs/claims.toml). Names of rows may follow a study's, separated by `|`; without any, all are
+trained on), `overhead` (milliseconds of a step at each point) and `claims` (docs/claims.toml). Names of rows may follow a study's, separated by `|`; without any, all are
 shown.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
@@ -208,6 +208,31 @@ def kinds(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     return found
 
 
+def step_ms(record: Record) -> float:
+    """Processor milliseconds of a step."""
+    return 1000.0 * float(record["processor_seconds"]) / float(record["steps"])
+
+
+def overhead(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
+    """Rows against points: milliseconds of a step, and its FLOPs and the peak of memory at the last point."""
+    names = list(lines.study.points)
+    found = [["", *(f"{point}, ms" for point in names), "FLOPs", "MB"]]
+    for name in lines.rows(rows):
+        means = [lines.spread(name, point, step_ms) for point in names]
+        last = lines.of(name, names[-1])
+        flops = spread([one["budgets"]["flops"] / one["steps"] for one in last]).mean if last else None
+        memory = spread([one["peak_megabytes"] for one in last]).mean if last else None
+        found.append(
+            [
+                name,
+                *(DASH if one is None else f"{one.mean:.0f}" for one in means),
+                DASH if flops is None else budget_text("flops", flops),
+                DASH if memory is None else f"{memory:.0f}",
+            ]
+        )
+    return found
+
+
 def _text(one: Spread | None) -> str:
     return DASH if one is None else one.text
 
@@ -264,7 +289,7 @@ def note(lines: Lines) -> str:
     )
 
 
-KINDS = {"table": table, "points": points, "tasks": tasks, "kinds": kinds}
+KINDS = {"table": table, "overhead": overhead, "points": points, "tasks": tasks, "kinds": kinds}
 
 
 def block(words: str) -> str:
