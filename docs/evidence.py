@@ -4,8 +4,8 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on), `overhead` (milliseconds of a step at each point) and `claims` (docs/claims.toml). Names of rows may follow a study's, separated by `|`; without any, all are
-shown.
+trained on), `overhead` (milliseconds of a step at each point) and `claims` (docs/claims.toml). Names of rows may follow
+a study's, separated by `|`; without any, all are shown.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
 is Student's, at 95 %, over seeds.
