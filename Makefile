@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # CPU threads of the tests: one is quickest, and every number must pass.
 THREADS ?= 1
+# Processes of the tests; each takes whole files, the slow ones first. `make unit PROCESSES=0` uses one.
+PROCESSES ?= 2
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint types unit docs dist clean
@@ -22,7 +24,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

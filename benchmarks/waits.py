@@ -25,7 +25,7 @@ import torch
 from claimed_gpu import Wait, claim
 
 STEP = 2
-COMMON = ["run.log_every=1000", "run.checkpoint_every=0", "data.scenes_size=400", "student.model=peer.json"]
+COMMON = ["run.log_every=1000", "run.checkpoint_every=0", "data.scenes_size=160", "student.model=peer.json"]
 COMMON += ["train.steps=9", "train.batch=16", "method.chunks=4", "run.threads=1", "run.device=cuda"]
 
 
@@ -53,7 +53,7 @@ def write_models(place: Path) -> None:
 
     for name, width in (("peer", 16), ("large", 32)):
         towers = {"vision_cfg": {"image_size": 32, "patch_size": 16, "head_width": 16}, "text_cfg": {"heads": 2}}
-        towers["text_cfg"] |= {"context_length": 16, "vocab_size": 49408}
+        towers["text_cfg"] |= {"context_length": 16, "vocab_size": 450}  # the words of the demo family
         for tower in towers.values():
             tower |= {"layers": 1, "width": 2 * width}
         model = place / f"{name}.json"

@@ -22,9 +22,9 @@ class ThreadRanks:
 
     def _all(self, value: Tensor) -> list[Tensor]:
         self._board[self.rank] = value
-        self._barrier.wait(30)
+        self._barrier.wait(300)
         values = list(self._board)
-        self._barrier.wait(30)
+        self._barrier.wait(300)
         self.moved += value.numel()
         return values
 

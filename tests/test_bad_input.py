@@ -336,7 +336,7 @@ def test_ctrl_c(workers: int, running: Any, cli: Cli, tmp_path: Path) -> None:
     process = running(*words)
     wait_for_checkpoint(process, tmp_path, behind=0)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     check(Ended(process.returncode, out, err), f"interrupted; step {newest(tmp_path)} of 3000 is saved", status=130)
     assert not leftovers(tmp_path)
     assert not (tmp_path / "out/model").exists()
@@ -346,7 +346,7 @@ def test_ctrl_c(workers: int, running: Any, cli: Cli, tmp_path: Path) -> None:
     process = running(*words, "--resume")
     wait_for_checkpoint(process, tmp_path, behind=step)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert f"step {step}" in out
     assert process.returncode == 130
 

@@ -114,7 +114,7 @@ def test_closed_outputs_are_ones_that_nobody_reads(tmp_path: Path) -> None:
     )
     env = os.environ | {"PYTHONPATH": str(Path(aced.__file__).parents[1])}
     ended = subprocess.run(
-        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code], env=env, timeout=120
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code], env=env, timeout=300
     )
     assert ended.returncode == 7
 

@@ -45,13 +45,13 @@ def submit(place: Path, number: int | None = None, **env: str) -> tuple[int, lis
         start_new_session=True,
     )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while number is not None and not (place / "log.torchrun").exists():
             assert time.monotonic() < end
             time.sleep(0.01)
         if number is not None:
             process.send_signal(number)
-        return process.wait(60), log.read_text().splitlines()
+        return process.wait(300), log.read_text().splitlines()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -296,7 +296,7 @@ def test_a_signal_leaves_whole_side_cars_and_nothing_else(
     assert ended.status == (130 if number == signal.SIGINT else 75)
     assert "the same command" in ended.err
     for child in multiprocessing.active_children():
-        child.join(60)  # told to end, whatever it is at
+        child.join(300)  # told to end, whatever it is at
     assert len(files(cache)) == 1
     assert not [path for path in files(cache) if path.suffix == ".tmp"]
     assert cli(*words_of(trained["peer"], pool, cache)).status == 0

@@ -118,7 +118,7 @@ def test_several_are_fetched_at_a_time_and_ahead(store: Store, tmp_path: Path) -
     pool = streamed(tmp_path, 16 * SIZE)
     steps = walked(pool, BLOCKS)
     next(steps)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while len(store.gets) < 16 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(store.gets) == 16  # as many as there is room for, though no step needs them yet
@@ -236,7 +236,7 @@ def test_processes_wait_for_what_another_one_fetches(store: Store, tmp_path: Pat
     for reader in readers:
         reader.start()
     fetcher.start()
-    got = [answers.get(timeout=30) for _ in range(8)]
+    got = [answers.get(timeout=300) for _ in range(8)]
     for reader in readers:
         reader.join()
     fetcher.close()
@@ -267,7 +267,7 @@ def test_of_two_runs_on_one_folder_the_second_is_refused_and_not_after_a_kill(
     ready = context.Event()
     first = context.Process(target=_holds, args=(tmp_path, ready))
     first.start()
-    assert ready.wait(20)
+    assert ready.wait(300)
     monkeypatch.setattr("aced.pool.fetch.streamed._HOLD", 0.2)
     with pytest.raises(AcedError, match=f"{tmp_path}"):
         streamed(tmp_path, SIZE)
@@ -277,7 +277,7 @@ def test_of_two_runs_on_one_folder_the_second_is_refused_and_not_after_a_kill(
 
 
 def wait_until(there: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not there():
         assert time.monotonic() < until
         time.sleep(0.01)

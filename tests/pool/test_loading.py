@@ -183,8 +183,8 @@ def gone(pid: int) -> bool:
 
 
 def gone_soon(pids: list[int]) -> list[int]:
-    """Those that are not gone after a minute."""
-    deadline = time.monotonic() + 60
+    """Those that are not gone after five minutes."""
+    deadline = time.monotonic() + 300
     while not all(map(gone, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return [pid for pid in pids if not gone(pid)]
@@ -223,7 +223,7 @@ def test_a_program_that_ends_does_not_wait_for_its_processes(tmp_path: Path, sta
         "    print(next(found)); kept = [found]; kept.append(kept); raise SystemExit(3)\n"
     )
     places = [str(Path(__file__).parent), str(Path(loading.__file__).parents[4])]
-    done = subprocess.run([sys.executable, program, *places], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, program, *places], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (3, "")
     assert gone_soon([int(done.stdout)]) == []
 
@@ -244,7 +244,7 @@ def test_processes_are_gone_soon_after_their_program_was_killed(tmp_path: Path, 
         "    print(next(found)[0], next(found)[0], flush=True); time.sleep(1); os.kill(os.getpid(), 9)\n"
     )
     places = [str(Path(__file__).parent), str(Path(loading.__file__).parents[4])]
-    done = subprocess.run([sys.executable, program, *places], stdout=subprocess.PIPE, timeout=120)
+    done = subprocess.run([sys.executable, program, *places], stdout=subprocess.PIPE, timeout=300)
     assert done.returncode == -9
     pids = [int(word) for word in done.stdout.split()]
     assert len(set(pids)) == 2
@@ -373,7 +373,7 @@ def test_a_small_file_system_is_told(tmp_path: Path) -> None:
         pytest.skip("mounting takes rights that are not there")
     places = [str(Path(__file__).parent), str(Path(loading.__file__).parents[4])]
     command = [*mount, sys.executable, "-c", _SMALL, *places]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 1
     assert "AcedError: A chunk" in done.stderr.splitlines()[-1]
     assert "/dev/shm, which has 0.5 MB" in done.stderr

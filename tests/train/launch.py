@@ -29,7 +29,7 @@ class Job:
     seconds: float
 
 
-def torchrun(script: str, ranks: int, *words: object, seconds: float = 300, cwd: Path | None = None, **env: str) -> Job:
+def torchrun(script: str, ranks: int, *words: object, seconds: float = 600, cwd: Path | None = None, **env: str) -> Job:
     """Run a script of this folder in `ranks` processes of one thread.
 
     The limit only bounds a hang, so it is far above what a job takes on a busy machine. A job beyond it fails with its

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
@@ -29,6 +30,21 @@ from aced.train.run import inputs, loop
 from aced.train.step import Outcome, Trainer, train_step
 
 
+def preempt() -> None:
+    """SIGTERM for torchrun, which passes it on: returns when it has come back."""
+    came, before = [], signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: Any) -> None:
+        came.append(number)
+        before(number, frame)  # type: ignore[operator,misc]
+
+    signal.signal(signal.SIGTERM, handle)
+    os.kill(os.getppid(), signal.SIGTERM)
+    while not came:
+        time.sleep(0.01)
+    signal.signal(signal.SIGTERM, before)
+
+
 def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
     def faulty(t: Trainer, batches: Iterator[Candidates]) -> Outcome:
         if (t.world.rank, t.step) == (rank, step):
@@ -39,14 +55,14 @@ def main(mode: str, rank: int, step: int, log: Path, words: list[str]) -> None:
             if mode == "bug":
                 raise KeyError("a bug")
             if mode == "hang":
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun need not wait 30 s until it kills
                 time.sleep(600)
             if mode == "late":
-                time.sleep(5)
+                time.sleep(12)
             if mode == "signal":
                 os.kill(os.getpid(), signal.SIGUSR1)
             if mode == "preempt":
-                os.kill(os.getppid(), signal.SIGTERM)
-                time.sleep(1)  # until torchrun has passed it on
+                preempt()
             if mode == "stop":
                 # It goes on later, so that torchrun's SIGTERM, which a stopped process does not see, ends it then.
                 subprocess.Popen(["sh", "-c", f"sleep 15; kill -CONT {os.getpid()}"], start_new_session=True)

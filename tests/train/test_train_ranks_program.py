@@ -182,7 +182,7 @@ def test_a_rank_that_hangs_ends_the_job_at_the_time_limit(runs: Runs) -> None:
 
 def test_a_rank_may_be_late_for_the_first_step(runs: Runs) -> None:
     """As one is that compiles longer, or whose first batch takes longer to load."""
-    job = runs("late", 2, mode="late", step=0, run__timeout=2)
+    job = runs("late", 2, mode="late", step=0, run__timeout=10)
     assert job.status == 0, job.output[-3000:]
 
 

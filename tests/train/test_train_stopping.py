@@ -162,7 +162,7 @@ def test_a_run_in_another_thread_takes_no_signals(pool: Scenes, tmp_path: Path) 
     ended: list[Fitted] = []
     thread = threading.Thread(target=lambda: ended.append(run(config_of(tmp_path / "run"), pool)))
     thread.start()
-    thread.join(120)
+    thread.join(300)
     assert ended[0].ledger.samples_trained == 16 * STEPS
 
 
@@ -260,7 +260,7 @@ def test_a_loading_process_ends_when_its_parent_says_so() -> None:
     child.join(0.3)
     assert child.is_alive()
     child.terminate()
-    child.join(60)
+    child.join(300)
     assert child.exitcode == 0
 
 

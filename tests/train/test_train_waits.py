@@ -12,6 +12,8 @@ import pytest
 
 from aced.methods import METHODS
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 WAYS = {
