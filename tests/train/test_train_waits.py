@@ -45,6 +45,14 @@ def test_no_step_waits_for_the_gpu(words: list[str], tmp_path: Path) -> None:
     assert all(any(one["what"] == "numbers sent to the host" for one in noted) for noted in found.values())
 
 
+def test_a_choice_by_earlier_scores_waits_no_more_than_recording_them(tmp_path: Path) -> None:
+    """The step above belongs to the warm-up, and here to what follows it."""
+    python(BENCHMARKS / "waits.py", "--json", tmp_path / "waits.json", "--only", "dissect", "method.until=0.3")
+    found = json.loads((tmp_path / "waits.json").read_text())["dissect"]
+    assert found
+    assert not [one["where"] for one in found if one["waits"]]
+
+
 POSITIONS = {"train/scoring/student_embeddings.py"}
 CHEAP: dict[str, tuple[list[str], set[str]]] = {
     "early": (["scoring.cascade=0.5", "scoring.early=true"], set()),
