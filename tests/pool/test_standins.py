@@ -66,7 +66,7 @@ def _png() -> bytes:
         _torch_file(),
         save({"a": torch.zeros(3)}),
         _png(),
-        gzip.compress(LFS),
+        gzip.compress(LFS, mtime=0),
         json.dumps({"embed_dim": 8}).encode(),
         b"version 2",
         bytes(1024),
