@@ -269,10 +269,10 @@ def claims() -> list[list[str]]:
     return found
 
 
-def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are figures."""
+def markdown(cells: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A table whose first columns are text and whose others are figures."""
     rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in cells]
-    rule = " | ".join(["---", *["---:"] * (len(cells[0]) - 1)])
+    rule = " | ".join([*["---"] * texts, *["---:"] * (len(cells[0]) - texts)])
     return "".join(f"| {line} |\n" for line in [rows[0], rule, *rows[1:]])
 
 
@@ -296,7 +296,7 @@ def block(words: str) -> str:
     """What stands in a block of the page."""
     kind, _, rest = words.partition(" ")
     if kind == "claims":
-        return markdown(claims())
+        return markdown(claims(), texts=3)
     name, _, rows = rest.partition(" ")
     lines = Lines(name)
     wanted = [row.strip() for row in rows.split("|") if row.strip()]
