@@ -162,11 +162,10 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
     )
     if train.compile:
         compile_towers(student)
-    settings = settings_of(config, precision)
+    settings, marks = settings_of(config, precision), _marks(inputs)
     reference = inputs.reference if method.uses_reference else None
     student.partly = make_partly(config, student)
     ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
-    marks = _marks(inputs)
     if method.filters:  # it has used the reference's embeddings, and a step will only if the loss does
         kept = filtered(reference, config.method.filtering_ratio, ledger)
         plan, marks[FILTERED] = replace(plan, kept=kept), fingerprint_of_rows(kept)
