@@ -125,28 +125,40 @@ class Lines:
         found = self.of(row, point)
         return spread([measure(one) for one in found]) if found else None
 
-    def gain(
-        self, row: str, over: str, point: str, measure: Measure = average, there: str | None = None
-    ) -> Spread | None:
-        """Of a row over another (at point `there`, if it is not the same), paired by seed; None without a pair."""
-        mine = {one["seed"]: one for one in self.of(row, point)}
-        others = {one["seed"]: one for one in self.of(over, point if there is None else there)}
-        both = sorted(mine.keys() & others.keys())
-        return spread([measure(mine[seed]) - measure(others[seed]) for seed in both]) if both else None
+    def gain(self, row: str, over: str, point: str, measure: Measure = average) -> Spread | None:
+        """Of a row over another at the same point, paired by seed; None without a pair."""
+        return paired(self.of(row, point), self.of(over, point), measure)
+
+
+def paired(runs: Sequence[Record], others: Sequence[Record], measure: Measure = average) -> Spread | None:
+    """Differences of runs from others of the same seeds; None without a pair."""
+    mine, theirs = ({one["seed"]: one for one in some} for some in (runs, others))
+    both = sorted(mine.keys() & theirs.keys())
+    return spread([measure(mine[seed]) - measure(theirs[seed]) for seed in both]) if both else None
 
 
 def table(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
-    """Rows with average, gain over IID and budgets; the best average is bold."""
+    """Rows with average, gain over IID (where the study has it) and budgets; the best average is bold."""
     names = lines.rows(rows)
     means = {name: lines.spread(name, "") for name in names}
     best = max((one.mean for one in means.values() if one), default=None)
     sound = any(one["clean_share"] is not None for one in lines.records)
-    heads = ["", "average, %", "over IID", *["sound pairs"] * sound, "trained", "loaded", "FLOPs", "processor s"]
+    gains = BASELINE in lines.rows([])
+    heads = [
+        "",
+        "average, %",
+        *["over IID"] * gains,
+        *["sound pairs"] * sound,
+        "trained",
+        "loaded",
+        "FLOPs",
+        "processor s",
+    ]
     found = [heads]
     for name in names:
         runs, mean = lines.of(name), means[name]
         assert mean is not None
-        gain = None if name == BASELINE else lines.gain(name, BASELINE, "")
+        gain = [gain_text(None if name == BASELINE else lines.gain(name, BASELINE, ""))] if gains else []
         text = f"**{mean.text}**" if mean.mean == best else mean.text
         clean = [f"{100 * spread([one['clean_share'] for one in runs]).mean:.0f} %"] if sound else []
         budgets = [
@@ -154,7 +166,7 @@ def table(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
             for budget in ("samples_trained", "samples_loaded", "flops")
         ]
         seconds = f"{spread([one['processor_seconds'] for one in runs]).mean:.0f}"
-        found.append([name, text, gain_text(gain), *clean, *budgets, seconds])
+        found.append([name, text, *gain, *clean, *budgets, seconds])
     return found
 
 
@@ -237,7 +249,8 @@ def _text(one: Spread | None) -> str:
     return DASH if one is None else one.text
 
 
-MEASURES: dict[str, Measure] = {"average": average, "sound pairs": lambda one: 100.0 * float(one["clean_share"])}
+MEASURES: dict[str, Measure] = {"average": average, "rsscn7": task_of("rsscn7")}
+"""What a claim may be about."""
 
 
 def verdict(gain: Spread | None) -> str:
@@ -253,18 +266,19 @@ def claims() -> list[list[str]]:
     """Every claim with the difference that tests it."""
     found = [["claim", "from", "here", "difference", "interval of 95 %", "verdict"]]
     for claim in tomllib.loads(CLAIMS.read_text(encoding="utf-8"))["claims"]:
-        lines = Lines(claim["study"])
-        point = claim.get("point", "")
-        measure = MEASURES[claim.get("measure", "average")]
-        gain = lines.gain(claim["row"], claim["over"], point, measure, claim.get("there"))
+        name, point = claim["study"], claim.get("point", "")
+        other, there = claim.get("over_study", name), claim.get("over_point", point)
+        own = Lines(name).of(claim["row"], point)
+        gain = paired(own, Lines(other).of(claim["over"], there), MEASURES[claim.get("measure", "average")])
         design = f"{claim['row']} over {claim['over']}" + (f" at {point}" if point else "")
+        studies = " and ".join(f"`{one}`" for one in dict.fromkeys([name, other]))
         between = (
             DASH
             if gain is None or gain.std is None
             else f"{gain.mean - gain.half:+.1f} to {gain.mean + gain.half:+.1f}"
         )
         found.append(
-            [claim["claim"], claim["source"], f"{design} (`{claim['study']}`)", gain_text(gain), between, verdict(gain)]
+            [claim["claim"], claim["source"], f"{design} ({studies})", gain_text(gain), between, verdict(gain)]
         )
     return found
 

@@ -73,7 +73,7 @@ def test_differences_are_paired_by_seed_and_runs_of_other_settings_do_not_count(
     assert gain.mean == pytest.approx((1 + 1.5 + 1) / 3)
     assert gain.std == pytest.approx(math.sqrt(((1 - gain.mean) ** 2 * 2 + (1.5 - gain.mean) ** 2) / 2))
     assert gain.half == pytest.approx(4.303 * gain.std / math.sqrt(3), rel=1e-3)
-    across = lines.gain("H-ACID", "IID", "10 %", there="100 %")
+    across = evidence.paired(lines.of("H-ACID", "10 %"), lines.of("IID", "100 %"))
     assert across is not None
     assert (across.mean, across.n, across.half) == (-5.0, 1, math.inf)
 
@@ -101,10 +101,15 @@ def test_every_claim_names_rows_and_points_that_its_study_has() -> None:
     import tomllib
 
     for claim in tomllib.loads(evidence.CLAIMS.read_text(encoding="utf-8"))["claims"]:
-        study = evidence.Lines(claim["study"]).study
-        names = {row.name for row in study.rows}
-        assert {claim["row"], claim["over"]} <= names, claim
-        assert {claim.get("point", ""), claim.get("there", claim.get("point", ""))} <= study.points.keys(), claim
+        point = claim.get("point", "")
+        ends = [
+            (claim["study"], claim["row"], point),
+            (claim.get("over_study", claim["study"]), claim["over"], claim.get("over_point", point)),
+        ]
+        for name, row, at in ends:
+            study = evidence.Lines(name).study
+            assert row in {one.name for one in study.rows}, claim
+            assert at in study.points, claim
 
 
 def test_pictures_show_every_row_and_point(lines: evidence.Lines) -> None:
