@@ -140,7 +140,12 @@ def trained_recipe(model: str | Path, checkpoint: str | Path | None = None, key:
     Raises:
         AcedError: as `find_recipe`, or it has no trained weights.
     """
-    recipe = find_recipe(model, checkpoint)
+    try:
+        recipe = find_recipe(model, checkpoint)
+    except AcedError as error:
+        if key and str(error).startswith(f"{model}:"):  # a recipe may have named it, not the user
+            raise AcedError(f"{key}.model = {error}") from None
+        raise
     if not recipe.trained:
         tags = tags_of(recipe.name) if recipe.kind == "name" else []
         what, how = (f"{key}.model = '{model}'", f"as {key}.checkpoint") if key else (model, "with --checkpoint")
