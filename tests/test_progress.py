@@ -50,10 +50,12 @@ def test_the_overall_bar_moves_with_its_parts() -> None:
             tick(4)
             assert overall.completed == 2
         assert overall.completed == 4
+        assert "left" in overall.fields["note"]
         with bars.part(6), bars.bar("Second", 2) as tick:
             tick(1)
             assert overall.completed == 7
         assert overall.completed == 10
+        assert "left" not in overall.fields["note"]  # the column then shows the time that it took
     assert "Demo" in drawn(bars)
 
 

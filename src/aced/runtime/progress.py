@@ -152,8 +152,11 @@ class Bars:
         self.say(", ".join(parts))
 
     def _move_overall(self, fraction: float) -> None:
-        if self._overall is not None:
-            self._progress.update(self._overall, completed=self._before + fraction * self._share)
+        if self._overall is None:
+            return
+        self._progress.update(self._overall, completed=self._before + fraction * self._share)
+        if self._progress._tasks[self._overall].finished:
+            self._progress.update(self._overall, note="time taken")
 
 
 @contextmanager
