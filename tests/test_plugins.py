@@ -91,6 +91,20 @@ def test_a_loss_is_trained_by(tmp_path: Path) -> None:
     assert float(doubled.grad_norm) == pytest.approx(2 * float(plain.grad_norm), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("gives", "said"), [(lambda pairs: pairs.image.sum(1), r"a tensor of shape \["), (lambda _: 1.0, "a float")]
+)
+def test_a_loss_that_is_no_scalar_is_named(tmp_path: Path, gives: Any, said: str) -> None:
+    aced.register_loss("odd")(gives)
+    with pytest.raises(AcedError, match=rf"The loss test_plugins\.<lambda> returned {said}"):
+        trained(tmp_path, "odd")
+
+
+def test_an_unknown_loss_may_need_its_module() -> None:
+    with pytest.raises(AcedError, match=r"no loss 'mine'.*run\.imports"):
+        make_config({"method": {"name": "iid", "loss": "mine"}})
+
+
 def test_a_distillation_is_added_with_its_weight(tmp_path: Path) -> None:
     from aced.train.objective import Objective
 

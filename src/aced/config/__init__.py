@@ -38,7 +38,8 @@ class Config(Sections):
             LOSSES.find(self.method.loss)
             method = self.row
         except AcedError as error:
-            raise ValueError(why_not_value("method.name", self.method.name) or str(error)) from None
+            own = "" if self.run.imports else " If it is your own, name its module in run.imports."
+            raise ValueError(why_not_value("method.name", self.method.name) or f"{error}{own}") from None
         check_together(self, method, self.super_batch)
         return self
 

@@ -45,7 +45,8 @@ class Contrastive:
     def of(self, pairs: Share, guide: Share | None = None, **options: Any) -> Tensor:
         """The loss of a batch, or this process's part of it; `guide` has the reference's embeddings of the pairs."""
         shares = [pairs, guide] if self.guided and guide is not None else [pairs]
-        return self.function(*(share if self.spread else share.own for share in shares), **options)
+        loss = self.function(*(share if self.spread else share.own for share in shares), **options)
+        return _scalar(loss, self.function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,21 @@ class Distillation:
     def of(self, student: Share, teachers: Sequence[Share], **options: Any) -> Tensor:
         """The loss of a batch, or this process's part of it."""
         if self.spread:
-            return self.function(student, teachers, **options)
-        return self.function(student.own, [teacher.own for teacher in teachers], **options)
+            return _scalar(self.function(student, teachers, **options), self.function)
+        return _scalar(self.function(student.own, [teacher.own for teacher in teachers], **options), self.function)
+
+
+def _scalar(loss: object, function: Callable[..., Tensor]) -> Tensor:
+    """What a loss's function returned, if it is a scalar.
+
+    Raises:
+        AcedError: it is not.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__name__', '?')}"
+    raise AcedError(f"The loss {name} returned {what}: return a scalar tensor, the mean over the pairs.")
 
 
 LOSSES: Table[Contrastive] = Table(
