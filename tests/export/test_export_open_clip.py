@@ -96,12 +96,15 @@ def test_the_card_has_the_scores_of_this_model_only(small: Path, tmp_path: Path,
 
 def test_the_card_of_a_run_names_method_data_and_budgets(tmp_path: Path, cli: Cli) -> None:
     words = ["run.threads=1", "data.scenes_size=64", "train.batch=16", "train.steps=2", "method.name=iid"]
+    words.append("reference.model=ViT-L-14")  # a recipe may name one that the method does not use
     assert cli("train", "scenes", *words, f"run.out={tmp_path / 'run'}").status == 0
     assert cli("export", tmp_path / "run", tmp_path / "out").status == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense:")
     assert "method `iid`" in card
     assert "`data.scenes_size` | `64`" in card
+    assert "`student.model`" in card
+    assert "`reference.model`" not in card  # random batches have none, whatever the recipe names
     assert "pairs trained on | 32 " in card
     results = json.loads((tmp_path / "run" / "results.json").read_text())["rows"][0]["tasks"]
     for name, task in results.items():

@@ -62,11 +62,14 @@ def recipes() -> None:
 
     from aced.config import recipes as packaged
 
-    table = Table("Name", "What it does", "File")
+    table, console, folders = Table("Name", "What it does"), Console(), set()
     for name, path in packaged().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        table.add_row(name, first.removeprefix("# "), escape(str(path)))
-    Console().print(table)
+        table.add_row(name, escape(first.removeprefix("# ")))
+        folders.add(path.parent)
+    console.print(table)
+    for folder in sorted(folders):  # a path in a column would be cut
+        console.print(f"Files: {folder / 'NAME.toml'}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aced.evaluate.eval_records import FILE, read_evaluation
+from aced.methods import METHODS
 from aced.models import Tower
 from aced.models.tokenizers import WordTokenizer
 from aced.runs.records import RunRecord
@@ -25,6 +26,7 @@ _BUDGETS = {
 # The keys of a run's config that describe how a model was made.
 _TOLD = {
     "data": ("shards", "sources", "weights", "scenes_size", "views"),
+    "student": ("model", "checkpoint"),
     "method": None,
     "reference": ("model", "checkpoint"),
     "teacher": ("model", "checkpoint"),
@@ -139,7 +141,7 @@ def _training(story: Story) -> Iterator[str]:
     told: dict[str, Any] = {}
     for section, keys in _TOLD.items():
         found = run.config.get(section)
-        if isinstance(found, Mapping):
+        if isinstance(found, Mapping) and _took_part(section, run.method):
             told |= {f"{section}.{key}": value for key, value in found.items() if keys is None or key in keys}
     yield _table(("key", "value"), [(f"`{key}`", f"`{_short(value)}`") for key, value in told.items() if value != ""])
     budgets = row.budgets if row is not None else {}
@@ -183,6 +185,12 @@ def _scores(story: Story) -> Iterator[str]:
     )
 
 
+def _took_part(section: str, method: str) -> bool:
+    """Whether a section of the config had an effect: a recipe may name a reference that the method does not use."""
+    row = METHODS.get(method)
+    return section not in ("reference", "teacher") or row is None or row.needs_large or row.needs_peer
+
+
 def _to_fill() -> Iterator[str]:
     yield "## To fill in before publishing"
     yield "\n".join(
@@ -190,7 +198,7 @@ def _to_fill() -> Iterator[str]:
         for what in (
             "licence of the weights",
             "licences and terms of the training data",
-            "licence of the reference and of the teacher",
+            "licences of the reference, of the teacher, and of weights that the student started from",
             "intended use, and uses that are out of scope",
             "known biases and limits",
             "contact",

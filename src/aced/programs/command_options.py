@@ -45,7 +45,10 @@ class EvalOptions:
         Option("A task folder, a folder of task folders, or 'scenes' (built in).", metavar="DIR", path=expand_path),
     ] = ()
     checkpoint: Checkpoint = ""
-    out: Annotated[Path | None, Option("Folder for results; default: 'eval' in the run.", show_default=False)] = None
+    out: Annotated[
+        Path | None,
+        Option("Folder for results; default: eval/ in the run, otherwise eval-MODEL/.", show_default=False),
+    ] = None
     prompts: Annotated[str, Option("'clip': templates unchanged; 'siglip': lower case, no punctuation.")] = "clip"
     precision: Annotated[str, Option("'fp32', 'bf16', 'fp16'; 'auto': bf16 if the GPU supports it.")] = "auto"
     device: Annotated[str, Option("'auto', 'cpu', 'cuda', ...")] = "auto"
