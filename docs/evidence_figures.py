@@ -31,7 +31,7 @@ DOMAINS = {"brain_mri": "brain MRI", "rsscn7": "aerial scenes", "neu_det": "stee
 @isolated
 def share_chart(lines: Lines, rows: Sequence[str]) -> str:
     """Gain over random batches of the same pool against the share of right captions; bars are standard deviations."""
-    figure, axes = new_figure(WIDTH, 360, left=40, right=NAMES, bottom=44, top=16)
+    figure, axes = new_figure(WIDTH, 370, left=40, right=NAMES, bottom=56, top=16)
     names = list(lines.study.points)
     styles = series_styles([False] * len(rows))
     axes.axhline(0, color=css("muted"), linewidth=1, linestyle=(0, (2, 3)))
@@ -51,7 +51,7 @@ def share_chart(lines: Lines, rows: Sequence[str]) -> str:
     axes.set_xlim(-0.2, len(names) - 0.95)
     axes.set_xticks(range(len(names)), names)
     set_ticks(axes.yaxis, plain, 7)
-    put_text(axes, 0.5, -0.125, "right captions in the pool", ("axes", "axes"), color="muted", ha="center", va="top")
+    put_text(axes, 0.5, -0.11, "right captions in the pool", ("axes", "axes"), color="muted", ha="center", va="top")
     return to_svg(figure, "Gain over random batches against the clean share of the pool")
 
 
