@@ -207,13 +207,17 @@ def tasks(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
 
 
 def kinds(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
-    """Rows against kinds of pairs: percent of the pairs trained on; the pool's shares first."""
+    """Rows against kinds of pairs: percent of the pairs trained on; the pool's shares first.
+
+    Where a kind is a collection and what its pairs are (`rsscn7/clean`), the sound ones are shown.
+    """
     names = sorted({kind for one in lines.records for kind in one["kinds"]["pool"]})
+    sound = [name for name in names if name.endswith(("/clean", "/duplicate"))]
     pool: dict[str, float] = dict.fromkeys(names, 0.0)
     for one in lines.of(BASELINE) or lines.records:
         for kind, count in one["kinds"]["pool"].items():
             pool[kind] += count
-    total = math.fsum(pool.values())
+    total, names = math.fsum(pool.values()), sound or names
     found = [["", *names], ["pool", *(f"{100 * pool[kind] / total:.1f}" for kind in names)]]
     for name in lines.rows(rows):
         found.append([name, *(_text(lines.spread(name, "", share_of(kind))) for kind in names)])
@@ -249,7 +253,10 @@ def _text(one: Spread | None) -> str:
     return DASH if one is None else one.text
 
 
-MEASURES: dict[str, Measure] = {"average": average, "rsscn7": task_of("rsscn7")}
+MEASURES: dict[str, Measure] = {
+    "average": average,
+    **{task: task_of(task) for task in ("rsscn7", "neu_det", "brain_mri")},
+}
 """What a claim may be about."""
 
 

@@ -85,7 +85,7 @@ def ladder_chart(lines: Lines, rows: Sequence[str]) -> str:
 def domain_chart(lines: Lines, rows: Sequence[str]) -> str:
     """Sound pairs of each domain among those trained on, relative to their share of the pool."""
     figure, axes = new_figure(
-        WIDTH, 60 + 22 * len(rows) * len(DOMAINS), left=NAMES, right=60, bottom=24, top=10, grid=False
+        WIDTH, 60 + 22 * len(rows) * len(DOMAINS), left=NAMES, right=150, bottom=24, top=10, grid=False
     )
     styles, y, kinds = (
         series_styles([False] * len(DOMAINS)),
