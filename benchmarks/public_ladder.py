@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import public_reference
+from public_features import remembering
 from rich.console import Console
 
 from aced.errors import AcedError
@@ -33,13 +34,19 @@ RUNGS: dict[str, tuple[str, ...]] = {
 """By name of the folder, the options of `public_reference.py`."""
 
 
-def rung(name: str, own: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """What reference.json of a rung holds; the rung is built where it is not there."""
-    file = options.out / name / "reference.json"
+def rung(name: str, own: Sequence[str], options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """What reference.json of a rung holds; the rung is built where it is not there, and scored where it was not."""
+    file, features = options.out / name / "reference.json", options.out / "features"
     if not file.is_file():
-        given = ["--curated", *options.curated, "--tasks", *options.tasks, "--features", options.out / "features"]
+        given = ["--curated", *options.curated, "--tasks", *options.tasks, "--features", features]
         public_reference.main([*own, *map(str, given), "--out", str(options.out / name)])
-    return dict(json.loads(file.read_text(encoding="utf-8")))
+    facts = dict(json.loads(file.read_text(encoding="utf-8")))
+    if "tasks" not in facts:
+        tower, settings = load_tower(options.out / name), facts["settings"]
+        with remembering(tower, settings["images"], settings["texts"], features):
+            facts["tasks"] = public_reference.scored(tower, options.tasks, console)
+        write_atomic(file, json.dumps(facts, indent=2) + "\n")
+    return facts
 
 
 def elsewhere(folder: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def main() -> None:
         }
     except AcedError as error:
         sys.exit(f"public_ladder.py: {error}")
-    found |= {name: rung(name, own, options) for name, own in rungs.items()}
+    found |= {name: rung(name, own, options, console) for name, own in rungs.items()}
     write_atomic(options.out / "ladder.md", table(found))
     console.print(table(found), markup=False, highlight=False)
 
