@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from objective_data import EXPERIMENTS, Experiment
 from objective_students import Plan, fitted, measured, train
 from safetensors.torch import load_file
