@@ -10,8 +10,9 @@ reference's), `easy-reference`, `hard-student`. A reference is the student's arc
 its losses of the pool are computed once.
 
 Rate and temperature of the draw are chosen on trusted samples that were held back (the best of a few, at half of the
-steps, another seed). At equal time, a method whose student scores the super-batch has as many steps as fit into the
-processor time of random batches. Every figure goes to `--out` at once; what stands there is not computed again.
+steps, another seed). Time is compared twice: where the student scores the super-batch, with as many steps as fit into
+the processor time of random batches, and random batches with as many as fit into that of learnability. Every figure
+goes to `--out` at once; what stands there is not computed again.
 """
 
 from __future__ import annotations
@@ -37,12 +38,18 @@ from aced.runtime.threads import set_threads
 
 OUT = Path(__file__).parent / "studies" / "objectives.json"
 RANDOM = "random"
-RATES = (3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TEMPERATURES = (0.0, 1.0)
 STEPS = {"scenes": 120, "photos": 120, "classes": 300}
 REFERENCE = 4
 """Steps of a reference, in those of a student; the best of eight stops on the way is kept."""
 CHOOSING_SEED = 100
+BUDGETS = {
+    "equal samples": ("samples", "samples"),
+    "random's time": ("samples", "short"),
+    "learnability's time": ("long", "samples"),
+}
+"""Which runs are compared: those of methods without the student's scores, and those with them."""
 TURNS = 6
 """How often random batches and learnability take turns while their steps are timed."""
 
@@ -145,9 +152,9 @@ class Runner:
             for method in self.methods:
                 plan = Plan(self.steps, lr, score=method.score, temperature=temperatures.get(method, 0.0), seed=seed)
                 self.trained(f"samples/{method.name}/{seed}", method, plan)
-                if method.asks_student:
-                    short = replace(plan, steps=max(1, round(self.steps / ratio)))
-                    self.trained(f"time/{method.name}/{seed}", method, short)
+                # The reference's choice costs next to nothing, so it has the time of random batches.
+                budget, steps = ("short", self.steps / ratio) if method.asks_student else ("long", self.steps * ratio)
+                self.trained(f"{budget}/{method.name}/{seed}", method, replace(plan, steps=max(1, round(steps))))
 
     def check(self) -> None:
         """Note what the figures are of.
@@ -161,9 +168,14 @@ class Runner:
         if found != own:
             raise AcedError(f"{self.figures.path} has figures of {found}, not of {own}: choose another --out.")
 
-    def trained(self, key: str, method: Method, plan: Plan) -> dict[str, Any]:
-        """Figures of one training on the test."""
-        return self.kept(key, lambda: self.train(method, plan, test=True))
+    def trained(self, key: str, method: Method, plan: Plan, test: bool = True) -> dict[str, Any]:
+        """Figures of one training; made again if those that are there are of another plan."""
+
+        def make() -> dict[str, Any]:
+            return self.train(method, plan, test)
+
+        found = self.kept(key, make)
+        return found if found["plan"] == asdict(plan) else self.kept(key, make, again=True)
 
     def train(self, method: Method, plan: Plan, test: bool) -> dict[str, Any]:
         """Train a student; its plan, cost and scores."""
@@ -200,7 +212,7 @@ class Runner:
 
         def tried(rate: float) -> dict[str, Any]:
             plan = Plan(max(1, self.steps // 2), rate, seed=CHOOSING_SEED)
-            return self.kept(f"rate/{rate:g}", lambda: self.train(Method("", ""), plan, test=False))
+            return self.trained(f"rate/{rate:g}", Method("", ""), plan, test=False)
 
         return self.best({rate: tried(rate) for rate in RATES})
 
@@ -210,8 +222,7 @@ class Runner:
         def tried(temperature: float) -> dict[str, Any]:
             steps = max(1, self.steps // 2)
             plan = Plan(steps, lr, score=method.score, temperature=temperature, seed=CHOOSING_SEED)
-            key = f"temperature/{method.name}/{temperature:g}"
-            return self.kept(key, lambda: self.train(method, plan, test=False))
+            return self.trained(f"temperature/{method.name}/{temperature:g}", method, plan, test=False)
 
         return self.best({temperature: tried(temperature) for temperature in TEMPERATURES})
 
@@ -248,8 +259,8 @@ def tables(content: dict[str, Any]) -> Iterator[str]:
         heads = ["method", "budget", "temperature", "trained", "loaded", "seconds", "sound, %", *scores]
         yield "| " + " | ".join([*heads, f"{goal} - random's", "better"]) + " |"
         yield "| --- | --- |" + " ---: |" * len(heads)
-        base = {run["plan"]["seed"]: run["scores"][goal] for run in rows["samples", RANDOM]}
         for (budget, method), runs in rows.items():
+            base = {run["plan"]["seed"]: run["scores"][goal] for run in rows[budget, RANDOM]}
             yield "| " + " | ".join(_cells(method, budget, runs, scores) + _paired(runs, base, goal, sign)) + " |"
         yield ""
         yield from _chosen(figures, goal)
@@ -257,18 +268,24 @@ def tables(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _rows(figures: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Runs by budget and method."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Runs by budget and method, for every budget of which random batches are there."""
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for key, run in figures.items():
-        budget, _, rest = key.partition("/")
-        if budget in ("samples", "time"):
-            rows.setdefault((budget, rest.rpartition("/")[0]), []).append(run)
-    return dict(sorted(rows.items(), key=lambda row: row[0][0]))
+        kind, _, rest = key.partition("/")
+        runs.setdefault((kind, rest.rpartition("/")[0]), []).append(run)
+    rows = {}
+    for budget, (without, asking) in BUDGETS.items():
+        for kind, method in runs if (without, RANDOM) in runs else ():
+            if kind == "samples":
+                score = method.partition(" ")[0]
+                asks = score != RANDOM and bool(SCORES[score].student)
+                rows[budget, method] = runs.get((asking if asks else without, method), [])
+    return {row: found for row, found in rows.items() if found}
 
 
 def _cells(method: str, budget: str, runs: list[dict[str, Any]], scores: Sequence[str]) -> list[str]:
     cost = {name: statistics.fmean(run["cost"][name] for run in runs) for name in runs[0]["cost"]}
-    found = [method, f"equal {budget}", "–" if method == RANDOM else f"{runs[0]['plan']['temperature']:g}"]
+    found = [method, budget, "–" if method == RANDOM else f"{runs[0]['plan']['temperature']:g}"]
     found += [
         f"{cost['trained']:,.0f}",
         f"{cost['loaded']:,.0f}",

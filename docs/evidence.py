@@ -4,7 +4,8 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on), `overhead` (milliseconds of a step at each point) and `claims` (docs/claims.toml). Names of rows may follow
+trained on), `overhead` (milliseconds of a step at each point), `objectives`
+(benchmarks/studies/objectives.json) and `claims` (docs/claims.toml). Names of rows may follow
 a study's, separated by `|`; without any, all are shown.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
@@ -13,6 +14,7 @@ is Student's, at 95 %, over seeds.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -33,6 +35,13 @@ from aced.report.numbers import DASH, budget_text, signed  # noqa: E402
 PAGE, STUDIES, CLAIMS = ROOT / "docs/evidence.md", ROOT / "benchmarks/studies", ROOT / "docs/claims.toml"
 BLOCK = re.compile(r"(<!-- study: (.+?) -->\n).*?(<!-- /study -->)", re.DOTALL)
 BASELINE = "IID"
+OBJECTIVES = {
+    "random": "random",
+    "hard-student": "hard-student",
+    "easy-reference": "easy-reference curated",
+    "learnability": "learnability curated",
+}
+"""Columns of the table of objectives, and the methods of its runs."""
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's t for a two-sided interval of 95 %, by number of values."""
 
@@ -249,6 +258,19 @@ def overhead(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     return found
 
 
+def objectives() -> list[list[str]]:
+    """Experiments of benchmarks/objectives.py against ways to choose, by the score that each aims at."""
+    heads = ["", *OBJECTIVES, "random, learnability's time"]
+    found = [heads]
+    for name, runs in json.loads((STUDIES / "objectives.json").read_text(encoding="utf-8"))["experiments"].items():
+        goal, cells = runs["facts"]["goal"], []
+        for start in (*(f"samples/{method}" for method in OBJECTIVES.values()), "long/random"):
+            one = spread([run["scores"][goal] for key, run in runs.items() if key.rpartition("/")[0] == start])
+            cells.append(f"{one.mean:.2f} ± {one.std:.2f}")
+        found.append([f"{name}: {'accuracy, %' if runs['facts']['sign'] > 0 else goal}", *cells])
+    return found
+
+
 def _text(one: Spread | None) -> str:
     return DASH if one is None else one.text
 
@@ -318,6 +340,8 @@ def block(words: str) -> str:
     kind, _, rest = words.partition(" ")
     if kind == "claims":
         return markdown(claims(), texts=3)
+    if kind == "objectives":
+        return markdown(objectives())
     name, _, rows = rest.partition(" ")
     lines = Lines(name)
     wanted = [row.strip() for row in rows.split("|") if row.strip()]

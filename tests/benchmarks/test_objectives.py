@@ -250,17 +250,49 @@ def run_of(seed: int, loss: float, temperature: float = 0.0) -> dict[str, Any]:
     return {"plan": {"seed": seed, "temperature": temperature}, "cost": cost, "scores": {"loss": loss}}
 
 
-def test_the_table_compares_seed_by_seed() -> None:
+def test_the_table_compares_seed_by_seed_and_within_a_budget() -> None:
     figures = {
         "facts": {"goal": "loss", "sign": -1},
         **{f"samples/random/{seed}": run_of(seed, value) for seed, value in enumerate((3.0, 4.0))},
-        "time/learnability curated/0": run_of(0, 3.5, 1.0),
-        "time/learnability curated/1": run_of(1, 3.5, 1.0),
+        **{f"long/random/{seed}": run_of(seed, value) for seed, value in enumerate((2.0, 2.5))},
+        **{f"short/learnability curated/{seed}": run_of(seed, 3.5, 1.0) for seed in range(2)},
+        **{f"samples/learnability curated/{seed}": run_of(seed, 2.25, 1.0) for seed in range(2)},
     }
     lines = list(objectives.tables({"experiments": {"captions": figures}}))
-    assert "| random | equal samples | – | 100 | 500 | 2.0 | 50 | 3.500 ± 0.707 | – | – |" in lines
-    row = "| learnability curated | equal time | 1 | 100 | 500 | 2.0 | 50 | 3.500 ± 0.000 | +0.000 ± 0.707 | 1 of 2 |"
-    assert row in lines
+    found = [line for line in lines if line.startswith(("| random", "| learnability"))]
+    random, learnable = (
+        "| random | {} | – | 100 | 500 | 2.0 | 50 |",
+        "| learnability curated | {} | 1 | 100 | 500 | 2.0 | 50 |",
+    )
+    assert found == [
+        random.format("equal samples") + " 3.500 ± 0.707 | – | – |",
+        learnable.format("equal samples") + " 2.250 ± 0.000 | -1.250 ± 0.707 | 2 of 2 |",
+        random.format("random's time") + " 3.500 ± 0.707 | – | – |",
+        learnable.format("random's time") + " 3.500 ± 0.000 | +0.000 ± 0.707 | 1 of 2 |",
+        random.format("learnability's time") + " 2.250 ± 0.354 | – | – |",
+        learnable.format("learnability's time") + " 2.250 ± 0.000 | +0.000 ± 0.354 | 1 of 2 |",
+    ]
+
+
+def test_figures_of_another_plan_are_made_again(tmp_path: Path) -> None:
+    samples = classed(24)
+
+    def scores(student: Student) -> dict[str, float]:
+        return {"average": float(measured(student, samples)[1].mean())}
+
+    experiment = objective_data.Experiment(
+        "classes", samples, {"curated": samples}, samples, lambda seed: Classifier(3, SIZE, seed), scores, scores,
+        goal="average", sign=1,
+    )  # fmt: skip
+    runner = objectives.Runner(experiment, objectives.Figures(tmp_path / "figures.json", {}), 2, tmp_path)
+    random = objectives.Method("", "")
+    first = runner.trained("samples/random/0", random, Plan(2, 1e-3, batch=4))
+    assert runner.trained("samples/random/0", random, Plan(2, 1e-3, batch=4)) is first
+    other = runner.trained("samples/random/0", random, Plan(3, 1e-3, batch=4))
+    assert (other["plan"]["steps"], other["cost"]["trained"]) == (3, 12)
+    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["experiments"]["classes"] == {
+        "samples/random/0": other
+    }
 
 
 def test_every_score_is_a_method_with_every_reference_that_it_asks() -> None:
@@ -357,7 +389,8 @@ def test_the_program_measures_everything_once(tmp_path: Path, capsys: pytest.Cap
         kinds = Counter(key.partition("/")[0] for key in figures)
         asking = 2 if methods[name] == 3 else 3
         assert kinds["samples"] == 2 * (methods[name] + 1)
-        assert kinds["time"] == 2 * asking
+        assert kinds["short"] == 2 * asking
+        assert kinds["long"] == 2 * (methods[name] + 1 - asking)
         assert all(np.isfinite(value) for key, run in figures.items() if "/" in key for value in run["scores"].values())
         assert f"### {name.capitalize()}" in told
     again = capsys.readouterr().out
