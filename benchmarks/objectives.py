@@ -248,28 +248,38 @@ class Runner:
 
 
 def tables(content: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown: for each experiment a table of the methods, what was chosen, and its references."""
+    """Lines of Markdown: for each experiment a table of the methods, what was chosen, and its references.
+
+    Scores and costs are those at equal samples. For each budget, random batches have their own score, the other methods
+    their difference to it, seed by seed, and in how many seeds they are better.
+    """
     for name, figures in content["experiments"].items():
         rows = _rows(figures)
         if not rows:
             continue
-        goal, sign = figures["facts"]["goal"], figures["facts"]["sign"]
+        facts = figures["facts"]
         scores = list(next(iter(rows.values()))[0]["scores"])
+        budgets = [budget for budget in BUDGETS if (budget, RANDOM) in rows]
+        heads = ["temperature", "trained", "loaded", "seconds", "sound, %", *scores]
         yield f"### {name.capitalize()}\n"
-        heads = ["method", "budget", "temperature", "trained", "loaded", "seconds", "sound, %", *scores]
-        yield "| " + " | ".join([*heads, f"{goal} - random's", "better"]) + " |"
-        yield "| --- | --- |" + " ---: |" * len(heads)
+        yield "| " + " | ".join(["method", *heads, *(f"{facts['goal']}, {budget}" for budget in budgets)]) + " |"
+        yield "| --- |" + " ---: |" * (len(heads) + len(budgets))
         for (budget, method), runs in rows.items():
-            base = {run["plan"]["seed"]: run["scores"][goal] for run in rows[budget, RANDOM]}
-            yield "| " + " | ".join(_cells(method, budget, runs, scores) + _paired(runs, base, goal, sign)) + " |"
+            if budget == budgets[0]:
+                compared = [_compared(rows, each, method, facts) for each in budgets]
+                yield "| " + " | ".join([*_cells(method, runs, scores), *compared]) + " |"
         yield ""
-        yield from _chosen(figures, goal)
+        yield from _chosen(figures, facts["goal"])
         yield ""
 
 
-def _rows(figures: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Runs by budget and method, for every budget of which random batches are there."""
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+Rows = dict[tuple[str, str], list[dict[str, Any]]]
+"""Runs by budget and method."""
+
+
+def _rows(figures: dict[str, Any]) -> Rows:
+    """The runs of every budget of which random batches are there."""
+    runs: Rows = {}
     for key, run in figures.items():
         kind, _, rest = key.partition("/")
         runs.setdefault((kind, rest.rpartition("/")[0]), []).append(run)
@@ -283,29 +293,32 @@ def _rows(figures: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]
     return {row: found for row, found in rows.items() if found}
 
 
-def _cells(method: str, budget: str, runs: list[dict[str, Any]], scores: Sequence[str]) -> list[str]:
+def _cells(method: str, runs: list[dict[str, Any]], scores: Sequence[str]) -> list[str]:
     cost = {name: statistics.fmean(run["cost"][name] for run in runs) for name in runs[0]["cost"]}
-    found = [method, budget, "–" if method == RANDOM else f"{runs[0]['plan']['temperature']:g}"]
-    found += [
-        f"{cost['trained']:,.0f}",
-        f"{cost['loaded']:,.0f}",
-        f"{cost['seconds']:.1f}",
-        f"{100 * cost['sound']:.0f}",
-    ]
+    temperature = "–" if method == RANDOM else f"{runs[0]['plan']['temperature']:g}"
+    found = [method, temperature, f"{cost['trained']:,.0f}", f"{cost['loaded']:,.0f}"]
+    found += [f"{cost['seconds']:.1f}", f"{100 * cost['sound']:.0f}"]
     return found + [_spread([run["scores"][name] for run in runs], name) for name in scores]
+
+
+def _compared(rows: Rows, budget: str, method: str, facts: dict[str, Any]) -> str:
+    """A method's score less that of random batches with the same budget, seed by seed."""
+    goal = facts["goal"]
+    runs, base = (
+        {run["plan"]["seed"]: run["scores"][goal] for run in rows.get((budget, one), [])} for one in (method, RANDOM)
+    )
+    if method == RANDOM:
+        return _spread(list(base.values()), goal)
+    found = [value - base[seed] for seed, value in runs.items() if seed in base]
+    if not found:
+        return "–"
+    return f"{_spread(found, goal, '+')} ({sum(facts['sign'] * one > 0 for one in found)} of {len(found)})"
 
 
 def _spread(values: Sequence[float], name: str, sign: str = "") -> str:
     digits = 3 if name in ("loss", "cider") else 1
     text = f"{statistics.fmean(values):{sign}.{digits}f}"
     return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
-
-
-def _paired(runs: list[dict[str, Any]], base: dict[int, float], goal: str, sign: int) -> list[str]:
-    found = [run["scores"][goal] - base[run["plan"]["seed"]] for run in runs if run["plan"]["seed"] in base]
-    if not any(found):
-        return ["–", "–"]
-    return [_spread(found, goal, "+"), f"{sum(sign * one > 0 for one in found)} of {len(found)}"]
 
 
 def _chosen(figures: dict[str, Any], goal: str) -> Iterator[str]:
