@@ -184,6 +184,14 @@ def train_heads(tower: Tower, pairs: Pairs, extra: Pairs | None, section: TrainS
     return sum(last) / len(last)
 
 
+@contextmanager
+def put_back(tower: Tower) -> Iterator[None]:
+    """Give a tower its weights back at the end."""
+    start = {name: value.clone() for name, value in tower.model.state_dict().items()}
+    yield
+    tower.model.load_state_dict(start)
+
+
 def fit_bias(tower: Tower, pairs: Pairs, train: Callable[[Pairs], float], folds: int, batch: int) -> float:
     """The logit bias for the sigmoid loss, at the logit scale that the softmax loss trains, which has no bias itself.
 
@@ -200,11 +208,10 @@ def fit_bias(tower: Tower, pairs: Pairs, train: Callable[[Pairs], float], folds:
     Returns:
         c, which has the lowest mean sigmoid loss over batches of held-back pairs.
     """
-    start = {name: value.clone() for name, value in tower.model.state_dict().items()}
     place = torch.arange(len(pairs)) % folds
-    train(pairs[(place != 0).nonzero()[:, 0]])
-    held = embed(tower, pairs[(place == 0).nonzero()[:, 0]])
-    tower.model.load_state_dict(start)
+    with put_back(tower):
+        train(pairs[(place != 0).nonzero()[:, 0]])
+        held = embed(tower, pairs[(place == 0).nonzero()[:, 0]])
     scale = torch.as_tensor(held.scale).detach()
     parts = [(held.image[i : i + batch], held.text[i : i + batch]) for i in range(0, len(held) - batch + 1, batch)]
     bias = torch.zeros((), requires_grad=True)
@@ -260,15 +267,14 @@ def cross_validated(
 
     The tower's projections are as before afterwards.
     """
-    start = {name: value.clone() for name, value in tower.model.state_dict().items()}
     place = torch.arange(len(pairs)) % folds
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for fold in range(folds):
-        tower.model.load_state_dict(start)
-        train(pairs[(place != fold).nonzero()[:, 0]])
-        for source, (score, count) in validate(tower, pairs, known, (place == fold).nonzero()[:, 0]).items():
+        with put_back(tower):
+            train(pairs[(place != fold).nonzero()[:, 0]])
+            found = validate(tower, pairs, known, (place == fold).nonzero()[:, 0])
+        for source, (score, count) in found.items():
             sums[source] = sums.get(source, 0.0) + score * count
             counts[source] = counts.get(source, 0) + count
-    tower.model.load_state_dict(start)
     return {source: 100 * sums[source] / counts[source] for source in sums}

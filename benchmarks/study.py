@@ -1,12 +1,11 @@
 """Runs the studies behind docs/evidence.md: each is a TOML file of rows, points and seeds; runs queue, and resume.
 
-    python benchmarks/study.py benchmarks/studies/methods.toml --place data=data --place pools=runs/pools \\
-        --place models=runs --out runs/studies
+    python benchmarks/study.py benchmarks/studies/methods.toml --place data=data --place references=runs/references \\
+        --place cache=runs/cache-public --out runs/studies
 
 Two runs at a time by default, each on one thread. A finished run is one line of the study's .jsonl beside its TOML
 file, so a study that was interrupted, or got more rows or seeds, does only what is missing; `docs/evidence.py` makes
-tables and pictures from these lines. `--dry` prints what is missing; `--only` and
-`--points` take some rows and points.
+tables and pictures from these lines. `--dry` prints what is missing; `--only` and `--points` take some rows and points.
 
 A study has:
 
@@ -36,7 +35,7 @@ import multiprocessing
 import multiprocessing.connection
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +53,13 @@ class Queue:
 
     Args:
         study: the study.
+        places: by name, what `{name}` stands for in the study's keys.
         options: of the command line.
         console: where to print.
     """
 
-    def __init__(self, study: Study, options: argparse.Namespace, console: Console) -> None:
-        self._study, self._options, self._console = study, options, console
-        self._places = dict(word.partition("=")[::2] for word in options.place)
+    def __init__(self, study: Study, places: dict[str, str], options: argparse.Namespace, console: Console) -> None:
+        self._study, self._places, self._options, self._console = study, places, options, console
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([child.__module__])
         self._running: dict[Any, tuple[Job, Any, float]] = {}
@@ -116,13 +115,17 @@ class Queue:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def warmed(study: Study, places: dict[str, str]) -> Iterator[str]:
-    """Places that the study names and the command line does not."""
+def check_places(study: Study, places: dict[str, str]) -> None:
+    """See that every place of a study has a folder.
+
+    Raises:
+        AcedError: one has none.
+    """
     for key, value in study.all_keys():
         try:
             str(value).format(seed=0, **places)
         except KeyError as error:
-            yield f"{key} names {{{error.args[0]}}}; give --place {error.args[0]}=FOLDER."
+            raise AcedError(f"{key} names {{{error.args[0]}}}; give --place {error.args[0]}=FOLDER.") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,14 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry", action="store_true", help="print what is missing and run nothing")
     options, console = parser.parse_args(arguments), Console()
     try:
-        study = read_study(options.study)
-        queue = Queue(study, options, console)
+        study, places = read_study(options.study), dict(word.partition("=")[::2] for word in options.place)
+        queue = Queue(study, places, options, console)
         if options.dry:
             for job in queue.missing():
                 console.print(job.title + ("" if job.ready else " (waits)"), markup=False, highlight=False)
             return
-        for fault in warmed(study, dict(word.partition("=")[::2] for word in options.place)):
-            raise AcedError(fault)
+        check_places(study, places)
         write_atomic(options.out / study.name / "study.toml", options.study.read_text(encoding="utf-8"))
         failed = queue.work()
     except AcedError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import statistics
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,10 +197,4 @@ def _steps(time: Mapping[str, str], point: str, seeds: Sequence[int], records: S
             prices.append(record["processor_seconds"] / record["steps"])
     if len(spent) < len(seeds) or len(prices) < len(seeds):
         return None
-    return max(1, round(_median(spent) / _median(prices)))
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    return max(1, round(statistics.median(spent) / statistics.median(prices)))

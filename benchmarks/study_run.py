@@ -6,6 +6,7 @@ import resource
 import shutil
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,10 @@ def run(job: Job, folder: Path, places: dict[str, str], keep: bool) -> dict[str,
     row = done.results["rows"][0]
     if row.get("failed"):
         raise AcedError(f"{folder}: tasks could not be scored: {row['failed']}")
-    kinds: dict[str, dict[str, float]] = {"chosen": {}, "pool": {}}
+    kinds = {"chosen": Counter[str](), "pool": Counter[str]()}
     for line in load_run(folder).steps:
         for side, counts in (line.kinds.model_dump() if line.kinds else {}).items():
-            for kind, count in counts.items():
-                kinds[side][kind] = kinds[side].get(kind, 0.0) + count
+            kinds[side].update(counts)
     names = ("average", "tasks", "budgets", "clean_share", "embedding")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     if not keep:
@@ -57,7 +57,7 @@ def run(job: Job, folder: Path, places: dict[str, str], keep: bool) -> dict[str,
         "steps": done.step,
         "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "processor_seconds": (marks[-1] - marks[0]) * len(marks) / max(len(marks) - 1, 1),
-        "environment": {name: done.results["environment"].get(name) for name in ("cpu", "torch", "aced")},
+        "environment": {name: done.results["environment"].get(name) for name in ("cpu", "torch")},
     }
 
 

@@ -4,9 +4,8 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on), `overhead` (milliseconds of a step at each point), `objectives`
-(benchmarks/studies/objectives.json) and `claims` (docs/claims.toml). Names of rows may follow
-a study's, separated by `|`; without any, all are shown.
+trained on), `overhead` (milliseconds of a step at each point), `objectives` (benchmarks/studies/objectives.json) and
+`claims` (docs/claims.toml). Names of rows may follow a study's, separated by `|`; without any, all are shown.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
 is Student's, at 95 %, over seeds.
@@ -19,8 +18,9 @@ import math
 import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from study_records import Record, Study, read_records, read_study  # noqa: E402
 
 from aced.files.atomic import write_atomic  # noqa: E402
+from aced.report.aggregate import Stat, stat  # noqa: E402
 from aced.report.numbers import DASH, budget_text, signed  # noqa: E402
 
 PAGE, STUDIES, CLAIMS = ROOT / "docs/evidence.md", ROOT / "benchmarks/studies", ROOT / "docs/claims.toml"
@@ -46,35 +47,22 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9:
 """Student's t for a two-sided interval of 95 %, by number of values."""
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean over seeds with its sample standard deviation (None for one) and the number of values."""
-
-    mean: float
-    std: float | None
-    n: int
-
-    @property
-    def half(self) -> float:
-        """Half the interval of 95 %; infinite for one value."""
-        return T95[self.n] * self.std / math.sqrt(self.n) if self.std is not None else math.inf
-
-    @property
-    def text(self) -> str:
-        """`12.3 ± 0.4`, mean and standard deviation."""
-        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+def half(one: Stat) -> float:
+    """Half the interval of 95 %; infinite for one value."""
+    return T95[one.n] * one.std / math.sqrt(one.n) if one.std is not None else math.inf
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Of the values.
+def text_of(one: Stat | None, digits: int = 1) -> str:
+    """`12.3 ± 0.4`, mean and standard deviation; a dash for None."""
+    if one is None:
+        return DASH
+    return f"{one.mean:.{digits}f}" if one.std is None else f"{one.mean:.{digits}f} ± {one.std:.{digits}f}"
 
-    >>> spread([1.0, 3.0])
-    Spread(mean=2.0, std=1.4142135623730951, n=2)
-    """
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Spread(mean, None, 1)
-    return Spread(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+
+def best_bold(stats: Sequence[Stat | None]) -> list[str]:
+    """The texts of some figures, the highest in bold."""
+    best = max((one.mean for one in stats if one), default=None)
+    return [f"**{text_of(one)}**" if one and one.mean == best else text_of(one) for one in stats]
 
 
 Measure = Callable[[Record], float]
@@ -110,7 +98,7 @@ class Lines:
 
     def _current(self, record: Record, rows: dict[str, Any]) -> bool:
         row, point = rows.get(record["row"]), record["point"]
-        if row is None or point not in self.study.points:
+        if row is None or point not in self.study.points or record["seed"] not in self.study.seeds:
             return False
         wanted = {**self.study.keys, **row.keys, **self.study.points[point]}
         given = dict(record["keys"])
@@ -129,57 +117,43 @@ class Lines:
         names = [row.name for row in self.study.rows if any(one["row"] == row.name for one in self.records)]
         return [name for name in wanted if name in names] if wanted else names
 
-    def spread(self, row: str, point: str, measure: Measure = average) -> Spread | None:
+    def stat(self, row: str, point: str, measure: Measure = average) -> Stat | None:
         """Of a row at a point; None without a run."""
-        found = self.of(row, point)
-        return spread([measure(one) for one in found]) if found else None
+        return stat(map(measure, self.of(row, point)))
 
-    def gain(self, row: str, over: str, point: str, measure: Measure = average) -> Spread | None:
+    def gain(self, row: str, over: str, point: str, measure: Measure = average) -> Stat | None:
         """Of a row over another at the same point, paired by seed; None without a pair."""
         return paired(self.of(row, point), self.of(over, point), measure)
 
 
-def paired(runs: Sequence[Record], others: Sequence[Record], measure: Measure = average) -> Spread | None:
+def paired(runs: Sequence[Record], others: Sequence[Record], measure: Measure = average) -> Stat | None:
     """Differences of runs from others of the same seeds; None without a pair."""
     mine, theirs = ({one["seed"]: one for one in some} for some in (runs, others))
-    both = sorted(mine.keys() & theirs.keys())
-    return spread([measure(mine[seed]) - measure(theirs[seed]) for seed in both]) if both else None
+    return stat(measure(mine[seed]) - measure(theirs[seed]) for seed in sorted(mine.keys() & theirs.keys()))
+
+
+BUDGETS = {
+    "sound pairs": (lambda one: one["clean_share"], lambda mean: f"{100 * mean:.0f} %"),
+    "trained": (lambda one: one["budgets"]["samples_trained"], partial(budget_text, "samples_trained")),
+    "loaded": (lambda one: one["budgets"]["samples_loaded"], partial(budget_text, "samples_loaded")),
+    "FLOPs": (lambda one: one["budgets"]["flops"], partial(budget_text, "flops")),
+    "processor s": (lambda one: one["processor_seconds"], lambda mean: f"{mean:.0f}"),
+}
+"""Columns of a table behind the average: how each is read from a run, and how its mean is written."""
 
 
 def table(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     """Rows with average, gain over IID (where the study has it) and budgets; the best average is bold."""
-    names = lines.rows(rows)
-    means = {name: lines.spread(name, "") for name in names}
-    best = max((one.mean for one in means.values() if one), default=None)
-    sound = any(one["clean_share"] is not None for one in lines.records)
-    gains = BASELINE in lines.rows([])
-    heads = [
-        "",
-        "average, %",
-        *["over IID"] * gains,
-        *["sound pairs"] * sound,
-        "trained",
-        "loaded",
-        "FLOPs",
-        "processor s",
-    ]
-    found = [heads]
-    for name in names:
-        runs, mean = lines.of(name), means[name]
-        assert mean is not None
+    names, gains = lines.rows(rows), BASELINE in lines.rows([])
+    found = [["", "average, %", *["over IID"] * gains, *BUDGETS]]
+    for name, average_text in zip(names, best_bold([lines.stat(name, "") for name in names]), strict=True):
         gain = [gain_text(None if name == BASELINE else lines.gain(name, BASELINE, ""))] if gains else []
-        text = f"**{mean.text}**" if mean.mean == best else mean.text
-        clean = [f"{100 * spread([one['clean_share'] for one in runs]).mean:.0f} %"] if sound else []
-        budgets = [
-            budget_text(budget, spread([one["budgets"][budget] for one in runs]).mean)
-            for budget in ("samples_trained", "samples_loaded", "flops")
-        ]
-        seconds = f"{spread([one['processor_seconds'] for one in runs]).mean:.0f}"
-        found.append([name, text, *gain, *clean, *budgets, seconds])
+        means = [(lines.stat(name, "", read), write) for read, write in BUDGETS.values()]
+        found.append([name, average_text, *gain, *(DASH if one is None else write(one.mean) for one, write in means)])
     return found
 
 
-def gain_text(gain: Spread | None) -> str:
+def gain_text(gain: Stat | None) -> str:
     """`+3.1 ± 0.4`, mean and standard deviation of paired differences."""
     if gain is None:
         return DASH
@@ -188,30 +162,21 @@ def gain_text(gain: Spread | None) -> str:
 
 def points(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     """Rows against points: averages."""
-    found = [["", *lines.study.points]]
-    best = {}
-    for point in lines.study.points:
-        means = [one.mean for name in lines.rows(rows) if (one := lines.spread(name, point))]
-        best[point] = max(means, default=None)
-    for name in lines.rows(rows):
-        cells = []
-        for point in lines.study.points:
-            one = lines.spread(name, point)
-            cells.append(DASH if one is None else f"**{one.text}**" if one.mean == best[point] else one.text)
-        found.append([name, *cells])
-    return found
+    names = lines.rows(rows)
+    columns = [best_bold([lines.stat(name, point) for name in names]) for point in lines.study.points]
+    return [
+        ["", *lines.study.points],
+        *([name, *cells] for name, cells in zip(names, zip(*columns, strict=True), strict=True)),
+    ]
 
 
 def tasks(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     """Tasks against rows, with chance."""
-    names = lines.rows(rows)
-    known = next(iter(lines.records))["tasks"]
+    names, known = lines.rows(rows), lines.records[0]["tasks"]
     found = [["", "guessing", *names]]
     for task in sorted(known):
-        means = [lines.spread(name, "", task_of(task)) for name in names]
-        best = max(one.mean for one in means if one)
-        texts = [DASH if one is None else f"**{one.text}**" if one.mean == best else one.text for one in means]
-        found.append([task, f"{100 * known[task]['chance']:.1f}", *texts])
+        means = [lines.stat(name, "", task_of(task)) for name in names]
+        found.append([task, f"{100 * known[task]['chance']:.1f}", *best_bold(means)])
     return found
 
 
@@ -222,14 +187,13 @@ def kinds(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     """
     names = sorted({kind for one in lines.records for kind in one["kinds"]["pool"]})
     sound = [name for name in names if name.endswith(("/clean", "/duplicate"))]
-    pool: dict[str, float] = dict.fromkeys(names, 0.0)
+    pool: Counter[str] = Counter()
     for one in lines.of(BASELINE) or lines.records:
-        for kind, count in one["kinds"]["pool"].items():
-            pool[kind] += count
-    total, names = math.fsum(pool.values()), sound or names
+        pool.update(one["kinds"]["pool"])
+    total, names = pool.total(), sound or names
     found = [["", *names], ["pool", *(f"{100 * pool[kind] / total:.1f}" for kind in names)]]
     for name in lines.rows(rows):
-        found.append([name, *(_text(lines.spread(name, "", share_of(kind))) for kind in names)])
+        found.append([name, *(text_of(lines.stat(name, "", share_of(kind))) for kind in names)])
     return found
 
 
@@ -243,18 +207,11 @@ def overhead(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     names = list(lines.study.points)
     found = [["", *(f"{point}, ms" for point in names), "FLOPs", "MB"]]
     for name in lines.rows(rows):
-        means = [lines.spread(name, point, step_ms) for point in names]
-        last = lines.of(name, names[-1])
-        flops = spread([one["budgets"]["flops"] / one["steps"] for one in last]).mean if last else None
-        memory = spread([one["peak_megabytes"] for one in last]).mean if last else None
-        found.append(
-            [
-                name,
-                *(DASH if one is None else f"{one.mean:.0f}" for one in means),
-                DASH if flops is None else budget_text("flops", flops),
-                DASH if memory is None else f"{memory:.0f}",
-            ]
-        )
+        means = [(lines.stat(name, point, step_ms), "{:.0f}".format) for point in names]
+        flops = lines.stat(name, names[-1], lambda one: one["budgets"]["flops"] / one["steps"])
+        memory = lines.stat(name, names[-1], lambda one: one["peak_megabytes"])
+        means += [(flops, partial(budget_text, "flops")), (memory, "{:.0f}".format)]
+        found.append([name, *(DASH if one is None else write(one.mean) for one, write in means)])
     return found
 
 
@@ -265,14 +222,10 @@ def objectives() -> list[list[str]]:
     for name, runs in json.loads((STUDIES / "objectives.json").read_text(encoding="utf-8"))["experiments"].items():
         goal, cells = runs["facts"]["goal"], []
         for start in (*(f"samples/{method}" for method in OBJECTIVES.values()), "long/random"):
-            one = spread([run["scores"][goal] for key, run in runs.items() if key.rpartition("/")[0] == start])
-            cells.append(f"{one.mean:.2f} ± {one.std:.2f}")
+            own = [run["scores"][goal] for key, run in runs.items() if key.rpartition("/")[0] == start]
+            cells.append(text_of(stat(own), digits=2))
         found.append([f"{name}: {'accuracy, %' if runs['facts']['sign'] > 0 else goal}", *cells])
     return found
-
-
-def _text(one: Spread | None) -> str:
-    return DASH if one is None else one.text
 
 
 MEASURES: dict[str, Measure] = {
@@ -282,13 +235,13 @@ MEASURES: dict[str, Measure] = {
 """What a claim may be about."""
 
 
-def verdict(gain: Spread | None) -> str:
+def verdict(gain: Stat | None) -> str:
     """What a difference says about a claim that it is above 0."""
     if gain is None or gain.std is None:
         return "not run"
-    if gain.mean - gain.half > 0:
+    if gain.mean - half(gain) > 0:
         return "confirmed"
-    return "contradicted" if gain.mean + gain.half < 0 else "not separable"
+    return "contradicted" if gain.mean + half(gain) < 0 else "not separable"
 
 
 def claims() -> list[list[str]]:
@@ -304,7 +257,7 @@ def claims() -> list[list[str]]:
         between = (
             DASH
             if gain is None or gain.std is None
-            else f"{gain.mean - gain.half:+.1f} to {gain.mean + gain.half:+.1f}"
+            else f"{gain.mean - half(gain):+.1f} to {gain.mean + half(gain):+.1f}"
         )
         found.append(
             [claim["claim"], claim["source"], f"{design} ({studies})", gain_text(gain), between, verdict(gain)]
@@ -325,10 +278,12 @@ def note(lines: Lines) -> str:
     steps = sorted({int(one["keys"]["train.steps"]) for one in lines.records if "train.steps" in one["keys"]})
     name = lines.study.name
     machine = sorted({one["environment"]["cpu"] for one in lines.records})
+    over = "One seed" if len(seeds) == 1 else f"Mean ± standard deviation over {len(seeds)} seeds"
     return (
-        f"\nMean ± standard deviation over {len(seeds)} seeds"
+        f"\n{over}"
         + (f"; steps: {', '.join(map(str, steps))}" if steps else "")
-        + f". {' and '.join(machine)}, a thread a run. `python benchmarks/study.py benchmarks/studies/{name}.toml`\n"
+        + f". {' and '.join(machine)}, a thread a run. `python benchmarks/study.py benchmarks/studies/{name}.toml`"
+        + ", with the places [here](#how-to-run-it-again).\n"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from evidence import BASELINE, ROOT, Lines, share_of
+from evidence import BASELINE, ROOT, Lines, share_of, text_of
 from figures import page
 
 from aced.files.atomic import write_atomic
@@ -60,7 +60,7 @@ def ladder_chart(lines: Lines, rows: Sequence[str]) -> str:
     """Averages as a heat map: references from left to right, methods and students from above."""
     names = list(lines.study.points)
     figure, axes = new_figure(WIDTH, 60 + 40 * len(rows), left=NAMES, right=10, bottom=10, top=40, grid=False)
-    values = {(row, point): one for row in rows for point in names if (one := lines.spread(row, point))}
+    values = {(row, point): one for row in rows for point in names if (one := lines.stat(row, point))}
     low, high = min(one.mean for one in values.values()), max(one.mean for one in values.values())
     for y, row in enumerate(rows):
         put_text(axes, -0.01, y, row, ("axes", "data"), color="ink", ha="right", va="center")
@@ -70,7 +70,7 @@ def ladder_chart(lines: Lines, rows: Sequence[str]) -> str:
             one = values[row, point]
             depth = (one.mean - low) / max(high - low, 1e-9)
             axes.bar(x, 0.94, bottom=y - 0.47, width=0.97, facecolor=css("s1"), alpha=0.08 + 0.5 * depth)
-            put_text(axes, x, y, one.text, ("data", "data"), color="ink", ha="center", va="center")
+            put_text(axes, x, y, text_of(one), ("data", "data"), color="ink", ha="center", va="center")
     for x, point in enumerate(names):
         put_text(axes, x, 1.03, point, ("data", "axes"), color="muted", ha="center", va="bottom")
     axes.set_xlim(-0.5, len(names) - 0.5)
@@ -97,7 +97,7 @@ def domain_chart(lines: Lines, rows: Sequence[str]) -> str:
         for (domain, title), style in zip(DOMAINS.items(), styles, strict=True):
             own = f"{domain}/clean"
             if own in kinds:
-                kept, there = lines.spread(row, "", share_of(own)), lines.spread(BASELINE, "", share_of(own))
+                kept, there = lines.stat(row, "", share_of(own)), lines.stat(BASELINE, "", share_of(own))
                 assert kept is not None
                 assert there is not None
                 ratio = kept.mean / there.mean

@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 import evidence
 import evidence_figures
 
+from aced.report.aggregate import stat
+
 TEXT = """
 recipe = "photos"
 seeds = [0, 1, 2]
@@ -72,17 +74,17 @@ def test_differences_are_paired_by_seed_and_runs_of_other_settings_do_not_count(
     assert gain.std is not None
     assert gain.mean == pytest.approx((1 + 1.5 + 1) / 3)
     assert gain.std == pytest.approx(math.sqrt(((1 - gain.mean) ** 2 * 2 + (1.5 - gain.mean) ** 2) / 2))
-    assert gain.half == pytest.approx(4.303 * gain.std / math.sqrt(3), rel=1e-3)
+    assert evidence.half(gain) == pytest.approx(4.303 * gain.std / math.sqrt(3), rel=1e-3)
     across = evidence.paired(lines.of("H-ACID", "10 %"), lines.of("IID", "100 %"))
     assert across is not None
-    assert (across.mean, across.n, across.half) == (-5.0, 1, math.inf)
+    assert (across.mean, across.n, evidence.half(across)) == (-5.0, 1, math.inf)
 
 
 def test_a_verdict_needs_the_whole_interval_on_one_side() -> None:
-    assert evidence.verdict(evidence.spread([1.0, 1.2, 1.1])) == "confirmed"
-    assert evidence.verdict(evidence.spread([-1.0, -1.2, -1.1])) == "contradicted"
-    assert evidence.verdict(evidence.spread([0.1, 1.2, 2.1])) == "not separable"
-    assert evidence.verdict(evidence.spread([5.0])) == "not run"
+    assert evidence.verdict(stat([1.0, 1.2, 1.1])) == "confirmed"
+    assert evidence.verdict(stat([-1.0, -1.2, -1.1])) == "contradicted"
+    assert evidence.verdict(stat([0.1, 1.2, 2.1])) == "not separable"
+    assert evidence.verdict(stat([5.0])) == "not run"
 
 
 def test_the_best_of_a_column_is_bold_and_what_was_not_run_is_a_dash(lines: evidence.Lines) -> None:

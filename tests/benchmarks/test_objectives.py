@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from objective_students import (
     train,
     write,
 )
+from pool_tars import write_tar
 
 SIZE = "aced_stem_vit_s"
 TEXTS = ["a red cat", "the very small brown dog in a green garden", "cat", "a dog and a cat"]
@@ -307,15 +307,6 @@ def jpeg(seed: int) -> bytes:
     return out.getvalue()
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 def write_pairs(folder: Path, n: int, seed: int) -> None:
     members = {}
     for i in range(n):
@@ -324,7 +315,7 @@ def write_pairs(folder: Path, n: int, seed: int) -> None:
         text = f"a {label}" if label else "A dog runs in the green grass."
         members |= {f"{i:05d}.jpg": jpeg(seed + i), f"{i:05d}.txt": text.encode()}
         members[f"{i:05d}.json"] = json.dumps(facts).encode()
-    write_tar(folder / "00000.tar", members)
+    write_tar(folder / "00000.tar", members.items())
 
 
 def write_tasks(folder: Path) -> None:
@@ -334,15 +325,14 @@ def write_tasks(folder: Path) -> None:
         members = {}
         for i in range(4):
             members |= {f"{i}.cls": str(i % 2).encode(), f"{i}.jpg": jpeg(900 + i)}
-        write_tar(task / "test" / "0.tar", members)
+        write_tar(task / "test" / "0.tar", members.items())
         (task / "test" / "nshards.txt").write_text("1", encoding="utf-8")
         (task / "classnames.txt").write_text("\n".join(names), encoding="utf-8")
         (task / "zeroshot_classification_templates.txt").write_text("a {c}", encoding="utf-8")
     task = folder / "wds_flickr8k"
     captions = b"A dog runs.\nA brown dog.\nThe dog runs fast."
-    write_tar(
-        task / "test" / "0.tar", {f"{i}.{e}": c for i in range(3) for e, c in (("jpg", jpeg(i)), ("txt", captions))}
-    )
+    members = [(f"{i}.{part}", content) for i in range(3) for part, content in (("jpg", jpeg(i)), ("txt", captions))]
+    write_tar(task / "test" / "0.tar", members)
     (task / "test" / "nshards.txt").write_text("1", encoding="utf-8")
     (task / "dataset_type.txt").write_text("retrieval", encoding="utf-8")
 

@@ -312,3 +312,11 @@ def test_a_text_tower_from_a_folder_goes_into_the_folder(
 
     assert other(_name_or_path="elsewhere", transformers_version="5") == tower.identity()["architecture"]
     assert other(hidden_act="relu") != tower.identity()["architecture"]
+
+
+@pytest.mark.parametrize("model", ["runs/none/model", "ViT-B-33", "no/such"])
+def test_a_model_that_is_not_there_is_named_with_its_key(model: str) -> None:
+    with pytest.raises(AcedError, match=rf"^reference\.model: .*{model}"):
+        trained_recipe(model, key="reference")
+    with pytest.raises(AcedError, match=rf"^(?!.*\.model: ).*{model}"):
+        trained_recipe(model)

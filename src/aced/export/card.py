@@ -187,8 +187,10 @@ def _scores(story: Story) -> Iterator[str]:
 
 def _took_part(section: str, method: str) -> bool:
     """Whether a section of the config had an effect: a recipe may name a reference that the method does not use."""
-    row = METHODS.get(method)
-    return section not in ("reference", "teacher") or row is None or row.needs_large or row.needs_peer
+    row = METHODS.get(method)  # None for one that a plugin of that run registered
+    if row is None or section not in ("reference", "teacher"):
+        return True
+    return row.distill is not None if section == "teacher" else row.needs_large or row.needs_peer
 
 
 def _to_fill() -> Iterator[str]:

@@ -99,7 +99,7 @@ def expanded(place: str | Path) -> str:
         raise AcedError(f"{place}: {error}.") from None
 
 
-def find_recipe(model: str | Path, checkpoint: str | Path | None = None) -> Recipe:
+def find_recipe(model: str | Path, checkpoint: str | Path | None = None, key: str = "") -> Recipe:
     """The recipe for a name, a path or an address, and where its weights are.
 
     Only the small config of a repository that `model` names is downloaded; a local folder of that name comes first.
@@ -107,12 +107,17 @@ def find_recipe(model: str | Path, checkpoint: str | Path | None = None) -> Reci
     Args:
         model: see `load_tower`.
         checkpoint: weights to use instead of the model's own, see `load_tower`.
+        key: the section of a config that names it, which a recipe may have done and not the user; empty on the command
+            line.
 
     Raises:
         AcedError: there is no such model or checkpoint, its config cannot be read, or the name of its weights is not
             informative.
     """
-    recipe = _find(expanded(model))
+    try:
+        recipe = _find(expanded(model))
+    except AcedError as error:
+        raise AcedError(f"{key}.model: {error}" if key else str(error)) from None
     if checkpoint is None or not str(checkpoint):
         return recipe if recipe.source is not None else replace(recipe, source=_own_weights(recipe))
     path, key = split_key(expanded(checkpoint))
@@ -134,18 +139,12 @@ def trained_recipe(model: str | Path, checkpoint: str | Path | None = None, key:
     """As `find_recipe`, for a model that must be trained: a random one would select, teach and score at random.
 
     Args:
-        model, checkpoint: see `find_recipe`.
-        key: the section of a config that names it; empty on the command line.
+        model, checkpoint, key: see `find_recipe`.
 
     Raises:
         AcedError: as `find_recipe`, or it has no trained weights.
     """
-    try:
-        recipe = find_recipe(model, checkpoint)
-    except AcedError as error:
-        if key and str(error).startswith(f"{model}:"):  # a recipe may have named it, not the user
-            raise AcedError(f"{key}.model = {error}") from None
-        raise
+    recipe = find_recipe(model, checkpoint, key)
     if not recipe.trained:
         tags = tags_of(recipe.name) if recipe.kind == "name" else []
         what, how = (f"{key}.model = '{model}'", f"as {key}.checkpoint") if key else (model, "with --checkpoint")
