@@ -5,8 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # CPU threads of the tests: one is quickest, and every number must pass.
 THREADS ?= 1
-# Processes of the tests; each takes whole files, the slow ones first. `make unit PROCESSES=0` uses one.
+# Processes of the tests; each takes whole files, the slow ones first. `make unit PROCESSES=0` uses one. They are started
+# by the interpreter's path within this folder: the whole path may hold letters that PYTHONIOENCODING does not know, and
+# `pytest -n` sends it through standard input.
 PROCESSES ?= 2
+SHARED := --tx '$(PROCESSES)*popen//python=$(BIN)/python' --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint types unit docs dist clean
@@ -24,7 +27,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest $(if $(filter-out 0,$(PROCESSES)),$(SHARED))
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
