@@ -3,10 +3,10 @@
     python benchmarks/photo_concepts.py --pool data/webmix --reference runs/references/lite2-imagenet \\
         --imagenet data/en_classnames.json --features runs/features --out runs/pools/concepts
 
-CABS tags pictures with a detector. Here the image trunk of a reference of `public_reference.py` does, with ImageNet's own
-classifier: a picture's concepts are the names of the classes of at least `--least` probability, at most `--most` of
-them, and always the likeliest one. Captions and labels are not read. The pairs stay in their order; each gets the
-field `concepts` in its json.
+CABS tags pictures with a detector. Here the image trunk of a reference of `public_reference.py` does, with ImageNet's
+own classifier: a picture's concepts are the names of the classes of at least `--least` probability, at most `--most` of
+them, and always the likeliest one. Captions and labels are not read. The pairs stay in their order; each gets the field
+`concepts` in its json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from pool_tars import read_pairs, write_pool
 from public_features import remembering
 from public_heads import features

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-pytest.importorskip("timm")
 import photo_concepts  # noqa: E402
 
 NAMES = ["cat", "dog", "eel", "fox"]
