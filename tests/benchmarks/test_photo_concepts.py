@@ -9,7 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import photo_concepts  # noqa: E402
+import photo_concepts
 
 NAMES = ["cat", "dog", "eel", "fox"]
 
