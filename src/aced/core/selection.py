@@ -23,6 +23,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.gains import Gains, independent_gains, joint_gains, tile_of
+from aced.core.quotas import BySource
 from aced.core.ranks import Alone, Ranks
 from aced.core.score_models import DrawHow, DrawWords, ScoreModel, check_models, models_of
 from aced.core.score_models import Loss as Loss
@@ -65,6 +66,7 @@ def select(
     reference: Embeddings | None,
     size: int,
     *,
+    sources: Sequence[int] | Tensor | None = None,
     generator: torch.Generator | None = None,
     **how: Unpack[DrawWords],
 ) -> Selection:
@@ -76,6 +78,8 @@ def select(
         reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
             `hard-student`.
         size: number to choose, 1 <= size <= B. Exactly this many distinct indices are returned.
+        sources: `[B]` whole numbers, the source of each candidate: each source gives its share of `size`, in proportion
+            to its candidates (largest remainders), compared with the choices of all. None: all compete.
         generator: source of the noise; the same generator state gives the same indices.
         score: `learnability` (student's loss minus reference's: H-ACID), the default; `easy-reference` (minus the
             reference's loss: I-ACID), `hard-student` (the student's loss), or `diverse` (unlike earlier
@@ -97,7 +101,8 @@ def select(
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
-    party = _party(models, size, Alone(), [len(models[0].e)], "global", asked)
+    count = len(models[0].e)
+    party = _party(models, size, Alone(), [count], "global", asked, _checked(sources, count))
     check_models(models)
     return _draw(party, asked, generator)
 
@@ -110,6 +115,7 @@ def draw(
     counts: Sequence[int],
     *,
     scope: Scope = "global",
+    sources: Tensor | None = None,
     generator: torch.Generator | None = None,
     **how: Unpack[DrawWords],
 ) -> Selection:
@@ -123,6 +129,7 @@ def draw(
         counts: every rank's number of candidates.
         scope: `global`: all candidates compete, as in one process. `quota`: each rank chooses `size / W` of its own,
             compared with the choices of all ranks. `local`: likewise, compared only with its own choices.
+        sources: as in `select`, int64 on the CPU; for a single rank.
         generator: in the same state on every rank; a CPU generator gives the same noise on every device.
         score, loss, strategy, chunks, temperature: as in `select`.
 
@@ -131,11 +138,12 @@ def draw(
         fewer candidates than its share contributes all of them, so fewer than `size` may be chosen.
 
     Raises:
-        ValueError: there are too few candidates, a model that the score needs is missing, or a name is unknown.
+        ValueError: there are too few candidates, a model that the score needs is missing, a name is unknown, or there
+            are sources and several ranks.
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
-    return _draw(_party(models, size, ranks, counts, scope, asked), asked, generator)
+    return _draw(_party(models, size, ranks, counts, scope, asked, sources), asked, generator)
 
 
 # --- how many ---------------------------------------------------------------------------------------------------
@@ -168,6 +176,7 @@ def _party(
     counts: Sequence[int],
     scope: Scope,
     how: DrawHow,
+    sources: Tensor | None,
 ) -> Party:
     """The ranks that draw, and the numbers for each chunk."""
     if scope not in get_args(Scope):
@@ -179,6 +188,10 @@ def _party(
             f"select: cannot choose {size} of {sum(counts)} candidates{on}; use a larger super-batch or a smaller size."
         )
     n = how.chunks if how.strategy == "joint" else 1
+    if sources is not None:
+        if ranks.size > 1:
+            raise ValueError(f"select: sources need a single rank, not {ranks.size}.")
+        return BySource(models, ranks, sources, size, min(n, size))
     if ranks.size == 1 or scope == "global":
         sizes = [[c] for c in shares_of(size, min(n, size))]
         return (Party if ranks.size == 1 else DrawTogether)(models, ranks, counts, sizes)
@@ -186,6 +199,19 @@ def _party(
     n = max(1, min(n, max(shares)))
     sizes = [list(c) for c in zip(*(shares_of(share, n) for share in shares), strict=True)]
     return (Sharing if scope == "quota" else Apart)(models, ranks, counts, sizes)
+
+
+def _checked(sources: Sequence[int] | Tensor | None, count: int) -> Tensor | None:
+    """The sources of `count` candidates, `[B]` int64 on the CPU."""
+    if sources is None:
+        return None
+    found = torch.as_tensor(sources).cpu()
+    if found.shape != (count,) or found.is_floating_point() or found.is_complex():
+        raise ValueError(
+            f"select: sources must be {count} whole numbers, one for each candidate, not {found.dtype} of shape "
+            f"{list(found.shape)}."
+        )
+    return found.long()
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------
