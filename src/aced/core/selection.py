@@ -14,7 +14,7 @@ Shapes: B candidates, b = `size` of them chosen, K those chosen so far, c a chun
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Unpack, get_args
 
@@ -66,7 +66,6 @@ def select(
     reference: Embeddings | None,
     size: int,
     *,
-    sources: Sequence[int] | Tensor | None = None,
     generator: torch.Generator | None = None,
     **how: Unpack[DrawWords],
 ) -> Selection:
@@ -78,8 +77,6 @@ def select(
         reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
             `hard-student`.
         size: number to choose, 1 <= size <= B. Exactly this many distinct indices are returned.
-        sources: `[B]` whole numbers, the source of each candidate: each source gives its share of `size`, in proportion
-            to its candidates (largest remainders), compared with the choices of all. None: all compete.
         generator: source of the noise; the same generator state gives the same indices.
         score: `learnability` (student's loss minus reference's: H-ACID), the default; `easy-reference` (minus the
             reference's loss: I-ACID), `hard-student` (the student's loss), or `diverse` (unlike earlier
@@ -91,6 +88,8 @@ def select(
             than `size`.
         temperature: tau of the draw, 1 by default: probability proportional to exp(g / tau) without replacement
             (Gumbel-top-k); 0 takes the largest.
+        sources: `[B]` whole numbers, the source of each candidate: each source gives its share of `size`, in proportion
+            to its candidates (largest remainders), compared with the choices of all. None, the default: all compete.
 
     Returns:
         A `Selection` on the embeddings' device. Scores are computed in float32 whatever the inputs' type.
@@ -102,7 +101,7 @@ def select(
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
     count = len(models[0].e)
-    party = _party(models, size, Alone(), [count], "global", asked, _checked(sources, count))
+    party = _party(models, size, Alone(), [count], "global", replace(asked, sources=_checked(asked.sources, count)))
     check_models(models)
     return _draw(party, asked, generator)
 
@@ -115,7 +114,6 @@ def draw(
     counts: Sequence[int],
     *,
     scope: Scope = "global",
-    sources: Tensor | None = None,
     generator: torch.Generator | None = None,
     **how: Unpack[DrawWords],
 ) -> Selection:
@@ -129,9 +127,9 @@ def draw(
         counts: every rank's number of candidates.
         scope: `global`: all candidates compete, as in one process. `quota`: each rank chooses `size / W` of its own,
             compared with the choices of all ranks. `local`: likewise, compared only with its own choices.
-        sources: as in `select`, int64 on the CPU; for a single rank.
         generator: in the same state on every rank; a CPU generator gives the same noise on every device.
         score, loss, strategy, chunks, temperature: as in `select`.
+        sources: as in `select`, as a tensor of int64 on the CPU; for a single rank.
 
     Returns:
         The same `Selection` on every rank, with rows of the whole super-batch. With `quota` and `local`, a rank with
@@ -143,7 +141,7 @@ def draw(
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
-    return _draw(_party(models, size, ranks, counts, scope, asked, sources), asked, generator)
+    return _draw(_party(models, size, ranks, counts, scope, asked), asked, generator)
 
 
 # --- how many ---------------------------------------------------------------------------------------------------
@@ -176,7 +174,6 @@ def _party(
     counts: Sequence[int],
     scope: Scope,
     how: DrawHow,
-    sources: Tensor | None,
 ) -> Party:
     """The ranks that draw, and the numbers for each chunk."""
     if scope not in get_args(Scope):
@@ -188,10 +185,10 @@ def _party(
             f"select: cannot choose {size} of {sum(counts)} candidates{on}; use a larger super-batch or a smaller size."
         )
     n = how.chunks if how.strategy == "joint" else 1
-    if sources is not None:
+    if how.sources is not None:
         if ranks.size > 1:
             raise ValueError(f"select: sources need a single rank, not {ranks.size}.")
-        return BySource(models, ranks, sources, size, min(n, size))
+        return BySource(models, ranks, torch.as_tensor(how.sources), size, min(n, size))
     if ranks.size == 1 or scope == "global":
         sizes = [[c] for c in shares_of(size, min(n, size))]
         return (Party if ranks.size == 1 else DrawTogether)(models, ranks, counts, sizes)

@@ -171,8 +171,6 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         kept = filtered(reference, config.method.filtering_ratio, ledger, ends)
         plan, marks[FILTERED] = replace(plan, kept=kept), fingerprint_of_rows(kept)
         reference = reference if method.guided else None
-    if method.chooses:
-        plan = replace(plan, ends=ends)
     if method.concepts:
         plan = replace(plan, concepts=Concepts(inputs.source, config.data.concept_field))
     return Trainer(
@@ -183,7 +181,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=optimizer_of([student, objective], config),
         method=method,
         settings=settings,
-        plan=plan,
+        plan=replace(plan, ends=ends if method.chooses else None),
         memory=make_memory(config, student, reference, world),
         history=make_history(config, len(inputs.source), student),
         reference=reference,
