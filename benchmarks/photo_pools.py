@@ -4,6 +4,8 @@
     python benchmarks/photo_pools.py validation --curated data/curated --eval data/eval --out data/validation
     python benchmarks/photo_pools.py domains --pool data/webmix \\
         --domains data/domains/brain_mri data/domains/rsscn7 data/domains/neu_det --out data/pools/domains
+    python benchmarks/photo_pools.py domains --apart --rest data/pools/domains-rest --pool data/webmix \\
+        --domains data/domains/brain_mri data/domains/rsscn7 data/domains/neu_det --out data/pools/domains-apart
     python benchmarks/photo_pools.py kept runs/a runs/b
 
 **share** makes versions of one pool that differ in their captions alone. All have the same pictures in the same order:
@@ -19,7 +21,9 @@ of `--eval` is read, and no student may train on the curated ones. A reference t
 its own score on these tasks says nothing.
 
 **domains** mixes pairs of other domains, `--percent` of the pool each, into a pool, in random order. `domain` in the
-json is the name of the pair's folder, `photos` for the pool's own; `domain_kind` is both, as `rsscn7/clean`.
+json is the name of the pair's folder, `photos` for the pool's own; `domain_kind` is both, as `rsscn7/clean`. With
+`--apart` each domain's pairs, the same ones, are a folder of tars in `--out`: a config can name them as sources.
+`--rest` also writes the clean pairs of the domains that the pool did not get, which a reference may be trained on.
 
 **kept** prints what runs trained on. A run with `data.kind_field=domain_kind` counts its candidates and trained pairs
 by that field (`kinds` in metrics.jsonl); `data.kind_field=domain` shows the domains in `aced report`. The `clean_share`
@@ -36,7 +40,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from pool_tars import Pair, read_pairs, write_pool, write_task
+from pool_tars import TAR, Pair, read_pairs, write_pool, write_task
 from rich.console import Console
 
 from aced.errors import AcedError
@@ -162,17 +166,42 @@ def validation(options: argparse.Namespace, console: Console) -> None:
 
 
 def domains(options: argparse.Namespace, console: Console) -> None:
-    """Write a pool with a few pairs of each domain."""
+    """Write a pool with a few pairs of each domain.
+
+    Raises:
+        AcedError: there is no room for so many, a domain has too few, two have one name, or nothing is left for
+            `--rest`.
+    """
     percent, many = options.percent, len(options.domains)
     if not 0 < percent * many < 100:
         raise AcedError(f"--percent {percent:g} of each of {many} domains leaves no room for the pool's own pairs.")
+    names = [PHOTOS, *(folder.resolve().name for folder in options.domains)]
+    if len(set(names)) < len(names):
+        raise AcedError(f"--domains makes the domains {', '.join(names)}: give each folder another name.")
     pairs = [of_domain(pair, PHOTOS) for pair in read_pairs(options.pool)]
-    count = round(len(pairs) * percent / (100 - percent * many))
+    count, rest = round(len(pairs) * percent / (100 - percent * many)), list[Pair]()
     for number, folder in enumerate(options.domains):
-        taken = some_of(read_pairs([str(folder)]), count, draws(options.seed, number), str(folder))
-        pairs += [of_domain(pair, folder.resolve().name) for pair in taken]
-    write_pool(options.out, [pairs[at] for at in draws(options.seed, many).permutation(len(pairs)).tolist()])
-    tell(console, options.out, Counter(pair.about["domain_kind"] for pair in pairs))
+        found = read_pairs([str(folder)])
+        taken = some_of(found, count, draws(options.seed, number), str(folder))
+        pairs += [of_domain(pair, names[number + 1]) for pair in taken]
+        rest += [of_domain(pair, names[number + 1]) for pair in left_over(found, taken)]
+    if options.rest is not None and not rest:
+        raise AcedError(f"--rest: the pool has taken every clean pair of {' and '.join(names[1:])}; lower --percent.")
+    mixed, first = [pairs[at] for at in draws(options.seed, many).permutation(len(pairs)).tolist()], 0
+    parts = {options.out / name: [p for p in mixed if p.about["domain"] == name] for name in names}
+    for folder, part in parts.items() if options.apart else [(options.out, mixed)]:
+        write_pool(folder, part, first)
+        first += -(-len(part) // TAR)
+        tell(console, folder, Counter(pair.about["domain_kind"] for pair in part))
+    if options.rest is not None:
+        write_pool(options.rest, rest, first)
+        tell(console, options.rest, Counter(pair.about["domain_kind"] for pair in rest))
+
+
+def left_over(found: Sequence[Pair], taken: Sequence[Pair]) -> list[Pair]:
+    """The clean pairs that were not taken, without those whose picture was: it must not be in both."""
+    pictures = {pair.image for pair in taken}
+    return [pair for pair in found if pair.about["kind"] == "clean" and pair.image not in pictures]
 
 
 def of_domain(pair: Pair, name: str) -> Pair:
@@ -255,6 +284,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         else:
             command.add_argument("--domains", nargs="+", type=Path, required=True, help="a folder of tars for each")
             command.add_argument("--percent", type=float, default=2.0, help="of the pool, each domain")
+            command.add_argument("--apart", action="store_true", help="a folder in --out for each domain")
+            command.add_argument("--rest", type=Path, help="folder for the domains' other clean pairs")
     command = commands.add_parser("kept", help=(kept.__doc__ or "").partition("\n")[0])
     command.set_defaults(make=kept)
     command.add_argument("runs", nargs="+", type=Path, help="folders of runs with data.kind_field=domain_kind")

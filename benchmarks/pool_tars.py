@@ -89,20 +89,25 @@ def _pair(where: str, parts: dict[str, bytes]) -> Pair:
     return Pair(parts["jpg"], about | {"caption": caption})
 
 
-def write_pool(folder: Path, pairs: Sequence[Pair]) -> None:
+def write_pool(folder: Path, pairs: Sequence[Pair], first: int = 0) -> None:
     """Write pairs as `NNNNN.tar` of 2,000, renumbered: 5 digits of the tar and 4 of the place, also in `dup_of`.
+
+    Args:
+        folder: to write.
+        pairs: in the order of the pool.
+        first: number of the first tar, so that the keys of several pools differ.
 
     Raises:
         AcedError: the folder exists and is not empty, it cannot be written, or a copy's original is not among the
             pairs.
     """
-    keys = {str(pair.about["key"]): f"{at // TAR:05}{at % TAR:04}" for at, pair in enumerate(pairs)}
+    keys = {str(pair.about["key"]): f"{first + at // TAR:05}{at % TAR:04}" for at, pair in enumerate(pairs)}
     numbered = [_renumbered(pair, keys) for pair in pairs]
     with folder_atomic(folder) as filled:
         for start in range(0, len(numbered), TAR):
             some = numbered[start : start + TAR]
             members = [(f"{pair.about['key']}.{part}", _content(pair, part)) for pair in some for part in PARTS]
-            write_tar(filled / f"{start // TAR:05}.tar", members)
+            write_tar(filled / f"{first + start // TAR:05}.tar", members)
 
 
 def _renumbered(pair: Pair, keys: dict[str, str]) -> Pair:

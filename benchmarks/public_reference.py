@@ -14,6 +14,11 @@ With `--imagenet NAMES.json` (CLIP_benchmark's `en_classnames.json`) each of Ima
 name, and features that the image trunk's own classifier takes for it. **The image trunks have seen ImageNet**: what
 they know of its classes, and of collections made from it (Tiny ImageNet), labels have taught them.
 
+`--curated` takes several folders, so that a reference also learns domains of a pool from pairs that the pool lacks
+(`photo_pools.py domains --rest`):
+
+    python benchmarks/public_reference.py --curated data/curated data/pools/domains-rest --out runs/domain-aware
+
     python benchmarks/public_reference.py --curated data/curated --start runs/diverse --steps 160 --out runs/tuned
 
 goes on with projections that were trained on other pairs, such as a noisy pool's.
@@ -235,7 +240,7 @@ def facts_of(options: argparse.Namespace, tower: Tower, source: Shards) -> dict[
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--curated", nargs="+", required=True, help="tars of pairs that are trusted")
+    parser.add_argument("--curated", nargs="+", required=True, help="trusted pairs: tars, or folders of them")
     parser.add_argument("--out", type=Path, default=Path("runs/public-reference"), help="the model folder")
     parser.add_argument("--images", choices=tuple(IMAGES), default="lite2")
     parser.add_argument(

@@ -317,6 +317,59 @@ def test_domains_that_are_too_small_are_refused(
         run("domains", "--pool", pool, "--percent", percent, "--domains", *others, "--out", tmp_path / "out")
 
 
+def read(*folders: Path) -> list[pool_tars.Pair]:
+    return pool_tars.read_pairs([str(folder) for folder in folders])
+
+
+def test_domains_apart_are_the_same_pairs_and_the_rest_is_clean_and_in_no_pool(
+    pool: Path, others: list[Path], tmp_path: Path
+) -> None:
+    words = ("domains", "--pool", pool, "--percent", 10, "--domains", *others)
+    run(*words, "--out", tmp_path / "mixed")
+    run(*words, "--out", tmp_path / "apart", "--apart", "--rest", tmp_path / "rest")
+    mixed, rest = read(tmp_path / "mixed"), read(tmp_path / "rest")
+    folders = sorted((tmp_path / "apart").iterdir())
+    assert [folder.name for folder in folders] == ["mri", "photos", "roofs"]
+    apart = {folder.name: read(folder) for folder in folders}
+    for name, pairs in apart.items():
+        # In the order of the mixed pool, with everything that is known of them but their numbers.
+        same = [pair for pair in mixed if pair.about["domain"] == name]
+        assert [pair.image for pair in pairs] == [pair.image for pair in same]
+        for one, other in zip(pairs, same, strict=True):
+            assert one.about | {"key": 0, "dup_of": 0} == other.about | {"key": 0, "dup_of": 0}
+    assert len(read(*folders, tmp_path / "rest")) == len(mixed) + len(rest)  # no key occurs twice
+    by_key = {pair.about["key"]: pair for pair in apart["photos"]}
+    copies = [pair for pair in apart["photos"] if "dup_of" in pair.about]
+    assert all(by_key[copy.about["dup_of"]].about["uid"][-3:] != copy.about["uid"][-3:] for copy in copies)
+    assert len(copies) == 6
+    taken = {pair.image for pair in mixed}
+    wanted = [pair for pair in read(*others) if pair.about["kind"] == "clean" and pair.image not in taken]
+    assert [(pair.image, pair.caption) for pair in rest] == [(pair.image, pair.caption) for pair in wanted]
+    assert {pair.about["domain_kind"] for pair in rest} == {"mri/clean", "roofs/clean"}
+    assert 0 < len(rest) < 2 * 13
+
+
+def test_the_rest_has_no_picture_of_the_pool_under_another_caption() -> None:
+    seen, other = pool_tars.Pair(b"a", about(1, "pets")), pool_tars.Pair(b"b", about(2, "pets"))
+    twin = pool_tars.Pair(b"a", about(3, "pets"))
+    assert photo_pools.left_over([seen, other, twin], [seen]) == [other]
+
+
+def test_a_domain_that_the_pool_takes_whole_leaves_no_rest(pool: Path, tmp_path: Path) -> None:
+    few = write(tmp_path / "few/00200.tar", [about(2000, "mri", "junk"), about(2001, "mri")])
+    words = ("domains", "--pool", pool, "--percent", 1.43, "--domains", few, "--out", tmp_path / "out")
+    with pytest.raises(SystemExit, match="--rest"):
+        run(*words, "--rest", tmp_path / "rest")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_domains_of_one_name_are_refused(pool: Path, others: list[Path], tmp_path: Path) -> None:
+    photos = write(tmp_path / "photos/00200.tar", [about(n, "mri") for n in range(2000, 2030)])
+    for twice in ([others[0], others[0]], [photos]):
+        with pytest.raises(SystemExit, match="--domains"):
+            run("domains", "--pool", pool, "--percent", 5, "--domains", *twice, "--out", tmp_path / "out")
+
+
 def test_a_copy_without_its_original_is_refused(tmp_path: Path) -> None:
     copy = pool_tars.Pair(b"", about(1, "pets", "duplicate", dup_of="000000002"))
     with pytest.raises(pool_tars.AcedError, match="000000002"):

@@ -297,6 +297,11 @@ def test_the_driver_writes_a_folder_that_is_read_like_any_model(
     shared += ["--size", 32, "--width", 8, "--batch", 4, "--steps", 3, "--imagenet", names, "--more", 2]
     shared += ["--features", tmp_path / "features"]
     public_reference.main([str(word) for word in shared])
+    (tmp_path / "more").mkdir()
+    write_pairs(tmp_path / "more/0.tar", 5)
+    curated = ["--curated", tmp_path / "0.tar", tmp_path / "more", "--out", tmp_path / "both"]
+    public_reference.main([str(word) for word in (*curated, *shared[4:])])
+    assert json.loads((tmp_path / "both/reference.json").read_text(encoding="utf-8"))["pairs"] == 12 + 5
     facts = json.loads((tmp_path / "out/reference.json").read_text(encoding="utf-8"))
     assert facts["pairs"] == 12
     assert facts["parameters_trained"] == 256 * 8 + 8 + 8 * 8 + 1

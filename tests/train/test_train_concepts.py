@@ -123,7 +123,12 @@ def test_processes_together_choose_what_one_does_or_each_its_share(scope: str, c
     def work(ranks: Any) -> tuple[list[int], list[int]]:
         settings = SimpleNamespace(batch=BATCH, scope=scope)
         at: Any = SimpleNamespace(
-            world=ranks, counts=counts, settings=settings, method=METHODS["cabs-dm"], ledger=Ledger()
+            world=ranks,
+            counts=counts,
+            settings=settings,
+            method=METHODS["cabs-dm"],
+            ledger=Ledger(),
+            sources=None,
         )
         rows, each = drawn_by_concepts(column, at_positions(parts[ranks.rank].tolist()), at)
         return rows.tolist(), each

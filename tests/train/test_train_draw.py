@@ -36,6 +36,7 @@ def moment(count: int, loss: str = "sigmoid", method: str = "h-acid") -> Any:
         ledger=Ledger(),
         step=4,
         counts=[count],
+        sources=None,
         generator=torch.Generator().manual_seed(7),
     )
 

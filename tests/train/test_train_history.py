@@ -120,7 +120,7 @@ def test_processes_together_choose_what_one_does_or_each_its_share(counts: list[
         own = slice(sum(counts[: ranks.rank]), sum(counts[: ranks.rank + 1]))
         at: Any = SimpleNamespace(
             world=ranks, step=step, counts=counts if ranks.size > 1 else [80], positions=positions, ledger=Ledger(),
-            settings=SimpleNamespace(batch=size, scope=scope), generator=torch.Generator().manual_seed(2),
+            sources=None, settings=SimpleNamespace(batch=size, scope=scope), generator=torch.Generator().manual_seed(2),
         )  # fmt: skip
         mine = Embeddings(image[own], text[own]) if ranks.size > 1 else Embeddings(image, text)
         rows, each, finite = drawn_by_history(history, mine, at)

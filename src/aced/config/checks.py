@@ -18,6 +18,7 @@ def check_together(config: Sections, method: Method, super_batch: int) -> None:
     _check_scoring(config, method)
     _check_teachers(config.teacher)
     _check_window(config, method)
+    _check_quota(config, method)
     if config.run.parallel == "fsdp" and config.train.precision == "fp16":
         raise ValueError("run.parallel = 'fsdp' needs bf16 or fp32: set train.precision, or run.parallel = 'ddp'.")
     if config.eval.every and (config.data.shards or config.data.source) and not config.eval.tasks:
@@ -58,6 +59,27 @@ def _check_window(config: Sections, method: Method) -> None:
     if method.filters and (config.data.views > 1 or config.data.weights):
         which = "views" if config.data.views > 1 else "weights"
         raise ValueError(f"data.{which} does not work with {name}, which keeps single pairs: leave one out.")
+
+
+def _check_quota(config: Sections, method: Method) -> None:
+    """Raise a ValueError for a quota by source without sources or a choice, or with what draws in another way."""
+    if not config.method.quota:
+        return
+    if not (method.chooses or method.filters):
+        raise ValueError(f"method.quota has no meaning for method '{method.name}', which never selects: leave it out.")
+    if len(config.data.shards) == 1:
+        raise ValueError(
+            "method.quota shares each batch among the entries of data.shards, which has one: give each source an "
+            "entry, or leave method.quota out."
+        )
+    others = {
+        f"method.scope = '{config.method.scope}'": config.method.scope != "global",
+        "scoring.cascade": config.scoring.cascade < 1,
+        "scoring.early": config.scoring.early,
+        "data.views": config.data.views > 1,
+    }
+    for other in (key for key, there in others.items() if there):
+        raise ValueError(f"method.quota does not work with {other} yet: leave out one of them.")
 
 
 def _check_teachers(teacher: TeacherSection) -> None:

@@ -222,6 +222,10 @@ class MethodSection(Section):
     scope: Literal["global", "quota", "local"] = "global"
     """How several processes select from a super-batch. `global`: all candidates compete. `quota`: each process chooses
     b/W of its own candidates, knowing what all have chosen. `local`: the same, knowing only its own choices."""
+    quota: bool = False
+    """Give each entry of data.shards its own share of every batch, in proportion to its candidates, so that entries do
+    not compete; with `clip-filter`, its own threshold. For pools with domains that the reference knows less well.
+    Batches are then chosen in a single process."""
     filtering_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.8
     """f = 1 - b/B: share of the super-batch that is discarded; with `clip-filter`, share of the pool."""
     since: Fraction = 0.0

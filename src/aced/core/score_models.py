@@ -126,6 +126,7 @@ class DrawWords(TypedDict, total=False):
     strategy: Strategy
     chunks: int
     temperature: float
+    sources: Sequence[int] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class DrawHow:
     strategy: Strategy = "joint"
     chunks: int = 16
     temperature: float = 1.0
+    sources: Sequence[int] | Tensor | None = None
 
     def check(self, size: int) -> None:
         """Raise a ValueError for invalid options of `select`."""

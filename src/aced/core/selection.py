@@ -14,7 +14,7 @@ Shapes: B candidates, b = `size` of them chosen, K those chosen so far, c a chun
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Unpack, get_args
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from aced.core.embeddings import Embeddings
 from aced.core.gains import Gains, independent_gains, joint_gains, tile_of
+from aced.core.quotas import BySource
 from aced.core.ranks import Alone, Ranks
 from aced.core.score_models import DrawHow, DrawWords, ScoreModel, check_models, models_of
 from aced.core.score_models import Loss as Loss
@@ -87,6 +88,8 @@ def select(
             than `size`.
         temperature: tau of the draw, 1 by default: probability proportional to exp(g / tau) without replacement
             (Gumbel-top-k); 0 takes the largest.
+        sources: `[B]` whole numbers, the source of each candidate: each source gives its share of `size`, in proportion
+            to its candidates (largest remainders), compared with the choices of all. None, the default: all compete.
 
     Returns:
         A `Selection` on the embeddings' device. Scores are computed in float32 whatever the inputs' type.
@@ -97,7 +100,8 @@ def select(
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
-    party = _party(models, size, Alone(), [len(models[0].e)], "global", asked)
+    count = len(models[0].e)
+    party = _party(models, size, Alone(), [count], "global", replace(asked, sources=_checked(asked.sources, count)))
     check_models(models)
     return _draw(party, asked, generator)
 
@@ -125,13 +129,15 @@ def draw(
             compared with the choices of all ranks. `local`: likewise, compared only with its own choices.
         generator: in the same state on every rank; a CPU generator gives the same noise on every device.
         score, loss, strategy, chunks, temperature: as in `select`.
+        sources: as in `select`, as a tensor of int64 on the CPU; for a single rank.
 
     Returns:
         The same `Selection` on every rank, with rows of the whole super-batch. With `quota` and `local`, a rank with
         fewer candidates than its share contributes all of them, so fewer than `size` may be chosen.
 
     Raises:
-        ValueError: there are too few candidates, a model that the score needs is missing, or a name is unknown.
+        ValueError: there are too few candidates, a model that the score needs is missing, a name is unknown, or there
+            are sources and several ranks.
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
@@ -179,6 +185,10 @@ def _party(
             f"select: cannot choose {size} of {sum(counts)} candidates{on}; use a larger super-batch or a smaller size."
         )
     n = how.chunks if how.strategy == "joint" else 1
+    if how.sources is not None:
+        if ranks.size > 1:
+            raise ValueError(f"select: sources need a single rank, not {ranks.size}.")
+        return BySource(models, ranks, torch.as_tensor(how.sources), size, min(n, size))
     if ranks.size == 1 or scope == "global":
         sizes = [[c] for c in shares_of(size, min(n, size))]
         return (Party if ranks.size == 1 else DrawTogether)(models, ranks, counts, sizes)
@@ -186,6 +196,19 @@ def _party(
     n = max(1, min(n, max(shares)))
     sizes = [list(c) for c in zip(*(shares_of(share, n) for share in shares), strict=True)]
     return (Sharing if scope == "quota" else Apart)(models, ranks, counts, sizes)
+
+
+def _checked(sources: Sequence[int] | Tensor | None, count: int) -> Tensor | None:
+    """The sources of `count` candidates, `[B]` int64 on the CPU."""
+    if sources is None:
+        return None
+    found = torch.as_tensor(sources).cpu()
+    if found.shape != (count,) or found.is_floating_point() or found.is_complex():
+        raise ValueError(
+            f"select: sources must be {count} whole numbers, one for each candidate, not {found.dtype} of shape "
+            f"{list(found.shape)}."
+        )
+    return found.long()
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------

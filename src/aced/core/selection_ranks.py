@@ -50,7 +50,7 @@ class Party:
         models: of the score, with this rank's embeddings.
         ranks: the processes.
         counts: every rank's number of candidates.
-        sizes: number drawn in each chunk, by each of the ranks.
+        sizes: number drawn in each chunk, by each of the ranks (or from each source).
     """
 
     def __init__(self, models: Sequence[ScoreModel], ranks: Ranks, counts: Sequence[int], sizes: Sequence[list[int]]):

@@ -326,7 +326,7 @@ class Source(ABC):
 
     @member
     def mixture(self) -> Sequence[int]:
-        """The number of samples of each entry of `data.shards`, if `data.weights` weights them."""
+        """Samples of each part that `data.weights` or `method.quota` tells apart, by default `data.shards`' entries."""
         return ()
 
     @member

@@ -62,6 +62,7 @@ class Pool:
         own: this rank's candidates, with columns padded to the maximum over ranks.
         counts: the number of candidates of every rank.
         positions: `[B]` source positions of all candidates, on their device.
+        listed: the same on the CPU.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Pool:
     ) -> None:
         self.own, self.world, self.scope = _widened(own, widths), world, scope
         self.counts = [len(part) for part in positions]
-        self.positions = own.indices if world.size == 1 else sent(torch.cat(list(positions)), own.indices.device)
+        self.listed = positions[0] if world.size == 1 else torch.cat(list(positions))
+        self.positions = own.indices if world.size == 1 else sent(self.listed, own.indices.device)
         self._ends = torch.tensor(self.counts).cumsum(0)
         self._start = sum(self.counts[: world.rank])
 

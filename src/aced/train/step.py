@@ -103,6 +103,7 @@ class Trainer:
             reference=self.reference,
             generator=self.generator,
             ledger=self.ledger,
+            sources=self.plan.sources(pool.listed),
         )
 
 

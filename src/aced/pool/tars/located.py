@@ -66,7 +66,7 @@ def group_tars(
             elif apart and seen[identity] != number:
                 raise AcedError(
                     f"{identity} is in two sources of data.shards, {patterns[seen[identity]]} and {pattern}: with "
-                    "data.weights each tar belongs to one."
+                    "data.weights or method.quota each tar belongs to one."
                 )
             else:
                 twice += 1

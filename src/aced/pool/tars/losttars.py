@@ -55,7 +55,7 @@ class KnownTars:
 
     Attributes:
         tars: all of them.
-        mixture: samples of each source, if the run has weights.
+        mixture: samples of each source, if the run tells them apart.
     """
 
     tars: tuple[KnownTar, ...]

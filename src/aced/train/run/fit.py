@@ -48,6 +48,7 @@ from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
 from aced.train.run.scoring_plan import make_history, make_memory, make_partly, make_plan, settings_of
 from aced.train.scoring.filtering import FILTERED, filtered, fingerprint_of_rows
+from aced.train.scoring.sources import source_ends
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 
@@ -164,10 +165,10 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         compile_towers(student)
     settings, marks = settings_of(config, precision), _marks(inputs)
     reference = inputs.reference if method.uses_reference else None
-    student.partly = make_partly(config, student)
+    student.partly, ends = make_partly(config, student), source_ends(config, inputs.source, world.size)
     ledger, plan = Ledger(clock=clock_of(student.device)), make_plan(config, settings, student, reference, world)
     if method.filters:  # it has used the reference's embeddings, and a step will only if the loss does
-        kept = filtered(reference, config.method.filtering_ratio, ledger)
+        kept = filtered(reference, config.method.filtering_ratio, ledger, ends)
         plan, marks[FILTERED] = replace(plan, kept=kept), fingerprint_of_rows(kept)
         reference = reference if method.guided else None
     if method.concepts:
@@ -180,7 +181,7 @@ def make_trainer(config: Config, inputs: Inputs, student: Tower, world: World | 
         optimizer=optimizer_of([student, objective], config),
         method=method,
         settings=settings,
-        plan=plan,
+        plan=replace(plan, ends=ends if method.chooses else None),
         memory=make_memory(config, student, reference, world),
         history=make_history(config, len(inputs.source), student),
         reference=reference,

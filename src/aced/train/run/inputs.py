@@ -44,6 +44,7 @@ from aced.train.run.given import Given
 from aced.train.run.ordering import RunOrder, make_run_order, order_text
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
 from aced.train.scoring.filtering import check_filter
+from aced.train.scoring.sources import source_ends
 
 DEFAULT_SOURCE = "scenes"
 """If a config names no data: the source, and the tasks, of this name."""
@@ -151,6 +152,7 @@ def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None,
     order = make_run_order(config, pool, world.size)
     if config.row.filters:
         check_filter(cached=bool(config.reference.cache), whole=isinstance(order.samples, Order))
+    source_ends(config, pool, world.size)  # refuses a pool of a single source
     if config.row.concepts:
         Concepts(pool, config.data.concept_field)  # refuses a pool without any
     if order.plan is not None:
@@ -240,7 +242,7 @@ def make_source(config: Config, bars: Bars, earlier: KnownTars | None = None) ->
             index_dir=index_folder(data.index_dir, bars.say),
             kind_field=data.kind_field,
             spool=spool_of(config),
-            apart=bool(data.weights),
+            apart=bool(data.weights) or config.method.quota,
             decoding=data.decoding,
             workers=workers_of(config),
             progress=stack.enter_context(bars.counting("Indexing tars")),

@@ -81,7 +81,7 @@ def make_order(config: Config, n: int, mixture: Sequence[int] = (), tars: Sequen
     Args:
         config: seed, sizes, and weights if there are several sources; `auto` counts as 0.
         n: number of samples.
-        mixture: samples of each source, if the config has weights.
+        mixture: samples of each source; read if the config has weights.
         tars: samples of each tar, if there are any.
 
     Raises:
@@ -190,7 +190,7 @@ def _most_left_out(plan: Plans) -> float:
 
 
 def _sizes(source: Source) -> tuple[Sequence[int], Sequence[int]]:
-    """Samples of each weighted source, and of each tar; nothing if there are none."""
+    """Samples of each source, if they are apart, and of each tar; nothing if there are none."""
     return source.mixture, source.part_sizes
 
 

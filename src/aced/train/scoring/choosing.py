@@ -23,6 +23,7 @@ from aced.train.scoring.history_choice import drawn_by_history
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.own_share import each_kept, own_part
+from aced.train.scoring.sources import sources_at
 from aced.train.scoring.student_embeddings import embed, recall
 from aced.train.scoring.window import Window, WindowedOrder
 
@@ -39,6 +40,7 @@ class ChoicePlan:
         kept: `[m]` positions of the pool that a filter has kept before training; None without one.
         window: the steps that select; None: all of them.
         concepts: the selection by concepts; None if something else decides.
+        ends: as of `source_ends`: each source gets its own share of the batch; None: all candidates compete.
     """
 
     score: Score | None = None
@@ -48,6 +50,7 @@ class ChoicePlan:
     kept: Tensor | None = None
     window: Window | None = None
     concepts: Concepts | None = None
+    ends: Tensor | None = None
 
     @property
     def columns(self) -> list[Column]:
@@ -65,6 +68,10 @@ class ChoicePlan:
         end = stop if self.window is None else min(stop, self.window.end)
         inside = order if self.early is None else self.early.order(order, end, loading)
         return inside if self.window is None else WindowedOrder(order, inside, self.window)
+
+    def sources(self, positions: Tensor) -> Tensor | None:
+        """`[B]` the source of each position, on the CPU as they are; None if sources do not matter."""
+        return None if self.ends is None else sources_at(self.ends, positions)
 
     def chooses(self, step: int) -> bool:
         """Whether step number `step` (from 0) selects, instead of taking candidates in order."""

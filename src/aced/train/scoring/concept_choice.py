@@ -27,6 +27,11 @@ def drawn_by_concepts(column: Concepts, candidates: Candidates, at: Moment) -> t
         size, how = min(at.settings.batch, len(concepts)), at.method.concepts
         assert how is not None  # a method by concepts says how
         rows, each = chosen_in_scope(
-            lambda values, share: by_concepts(values, share, how), concepts, size, at.counts, at.settings.scope
+            lambda values, share: by_concepts(values, share, how),
+            concepts,
+            size,
+            at.counts,
+            at.settings.scope,
+            at.sources,
         )
         return rows, each_has(rows, at.counts) if each is None else each

@@ -28,6 +28,7 @@ def draw(at: Moment, score: Score, size: int, student: Embeddings | None, refere
         chosen = selection.draw(
             *(student, reference, size, at.world, at.counts),
             scope=at.settings.scope,
+            sources=at.sources,
             generator=at.generator,
             **draw_words(at.settings, at.method, score),
         )

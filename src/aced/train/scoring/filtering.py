@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aced.cache.store import Store
+from aced.core.quotas import apportioned
 from aced.errors import AcedError
 from aced.pool.orders.order import Order, Orders
 from aced.runs.ledger import Ledger
@@ -63,20 +64,30 @@ def similarities(store: Store) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0)
 
 
-def kept_pairs(scores: Tensor, thrown: float) -> Tensor:
+def kept_pairs(scores: Tensor, thrown: float, ends: Tensor | None = None) -> Tensor:
     """`[m]` int64 positions, ascending, of the pairs with the largest scores; ties go to the first.
 
     Args:
         scores: `[n]`; minus infinity for pairs that are never kept.
         thrown: the share of the others that is discarded.
+        ends: `[k]` the position after each source's last pair: each keeps its share, by a threshold of its own. None:
+            one threshold for all.
     """
-    usable = int((scores > -torch.inf).sum())
-    best = scores.argsort(descending=True, stable=True)[: round((1 - thrown) * usable)]
-    return best.sort().values
+    starts = [0] if ends is None else [0, *ends[:-1].tolist()]
+    parts = scores.tensor_split(starts[1:])
+    usable = [int((part > -torch.inf).sum()) for part in parts]
+    kept = apportioned(round((1 - thrown) * sum(usable)), usable)
+    best = [part.argsort(descending=True, stable=True)[:count] for part, count in zip(parts, kept, strict=True)]
+    return torch.cat([start + rows.sort().values for start, rows in zip(starts, best, strict=True)])
 
 
-def filtered(reference: Provider | None, thrown: float, ledger: Ledger) -> Tensor:
+def filtered(reference: Provider | None, thrown: float, ledger: Ledger, ends: Tensor | None = None) -> Tensor:
     """The positions that a run with a filter trains on, counted and timed in its ledger.
+
+    Args:
+        reference: with cached embeddings of the pool.
+        thrown, ends: as in `kept_pairs`.
+        ledger: of the run.
 
     Raises:
         AcedError: the reference's embeddings are not cached, or a side-car can no longer be read.
@@ -84,7 +95,7 @@ def filtered(reference: Provider | None, thrown: float, ledger: Ledger) -> Tenso
     check_filter(cached=isinstance(reference, Cached), whole=True)
     assert isinstance(reference, Cached)
     with ledger.timed("select"):
-        kept = kept_pairs(similarities(reference.store), thrown)
+        kept = kept_pairs(similarities(reference.store), thrown, ends)
     ledger.cached_flops += len(reference.store) * reference.forward_flops
     return kept
 

@@ -30,6 +30,7 @@ class Moment:
         reference: embeds them too; None for a method without one.
         generator: of the draw.
         ledger: where time and FLOPs are counted.
+        sources: `[B]` int64 on the CPU, the source of each candidate if each gets its own share; otherwise None.
     """
 
     step: int
@@ -42,3 +43,4 @@ class Moment:
     reference: Provider | None
     generator: torch.Generator
     ledger: Ledger
+    sources: Tensor | None = None

@@ -8,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from aced.core.quotas import apportioned, places_by_source
 from aced.core.selection import settled
 from aced.core.selection_ranks import Scope
 
@@ -48,7 +49,12 @@ def each_has(rows: Tensor, counts: list[int]) -> list[int]:
 
 
 def chosen_in_scope(
-    choose: Callable[[Tensor, int], Tensor], values: Tensor, size: int, counts: list[int], scope: Scope
+    choose: Callable[[Tensor, int], Tensor],
+    values: Tensor,
+    size: int,
+    counts: list[int],
+    scope: Scope,
+    sources: Tensor | None = None,
 ) -> tuple[Tensor, list[int] | None]:
     """The rows of a choice that every process makes for all, and each process's number of them if known unread.
 
@@ -58,8 +64,13 @@ def chosen_in_scope(
         size: b, B at most.
         counts: each process's number of candidates.
         scope: `global`: all compete. Otherwise each process's candidates make up their own share of the batch.
+        sources: as in `Moment`: each source's candidates make up its share; of one process.
     """
     each = settled(size, counts, scope)
+    if sources is not None:
+        own = places_by_source(sources, values.device)
+        quotas = zip(own, apportioned(size, [len(places) for places in own]), strict=True)
+        return torch.cat([places[choose(values[places], quota)] for places, quota in quotas if quota]), each
     if each is None or len(counts) == 1:
         return choose(values, size), each
     starts = accumulate(counts[:-1], initial=0)
