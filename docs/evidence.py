@@ -5,10 +5,10 @@
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
 trained on), `overhead` (milliseconds of a step at each point), `task-gains` (three rows: curation, distillation, both),
-`budgets` (rows at equal trained pairs, loaded pairs and time of the last), `fit` (parabolas over the references of a
-ladder), `objectives` (benchmarks/studies/objectives.json), `claims` (docs/claims.toml) and `picture NAME WORDS` (of
-docs/evidence_figures.py, once it is drawn). Names of rows may follow a study's, separated by `|`; without any, all are
-shown.
+`budgets` (rows at equal trained pairs, loaded pairs and time of the last), `references` (of a ladder: their sizes and
+scores), `fit` (parabolas over these), `objectives` (benchmarks/studies/objectives.json), `claims` (docs/claims.toml),
+and `picture NAME WORDS` (once docs/evidence_figures.py has drawn it). Names of rows may follow a study's, separated by
+`|`; without any, all are shown.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
 is Student's, at 95 %, over seeds.
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from evidence_blocks import equal_budgets, task_gains
-from evidence_fit import fits
+from evidence_fit import fits, references
 from evidence_lines import (
     BASELINE,
     ROOT,
@@ -203,6 +203,8 @@ def block(words: str) -> str:
         return f"![{label}](img/{name}.svg)\n" if (PAGE.parent / f"img/{name}.svg").is_file() else MISSING
     name, _, rows = rest.partition(" ")
     lines = Lines(name)
+    if kind == "references":
+        return references(lines) or MISSING
     wanted = [row.strip() for row in rows.split("|") if row.strip()]
     if not lines.records:
         return MISSING

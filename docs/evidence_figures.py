@@ -65,6 +65,11 @@ def share_chart(lines: Lines, rows: Sequence[str]) -> str:
 Cell = tuple[str, str]
 
 
+def drawn_points(lines: Lines) -> list[str]:
+    """The points that have runs."""
+    return [point for point in lines.study.points if any(one["point"] == point for one in lines.records)]
+
+
 def heat(axes: Axes, values: Mapping[Cell, Stat], ys: Mapping[str, float], columns: Sequence[str], gains: bool) -> None:
     """Cells of a heat map with their figures.
 
@@ -96,7 +101,7 @@ def heat(axes: Axes, values: Mapping[Cell, Stat], ys: Mapping[str, float], colum
 @isolated
 def ladder_chart(lines: Lines, rows: Sequence[str]) -> str:
     """Averages as a heat map: references from left to right, methods and students from above."""
-    names = list(lines.study.points)
+    names = drawn_points(lines)
     figure, axes = new_figure(WIDTH, 60 + 40 * len(rows), left=NAMES, right=10, bottom=10, top=40, grid=False)
     values = {(row, point): one for row in rows for point in names if (one := lines.stat(row, point))}
     ys = {row: float(y) for y, row in enumerate(rows)}
@@ -111,7 +116,7 @@ def capacity_chart(lines: Lines, rows: Sequence[str]) -> str:
 
     Empty where no row has them.
     """
-    ladder, names = Ladder(lines), list(lines.study.points)
+    ladder, names = Ladder(lines), drawn_points(lines)
     found: dict[str, dict[str, dict[str, Stat]]] = {}
     for method in (name for name in ladder.methods if name in rows):
         for student in ladder.students:

@@ -207,6 +207,23 @@ def fits(lines: Lines, methods: Sequence[str]) -> str:
     return "\n".join(texts)
 
 
+def references(lines: Lines) -> str:
+    """The references of a ladder: FLOPs of a pair over each student's, parameters and score."""
+    ladder = Ladder(lines)
+    known, students = ladder.models.get("references", {}), ladder.models.get("students", {})
+    own = [name for name in ladder.students if name in students]
+    heads = ["", "parameters", "FLOPs a pair", *(f"over {name}" for name in own), "average, %"]
+    found = [heads]
+    for point, keys in lines.study.points.items():
+        if facts := known.get(keys["reference.model"]):
+            ratios = [AXES[0][2](math.log10(flops(facts) / flops(students[name]))) for name in own]
+            sizes = [compact(facts["parameters"]), compact(flops(facts))]
+            found.append([point, *sizes, *ratios, f"{facts['average']:.1f}"])
+    command = f"`python benchmarks/study_models.py benchmarks/studies/{lines.study.name}.toml`"
+    note = f"\nFLOPs of a picture and a text of full length. {command}, with the places [here](#how-to-run-it-again).\n"
+    return markdown(found) + note if len(found) > 1 else ""
+
+
 def scaled(one: Stat, by: float) -> Stat:
     """In another unit."""
     return Stat(one.mean * by, None if one.std is None else one.std * by, one.n)
@@ -234,5 +251,5 @@ def moved(fits_: Mapping[str, Fit]) -> str:
     if len(within) < 2:
         return f"an optimum can be told for {len(within)} of {len(fits_)} students, so whether it moves cannot be told."
     apart = max(low for low, _ in within.values()) > min(high for _, high in within.values())
-    of = f"of {len(within)} of {len(fits_)} students"
-    return f"the intervals of the optima {of} {'lie apart: it moves' if apart else 'overlap: no move can be told'}."
+    of = f"the intervals of the optima of {len(within)} of {len(fits_)} students"
+    return f"{of} {'do not all overlap: it moves' if apart else 'overlap: no move can be told'}."

@@ -89,7 +89,8 @@ def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> evidence_lines.Li
     models = {
         "students": {name: {"parameters": n, "flops": {"image": n, "text": 0}} for name, n in SIZES.items()},
         "references": {
-            f"{{r}}/{i}": {"flops": {"image": 8e6 * 10**x, "text": 0}, "average": 14 + 10 * x} for i, x in enumerate(XS)
+            f"{{r}}/{i}": {"parameters": 1e6, "flops": {"image": 8e6 * 10**x, "text": 0}, "average": 14 + 10 * x}
+            for i, x in enumerate(XS)
         },
     }
     (tmp_path / "models.json").write_text(json.dumps(models), encoding="utf-8")
@@ -122,7 +123,7 @@ def test_the_block_says_where_optima_are_and_whether_they_move(ladder: evidence_
     assert tops["I-ACED", "aced-photo-s"] == tops["I-ACED", "aced-photo-l"] != tops["KD", "aced-photo-l"]
     moves = [line for line in text.splitlines() if line.startswith("- KD")]
     assert len(moves) == 2
-    assert all("apart" in line for line in moves)
+    assert all("it moves" in line for line in moves)
 
 
 def test_without_sizes_or_random_batches_there_is_no_fit(ladder: evidence_lines.Lines) -> None:
@@ -137,3 +138,10 @@ def test_the_picture_has_a_panel_a_method_and_a_row_a_student(ladder: evidence_l
     assert [text.count(f">{word}</text>") for word in ("KD", "I-ACED", "KD, larger student")] == [1, 1, 0]
     assert [text.count(f">{name}</text>") for name in SIZES] == [2, 2, 2]
     assert text.count("±") == 2 * 3 * len(XS)
+
+
+def test_references_are_listed_with_their_ratio_to_each_student(ladder: evidence_lines.Lines) -> None:
+    lines = evidence_fit.references(ladder).splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line[:1] == "|"]
+    assert rows[2][:1] + rows[2][3:] == ["p0", "4×", "1×", "0.1×", "14.0"]
+    assert len(rows) == 2 + len(XS)

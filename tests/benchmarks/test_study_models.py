@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from aced.models import load_tower
 from aced.models.model_loading import save_tower
@@ -37,9 +36,7 @@ keys = { "reference.model" = "{references}/a" }
 
 
 def test_what_is_named_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    members = [
-        (f"{i}.{end}", content) for i in range(4) for end, content in (("jpg", picture(i)), ("cls", b"%d" % (i % 2)))
-    ]
+    members = [one for i in range(4) for one in ((f"{i}.jpg", picture(i)), (f"{i}.cls", b"%d" % (i % 2)))]
     texts = {"classnames": "red\nblue", "zeroshot_classification_templates": "a {c} thing"}
     write_task(tmp_path / "tasks/wds_colours", members, **texts)
     tower = load_tower("aced-demo-s", seed=1)
@@ -62,13 +59,10 @@ def test_what_is_named_is_measured_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads((tmp_path / "models.json").read_text(encoding="utf-8")) == found
 
 
-def test_every_ladder_names_models_that_can_be_known(tmp_path: Path) -> None:
+def test_every_ladder_names_models_that_can_be_known() -> None:
     study = read_study(BENCHMARKS / "studies/ladder.toml")
     students = study_models.named(study, "student.model")
     assert set(students) == {
         row.keys.get("student.model", "aced-photo-s") for row in read_study(BENCHMARKS / "studies/students.toml").rows
     }
     assert len(study_models.named(study, "reference.model")) == len(study.points)
-    assert all(
-        torch.isfinite(torch.tensor(study_models.size(load_tower(name, seed=0))["parameters"])) for name in students
-    )
