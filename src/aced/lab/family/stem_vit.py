@@ -1,7 +1,7 @@
 """A small vision transformer with a two-step stem, made to learn fast on tiny images on a CPU.
 
-It is registered in timm as `aced_stem_vit_xs`, `_s`, `_m`, `_l` and `_l48` (for 48 px), so that an open_clip JSON config
-can name it (`timm_model_name`) and open_clip's own tools can build it.
+It is registered in timm as `aced_stem_vit_xs`, `_s`, `_m`, `_l` and `_l48` (for 48 px), so that an open_clip config in
+JSON can name it (`timm_model_name`) and open_clip's own tools can build it.
 """
 
 from __future__ import annotations
