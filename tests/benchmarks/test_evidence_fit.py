@@ -106,6 +106,9 @@ def test_each_student_is_fitted_over_its_own_random_batches_and_ratio(ladder: ev
     found = evidence_fit.Ladder(ladder)
     assert found.students == list(SIZES)
     for number, (student, size) in enumerate(SIZES.items()):
+        gains = found.gains("KD", student, "p1")  # over its own random batches, not another student's
+        assert list(gains) == [0, 1, 2]
+        assert np.mean(list(gains.values())) == pytest.approx(3 - 2 * (1 - 0.6 - 0.6 * number) ** 2, abs=0.1)
         fit, scored = (found.fit("KD", student, axis) for axis in (0, 1))
         assert fit is not None
         assert scored is not None
