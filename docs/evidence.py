@@ -4,8 +4,11 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on), `overhead` (milliseconds of a step at each point), `objectives` (benchmarks/studies/objectives.json) and
-`claims` (docs/claims.toml). Names of rows may follow a study's, separated by `|`; without any, all are shown.
+trained on), `overhead` (milliseconds of a step at each point), `task-gains` (three rows: curation, distillation, both),
+`budgets` (rows at equal trained pairs, loaded pairs and time of the last), `references` (of a ladder: their sizes and
+scores), `fit` (parabolas over these), `objectives` (benchmarks/studies/objectives.json), `claims` (docs/claims.toml),
+and `picture NAME WORDS` (once docs/evidence_figures.py has drawn it). Names of rows may follow a study's, separated by
+`|`; without any, all are shown.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
 is Student's, at 95 %, over seeds.
@@ -14,28 +17,39 @@ is Student's, at 95 %, over seeds.
 from __future__ import annotations
 
 import json
-import math
 import re
-import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from evidence_blocks import equal_budgets, task_gains
+from evidence_fit import fits, references
+from evidence_lines import (
+    BASELINE,
+    ROOT,
+    STUDIES,
+    Lines,
+    Measure,
+    Record,
+    average,
+    best_bold,
+    between,
+    gain_text,
+    markdown,
+    paired,
+    share_of,
+    task_of,
+    text_of,
+    verdict,
+)
 
-from study_records import Record, Study, read_records, read_study  # noqa: E402
+from aced.files.atomic import write_atomic
+from aced.report.aggregate import stat
+from aced.report.numbers import DASH, budget_text
 
-from aced.files.atomic import write_atomic  # noqa: E402
-from aced.report.aggregate import Stat, stat  # noqa: E402
-from aced.report.numbers import DASH, budget_text, signed  # noqa: E402
-
-PAGE, STUDIES, CLAIMS = ROOT / "docs/evidence.md", ROOT / "benchmarks/studies", ROOT / "docs/claims.toml"
+PAGE, CLAIMS = ROOT / "docs/evidence.md", ROOT / "docs/claims.toml"
 BLOCK = re.compile(r"(<!-- study: (.+?) -->\n).*?(<!-- /study -->)", re.DOTALL)
-BASELINE = "IID"
 OBJECTIVES = {
     "random": "random",
     "hard-student": "hard-student",
@@ -43,95 +57,6 @@ OBJECTIVES = {
     "learnability": "learnability curated",
 }
 """Columns of the table of objectives, and the methods of its runs."""
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Student's t for a two-sided interval of 95 %, by number of values."""
-
-
-def half(one: Stat) -> float:
-    """Half the interval of 95 %; infinite for one value."""
-    return T95[one.n] * one.std / math.sqrt(one.n) if one.std is not None else math.inf
-
-
-def text_of(one: Stat | None, digits: int = 1) -> str:
-    """`12.3 ± 0.4`, mean and standard deviation; a dash for None."""
-    if one is None:
-        return DASH
-    return f"{one.mean:.{digits}f}" if one.std is None else f"{one.mean:.{digits}f} ± {one.std:.{digits}f}"
-
-
-def best_bold(stats: Sequence[Stat | None]) -> list[str]:
-    """The texts of some figures, the highest in bold."""
-    best = max((one.mean for one in stats if one), default=None)
-    return [f"**{text_of(one)}**" if one and one.mean == best else text_of(one) for one in stats]
-
-
-Measure = Callable[[Record], float]
-
-
-def average(record: Record) -> float:
-    """Zero-shot average in percent."""
-    return float(record["average"])
-
-
-def share_of(kind: str) -> Measure:
-    """Percent of the pairs trained on that are of a kind."""
-
-    def measure(record: Record) -> float:
-        chosen = record["kinds"]["chosen"]
-        return 100.0 * float(chosen.get(kind, 0.0)) / math.fsum(chosen.values())
-
-    return measure
-
-
-def task_of(name: str) -> Measure:
-    """Main metric of a task in percent."""
-    return lambda record: 100.0 * float(record["tasks"][name]["value"])
-
-
-class Lines:
-    """The finished runs of a study whose settings are those that the study has today."""
-
-    def __init__(self, name: str) -> None:
-        self.study: Study = read_study(STUDIES / f"{name}.toml")
-        rows = {row.name: row for row in self.study.rows}
-        self.records = [one for one in read_records(self.study.records) if self._current(one, rows)]
-
-    def _current(self, record: Record, rows: dict[str, Any]) -> bool:
-        row, point = rows.get(record["row"]), record["point"]
-        if row is None or point not in self.study.points or record["seed"] not in self.study.seeds:
-            return False
-        wanted = {**self.study.keys, **row.keys, **self.study.points[point]}
-        given = dict(record["keys"])
-        if row.time is not None:  # its steps were measured
-            given.pop("train.steps", None)
-            wanted.pop("train.steps", None)
-        return bool(given == wanted)
-
-    def of(self, row: str, point: str = "") -> list[Record]:
-        """The runs of a row at a point, by seed."""
-        found = {one["seed"]: one for one in self.records if (one["row"], one["point"]) == (row, point)}
-        return [found[seed] for seed in sorted(found)]
-
-    def rows(self, wanted: Sequence[str]) -> list[str]:
-        """Names of the rows that have runs, in the study's order; those that are wanted, or all."""
-        names = [row.name for row in self.study.rows if any(one["row"] == row.name for one in self.records)]
-        return [name for name in wanted if name in names] if wanted else names
-
-    def stat(self, row: str, point: str, measure: Measure = average) -> Stat | None:
-        """Of a row at a point; None without a run."""
-        return stat(map(measure, self.of(row, point)))
-
-    def gain(self, row: str, over: str, point: str, measure: Measure = average) -> Stat | None:
-        """Of a row over another at the same point, paired by seed; None without a pair."""
-        return paired(self.of(row, point), self.of(over, point), measure)
-
-
-def paired(runs: Sequence[Record], others: Sequence[Record], measure: Measure = average) -> Stat | None:
-    """Differences of runs from others of the same seeds; None without a pair."""
-    mine, theirs = ({one["seed"]: one for one in some} for some in (runs, others))
-    return stat(measure(mine[seed]) - measure(theirs[seed]) for seed in sorted(mine.keys() & theirs.keys()))
-
-
 BUDGETS = {
     "sound pairs": (lambda one: one["clean_share"], lambda mean: f"{100 * mean:.0f} %"),
     "trained": (lambda one: one["budgets"]["samples_trained"], partial(budget_text, "samples_trained")),
@@ -151,13 +76,6 @@ def table(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
         means = [(lines.stat(name, "", read), write) for read, write in BUDGETS.values()]
         found.append([name, average_text, *gain, *(DASH if one is None else write(one.mean) for one, write in means)])
     return found
-
-
-def gain_text(gain: Stat | None) -> str:
-    """`+3.1 ± 0.4`, mean and standard deviation of paired differences."""
-    if gain is None:
-        return DASH
-    return signed(gain.mean) if gain.std is None else f"{signed(gain.mean)} ± {gain.std:.1f}"
 
 
 def points(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
@@ -235,15 +153,6 @@ MEASURES: dict[str, Measure] = {
 """What a claim may be about."""
 
 
-def verdict(gain: Stat | None) -> str:
-    """What a difference says about a claim that it is above 0."""
-    if gain is None or gain.std is None:
-        return "not run"
-    if gain.mean - half(gain) > 0:
-        return "confirmed"
-    return "contradicted" if gain.mean + half(gain) < 0 else "not separable"
-
-
 def claims() -> list[list[str]]:
     """Every claim with the difference that tests it."""
     found = [["claim", "from", "here", "difference", "interval of 95 %", "verdict"]]
@@ -254,22 +163,10 @@ def claims() -> list[list[str]]:
         gain = paired(own, Lines(other).of(claim["over"], there), MEASURES[claim.get("measure", "average")])
         design = f"{claim['row']} over {claim['over']}" + (f" at {point}" if point else "")
         studies = " and ".join(f"`{one}`" for one in dict.fromkeys([name, other]))
-        between = (
-            DASH
-            if gain is None or gain.std is None
-            else f"{gain.mean - half(gain):+.1f} to {gain.mean + half(gain):+.1f}"
-        )
         found.append(
-            [claim["claim"], claim["source"], f"{design} ({studies})", gain_text(gain), between, verdict(gain)]
+            [claim["claim"], claim["source"], f"{design} ({studies})", gain_text(gain), between(gain), verdict(gain)]
         )
     return found
-
-
-def markdown(cells: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table whose first columns are text and whose others are figures."""
-    rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in cells]
-    rule = " | ".join([*["---"] * texts, *["---:"] * (len(cells[0]) - texts)])
-    return "".join(f"| {line} |\n" for line in [rows[0], rule, *rows[1:]])
 
 
 def note(lines: Lines) -> str:
@@ -288,6 +185,10 @@ def note(lines: Lines) -> str:
 
 
 KINDS = {"table": table, "overhead": overhead, "points": points, "tasks": tasks, "kinds": kinds}
+"""Blocks that are one table."""
+TEXTS = {"task-gains": task_gains, "budgets": equal_budgets, "fit": fits}
+"""Blocks of more than a table; an empty text where runs are missing."""
+MISSING = "Not run yet.\n"
 
 
 def block(words: str) -> str:
@@ -297,10 +198,18 @@ def block(words: str) -> str:
         return markdown(claims(), texts=3)
     if kind == "objectives":
         return markdown(objectives())
+    if kind == "picture":
+        name, _, label = rest.partition(" ")
+        return f"![{label}](img/{name}.svg)\n" if (PAGE.parent / f"img/{name}.svg").is_file() else MISSING
     name, _, rows = rest.partition(" ")
     lines = Lines(name)
+    if kind == "references":
+        return references(lines) or MISSING
     wanted = [row.strip() for row in rows.split("|") if row.strip()]
-    return markdown(KINDS[kind](lines, wanted)) + note(lines) if lines.records else "Not run yet.\n"
+    if not lines.records:
+        return MISSING
+    text = TEXTS[kind](lines, wanted) if kind in TEXTS else markdown(KINDS[kind](lines, wanted))
+    return text + note(lines) if text else MISSING
 
 
 def filled(page: str) -> str:

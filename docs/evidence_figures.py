@@ -3,23 +3,30 @@
     python docs/evidence_figures.py
 
 `docs/img/share.svg`: gains over random batches against the clean share of the pool. `docs/img/ladder.svg`: gains by
-reference and method. `docs/img/domains.svg`: how much of each domain is kept. A study without runs has no picture.
+reference and method. `docs/img/capacity.svg`: gains over random batches by reference, student and method.
+`docs/img/domains.svg`: how much of each domain is kept. A study without runs has no picture.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from evidence import BASELINE, ROOT, Lines, share_of, text_of
+from evidence_fit import Ladder
+from evidence_lines import BASELINE, ROOT, Lines, gain_text, share_of, text_of
 from figures import page
 
 from aced.files.atomic import write_atomic
+from aced.report.aggregate import Stat, stat
 from aced.report.canvas import css, isolated, new_figure, plain, put_text, set_ticks, to_svg
 from aced.report.charts import series_styles, spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTH = 926
 """Of a panel that fills the page of `figures.page`."""
@@ -55,30 +62,92 @@ def share_chart(lines: Lines, rows: Sequence[str]) -> str:
     return to_svg(figure, "Gain over random batches against the clean share of the pool")
 
 
-@isolated
-def ladder_chart(lines: Lines, rows: Sequence[str]) -> str:
-    """Averages as a heat map: references from left to right, methods and students from above."""
-    names = list(lines.study.points)
-    figure, axes = new_figure(WIDTH, 60 + 40 * len(rows), left=NAMES, right=10, bottom=10, top=40, grid=False)
-    values = {(row, point): one for row in rows for point in names if (one := lines.stat(row, point))}
-    low, high = min(one.mean for one in values.values()), max(one.mean for one in values.values())
-    for y, row in enumerate(rows):
-        put_text(axes, -0.01, y, row, ("axes", "data"), color="ink", ha="right", va="center")
-        for x, point in enumerate(names):
-            if (row, point) not in values:
-                continue
-            one = values[row, point]
-            depth = (one.mean - low) / max(high - low, 1e-9)
-            axes.bar(x, 0.94, bottom=y - 0.47, width=0.97, facecolor=css("s1"), alpha=0.08 + 0.5 * depth)
-            put_text(axes, x, y, text_of(one), ("data", "data"), color="ink", ha="center", va="center")
-    for x, point in enumerate(names):
-        put_text(axes, x, 1.03, point, ("data", "axes"), color="muted", ha="center", va="bottom")
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+Cell = tuple[str, str]
+
+
+def drawn_points(lines: Lines) -> list[str]:
+    """The points that have runs."""
+    return [point for point in lines.study.points if any(one["point"] == point for one in lines.records)]
+
+
+def heat(axes: Axes, values: Mapping[Cell, Stat], ys: Mapping[str, float], columns: Sequence[str], gains: bool) -> None:
+    """Cells of a heat map with their figures.
+
+    Args:
+        axes: where to draw.
+        values: by row and column.
+        ys: the rows, from above, with their heights.
+        columns: from left to right.
+        gains: differences, blue above 0 and orange below; otherwise the lowest is palest.
+    """
+    means = [one.mean for one in values.values()]
+    low, high = (0.0, max(map(abs, means))) if gains else (min(means), max(means))
+    for (row, column), one in values.items():
+        depth = ((abs(one.mean) if gains else one.mean) - low) / max(high - low, 1e-9)
+        x, y = columns.index(column), ys[row]
+        colour = css("s2" if gains and one.mean < 0 else "s1")
+        axes.bar(x, 0.94, bottom=y - 0.47, width=0.97, facecolor=colour, alpha=0.08 + 0.5 * depth)
+        text = gain_text(one) if gains else text_of(one)
+        put_text(axes, x, y, text, ("data", "data"), color="ink", ha="center", va="center")
+    for x, column in enumerate(columns):
+        put_text(axes, x, min(ys.values()) - 0.6, column, ("data", "data"), color="muted", ha="center", va="bottom")
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(max(ys.values()) + 0.5, min(ys.values()) - 0.5)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
+
+
+@isolated
+def ladder_chart(lines: Lines, rows: Sequence[str]) -> str:
+    """Averages as a heat map: references from left to right, methods and students from above."""
+    names = drawn_points(lines)
+    figure, axes = new_figure(WIDTH, 60 + 40 * len(rows), left=NAMES, right=10, bottom=10, top=40, grid=False)
+    values = {(row, point): one for row in rows for point in names if (one := lines.stat(row, point))}
+    ys = {row: float(y) for y, row in enumerate(rows)}
+    heat(axes, values, ys, names, gains=False)
+    for row, y in ys.items():
+        put_text(axes, -0.01, y, row, ("axes", "data"), color="ink", ha="right", va="center")
     return to_svg(figure, "Average by reference and method")
+
+
+def capacity_chart(lines: Lines, rows: Sequence[str]) -> str:
+    """Gains over random batches as heat maps, one a method: references from left to right, students from above.
+
+    Empty where no row has them.
+    """
+    ladder, names = Ladder(lines), drawn_points(lines)
+    found: dict[str, dict[str, dict[str, Stat]]] = {}
+    for method in (name for name in ladder.methods if name in rows):
+        for student in ladder.students:
+            gains = {point: stat(ladder.gains(method, student, point).values()) for point in names}
+            if known := {point: one for point, one in gains.items() if one}:
+                found.setdefault(method, {})[student] = known
+    return capacity_panels(found, names) if found else ""
+
+
+@isolated
+def capacity_panels(found: Mapping[str, Mapping[str, Mapping[str, Stat]]], names: Sequence[str]) -> str:
+    """Draw gains by method, student and reference; `names` are those of the references."""
+    values: dict[Cell, Stat] = {}
+    ys: dict[str, float] = {}
+    y, left = 0.0, NAMES + 60
+    heads = {}
+    for method, students in found.items():
+        heads[method] = y
+        for student, gains in students.items():
+            own = f"{method}/{student}"
+            ys[own] = y
+            values |= {(own, point): one for point, one in gains.items()}
+            y += 1
+        y += 0.5
+    figure, axes = new_figure(WIDTH, round(50 + 36 * y), left=left, right=10, bottom=10, top=40, grid=False)
+    heat(axes, values, ys, names, gains=True)
+    for own, at in ys.items():
+        put_text(axes, -0.01, at, own.partition("/")[2], ("axes", "data"), color="muted", ha="right", va="center")
+    for method, at in heads.items():
+        put_text(axes, -left / (WIDTH - left - 10), at, method, ("axes", "data"), color="ink", va="center")
+    return to_svg(figure, "Gain over random batches by reference, student and method")
 
 
 @isolated
@@ -120,6 +189,11 @@ PICTURES = {
         "Gains are paired by seed; bars are standard deviations.",
     ),
     "ladder": (ladder_chart, "Zero-shot average, %", "References grow stronger from left to right."),
+    "capacity": (
+        capacity_chart,
+        "Gain over random batches of the same student, points",
+        "References grow stronger from left to right, students larger downwards; gains are paired by seed.",
+    ),
     "domains": (
         domain_chart,
         "Sound pairs of three domains in the batches, relative to random batches",
@@ -128,14 +202,18 @@ PICTURES = {
 }
 
 
+STUDIES_OF = {"capacity": "ladder"}
+"""Pictures that are not called as their study."""
+
+
 def main() -> None:
     """Draw what has runs."""
     for name, (chart, title, note) in PICTURES.items():
-        lines = Lines(name)
-        rows = [row for row in lines.rows([]) if row != BASELINE or name == "ladder"]
-        if rows:
+        lines = Lines(STUDIES_OF.get(name, name))
+        rows = [row for row in lines.rows([]) if row != BASELINE]
+        if rows and (drawn := chart(lines, rows)):
             path = ROOT / f"docs/img/{name}.svg"
-            write_atomic(path, page([(16, title, chart(lines, rows))], [WIDTH], note, title))
+            write_atomic(path, page([(16, title, drawn)], [WIDTH], note, title))
             print(f"Wrote {path.name}")
 
 

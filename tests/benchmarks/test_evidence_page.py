@@ -13,7 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
 import evidence
+import evidence_blocks
 import evidence_figures
+import evidence_lines
 
 from aced.report.aggregate import stat
 
@@ -51,7 +53,7 @@ def record(row: str, point: str, seed: int, score: float, **other: Any) -> dict[
 
 @pytest.fixture
 def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> evidence.Lines:
-    monkeypatch.setattr(evidence, "STUDIES", tmp_path)
+    monkeypatch.setattr(evidence_lines, "STUDIES", tmp_path)
     (tmp_path / "share.toml").write_text(TEXT, encoding="utf-8")
     found = [
         record(row, point, seed, score) for (row, point), all_ in SCORES.items() for seed, score in enumerate(all_)
@@ -74,10 +76,10 @@ def test_differences_are_paired_by_seed_and_runs_of_other_settings_do_not_count(
     assert gain.std is not None
     assert gain.mean == pytest.approx((1 + 1.5 + 1) / 3)
     assert gain.std == pytest.approx(math.sqrt(((1 - gain.mean) ** 2 * 2 + (1.5 - gain.mean) ** 2) / 2))
-    assert evidence.half(gain) == pytest.approx(4.303 * gain.std / math.sqrt(3), rel=1e-3)
+    assert evidence_lines.half(gain) == pytest.approx(4.303 * gain.std / math.sqrt(3), rel=1e-3)
     across = evidence.paired(lines.of("H-ACID", "10 %"), lines.of("IID", "100 %"))
     assert across is not None
-    assert (across.mean, across.n, evidence.half(across)) == (-5.0, 1, math.inf)
+    assert (across.mean, across.n, evidence_lines.half(across)) == (-5.0, 1, math.inf)
 
 
 def test_a_verdict_needs_the_whole_interval_on_one_side() -> None:
@@ -112,6 +114,67 @@ def test_every_claim_names_rows_and_points_that_its_study_has() -> None:
             study = evidence.Lines(name).study
             assert row in {one.name for one in study.rows}, claim
             assert at in study.points, claim
+
+
+def study_of(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> evidence.Lines:
+    """A study without points; of each row the average, a task or a budget of each seed."""
+    text, found = 'recipe = "photos"\nseeds = [0, 1, 2]\n', []
+    for row, runs in rows.items():
+        text += f'[[rows]]\nname = "{row}"\n'
+        for seed, given in enumerate(runs):
+            one = record(row, "100 %", seed, given.get("average", 10.0))
+            one |= {"point": "", "keys": {}, "processor_seconds": given.get("seconds", 2.0)}
+            one["budgets"] |= given.get("budgets", {})
+            one["tasks"] = {name: {"value": v / 100, "chance": 0.1} for name, v in given.get("tasks", {}).items()}
+            found.append(one)
+    (folder / "own.toml").write_text(text, encoding="utf-8")
+    (folder / "own.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found), encoding="utf-8")
+    return evidence.Lines("own")
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """The rows of a table, by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if "|" in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_task_by_task_both_are_compared_with_the_better_one(lines: evidence.Lines, tmp_path: Path) -> None:
+    scores = {
+        "ACID": {"mnist": [20, 22, 21], "dtd10": [10, 30, 20]},
+        "KD": {"mnist": [10, 12, 11.2], "dtd10": [25, 20, 24]},
+        "Both": {"mnist": [19, 21.1, 20], "dtd10": [30, 25.5, 29]},
+    }
+    rows = {
+        row: [{"tasks": {task: values[seed] for task, values in known.items()}} for seed in range(3)]
+        for row, known in scores.items()
+    }
+    text = evidence_blocks.task_gains(study_of(tmp_path, rows), ["ACID", "KD", "Both"])
+    found = cells(text)
+    assert [found["mnist"][i] for i in (0, 2, 3)] == ["**+9.9 ± 0.1**", "ACID", "**−1.0 ± 0.1**"]
+    assert [found["dtd10"][i] for i in (0, 2, 3)] == ["−3.0 ± 12.5", "KD", "**+5.2 ± 0.3**"]
+    counts = [line for line in text.splitlines() if line.startswith("- ")]
+    assert ["1 of 2" in counts[0], "2 of 2" in counts[1], "0.1" in counts[0]] == [True] * 3
+    assert "1 above and 1 below" in counts[1]
+    assert evidence_blocks.task_gains(study_of(tmp_path, {"ACID": rows["ACID"]}), ["ACID", "KD", "Both"]) == ""
+
+
+def test_at_each_budget_a_method_stands_by_the_row_that_has_as_much_of_it(
+    lines: evidence.Lines, tmp_path: Path
+) -> None:
+    def runs(scores: list[float], trained: float, loaded: float, seconds: float) -> list[dict[str, Any]]:
+        budgets = {"samples_trained": trained, "samples_loaded": loaded}
+        return [{"average": score, "budgets": budgets, "seconds": seconds} for score in scores]
+
+    rows = {
+        "IID": runs([10, 10, 10], 64, 64, 2),
+        "IID at ACED's loaded pairs": runs([14, 14, 14], 320, 320, 10),
+        "I-ACED": runs([11, 11, 11], 64, 320, 3),
+        "ACED": runs([12, 12.1, 12.2], 64, 320, 5),
+    }
+    found = cells(evidence_blocks.equal_budgets(study_of(tmp_path, rows), ["IID", "I-ACED", "ACED"]))
+    assert found["IID"] == ["10.0 ± 0.0", "**+2.1 ± 0.1**", "**14.0 ± 0.0**", "**−1.9 ± 0.1**", "–", "–"]
+    assert found["I-ACED"] == ["11.0 ± 0.0", "**+1.1 ± 0.1**"] * 2 + ["–", "–"]
+    assert found["ACED"] == ["**12.1 ± 0.1**", "–", "12.1 ± 0.1", "–", "**12.1 ± 0.1**", "–"]
 
 
 def test_pictures_show_every_row_and_point(lines: evidence.Lines) -> None:

@@ -5,10 +5,19 @@ import pytest
 from aced.models import WordTokenizer, load_tower
 
 
-@pytest.mark.parametrize(("model", "words"), [("aced-photo-s", False), ("aced-demo-s", True)])
+@pytest.mark.parametrize(("model", "words"), [("aced-photo-s", False), ("aced-photo-xs", False), ("aced-demo-s", True)])
 def test_the_tokenizer_fits_the_vocabulary(model: str, words: bool):
     tower = load_tower(model, seed=0)
     assert isinstance(tower.tokenizer, WordTokenizer) == words
     # A caption of web text is a handful of pieces, not a row of bytes that fills the context.
     length = tower.tokens(["photo of a red and white triangle with deer warning road sign"]).shape[1]
     assert (length < 20) != words
+
+
+def test_the_smallest_photo_model_is_half_as_wide():
+    half, whole = (load_tower(name, seed=0) for name in ("aced-photo-xs", "aced-photo-s"))
+    states = [tower.model.state_dict() for tower in (half, whole)]
+    assert states[0].keys() == states[1].keys()  # as deep
+    for name in ("visual.trunk.pos_embed", "text.token_embedding.weight", "text.text_projection"):
+        assert 2 * states[0][name].shape[-1] == states[1][name].shape[-1]
+    assert half.flops(32).total < 0.4 * whole.flops(32).total

@@ -1,7 +1,7 @@
 """A small vision transformer with a two-step stem, made to learn fast on tiny images on a CPU.
 
-It is registered in timm as `aced_stem_vit_s`, `_m`, `_l` and `_l48` (for 48 px), so that an open_clip JSON config can
-name it (`timm_model_name`) and open_clip's own tools can build it.
+It is registered in timm as `aced_stem_vit_xs`, `_s`, `_m`, `_l` and `_l48` (for 48 px), so that an open_clip config in
+JSON can name it (`timm_model_name`) and open_clip's own tools can build it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _INNER = 4
 _STEM = 48
 
 SIZES: dict[str, dict[str, int]] = {
+    "aced_stem_vit_xs": {"width": 32, "layers": 3, "heads": 1},
     "aced_stem_vit_s": {"width": 64, "layers": 3, "heads": 2},
     "aced_stem_vit_m": {"width": 96, "layers": 4, "heads": 3},
     "aced_stem_vit_l": {"width": 128, "layers": 5, "heads": 4},
