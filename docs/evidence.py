@@ -4,7 +4,8 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on), `overhead` (milliseconds of a step at each point), `objectives` (benchmarks/studies/objectives.json) and
+trained on), `overhead` (milliseconds of a step at each point), `stable` (the tasks that `aced stable` keeps by the
+seeds of the rows named), `objectives` (benchmarks/studies/objectives.json), `lit` (benchmarks/studies/lit.jsonl) and
 `claims` (docs/claims.toml). Names of rows may follow a study's, separated by `|`; without any, all are shown.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
@@ -19,7 +20,7 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,27 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from evidence_lit import lit_block  # noqa: E402
+from evidence_stable import stable_block  # noqa: E402
+from evidence_text import (  # noqa: E402
+    BASELINE,
+    Measure,
+    average,
+    best_bold,
+    gain_text,
+    half,
+    markdown,
+    paired,
+    text_of,
+)
 from study_records import Record, Study, read_records, read_study  # noqa: E402
 
 from aced.files.atomic import write_atomic  # noqa: E402
 from aced.report.aggregate import Stat, stat  # noqa: E402
-from aced.report.numbers import DASH, budget_text, signed  # noqa: E402
+from aced.report.numbers import DASH, budget_text  # noqa: E402
 
 PAGE, STUDIES, CLAIMS = ROOT / "docs/evidence.md", ROOT / "benchmarks/studies", ROOT / "docs/claims.toml"
 BLOCK = re.compile(r"(<!-- study: (.+?) -->\n).*?(<!-- /study -->)", re.DOTALL)
-BASELINE = "IID"
 OBJECTIVES = {
     "random": "random",
     "hard-student": "hard-student",
@@ -43,34 +56,6 @@ OBJECTIVES = {
     "learnability": "learnability curated",
 }
 """Columns of the table of objectives, and the methods of its runs."""
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Student's t for a two-sided interval of 95 %, by number of values."""
-
-
-def half(one: Stat) -> float:
-    """Half the interval of 95 %; infinite for one value."""
-    return T95[one.n] * one.std / math.sqrt(one.n) if one.std is not None else math.inf
-
-
-def text_of(one: Stat | None, digits: int = 1) -> str:
-    """`12.3 ± 0.4`, mean and standard deviation; a dash for None."""
-    if one is None:
-        return DASH
-    return f"{one.mean:.{digits}f}" if one.std is None else f"{one.mean:.{digits}f} ± {one.std:.{digits}f}"
-
-
-def best_bold(stats: Sequence[Stat | None]) -> list[str]:
-    """The texts of some figures, the highest in bold."""
-    best = max((one.mean for one in stats if one), default=None)
-    return [f"**{text_of(one)}**" if one and one.mean == best else text_of(one) for one in stats]
-
-
-Measure = Callable[[Record], float]
-
-
-def average(record: Record) -> float:
-    """Zero-shot average in percent."""
-    return float(record["average"])
 
 
 def share_of(kind: str) -> Measure:
@@ -89,16 +74,25 @@ def task_of(name: str) -> Measure:
 
 
 class Lines:
-    """The finished runs of a study whose settings are those that the study has today."""
+    """The finished runs of a study whose settings are those that the study has today.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the study.
+        more: whether the seeds that some rows have besides those of the study count too; without them, all means are
+            over the same seeds.
+    """
+
+    def __init__(self, name: str, more: bool = False) -> None:
         self.study: Study = read_study(STUDIES / f"{name}.toml")
+        self._more = more
         rows = {row.name: row for row in self.study.rows}
         self.records = [one for one in read_records(self.study.records) if self._current(one, rows)]
 
     def _current(self, record: Record, rows: dict[str, Any]) -> bool:
         row, point = rows.get(record["row"]), record["point"]
-        if row is None or point not in self.study.points or record["seed"] not in self.study.seeds:
+        if row is None or point not in self.study.points:
+            return False
+        if record["seed"] not in (self.study.seeds_of(row) if self._more else self.study.seeds):
             return False
         wanted = {**self.study.keys, **row.keys, **self.study.points[point]}
         given = dict(record["keys"])
@@ -126,10 +120,9 @@ class Lines:
         return paired(self.of(row, point), self.of(over, point), measure)
 
 
-def paired(runs: Sequence[Record], others: Sequence[Record], measure: Measure = average) -> Stat | None:
-    """Differences of runs from others of the same seeds; None without a pair."""
-    mine, theirs = ({one["seed"]: one for one in some} for some in (runs, others))
-    return stat(measure(mine[seed]) - measure(theirs[seed]) for seed in sorted(mine.keys() & theirs.keys()))
+def of_rows(lines: Lines) -> list[Record]:
+    """All runs of a study without points, row by row."""
+    return [one for name in lines.rows([]) for one in lines.of(name)]
 
 
 BUDGETS = {
@@ -151,13 +144,6 @@ def table(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
         means = [(lines.stat(name, "", read), write) for read, write in BUDGETS.values()]
         found.append([name, average_text, *gain, *(DASH if one is None else write(one.mean) for one, write in means)])
     return found
-
-
-def gain_text(gain: Stat | None) -> str:
-    """`+3.1 ± 0.4`, mean and standard deviation of paired differences."""
-    if gain is None:
-        return DASH
-    return signed(gain.mean) if gain.std is None else f"{signed(gain.mean)} ± {gain.std:.1f}"
 
 
 def points(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
@@ -265,13 +251,6 @@ def claims() -> list[list[str]]:
     return found
 
 
-def markdown(cells: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table whose first columns are text and whose others are figures."""
-    rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in cells]
-    rule = " | ".join([*["---"] * texts, *["---:"] * (len(cells[0]) - texts)])
-    return "".join(f"| {line} |\n" for line in [rows[0], rule, *rows[1:]])
-
-
 def note(lines: Lines) -> str:
     """What the runs of a table have in common, and the command that makes them."""
     seeds = sorted({one["seed"] for one in lines.records})
@@ -297,9 +276,14 @@ def block(words: str) -> str:
         return markdown(claims(), texts=3)
     if kind == "objectives":
         return markdown(objectives())
+    if kind == "lit":
+        return lit_block(read_records(STUDIES / "lit.jsonl"))
     name, _, rows = rest.partition(" ")
     lines = Lines(name)
     wanted = [row.strip() for row in rows.split("|") if row.strip()]
+    if kind == "stable":
+        more = Lines(name, more=True)
+        return stable_block([one for row in wanted for one in more.of(row)], of_rows(lines))
     return markdown(KINDS[kind](lines, wanted)) + note(lines) if lines.records else "Not run yet.\n"
 
 
