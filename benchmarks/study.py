@@ -6,6 +6,7 @@
 Two runs at a time by default, each on one thread. A finished run is one line of the study's .jsonl beside its TOML
 file, so a study that was interrupted, or got more rows or seeds, does only what is missing; `docs/evidence.py` makes
 tables and pictures from these lines. `--dry` prints what is missing; `--only` and `--points` take some rows and points.
+`--models` makes again the models that `keep` names and --out lacks, for what is built upon them; finished lines stay.
 
 A study has:
 
@@ -17,6 +18,7 @@ A study has:
     [[rows]]
     name = "ACED"
     keys = { "method.name" = "aced" }
+    more_seeds = [3, 4]                # optional: seeds of this row alone, for measures of spread
     [[rows]]
     name = "IID at ACED's time"
     keys = { "method.name" = "iid" }
@@ -67,11 +69,18 @@ class Queue:
         self._spent: list[float] = []
 
     def missing(self) -> list[Job]:
-        """Jobs without a record, those that can start now first; others wait for the time of another row."""
-        records = read_records(self._study.records)
-        busy = {job.key for job, _, _ in self._running.values()} | self._failed
+        """Jobs without a record, or with `--models` those whose model is to be kept and is not there."""
         asked = self._options
-        return [job for job in jobs_of(self._study, records, asked.only, asked.points) if job.key not in busy]
+        records = [] if asked.models else read_records(self._study.records)
+        busy = {job.key for job, _, _ in self._running.values()} | self._failed
+        found = [job for job in jobs_of(self._study, records, asked.only, asked.points) if job.key not in busy]
+        if asked.models:
+            keep = self._study.keep
+            found = [job for job in found if job.row in keep and not (self._folder(job) / "model").is_dir()]
+        return found
+
+    def _folder(self, job: Job) -> Path:
+        return Path(self._options.out) / self._study.name / job.folder
 
     def work(self) -> int:
         """Run all that is missing; returns how many runs failed."""
@@ -86,9 +95,8 @@ class Queue:
 
     def _start(self, job: Job) -> None:
         ours, theirs = self._context.Pipe()
-        folder = Path(self._options.out) / self._study.name / job.folder
         keep = job.row in self._study.keep
-        process = self._context.Process(target=child, args=(theirs, job, folder, self._places, keep))
+        process = self._context.Process(target=child, args=(theirs, job, self._folder(job), self._places, keep))
         process.start()
         theirs.close()
         self._running[ours] = (job, process, time.monotonic())
@@ -104,12 +112,15 @@ class Queue:
             self._failed.add(job.key)
             self._say(f"{job.title}: {found}")
             return
-        append(self._study.records, job, found)
+        line = next((one for one in read_records(self._study.records) if one["key"] == job.key), None)
+        if line is None:
+            append(self._study.records, job, found)
         self._spent.append(time.monotonic() - began)
         left = len(self.missing()) + len(self._running)
         time_left = left * sum(self._spent) / len(self._spent) / self._options.at_once
         score = f"{found['average']:.1f} %, {found['processor_seconds']:.0f} s of processor time"
-        self._say(f"{job.title}: {score}; {left} left, about {duration(time_left)}")
+        before = f" (its line, which stays, says {line['average']:.1f} %)" if line else ""
+        self._say(f"{job.title}: {score}{before}; {left} left, about {duration(time_left)}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -137,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names of rows")
     parser.add_argument("--points", nargs="*", default=[], help="names of points")
     parser.add_argument("--at-once", type=int, default=2, help="runs at a time")
+    parser.add_argument("--models", action="store_true", help="make the models that are to be kept and are not there")
     parser.add_argument("--dry", action="store_true", help="print what is missing and run nothing")
     options, console = parser.parse_args(arguments), Console()
     try:

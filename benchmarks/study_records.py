@@ -29,11 +29,13 @@ class Row:
         keys: config keys, over those of the study.
         time: `of` and `step`, names of rows: as many steps as the first one's processor time allows at the price of a
             step of the second; or None.
+        more_seeds: seeds of this row alone, after the study's; only measures of spread count them.
     """
 
     name: str
     keys: Mapping[str, Any] = field(default_factory=dict)
     time: Mapping[str, str] | None = None
+    more_seeds: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ class Study:
     rows: Sequence[Row]
     points: Mapping[str, Mapping[str, Any]]
     keep: Sequence[str]
+
+    def seeds_of(self, row: Row) -> list[int]:
+        """The study's seeds, then those of the row alone."""
+        return list(dict.fromkeys([*self.seeds, *row.more_seeds]))
+
+    def all_seeds(self) -> list[int]:
+        """The study's seeds, then those that some rows have besides."""
+        return list(dict.fromkeys(seed for row in self.rows for seed in self.seeds_of(row)))
 
     def all_keys(self) -> Iterator[tuple[str, Any]]:
         """Every config key that the study sets anywhere."""
@@ -170,9 +180,11 @@ def jobs_of(study: Study, records: Sequence[Record], only: Sequence[str] = (), p
     done = {record["key"] for record in records}
     timed = {(record["row"], record["point"], record["seed"]) for record in records}
     jobs = []
-    for seed in study.seeds:
+    for seed in study.all_seeds():
         for point, over in study.points.items():
             for row in study.rows:
+                if seed not in study.seeds_of(row):
+                    continue
                 if (only and row.name not in only) or (points and point not in points):
                     continue
                 keys = {**study.keys, **row.keys, **over}
@@ -191,9 +203,11 @@ def _steps(time: Mapping[str, str], point: str, seeds: Sequence[int], records: S
     """Steps of a row that gets another one's processor time; None until all seeds of both are there."""
     spent, prices = [], []
     for record in records:
-        if record["point"] == point and record["row"] == time["of"]:
+        if record["point"] != point or record["seed"] not in seeds:  # further seeds would change what is finished
+            continue
+        if record["row"] == time["of"]:
             spent.append(record["processor_seconds"])
-        if record["point"] == point and record["row"] == time["step"]:
+        if record["row"] == time["step"]:
             prices.append(record["processor_seconds"] / record["steps"])
     if len(spent) < len(seeds) or len(prices) < len(seeds):
         return None

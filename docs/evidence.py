@@ -6,7 +6,8 @@ What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is re
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
 trained on), `overhead` (milliseconds of a step at each point), `task-gains` (three rows: curation, distillation, both),
 `budgets` (rows at equal trained pairs, loaded pairs and time of the last), `references` (of a ladder: their sizes and
-scores), `fit` (parabolas over these), `objectives` (benchmarks/studies/objectives.json), `claims` (docs/claims.toml),
+scores), `fit` (parabolas over these), `stable` (the tasks that `aced stable` keeps by the seeds of the rows named),
+`objectives` (benchmarks/studies/objectives.json), `lit` (benchmarks/studies/lit.jsonl), `claims` (docs/claims.toml),
 and `picture NAME WORDS` (once docs/evidence_figures.py has drawn it). Names of rows may follow a study's, separated by
 `|`; without any, all are shown.
 
@@ -38,11 +39,14 @@ from evidence_lines import (
     gain_text,
     markdown,
     paired,
+    read_records,
     share_of,
     task_of,
     text_of,
     verdict,
 )
+from evidence_lit import lit_block
+from evidence_stable import stable_block
 
 from aced.files.atomic import write_atomic
 from aced.report.aggregate import stat
@@ -57,6 +61,13 @@ OBJECTIVES = {
     "learnability": "learnability curated",
 }
 """Columns of the table of objectives, and the methods of its runs."""
+
+
+def of_rows(lines: Lines) -> list[Record]:
+    """All runs of a study without points, row by row."""
+    return [one for name in lines.rows([]) for one in lines.of(name)]
+
+
 BUDGETS = {
     "sound pairs": (lambda one: one["clean_share"], lambda mean: f"{100 * mean:.0f} %"),
     "trained": (lambda one: one["budgets"]["samples_trained"], partial(budget_text, "samples_trained")),
@@ -201,6 +212,8 @@ def block(words: str) -> str:
     if kind == "picture":
         name, _, label = rest.partition(" ")
         return f"![{label}](img/{name}.svg)\n" if (PAGE.parent / f"img/{name}.svg").is_file() else MISSING
+    if kind == "lit":
+        return lit_block(read_records(STUDIES / "lit.jsonl"))
     name, _, rows = rest.partition(" ")
     lines = Lines(name)
     if kind == "references":
@@ -208,6 +221,9 @@ def block(words: str) -> str:
     wanted = [row.strip() for row in rows.split("|") if row.strip()]
     if not lines.records:
         return MISSING
+    if kind == "stable":
+        more = Lines(name, more=True)
+        return stable_block([one for row in wanted for one in more.of(row)], of_rows(lines))
     text = TEXTS[kind](lines, wanted) if kind in TEXTS else markdown(KINDS[kind](lines, wanted))
     return text + note(lines) if text else MISSING
 

@@ -103,16 +103,25 @@ def task_of(name: str) -> Measure:
 
 
 class Lines:
-    """The finished runs of a study whose settings are those that the study has today."""
+    """The finished runs of a study whose settings are those that the study has today.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the study.
+        more: whether the seeds that some rows have besides those of the study count too; without them, all means are
+            over the same seeds.
+    """
+
+    def __init__(self, name: str, more: bool = False) -> None:
         self.study: Study = read_study(STUDIES / f"{name}.toml")
+        self._more = more
         rows = {row.name: row for row in self.study.rows}
         self.records = [one for one in read_records(self.study.records) if self._current(one, rows)]
 
     def _current(self, record: Record, rows: dict[str, Any]) -> bool:
         row, point = rows.get(record["row"]), record["point"]
-        if row is None or point not in self.study.points or record["seed"] not in self.study.seeds:
+        if row is None or point not in self.study.points:
+            return False
+        if record["seed"] not in (self.study.seeds_of(row) if self._more else self.study.seeds):
             return False
         wanted = {**self.study.keys, **row.keys, **self.study.points[point]}
         given = dict(record["keys"])

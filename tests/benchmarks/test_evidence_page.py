@@ -16,6 +16,8 @@ import evidence
 import evidence_blocks
 import evidence_figures
 import evidence_lines
+import evidence_lit
+import evidence_stable
 
 from aced.report.aggregate import stat
 
@@ -182,3 +184,74 @@ def test_pictures_show_every_row_and_point(lines: evidence.Lines) -> None:
         text = chart(lines, ["H-ACID"])
         assert "H-ACID" in text
         assert "100 %" in text
+
+
+def test_seeds_of_one_row_count_where_spread_is_measured_alone(lines: evidence.Lines, tmp_path: Path) -> None:
+    text = TEXT.replace('name = "IID"\n', 'name = "IID"\nmore_seeds = [5]\n')
+    (tmp_path / "share.toml").write_text(text, encoding="utf-8")
+    with (tmp_path / "share.jsonl").open("a", encoding="utf-8") as file:
+        for row in ("IID", "H-ACID"):
+            file.write(json.dumps(record(row, "100 %", 5, 50.0)) + "\n")
+    assert [one["seed"] for one in evidence.Lines("share").of("IID", "100 %")] == [0, 1, 2]
+    more = evidence.Lines("share", more=True)
+    assert [one["seed"] for one in more.of("IID", "100 %")] == [0, 1, 2, 5]
+    assert [one["seed"] for one in more.of("H-ACID", "100 %")] == [0, 1, 2]  # it has no such seed
+
+
+def decoder(row: str, seed: int, score: float, sorts: tuple[float, float], blind: float) -> dict[str, Any]:
+    caption = {"name": "photos", "kind": "caption", "n": 9, "scores": {"CIDEr-D": score, "BLEU-4": 0.0}, "types": {}}
+    caption["baselines"] = {"no image": {"CIDEr-D": blind}, "human": {"CIDEr-D": 0.8}}
+    types = {sort: {"n": 4, "accuracy": value, "no image": 0.5} for sort, value in zip("ab", sorts, strict=True)}
+    vqa = {"name": "asked", "kind": "vqa", "n": 8, "scores": {"accuracy": 0.0}, "baselines": {"no image": {}}}
+    facts = {"decoder": {"layers": 2}, "training": {"steps": 3, "batch": 4}, "processor_seconds": 7.0}
+    return {"row": row, "seed": seed, "tasks": [caption, vqa | {"types": types}], **facts}
+
+
+def test_decoders_are_compared_by_seed_and_stand_beside_those_without_images() -> None:
+    runs = [
+        decoder("IID", 0, 0.10, (0.5, 0.6), 0.05),
+        decoder("IID", 1, 0.20, (0.5, 0.6), 0.07),
+        decoder("ACED", 1, 0.26, (0.4, 0.7), 0.07),
+        decoder("ACED", 0, 0.12, (0.4, 0.7), 0.05),
+    ]
+    head, iid, aced, blind, human = evidence_lit.lit_table(runs)
+    assert len(head) == 1 + 2 * 3
+    assert iid == ["IID", "15.0 ± 7.1", "–", "**50.0 ± 0.0**", "–", "60.0 ± 0.0", "–"]
+    assert aced[:3] == ["ACED", "**19.0 ± 9.9**", "+4.0 ± 2.8"]
+    assert aced[4::2] == ["−10.0 ± 0.0", "+10.0 ± 0.0"]
+    assert blind[1:] == ["6.0 ± 1.4", "–", "50.0", "–", "50.0", "–"]  # two seeds, not four runs
+    assert human[1:] == ["80.0", "–", "–", "–", "–", "–"]
+    assert "{" not in evidence_lit.lit_block(runs)
+
+
+def scored(row: str, seed: int, **values: float) -> dict[str, Any]:
+    tasks = {name: {"value": value, "chance": 0.1, "n": 1000} for name, value in values.items()}
+    return {"row": row, "seed": seed, "tasks": tasks}
+
+
+def test_stable_tasks_are_those_of_the_product_and_change_the_order_of_rows() -> None:
+    noise = [-0.09, 0.0, 0.09, -0.06, 0.06]
+    iid = [scored("IID", s, guess=0.1, noisy=0.4 + x, steady=0.3 + x / 50) for s, x in enumerate(noise)]
+    acid = [scored("H-ACID", s, guess=0.1, noisy=0.3 - x, steady=0.35 + x / 90) for s, x in enumerate(noise)]
+    kept = evidence_stable.chosen([*iid, *acid], [])
+    assert (kept.kept, kept.recipes, kept.df) == (["steady"], {"IID": 5, "H-ACID": 5}, 8)
+    alone = {"IID": evidence_stable.chosen(iid, []), "H-ACID": evidence_stable.chosen(acid, [])}
+    head, *rows = evidence_stable.task_table(kept, alone)
+    assert {len(row) for row in rows} == {len(head)}
+    assert [row[0] for row in rows] == ["steady", "noisy", "guess"]
+    spread = 100 * math.sqrt(sum(x * x for x in noise) / 4)  # n - 1
+    assert [rows[1][at] for at in (4, 7, 9)] == [f"{spread:.2f}"] * 3
+    assert rows[0][7] == f"{spread / 50:.2f}"
+    _, first, second = evidence_stable.order_table(kept.kept, [*iid[:3], *acid[:3]])
+    assert (first[0], first[1], first[4], first[6]) == ("IID", "1", "2", "–")
+    assert (second[0], second[1], second[4]) == ("H-ACID", "2", "1")
+    assert second[5].strip("*").startswith("35.0")
+    assert second[6].startswith("+5.0")
+    ranked = evidence_stable.chosen([*iid, *acid], [*iid[:3], *acid[:3]])
+    assert (ranked.models, ranked.swapped, ranked.kept) == (2, 1, kept.kept)
+
+
+def test_a_spread_needs_seeds_of_every_row() -> None:
+    iid = [scored("IID", seed, steady=0.3 + seed / 100) for seed in range(3)]
+    assert "|" not in evidence_stable.stable_block([*iid, scored("H-ACID", 0, steady=0.4)], iid)
+    assert "|" not in evidence_stable.stable_block([], iid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from aced.errors import AcedError
 from aced.evaluate.stability.suite import counted
@@ -17,6 +19,7 @@ from aced.evaluate.stability.suite import counted
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+from study import Queue  # noqa: E402
 from study_records import Study, append, jobs_of, read_records, read_study  # noqa: E402
 
 TEXT = """
@@ -155,3 +158,38 @@ def test_a_run_becomes_a_line_and_only_what_is_missing_is_run(tmp_path: Path) ->
     assert failed.returncode == 1
     assert "Broken" in failed.stdout
     assert [json.loads(text)["row"] for text in path.with_suffix(".jsonl").read_text().splitlines()] == ["IID"]
+
+
+def test_seeds_of_one_row_change_nothing_of_the_others(study: Study, tmp_path: Path) -> None:
+    before = jobs_of(study, [])
+    path = tmp_path / "more.toml"
+    path.write_text(TEXT.replace('name = "IID"\n', 'name = "IID"\nmore_seeds = [7]\n', 1), encoding="utf-8")
+    more = read_study(path)
+    after = jobs_of(more, [])
+    assert [job.key for job in after[: len(before)]] == [job.key for job in before]
+    assert [(job.row, job.point, job.seed) for job in after[len(before) :]] == [("IID", "half", 7), ("IID", "all", 7)]
+    for row, seed, seconds in (("ACED", 0, 10.0), ("ACED", 1, 10.0), ("IID", 0, 4.0), ("IID", 1, 6.0)):
+        finish(more, row, "half", seed, seconds, 4)
+
+    def steps() -> set[int]:
+        jobs = jobs_of(more, read_records(more.records))
+        return {job.keys["train.steps"] for job in jobs if job.ready and "time" in job.row}
+
+    known = steps()
+    finish(more, "IID", "half", 7, 1000.0, 4)
+    assert steps() == known == {8}  # 10 s at 1.25 s a step
+
+
+def test_models_to_keep_are_made_again_whatever_lines_there_are(study: Study, tmp_path: Path) -> None:
+    finish(study, "ACED", "half", 0, 3.0, 3)
+    words = {"only": [], "points": [], "out": tmp_path / "runs"}
+
+    def missing(**how: bool) -> list[tuple[str, str, int]]:
+        queue = Queue(study, {}, argparse.Namespace(**words, **how), Console())
+        return [(job.row, job.point, job.seed) for job in queue.missing()]
+
+    every = [("ACED", point, seed) for seed in (0, 1) for point in ("half", "all")]
+    assert every[0] not in missing(models=False)
+    assert missing(models=True) == every
+    (tmp_path / "runs/small/aced-all-s1/model").mkdir(parents=True)
+    assert missing(models=True) == every[:-1]

@@ -178,7 +178,7 @@ def load(*names: object, where: str | None = None) -> Data:
 def test_all_kinds_of_data_together(tmp_path: Path) -> None:
     data = load("scenes", easy_vqa(tmp_path / "e"), caption_tars(tmp_path / "t"), caption_task(tmp_path / "wds_x"))
     assert [one.kind for one in data.train] == ["caption", "vqa", "vqa", "caption"]
-    assert [one.name for one in data.test] == ["scenes captions", "scenes questions", "easy-VQA", "x captions"]
+    assert [one.name for one in data.test] == ["scenes captions", "scenes questions", "e", "x captions"]
     assert len(data.sources()) == 6
 
 

@@ -39,10 +39,10 @@ def load_easy_vqa(folder: Path, split: str) -> TextExamples:
     place = {one: row for row, one in enumerate(ids)}
     answers = sorted({row[1] for row in questions})
     pictures = TextPictures(
-        f"easy-VQA {split}", files.fingerprint, [f"{split}/{one}" for one in ids], _Images(files, ids)
+        f"{folder.resolve().name} {split}", files.fingerprint, [f"{split}/{one}" for one in ids], _Images(files, ids)
     )
     return TextExamples(
-        name="easy-VQA",
+        name=folder.resolve().name,
         kind="vqa",
         source=pictures,
         rows=[place[row[2]] for row in questions],
