@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class AcedError(Exception):
@@ -24,6 +28,23 @@ def told(error: BaseException, sentence: str = "") -> str:
     `sentence` replaces its own text.
     """
     return " ".join([sentence or str(error), *getattr(error, "__notes__", ())])
+
+
+def every(read: Callable[[T], R], things: Iterable[T]) -> list[R]:
+    """What `read` makes of each thing, so that the user learns of all faulty ones at once.
+
+    Raises:
+        AcedError: it raised one or more; the text is all of their sentences.
+    """
+    found, faults = [], []
+    for thing in things:
+        try:
+            found.append(read(thing))
+        except AcedError as error:
+            faults.append(error)
+    if faults:
+        raise faults[0] if len(faults) == 1 else AcedError(" ".join(dict.fromkeys(map(told, faults))))
+    return found
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -235,6 +235,7 @@ def test_faulty_json(content: Any, match: str, tmp_path: Path) -> None:
 def test_other_faults(tmp_path: Path) -> None:
     file = written(tmp_path, "t.csv", WIDE)
     refused(tmp_path / "none.csv", match="none.csv")
+    refused(tmp_path / "none.csv", file, tmp_path / "nor.csv", match=r"none\.csv.*nor\.csv")
     refused(tmp_path, match="results.json")
     refused(written(tmp_path, "t.txt", WIDE), match="table")
     refused(file, match="column 'recipe'.*--recipe-column", layout=Layout(recipe_columns=["recipe"]))

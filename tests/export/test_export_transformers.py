@@ -155,29 +155,54 @@ def test_names_there_and_back(siglip: bool, tmp_path: Path) -> None:
     assert all(torch.equal(back[key].reshape(value.shape), value) for key, value in state.items())
 
 
-@pytest.mark.parametrize("kind", ["demo", "words", "activation", "pooling", "not installed"])
+@pytest.mark.parametrize(
+    ("kind", "installed"),
+    [
+        ("demo", True),
+        ("words", True),
+        ("activation", True),
+        ("pooling", True),
+        ("demo", False),
+        ("words", False),
+        ("plain", False),
+    ],
+)
 def test_a_model_without_counterpart_is_refused(
-    kind: str, trained: dict[str, Path], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    kind: str, installed: bool, trained: dict[str, Path], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind != "not installed":
+    if installed:
         hugging_face()
+    else:
+        monkeypatch.setitem(sys.modules, "transformers", None)
     model = trained["peer"]
-    if kind not in ("demo", "not installed"):
+    if kind != "demo":
         config = json.loads(json.dumps(CLIP))
         if kind == "pooling":
             config["vision_cfg"]["pool_type"] = "avg"
         elif kind == "activation":
             config["vision_cfg"]["ls_init_value"] = 0.1
-        else:
+        elif kind == "words":
             config["text_cfg"]["vocab_size"] = 261
-        (tmp_path / "c.json").write_text(json.dumps(config))
-        if kind == "words":
             (tmp_path / "c-vocab.txt").write_text("a\nred\nball\n")
+        (tmp_path / "c.json").write_text(json.dumps(config))
         model = tmp_path / "model"
         save_tower(load_tower(tmp_path / "c.json", seed=0), model)
-    if kind == "not installed":
-        monkeypatch.setitem(sys.modules, "transformers", None)
     end = cli("export", model, tmp_path / "place" / "out", "--format", "transformers")
     assert end.status == 2
     assert len(end.err.splitlines()) == 1
     assert list((tmp_path / "place").iterdir()) == []
+    # Nobody installs a package for a model that it cannot represent; only its weights are compared by the package.
+    known_before = kind in ("demo", "words")
+    assert ("pip install" in end.err) == (not installed and not known_before)
+
+
+@pytest.mark.parametrize(("form", "package"), [("transformers", "transformers"), ("onnx", "onnxruntime.quantization")])
+def test_a_model_that_is_not_there_is_named_before_a_missing_package(
+    form: str, package: str, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    end = cli("export", tmp_path / "nowhere", tmp_path / "out", "--format", form)
+    assert end.status == 2
+    assert str(tmp_path / "nowhere") in end.err
+    assert "pip install" not in end.err
+    assert not (tmp_path / "out").exists()

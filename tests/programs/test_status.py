@@ -369,13 +369,58 @@ def test_json_is_for_scripts(run: Run, cli: Cli) -> None:
     assert ended.out.count("\n") == 1
 
 
-def test_what_is_wrong_is_one_sentence(run: Run, tmp_path: Path, cli: Cli) -> None:
-    for words in (["status", tmp_path / "none"], ["status", run.folder, tmp_path]):
-        ended = cli(*words)
+def test_what_is_wrong_is_one_sentence(tmp_path: Path, cli: Cli) -> None:
+    ended = cli("status", tmp_path / "none")
+    assert ended.status == 2
+    assert ended.err.startswith("aced: ")
+    assert ended.err.count("\n") == 1
+    assert ended.out == ""
+
+
+def test_a_run_that_is_not_there_hides_no_other(run: Run, tmp_path: Path, cli: Cli) -> None:
+    for words in ([tmp_path / "none", run.folder], [run.folder, tmp_path / "none"]):
+        ended = cli("status", *words)
         assert ended.status == 2
-        assert ended.err.startswith("aced: ")
+        assert ended.out == cli("status", run.folder).out
+        assert str(tmp_path / "none") in ended.err
+        assert str(run.folder) not in ended.err
         assert ended.err.count("\n") == 1
-        assert ended.out == ""
+    both = cli("status", tmp_path / "one", tmp_path / "two").err
+    assert all(str(tmp_path / name) in both for name in ("one", "two"))
+
+
+def test_json_has_an_object_for_a_run_that_is_not_there(run: Run, tmp_path: Path, cli: Cli) -> None:
+    ended = cli("status", tmp_path / "none", run.folder, "--json")
+    assert ended.status == 2
+    missing, there = json.loads(ended.out)
+    assert there == json.loads(cli("status", run.folder, "--json").out)[0]
+    assert (missing["run"], missing["under_way"]) == (str(tmp_path / "none"), False)
+    assert missing["why"] in ended.err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_following_goes_on_without_a_run_that_is_not_there(
+    terminal: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    missing = tmp_path / "later"
+    monkeypatch.setattr(program.time, "sleep", lambda _: run.lock(f"process 7 on {HERE}\n"))
+    console = Console(force_terminal=terminal, width=100)
+    with pytest.raises(AcedError, match="later"):
+        program.status_program([missing, run.folder], console, follow=True)
+    assert "killed" in capsys.readouterr().out
+
+    def sleep(_: float) -> None:  # meanwhile the run begins
+        if not missing.exists():
+            Run(missing).line(10, NOW - 1)
+        for folder in (missing, run.folder):
+            (folder / "run.lock").write_text(f"process 7 on {HERE}\n")
+
+    (run.folder / "run.lock").unlink()
+    monkeypatch.setattr(program.time, "sleep", sleep)
+    program.status_program([missing, run.folder], console, follow=True)
+    assert str(missing) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("terminal", [True, False])

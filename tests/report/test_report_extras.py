@@ -49,6 +49,18 @@ def write_decoder(run: Path, results: dict[str, Any], gallery: list[dict[str, An
     (run / "lit/gallery.json").write_text(json.dumps(gallery), encoding="utf-8")
 
 
+def test_a_report_names_every_run_that_is_not_there_and_writes_no_page(
+    cli: Cli, tmp_path: Path, runs: list[Path]
+) -> None:
+    missing = [tmp_path / name for name in ("one", "two")]
+    ended = cli("report", missing[0], runs[0], missing[1], "--out", tmp_path / "page.html")
+    assert ended.status == 2
+    assert ended.err.count("\n") == 1
+    assert all(str(run) in ended.err for run in missing)
+    assert str(runs[0]) not in ended.err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_stable_tasks_stand_on_the_page(cli: Cli, tmp_path: Path, runs: list[Path], stable: Path) -> None:
     assert "stable" not in page_of(cli, tmp_path, *runs).sections
     page = page_of(cli, tmp_path, *runs, "--stable", stable)

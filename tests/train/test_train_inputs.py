@@ -18,7 +18,7 @@ from aced.pool.views import View
 from aced.train.providers import Cached, Live
 from aced.train.run.automatic import device_of
 from aced.train.run.fit import fit
-from aced.train.run.frozen import load_frozen, without_bias
+from aced.train.run.frozen import load_frozen, without_bias, without_difference
 from aced.train.run.inputs import Inputs, make_inputs
 from aced.train.run.student import make_student
 from run_fakes import quiet, run_config, write_pairs
@@ -169,3 +169,33 @@ def test_a_reference_without_bias_that_scores_by_the_sigmoid_loss_is_reported(
     text = without_bias({"reference": tower}, config)
     assert (text is not None) == told
     assert text is None or tells(text, f"{tower.name} … method.loss=softmax")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "told"),
+    [
+        ("h-acid", "", True),
+        ("aced", "", True),
+        ("i-acid", "", False),  # it asks the reference alone
+        ("softmax-kd", "", False),
+        ("h-acid", "weight", False),
+        ("h-acid", "logit_scale", False),
+        ("h-acid", "architecture", False),
+    ],
+)
+def test_a_reference_that_is_the_student_itself_is_reported(
+    method: str, change: str, told: bool, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    own = trained["large" if change == "architecture" else "peer"]
+    config = run_config(tmp_path, method, trained, reference__model=str(trained["peer"]), student__model=str(own))
+    student, reference = make_student(config), load_tower(trained["peer"])
+    if change in ("weight", "logit_scale"):
+        name = change if change == "logit_scale" else next(iter(reference.model.state_dict()))
+        with torch.no_grad():
+            reference.model.state_dict()[name].add_(0.1)
+    text = without_difference({"reference": reference}, student, config)
+    assert (text is not None) == told
+    assert text is None or tells(text, f"reference.model … {trained['peer']}")
+    # The two embed alike exactly if they are told to be the same.
+    alike = torch.equal(student.embed_text(["a red circle"]), reference.embed_text(["a red circle"]))
+    assert told <= (alike and student.scale_and_bias() == reference.scale_and_bias())

@@ -21,6 +21,7 @@ from aced.train.run.frozen import load_frozen
 from aced.train.run.inputs import Inputs
 from aced.train.run.student import check_student, make_student
 from run_fakes import quiet
+from wording import tells
 
 SMALL: dict[str, Any] = {
     "embed_dim": 8,
@@ -124,6 +125,31 @@ def test_trained_weights_without_a_bias_get_one_for_the_sigmoid_loss(
     softmax = make_student(config_of(tmp_path, loss="softmax", **which))
     assert scale_of(softmax) == scale_of(trained)
     assert bias_of(softmax) == (0 if named and form == "file" else None)
+
+
+@pytest.mark.parametrize(
+    ("bias", "loss", "method", "told"),
+    [
+        (-7.5, "softmax", "iid", 1),
+        (-7.5, "softmax", "drrho", 1),
+        (-7.5, "softmax", "kd-only", 0),  # no loss that could use it
+        (-7.5, "sigmoid", "iid", 0),
+        (0.0, "softmax", "iid", 0),
+        (None, "softmax", "iid", 0),
+    ],
+)
+def test_a_trained_bias_that_the_loss_ignores_is_reported(
+    bias: float | None, loss: str, method: str, told: int, tmp_path: Path
+) -> None:
+    write(tmp_path, SMALL if bias is None else SMALL | {"init_logit_bias": bias})
+    fresh = load_tower(tmp_path / "s.json", seed=3)
+    save_tower(fresh, tmp_path / "m")
+    config = config_of(tmp_path, str(tmp_path / "m"), loss)
+    config = config.model_copy(update={"method": config.method.model_copy(update={"name": method})})
+    marks = f"student.model … {tmp_path / 'm'} … -7.5 … method.loss=sigmoid"
+    assert sum(tells(note, marks) for note in make_student(config).notes) == told
+    # Weights that are not trained have learned no bias that could be lost.
+    assert not make_student(config_of(tmp_path, loss="softmax")).notes
 
 
 def test_a_run_keeps_its_bias(tmp_path: Path, pool: Scenes) -> None:

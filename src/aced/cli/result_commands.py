@@ -39,6 +39,7 @@ def report(
     """
     from rich.console import Console
 
+    from aced.errors import every
     from aced.report import load_results, load_run, results_table, write_report
     from aced.report.stability_page import read_stability
     from aced.runs.run_results import results_of
@@ -52,7 +53,7 @@ def report(
         results = load_results(folder / "results.json")
         records = [load_run(folder / row["run"]) for row in results["rows"]]
     else:
-        records = [load_run(run) for run in runs]
+        records = every(load_run, runs)
         results = results_of(records)
     page = write_report(out or folder / "report.html", results, records, stability=found)
     console.print(results_table(results))

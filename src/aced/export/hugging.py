@@ -38,16 +38,17 @@ def write_transformers(tower: Tower, folder: Path) -> tuple[str, float]:
             embeddings; the disk is full.
     """
     import_open_clip()  # before transformers, which imports torchvision
+    with _refusing(tower):  # before the package is asked for, which would be installed in vain
+        family, options = _family(tower)
+        _check_tokenizer(tower)
     try:
         import transformers
     except ImportError:
         raise AcedError("--format transformers needs that package: run `pip install 'aced[transformers]'`.") from None
     with _quiet(transformers), torch.no_grad():
-        try:
-            model = _counterpart(tower, transformers)
-            tokenizer = _tokenizer(tower, transformers)
-        except NoCounterpart as error:
-            raise AcedError(f"{tower.name} has no counterpart in transformers: {error}.") from None
+        with _refusing(tower):
+            model = _counterpart(tower, transformers, family, options)
+        tokenizer = _tokenizer(tower, transformers)
         with writing(folder):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -73,11 +74,20 @@ def _quiet(transformers: Any) -> Iterator[None]:
             log.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def _refusing(tower: Tower) -> Iterator[None]:
+    """Name the model to the user whose counterpart is missing."""
+    try:
+        yield
+    except NoCounterpart as error:
+        raise AcedError(f"{tower.name} has no counterpart in transformers: {error}.") from None
+
+
 # -- weights -------------------------------------------------------------------------------------------------------
 
 
-def _counterpart(tower: Tower, transformers: Any) -> Any:
-    """The model of transformers with a tower's weights."""
+def _family(tower: Tower) -> tuple[str, dict[str, Any]]:
+    """`Siglip` or `CLIP`, and the options of its config; known without the package."""
     trunk: Any = getattr(tower.model.visual, "trunk", None)
     siglip = trunk is not None
     if siglip and not all(hasattr(trunk, part) for part in ("blocks", "attn_pool", "patch_embed")):
@@ -86,9 +96,16 @@ def _counterpart(tower: Tower, transformers: Any) -> Any:
         raise NoCounterpart("its vision tower does not pool by attention, as SigLIP's does")
     if not siglip and type(tower.model.visual).__name__ != "VisionTransformer":
         raise NoCounterpart(f"its vision tower is {type(tower.model.visual).__name__}, but CLIP's is a plain ViT")
-    name = "Siglip" if siglip else "CLIP"
     try:
-        options = _siglip_config(tower) if siglip else _clip_config(tower)
+        return ("Siglip", _siglip_config(tower)) if siglip else ("CLIP", _clip_config(tower))
+    except (AttributeError, TypeError) as error:
+        raise NoCounterpart(f"among its parts, {error}") from None
+
+
+def _counterpart(tower: Tower, transformers: Any, name: str, options: dict[str, Any]) -> Any:
+    """The model of transformers with a tower's weights; `name` and `options` as of `_family`."""
+    siglip = name == "Siglip"
+    try:
         config = getattr(transformers, f"{name}Config")(**options)
     except (AttributeError, TypeError) as error:
         raise NoCounterpart(f"among its parts, {error}") from None
@@ -172,16 +189,20 @@ def _activation(module: nn.Module) -> str:
 # -- inputs --------------------------------------------------------------------------------------------------------
 
 
-def _tokenizer(tower: Tower, transformers: Any) -> Any:
+def _check_tokenizer(tower: Tower) -> None:
     own: Any = tower.tokenizer
     if isinstance(own, WordTokenizer):
         raise NoCounterpart("its tokenizer is a word list of aced")
-    if hasattr(own, "save_pretrained"):
-        return own.tokenizer
-    if not trims(tower.model):
+    if not hasattr(own, "save_pretrained") and not trims(tower.model):
         raise NoCounterpart(
             "its texts are padded with 0, which CLIP's tokenizer does not do there, and it does not mask padding"
         )
+
+
+def _tokenizer(tower: Tower, transformers: Any) -> Any:
+    own: Any = tower.tokenizer
+    if hasattr(own, "save_pretrained"):
+        return own.tokenizer
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {names.get(piece, piece): number for piece, number in own.encoder.items()}
     return transformers.CLIPTokenizer(

@@ -44,7 +44,7 @@ IndexDir = Annotated[
     str, Option("Folder for indexes of the tars; auto: the user's cache; empty: none.", path=expand_optional)
 ]
 SpoolGigabytes = Annotated[float, Option("Maximum size of that folder, in 10^9 bytes.")]
-Threads = Annotated[int, Option("CPU threads; 0 measures the fastest number.", least=0, most=1024)]
+Threads = Annotated[int, Option("CPU threads; 0 measures which number is fastest.", least=0, most=1024)]
 
 
 @dataclass(frozen=True)

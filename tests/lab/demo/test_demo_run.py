@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aced.errors import AcedError
 from aced.evaluate.stability.suite import counted
 from aced.evaluate.zeroshot import score_all
 from aced.lab.demo.demo_run import demo_program, run_demo
+from aced.lab.demo.demo_text import QUICK_LOOK, cautions
 from aced.lab.demo.packaged_reference import load_kept
 from aced.lab.demo.rows import Scale
 from aced.lab.lab_options import DemoOptions
@@ -60,7 +62,7 @@ def test_results_have_the_form_that_is_promised(made: tuple[Path, dict[str, Any]
     parts = {"average", "tasks", "train_seconds", "embed_seconds", "train_flops", "embed_flops", "trained_on"}
     assert set(results["reference"]) == parts
     assert {"torch", "python", "threads", "device", "date"} <= set(results["environment"])
-    assert len(results["summary"]) == 4
+    assert len(results["summary"]) == 4 + len(cautions(4, 1, quick=False))
 
 
 def test_rows_have_the_budgets_of_their_methods(made: tuple[Path, dict[str, Any]]) -> None:
@@ -132,6 +134,10 @@ def test_at_80_columns_it_says_what_it_does_and_ends_with_a_command(
     assert max(map(len, lines)) <= 80
     flat = " ".join(text.split())
     assert all(" ".join(sentence.split()) in flat for sentence in results["summary"])
+    page = unescape((tmp_path / "runs/demo/report.html").read_text(encoding="utf-8"))
+    warned = cautions(2, 1, quick=True)
+    assert QUICK_LOOK in warned
+    assert all(sentence in page and sentence in results["summary"] for sentence in warned)
     assert tells(flat, "Average … Sound … Trained … Loaded … Time")  # the table's heads, then what they mean
     last = next(place for place, line in enumerate(lines) if line.startswith("  aced train scenes"))
     words = shlex.split(" ".join(line.strip().removesuffix("\\") for line in lines[last:]))
@@ -139,6 +145,13 @@ def test_at_80_columns_it_says_what_it_does_and_ends_with_a_command(
     config = load_config(words[2], words[3:])
     assert Path(config.reference.model).is_dir()
     assert Path(config.reference.cache).is_dir()
+
+
+@pytest.mark.parametrize(("rows", "seeds", "count"), [(2, 1, 1), (2, 2, 1), (2, 3, 0), (1, 1, 0)])
+def test_few_seeds_do_not_rank_rows(rows: int, seeds: int, count: int) -> None:
+    assert len(cautions(rows, seeds, quick=False)) == count
+    assert all("--seeds" in sentence for sentence in cautions(rows, seeds, quick=False))
+    assert len(cautions(rows, seeds, quick=True)) == (count + 1 if rows > 1 else 0)
 
 
 def without_time(results: dict[str, Any]) -> dict[str, Any]:

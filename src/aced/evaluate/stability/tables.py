@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
-from aced.errors import AcedError, nearest
+from aced.errors import AcedError, every, nearest
 from aced.evaluate.stability.distributions import Floats
 from aced.evaluate.stability.files import Facts, ScoreRow, read_facts, read_rows
 from aced.evaluate.stability.spread import ScoreTable
@@ -79,8 +79,10 @@ def read_scores(
     """
     pattern = _compiled(layout.repeat_pattern)
     found = _Collected()
-    for path, only in [*((p, False) for p in paths), *((p, True) for p in ranked)]:
-        for row in read_rows(Path(path), layout.recipe_columns, layout.ignore):
+    read = every(lambda path: read_rows(Path(path), layout.recipe_columns, layout.ignore), [*paths, *ranked])
+    for place, rows_read in enumerate(read):
+        only = place >= len(paths)
+        for row in rows_read:
             row = _with_recipe(row, pattern, layout.recipe_columns)
             found.rows.append(replace(row, recipe=f"{row.recipe} (ranked)") if only else row)
             found.ranked_only.append(only)

@@ -15,7 +15,7 @@ from aced.errors import AcedError
 from aced.files.atomic import write_atomic
 from aced.lab.demo.demo_references import DemoSetup, References
 from aced.lab.demo.demo_summary import summarise
-from aced.lab.demo.demo_text import QUICK_LOOK, READING, next_commands, opening
+from aced.lab.demo.demo_text import READING, cautions, next_commands, opening
 from aced.lab.demo.rows import (
     FULL,
     QUICK,
@@ -69,7 +69,7 @@ def demo_program(options: DemoOptions, console: Console) -> dict[str, Any]:
     results = run_demo(options, scale, console)
     console.print()
     console.print(results_table(results))
-    for sentence in (*results["summary"], "", *READING, *[QUICK_LOOK] * options.quick):
+    for sentence in (*results["summary"], "", *READING):
         say(console, sentence)
     console.print()
     say(console, f"Report: {options.out / 'report.html'}")
@@ -110,7 +110,7 @@ def run_demo(options: DemoOptions, scale: Scale, console: Console) -> dict[str, 
             for row in rows:
                 title = f"{row.title}, seed {seed}" if seeds > 1 else row.title
                 demo.rows.append(_run_row(demo, row, seed, title))
-    return _finish(demo)
+    return _finish(demo, cautions(len(rows), seeds, quick=options.quick))
 
 
 def _row_work(row: DemoRow, scale: Scale) -> float:
@@ -185,14 +185,14 @@ def _wall_steps(demo: Demo, row: DemoRow, seed: int) -> int | None:
     return max(1, round(seconds[WALL_OF][0] / own * own_steps))
 
 
-def _finish(demo: Demo) -> dict[str, Any]:
+def _finish(demo: Demo, warned: list[str]) -> dict[str, Any]:
     from aced.report import load_run, write_report
 
     results: dict[str, Any] = {"rows": demo.rows}
     if (reference := demo.references.as_json()) is not None:
         results["reference"] = reference
     results["environment"] = environment(demo.setup.device)
-    results["summary"] = summarise(results)
+    results["summary"] = [*summarise(results), *warned]
     write_atomic(demo.setup.out / "results.json", json.dumps(results, indent=1) + "\n")
     runs = [load_run(demo.setup.out / row["run"]) for row in demo.rows]
     write_report(demo.setup.out / "report.html", results, runs)

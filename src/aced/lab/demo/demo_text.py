@@ -15,7 +15,9 @@ READING = (
     "were chosen from, and Time is the training time.",
     "These are tiny models on drawn pictures: they show how the methods work but predict nothing about your data.",
 )
-QUICK_LOOK = "This was a quick look: far too short for the differences to mean anything."
+QUICK_LOOK = "This was a quick look: far too short to rank the methods."
+ENOUGH_SEEDS = 3
+"""With fewer, the summary says that the order of neighbouring rows may be chance."""
 
 
 def opening(rows: list[DemoRow], scale: Scale, *, trains: bool) -> list[str]:
@@ -35,6 +37,23 @@ def opening(rows: list[DemoRow], scale: Scale, *, trains: bool) -> list[str]:
         f"with the help of a larger model, the reference, or imitates it, or both; IID takes random pairs. "
         f"The reference {source}.",
     ]
+
+
+def cautions(rows: int, seeds: int, *, quick: bool) -> list[str]:
+    """What a reader must not conclude from the table; terminal, results and page show the same sentences.
+
+    Args:
+        rows: of the table.
+        seeds: that every row was trained with.
+        quick: whether everything was scaled down.
+    """
+    if rows < 2:
+        return []
+    few = (
+        f"{'One seed does' if seeds == 1 else f'{seeds} seeds do'} not rank neighbouring rows, because others may swap "
+        f"them; --seeds {ENOUGH_SEEDS} shows how far each row varies."
+    )
+    return [QUICK_LOOK] * quick + [few] * (seeds < ENOUGH_SEEDS)
 
 
 def next_commands(out: Path, *, referenced: bool) -> list[tuple[str, str]]:

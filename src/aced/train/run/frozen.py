@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from aced.config import Config
 from aced.config.sections import FrozenSection
 from aced.errors import AcedError
@@ -69,4 +71,20 @@ def without_bias(towers: Mapping[str, Tower], config: Config) -> str | None:
     return (
         f"{reference.name} has no logit bias, so its sigmoid losses say little about a pair: set method.loss=softmax "
         "for a reference that was trained as CLIP was."
+    )
+
+
+def without_difference(towers: Mapping[str, Tower], student: Tower, config: Config) -> str | None:
+    """A warning about a reference that the student equals, where pairs are chosen by their difference."""
+    reference = towers.get("reference")
+    if reference is None or not (config.row.scores_student and config.row.scores_reference):
+        return None
+    own, other = student.model.state_dict(), reference.model.state_dict()
+    if student.view != reference.view or own.keys() != other.keys():
+        return None
+    if not all(torch.equal(value, other[key]) for key, value in own.items()):
+        return None
+    return (
+        f"reference.model = '{config.reference.model}' has the student's own weights: at first every pair has the "
+        "learnability 0, so batches are random; name a model that knows more than the student."
     )

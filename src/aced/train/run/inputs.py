@@ -39,7 +39,14 @@ from aced.train.feed import chunk_bytes, chunks_of, fewest_rows
 from aced.train.providers import Cached, Live, Provider
 from aced.train.run.automatic import keeps_decoded, precision_of, workers_of
 from aced.train.run.caching import cache_settings, live_cost_of, make_store
-from aced.train.run.frozen import frozen_models, frozen_section, load_frozen, teachers_of, without_bias
+from aced.train.run.frozen import (
+    frozen_models,
+    frozen_section,
+    load_frozen,
+    teachers_of,
+    without_bias,
+    without_difference,
+)
 from aced.train.run.given import Given
 from aced.train.run.ordering import RunOrder, make_run_order, order_text
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
@@ -141,6 +148,8 @@ def _opened(config: Config, student: Tower, bars: Bars, earlier: Earlier | None,
         for note in tower.notes:
             bars.say(note)
     if (text := without_bias(towers, config)) is not None:
+        bars.say(text)
+    if earlier is None and (text := without_difference(towers, student, config)) is not None:
         bars.say(text)
     if earlier is not None:
         earlier.check(_marks_of(towers, config))

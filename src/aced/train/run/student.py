@@ -56,7 +56,21 @@ def make_student(config: Config, resumed: Path | None = None, progress: FileProg
         tower.notes += (f"student.model = '{section.model}' holds no weights: the student starts from random ones.",)
     if resumed is not None:
         check_student(resumed, tower)
+    elif recipe.trained and (text := _idle_bias(tower, config)) is not None:
+        tower.notes += (text,)
     return tower
+
+
+def _idle_bias(tower: Tower, config: Config) -> str | None:
+    """A warning about a trained student whose logit bias the run's loss ignores."""
+    bias = float(tower.scale_and_bias()[1])
+    if not bias or not config.row.contrastive or LOSSES.find(config.loss).scores == "sigmoid":
+        return None
+    own = config.row.loss is not None
+    return (
+        f"student.model = '{config.student.model}' has a logit bias of {bias:.4g}, which the loss {config.loss} does "
+        f"not use: {'choose another method and' if own else 'to continue as it was trained,'} set method.loss=sigmoid."
+    )
 
 
 def _with_bias(recipe: Recipe) -> Recipe:
