@@ -23,14 +23,14 @@ def draw(at: Moment, score: Score, size: int, student: Embeddings | None, refere
     """
     needed = [e for e in (student, reference) if e is not None]
     own, whole = len(needed[0]), sum(at.counts)
-    size = min(size, whole)
+    size, how = min(size, whole), draw_words(at.settings, at.method, score)
+    how["sources"] = at.sources
     try:
         chosen = selection.draw(
             *(student, reference, size, at.world, at.counts),
             scope=at.settings.scope,
-            sources=at.sources,
             generator=at.generator,
-            **draw_words(at.settings, at.method, score),
+            **how,
         )
         if chosen.scores.device.type == "cpu" and not chosen.finite():
             check_models(models_of(student, reference, score))
