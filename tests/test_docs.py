@@ -196,6 +196,32 @@ def test_the_readme_takes_scenes_and_photos_from_their_own_runs() -> None:
     assert "| D-ACED | – | – | – | – | – | – | – |" in table
 
 
+def test_latencies_are_ratios_within_one_run() -> None:
+    latencies = script("docs/latencies.py")
+    rows = [
+        {
+            "model": model,
+            "tower": side,
+            "runtime": runtime,
+            "multiply_adds": adds,
+            "median": t,
+            "low": t / 2,
+            "high": 2 * t,
+        }
+        for model, adds, times in (("ViT-B-32", 10, (4.0, 2.0)), ("small", 1, (1.0, 0.8)))
+        for side in ("image", "text")
+        for runtime, t in zip(("eager", "compiled"), times, strict=True)
+    ]
+    assert latencies.compiled(rows)[1:] == [
+        ["ViT-B-32", *["0.5 (0.12 to 2)"] * 2],
+        ["small", *["0.8 (0.2 to 3.2)"] * 2],
+    ]
+    plain = [row for row in rows if row["runtime"] == "eager"]
+    assert latencies.eager(plain)[2] == ["small", *["0.1", "0.25 (0.062 to 1)"] * 2]
+    with pytest.raises(ValueError, match="expected 1"):
+        latencies.eager(plain[:-1])
+
+
 def test_the_costs_in_the_decision_table_are_those_that_were_measured() -> None:
     rows = script("docs/excerpt.py").rows_of(text_of("docs/cost.md"), "bench-cheap")
     cheap = "ACED, `cascade=0.4 early reuse=400 unseen=predict refresh=0.3`"
