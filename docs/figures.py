@@ -28,6 +28,7 @@ from aced.runs.run_results import parse_results
 
 WIDTH, MARGIN, HEAD = 960, 16, 40
 BARS, SCATTER, GAP = 500, 380, 20
+EQUAL_TIME = re.compile(r"( \(lambda \d+\))? at ACED's wall time$")
 LIGHTER = 0.42
 """Opacity of the bars of rows that trained on more samples than IID."""
 
@@ -44,13 +45,22 @@ svg { color-scheme: light dark; font-family: system-ui, -apple-system, "Segoe UI
 """
 
 
-def draw(results: Results) -> str:
+def draw(results: Results, methods: Sequence[str] = ()) -> str:
     """The whole picture as SVG text.
 
+    Args:
+        results: of a demo.
+        methods: titles of the methods that are drawn, with their rows at equal wall time; none: all rows.
+
     Raises:
-        AcedError: no row has an average.
+        AcedError: no row has an average, or a method has none.
     """
     groups = [group for group in group_rows(results) if group.average]
+    if methods:
+        groups = [group for group in groups if EQUAL_TIME.sub("", group.title) in methods]
+        lacks = [title for title in methods if title not in {group.title for group in groups}]
+        if lacks:
+            raise AcedError(f"--methods names {', '.join(lacks)}, of which the results have no average.")
     if not groups:
         raise AcedError("No row of the results has an average, so there is nothing to draw.")
     styles = series_styles([group.is_baseline for group in groups])
@@ -167,10 +177,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="a results.json")
     parser.add_argument("out", type=Path, help="the SVG to write")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="TITLE", help="draw these alone; none: all rows")
     options = parser.parse_args()
     try:
         results = parse_results(load_results(options.results), str(options.results))
-        write_atomic(options.out, draw(results))
+        write_atomic(options.out, draw(results, options.methods))
     except AcedError as error:
         sys.exit(f"figures.py: {error}")
     print(f"Wrote {options.out}")

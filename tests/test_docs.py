@@ -438,3 +438,16 @@ def test_the_picture_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ElementTree.fromstring(out.read_text(encoding="utf-8"))
     for method in METHODS.values():
         assert f">{method.title}<" in out.read_text(encoding="utf-8")
+    wanted = ["IID", "Softmax-KD"]
+    monkeypatch.setattr("sys.argv", ["figures.py", str(file), str(out), "--methods", *wanted])
+    script("docs/figures.py").main()
+    shown = re.findall(r">([^<>]+)</text>", out.read_text(encoding="utf-8"))
+    own = [
+        title
+        for title in shown
+        if title in {row.title.replace(" at ACED's wall time", ", ACED's time") for row in ROWS.values()}
+    ]
+    assert sorted({title.partition(",")[0] for title in own}) == wanted
+    monkeypatch.setattr("sys.argv", ["figures.py", str(file), str(out), "--methods", "IID", "Nix"])
+    with pytest.raises(SystemExit, match="Nix"):
+        script("docs/figures.py").main()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 _SMALL, _WIDE = (220, 150), (420, 230)
+_BETWEEN = FONT + 3
+"""Pixels from one name beside a chart to the next."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def accuracy_chart(
         reference: the reference's average, drawn if it does not squeeze the rest.
     """
     series = [s for s in series if s.points or s.line]
-    figure, axes = new_figure(420, 300, left=36, right=_label_width(series), bottom=24)
+    height = max(300, 32 + _BETWEEN * len(series))  # room for the names
+    figure, axes = new_figure(420, height, left=36, right=_label_width(series), bottom=24)
     xs = [x for s in series for x, _ in (*s.points, *s.line) if x > 0]
     ys = [y for s in series for _, y in (*s.points, *s.line)]
     low, high = _padded(ys)
@@ -267,7 +270,7 @@ def _label_ends(
     width, height = axes.get_window_extent().width, axes.get_window_extent().height
     to_axes = axes.transAxes.inverted()
     at = [to_axes.transform(axes.transData.transform(point)) for point in ends]
-    gap = (FONT + 3) / height
+    gap = _BETWEEN / height
     for label, style, (x, y), place in zip(labels, styles, at, spread([p[1] for p in at], gap, 0.0, 1.0), strict=True):
         axes.plot(
             [x, 1.0, 1.0 + 6 / width],
