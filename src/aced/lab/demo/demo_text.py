@@ -50,8 +50,8 @@ def cautions(rows: int, seeds: int, *, quick: bool) -> list[str]:
     if rows < 2:
         return []
     few = (
-        f"{'One seed does' if seeds == 1 else f'{seeds} seeds do'} not rank neighbouring rows, because others may swap "
-        f"them; --seeds {ENOUGH_SEEDS} shows how far each row varies."
+        f"{'One seed does' if seeds == 1 else f'{seeds} seeds do'} not rank neighbouring rows, since another seed may "
+        f"swap them; --seeds {ENOUGH_SEEDS} shows how far each row varies."
     )
     return [QUICK_LOOK] * quick + [few] * (seeds < ENOUGH_SEEDS)
 
