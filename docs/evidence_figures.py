@@ -90,7 +90,8 @@ def heat(axes: Axes, values: Mapping[Cell, Stat], ys: Mapping[str, float], colum
         text = gain_text(one) if gains else text_of(one)
         put_text(axes, x, y, text, ("data", "data"), color="ink", ha="center", va="center")
     for x, column in enumerate(columns):
-        put_text(axes, x, min(ys.values()) - 0.6, column, ("data", "data"), color="muted", ha="center", va="bottom")
+        head = column.replace(" and ", "\nand ").replace(", ", ",\n")
+        put_text(axes, x, min(ys.values()) - 0.6, head, ("data", "data"), color="muted", ha="center", va="bottom")
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(max(ys.values()) + 0.5, min(ys.values()) - 0.5)
     axes.set_xticks([])
