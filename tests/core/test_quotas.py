@@ -178,7 +178,15 @@ def test_the_numbers_of_sources_have_no_meaning() -> None:
 
 @pytest.mark.parametrize(
     ("sources", "tells"),
-    [([0] * 39, "39"), (torch.zeros(40), "float32"), (torch.zeros(40, 1, dtype=torch.int64), "40, 1")],
+    [
+        ([0] * 39, "39"),
+        (torch.zeros(40), "float32"),
+        (torch.zeros(40, 1, dtype=torch.int64), "40, 1"),
+        (["web", "aerial"] * 20, "list"),  # names, as one is tempted to give them
+        ([0, None] * 20, "list"),
+        ([[0], [0, 1]] * 20, "list"),
+        ("a" * 40, "str"),
+    ],
 )
 def test_sources_of_another_form_are_refused(sources: Any, tells: str) -> None:
     with pytest.raises(ValueError, match=rf"sources.* 40 .*{tells}"):

@@ -181,13 +181,15 @@ def test_a_reference_without_bias_that_scores_by_the_sigmoid_loss_is_reported(
         ("h-acid", "weight", False),
         ("h-acid", "logit_scale", False),
         ("h-acid", "architecture", False),
+        ("h-acid", "since", False),  # the student has changed before anything is chosen
     ],
 )
 def test_a_reference_that_is_the_student_itself_is_reported(
     method: str, change: str, told: bool, trained: dict[str, Path], tmp_path: Path
 ) -> None:
     own = trained["large" if change == "architecture" else "peer"]
-    config = run_config(tmp_path, method, trained, reference__model=str(trained["peer"]), student__model=str(own))
+    models = {"reference__model": str(trained["peer"]), "student__model": str(own)}
+    config = run_config(tmp_path, method, trained, **models, method__since=0.25 * (change == "since"))
     student, reference = make_student(config), load_tower(trained["peer"])
     if change in ("weight", "logit_scale"):
         name = change if change == "logit_scale" else next(iter(reference.model.state_dict()))

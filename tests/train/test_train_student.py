@@ -141,8 +141,11 @@ def test_trained_weights_without_a_bias_get_one_for_the_sigmoid_loss(
 def test_a_trained_bias_that_the_loss_ignores_is_reported(
     bias: float | None, loss: str, method: str, told: int, tmp_path: Path
 ) -> None:
-    write(tmp_path, SMALL if bias is None else SMALL | {"init_logit_bias": bias})
+    write(tmp_path, SMALL if bias is None else SMALL | {"init_logit_bias": -10.0})
     fresh = load_tower(tmp_path / "s.json", seed=3)
+    if bias is not None:
+        with torch.no_grad():
+            fresh.model.logit_bias.fill_(bias)  # type: ignore[union-attr]
     save_tower(fresh, tmp_path / "m")
     config = config_of(tmp_path, str(tmp_path / "m"), loss)
     config = config.model_copy(update={"method": config.method.model_copy(update={"name": method})})
@@ -150,6 +153,16 @@ def test_a_trained_bias_that_the_loss_ignores_is_reported(
     assert sum(tells(note, marks) for note in make_student(config).notes) == told
     # Weights that are not trained have learned no bias that could be lost.
     assert not make_student(config_of(tmp_path, loss="softmax")).notes
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_bias_that_training_has_left_is_not_reported(loss: str, tmp_path: Path, pool: Scenes) -> None:
+    """A student of the softmax loss still has its first bias, and goes on with that loss as it was trained."""
+    write(tmp_path, SMALL | {"init_logit_bias": -10.1})  # no float32
+    config = config_of(tmp_path, loss=loss)
+    fit(config, Inputs(pool, []), make_student(config), quiet())
+    notes = make_student(config_of(tmp_path, str(tmp_path / "run/model"), "softmax")).notes
+    assert any("method.loss=sigmoid" in note for note in notes) == (loss == "sigmoid")
 
 
 def test_a_run_keeps_its_bias(tmp_path: Path, pool: Scenes) -> None:

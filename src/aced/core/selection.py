@@ -96,7 +96,8 @@ def select(
 
     Raises:
         ValueError: there are too few candidates, a model that the score needs is missing, shapes or devices do not
-            match, rows that are not of unit length or not finite, or an unknown name.
+            match, rows that are not of unit length or not finite, sources that are not B whole numbers, or an unknown
+            name.
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
@@ -202,12 +203,13 @@ def _checked(sources: Sequence[int] | Tensor | None, count: int) -> Tensor | Non
     """The sources of `count` candidates, `[B]` int64 on the CPU."""
     if sources is None:
         return None
-    found = torch.as_tensor(sources).cpu()
+    wanted = f"select: sources must be {count} whole numbers, one for each candidate, not"
+    try:
+        found = torch.as_tensor(sources).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:  # names, gaps or lists of unequal length
+        raise ValueError(f"{wanted} a {type(sources).__name__} that makes no tensor ({error}).") from None
     if found.shape != (count,) or found.is_floating_point() or found.is_complex():
-        raise ValueError(
-            f"select: sources must be {count} whole numbers, one for each candidate, not {found.dtype} of shape "
-            f"{list(found.shape)}."
-        )
+        raise ValueError(f"{wanted} {found.dtype} of shape {list(found.shape)}.")
     return found.long()
 
 

@@ -79,6 +79,8 @@ def without_difference(towers: Mapping[str, Tower], student: Tower, config: Conf
     reference = towers.get("reference")
     if reference is None or not (config.row.scores_student and config.row.scores_reference):
         return None
+    if config.method.since:  # the student has changed by then
+        return None
     own, other = student.model.state_dict(), reference.model.state_dict()
     if student.view != reference.view or own.keys() != other.keys():
         return None

@@ -170,7 +170,7 @@ class Earlier:
 
 
 def data_marks(source: Source) -> dict[str, str]:
-    """Marks of the samples and their order, and of the entries of `data.shards` if they are weighted."""
+    """Marks of the samples and their order, and of the entries of `data.shards` if they are apart."""
     # Marks of tars, if there are any: unlike the fingerprint they are the same for a copy.
     marks = {DATA: _hash(source.parts or source.fingerprint)}
     return marks | ({ENTRIES: _hash(source.mixture)} if source.mixture else {})

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from aced.config import Config
 from aced.errors import AcedError
 from aced.models import Tower
@@ -56,15 +58,18 @@ def make_student(config: Config, resumed: Path | None = None, progress: FileProg
         tower.notes += (f"student.model = '{section.model}' holds no weights: the student starts from random ones.",)
     if resumed is not None:
         check_student(resumed, tower)
-    elif recipe.trained and (text := _idle_bias(tower, config)) is not None:
+    elif recipe.trained and (text := _idle_bias(tower, recipe, config)) is not None:
         tower.notes += (text,)
     return tower
 
 
-def _idle_bias(tower: Tower, config: Config) -> str | None:
+def _idle_bias(tower: Tower, recipe: Recipe, config: Config) -> str | None:
     """A warning about a trained student whose logit bias the run's loss ignores."""
-    bias = float(tower.scale_and_bias()[1])
+    bias = torch.as_tensor(tower.scale_and_bias()[1]).item()
     if not bias or not config.row.contrastive or LOSSES.find(config.loss).scores == "sigmoid":
+        return None
+    first = recipe.config.get("init_logit_bias")
+    if first is not None and math.isclose(bias, first, rel_tol=1e-6):  # training without the sigmoid loss left it
         return None
     own = config.row.loss is not None
     return (
