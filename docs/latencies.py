@@ -1,9 +1,10 @@
 """Fills the tables of docs/latency.md from latency.json files, as ratios, so that no figure in it is typed by hand.
 
     python docs/latencies.py eager-table runs/latency-eager/latency.json
+    python docs/latencies.py runtimes-table runs/latency-runtimes/latency.json
     python docs/latencies.py compiled-table runs/latency-compiled-*/latency.json
 
-`eager-table` compares models within one run, which has one number of threads; `compiled-table` compares each model
+`eager-table` compares models within one run, `runtimes-table` models and runtimes; `compiled-table` compares each model
 compiled with itself in plain torch, both in turns of one run. The lowest and the highest ratio that the rounds' medians
 allow show how much the machine's other work blurred a figure.
 """
@@ -37,13 +38,31 @@ def find(rows: Sequence[Row], **facts: Any) -> Row:
 
 
 def eager(rows: Sequence[Row]) -> list[list[str]]:
-    """Each model against `AGAINST`."""
-    table = [["model", *(head for side in TOWERS for head in (f"{side}: multiply-adds", "time"))]]
+    """Each model against `AGAINST`, for each number of threads."""
+    threads = sorted({row["threads"] for row in rows})
+    times = [f"time, {count} thread{'s' * (count > 1)}" for count in threads]
+    table = [["model", *(head for side in TOWERS for head in (f"{side}: multiply-adds", *times))]]
     for model in dict.fromkeys(row["model"] for row in rows):
-        cells = [model]
+        cells = [Path(model).stem]
         for side in TOWERS:
-            own, other = (find(rows, model=name, tower=side) for name in (model, AGAINST))
-            cells += [f"{own['multiply_adds'] / other['multiply_adds']:.2g}", ratio(own, other)]
+            pairs = [
+                [find(rows, model=name, tower=side, threads=count) for name in (model, AGAINST)] for count in threads
+            ]
+            own, other = pairs[0]
+            cells += [f"{own['multiply_adds'] / other['multiply_adds']:.2g}", *(ratio(*pair) for pair in pairs)]
+        table.append(cells)
+    return table
+
+
+def runtimes(rows: Sequence[Row]) -> list[list[str]]:
+    """Each model by each runtime against `AGAINST` in plain torch."""
+    names = list(dict.fromkeys(row["runtime"] for row in rows))
+    table = [["model", *(f"{side}: {name}" for side in TOWERS for name in names)]]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        cells = [Path(model).stem]
+        for side in TOWERS:
+            base = find(rows, model=AGAINST, tower=side, runtime="eager")
+            cells += [ratio(find(rows, model=model, tower=side, runtime=name), base) for name in names]
         table.append(cells)
     return table
 
@@ -59,7 +78,7 @@ def compiled(rows: Sequence[Row]) -> list[list[str]]:
     return table
 
 
-TABLES = {"eager-table": eager, "compiled-table": compiled}
+TABLES = {"eager-table": eager, "runtimes-table": runtimes, "compiled-table": compiled}
 
 
 def main() -> None:
