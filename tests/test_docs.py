@@ -203,6 +203,7 @@ def test_latencies_are_ratios_within_one_run() -> None:
             "model": model,
             "tower": side,
             "runtime": runtime,
+            "threads": 1,
             "multiply_adds": adds,
             "median": t,
             "low": t / 2,
@@ -218,8 +219,12 @@ def test_latencies_are_ratios_within_one_run() -> None:
     ]
     plain = [row for row in rows if row["runtime"] == "eager"]
     assert latencies.eager(plain)[2] == ["small", *["0.1", "0.25 (0.062 to 1)"] * 2]
+    quicker = [row | {"threads": 2, "median": row["median"] / (4 if row["model"] == "small" else 2)} for row in plain]
+    both = latencies.eager([*plain, *quicker])[2]
+    assert (both[2][:4], both[3][:5]) == ("0.25", "0.12 ")  # each number of threads against its own
     with pytest.raises(ValueError, match="expected 1"):
         latencies.eager(plain[:-1])
+    assert latencies.runtimes(rows)[2] == ["small", *["0.25 (0.062 to 1)", "0.2 (0.05 to 0.8)"] * 2]
 
 
 def test_the_costs_in_the_decision_table_are_those_that_were_measured() -> None:
