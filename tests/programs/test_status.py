@@ -405,10 +405,17 @@ def test_following_goes_on_without_a_run_that_is_not_there(
     from rich.console import Console
 
     missing = tmp_path / "later"
-    monkeypatch.setattr(program.time, "sleep", lambda _: run.lock(f"process 7 on {HERE}\n"))
     console = Console(force_terminal=terminal, width=100)
+    said: list[str] = []
+
+    def ends(_: float) -> None:
+        said.append(capsys.readouterr().out)  # a run that cannot be read is named before the others end
+        run.lock(f"process 7 on {HERE}\n")
+
+    monkeypatch.setattr(program.time, "sleep", ends)
     with pytest.raises(AcedError, match="later"):
         program.status_program([missing, run.folder], console, follow=True)
+    assert str(missing) in said[0]
     assert "killed" in capsys.readouterr().out
 
     def sleep(_: float) -> None:  # meanwhile the run begins

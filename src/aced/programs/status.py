@@ -77,6 +77,9 @@ def status_program(
     elif look.statuses and not (follow and console.is_terminal):
         console.print(view(look.statuses))
     if follow:
+        if not in_json:  # now, and not when the others end, hours later
+            for fault in look.faults:
+                console.print(fault, markup=False, highlight=False, soft_wrap=True)
         look = _follow(runs, look, console, in_json=in_json, every=every)
     if look.faults:
         raise AcedError(" ".join(look.faults))
