@@ -28,9 +28,9 @@ from aced.train.distributed import World
 from aced.train.providers import Cached
 from aced.train.run.fit import fit, make_trainer
 from aced.train.run.inputs import Inputs, make_source
+from aced.train.run.quota import source_ends
 from aced.train.run.student import make_student
 from aced.train.scoring.filtering import FILTERED, kept_pairs, similarities
-from aced.train.scoring.sources import source_ends
 from aced.train.step import Outcome
 from run_fakes import BATCH, POOL, SUPER, inputs_of, picture, quiet, run_config, stopping_at, take, trainer_of
 

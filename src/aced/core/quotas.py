@@ -50,6 +50,11 @@ def in_chunks(quotas: Sequence[int], chunks: int) -> list[list[int]]:
     ]
 
 
+def sources_at(ends: Tensor, positions: Tensor) -> Tensor:
+    """`[B]` int64, the number of the source of each position."""
+    return torch.bucketize(positions, ends, right=True)
+
+
 def places_by_source(sources: Tensor, device: torch.device) -> list[Tensor]:
     """For each source, in ascending order of its number, the rows of its candidates on a device, ascending.
 

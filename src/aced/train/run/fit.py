@@ -44,11 +44,11 @@ from aced.train.run.gallery_pairs import write_pairs
 from aced.train.run.inputs import Inputs
 from aced.train.run.loop import OnStep, run_steps
 from aced.train.run.ordering import make_run_order, recorded
+from aced.train.run.quota import source_ends
 from aced.train.run.resuming import data_marks, marks_of, model_marks
 from aced.train.run.run_scores import final_scores
 from aced.train.run.scoring_plan import make_history, make_memory, make_partly, make_plan, settings_of
 from aced.train.scoring.filtering import FILTERED, filtered, fingerprint_of_rows
-from aced.train.scoring.sources import source_ends
 from aced.train.step import Trainer
 from aced.train.watch import Metrics
 

@@ -49,9 +49,9 @@ from aced.train.run.frozen import (
 )
 from aced.train.run.given import Given
 from aced.train.run.ordering import RunOrder, make_run_order, order_text
+from aced.train.run.quota import source_ends
 from aced.train.run.resuming import Earlier, ModelMarks, data_marks, model_marks
 from aced.train.scoring.filtering import check_filter
-from aced.train.scoring.sources import source_ends
 
 DEFAULT_SOURCE = "scenes"
 """If a config names no data: the source, and the tasks, of this name."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
+from aced.core.quotas import sources_at
 from aced.core.selection import Score, settled
 from aced.pool.concept_column import Concepts
 from aced.pool.loader.loading import Loading
@@ -23,7 +24,6 @@ from aced.train.scoring.history_choice import drawn_by_history
 from aced.train.scoring.memory import Memory
 from aced.train.scoring.moment import Moment
 from aced.train.scoring.own_share import each_kept, own_part
-from aced.train.scoring.sources import sources_at
 from aced.train.scoring.student_embeddings import embed, recall
 from aced.train.scoring.window import Window, WindowedOrder
 

@@ -33,8 +33,3 @@ def source_ends(config: Config, source: Source, ranks: int) -> Tensor | None:
             f"method.quota chooses in a single process, and this job has {ranks}: start one, or set method.quota=false."
         )
     return torch.tensor(source.mixture).cumsum(0)
-
-
-def sources_at(ends: Tensor, positions: Tensor) -> Tensor:
-    """`[B]` int64, the number of the source of each position."""
-    return torch.bucketize(positions, ends, right=True)
