@@ -1,7 +1,7 @@
 """The finished runs of a study, and what the page of evidence computes from them: means, paired differences, intervals.
 
-Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
-is Student's, at 95 %, over seeds.
+Differences are paired: both rows of a seed began with the same weights and, where they read the same tars, saw the same
+order of the pool. An interval is Student's, at 95 %, over seeds.
 """
 
 from __future__ import annotations

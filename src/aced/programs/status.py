@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from aced.errors import AcedError
+from aced.errors import AcedError, told
 from aced.report.standing_text import view
 from aced.runs.standing import UNDER_WAY, Status, as_json, read_status
 
@@ -32,7 +32,7 @@ class _Look:
             try:
                 found[run] = read_status(run)
             except AcedError as error:
-                found[run] = str(error)
+                found[run] = told(error)
         return cls(found)
 
     @property
