@@ -96,7 +96,7 @@ def test_what_the_config_names_stays(
 
 
 def test_the_packaged_models_name_theirs(tmp_path: Path) -> None:
-    for model in ("aced-demo-s", "aced-demo-m", "aced-demo-l", "aced-photo-xs", "aced-photo-s"):
+    for model in ("aced-demo-s", "aced-demo-m", "aced-demo-l", "aced-photo-xs", "aced-photo-s64", "aced-photo-m"):
         student = make_student(config_of(tmp_path, model))
         assert not student.notes
         assert student.config == load_tower(model, seed=0).config

@@ -1,7 +1,7 @@
 """A small vision transformer with a two-step stem, made to learn fast on tiny images on a CPU.
 
-It is registered in timm as `aced_stem_vit_xs`, `_s`, `_m`, `_l` and `_l48` (for 48 px), so that an open_clip config in
-JSON can name it (`timm_model_name`) and open_clip's own tools can build it.
+It is registered in timm as `aced_stem_vit_xs`, `_s`, `_m` and `_l` (32 px), `_s64` and `_m64` (64 px) and `_l48`
+(48 px), so that an open_clip config in JSON can name it (`timm_model_name`) and open_clip's own tools can build it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ SIZES: dict[str, dict[str, int]] = {
     "aced_stem_vit_s": {"width": 64, "layers": 3, "heads": 2},
     "aced_stem_vit_m": {"width": 96, "layers": 4, "heads": 3},
     "aced_stem_vit_l": {"width": 128, "layers": 5, "heads": 4},
+    "aced_stem_vit_s64": {"width": 64, "layers": 3, "heads": 2, "image_size": 64},
+    "aced_stem_vit_m64": {"width": 96, "layers": 4, "heads": 3, "image_size": 64},
     "aced_stem_vit_l48": {"width": 128, "layers": 5, "heads": 4, "image_size": 48},
 }
 
