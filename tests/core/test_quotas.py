@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aced.core.embeddings import Embeddings
-from aced.core.quotas import apportioned, in_chunks, places_by_source
+from aced.core.quotas import apportioned, in_chunks, places_by_source, shared_out
 from aced.core.ranks import Alone
 from aced.core.selection import draw, select
 from rank_fakes import on_ranks
@@ -66,6 +66,34 @@ def test_nothing_is_shared_among_sources_that_have_nothing() -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@given(counts=COUNTS, seed=st.integers(0, 99), data=st.data())
+def test_drawn_quotas_are_the_exact_shares_rounded(counts: list[int], seed: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(0, sum(counts)))
+    found = shared_out(size, counts, generator(seed))
+    assert sum(found) == size
+    for quota, count in zip(found, counts, strict=True):
+        share = Fraction(size * count, sum(counts))
+        assert quota in (math.floor(share), math.ceil(share))
+        assert 0 <= quota <= count
+
+
+def test_over_many_draws_every_source_gets_its_exact_share() -> None:
+    """Largest remainders would give the two small sources nothing, ever."""
+    counts, size, draws, source = [1, 298, 1, 20], 64, 4000, generator(2)
+    found = torch.tensor([shared_out(size, counts, source) for _ in range(draws)]).double().mean(0)
+    wanted = size * torch.tensor(counts).double() / sum(counts)
+    assert apportioned(size, counts)[0] == apportioned(size, counts)[2] == 0
+    assert ((found - wanted).abs() < 5 * math.sqrt(0.25 / draws)).all()
+
+
+def test_whole_shares_draw_nothing() -> None:
+    source = generator()
+    before = source.get_state()
+    assert shared_out(20, [8, 28, 4], source) == [4, 14, 2]
+    assert torch.equal(source.get_state(), before)
+
+
+@settings(max_examples=200, deadline=None)
 @given(quotas=COUNTS, chunks=st.integers(1, 20))
 def test_every_chunk_has_its_part_of_every_quota(quotas: list[int], chunks: int) -> None:
     dealt = in_chunks(quotas, chunks)
@@ -94,7 +122,7 @@ def test_each_source_gives_its_quota(strategy: str, loss: str, temperature: floa
     how: dict[str, Any] = {"strategy": strategy, "loss": loss, "temperature": temperature, "chunks": 6}
     chosen = select(*pair(), size, sources=SOURCES, generator=generator(), **how)
     assert len(set(chosen.indices.tolist())) == size
-    assert list(by_source(chosen.indices).values()) == apportioned(size, [8, 28, 4])
+    assert list(by_source(chosen.indices).values()) == shared_out(size, [8, 28, 4], generator())
     sizes = torch.bincount(chosen.chunk).tolist()
     assert sizes == torch.bincount(select(*pair(), size, generator=generator(), **how).chunk).tolist()
 

@@ -129,6 +129,7 @@ def test_processes_together_choose_what_one_does_or_each_its_share(scope: str, c
             method=METHODS["cabs-dm"],
             ledger=Ledger(),
             sources=None,
+            generator=torch.Generator(),
         )
         rows, each = drawn_by_concepts(column, at_positions(parts[ranks.rank].tolist()), at)
         return rows.tolist(), each

@@ -57,11 +57,17 @@ def counts_of(positions: Tensor) -> list[int]:
     return [int(((positions >= a) & (positions < b)).sum()) for a, b in itertools.pairwise(edges)]
 
 
+def check_share(taken: Sequence[int], given: Sequence[int], size: int = BATCH) -> None:
+    """A batch has of each source its exact share of the candidates, rounded."""
+    assert sum(taken) == size
+    for one, count in zip(taken, given, strict=True):
+        assert size * count // sum(given) <= one <= -(-size * count // sum(given))
+
+
 def check_counts(outcomes: Sequence[Outcome], size: int = BATCH) -> None:
     """Every batch has of each source what its candidates ask for."""
     for outcome in outcomes:
-        wanted = apportioned(size, counts_of(outcome.candidates))
-        assert counts_of(outcome.candidates[outcome.rows]) == wanted
+        check_share(counts_of(outcome.candidates[outcome.rows]), counts_of(outcome.candidates), size)
         assert len(set(outcome.rows.tolist())) == size
 
 
@@ -95,13 +101,14 @@ def test_a_choice_by_concepts_is_each_sources_own(pool: Parted, tmp_path: Path) 
     column = Concepts(pool, "concepts")
     for outcome in take(trainer_of(config, pool), config, pool, 2):
         positions, wanted = outcome.candidates, []
-        for source, quota in enumerate(apportioned(BATCH, counts_of(positions))):
+        for source, quota in enumerate(counts_of(positions[outcome.rows])):
             own = [row for row, at in enumerate(positions) if counts_of(at[None])[source]]
             if not quota:
                 continue
             ids = column.load(Candidates(positions[own], [""] * len(own), {}))
             wanted += [own[row] for row in by_concepts(ids, quota, "diversity").tolist()]
         assert outcome.rows.tolist() == wanted
+        check_counts([outcome])
 
 
 def test_outside_the_window_batches_are_random(pool: Parted, tmp_path: Path) -> None:
@@ -109,6 +116,26 @@ def test_outside_the_window_batches_are_random(pool: Parted, tmp_path: Path) -> 
     outcomes = take(trainer_of(config, pool), config, pool, 4)
     assert [len(outcome.candidates) for outcome in outcomes] == [BATCH, BATCH, SUPER, SUPER]
     check_counts(outcomes[2:])
+
+
+@pytest.mark.parametrize("name", ["hard-student", "cabs-fm", "dissect"])
+def test_the_smallest_source_is_not_left_out_for_good(
+    name: str, tmp_path: Path, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source with at most .4 pairs in a batch: largest remainders would never take one."""
+    sizes = (290, 108, 2)
+    monkeypatch.setattr(Parted, "mixture", sizes)
+    whole = make_pool(POOL, 1)
+    small = Parted(**{part: getattr(whole, part) for part in Scenes.__dataclass_fields__})
+    config = run_config(tmp_path, name, trained, method__quota=True, train__steps=40)
+    outcomes = take(trainer_of(config, small), config, small, 40)
+    given, taken = (
+        [int((positions >= 398).sum()) for positions in side]
+        for side in ([o.candidates for o in outcomes], [o.candidates[o.rows] for o in outcomes])
+    )
+    wanted = BATCH * sum(given) / SUPER
+    assert max(given) * BATCH < SUPER / 2  # always less than half a pair of a batch
+    assert 0 < sum(taken) < 2.5 * wanted
 
 
 def test_without_a_quota_sources_do_not_matter(pool: Parted, tmp_path: Path) -> None:
@@ -166,7 +193,7 @@ def test_the_kinds_of_a_run_follow_the_quota_and_a_resumed_one_is_the_uninterrup
     total = Counter[str]()
     for line in lines:
         given, taken = (Counter(line["kinds"][side]) for side in ("pool", "chosen"))
-        assert [taken[kind] for kind in "abc"] == apportioned(BATCH, [given[kind] for kind in "abc"])
+        check_share([taken[kind] for kind in "abc"], [given[kind] for kind in "abc"])
         total.update(given)
     if weights:
         assert abs(total["b"] - 4 * 32 * 9 / 15) < 4

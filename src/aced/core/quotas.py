@@ -6,6 +6,7 @@ Shapes: B candidates of k sources, b = `size` of them chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -31,6 +32,26 @@ def apportioned(size: int, counts: Sequence[int]) -> list[int]:
     for source in by_remainder[: size - sum(found)]:
         found[source] += 1
     return found
+
+
+def shared_out(size: int, counts: Sequence[int], generator: torch.Generator | None) -> list[int]:
+    """As `apportioned`, but what is not whole is rounded at random: over many draws each source gets its exact share.
+
+    Largest remainders would always leave out the same small sources. The shares lie in a row, and of the points that
+    are 1 apart from a random start each share gets those on it (systematic sampling).
+
+    Args:
+        size: number of all together, `sum(counts)` at most.
+        counts: number that each source has.
+        generator: source of the start; None takes torch's global one. Nothing is drawn where all shares are whole.
+    """
+    whole = max(1, sum(counts))
+    ends = [size * end for end in accumulate(counts)]
+    start = 0
+    if any(end % whole for end in ends):
+        device = "cpu" if generator is None else generator.device
+        start = int(torch.randint(whole, (), generator=generator, device=device))
+    return [(end + start) // whole - (begin + start) // whole for begin, end in pairwise([0, *ends])]
 
 
 def in_chunks(quotas: Sequence[int], chunks: int) -> list[list[int]]:
@@ -77,11 +98,20 @@ class BySource(Party):
         sources: `[B]` int64 on the CPU, the source of each candidate.
         size: number drawn by all chunks together.
         chunks: number of chunks, `size` at most.
+        generator: as in `shared_out`.
     """
 
-    def __init__(self, models: Sequence[ScoreModel], ranks: Ranks, sources: Tensor, size: int, chunks: int) -> None:
+    def __init__(
+        self,
+        models: Sequence[ScoreModel],
+        ranks: Ranks,
+        sources: Tensor,
+        size: int,
+        chunks: int,
+        generator: torch.Generator | None,
+    ) -> None:
         self._places = places_by_source(sources, models[0].e.device)
-        quotas = apportioned(size, [len(places) for places in self._places])
+        quotas = shared_out(size, [len(places) for places in self._places], generator)
         super().__init__(models, ranks, [len(sources)], in_chunks(quotas, chunks))
 
     def choose(self, number: int, noisy: Tensor, g: Tensor) -> Chunk:

@@ -77,7 +77,8 @@ def select(
         reference: the frozen reference's embeddings of the same pairs, of any width; may be None for
             `hard-student`.
         size: number to choose, 1 <= size <= B. Exactly this many distinct indices are returned.
-        generator: source of the noise; the same generator state gives the same indices.
+        generator: source of the noise, and of a start where quotas are rounded; the same generator state gives the
+            same indices.
         score: `learnability` (student's loss minus reference's: H-ACID), the default; `easy-reference` (minus the
             reference's loss: I-ACID), `hard-student` (the student's loss), or `diverse` (unlike earlier
             choices, by the reference's similarities of images and of texts; whether a pair fits does not count).
@@ -89,7 +90,8 @@ def select(
         temperature: tau of the draw, 1 by default: probability proportional to exp(g / tau) without replacement
             (Gumbel-top-k); 0 takes the largest.
         sources: `[B]` whole numbers, the source of each candidate: each source gives its share of `size`, in proportion
-            to its candidates (largest remainders), compared with the choices of all. None, the default: all compete.
+            to its candidates, compared with the choices of all. A share that is not whole is rounded at random, so that
+            small sources get theirs over many draws. None, the default: all compete.
 
     Returns:
         A `Selection` on the embeddings' device. Scores are computed in float32 whatever the inputs' type.
@@ -102,7 +104,8 @@ def select(
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
     count = len(models[0].e)
-    party = _party(models, size, Alone(), [count], "global", replace(asked, sources=_checked(asked.sources, count)))
+    asked = replace(asked, sources=_checked(asked.sources, count))
+    party = _party(models, size, Alone(), [count], "global", asked, generator)
     check_models(models)
     return _draw(party, asked, generator)
 
@@ -142,7 +145,7 @@ def draw(
     """
     asked = DrawHow(**how)
     models = models_of(student, reference, asked.score)
-    return _draw(_party(models, size, ranks, counts, scope, asked), asked, generator)
+    return _draw(_party(models, size, ranks, counts, scope, asked, generator), asked, generator)
 
 
 # --- how many ---------------------------------------------------------------------------------------------------
@@ -175,6 +178,7 @@ def _party(
     counts: Sequence[int],
     scope: Scope,
     how: DrawHow,
+    generator: torch.Generator | None,
 ) -> Party:
     """The ranks that draw, and the numbers for each chunk."""
     if scope not in get_args(Scope):
@@ -189,7 +193,7 @@ def _party(
     if how.sources is not None:
         if ranks.size > 1:
             raise ValueError(f"select: sources need a single rank, not {ranks.size}.")
-        return BySource(models, ranks, torch.as_tensor(how.sources), size, min(n, size))
+        return BySource(models, ranks, torch.as_tensor(how.sources), size, min(n, size), generator)
     if ranks.size == 1 or scope == "global":
         sizes = [[c] for c in shares_of(size, min(n, size))]
         return (Party if ranks.size == 1 else DrawTogether)(models, ranks, counts, sizes)

@@ -33,5 +33,6 @@ def drawn_by_concepts(column: Concepts, candidates: Candidates, at: Moment) -> t
             at.counts,
             at.settings.scope,
             at.sources,
+            at.generator,
         )
         return rows, each_has(rows, at.counts) if each is None else each

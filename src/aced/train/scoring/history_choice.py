@@ -36,5 +36,5 @@ def drawn_by_history(history: History, student: Embeddings, at: Moment) -> tuple
         else:
             values = differentials(history.of(at.positions), scores)
         size = min(at.settings.batch, len(scores))
-        rows, each = chosen_in_scope(largest, values, size, at.counts, at.settings.scope, at.sources)
+        rows, each = chosen_in_scope(largest, values, size, at.counts, at.settings.scope, at.sources, at.generator)
         return rows, each, scores.isfinite().all()

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from aced.core.quotas import apportioned, places_by_source
+from aced.core.quotas import places_by_source, shared_out
 from aced.core.selection import settled
 from aced.core.selection_ranks import Scope
 
@@ -55,6 +55,7 @@ def chosen_in_scope(
     counts: list[int],
     scope: Scope,
     sources: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, list[int] | None]:
     """The rows of a choice that every process makes for all, and each process's number of them if known unread.
 
@@ -65,11 +66,12 @@ def chosen_in_scope(
         counts: each process's number of candidates.
         scope: `global`: all compete. Otherwise each process's candidates make up their own share of the batch.
         sources: as in `Moment`: each source's candidates make up its share; of one process.
+        generator: rounds such shares.
     """
     each = settled(size, counts, scope)
     if sources is not None:
         own = places_by_source(sources, values.device)
-        quotas = zip(own, apportioned(size, [len(places) for places in own]), strict=True)
+        quotas = zip(own, shared_out(size, [len(places) for places in own], generator), strict=True)
         return torch.cat([places[choose(values[places], quota)] for places, quota in quotas if quota]), each
     if each is None or len(counts) == 1:
         return choose(values, size), each
