@@ -12,6 +12,7 @@ import torch
 import aced
 from aced.errors import AcedError
 from aced.lab.scenes import make_tasks
+from aced.train.run.student import make_student
 from doors_fakes import doors as doors
 from run_fakes import even_pool
 
@@ -107,6 +108,25 @@ def test_one_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(AcedError, match=r"source 'pool'.*ZeroDivisionError"):
         aced.train(values, show=False)
     assert not (tmp_path / "run" / "config.toml").exists()
+
+
+@pytest.mark.parametrize(("checkpoint", "loss", "told"), [("w", "softmax", 1), ("w", "sigmoid", 0), ("", "softmax", 0)])
+def test_a_trained_bias_that_the_loss_ignores_is_reported(
+    checkpoint: str, loss: str, told: int, tmp_path: Path
+) -> None:
+    @aced.register_tower("small")
+    def small(checkpoint: str, seed: int) -> aced.Tower:
+        tower = aced.load_tower("aced-demo-s", seed=seed)
+        with torch.no_grad():
+            tower.model.logit_bias.fill_(-7.5)  # type: ignore[union-attr]
+        return tower
+
+    student = {"model": "small", "checkpoint": checkpoint}
+    config = aced.make_config(
+        keys(tmp_path, data={}, method={"name": "iid", "loss": loss}, student=student, reference={}, eval={}, run={})
+    )
+    notes = [note for note in make_student(config).notes if "-7.5" in note and "method.loss" in note]
+    assert len(notes) == told
 
 
 def test_built_in_trackers_stay() -> None:

@@ -26,7 +26,8 @@ def source_ends(config: Config, source: Source, ranks: int) -> Tensor | None:
     if len(source.mixture) < 2:
         raise AcedError(
             f"method.quota shares each batch among the sources of the pool, but {source.name} is a single one: give "
-            "data.shards an entry for each source, or set method.quota=false."
+            "data.shards an entry for each source (a source of your own lists them in `mixture`), or set "
+            "method.quota=false."
         )
     if ranks > 1 and config.row.chooses:
         raise AcedError(

@@ -45,6 +45,8 @@ def make_student(config: Config, resumed: Path | None = None, progress: FileProg
         own: Tower = made(TOWERS, section.model, section.checkpoint, config.run.seed)
         if resumed is not None:
             check_student(resumed, own)
+        elif section.checkpoint and (text := _idle_bias(own, config)) is not None:
+            own.notes += (text,)
         return own.to(device_of(config))
     recipe = find_recipe(section.model, section.checkpoint)
     first = None
@@ -58,17 +60,16 @@ def make_student(config: Config, resumed: Path | None = None, progress: FileProg
         tower.notes += (f"student.model = '{section.model}' holds no weights: the student starts from random ones.",)
     if resumed is not None:
         check_student(resumed, tower)
-    elif recipe.trained and (text := _idle_bias(tower, recipe, config)) is not None:
+    elif recipe.trained and (text := _idle_bias(tower, config, recipe.config.get("init_logit_bias"))) is not None:
         tower.notes += (text,)
     return tower
 
 
-def _idle_bias(tower: Tower, recipe: Recipe, config: Config) -> str | None:
-    """A warning about a trained student whose logit bias the run's loss ignores."""
+def _idle_bias(tower: Tower, config: Config, first: float | None = None) -> str | None:
+    """A warning about a trained student whose logit bias the run's loss ignores; `first` is where it started."""
     bias = torch.as_tensor(tower.scale_and_bias()[1]).item()
     if not bias or not config.row.contrastive or LOSSES.find(config.loss).scores == "sigmoid":
         return None
-    first = recipe.config.get("init_logit_bias")
     if first is not None and math.isclose(bias, first, rel_tol=1e-6):  # training without the sigmoid loss left it
         return None
     own = config.row.loss is not None
