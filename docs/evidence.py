@@ -5,11 +5,12 @@
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
 trained on), `overhead` (milliseconds of a step at each point), `task-gains` (three rows: curation, distillation, both),
-`budgets` (rows at equal trained pairs, loaded pairs and time of the last), `references` (of a ladder: their sizes and
-scores), `fit` (parabolas over these), `stable` (the tasks that `aced stable` keeps by the seeds of the rows named),
-`objectives` (benchmarks/studies/objectives.json), `lit` (benchmarks/studies/lit.jsonl), `claims` (docs/claims.toml),
-and `picture NAME WORDS` (once docs/evidence_figures.py has drawn it). Names of rows may follow a study's, separated by
-`|`; without any, all are shown.
+`pairs` (rows `A over B`: differences task by task), `budgets` (rows at equal trained pairs, loaded pairs and time of
+the last), `references` (of a ladder: their sizes and scores), `fit` (parabolas over these), `stable` (the tasks that
+`aced stable` keeps by the seeds of the rows named), `objectives` (benchmarks/studies/objectives.json), `lit`
+(benchmarks/studies/lit.jsonl), `claims` (docs/claims.toml), and `picture NAME WORDS` (once docs/evidence_figures.py has
+drawn it). Names of rows may follow a study's, separated by `|`; without any, all are shown. `table STUDY over
+OTHER/ROW` has differences from a row of another study, or of its own; otherwise they are from random batches.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
 is Student's, at 95 %, over seeds.
@@ -17,7 +18,6 @@ is Student's, at 95 %, over seeds.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections import Counter
@@ -38,6 +38,7 @@ from evidence_lines import (
     between,
     gain_text,
     markdown,
+    marked,
     paired,
     read_records,
     share_of,
@@ -46,21 +47,16 @@ from evidence_lines import (
     verdict,
 )
 from evidence_lit import lit_block
+from evidence_objectives import objectives_block
+from evidence_pairs import group_of, pair_gains
 from evidence_stable import stable_block
 
 from aced.files.atomic import write_atomic
-from aced.report.aggregate import stat
 from aced.report.numbers import DASH, budget_text
 
+TOMLS = "../benchmarks/studies"
 PAGE, CLAIMS = ROOT / "docs/evidence.md", ROOT / "docs/claims.toml"
 BLOCK = re.compile(r"(<!-- study: (.+?) -->\n).*?(<!-- /study -->)", re.DOTALL)
-OBJECTIVES = {
-    "random": "random",
-    "hard-student": "hard-student",
-    "easy-reference": "easy-reference curated",
-    "learnability": "learnability curated",
-}
-"""Columns of the table of objectives, and the methods of its runs."""
 
 
 def of_rows(lines: Lines) -> list[Record]:
@@ -78,12 +74,21 @@ BUDGETS = {
 """Columns of a table behind the average: how each is read from a run, and how its mean is written."""
 
 
-def table(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
-    """Rows with average, gain over IID (where the study has it) and budgets; the best average is bold."""
-    names, gains = lines.rows(rows), BASELINE in lines.rows([])
-    found = [["", "average, %", *["over IID"] * gains, *BUDGETS]]
+def table(lines: Lines, rows: Sequence[str], over: str = "") -> list[list[str]]:
+    """Rows with average, differences from one of them and budgets; the best average is bold.
+
+    Args:
+        lines: of the study.
+        rows: names; none shows all.
+        over: `STUDY/ROW`, from which differences are; empty: random batches, where the study has them.
+    """
+    names = lines.rows(rows)
+    other, _, base = over.partition("/") if over else ("", "", BASELINE)
+    theirs = (Lines(other) if other else lines).of(base)
+    found = [["", "average, %", *[f"over {base}"] * bool(theirs), *BUDGETS]]
     for name, average_text in zip(names, best_bold([lines.stat(name, "") for name in names]), strict=True):
-        gain = [gain_text(None if name == BASELINE else lines.gain(name, BASELINE, ""))] if gains else []
+        itself = name == base and other in ("", lines.study.name)
+        gain = [DASH if itself else marked(paired(lines.of(name), theirs))] if theirs else []
         means = [(lines.stat(name, "", read), write) for read, write in BUDGETS.values()]
         found.append([name, average_text, *gain, *(DASH if one is None else write(one.mean) for one, write in means)])
     return found
@@ -144,22 +149,10 @@ def overhead(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def objectives() -> list[list[str]]:
-    """Experiments of benchmarks/objectives.py against ways to choose, by the score that each aims at."""
-    heads = ["", *OBJECTIVES, "random, learnability's time"]
-    found = [heads]
-    for name, runs in json.loads((STUDIES / "objectives.json").read_text(encoding="utf-8"))["experiments"].items():
-        goal, cells = runs["facts"]["goal"], []
-        for start in (*(f"samples/{method}" for method in OBJECTIVES.values()), "long/random"):
-            own = [run["scores"][goal] for key, run in runs.items() if key.rpartition("/")[0] == start]
-            cells.append(text_of(stat(own), digits=2))
-        found.append([f"{name}: {'accuracy, %' if runs['facts']['sign'] > 0 else goal}", *cells])
-    return found
-
-
 MEASURES: dict[str, Measure] = {
     "average": average,
     **{task: task_of(task) for task in ("rsscn7", "neu_det", "brain_mri")},
+    **{group: lambda run, group=group: group_of(group)(run) for group in ("tasks above chance", "stable tasks")},
 }
 """What a claim may be about."""
 
@@ -172,8 +165,12 @@ def claims() -> list[list[str]]:
         other, there = claim.get("over_study", name), claim.get("over_point", point)
         own = Lines(name).of(claim["row"], point)
         gain = paired(own, Lines(other).of(claim["over"], there), MEASURES[claim.get("measure", "average")])
-        design = f"{claim['row']} over {claim['over']}" + (f" at {point}" if point else "")
-        studies = " and ".join(f"`{one}`" for one in dict.fromkeys([name, other]))
+        design = f"{claim['row']} over {claim['over']}"
+        if point != there:
+            design = f"{claim['row']}: {point} over {there}"
+        elif point:
+            design += f" at {point}"
+        studies = " and ".join(f"[{one}]({TOMLS}/{one}.toml)" for one in dict.fromkeys([name, other]))
         found.append(
             [claim["claim"], claim["source"], f"{design} ({studies})", gain_text(gain), between(gain), verdict(gain)]
         )
@@ -183,13 +180,15 @@ def claims() -> list[list[str]]:
 def note(lines: Lines) -> str:
     """What the runs of a table have in common, and the command that makes them."""
     seeds = sorted({one["seed"] for one in lines.records})
-    steps = sorted({int(one["keys"]["train.steps"]) for one in lines.records if "train.steps" in one["keys"]})
+    steps = Counter(int(one["steps"]) for one in lines.records)
+    common = steps.most_common(1)[0][0]
     name = lines.study.name
     machine = sorted({one["environment"]["cpu"] for one in lines.records})
     over = "One seed" if len(seeds) == 1 else f"Mean ± standard deviation over {len(seeds)} seeds"
     return (
         f"\n{over}"
-        + (f"; steps: {', '.join(map(str, steps))}" if steps else "")
+        + f"; {common:,} steps"
+        + (", and by budget in rows that train on more or fewer pairs" if len(steps) > 1 else "")
         + f". {' and '.join(machine)}, a thread a run. `python benchmarks/study.py benchmarks/studies/{name}.toml`"
         + ", with the places [here](#how-to-run-it-again).\n"
     )
@@ -197,7 +196,7 @@ def note(lines: Lines) -> str:
 
 KINDS = {"table": table, "overhead": overhead, "points": points, "tasks": tasks, "kinds": kinds}
 """Blocks that are one table."""
-TEXTS = {"task-gains": task_gains, "budgets": equal_budgets, "fit": fits}
+TEXTS = {"task-gains": task_gains, "budgets": equal_budgets, "fit": fits, "pairs": pair_gains}
 """Blocks of more than a table; an empty text where runs are missing."""
 MISSING = "Not run yet.\n"
 
@@ -208,7 +207,7 @@ def block(words: str) -> str:
     if kind == "claims":
         return markdown(claims(), texts=3)
     if kind == "objectives":
-        return markdown(objectives())
+        return objectives_block()
     if kind == "picture":
         name, _, label = rest.partition(" ")
         return f"![{label}](img/{name}.svg)\n" if (PAGE.parent / f"img/{name}.svg").is_file() else MISSING
@@ -216,6 +215,8 @@ def block(words: str) -> str:
         return lit_block(read_records(STUDIES / "lit.jsonl"))
     name, _, rows = rest.partition(" ")
     lines = Lines(name)
+    if kind == "table" and rows.startswith("over "):
+        return markdown(table(lines, [], rows[len("over ") :])) + note(lines) if lines.records else MISSING
     if kind == "references":
         return references(lines) or MISSING
     wanted = [row.strip() for row in rows.split("|") if row.strip()]

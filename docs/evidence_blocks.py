@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from evidence_lines import Lines, Measure, average, best_bold, between, gain_text, markdown, separable, task_of
+from evidence_lines import Lines, Measure, average, best_bold, between, markdown, marked, separable, task_of
 
 from aced.report.aggregate import Stat
 from aced.report.numbers import DASH, budget_text
@@ -53,11 +53,6 @@ def task_gains(lines: Lines, rows: Sequence[str]) -> str:
         gains.append(pair)
     counts = [counted(title, [pair[i] for pair in gains[:-1]]) for i, title in enumerate(titles)]
     return markdown(found) + "\n" + "".join(counts)
-
-
-def marked(gain: Stat | None) -> str:
-    """A difference, in bold where its interval leaves 0 out."""
-    return f"**{gain_text(gain)}**" if separable(gain) else gain_text(gain)
 
 
 def counted(title: str, gains: Sequence[Stat | None]) -> str:

@@ -56,6 +56,11 @@ def separable(gain: Stat | None) -> bool:
     return gain is not None and abs(gain.mean) > half(gain)
 
 
+def marked(gain: Stat | None) -> str:
+    """A difference, in bold where its interval leaves 0 out."""
+    return f"**{gain_text(gain)}**" if separable(gain) else gain_text(gain)
+
+
 def between(gain: Stat | None) -> str:
     """`+0.2 to +5.8`, the interval of 95 %; a dash for one value or none."""
     if gain is None or gain.std is None:
