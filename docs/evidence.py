@@ -7,10 +7,10 @@ budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` 
 trained on), `overhead` (milliseconds of a step at each point), `task-gains` (three rows: curation, distillation, both),
 `pairs` (rows `A over B`: differences task by task), `budgets` (rows at equal trained pairs, loaded pairs and time of
 the last), `references` (of a ladder: their sizes and scores), `fit` (parabolas over these), `stable` (the tasks that
-`aced stable` keeps by the seeds of the rows named), `objectives` (benchmarks/studies/objectives.json), `lit`
-(benchmarks/studies/lit.jsonl), `claims` (docs/claims.toml), and `picture NAME WORDS` (once docs/evidence_figures.py has
-drawn it). Names of rows may follow a study's, separated by `|`; without any, all are shown. `table STUDY over
-OTHER/ROW` has differences from a row of another study, or of its own; otherwise they are from random batches.
+`aced stable` keeps by the seeds of the rows named), `objectives`, `targets` and `lit` (files of these names beside the
+studies), `claims` (docs/claims.toml), and `picture NAME WORDS` (once docs/evidence_figures.py has drawn it). Names of
+rows may follow a study's, separated by `|`; without any, all are shown. `table STUDY over OTHER/ROW` has differences
+from a row of another study, or of its own; otherwise they are from random batches.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
 is Student's, at 95 %, over seeds.
@@ -18,6 +18,7 @@ is Student's, at 95 %, over seeds.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections import Counter
@@ -157,6 +158,24 @@ MEASURES: dict[str, Measure] = {
 """What a claim may be about."""
 
 
+TARGETS = {
+    "scale": "logit scale",
+    "batch: own": "its own caption gets",
+    "batch: perplexity": "spread over",
+    "columns: own": "with columns: its own caption gets",
+    "columns: perplexity": "spread over",
+}
+"""Columns of the table of targets, by their names in benchmarks/studies/targets.json."""
+
+
+def targets() -> list[list[str]]:
+    """What a reference tells within a batch of each pool (benchmarks/teacher_targets.py)."""
+    found = json.loads((STUDIES / "targets.json").read_text(encoding="utf-8"))
+    digits = {key: "{:.2f}" if key.endswith("own") else "{:.1f}" for key in TARGETS}
+    body = [[name, *(digits[key].format(means[key]) for key in TARGETS)] for name, means in found.items()]
+    return [["", *TARGETS.values()], *body]
+
+
 def claims() -> list[list[str]]:
     """Every claim with the difference that tests it."""
     found = [["claim", "from", "here", "difference", "interval of 95 %", "verdict"]]
@@ -206,6 +225,8 @@ def block(words: str) -> str:
     kind, _, rest = words.partition(" ")
     if kind == "claims":
         return markdown(claims(), texts=3)
+    if kind == "targets":
+        return markdown(targets())
     if kind == "objectives":
         return objectives_block()
     if kind == "picture":

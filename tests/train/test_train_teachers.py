@@ -12,6 +12,7 @@ import torch
 from aced.config import Config, load_config, make_config
 from aced.core import losses
 from aced.core.embeddings import Embeddings
+from aced.core.selection import select
 from aced.errors import AcedError
 from aced.lab.scenes import Scenes, make_pool
 from aced.models import load_tower, save_tower
@@ -113,6 +114,30 @@ def test_one_chooses_and_others_teach(taught: list[str], trained: dict[str, Path
     assert {name for name in trainer.marks if name.startswith("teacher")} == {"teacher 1", "teacher 2"}
     assert trainer.ledger.flops["reference"] > 0
     assert trainer.ledger.flops["teacher"] > 0
+
+
+def test_the_reference_alone_chooses_and_the_teacher_alone_teaches(
+    taught: list[str], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    """The paper's best variant, by public functions: the batch is the reference's, the targets are the teacher's."""
+    large = str(trained["large"])
+    config = config_of(tmp_path, "aced", taught[:1], reference__model=large, method__temperature=0.0)
+    inputs = inputs_of(config)
+    trainer = make_trainer(config, inputs, make_student(config))
+    (outcome,) = take(trainer, config, inputs.source, 1)
+    student, towers = make_student(config).eval(), [load_tower(one).eval() for one in (large, taught[0])]
+    views = list(dict.fromkeys(tower.view for tower in (student, *towers)))
+    pairs = inputs.source.read(outcome.candidates.tolist(), views)
+    own, reference, teacher = (tower.score(pairs, 64) for tower in (student, *towers))
+    size, how = config.train.batch, {"loss": config.loss, "chunks": config.method.chunks, "temperature": 0.0}
+    wanted, others = (sorted(select(own, one, size, **how).indices.tolist()) for one in (reference, teacher))
+    assert sorted(outcome.rows.tolist()) == wanted != others
+    rows = outcome.rows
+    batch = Embeddings(own.image[rows], own.text[rows], own.scale, own.bias)
+    shown = [Embeddings(one.image[rows], one.text[rows], one.scale, 0.0) for one in (teacher, reference)]
+    assert outcome.parts.distillation is not None
+    assert float(outcome.parts.distillation) == pytest.approx(_by_hand(batch, shown[:1]), rel=1e-4)
+    assert float(outcome.parts.distillation) != pytest.approx(_by_hand(batch, shown[1:]), rel=1e-2)
 
 
 def test_a_teacher_that_is_the_reference_is_asked_once(taught: list[str], tmp_path: Path) -> None:
