@@ -4,13 +4,13 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on), `overhead` (milliseconds of a step at each point), `task-gains` (three rows: curation, distillation, both),
-`pairs` (rows `A over B`: differences task by task), `budgets` (rows at equal trained pairs, loaded pairs and time of
-the last), `references` (of a ladder: their sizes and scores), `fit` (parabolas over these), `stable` (the tasks that
-`aced stable` keeps by the seeds of the rows named), `objectives`, `targets` and `lit` (files of these names beside the
-studies), `claims` (docs/claims.toml), and `picture NAME WORDS` (once docs/evidence_figures.py has drawn it). Names of
-rows may follow a study's, separated by `|`; without any, all are shown. `table STUDY over OTHER/ROW` has differences
-from a row of another study, or of its own; otherwise they are from random batches.
+trained on), `overhead` (`ms`, `MB` or `FLOPs` of a step at each point), `task-gains` (three rows: curation,
+distillation, both), `pairs` (rows `A over B`: differences task by task), `budgets` (rows at equal trained pairs, loaded
+pairs and time of the last), `references` (of a ladder: their sizes and scores), `fit` (parabolas over these), `stable`
+(the tasks that `aced stable` keeps by the seeds of the rows named), `objectives`, `targets` and `lit` (files of these
+names beside the studies), `claims` (docs/claims.toml), and `picture NAME WORDS` (once docs/evidence_figures.py has
+drawn it). Names of rows may follow a study's, separated by `|`; without any, all are shown. `table STUDY over
+OTHER/ROW` has differences from a row of another study, or of its own; otherwise they are from random batches.
 
 Differences are paired: both rows of a seed began with the same weights and saw the same order of the pool. An interval
 is Student's, at 95 %, over seeds.
@@ -22,7 +22,7 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from evidence_blocks import equal_budgets, task_gains
@@ -47,7 +47,7 @@ from evidence_lines import (
     text_of,
     verdict,
 )
-from evidence_lit import lit_block
+from evidence_lit import lit_block, lit_gain
 from evidence_objectives import objectives_block
 from evidence_pairs import group_of, pair_gains
 from evidence_stable import stable_block
@@ -137,16 +137,22 @@ def step_ms(record: Record) -> float:
     return 1000.0 * float(record["processor_seconds"]) / float(record["steps"])
 
 
+PER_STEP: dict[str, tuple[Measure, Callable[[float], str]]] = {
+    "ms": (step_ms, "{:.0f}".format),
+    "FLOPs": (lambda one: one["budgets"]["flops"] / one["steps"], partial(budget_text, "flops")),
+    "MB": (lambda one: one["peak_megabytes"], "{:.0f}".format),
+}
+"""What `overhead` shows of a step, and how its mean is written; memory is the process' peak."""
+
+
 def overhead(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
-    """Rows against points: milliseconds of a step, and its FLOPs and the peak of memory at the last point."""
-    names = list(lines.study.points)
-    found = [["", *(f"{point}, ms" for point in names), "FLOPs", "MB"]]
-    for name in lines.rows(rows):
-        means = [(lines.stat(name, point, step_ms), "{:.0f}".format) for point in names]
-        flops = lines.stat(name, names[-1], lambda one: one["budgets"]["flops"] / one["steps"])
-        memory = lines.stat(name, names[-1], lambda one: one["peak_megabytes"])
-        means += [(flops, partial(budget_text, "flops")), (memory, "{:.0f}".format)]
-        found.append([name, *(DASH if one is None else write(one.mean) for one, write in means)])
+    """Rows against points: one of `PER_STEP`, named by the first of `rows`."""
+    unit = rows[0]
+    read, write = PER_STEP[unit]
+    found = [["", *(f"{point}, {unit}" for point in lines.study.points)]]
+    for name in lines.rows(rows[1:]):
+        means = [lines.stat(name, point, read) for point in lines.study.points]
+        found.append([name, *(DASH if one is None else write(one.mean) for one in means)])
     return found
 
 
@@ -155,9 +161,7 @@ MEASURES: dict[str, Measure] = {
     **{task: task_of(task) for task in ("rsscn7", "neu_det", "brain_mri")},
     **{group: lambda run, group=group: group_of(group)(run) for group in ("tasks above chance", "stable tasks")},
 }
-"""What a claim may be about."""
-
-
+"""What a claim may be about, besides the columns of the decoders' table."""
 TARGETS = {
     "scale": "logit scale",
     "batch: own": "its own caption gets",
@@ -182,14 +186,20 @@ def claims() -> list[list[str]]:
     for claim in tomllib.loads(CLAIMS.read_text(encoding="utf-8"))["claims"]:
         name, point = claim["study"], claim.get("point", "")
         other, there = claim.get("over_study", name), claim.get("over_point", point)
-        own = Lines(name).of(claim["row"], point)
-        gain = paired(own, Lines(other).of(claim["over"], there), MEASURES[claim.get("measure", "average")])
+        if name == "lit":
+            gain = lit_gain(claim["row"], claim["over"], claim["measure"])
+        else:
+            own = Lines(name).of(claim["row"], point)
+            gain = paired(own, Lines(other).of(claim["over"], there), MEASURES[claim.get("measure", "average")])
         design = f"{claim['row']} over {claim['over']}"
         if point != there:
             design = f"{claim['row']}: {point} over {there}"
         elif point:
             design += f" at {point}"
-        studies = " and ".join(f"[{one}]({TOMLS}/{one}.toml)" for one in dict.fromkeys([name, other]))
+        studies = " and ".join(
+            f"[{one}](#what-an-encoder-is-worth-to-a-decoder)" if one == "lit" else f"[{one}]({TOMLS}/{one}.toml)"
+            for one in dict.fromkeys([name, other])
+        )
         found.append(
             [claim["claim"], claim["source"], f"{design} ({studies})", gain_text(gain), between(gain), verdict(gain)]
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from evidence_lines import BASELINE, Record, best_bold, gain_text, markdown, paired, text_of
+import evidence_lines
+from evidence_lines import BASELINE, Record, best_bold, gain_text, markdown, paired, read_records, text_of
 
 from aced.report.aggregate import Stat, stat
 from aced.report.numbers import DASH
@@ -34,6 +35,14 @@ def lit_table(runs: Sequence[Record]) -> list[list[str]]:
         cells = [DASH if name == BASELINE else gain_text(gain) for name, gain in zip(encoders, gains, strict=True)]
         columns.append([f"over {BASELINE}", *cells, *(DASH for _ in floors)])
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def lit_gain(row: str, over: str, title: str) -> Stat | None:
+    """Of a row's encoders over another's, by the score with this title in the table; None without a pair."""
+    runs = read_records(evidence_lines.STUDIES / "lit.jsonl")
+    read = dict(_scores(runs[0]))[title]
+    own, base = ([run for run in runs if run["row"] == name] for name in (row, over))
+    return _gain(own, base, read)
 
 
 def _scores(run: Record) -> list[tuple[str, Read]]:

@@ -107,6 +107,10 @@ def test_every_claim_names_rows_and_points_that_its_study_has() -> None:
     import tomllib
 
     for claim in tomllib.loads(evidence.CLAIMS.read_text(encoding="utf-8"))["claims"]:
+        if claim["study"] == "lit":
+            known = {one["row"] for one in evidence.read_records(evidence.STUDIES / "lit.jsonl")}
+            assert {claim["row"], claim["over"]} <= known, claim
+            continue
         point = claim.get("point", "")
         ends = [
             (claim["study"], claim["row"], point),
@@ -184,6 +188,25 @@ def test_pictures_show_every_row_and_point(lines: evidence.Lines) -> None:
         text = chart(lines, ["H-ACID"])
         assert "H-ACID" in text
         assert "100 %" in text
+
+
+def test_a_step_is_shown_in_time_memory_and_flops(lines: evidence.Lines, tmp_path: Path) -> None:
+    costs = [record("H-ACID", "10 %", seed, 5.0, peak_megabytes=100.0 + seed) for seed in (1, 2)]
+    with (tmp_path / "share.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(one) + "\n" for one in costs)
+    found = {unit: evidence.overhead(evidence.Lines("share"), [unit, "IID"])[1][1:] for unit in ("ms", "FLOPs")}
+    assert found == {"ms": ["500", "–"], "FLOPs": ["250M", "–"]}
+    head, row = evidence.overhead(Only("share", seeds=(1, 2)), ["MB", "H-ACID"])
+    assert head == ["", "100 %, MB", "10 %, MB"]
+    assert row[2] == "102"
+
+
+class Only(evidence.Lines):
+    """Runs of some seeds alone at the last point."""
+
+    def __init__(self, name: str, seeds: tuple[int, ...]) -> None:
+        super().__init__(name)
+        self.records = [one for one in self.records if one["seed"] in seeds and one["point"] == "10 %"]
 
 
 def test_seeds_of_one_row_count_where_spread_is_measured_alone(lines: evidence.Lines, tmp_path: Path) -> None:
