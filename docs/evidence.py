@@ -55,7 +55,6 @@ from evidence_stable import stable_block
 from aced.files.atomic import write_atomic
 from aced.report.numbers import DASH, budget_text
 
-TOMLS = "../benchmarks/studies"
 PAGE, CLAIMS = ROOT / "docs/evidence.md", ROOT / "docs/claims.toml"
 BLOCK = re.compile(r"(<!-- study: (.+?) -->\n).*?(<!-- /study -->)", re.DOTALL)
 
@@ -180,6 +179,21 @@ def targets() -> list[list[str]]:
     return [["", *TARGETS.values()], *body]
 
 
+MORE = "more-steps-a-larger-pool-larger-students"
+SECTIONS = {
+    "methods": "all-methods",
+    "share": "where-selection-stops-paying",
+    **dict.fromkeys(("longer", "large", "sizes"), MORE),
+    "ladder": "the-references-strength",
+    "factors": "one-setting-at-a-time",
+    "domains": "other-domains",
+    **dict.fromkeys(("two-models", "continue"), "two-models-and-continuing-one"),
+    "tries": "ways-to-get-ahead-of-a-filter",
+    "lit": "what-an-encoder-is-worth-to-a-decoder",
+}
+"""Where the page has a study's table, with the command that runs it."""
+
+
 def claims() -> list[list[str]]:
     """Every claim with the difference that tests it."""
     found = [["claim", "from", "here", "difference", "interval of 95 %", "verdict"]]
@@ -196,10 +210,7 @@ def claims() -> list[list[str]]:
             design = f"{claim['row']}: {point} over {there}"
         elif point:
             design += f" at {point}"
-        studies = " and ".join(
-            f"[{one}](#what-an-encoder-is-worth-to-a-decoder)" if one == "lit" else f"[{one}]({TOMLS}/{one}.toml)"
-            for one in dict.fromkeys([name, other])
-        )
+        studies = " and ".join(f"[{one}](#{SECTIONS[one]})" for one in dict.fromkeys([name, other]))
         found.append(
             [claim["claim"], claim["source"], f"{design} ({studies})", gain_text(gain), between(gain), verdict(gain)]
         )
