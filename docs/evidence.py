@@ -4,7 +4,7 @@
 
 What stands between `<!-- study: KIND STUDY ... -->` and `<!-- /study -->` is replaced. Kinds: `table` (rows with their
 budgets), `points` (rows against points), `tasks` (rows against tasks), `kinds` (shares of kinds of pairs among those
-trained on), `overhead` (`ms`, `MB` or `FLOPs` of a step at each point), `task-gains` (three rows: curation,
+trained on), `overhead-ms`, `-MB` and `-FLOPs` (of a step at each point), `task-gains` (three rows: curation,
 distillation, both), `pairs` (rows `A over B`: differences task by task), `budgets` (rows at equal trained pairs, loaded
 pairs and time of the last), `references` (of a ladder: their sizes and scores), `fit` (parabolas over these), `stable`
 (the tasks that `aced stable` keeps by the seeds of the rows named), `objectives`, `targets` and `lit` (files of these
@@ -144,12 +144,11 @@ PER_STEP: dict[str, tuple[Measure, Callable[[float], str]]] = {
 """What `overhead` shows of a step, and how its mean is written; memory is the process' peak."""
 
 
-def overhead(lines: Lines, rows: Sequence[str]) -> list[list[str]]:
-    """Rows against points: one of `PER_STEP`, named by the first of `rows`."""
-    unit = rows[0]
+def overhead(lines: Lines, rows: Sequence[str], unit: str) -> list[list[str]]:
+    """Rows against points: one of `PER_STEP`."""
     read, write = PER_STEP[unit]
     found = [["", *(f"{point}, {unit}" for point in lines.study.points)]]
-    for name in lines.rows(rows[1:]):
+    for name in lines.rows(rows):
         means = [lines.stat(name, point, read) for point in lines.study.points]
         found.append([name, *(DASH if one is None else write(one.mean) for one in means)])
     return found
@@ -179,11 +178,10 @@ def targets() -> list[list[str]]:
     return [["", *TARGETS.values()], *body]
 
 
-MORE = "more-steps-a-larger-pool-larger-students"
 SECTIONS = {
     "methods": "all-methods",
     "share": "where-selection-stops-paying",
-    **dict.fromkeys(("longer", "large", "sizes"), MORE),
+    **dict.fromkeys(("longer", "large", "sizes"), "more-steps-a-larger-pool-larger-students"),
     "ladder": "the-references-strength",
     "factors": "one-setting-at-a-time",
     "domains": "other-domains",
@@ -234,7 +232,13 @@ def note(lines: Lines) -> str:
     )
 
 
-KINDS = {"table": table, "overhead": overhead, "points": points, "tasks": tasks, "kinds": kinds}
+KINDS: dict[str, Callable[[Lines, Sequence[str]], list[list[str]]]] = {
+    "table": table,
+    "points": points,
+    "tasks": tasks,
+    "kinds": kinds,
+    **{f"overhead-{unit}": partial(overhead, unit=unit) for unit in PER_STEP},
+}
 """Blocks that are one table."""
 TEXTS = {"task-gains": task_gains, "budgets": equal_budgets, "fit": fits, "pairs": pair_gains}
 """Blocks of more than a table; an empty text where runs are missing."""

@@ -194,9 +194,9 @@ def test_a_step_is_shown_in_time_memory_and_flops(lines: evidence.Lines, tmp_pat
     costs = [record("H-ACID", "10 %", seed, 5.0, peak_megabytes=100.0 + seed) for seed in (1, 2)]
     with (tmp_path / "share.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(one) + "\n" for one in costs)
-    found = {unit: evidence.overhead(evidence.Lines("share"), [unit, "IID"])[1][1:] for unit in ("ms", "FLOPs")}
+    found = {unit: evidence.overhead(evidence.Lines("share"), ["IID"], unit)[1][1:] for unit in ("ms", "FLOPs")}
     assert found == {"ms": ["500", "–"], "FLOPs": ["250M", "–"]}
-    head, row = evidence.overhead(Only("share", seeds=(1, 2)), ["MB", "H-ACID"])
+    head, row = evidence.overhead(Only("share", seeds=(1, 2)), ["H-ACID"], "MB")
     assert head == ["", "100 %, MB", "10 %, MB"]
     assert row[2] == "102"
 
