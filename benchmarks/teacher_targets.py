@@ -83,9 +83,7 @@ def embedded(tower: Tower, source: Source, count: int, tick: Any) -> tuple[Embed
         parts.append(tower.score(some, BATCH))
         kinds += [source.kinds[at] in SOUND_KINDS for at in some.indices.tolist()]
         tick(min(start + BATCH, len(picked)), "")
-    first = parts[0]
-    images, texts = (torch.cat([getattr(part, side) for part in parts]) for side in ("image", "text"))
-    return Embeddings(images, texts, first.scale, first.bias), torch.tensor(kinds)
+    return Embeddings.cat(parts), torch.tensor(kinds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
